@@ -1,0 +1,46 @@
+"""Shared fixtures: eight simulated devices, golden numbers, strict JAX."""
+
+import os
+
+# Before the first import of jax: both are read when its backend starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+)
+# Two cores and eight devices dead-lock in collectives with fewer threads.
+os.environ["NPROC"] = "32"
+
+import pathlib  # noqa: E402
+import tempfile  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get(
+        "JAX_COMPILATION_CACHE_DIR",
+        os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
+    ),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Any:
+  """Loads a golden file by its name without the ending."""
+  loaded: dict[str, dict[str, np.ndarray]] = {}
+
+  def load(name: str) -> dict[str, np.ndarray]:
+    if name not in loaded:
+      with np.load(GOLDEN / f"{name}.npz") as file:
+        loaded[name] = {key: file[key] for key in file.files}
+    return loaded[name]
+
+  return load
