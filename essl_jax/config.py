@@ -1,0 +1,330 @@
+"""What a run can be told: the typed form of a config file.
+
+A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parse`
+turns it into the frozen dataclasses below, which are all that the program
+reads. A field that is not named here is an error.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+from essl_jax import augment
+from essl_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where the images come from.
+
+  Attributes:
+    name: a TFDS data set, `digits` (scikit-learn), or the path of an `.npz`.
+    dir: the TFDS data directory; TFDS's own default when absent.
+    on_device: reads a TFDS set once and keeps it in device memory instead of
+      streaming it; `digits` and `.npz` always live there.
+    train_split: pre-training images, kNN bank, probe training.
+    test_split: evaluation images.
+    image_size: resize and centre-crop to this many pixels on the host; needed
+      where a set's images differ in size.
+  """
+
+  name: str
+  dir: str | None = None
+  on_device: bool = False
+  train_split: str = "train"
+  test_split: str = "test"
+  image_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """The three augmented views: two for SSL, the third to be transformed."""
+
+  first: augment.View
+  second: augment.View
+  third: augment.View
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The encoder, a ResNet; `width` is the channels of its first stage."""
+
+  depth: int = 18
+  stem: str = "cifar"
+  width: int = 64
+  zero_init_last_norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Projector:
+  """Layer widths of the projector; whether its last norm is affine."""
+
+  widths: tuple[int, ...] = (2048, 2048)
+  last_affine: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Equivariance:
+  """What is predicted, and how much it weighs.
+
+  Attributes:
+    group: a name in `transformations.GROUPS`.
+    weight: lambda; 0 leaves out view three and the head (the baseline).
+    all_elements: applies the whole group to every image, else one random
+      element to each.
+    hidden_widths: hidden layers of the prediction head.
+    last_hidden_relu: whether a ReLU follows the head's last hidden norm.
+  """
+
+  group: str = "rotation"
+  weight: float = 0.4
+  all_elements: bool = True
+  hidden_widths: tuple[int, ...] = (2048, 2048)
+  last_hidden_relu: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """SGD with momentum; linear warm-up, then cosine to 0, per step.
+
+  Attributes:
+    learning_rate: per 256 images: the peak is `learning_rate * batch / 256`.
+    weight_decay: on every parameter, added to the gradient as in PyTorch.
+    momentum: of SGD.
+    warmup_epochs: from 0 to the peak.
+  """
+
+  learning_rate: float = 0.03
+  weight_decay: float = 5e-4
+  momentum: float = 0.9
+  warmup_epochs: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn:
+  """The monitor: neighbours, temperature, and how often it runs."""
+
+  every_epochs: int = 1
+  k: int = 200
+  temperature: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """The linear probe: protocol `paper`, `fast` (cached features) or `none`."""
+
+  protocol: str = "paper"
+  repetitions: int = 5
+  epochs: int = 100
+  batch_size: int = 256
+  learning_rate: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run.
+
+  Attributes:
+    method: a name in `methods.METHODS`.
+    epochs: of pre-training.
+    batch_size: images per step, over all devices of all processes.
+    seed: of weights, data order and augmentations.
+    mode: `train`, or `evaluate` an existing workdir.
+    precision: `float32`, or `bfloat16` activations; parameters, statistics
+      and losses are float32 either way.
+    temperature: of SimCLR's loss; for methods that have one.
+    predictor_hidden: SimSiam's predictor; for methods that have one.
+    log_every: steps between two lines of metrics.
+    checkpoint_every_epochs: epochs between two checkpoints.
+    evaluate_checkpoint: `latest` or `best`, for `mode=evaluate`.
+  """
+
+  method: str
+  data: Data
+  views: Views
+  epochs: int = 800
+  batch_size: int = 512
+  seed: int = 0
+  mode: str = "train"
+  precision: str = "float32"
+  temperature: float | None = None
+  predictor_hidden: int | None = None
+  log_every: int = 20
+  checkpoint_every_epochs: int = 10
+  evaluate_checkpoint: str = "latest"
+  model: Model = Model()
+  projector: Projector = Projector()
+  equivariance: Equivariance = Equivariance()
+  optimizer: Optimizer = Optimizer()
+  knn: Knn = Knn()
+  probe: Probe = Probe()
+
+
+# Changing these does not change what is trained: a workdir accepts them.
+FREE_FIELDS = (
+    "mode",
+    "data.dir",
+    "knn",
+    "probe",
+    "log_every",
+    "checkpoint_every_epochs",
+    "evaluate_checkpoint",
+)
+
+
+def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:
+  """The variants named after the colon of `--config=file.py:a,b`.
+
+  Args:
+    text: what stands after the colon, or None.
+    allowed: what each variant is for, by name.
+
+  Returns:
+    The names that were given.
+
+  Raises:
+    UsageError: a name is not allowed.
+  """
+  chosen = frozenset(filter(None, (text or "").replace(" ", "").split(",")))
+  for name in sorted(chosen - set(allowed)):
+    known = "; ".join(f"{key} ({why})" for key, why in allowed.items())
+    raise UsageError(f"unknown config variant {name!r}; there are: {known}")
+  return chosen
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+  """Builds and checks the typed config.
+
+  Args:
+    raw: nested mapping, such as `ConfigDict.to_dict()`.
+
+  Returns:
+    The typed config.
+
+  Raises:
+    UsageError: an unknown, missing, ill-typed or meaningless field, in one
+      line that names it and what is allowed.
+  """
+  config = _build(Config, raw, "")
+  _check(config)
+  return config
+
+
+def _build(kind: type, raw: Any, path: str) -> Any:
+  """Makes the dataclass `kind` from a mapping, field by field."""
+  if not isinstance(raw, Mapping):
+    raise UsageError(f"config.{path} must hold fields, got {raw!r}")
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  hints = typing.get_type_hints(kind)
+  values = {}
+  for name, value in raw.items():
+    if name not in fields:
+      raise UsageError(unknown_field(f"{path}{name}", fields))
+    where = f"{path}{name}"
+    if dataclasses.is_dataclass(hints[name]):
+      values[name] = _build(hints[name], value, where + ".")
+    else:
+      values[name] = _coerce(hints[name], value, where)
+  for name, field in fields.items():
+    missing = dataclasses.MISSING
+    if name not in values and field.default is missing:
+      raise UsageError(f"config.{path}{name} is missing")
+  try:
+    return kind(**values)
+  except ValueError as error:
+    raise UsageError(f"config.{path.rstrip('.')}: {error}") from error
+
+
+def unknown_field(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+  """The line that says which field does not exist and which do."""
+  close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+  hint = f" (did you mean {close[0]}?)" if close else ""
+  return f"there is no field config.{name}{hint}; there are: " + ", ".join(
+      sorted(known)
+  )
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+  """Checks `value` against a simple type hint; lists become tuples."""
+  if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    options = [h for h in typing.get_args(hint) if h is not type(None)]
+    if value is None and type(None) in typing.get_args(hint):
+      return None
+    if len(options) > 1:  # a scalar or a sequence, told apart by its owner
+      return tuple(value) if isinstance(value, (list, tuple)) else value
+    return _coerce(options[0], value, where)
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, (list, tuple)):
+      raise UsageError(f"config.{where} must be a tuple, got {value!r}")
+    kind = typing.get_args(hint)[0]
+    return tuple(_coerce(kind, item, where) for item in value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if isinstance(value, bool) and hint is not bool:
+    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
+  if not isinstance(value, hint):
+    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
+  return value
+
+
+def _check(config: Config) -> None:
+  """Refuses values that no run can have, naming field, value and choices."""
+  choices = {
+      "mode": ("train", "evaluate"),
+      "precision": ("float32", "bfloat16"),
+      "evaluate_checkpoint": ("latest", "best"),
+      "model.depth": (18, 34, 50, 101, 152),
+      "model.stem": ("cifar", "imagenet"),
+      "probe.protocol": ("paper", "fast", "none"),
+  }
+  at_least = {
+      "epochs": 1,
+      "batch_size": 2,
+      "seed": 0,
+      "log_every": 1,
+      "checkpoint_every_epochs": 1,
+      "model.width": 1,
+      "equivariance.weight": 0,
+      "optimizer.learning_rate": 0,
+      "optimizer.weight_decay": 0,
+      "optimizer.momentum": 0,
+      "optimizer.warmup_epochs": 0,
+      "knn.every_epochs": 1,
+      "knn.k": 1,
+      "probe.repetitions": 1,
+      "probe.epochs": 1,
+      "probe.batch_size": 1,
+  }
+  for name, allowed in choices.items():
+    value = _get(config, name)
+    if value not in allowed:
+      known = ", ".join(str(item) for item in allowed)
+      raise UsageError(f"config.{name} must be one of {known}; got {value!r}")
+  for name, least in at_least.items():
+    value = _get(config, name)
+    if not least <= value < float("inf"):
+      raise UsageError(f"config.{name} must be at least {least}; got {value}")
+  for name in ("temperature", "knn.temperature", "probe.learning_rate"):
+    value = _get(config, name)
+    if value is not None and not 0 < value < float("inf"):
+      raise UsageError(f"config.{name} must be above 0; got {value}")
+  if config.optimizer.warmup_epochs >= config.epochs:
+    raise UsageError(
+        f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
+        f" must be below config.epochs ({config.epochs})"
+    )
+
+
+def _get(config: Config, name: str) -> Any:
+  value: Any = config
+  for part in name.split("."):
+    value = getattr(value, part)
+  return value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """The config as nested plain data, for `config.json`."""
+  return dataclasses.asdict(config)

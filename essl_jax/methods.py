@@ -1,0 +1,225 @@
+"""SSL methods: heads plus a loss on two views; the equivariance term, once.
+
+A method sees the outputs of the networks for two views. The equivariance term
+is the same for every method and every transformation group:
+
+    loss = ssl(view 1, view 2) + weight * cross_entropy(head(encoder(g view 3)))
+
+Reference: Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from essl_jax import config as config_lib
+from essl_jax import losses
+from essl_jax import transformations
+from essl_jax.errors import UsageError
+from essl_jax.models import heads
+from essl_jax.models import resnet
+
+
+@chex.dataclass(frozen=True)
+class Outputs:
+  """What the networks make of one batch.
+
+  Attributes:
+    projections: of views 1 and 2, each [N, D].
+    predictions: of views 1 and 2, each [N, D]; empty without a predictor.
+    logits: [M, classes] of the transformed third view; None for a baseline.
+  """
+
+  projections: tuple[jax.Array, ...]
+  predictions: tuple[jax.Array, ...] = ()
+  logits: jax.Array | None = None
+
+
+class Networks(nn.Module):
+  """Encoder and heads, with one encoder pass and its own statistics a view.
+
+  Attributes:
+    encoder: images [N, H, W, C] to features [N, F].
+    projector: features to projections, for the SSL loss.
+    predictor: projections to predictions (SimSiam), or None.
+    transformation_head: features to class scores, or None for a baseline.
+  """
+
+  encoder: nn.Module
+  projector: nn.Module
+  predictor: nn.Module | None = None
+  transformation_head: nn.Module | None = None
+
+  def __call__(
+      self,
+      view1: chex.Array,
+      view2: chex.Array,
+      transformed: chex.Array | None,
+      *,
+      train: bool,
+  ) -> Outputs:
+    """Runs the passes in the order in which they move running statistics."""
+    features = [self.encoder(view, train=train) for view in (view1, view2)]
+    projections = tuple(self.projector(f, train=train) for f in features)
+    predictions: tuple[jax.Array, ...] = ()
+    if self.predictor is not None:
+      predictions = tuple(self.predictor(z, train=train) for z in projections)
+    logits = None
+    if self.transformation_head is not None:
+      features3 = self.encoder(transformed, train=train)
+      logits = self.transformation_head(features3, train=train)
+    return Outputs(
+        projections=projections, predictions=predictions, logits=logits
+    )
+
+
+SslLoss = Callable[[Outputs], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """How a method is built from a config.
+
+  Attributes:
+    loss: `(outputs, *, temperature, axis_name) -> scalar`.
+    has_predictor: reads `predictor_hidden`.
+    has_temperature: reads `temperature`.
+  """
+
+  loss: Callable[..., jax.Array]
+  has_predictor: bool = False
+  has_temperature: bool = False
+
+
+def simclr_loss(
+    outputs: Outputs, *, temperature: float, axis_name: str | None = None
+) -> jax.Array:
+  """InfoNCE averaged over both directions, as in the E-SSL program."""
+  z1, z2 = outputs.projections
+  info_nce = functools.partial(
+      losses.info_nce, temperature=temperature, axis_name=axis_name
+  )
+  return (info_nce(z1, z2) + info_nce(z2, z1)) / 2
+
+
+def simsiam_loss(
+    outputs: Outputs, *, temperature: None = None, axis_name: str | None = None
+) -> jax.Array:
+  """Symmetric negative cosine similarity; examples do not see each other."""
+  del temperature, axis_name
+  p1, p2 = outputs.predictions
+  z1, z2 = outputs.projections
+  cosine = losses.negative_cosine_similarity
+  return (cosine(p1, z2) + cosine(p2, z1)) / 2
+
+
+METHODS: Mapping[str, Method] = {
+    "simclr": Method(simclr_loss, has_temperature=True),
+    "simsiam": Method(simsiam_loss, has_predictor=True),
+}
+
+
+def check(config: config_lib.Config) -> None:
+  """Refuses unknown names and fields that the method would not read.
+
+  Args:
+    config: the run's config.
+
+  Raises:
+    UsageError: in one line, with the valid choices.
+  """
+  if config.method not in METHODS:
+    raise UsageError(
+        f"unknown config.method {config.method!r}; there are:"
+        f" {', '.join(METHODS)}"
+    )
+  if config.equivariance.group not in transformations.GROUPS:
+    raise UsageError(
+        f"unknown config.equivariance.group {config.equivariance.group!r};"
+        f" there are: {', '.join(transformations.GROUPS)}"
+    )
+  method = METHODS[config.method]
+  for field, needed in (
+      ("temperature", method.has_temperature),
+      ("predictor_hidden", method.has_predictor),
+  ):
+    given = getattr(config, field) is not None
+    if needed and not given:
+      raise UsageError(f"method {config.method} needs config.{field}")
+    if given and not needed:
+      raise UsageError(f"method {config.method} does not read config.{field}")
+
+
+def make_loss(config: config_lib.Config, axis_name: str | None) -> SslLoss:
+  """The SSL loss of a config as a function of the networks' outputs.
+
+  Args:
+    config: a config that `check` has accepted.
+    axis_name: mapped axis over whose devices negatives are gathered.
+
+  Returns:
+    The loss function, outputs to a local float32 scalar.
+  """
+  return functools.partial(
+      METHODS[config.method].loss,
+      temperature=config.temperature,
+      axis_name=axis_name,
+  )
+
+
+def make_networks(
+    config: config_lib.Config,
+    *,
+    axis_name: str | None = None,
+    conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+) -> Networks:
+  """Builds the encoder and the heads that a config describes.
+
+  Args:
+    config: a config that `check` has accepted.
+    axis_name: mapped axis over which batch norm is synchronised.
+    conv_general_dilated: the convolution; see `models.resnet`.
+
+  Returns:
+    The networks.
+  """
+  common = {"dtype": jnp.dtype(config.precision), "axis_name": axis_name}
+  encoder = resnet.ResNet(
+      depth=config.model.depth,
+      stem=config.model.stem,
+      width=config.model.width,
+      zero_init_last_norm=config.model.zero_init_last_norm,
+      conv_general_dilated=conv_general_dilated,
+      **common,
+  )
+  projector = heads.projector(
+      config.projector.widths,
+      last_affine=config.projector.last_affine,
+      **common,
+  )
+  predictor = None
+  if config.predictor_hidden is not None:
+    predictor = heads.predictor(
+        config.predictor_hidden, config.projector.widths[-1], **common
+    )
+  head = None
+  if config.equivariance.weight > 0:
+    group = transformations.GROUPS[config.equivariance.group]
+    head = heads.transformation_head(
+        config.equivariance.hidden_widths,
+        group.num_classes,
+        last_hidden_relu=config.equivariance.last_hidden_relu,
+        **common,
+    )
+  return Networks(
+      encoder=encoder,
+      projector=projector,
+      predictor=predictor,
+      transformation_head=head,
+  )

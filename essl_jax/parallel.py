@@ -1,0 +1,120 @@
+"""The only file that knows about devices: a mesh, and how things lie on it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from essl_jax.errors import UsageError
+
+AXIS = "batch"
+
+
+def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
+  """One axis, `AXIS`, over the given or all devices of all processes."""
+  devices = jax.devices() if devices is None else list(devices)
+  return Mesh(np.array(devices), (AXIS,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+  """Raises UsageError unless every device gets an equal share of a batch."""
+  if batch_size % mesh.size:
+    lower = batch_size - batch_size % mesh.size
+    near = [str(n) for n in (lower, lower + mesh.size) if n]
+    raise UsageError(
+        f"config.batch_size {batch_size} is not divisible by the"
+        f" {mesh.size} devices; use {' or '.join(near)}, or fewer devices"
+    )
+
+
+def map_step(step: Callable, mesh: Mesh) -> Callable:
+  """Maps a per-device step over the mesh and compiles it.
+
+  Args:
+    step: `(state, batch) -> (state, metrics)`, written for one device's share
+      with its collectives over `AXIS`.
+    mesh: from `make_mesh`.
+
+  Returns:
+    The same function of a replicated state, whose buffers are donated, and of
+    a batch sharded over its leading dimension.
+  """
+  # Replication is not tracked: the step averages its gradients itself.
+  mapped = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(P(), P(AXIS)),
+      out_specs=(P(), P()),
+      check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=0)
+
+
+def map_examples(function: Callable, mesh: Mesh) -> Callable:
+  """Maps `(variables, images) -> results` over sharded images.
+
+  Args:
+    function: of replicated variables and one device's images [N, ...].
+    mesh: from `make_mesh`.
+
+  Returns:
+    The compiled function; its results are gathered onto every device.
+  """
+  mapped = jax.shard_map(
+      function,
+      mesh=mesh,
+      in_specs=(P(), P(AXIS)),
+      out_specs=P(AXIS),
+      check_vma=False,
+  )
+  return jax.jit(mapped, out_shardings=NamedSharding(mesh, P()))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Puts a copy of every array on every device."""
+  return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(batch: Any, mesh: Mesh) -> Any:
+  """Makes global arrays of this process's share of a batch."""
+  sharding = NamedSharding(mesh, P(AXIS))
+  put = lambda x: jax.make_array_from_process_local_data(sharding, x)
+  return jax.tree.map(put, batch)
+
+
+def stream(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
+  """Shards host batches over the mesh, one ahead of the consumer."""
+  waiting = None
+  for batch in batches:
+    placed = shard(batch, mesh)
+    if waiting is not None:
+      yield waiting
+    waiting = placed
+  if waiting is not None:
+    yield waiting
+
+
+def stream_from_memory(
+    arrays: Mapping[str, np.ndarray], indices: Iterable[np.ndarray], mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+  """Gathers batches from arrays that stay in the devices' memory.
+
+  Args:
+    arrays: host arrays of equal length, copied once to every device.
+    indices: for every batch the int32 rows [N] of the global batch, the same
+      in all processes.
+    mesh: from `make_mesh`.
+
+  Yields:
+    The rows of every array, sharded over the mesh.
+  """
+  held = replicate(dict(arrays), mesh)
+  take = jax.jit(
+      lambda held, rows: {name: x[rows] for name, x in held.items()},
+      out_shardings=NamedSharding(mesh, P(AXIS)),
+  )
+  for rows in indices:
+    yield take(held, replicate(rows, mesh))

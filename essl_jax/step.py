@@ -1,0 +1,261 @@
+"""The train step: a pure function of one device's share of a batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from essl_jax import augment
+from essl_jax import config as config_lib
+from essl_jax import losses
+from essl_jax import methods
+from essl_jax import transformations
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes, and the seed of all that it draws.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    seed: uint32 scalar.
+    params: float32 parameters by network.
+    batch_stats: float32 running statistics by network.
+    opt_state: the optimiser's.
+  """
+
+  step: jax.Array
+  seed: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: optax.OptState
+
+
+class Views(NamedTuple):
+  """What one step sees of its images, normalised float32.
+
+  Attributes:
+    first: [N, H, W, C].
+    second: [N, H, W, C].
+    transformed: [M, h, w, C] under group elements; None for a baseline.
+    labels: int32 [M], which element; None for a baseline.
+  """
+
+  first: chex.Array
+  second: chex.Array
+  transformed: chex.Array | None = None
+  labels: chex.Array | None = None
+
+
+Prepare = Callable[[TrainState, dict[str, jax.Array]], Views]
+
+
+def create_state(
+    networks: methods.Networks,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+  """Initial parameters, statistics and optimiser state, from the seed alone.
+
+  Args:
+    networks: from `methods.make_networks`.
+    optimizer: of the networks' parameters.
+    seed: a non-negative integer.
+    image_shape: (H, W, C) of a view; parameters do not depend on H and W.
+
+  Returns:
+    The state at step 0.
+  """
+
+  def init(seed: jax.Array) -> TrainState:
+    image = jnp.zeros((2, *image_shape))
+    variables = networks.init(
+        jax.random.key(seed), image, image, image, train=False
+    )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        seed=seed,
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+  return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
+
+
+def image_keys(
+    state: TrainState, n: int, axis_name: str | None = None
+) -> jax.Array:
+  """One random key per image, [n], whatever the number of devices.
+
+  Image i of the global batch gets the same key however the batch is spread.
+  """
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+  first = 0 if axis_name is None else lax.axis_index(axis_name) * n
+  fold = lambda i: jax.random.fold_in(key, i)
+  return jax.vmap(fold)(first + jnp.arange(n))
+
+
+def make_views(
+    config: config_lib.Config, axis_name: str | None = None
+) -> Prepare:
+  """The function that augments a batch and transforms its third view.
+
+  Args:
+    config: the run's config.
+    axis_name: mapped axis of the step.
+
+  Returns:
+    `(state, {"image": uint8 [N, H, W, 3], ...}) -> Views`.
+  """
+  equivariance = config.equivariance
+  group = transformations.GROUPS[equivariance.group]
+
+  def prepare(state: TrainState, batch: dict[str, jax.Array]) -> Views:
+    images = batch["image"]
+    keys = image_keys(state, images.shape[0], axis_name)
+    purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    first = augment.random_view(purposes[:, 0], images, config.views.first)
+    second = augment.random_view(purposes[:, 1], images, config.views.second)
+    if equivariance.weight == 0:
+      return Views(first, second)
+    third = augment.random_view(purposes[:, 2], images, config.views.third)
+    if equivariance.all_elements:
+      return Views(first, second, *group.apply_all(third))
+    return Views(first, second, *group.apply_random(purposes[:, 3], third))
+
+  return prepare
+
+
+def make_train_step(
+    networks: methods.Networks,
+    ssl_loss: methods.SslLoss,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    prepare: Prepare,
+    *,
+    equivariance_weight: float,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+  """Builds the pure step `(state, batch) -> (state, metrics)`.
+
+  With `axis_name` the step sees one device's share; n devices compute the
+  loss, gradients and statistics of one device with the whole batch.
+
+  Args:
+    networks: with batch norm over the same `axis_name`.
+    ssl_loss: from `methods.make_loss` for the same `axis_name`.
+    optimizer: of the networks' parameters.
+    schedule: the learning rate, for the metrics.
+    prepare: makes the views of a batch; see `make_views`.
+    equivariance_weight: lambda.
+    axis_name: mapped axis, or None on a single device.
+
+  Returns:
+    The step. Its metrics are float32 scalars, equal on all devices: `loss`,
+    `loss_ssl`, `loss_equivariance` and `equivariance_accuracy` (percent; not
+    for a baseline), `gradient_norm`, `learning_rate` and `embedding_std`.
+  """
+  mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
+
+  def loss_fn(params: Any, batch_stats: Any, views: Views) -> tuple[Any, Any]:
+    outputs, updates = networks.apply(
+        {"params": params, "batch_stats": batch_stats},
+        views.first,
+        views.second,
+        views.transformed,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    loss = ssl_loss(outputs)
+    metrics = {"loss_ssl": loss}
+    if views.labels is not None:
+      term = losses.transformation_prediction(outputs.logits, views.labels)
+      loss = loss + equivariance_weight * term
+      hits = outputs.logits.argmax(-1) == views.labels
+      metrics["loss_equivariance"] = term
+      metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
+    metrics["loss"] = loss
+    return loss, (metrics, outputs.projections, updates["batch_stats"])
+
+  def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    views = prepare(state, batch)
+    # The local loss is differentiated, then averaged; see `losses`.
+    gradients, (metrics, projections, batch_stats) = jax.grad(
+        loss_fn, has_aux=True
+    )(state.params, state.batch_stats, views)
+    gradients, metrics = mean(gradients), mean(metrics)
+    updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params
+    )
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["learning_rate"] = schedule(state.step)
+    metrics["embedding_std"] = embedding_std(projections[0], mean)
+    new_state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics
+
+  return train_step
+
+
+def embedding_std(
+    embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
+) -> jax.Array:
+  """Mean per-dimension deviation of unit-length embeddings [N, D].
+
+  1/sqrt(D) where they spread over the sphere, 0 where they have collapsed.
+
+  Args:
+    embeddings: [N, D].
+    mean: averages over devices.
+
+  Returns:
+    A float32 scalar.
+
+  Reference:
+    Chen and He 2021 (arXiv 2011.10566), figure 2.
+  """
+  z = embeddings.astype(jnp.float32)
+  z = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+  moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)))
+  variance = jnp.maximum(moments[1] - moments[0] ** 2, 0)
+  return jnp.mean(jnp.sqrt(variance))
+
+
+def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
+  """The frozen encoder: `(variables, images) -> features`.
+
+  Args:
+    encoder: a Flax module, such as `networks.encoder`.
+
+  Returns:
+    A pure function of the encoder's own variables and of normalised images
+    [N, H, W, C]; features float32 [N, F] in evaluation mode.
+  """
+
+  def encode(variables: Any, images: jax.Array) -> jax.Array:
+    features = encoder.apply(variables, images, train=False)
+    return features.astype(jnp.float32)
+
+  return encode
+
+
+def encoder_variables(state: TrainState) -> dict[str, Any]:
+  """The encoder's parameters and statistics out of a train state."""
+  return {
+      "params": state.params["encoder"],
+      "batch_stats": state.batch_stats["encoder"],
+  }

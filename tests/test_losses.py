@@ -1,0 +1,168 @@
+"""Losses against golden values, properties, and one against n devices."""
+
+import doctest
+import functools
+
+import jax
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from essl_jax import losses
+from essl_jax import parallel
+
+TEMPERATURES = (0.1, 0.2, 0.5)
+PAIRWISE = {
+    "info_nce": functools.partial(losses.info_nce, temperature=0.2),
+    "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
+    "negative_cosine": losses.negative_cosine_similarity,
+}
+
+
+@pytest.fixture(scope="module")
+def pair(golden):
+  file = golden("losses")
+  return jnp.asarray(file["z1"]), jnp.asarray(file["z2"])
+
+
+def _assert_close(actual, expected, relative=1e-4):
+  scale = np.max(np.abs(expected))
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        *(
+            (f"info_nce_t{t}", functools.partial(losses.info_nce, temperature=t))
+            for t in TEMPERATURES
+        ),
+        ("nt_xent_t0.1", PAIRWISE["nt_xent"]),
+    ],
+)
+def test_golden_contrastive(golden, pair, name, loss):
+  file = golden("losses")
+  value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*pair)
+  np.testing.assert_allclose(value, file[f"{name}_loss"], rtol=1e-4)
+  _assert_close(gradients[0], file[f"{name}_grad_z1"])
+  _assert_close(gradients[1], file[f"{name}_grad_z2"])
+
+
+def test_golden_negative_cosine(golden, pair):
+  file = golden("losses")
+  loss = losses.negative_cosine_similarity
+  value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*pair)
+  np.testing.assert_allclose(value, file["negative_cosine_loss"], rtol=1e-4)
+  _assert_close(gradients[0], file["negative_cosine_grad_p"])
+  assert not np.any(gradients[1]), "the targets' gradient must be stopped"
+  assert not np.any(file["negative_cosine_grad_z"])
+
+
+def test_transformation_prediction_against_numpy():
+  logits = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  labels = np.arange(12) % 4
+  shifted = np.exp(logits - logits.max(1, keepdims=True))
+  chances = shifted / shifted.sum(1, keepdims=True)
+  expected = -np.mean(np.log(chances[np.arange(12), labels]))
+  actual = jax.jit(losses.transformation_prediction)(logits, labels)
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_devices_agree_with_one(pair, name, devices, check_vma):
+  """The pmean of local gradients is the gradient of the global batch."""
+  weights = jnp.eye(96) + 0.01
+  keywords = {} if name == "negative_cosine" else {"axis_name": parallel.AXIS}
+
+  def one(weights, z1, z2):
+    return PAIRWISE[name](z1 @ weights, z2 @ weights)
+
+  def local(weights, z1, z2):
+    return PAIRWISE[name](z1 @ weights, z2 @ weights, **keywords)
+
+  def step(weights, z1, z2):
+    if check_vma:  # what varies is differentiated; then as without the check
+      weights = jax.lax.pcast(weights, parallel.AXIS, to="varying")
+    return jax.lax.pmean(
+        jax.value_and_grad(local)(weights, z1, z2), parallel.AXIS
+    )
+
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  specs = (P(), P(parallel.AXIS), P(parallel.AXIS))
+  mapped = jax.jit(
+      jax.shard_map(
+          step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma
+      )
+  )
+  expected = jax.jit(jax.value_and_grad(one))(weights, *pair)
+  actual = mapped(weights, *pair)
+  np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+  _assert_close(actual[1], expected[1], 1e-5)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_pmap(pair, name):
+  keywords = {} if name == "negative_cosine" else {"axis_name": "i"}
+  split = [z.reshape(4, 12, 96) for z in pair]
+  local = jax.pmap(
+      lambda a, b: PAIRWISE[name](a, b, **keywords),
+      axis_name="i",
+      devices=jax.devices()[:4],
+  )(*split)
+  np.testing.assert_allclose(local.mean(), PAIRWISE[name](*pair), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_vmap_and_dtypes(pair, name):
+  stacked = [jnp.stack([z, -z, z[::-1]]) for z in pair]
+  values = jax.vmap(PAIRWISE[name])(*stacked)
+  expected = [PAIRWISE[name](a, b) for a, b in zip(*stacked, strict=True)]
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+  halves = [z.astype(jnp.bfloat16) for z in pair]
+  value, gradient = jax.value_and_grad(PAIRWISE[name])(*halves)
+  assert value.dtype == jnp.float32
+  assert gradient.dtype == jnp.bfloat16
+  np.testing.assert_allclose(value, PAIRWISE[name](*pair), rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_properties(pair, name):
+  loss = PAIRWISE[name]
+  z1, z2 = pair
+  order = np.random.default_rng(0).permutation(len(z1))
+  value = loss(z1, z2)
+  np.testing.assert_allclose(loss(z1[order], z2[order]), value, rtol=1e-5)
+  np.testing.assert_allclose(loss(3 * z1, 0.1 * z2), value, rtol=1e-5, atol=1e-6)
+  gradient = jax.grad(loss)(jnp.zeros_like(z1), z2)
+  assert np.all(np.isfinite(gradient)), "a dead embedding must not give nan"
+
+
+def test_negatives_come_from_the_positives_only(pair):
+  """Moving other anchors does not change one anchor's InfoNCE term."""
+  z1, z2 = pair
+  info_nce = functools.partial(losses.info_nce, temperature=0.2)
+  moved = z1.at[1:].set(-z1[1:])
+  gradient = jax.grad(info_nce)(z1, z2)[0]
+  np.testing.assert_allclose(jax.grad(info_nce)(moved, z2)[0], gradient)
+
+
+def test_wrong_inputs_are_named():
+  z = jnp.zeros((4, 8))
+  for loss in PAIRWISE.values():
+    with pytest.raises(ValueError, match=r"\(4, 8\) and \(3, 8\)"):
+      loss(z, z[:3])
+  with pytest.raises(ValueError, match="above 0, got -1"):
+    losses.info_nce(z, z, temperature=-1)
+  with pytest.raises(ValueError, match="integers"):
+    losses.transformation_prediction(z, jnp.zeros(4))
+  with pytest.raises(ValueError, match=r"\(5,\)"):
+    losses.transformation_prediction(z, jnp.zeros(5, jnp.int32))
+
+
+def test_examples_in_docstrings():
+  result = doctest.testmod(losses)
+  assert result.attempted >= 4
+  assert result.failed == 0
