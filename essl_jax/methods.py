@@ -11,6 +11,7 @@ Reference: Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -189,7 +190,10 @@ def make_networks(
   Returns:
     The networks.
   """
-  common = {"dtype": jnp.dtype(config.precision), "axis_name": axis_name}
+  common: dict[str, Any] = {
+      "dtype": jnp.dtype(config.precision),
+      "axis_name": axis_name,
+  }
   encoder = resnet.ResNet(
       depth=config.model.depth,
       stem=config.model.stem,
@@ -215,7 +219,7 @@ def make_networks(
         config.equivariance.hidden_widths,
         group.num_classes,
         last_hidden_relu=config.equivariance.last_hidden_relu,
-        **common,
+        dtype=common["dtype"],
     )
   return Networks(
       encoder=encoder,

@@ -118,3 +118,13 @@ def stream_from_memory(
   )
   for rows in indices:
     yield take(held, replicate(rows, mesh))
+
+
+def shard_copies(batch: Any, mesh: Mesh) -> Any:
+  """Makes global arrays of a whole batch that every process holds."""
+  sharding = NamedSharding(mesh, P(AXIS))
+
+  def put(x: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+  return jax.tree.map(put, batch)

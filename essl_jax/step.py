@@ -197,7 +197,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(
         gradients, state.opt_state, state.params
     )
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["learning_rate"] = schedule(state.step)
     metrics["embedding_std"] = embedding_std(projections[0], mean)
     new_state = state.replace(

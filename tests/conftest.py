@@ -44,3 +44,37 @@ def golden() -> Any:
     return loaded[name]
 
   return load
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Any:
+  """Makes configs of width 8 that train in seconds on 16-pixel images."""
+  from essl_jax import config as config_lib
+
+  def make(method: str = "simsiam", **fields: Any) -> config_lib.Config:
+    view = {"size": 16}
+    raw: dict[str, Any] = {
+        "method": method,
+        "epochs": 2,
+        "batch_size": 16,
+        "log_every": 1,
+        "checkpoint_every_epochs": 1,
+        "data": {"name": "digits"},
+        "views": {"first": view, "second": view, "third": {"size": 8}},
+        "model": {"width": 8},
+        "projector": {"widths": (32, 32)},
+        "equivariance": {"hidden_widths": (32, 32)},
+        "optimizer": {"warmup_epochs": 1},
+        "knn": {"k": 20},
+        "probe": {"protocol": "fast", "epochs": 2, "repetitions": 2},
+    }
+    needs = {"simclr": {"temperature": 0.5}, "simsiam": {"predictor_hidden": 8}}
+    raw |= needs.get(method, {})
+    for name, value in fields.items():
+      if isinstance(value, dict) and isinstance(raw.get(name), dict):
+        raw[name] = raw[name] | value
+      else:
+        raw[name] = value
+    return config_lib.parse(raw)
+
+  return make

@@ -1,0 +1,294 @@
+"""Checkpoints of a run, and noticing that it should stop.
+
+A workdir holds `config.json` and `checkpoints/<step>/`. Orbax writes a
+checkpoint into a temporary directory and renames it when it is whole, so a
+process that is killed while saving leaves nothing that could be restored by
+mistake.
+"""
+
+import logging as python_logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from essl_jax.errors import UsageError
+from essl_jax.workdir import check_config, local_path, read_config
+
+__all__ = ["Checkpoints", "Preemption", "check_config", "read_config"]
+
+_NAMED_DIFFERENCES = 3
+
+
+def _is_for_the_user(record: python_logging.LogRecord) -> bool:
+  """Holds back Orbax's remarks, never its errors; --verbosity=0 shows all."""
+  return (
+    record.levelno >= python_logging.ERROR
+    or f"{os.sep}orbax{os.sep}" not in record.pathname
+    or logging.get_verbosity() >= logging.INFO
+  )
+
+
+logging.get_absl_logger().addFilter(_is_for_the_user)
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, without its own questions about preemption.
+
+  It asks from a background thread about steps gone by, which moves the step
+  that `Preemption` is negotiating between processes.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """Returns False: `Preemption` alone asks."""
+    del step
+    return False
+
+
+class Checkpoints:
+  """The latest and the best checkpoints of a run, written in the background.
+
+  Every process of a run creates one and calls the same methods in the same
+  order; Orbax divides the writing. The directory has to be one they share.
+
+  Example:
+    with Checkpoints(workdir) as checkpoints:
+      if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(like=state)
+      ...
+      checkpoints.save(step, state, {"knn_top1": 71.3})
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    best_metric: str = "knn_top1",
+    keep_best: int = 1,
+    read_only: bool = False,
+  ):
+    """Opens `<workdir>/checkpoints` and clears away half-written saves.
+
+    Args:
+      workdir: directory of the run.
+      best_metric: the figure that ranks checkpoints; larger is better.
+      keep_best: how many of the best to keep beside the latest.
+      read_only: only look and restore, as beside a training that is running.
+    """
+    self._directory = local_path(workdir) / "checkpoints"
+    self._best_metric = best_metric
+
+    def score(metrics: Mapping[str, float]) -> float:
+      return metrics.get(best_metric, -math.inf)
+
+    self._manager = _Manager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        best_fn=score,
+        # Best alone could delete the latest, which a resumed run needs.
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+          [
+            checkpoint_managers.LatestN(1),
+            checkpoint_managers.BestN(
+              get_metric_fn=score,
+              n=keep_best,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
+        ),
+        cleanup_tmp_directories=True,
+        read_only=read_only,
+      ),
+      item_handlers={"state": ocp.StandardCheckpointHandler()},
+    )
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    """Waits for the last save and raises what went wrong with it."""
+    self._manager.close()
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    metrics: Mapping[str, float] | None = None,
+    *,
+    wait: bool = False,
+  ) -> bool:
+    """Saves the state; returns once it is copied, the writing goes on.
+
+    A checkpoint never changes after it was written: to save a step that is
+    there already does nothing, whatever the metrics. So evaluate first, then
+    save with the figures.
+
+    Args:
+      step: number of updates the state has seen; not below the latest step.
+      state: pytree of `jax.Array`; it may be donated as soon as this returns.
+      metrics: figures to store. They make the checkpoint a candidate for the
+        best if `best_metric` is among them and finite, else are not stored.
+      wait: return only when the checkpoint is complete on disk.
+
+    Returns:
+      Whether a checkpoint was written.
+
+    Raises:
+      ValueError: if the step is below the latest one.
+    """
+    is_new = step not in self._manager.all_steps()
+    if is_new:
+      if step < (self._manager.latest_step() or 0):
+        raise ValueError(f"step {step} is below the latest saved")
+      figures = {name: float(x) for name, x in (metrics or {}).items()}
+      is_ranked = math.isfinite(figures.get(self._best_metric, math.nan))
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+        metrics=figures if is_ranked else None,
+        force=True,
+      )
+    if wait:
+      self._manager.wait_until_finished()
+    return is_new
+
+  def latest_step(self) -> int | None:
+    """Returns the last step saved, or None. May still be being written."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """Returns the step best by `best_metric`, or None if none carries it."""
+    return self._manager.best_step()
+
+  def restore(self, like: Any, step: int | None = None) -> Any:
+    """Restores a state, bit for bit.
+
+    Args:
+      like: pytree of `jax.Array` (or `jax.ShapeDtypeStruct` with sharding)
+        with the structure, shapes, dtypes and shardings to return.
+      step: which one; the latest if None.
+
+    Returns:
+      The stored values in the form of `like`.
+
+    Raises:
+      UsageError: if there is no such checkpoint, or it holds other arrays.
+    """
+    self._manager.wait_until_finished()
+    steps = list(self._manager.all_steps())
+    if not steps:
+      raise UsageError(
+        f"no checkpoint in {self._directory}: train first, or choose the "
+        "--workdir of a run that has saved one"
+      )
+    step = steps[-1] if step is None else step
+    if step not in steps:
+      raise UsageError(
+        f"no checkpoint of step {step} in {self._directory}: choose one of "
+        + ", ".join(map(str, steps))
+      )
+    self._check_same_arrays(like, step)
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      like,
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    return self._manager.restore(step, args=args)["state"]
+
+  def _check_same_arrays(self, like: Any, step: int) -> None:
+    """Raises UsageError naming the first arrays that differ from `like`."""
+    there = _describe_arrays(self._manager.item_metadata(step)["state"].tree)
+    here = _describe_arrays(like)
+    if here == there:
+      return
+    different = [
+      f"{name} is {there.get(name, 'absent')} there, "
+      f"{here.get(name, 'absent')} here"
+      for name in here | there
+      if here.get(name) != there.get(name)
+    ]
+    more = len(different) - _NAMED_DIFFERENCES
+    raise UsageError(
+      "checkpoint holds a different network: "
+      + "; ".join(different[:_NAMED_DIFFERENCES])
+      + (f"; and {more} more" if more > 0 else "")
+      + f" (step {step} in {self._directory}): choose another --workdir or "
+      "restore the fields of its config"
+    )
+
+
+def _describe_arrays(tree: Any) -> dict[str, str]:
+  """Maps `params/encoder/kernel` to `float32(3,3,3,64)` for every array."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{leaf.dtype}({','.join(map(str, leaf.shape))})"
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+class Preemption:
+  """Notices SIGTERM, so that a run can save and stop in good order.
+
+  Alone, this catches the signal itself while it is entered, from the main
+  thread only: elsewhere Python allows no handler and the signal keeps its
+  effect. With several processes JAX catches it and lets all of them agree on
+  one step. Ctrl-C is left alone.
+
+  Example:
+    with Preemption() as preemption:
+      for step in range(start, end):
+        ...
+        if preemption.reached(step):
+          break
+  """
+
+  def __init__(self):
+    self._is_reached = False
+    self._is_installed = False
+    self._previous: Any = None
+
+  def __enter__(self) -> Self:
+    is_main = threading.current_thread() is threading.main_thread()
+    # A handler of ours would displace the one of JAX that tells the others.
+    if is_main and jax.process_count() == 1:
+      self._previous = signal.signal(signal.SIGTERM, self._note)
+      self._is_installed = True
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    """Puts the handler back that was there before."""
+    if self._is_installed:
+      # None stands for a handler that was not installed from Python.
+      signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+      self._is_installed = False
+
+  def _note(self, number: int, frame: Any) -> None:
+    """Remembers the signal; raises nothing, so a save under way goes on."""
+    del number, frame
+    self._is_reached = True
+
+  def reached(self, step: int) -> bool:
+    """Returns whether to stop now; once True, it stays so.
+
+    Args:
+      step: the step just done. With several processes, all must ask after
+        every step: the answer comes at the same step in each.
+
+    Returns:
+      True from the step on at which the run should save and stop.
+    """
+    if not self._is_reached and jax.process_count() > 1:
+      try:
+        self._is_reached = multihost_utils.reached_preemption_sync_point(step)
+      except RuntimeError:  # the service is switched off: no one will tell
+        return False
+    return self._is_reached

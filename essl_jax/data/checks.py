@@ -1,0 +1,102 @@
+"""What every source checks before it reads: batches and split names."""
+
+import re
+
+from essl_jax.errors import UsageError
+
+SPLITS = ("train", "test")
+_SLICE = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
+
+
+def check_batches(
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int,
+  num_examples: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> int:
+  """Checks the arguments of `Source.batches`.
+
+  Args:
+    batch_size: global batch size.
+    seed: seed of the order.
+    start_step: first step.
+    num_examples: size of the training split.
+    process_index: this process.
+    process_count: number of processes.
+
+  Returns:
+    Steps per epoch.
+
+  Raises:
+    UsageError: an epoch would hold no batch, the batch cannot be divided, or
+      a number is out of its range.
+  """
+  if batch_size < 1 or batch_size > num_examples:
+    raise UsageError(
+      f"batch_size={batch_size} does not fit a training split of "
+      f"{num_examples} examples: give a batch_size from 1 to {num_examples}"
+    )
+  if not 0 <= process_index < process_count:
+    raise UsageError(
+      f"process_index={process_index} is not in 0..{process_count - 1}"
+    )
+  if batch_size % process_count:
+    raise UsageError(
+      f"batch_size={batch_size} is not divisible by process_count="
+      f"{process_count}: give a multiple of it"
+    )
+  if seed < 0 or start_step < 0:
+    raise UsageError(
+      f"seed={seed} and start_step={start_step} must not be negative"
+    )
+  return num_examples // batch_size
+
+
+def check_split(split: str) -> None:
+  """Raises UsageError unless `split` is "train" or "test"."""
+  if split not in SPLITS:
+    raise UsageError(f"unknown split {split!r}: give one of {list(SPLITS)}")
+
+
+def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, slice]:
+  """Reads a split name with an optional slice, in TFDS's notation.
+
+  Args:
+    split: "train", "train[:500]", "train[10%:]", "test[100:50%]", ...
+      Percentages are rounded to the nearest example.
+    sizes: number of examples by split name.
+
+  Returns:
+    The name of the split and the slice of its examples.
+
+  Raises:
+    UsageError: the notation or the name is unknown, the slice reaches past
+      the end, or nothing is left.
+  """
+  match = _SLICE.fullmatch(split)
+  if match is None:
+    raise UsageError(
+      f"cannot read the split {split!r}: arrays know a name and one slice, "
+      "such as train, train[:500], train[500:], train[10%:50%]"
+    )
+  name, start, start_percent, stop, stop_percent = match.groups()
+  if name not in sizes:
+    raise UsageError(f"unknown split {split!r}: give one of {list(sizes)}")
+  size = sizes[name]
+
+  def position(number: str | None, percent: str | None, default: int) -> int:
+    if number is None:
+      return default
+    return round(int(number) * size / 100) if percent else int(number)
+
+  first = position(start, start_percent, 0)
+  last = position(stop, stop_percent, size)
+  if not 0 <= first < last <= size:
+    raise UsageError(
+      f"the split {split!r} asks for examples {first} to {last} of the "
+      f"{size} in {name!r}: give a non-empty slice within them"
+    )
+  return name, slice(first, last)

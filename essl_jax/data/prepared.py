@@ -1,0 +1,167 @@
+"""Opens TFDS data sets, preparing them first where they are not.
+
+The only file that imports TensorFlow or TensorFlow Datasets, and only inside
+functions.
+"""
+
+import contextlib
+import difflib
+import os
+import pathlib
+import re
+import sys
+import urllib.parse
+from typing import Any
+
+from essl_jax.errors import UsageError
+
+_CONNECT_SECONDS = 10
+_MESSAGE_LIMIT = 300
+
+
+def import_tensorflow() -> tuple[Any, Any]:
+  """Imports TensorFlow quietly and keeps it off the accelerators.
+
+  Returns:
+    The modules tensorflow and tensorflow_datasets.
+
+  Raises:
+    UsageError: one of them, or what they need, is not installed.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  # Its start-up message ignores the log level.
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  try:
+    # TFDS opens data sets with importlib_resources but does not require it.
+    import importlib_resources  # noqa: F401
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise UsageError(
+      f"{error.name or error} is not installed, and TFDS data sets need it: "
+      "pip install 'essl-jax[tfds]', or use data.name=digits or an .npz file"
+    ) from error
+  # TensorFlow would take all the memory of a GPU that JAX trains on. It
+  # refuses once it runs on one, which then was the caller's choice.
+  with contextlib.suppress(RuntimeError):
+    tf.config.set_visible_devices([], "GPU")
+  tfds.disable_progress_bar()
+  return tf, tfds
+
+
+def open_builder(name: str, data_dir: str | None) -> Any:
+  """Returns the TFDS builder of a prepared data set.
+
+  Downloads and prepares the set if it is not there and a network is.
+
+  Args:
+    name: TFDS name: "cifar10", "imagenet_v2/topimages", "cifar10:3.0.2".
+    data_dir: directory of prepared sets; None is TFDS's default.
+
+  Returns:
+    A `tfds.core.DatasetBuilder` whose data can be read.
+
+  Raises:
+    UsageError: the name is unknown, or the set is neither prepared nor to be
+      had.
+  """
+  _, tfds = import_tensorflow()
+  directory = None if data_dir is None else os.path.expanduser(data_dir)
+  try:
+    builder = tfds.builder(name, data_dir=directory)
+  except tfds.core.DatasetNotFoundError as error:
+    raise UsageError(_unknown_name(name, directory, tfds)) from error
+  except Exception as error:
+    raise UsageError(f"data.name={name!r}: {_one_line(error)}") from error
+  if not builder.info.splits:
+    _prepare(builder, name, tfds)
+  return builder
+
+
+def check_tfds_split(builder: Any, split: str) -> int:
+  """Returns the number of examples of a TFDS split or sub-split.
+
+  Args:
+    builder: a prepared builder.
+    split: for instance "train" or "train[:5000]".
+
+  Raises:
+    UsageError: no such split, a wrong slice, or an empty one.
+  """
+  valid = (
+    f"{builder.name} has the splits "
+    f"{', '.join(sorted(builder.info.splits))}; parts are written train[:500]"
+  )
+  try:
+    size = builder.info.splits[split].num_examples
+  except Exception as error:
+    raise UsageError(
+      f"cannot read the split {split!r} ({_one_line(error)}): {valid}"
+    ) from error
+  if not size:
+    raise UsageError(f"the split {split!r} is empty: {valid}")
+  return size
+
+
+def _prepare(builder: Any, name: str, tfds: Any) -> None:
+  """Downloads and prepares, or raises UsageError saying how to do it."""
+  advice = (
+    f"run `tfds build {name} --data_dir DIR` (or download_and_prepare) on a "
+    "machine with a network and give --config.data.dir=DIR, or use "
+    "--config.data.name=digits or an .npz file"
+  )
+  looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
+  obstacle = _network_obstacle(builder)
+  if obstacle:
+    raise UsageError(f"{looked_for}, and {obstacle}: {advice}")
+  if sys.stderr.isatty():
+    tfds.enable_progress_bar()
+  try:
+    builder.download_and_prepare()
+  except Exception as error:
+    raise UsageError(
+      f"{looked_for}, and preparing it failed ({_one_line(error)}): {advice}"
+    ) from error
+  finally:
+    tfds.disable_progress_bar()
+
+
+def _network_obstacle(builder: Any) -> str | None:
+  """Says which source of a set cannot be reached, or returns None.
+
+  TFDS itself retries for minutes without a network and waits for ever behind
+  a silent firewall, so one short request to each host goes first.
+  """
+  import requests
+
+  urls = [u for u in builder.url_infos or {} if u.startswith("http")]
+  downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+  if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or any(downloads.rglob("*.INFO")):
+    # The files may be there already; TFDS knows.
+    return None
+  by_host = {urllib.parse.urlsplit(url).netloc: url for url in urls}
+  for host, url in by_host.items():
+    try:
+      with requests.get(url, stream=True, timeout=_CONNECT_SECONDS) as answer:
+        if answer.status_code >= 500:
+          return f"{host} answers with HTTP status {answer.status_code}"
+    except requests.RequestException as error:
+      return f"{host} cannot be reached ({type(error).__name__})"
+  return None
+
+
+def _unknown_name(name: str, directory: str | None, tfds: Any) -> str:
+  known = tfds.list_builders(with_community_datasets=False)
+  close = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=4)
+  meant = f"did you mean {', '.join(close)}?" if close else "see tfds.org"
+  where = f" and not prepared in {directory}" if directory else ""
+  return (
+    f"data.name={name!r} is unknown to TFDS{where}: {meant} (digits, a path "
+    "ending in .npz, or a TFDS name)"
+  )
+
+
+def _one_line(error: BaseException) -> str:
+  """Returns the type and message of an error without line breaks."""
+  text = " ".join(f"{type(error).__name__}: {error}".split())
+  return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "..."

@@ -1,0 +1,160 @@
+"""Features of a whole split, and what is done with them before use."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from essl_jax import augment
+from essl_jax.data import Source
+
+Encode = Callable[[Any, jax.Array], jax.Array]
+"""`(variables, normalised images [N, H, W, 3]) -> features [N, D]`, pure."""
+
+
+def extract(
+  encode: Encode,
+  variables: Any,
+  source: Source,
+  split: str,
+  *,
+  mean: Sequence[float],
+  std: Sequence[float],
+  batch_size: int,
+  resize: tuple[int, int] | None = None,
+  place: Callable[[Any], Any] = jnp.asarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Encodes every image of a split once, without augmentation.
+
+  All batches have one shape, so that `encode` is compiled once: the last is
+  padded with black images, whose features are dropped. Passing the same
+  `encode` object again reuses the compiled function.
+
+  Args:
+    encode: the frozen encoder.
+    variables: its variables.
+    source: where the images come from.
+    split: its split.
+    mean: subtracted from the channels of images in [0, 1].
+    std: divides them.
+    batch_size: images at a time, over all devices.
+    resize: (shorter side, centre crop) in pixels, bicubic; None leaves the
+      images as they are.
+    place: puts uint8 images `[batch_size, H, W, 3]` on the devices.
+
+  Returns:
+    Features `[N, D]` float32 and labels `[N]` int32, in the source's order.
+
+  Raises:
+    ValueError: for a source that yields another number of examples than it
+      promises, or an encoder whose features are not `[N, D]` or not finite.
+  """
+  embed = functools.partial(
+    _embed,
+    variables,
+    encode=encode,
+    mean=tuple(map(float, mean)),
+    std=tuple(map(float, std)),
+    resize=resize,
+  )
+  features: list[np.ndarray] = []
+  labels: list[np.ndarray] = []
+  waiting: list[jax.Array] = []
+  for batch in source.evaluation_batches(split, batch_size):
+    images = np.asarray(batch["image"])
+    padding = ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0))
+    encoded = embed(place(np.pad(images, padding)))
+    labels.append(np.asarray(batch["label"], np.int32))
+    # The device works on this batch while the last one is copied out.
+    features.extend(_to_host(one, batch_size) for one in waiting)
+    waiting = [encoded]
+  features.extend(_to_host(one, batch_size) for one in waiting)
+  found, expected = sum(map(len, labels)), source.num_examples(split)
+  if found != expected or not found:
+    raise ValueError(
+      f"split {split!r} yielded {found} examples, promised {expected}"
+    )
+  # Only the last batch is padded.
+  together = np.concatenate(features)[:found]
+  if not np.isfinite(together).all():
+    raise ValueError(
+      f"features of split {split!r} are not finite: the encoder has diverged"
+    )
+  return together, np.concatenate(labels)
+
+
+def fingerprint(variables: Any) -> str:
+  """Hashes paths, dtypes, shapes and bytes of all leaves (SHA-256, hex)."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    array = np.asarray(leaf)
+    name = jax.tree_util.keystr(path)
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def check(
+  name: str, features: np.ndarray, labels: np.ndarray, num_classes: int
+) -> None:
+  """Raises ValueError unless features and labels belong together."""
+  shapes = np.shape(features), np.shape(labels)
+  if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or 0 in shapes[0]:
+    raise ValueError(
+      f"{name} features must be [N, D] and labels [N], got {shapes[0]} and "
+      f"{shapes[1]}"
+    )
+  if not np.isfinite(features).all():
+    raise ValueError(f"{name} features are not finite")
+  low, high = int(np.min(labels)), int(np.max(labels))
+  if low < 0 or high >= num_classes:
+    raise ValueError(
+      f"{name} labels must lie in [0, {num_classes}), got {low} to {high}"
+    )
+
+
+def standardise(
+  train: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Both by the training set's moments, at a mean squared norm of one."""
+  train = np.asarray(train, np.float64)
+  mean, std = train.mean(0), train.std(0)
+  # Rounding must not be blown up to variance.
+  varies = std > 1e-6 * np.abs(train).max(0)
+  scale = varies / (np.where(varies, std, 1) * np.sqrt(train.shape[1]))
+  scaled = (train - mean) * scale
+  return scaled.astype(np.float32), ((test - mean) * scale).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("encode", "mean", "std", "resize"))
+def _embed(
+  variables: Any,
+  images: jax.Array,
+  *,
+  encode: Encode,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  resize: tuple[int, int] | None,
+) -> jax.Array:
+  """Prepares and encodes one batch."""
+  if resize is not None:
+    images = augment.center_crop_resize(images, *resize, method="bicubic")
+  features = encode(variables, augment.normalize(images, mean, std))
+  return features.astype(jnp.float32)
+
+
+def _to_host(features: jax.Array, batch_size: int) -> np.ndarray:
+  """Copies one batch's features out, from all processes where sharded."""
+  if features.ndim != 2 or len(features) != batch_size:
+    raise ValueError(
+      f"features of {batch_size} images must be [{batch_size}, D], "
+      f"got {features.shape}"
+    )
+  if features.is_fully_addressable or features.is_fully_replicated:
+    return np.asarray(features)
+  return np.asarray(multihost_utils.process_allgather(features, tiled=True))

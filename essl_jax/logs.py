@@ -1,0 +1,298 @@
+"""Figures on disk and on the terminal: JSONL, TensorBoard, a progress bar."""
+
+import collections
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+import tensorboardX
+
+import essl_jax
+from essl_jax.workdir import replace_text, to_json
+from essl_jax.workdir import write_json as write_json
+
+_PLAIN_SECONDS = 30.0  # between two lines where there is no bar
+_RATE_SECONDS = 30.0  # over which speed is averaged
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Logger:
+  """Writes the figures of a run and shows how far it is.
+
+  `<workdir>/metrics.jsonl` holds one JSON object a line: `step`, `wall_time`
+  (seconds since 1970) and the figures; NaN and infinities, which JSON lacks,
+  are null there and themselves in the TensorBoard events under
+  `<workdir>/tensorboard`. Both are opened by the first `write`.
+
+  Example:
+    with Logger("runs/a", total_steps=1000, images_per_step=512) as logger:
+      logger.info("begins")
+      for step in range(1, 1001):
+        logger.write(step, {"loss_total": 0.5})
+        logger.progress(step, {"loss_total": 0.5})
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    total_steps: int,
+    start_step: int = 0,
+    enabled: bool = True,
+    progress: bool | None = None,
+    images_per_step: int | None = None,
+  ):
+    """Prepares to log; nothing is written or printed yet.
+
+    Args:
+      workdir: directory of the run.
+      total_steps: the step at which the run is done.
+      start_step: step the run resumes from. What a killed run logged after it
+        is dropped by the first `write`, and everything if it is 0.
+      enabled: False writes and prints nothing, for all processes but one.
+      progress: True for a bar, False for a plain line every 30 seconds, None
+        for a bar if stdout and stderr are a terminal.
+      images_per_step: global batch size, to show images/s and not steps/s.
+    """
+    self._workdir = pathlib.Path(workdir).expanduser()
+    self._total_steps = total_steps
+    self._start_step = start_step
+    self._enabled = enabled
+    self._images_per_step = images_per_step
+    self._file: Any = None
+    self._events: Any = None
+    self._console = rich.console.Console()
+    if progress is None:
+      progress = sys.stdout.isatty() and sys.stderr.isatty()
+    self._bar = _make_bar(self._console) if progress else None
+    self._task: rich.progress.TaskID | None = None
+    self._times: collections.deque[tuple[float, int]] = collections.deque()
+    self._last_line = -math.inf
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    """Ends the bar and closes the files."""
+    if self._bar is not None and self._task is not None:
+      self._bar.stop()
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Appends figures to `metrics.jsonl` and the TensorBoard events.
+
+    Args:
+      step: number of updates done.
+      scalars: figures by name; anything `float` takes, arrays of one too.
+
+    Raises:
+      ValueError: if a figure is called `step` or `wall_time`.
+    """
+    if not self._enabled:
+      return
+    if reserved := {"step", "wall_time"} & set(scalars):
+      raise ValueError(f"figures may not be called {sorted(reserved)}")
+    if self._file is None:
+      self._open()
+    now = time.time()
+    figures = {name: float(value) for name, value in scalars.items()}
+    line = to_json({"step": int(step), "wall_time": now, **figures})
+    self._file.write(json.dumps(line) + "\n")
+    self._file.flush()
+    for name, value in figures.items():
+      self._events.add_scalar(name, value, int(step), walltime=now)
+
+  def _open(self) -> None:
+    """Opens both files behind the last line that is to stay."""
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    path = self._workdir / "metrics.jsonl"
+    if path.exists():
+      _drop_after(path, self._start_step)
+    self._file = path.open("a", encoding="utf-8")
+    self._events = tensorboardX.SummaryWriter(
+      str(self._workdir / "tensorboard"),
+      # TensorBoard then hides events of a killed run from this step on.
+      purge_step=self._start_step + 1 if self._start_step else 0,
+      flush_secs=10,
+      # File names else hold the second alone, and a second run overwrites.
+      filename_suffix=f".{self._start_step}",
+    )
+
+  def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Shows how far the run is, its speed, the time left and some figures.
+
+    Args:
+      step: number of updates done.
+      scalars: the few figures to show, by name.
+    """
+    if not self._enabled:
+      return
+    speed, left = self._pace(step)
+    figures = "  ".join(f"{k} {float(x):.4g}" for k, x in scalars.items())
+    if self._bar is not None:
+      if self._task is None:
+        self._task = self._bar.add_task(
+          "train", total=self._total_steps, speed="", left="", figures=""
+        )
+        self._bar.start()
+      self._bar.update(
+        self._task, completed=step, speed=speed, left=left, figures=figures
+      )
+      return
+    now = time.monotonic()
+    if now - self._last_line >= _PLAIN_SECONDS or step >= self._total_steps:
+      self._last_line = now
+      parts = [f"step {step}/{self._total_steps}", speed, left, figures]
+      self.info("  ".join(part for part in parts if part))
+
+  def _pace(self, step: int) -> tuple[str, str]:
+    """Returns the speed and the time left as texts, empty at first."""
+    times = self._times
+    times.append((time.monotonic(), step))
+    while len(times) > 2 and times[-1][0] - times[0][0] > _RATE_SECONDS:
+      times.popleft()
+    seconds, steps = times[-1][0] - times[0][0], step - times[0][1]
+    if seconds <= 0 or steps <= 0:
+      return "", ""
+    rate = steps / seconds
+    if self._images_per_step is None:
+      speed = f"{rate:.3g} steps/s"
+    else:
+      speed = f"{rate * self._images_per_step:,.0f} images/s"
+    minutes, second = divmod(round((self._total_steps - step) / rate), 60)
+    hour, minute = divmod(minutes, 60)
+    return speed, f"{hour}:{minute:02}:{second:02} left"
+
+  def info(self, text: str) -> None:
+    """Prints a line, above the bar where there is one."""
+    if self._enabled:
+      self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Figures(rich.progress.ProgressColumn):
+  """The one column that gives way where the terminal is narrow."""
+
+  def render(self, task: rich.progress.Task) -> rich.text.Text:
+    """Returns the figures on one line."""
+    return rich.text.Text(
+      task.fields["figures"], no_wrap=True, overflow="ellipsis"
+    )
+
+
+def _make_bar(console: rich.console.Console) -> rich.progress.Progress:
+  """Returns a bar with the fields speed, left and figures beside it."""
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(bar_width=12),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TextColumn("{task.fields[speed]}"),
+    rich.progress.TextColumn("{task.fields[left]}"),
+    _Figures(rich.table.Column(overflow="ellipsis")),
+    console=console,
+  )
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+  """Rewrites a JSONL file without lines of later steps or half a line."""
+  kept = []
+  for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+      is_kept = step > 0 and json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+      is_kept = False
+    if is_kept:
+      kept.append(line + "\n")
+  replace_text(path, "".join(kept))
+
+
+def check_finite(step: int, scalars: Mapping[str, float]) -> None:
+  """Stops a run whose loss has become NaN or infinite.
+
+  Args:
+    step: number of updates done.
+    scalars: figures by name.
+
+  Raises:
+    FloatingPointError: naming the step and the figures that are not finite.
+  """
+  values = {name: float(value) for name, value in scalars.items()}
+  wrong = [f"{k} is {x}" for k, x in values.items() if not math.isfinite(x)]
+  if wrong:
+    raise FloatingPointError(
+      f"not finite at step {step}: {', '.join(wrong)}: lower the learning "
+      "rate, or look at the steps before in metrics.jsonl"
+    )
+
+
+def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+  """Prints a table of two columns; long texts go on in the next line.
+
+  Args:
+    title: line above the table.
+    rows: name and value of each row.
+  """
+  table = rich.table.Table(
+    title=rich.text.Text(title),
+    title_justify="left",
+    show_header=False,
+    box=rich.box.HORIZONTALS,
+  )
+  table.add_column(overflow="fold")
+  table.add_column(overflow="fold")
+  for name, value in rows:
+    table.add_row(rich.text.Text(name), rich.text.Text(value))
+  rich.console.Console().print(table)
+
+
+def environment() -> dict[str, Any]:
+  """Returns what a result depends on: versions, devices, source.
+
+  Returns:
+    Versions by package, `device_kind`, `device_count` (of all processes),
+    `process_count`, and `git_commit`: of the checkout the package is run
+    from, with "-dirty" if tracked files have changed, None outside of one.
+  """
+  return {
+    "essl_jax": essl_jax.__version__,
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    "device_kind": jax.devices()[0].device_kind,
+    "device_count": jax.device_count(),
+    "process_count": jax.process_count(),
+    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[1]),
+  }
+
+
+def _git_commit(source: pathlib.Path) -> str | None:
+  """Returns the commit of a checkout whose top directory is `source`."""
+
+  def git(*arguments: str) -> str:
+    command = ["git", "-C", str(source), *arguments]
+    return subprocess.run(
+      command, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()
+
+  try:
+    # An installed package may lie within a checkout of something else.
+    if pathlib.Path(git("rev-parse", "--show-toplevel")) != source:
+      return None
+    is_dirty = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("-dirty" if is_dirty else "")
+  except (OSError, subprocess.SubprocessError):
+    return None

@@ -1,0 +1,218 @@
+"""Multi-layer perceptrons on the encoder's features.
+
+One module, `MLP`, and a constructor for each head of the recipes: the projector
+and SimSiam's predictor, and the head that tells which transformation was
+applied. Epsilons and initial weights are PyTorch's (Flax's layer norm would use
+1e-6).
+
+References: Chen et al. (arXiv 2002.05709), Chen and He (arXiv 2011.10566),
+Dangovski et al. (arXiv 2111.00899).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+NORMS = ("batch", "layer", "none")
+OUTPUT_NORMS = ("none", "batch", "batch_not_affine")
+EPSILON = 1e-5
+
+
+def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+  """Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` starts both tensors."""
+  bound = fan_in**-0.5
+
+  def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class MLP(nn.Module):
+  """Linear layers with norms, and ReLU between them.
+
+  Attributes:
+    widths: Output size of each linear layer, the last one included.
+    norm: After the hidden layers: `"batch"`, `"layer"` or `"none"`.
+    output_norm: After the last layer: `"none"`, `"batch"`, or
+      `"batch_not_affine"` (no scale, no offset).
+    hidden_bias: Whether hidden linear layers have biases.
+    output_bias: Whether the last linear layer has one.
+    last_hidden_relu: False leaves out the ReLU before the last layer.
+    dtype: What is computed in; parameters and statistics stay float32.
+    axis_name: Mapped axis over which batch norms share their statistics.
+
+  Raises:
+    ValueError: For empty or non-positive widths or an unknown norm.
+
+  Example:
+    >>> head = MLP(widths=(32, 4), norm="layer")
+    >>> features = jnp.zeros((2, 16))
+    >>> variables = head.init(jax.random.key(0), features, train=False)
+    >>> head.apply(variables, features, train=False).shape
+    (2, 4)
+  """
+
+  widths: Sequence[int]
+  norm: str = "batch"
+  output_norm: str = "none"
+  hidden_bias: bool = True
+  output_bias: bool = True
+  last_hidden_relu: bool = True
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  def __post_init__(self) -> None:
+    if not self.widths or min(self.widths) < 1:
+      raise ValueError(
+        f"widths must be one or more positive sizes, got {self.widths!r}."
+      )
+    if self.norm not in NORMS:
+      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}.")
+    if self.output_norm not in OUTPUT_NORMS:
+      raise ValueError(
+        f"output_norm must be one of {OUTPUT_NORMS}, got {self.output_norm!r}."
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps features `[N, F]` to `[N, widths[-1]]`, float32.
+
+    Args:
+      x: Features, `[N, F]`, floating point.
+      train: Batch norms use the batch's statistics and update the running ones.
+
+    Returns:
+      The last layer's output, `[N, widths[-1]]`, float32.
+
+    Raises:
+      ValueError: If `x` does not have two axes.
+    """
+    if x.ndim != 2:
+      raise ValueError(f"Features must be [N, F], got shape {x.shape}.")
+    last = len(self.widths) - 1
+    for i, width in enumerate(self.widths):
+      x = self._dense(i, width, x.shape[-1])(x)
+      norm = self._norm(i, train)
+      x = x if norm is None else norm(x)
+      if i < last and (i < last - 1 or self.last_hidden_relu):
+        x = nn.relu(x)
+    return x.astype(jnp.float32)
+
+  def _dense(self, i: int, width: int, fan_in: int) -> nn.Dense:
+    is_output = i == len(self.widths) - 1
+    return nn.Dense(
+      width,
+      use_bias=self.output_bias if is_output else self.hidden_bias,
+      dtype=self.dtype,
+      kernel_init=_uniform_fan_in(fan_in),
+      bias_init=_uniform_fan_in(fan_in),
+      name=f"dense_{i}",
+    )
+
+  def _norm(self, i: int, train: bool) -> nn.Module | None:
+    is_output = i == len(self.widths) - 1
+    norm = self.output_norm if is_output else self.norm
+    if norm == "none":
+      return None
+    if norm == "layer":
+      return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=f"norm_{i}")
+    affine = norm == "batch"
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=EPSILON,
+      dtype=self.dtype,
+      use_scale=affine,
+      use_bias=affine,
+      axis_name=self.axis_name,
+      name=f"norm_{i}",
+    )
+
+
+def projector(
+  widths: Sequence[int],
+  *,
+  last_affine: bool,
+  dtype: Any = jnp.float32,
+  axis_name: str | None = None,
+) -> MLP:
+  """The projector: no biases, batch norm after every layer, ReLU between.
+
+  Args:
+    widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
+    last_affine: Whether the last batch norm has scale and offset.
+    dtype: What is computed in.
+    axis_name: Mapped axis over which batch norms share their statistics.
+
+  Returns:
+    The module.
+  """
+  return MLP(
+    widths=tuple(widths),
+    norm="batch",
+    output_norm="batch" if last_affine else "batch_not_affine",
+    hidden_bias=False,
+    output_bias=False,
+    dtype=dtype,
+    axis_name=axis_name,
+  )
+
+
+def predictor(
+  hidden: int,
+  out: int,
+  *,
+  dtype: Any = jnp.float32,
+  axis_name: str | None = None,
+) -> MLP:
+  """SimSiam's predictor: a hidden layer with batch norm, a plain last layer.
+
+  Args:
+    hidden: Size of the hidden layer (no bias); 512 in the recipes.
+    out: Size of the output, that of the projector.
+    dtype: What is computed in.
+    axis_name: Mapped axis over which the batch norm shares its statistics.
+
+  Returns:
+    The module.
+  """
+  return MLP(
+    widths=(hidden, out),
+    norm="batch",
+    hidden_bias=False,
+    output_bias=True,
+    dtype=dtype,
+    axis_name=axis_name,
+  )
+
+
+def transformation_head(
+  hidden_widths: Sequence[int],
+  num_classes: int,
+  *,
+  last_hidden_relu: bool = True,
+  dtype: Any = jnp.float32,
+) -> MLP:
+  """The head that tells the transformations apart: layer norms and biases.
+
+  Args:
+    hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10.
+    num_classes: Number of transformations in the group.
+    last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
+      no ReLU after the last hidden layer.
+    dtype: What is computed in.
+
+  Returns:
+    The module.
+  """
+  return MLP(
+    widths=(*hidden_widths, num_classes),
+    norm="layer",
+    last_hidden_relu=last_hidden_relu,
+    dtype=dtype,
+  )

@@ -1,0 +1,299 @@
+"""Residual networks of 18 to 152 layers with a CIFAR or an ImageNet stem.
+
+The architecture is torchvision's ("v1.5": a bottleneck strides in its 3x3
+convolution), down to its symmetric padding, so that PyTorch weights carry over
+(`essl_jax.convert`). Three things a user may trip over:
+
+- Padding is explicit: `SAME` pads a strided convolution on one side only and
+  would shift every feature map by half a pixel.
+- Flax keeps the biased batch variance in the running statistics, PyTorch the
+  unbiased one, n/(n-1) times as large over n values per channel.
+- XLA's convolution gradient is slow on CPUs; `default_conv()` picks a faster
+  convolution there, to be passed as `conv_general_dilated`.
+
+Reference: He et al., "Deep Residual Learning for Image Recognition",
+CVPR 2016 (arXiv 1512.03385).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Blocks per stage, and whether they are bottlenecks.
+STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+  152: ((3, 8, 36, 3), True),
+}
+STEMS = ("cifar", "imagenet")
+BOTTLENECK_EXPANSION = 4
+
+ConvFunction = Callable[..., jax.Array]
+
+# A true normal: Flax's own Kaiming initialisers truncate at two deviations.
+_kaiming_normal_fan_out = nn.initializers.variance_scaling(
+  2.0, "fan_out", "normal"
+)
+
+
+class _Layers(nn.Module):
+  """What blocks and network share: how they convolve and normalise."""
+
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+  conv_general_dilated: ConvFunction = jax.lax.conv_general_dilated
+
+  def conv(
+    self, features: int, size: int, stride: int, padding: int, name: str
+  ) -> nn.Conv:
+    return nn.Conv(
+      features,
+      (size, size),
+      strides=(stride, stride),
+      padding=((padding, padding), (padding, padding)),
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=_kaiming_normal_fan_out,
+      conv_general_dilated=self.conv_general_dilated,
+      name=name,
+    )
+
+  def norm(self, name: str, *, train: bool, zero: bool = False) -> nn.BatchNorm:
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
+      name=name,
+    )
+
+
+class ResidualBlock(_Layers):
+  """Two 3x3 convolutions, or 1x1-3x3-1x1, added to the (projected) input."""
+
+  width: int = 64
+  stride: int = 1
+  bottleneck: bool = False
+  zero_init_last_norm: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps images `[N, H, W, C]` to `[N, H/stride, W/stride, C']`."""
+    # (features, kernel size, stride, padding) of the block's convolutions.
+    if self.bottleneck:
+      outer = self.width * BOTTLENECK_EXPANSION
+      middle = (self.width, 3, self.stride, 1)
+      convolutions = [(self.width, 1, 1, 0), middle, (outer, 1, 1, 0)]
+    else:
+      convolutions = [(self.width, 3, self.stride, 1), (self.width, 3, 1, 1)]
+    features = convolutions[-1][0]
+
+    shortcut = x
+    if self.stride != 1 or x.shape[-1] != features:
+      shortcut = self.conv(features, 1, self.stride, 0, "downsample_conv")(x)
+      shortcut = self.norm("downsample_bn", train=train)(shortcut)
+    for i, convolution in enumerate(convolutions, start=1):
+      last = i == len(convolutions)
+      x = self.conv(*convolution, name=f"conv{i}")(x)
+      x = self.norm(
+        f"bn{i}", train=train, zero=last and self.zero_init_last_norm
+      )(x)
+      x = nn.relu(x + shortcut if last else x)
+    return x
+
+
+class ResNet(_Layers):
+  """A residual network without its classifier.
+
+  Parameters, running statistics and the batch norms' reductions are float32
+  whatever `dtype` is.
+
+  Attributes:
+    depth: 18, 34, 50, 101 or 152.
+    stem: `"cifar"` (3x3 convolution, stride 1) or `"imagenet"` (7x7, stride 2,
+      then 3x3 max-pooling, stride 2).
+    width: Channels of the first stage; the later ones double it.
+    zero_init_last_norm: Start each block as the identity: scale 0 in its last
+      batch norm.
+    dtype: What convolutions and activations are computed in.
+    axis_name: Mapped axis over which batch norms share their statistics.
+    conv_general_dilated: Stands in for `jax.lax.conv_general_dilated`.
+
+  Raises:
+    ValueError: For an unknown depth or stem, or a width below 1.
+
+  Example:
+    >>> model = ResNet(depth=18, stem="cifar", width=16)
+    >>> images = jnp.zeros((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> model.apply(variables, images, train=False).shape
+    (2, 128)
+  """
+
+  depth: int = 18
+  stem: str = "imagenet"
+  width: int = 64
+  zero_init_last_norm: bool = False
+
+  def __post_init__(self) -> None:
+    if self.depth not in STAGES:
+      raise ValueError(
+        f"ResNet depth must be one of {sorted(STAGES)}, got {self.depth!r}."
+      )
+    if self.stem not in STEMS:
+      raise ValueError(f"stem must be one of {STEMS}, got {self.stem!r}.")
+    if self.width < 1:
+      raise ValueError(f"ResNet width must be at least 1, got {self.width!r}.")
+    super().__post_init__()
+
+  @property
+  def num_features(self) -> int:
+    """Size F of the features: 8 or (bottlenecks) 32 times the width."""
+    bottleneck = STAGES[self.depth][1]
+    return self.width * 8 * (BOTTLENECK_EXPANSION if bottleneck else 1)
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps images to their globally pooled features.
+
+    Args:
+      x: Normalised images, `[N, H, W, C]`, floating point.
+      train: Normalise with the batch's statistics and update the running ones
+        (collection `batch_stats`), or use the running ones.
+
+    Returns:
+      Features, `[N, F]`, float32.
+
+    Raises:
+      ValueError: If `x` does not have four axes.
+    """
+    if x.ndim != 4:
+      raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")
+    size, stride = (3, 1) if self.stem == "cifar" else (7, 2)
+    x = self.conv(self.width, size, stride, size // 2, "conv1")(x)
+    x = nn.relu(self.norm("bn1", train=train)(x))
+    if self.stem == "imagenet":
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    blocks_per_stage, bottleneck = STAGES[self.depth]
+    for stage, blocks in enumerate(blocks_per_stage):
+      for block in range(blocks):
+        x = ResidualBlock(
+          dtype=self.dtype,
+          axis_name=self.axis_name,
+          conv_general_dilated=self.conv_general_dilated,
+          width=self.width * 2**stage,
+          stride=2 if stage > 0 and block == 0 else 1,
+          bottleneck=bottleneck,
+          zero_init_last_norm=self.zero_init_last_norm,
+          name=f"layer{stage + 1}_{block}",
+        )(x, train=train)
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def im2col_conv(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **options: Any,
+) -> jax.Array:
+  """Convolution as one matrix product of shifted slices of the images.
+
+  Args:
+    lhs: Images, `[N, H, W, C]`.
+    rhs: Kernel, `[height, width, C, C']`.
+    window_strides: The two strides.
+    padding: `((top, bottom), (left, right))`.
+    **options: `jax.lax.conv_general_dilated`'s others; `precision` is obeyed.
+
+  Returns:
+    `[N, H', W', C']`.
+
+  Raises:
+    ValueError: For any other kind of convolution.
+  """
+  _check_plain(lhs, rhs, **options)
+  height, width = _output_size(lhs, rhs, window_strides, padding)
+  images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  stride_y, stride_x = window_strides
+  slices = [
+    images[
+      :,
+      y : y + (height - 1) * stride_y + 1 : stride_y,
+      x : x + (width - 1) * stride_x + 1 : stride_x,
+    ]
+    for y in range(rhs.shape[0])
+    for x in range(rhs.shape[1])
+  ]
+  patches = jnp.concatenate(slices, axis=-1)
+  out = jnp.matmul(
+    patches.reshape(-1, patches.shape[-1]),
+    rhs.reshape(-1, rhs.shape[-1]),
+    precision=options.get("precision"),
+  )
+  return out.reshape(lhs.shape[0], height, width, rhs.shape[-1])
+
+
+def cpu_conv(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **options: Any,
+) -> jax.Array:
+  """Picks the faster convolution on a CPU from the shapes.
+
+  XLA's own is fast except around images of at most 2x2 pixels (as output, or
+  as its gradient), where it takes up to a hundred times as long as
+  `im2col_conv`; the last stage of a ResNet on 16x16 images is made of these.
+  1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
+  """
+  small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
+  if small or rhs.shape[:2] == (1, 1):
+    return im2col_conv(lhs, rhs, window_strides, padding, **options)
+  return jax.lax.conv_general_dilated(
+    lhs, rhs, window_strides, padding, **options
+  )
+
+
+def default_conv() -> ConvFunction:
+  """The fast convolution of the default backend: `cpu_conv` on a CPU."""
+  if jax.default_backend() == "cpu":
+    return cpu_conv
+  return jax.lax.conv_general_dilated
+
+
+def _output_size(
+  lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], padding: Any
+) -> list[int]:
+  if isinstance(padding, str):
+    raise ValueError(f"Padding must be given in pixels, got {padding!r}.")
+  padded = [lhs.shape[1 + i] + sum(padding[i]) for i in (0, 1)]
+  return [(padded[i] - rhs.shape[i]) // strides[i] + 1 for i in (0, 1)]
+
+
+def _check_plain(lhs: jax.Array, rhs: jax.Array, **options: Any) -> None:
+  if lhs.ndim != 4 or rhs.ndim != 4 or lhs.shape[-1] != rhs.shape[-2]:
+    raise ValueError(
+      "im2col_conv takes [N, H, W, C] images and [height, width, C, C'] "
+      f"kernels, got shapes {lhs.shape} and {rhs.shape}."
+    )
+  numbers = options.pop("dimension_numbers", None)
+  given, plain = (
+    jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout)
+    for layout in (numbers, ("NHWC", "HWIO", "NHWC"))
+  )
+  if given != plain:
+    raise ValueError(f"im2col_conv takes NHWC and HWIO, got {given}.")
+  options.pop("precision", None)
+  for name, value in options.items():
+    if value not in (None, 1, (1, 1)):
+      raise ValueError(f"im2col_conv takes no {name}={value}.")

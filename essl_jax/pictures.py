@@ -1,0 +1,112 @@
+"""Pictures of a run: what it sees, how it went, what it has learned."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from essl_jax import experiment as experiment_lib
+from essl_jax import step as step_lib
+from essl_jax.evaluation import suite as suite_lib
+
+_IMAGES = 5  # rows of the sheet of views
+_POINTS = 2000  # test images in the map of the features
+
+
+def write_summary(
+    workdir: pathlib.Path,
+    experiment: experiment_lib.Experiment,
+    suite: suite_lib.Suite,
+    state: step_lib.TrainState,
+) -> pathlib.Path | None:
+  """Draws `summary.png`: views, curves and a map of the test features.
+
+  Args:
+    workdir: holds `metrics.jsonl`.
+    experiment: whose source and views are shown.
+    suite: encodes the test images.
+    state: the trained state.
+
+  Returns:
+    The picture's path; None where matplotlib is not installed.
+  """
+  try:
+    from matplotlib import figure as figure_lib
+  except ImportError:
+    return None
+  figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
+  axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+  _draw_views(axes[0], experiment, state)
+  _draw_curves(axes[1], workdir / "metrics.jsonl")
+  _draw_features(axes[2], *suite.features(state, "test"))
+  path = workdir / "summary.png"
+  figure.savefig(path, dpi=110)
+  return path
+
+
+def _draw_views(
+    axes: Any,
+    experiment: experiment_lib.Experiment,
+    state: step_lib.TrainState,
+) -> None:
+  """A row an image: itself, its two views, its transformed third view."""
+  config = experiment.config
+  batch = next(experiment.source.evaluation_batches("test", _IMAGES))
+  images = np.asarray(batch["image"])
+  host = jax.device_get(state)
+  views = jax.jit(step_lib.make_views(config))(host, {"image": images})
+  rows = [images / 255, views.first, views.second]
+  title = "image, view 1, view 2"
+  if views.transformed is not None:
+    parts = len(views.transformed) // len(images)
+    rows += np.split(np.asarray(views.transformed), parts)
+    title += ", transformed view 3"
+  view = config.views.first
+  cells = [rows[0]] + [np.asarray(r) * view.std + view.mean for r in rows[1:]]
+  side = max(cell.shape[1] for cell in cells)
+  sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
+  for column, cell in enumerate(cells):
+    for row, picture in enumerate(np.clip(cell, 0, 1)):
+      height, width = picture.shape[:2]
+      top = row * (side + 2) + (side - height) // 2
+      left = column * (side + 2) + (side - width) // 2
+      sheet[top : top + height, left : left + width] = picture
+  axes.imshow(sheet, interpolation="nearest")
+  axes.set_title(title)
+  axes.axis("off")
+
+
+def _draw_curves(axes: Any, path: pathlib.Path) -> None:
+  """The losses and, on a second axis, the accuracies by step."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  right = axes.twinx()
+  for side, names in (
+      (axes, ("loss_ssl", "loss_equivariance")),
+      (right, ("knn_top1", "equivariance_accuracy")),
+  ):
+    for name in names:
+      points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
+      if points:
+        style = {"color": f"C{len(axes.lines) + len(right.lines)}"}
+        side.plot(*zip(*points, strict=True), label=name, **style)
+  axes.set_xlabel("step")
+  axes.set_ylabel("loss")
+  right.set_ylabel("accuracy (%)")
+  handles = [*axes.lines, *right.lines]
+  axes.legend(handles=handles, fontsize=8, loc="center right")
+  axes.set_title("training")
+
+
+def _draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
+  """The test features on their two principal axes, coloured by class."""
+  features, labels = features[:_POINTS], labels[:_POINTS]
+  unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+  centred = unit - unit.mean(axis=0)
+  principal = np.linalg.svd(centred, full_matrices=False)[2][:2]
+  x, y = (centred @ principal.T).T
+  axes.scatter(x, y, c=labels, s=6, cmap="tab10" if labels.max() < 10 else None)
+  axes.set_title("test features, two principal axes, colour = class")
+  axes.set_xticks([])
+  axes.set_yticks([])

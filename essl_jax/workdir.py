@@ -1,0 +1,175 @@
+"""The directory of a run: the config it belongs to, writing files whole."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+
+from essl_jax.errors import UsageError
+
+
+def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the absolute path; refuses the address of a bucket."""
+  if "://" in str(workdir):
+    raise UsageError(
+      f"workdir {workdir} is no local path: mount the bucket as a directory "
+      "(gcsfuse) and give that directory"
+    )
+  return pathlib.Path(workdir).expanduser().absolute()
+
+
+def check_config(
+  workdir: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  *,
+  ignore: Collection[str] = (),
+) -> None:
+  """Ties a workdir to a config: writes it at first, compares it later.
+
+  The first config stays on disk, also where ignored fields have changed.
+  Process 0 alone writes.
+
+  Args:
+    workdir: directory of the run; made if it does not exist.
+    config: nested dict of what JSON can hold.
+    ignore: dotted names that may differ; "logging" stands for all below it.
+
+  Raises:
+    UsageError: if the workdir cannot be used, or belongs to another config.
+  """
+  path = local_path(workdir)
+  if jax.process_index() == 0:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=path):
+        pass
+      if not (path / "config.json").exists():
+        write_json(path / "config.json", config)
+    except OSError as error:
+      raise UsageError(
+        f"cannot write to workdir {workdir}: {error}: choose another "
+        "--workdir or change its permissions"
+      ) from error
+  if not (path / "config.json").exists():
+    return  # another process is about to write what this one holds
+  there = _dotted(read_config(workdir))
+  here = _dotted(to_json(config))
+  different = [
+    f"{name} is {_show(there, name)} there, {_show(here, name)} here"
+    for name in here | there
+    if _show(there, name) != _show(here, name)
+    and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)
+  ]
+  if different:
+    raise UsageError(
+      f"workdir {workdir} holds a run with another config: "
+      + "; ".join(different)
+      + ": choose another --workdir or restore these fields"
+    )
+
+
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the config a workdir was begun with.
+
+  Args:
+    workdir: directory of a run.
+
+  Returns:
+    The nested dict given to `check_config`, tuples as lists.
+
+  Raises:
+    UsageError: if the workdir holds no run or its config cannot be read.
+  """
+  path = local_path(workdir) / "config.json"
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise UsageError(
+      f"workdir {workdir} holds no run ({path} does not exist): give the "
+      "--workdir of a training"
+    ) from error
+  except (OSError, ValueError) as error:
+    raise UsageError(
+      f"cannot read {path}: {error}: restore the file or choose another "
+      "--workdir"
+    ) from error
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Flattens a nested dict to dotted names; an empty dict stays a value."""
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _dotted(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def _show(flat: Mapping[str, Any], name: str) -> str:
+  """Returns a field as JSON, or that it is absent."""
+  return json.dumps(flat[name]) if name in flat else "absent"
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file so that it is never seen half-written.
+
+  Args:
+    path: file to write or replace; its directory has to exist.
+    text: its new content.
+
+  Raises:
+    OSError: if the file cannot be written.
+  """
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def to_json(data: Any) -> Any:
+  """Returns the same data in the types of JSON.
+
+  Args:
+    data: nested mappings, lists, tuples, arrays, NumPy scalars and paths.
+
+  Returns:
+    Dicts, lists, numbers and strings; None for NaN and infinities.
+  """
+  if isinstance(data, Mapping):
+    return {str(key): to_json(value) for key, value in data.items()}
+  if isinstance(data, list | tuple):
+    return [to_json(value) for value in data]
+  if isinstance(data, os.PathLike):
+    return os.fspath(data)
+  if hasattr(data, "tolist"):
+    return to_json(data.tolist())
+  if isinstance(data, float) and not math.isfinite(data):
+    return None
+  return data
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+  """Writes data as indented JSON, all of it or nothing.
+
+  Args:
+    path: file to write or replace; its directory has to exist.
+    data: what JSON can hold, arrays, NumPy scalars and paths besides. NaN and
+      infinities become null.
+
+  Raises:
+    TypeError: if the data holds something else.
+    OSError: if the file cannot be written.
+  """
+  text = json.dumps(to_json(data), indent=2, allow_nan=False)
+  replace_text(pathlib.Path(path), text + "\n")

@@ -1,0 +1,57 @@
+"""The config of a workdir, and workdirs that cannot be used."""
+
+import pytest
+
+from essl_jax import checkpoint
+from essl_jax.errors import UsageError
+
+
+def test_config_is_written_once_and_compared(tmp_path):
+  config = {
+    "seed": 0,
+    "model": {"width": 64, "stages": (2, 2)},
+    "logging": {"every": 10},
+    "loggings": 1,
+  }
+  workdir = tmp_path / "runs" / "a"
+  checkpoint.check_config(workdir, config)
+  assert checkpoint.read_config(workdir)["model"] == {
+    "width": 64,
+    "stages": [2, 2],
+  }
+  assert [path.name for path in workdir.iterdir()] == ["config.json"]
+  checkpoint.check_config(workdir, config)
+  other = {
+    "seed": 1,
+    "model": {"width": 16, "stages": (2, 2), "stem": "cifar"},
+    "logging": {"every": 20},
+  }
+  with pytest.raises(UsageError) as error:
+    checkpoint.check_config(workdir, other, ignore=["logging", "seed"])
+  assert str(error.value) == (
+    f"workdir {workdir} holds a run with another config: "
+    'model.width is 64 there, 16 here; model.stem is absent there, "cifar" '
+    "here; loggings is 1 there, absent here: choose another --workdir or "
+    "restore these fields"
+  )
+  with pytest.raises(UsageError, match="logging.every is 10 there, 20 here"):
+    checkpoint.check_config(workdir, other, ignore=["logging.ever"])
+  assert checkpoint.read_config(workdir)["seed"] == 0
+
+
+def test_unusable_workdirs_are_told_in_one_line(tmp_path):
+  (tmp_path / "file").write_text("")
+  below = tmp_path / "file" / "run"
+  with pytest.raises(UsageError, match="Not a directory.*choose another") as e:
+    checkpoint.check_config(below, {})
+  assert "\n" not in str(e.value)
+  with pytest.raises(UsageError, match="File exists.*choose another"):
+    checkpoint.check_config(tmp_path / "file", {})
+  with pytest.raises(UsageError, match="no local path: mount"):
+    checkpoint.check_config("gs://bucket/run", {})
+  for path in (below, tmp_path, tmp_path / "nowhere"):
+    with pytest.raises(UsageError, match="holds no run"):
+      checkpoint.read_config(path)
+  (tmp_path / "config.json").write_text('{"seed": ')
+  with pytest.raises(UsageError, match="cannot read .*config.json"):
+    checkpoint.read_config(tmp_path)
