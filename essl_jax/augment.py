@@ -395,9 +395,10 @@ def normalize(
 ) -> jax.Array:
   """Subtracts `mean` and divides by `std`, one value per channel."""
   images = _as_float(images)
-  shape = (1, 1, 1, 3)
-  center = jnp.asarray(mean, jnp.float32).reshape(shape)
-  return (images - center) / jnp.asarray(std, jnp.float32).reshape(shape)
+  center = np.asarray(mean, np.float32).reshape(1, 1, 1, 3)
+  # Divisions may differ in the last bit with the batch's shape, products not.
+  factor = np.float32(1) / np.asarray(std, np.float32).reshape(1, 1, 1, 3)
+  return (images - center) * factor
 
 
 # Per field of a View: how many numbers, the smallest and the largest.

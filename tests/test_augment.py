@@ -306,13 +306,15 @@ def test_float_and_bfloat16_images_give_the_views_of_uint8(images):
 
 
 def test_vmap_over_batches(images):
-  view = View(size=16)
+  view = View(**PLAIN | {"flip": 0.5, "jitter_probability": 0.5})
   keys = jax.random.split(jax.random.key(0), 2)
   batches = images.reshape(2, 4, 20, 24, 3)
-  out = jax.vmap(lambda key, batch: random_view(key, batch, view))(
+  out = jax.jit(jax.vmap(functools.partial(random_view, view=view)))(
     keys, batches
   )
-  np.testing.assert_allclose(out[1], draw(keys[1], batches[1], view), atol=1e-4)
+  for i in range(2):
+    single = draw(keys[i], batches[i], view)
+    assert np.abs(out[i] - single).mean() < 1e-5
 
 
 @pytest.mark.parametrize("name", [*ADJUST, "blur", "crop"])
@@ -323,6 +325,7 @@ def test_gradient_matches_the_slope(images, name):
   )
   weights = weights[..., ::-1] ** 2
 
+  @jax.jit
   def loss(value):
     if name == "blur":
       out = augment.gaussian_blur(image, value, max_sigma=2.0)
@@ -366,8 +369,12 @@ def test_eight_devices_draw_the_views_of_one(images, check):
     out_specs=share,
     check_vma=check,
   )
-  np.testing.assert_array_equal(
-    jax.jit(mapped)(keys, many), draw(key, many, view)
+  # The blur's last bit depends on how the compiler fuses it.
+  np.testing.assert_allclose(
+    jax.jit(mapped)(keys, many),
+    draw(key, many, view),
+    rtol=0,
+    atol=1e-6 if view.blur else 0,
   )
 
 
