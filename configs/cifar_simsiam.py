@@ -22,8 +22,8 @@ import ml_collections
 from essl_jax.config import variants
 
 VARIANTS = {
-    "baseline": "without equivariance",
-    "small": "minutes on 2 CPU cores",
+  "baseline": "without equivariance",
+  "small": "minutes on 2 CPU cores",
 }
 
 
@@ -44,59 +44,59 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.evaluate_checkpoint = "latest"
 
   config.data = dict(
-      name="cifar10",
-      dir=ml_collections.config_dict.placeholder(str),
-      on_device=False,
-      train_split="train",
-      test_split="test",
-      image_size=ml_collections.config_dict.placeholder(int),
+    name="cifar10",
+    dir=ml_collections.config_dict.placeholder(str),
+    on_device=False,
+    train_split="train",
+    test_split="test",
+    image_size=ml_collections.config_dict.placeholder(int),
   )
 
   view = dict(
-      size=32,
-      scale=(0.2, 1.0),
-      ratio=(3 / 4, 4 / 3),
-      interpolation="bilinear",
-      flip=0.5,
-      jitter=(0.4, 0.4, 0.4, 0.1),
-      jitter_probability=0.8,
-      grayscale=0.2,
-      blur=0.0,
-      solarize=0.0,
-      mean=(0.4914, 0.4822, 0.4465),
-      std=(0.2023, 0.1994, 0.2010),
+    size=32,
+    scale=(0.2, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    interpolation="bilinear",
+    flip=0.5,
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_probability=0.8,
+    grayscale=0.2,
+    blur=0.0,
+    solarize=0.0,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
   )
   config.views = dict(
-      first=dict(view), second=dict(view), third=view | dict(size=16)
+    first=dict(view), second=dict(view), third=view | dict(size=16)
   )
 
   config.model = dict(
-      depth=18, stem="cifar", width=64, zero_init_last_norm=False
+    depth=18, stem="cifar", width=64, zero_init_last_norm=False
   )
   config.projector = dict(widths=(2048, 2048), last_affine=False)
   config.predictor_hidden = 512
   config.equivariance = dict(
-      group="rotation",
-      weight=0.0 if baseline else 0.4,
-      all_elements=True,
-      hidden_widths=(2048, 2048),
-      last_hidden_relu=False,
+    group="rotation",
+    weight=0.0 if baseline else 0.4,
+    all_elements=True,
+    hidden_widths=(2048, 2048),
+    last_hidden_relu=False,
   )
 
   config.optimizer = dict(
-      learning_rate=0.03 if baseline else 0.06,  # times batch_size / 256
-      weight_decay=5e-4,
-      momentum=0.9,
-      warmup_epochs=10,
+    learning_rate=0.03 if baseline else 0.06,  # times batch_size / 256
+    weight_decay=5e-4,
+    momentum=0.9,
+    warmup_epochs=10,
   )
 
   config.knn = dict(every_epochs=1, k=200, temperature=0.1)
   config.probe = dict(
-      protocol="paper",
-      repetitions=5,
-      epochs=100,
-      batch_size=256,
-      learning_rate=30.0,
+    protocol="paper",
+    repetitions=5,
+    epochs=100,
+    batch_size=256,
+    learning_rate=30.0,
   )
 
   if "small" in chosen:

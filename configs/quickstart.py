@@ -35,45 +35,45 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.data = dict(name="digits", train_split="train", test_split="test")
 
   view = dict(
-      size=16,
-      scale=(0.4, 1.0),
-      ratio=(3 / 4, 4 / 3),
-      interpolation="bilinear",
-      flip=0.0,  # a mirrored digit is another shape
-      jitter=(0.4, 0.4, 0.0, 0.0),  # the images are gray
-      jitter_probability=0.8,
-      grayscale=0.0,
-      blur=0.0,
-      solarize=0.0,
-      mean=(0.31, 0.31, 0.31),
-      std=(0.38, 0.38, 0.38),
+    size=16,
+    scale=(0.4, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    interpolation="bilinear",
+    flip=0.0,  # a mirrored digit is another shape
+    jitter=(0.4, 0.4, 0.0, 0.0),  # the images are gray
+    jitter_probability=0.8,
+    grayscale=0.0,
+    blur=0.0,
+    solarize=0.0,
+    mean=(0.31, 0.31, 0.31),
+    std=(0.38, 0.38, 0.38),
   )
   config.views = dict(first=dict(view), second=dict(view), third=dict(view))
 
   config.model = dict(
-      depth=18, stem="cifar", width=16, zero_init_last_norm=False
+    depth=18, stem="cifar", width=16, zero_init_last_norm=False
   )
   config.projector = dict(widths=(256, 256), last_affine=False)
   config.temperature = 0.5
   config.equivariance = dict(
-      group="rotation",
-      weight=0.0 if "baseline" in chosen else 0.4,
-      all_elements=True,
-      hidden_widths=(256, 256),
-      last_hidden_relu=True,
+    group="rotation",
+    weight=0.0 if "baseline" in chosen else 0.4,
+    all_elements=True,
+    hidden_widths=(256, 256),
+    last_hidden_relu=True,
   )
   config.optimizer = dict(
-      learning_rate=0.12,  # times batch_size / 256
-      weight_decay=5e-4,
-      momentum=0.9,
-      warmup_epochs=1,
+    learning_rate=0.12,  # times batch_size / 256
+    weight_decay=5e-4,
+    momentum=0.9,
+    warmup_epochs=1,
   )
   config.knn = dict(every_epochs=2, k=20, temperature=0.1)
   config.probe = dict(
-      protocol="fast",
-      repetitions=3,
-      epochs=100,
-      batch_size=256,
-      learning_rate=30.0,
+    protocol="fast",
+    repetitions=3,
+    epochs=100,
+    batch_size=256,
+    learning_rate=30.0,
   )
   return config

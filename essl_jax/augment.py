@@ -11,10 +11,10 @@ rounds to eight bits after every operation. Everything works under `jit`,
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex

@@ -6,18 +6,18 @@ process that is killed while saving leaves nothing that could be restored by
 mistake.
 """
 
+from collections.abc import Mapping
 import logging as python_logging
 import math
 import os
 import signal
 import threading
-from collections.abc import Mapping
 from typing import Any, Self
 
-import jax
-import orbax.checkpoint as ocp
 from absl import logging
+import jax
 from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError

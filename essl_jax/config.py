@@ -165,13 +165,13 @@ class Config:
 
 # Changing these does not change what is trained: a workdir accepts them.
 FREE_FIELDS = (
-    "mode",
-    "data.dir",
-    "knn",
-    "probe",
-    "log_every",
-    "checkpoint_every_epochs",
-    "evaluate_checkpoint",
+  "mode",
+  "data.dir",
+  "knn",
+  "probe",
+  "log_every",
+  "checkpoint_every_epochs",
+  "evaluate_checkpoint",
 )
 
 
@@ -243,7 +243,7 @@ def unknown_field(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
   close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
   hint = f" (did you mean {close[0]}?)" if close else ""
   return f"there is no field config.{name}{hint}; there are: " + ", ".join(
-      sorted(known)
+    sorted(known)
   )
 
 
@@ -273,30 +273,30 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 def _check(config: Config) -> None:
   """Refuses values that no run can have, naming field, value and choices."""
   choices = {
-      "mode": ("train", "evaluate"),
-      "precision": ("float32", "bfloat16"),
-      "evaluate_checkpoint": ("latest", "best"),
-      "model.depth": (18, 34, 50, 101, 152),
-      "model.stem": ("cifar", "imagenet"),
-      "probe.protocol": ("paper", "fast", "none"),
+    "mode": ("train", "evaluate"),
+    "precision": ("float32", "bfloat16"),
+    "evaluate_checkpoint": ("latest", "best"),
+    "model.depth": (18, 34, 50, 101, 152),
+    "model.stem": ("cifar", "imagenet"),
+    "probe.protocol": ("paper", "fast", "none"),
   }
   at_least = {
-      "epochs": 1,
-      "batch_size": 2,
-      "seed": 0,
-      "log_every": 1,
-      "checkpoint_every_epochs": 1,
-      "model.width": 1,
-      "equivariance.weight": 0,
-      "optimizer.learning_rate": 0,
-      "optimizer.weight_decay": 0,
-      "optimizer.momentum": 0,
-      "optimizer.warmup_epochs": 0,
-      "knn.every_epochs": 1,
-      "knn.k": 1,
-      "probe.repetitions": 1,
-      "probe.epochs": 1,
-      "probe.batch_size": 1,
+    "epochs": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "log_every": 1,
+    "checkpoint_every_epochs": 1,
+    "model.width": 1,
+    "equivariance.weight": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.momentum": 0,
+    "optimizer.warmup_epochs": 0,
+    "knn.every_epochs": 1,
+    "knn.k": 1,
+    "probe.repetitions": 1,
+    "probe.epochs": 1,
+    "probe.batch_size": 1,
   }
   for name, allowed in choices.items():
     value = _get(config, name)
@@ -313,8 +313,8 @@ def _check(config: Config) -> None:
       raise UsageError(f"config.{name} must be above 0; got {value}")
   if config.optimizer.warmup_epochs >= config.epochs:
     raise UsageError(
-        f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
-        f" must be below config.epochs ({config.epochs})"
+      f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
+      f" must be below config.epochs ({config.epochs})"
     )
 
 

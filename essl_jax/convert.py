@@ -7,8 +7,8 @@ PyTorch itself is not needed: `{k: v.numpy() for k, v in module.state_dict()
 as they are, although PyTorch's are unbiased and Flax's are not.
 """
 
-import re
 from collections.abc import Mapping
+import re
 from typing import Any
 
 import flax.traverse_util

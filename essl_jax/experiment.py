@@ -1,21 +1,16 @@
 """An experiment: all the parts that a config describes, checked and built."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 import optax
 
 from essl_jax import config as config_lib
-from essl_jax import data
-from essl_jax import methods
-from essl_jax import optim
-from essl_jax import parallel
+from essl_jax import data, methods, optim, parallel, transformations
 from essl_jax import step as step_lib
-from essl_jax import transformations
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
 from essl_jax.models import resnet
@@ -58,47 +53,63 @@ class Experiment:
       return 3
     return 2 + transformations.GROUPS[equivariance.group].num_classes
 
+  @property
+  def name(self) -> str:
+    """Method, data and lambda in a few words."""
+    config = self.config
+    weight = config.equivariance.weight
+    prefix = "E-" if weight else ""
+    return f"{prefix}{config.method} on {config.data.name}, lambda {weight:g}"
+
+  def describe(self, parameters: int) -> str:
+    """One line that says what is about to run, and where."""
+    devices = f"{self.mesh.size} {jax.devices()[0].device_kind} device(s)"
+    return (
+      f"{self.name}: {parameters:,} parameters, {self.total_steps:,} steps"
+      f" of {self.config.batch_size} images on {devices}"
+    )
+
   def create_state(self) -> step_lib.TrainState:
     """The replicated state at step 0."""
     state = step_lib.create_state(
-        self.networks,
-        self.optimizer,
-        seed=self.config.seed,
-        image_shape=(*_pixels(self.config), self.source.image_shape[2]),
+      self.networks,
+      self.optimizer,
+      seed=self.config.seed,
+      image_shape=(*_pixels(self.config), self.source.image_shape[2]),
     )
     return parallel.replicate(state, self.mesh)
 
   def make_step(self) -> Any:
     """The compiled step over the mesh."""
     step = step_lib.make_train_step(
-        self.networks,
-        methods.make_loss(self.config, parallel.AXIS),
-        self.optimizer,
-        self.schedule,
-        step_lib.make_views(self.config, parallel.AXIS),
-        equivariance_weight=self.config.equivariance.weight,
-        axis_name=parallel.AXIS,
+      self.networks,
+      methods.make_loss(self.config, parallel.AXIS),
+      self.optimizer,
+      self.schedule,
+      step_lib.make_views(self.config, parallel.AXIS),
+      equivariance_weight=self.config.equivariance.weight,
+      axis_name=parallel.AXIS,
     )
     return parallel.map_step(step, self.mesh)
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """Endless global batches on the devices, from a step on."""
     order = {
-        "batch_size": self.config.batch_size,
-        "seed": self.config.seed,
-        "start_step": start_step,
+      "batch_size": self.config.batch_size,
+      "seed": self.config.seed,
+      "start_step": start_step,
     }
     if isinstance(self.source, arrays.ArraySource):
       held = {
-          "image": self.source.train_images,
-          "label": self.source.train_labels,
+        "image": self.source.train_images,
+        "label": self.source.train_labels,
       }
       indices = self.source.indices(**order)
       return parallel.stream_from_memory(held, indices, self.mesh)
     host = self.source.batches(
-        **order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+      **order,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
     )
     return parallel.stream(host, self.mesh)
 
@@ -123,42 +134,42 @@ def build(config: config_lib.Config) -> Experiment:
   mesh = parallel.make_mesh()
   parallel.check_batch_size(config.batch_size, mesh)
   source = data.make_source(
-      config.data.name,
-      directory=config.data.dir,
-      on_device=config.data.on_device,
-      train_split=config.data.train_split,
-      test_split=config.data.test_split,
-      image_size=config.data.image_size,
+    config.data.name,
+    directory=config.data.dir,
+    on_device=config.data.on_device,
+    train_split=config.data.train_split,
+    test_split=config.data.test_split,
+    image_size=config.data.image_size,
   )
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
   if steps_per_epoch == 0:
     raise UsageError(
-        f"config.batch_size {config.batch_size} is more than the {examples}"
-        f" images of {config.data.name} {config.data.train_split}"
+      f"config.batch_size {config.batch_size} is more than the {examples}"
+      f" images of {config.data.name} {config.data.train_split}"
     )
   optimizer = config.optimizer
   peak = optimizer.learning_rate * config.batch_size / 256
   schedule = optim.warmup_cosine(
-      peak,
-      warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
-      total_steps=config.epochs * steps_per_epoch,
+    peak,
+    warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
+    total_steps=config.epochs * steps_per_epoch,
   )
   return Experiment(
-      config=config,
-      mesh=mesh,
-      source=source,
-      networks=methods.make_networks(
-          config,
-          axis_name=parallel.AXIS,
-          conv_general_dilated=resnet.default_conv(),
-      ),
-      optimizer=optim.make_optimizer(
-          schedule,
-          predictor_learning_rate=peak,
-          weight_decay=optimizer.weight_decay,
-          momentum=optimizer.momentum,
-      ),
-      schedule=schedule,
-      steps_per_epoch=steps_per_epoch,
+    config=config,
+    mesh=mesh,
+    source=source,
+    networks=methods.make_networks(
+      config,
+      axis_name=parallel.AXIS,
+      conv_general_dilated=resnet.default_conv(),
+    ),
+    optimizer=optim.make_optimizer(
+      schedule,
+      predictor_learning_rate=peak,
+      weight_decay=optimizer.weight_decay,
+      momentum=optimizer.momentum,
+    ),
+    schedule=schedule,
+    steps_per_epoch=steps_per_epoch,
   )

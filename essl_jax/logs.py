@@ -1,6 +1,7 @@
 """Figures on disk and on the terminal: JSONL, TensorBoard, a progress bar."""
 
 import collections
+from collections.abc import Mapping, Sequence
 import importlib.metadata
 import json
 import math
@@ -10,7 +11,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax

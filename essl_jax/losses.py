@@ -22,8 +22,7 @@ _EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
 def _check_pair(a: chex.Array, b: chex.Array, names: str) -> None:
   if a.ndim != 2 or a.shape != b.shape:
     raise ValueError(
-        f"{names} must both be of one shape [N, D], got {a.shape} and"
-        f" {b.shape}"
+      f"{names} must both be of one shape [N, D], got {a.shape} and {b.shape}"
     )
 
 
@@ -58,11 +57,11 @@ def _first_row(n: int, axis_name: str | None) -> jax.Array | int:
 
 
 def info_nce(
-    anchors: chex.Array,
-    positives: chex.Array,
-    *,
-    temperature: float,
-    axis_name: str | None = None,
+  anchors: chex.Array,
+  positives: chex.Array,
+  *,
+  temperature: float,
+  axis_name: str | None = None,
 ) -> jax.Array:
   """InfoNCE in one direction, from the anchors to the positives.
 
@@ -97,16 +96,16 @@ def info_nce(
   logits = _similarity(_normalize(anchors), everyone) / temperature
   labels = _first_row(n, axis_name) + jnp.arange(n)
   return jnp.mean(
-      optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   )
 
 
 def nt_xent(
-    z1: chex.Array,
-    z2: chex.Array,
-    *,
-    temperature: float,
-    axis_name: str | None = None,
+  z1: chex.Array,
+  z2: chex.Array,
+  *,
+  temperature: float,
+  axis_name: str | None = None,
 ) -> jax.Array:
   """SimCLR's normalised temperature-scaled cross entropy.
 
@@ -139,7 +138,7 @@ def nt_xent(
   own = jnp.concatenate([_normalize(z1), _normalize(z2)])
   first, second = own[:n], own[n:]
   everyone = jnp.concatenate(
-      [_gather(first, axis_name), _gather(second, axis_name)]
+    [_gather(first, axis_name), _gather(second, axis_name)]
   )
   row = _first_row(n, axis_name) + jnp.arange(n)
   half = everyone.shape[0] // 2
@@ -149,12 +148,12 @@ def nt_xent(
   is_self = selves[:, None] == jnp.arange(2 * half)[None, :]
   logits = jnp.where(is_self, -jnp.inf, logits)
   return jnp.mean(
-      optax.softmax_cross_entropy_with_integer_labels(logits, partners)
+    optax.softmax_cross_entropy_with_integer_labels(logits, partners)
   )
 
 
 def negative_cosine_similarity(
-    predictions: chex.Array, targets: chex.Array
+  predictions: chex.Array, targets: chex.Array
 ) -> jax.Array:
   """SimSiam's loss: minus the cosine between predictions and fixed targets.
 
@@ -185,7 +184,7 @@ def negative_cosine_similarity(
 
 
 def transformation_prediction(
-    logits: chex.Array, labels: chex.Array
+  logits: chex.Array, labels: chex.Array
 ) -> jax.Array:
   """Cross entropy of naming the group element that was applied.
 
@@ -212,13 +211,13 @@ def transformation_prediction(
   """
   if logits.ndim != 2 or labels.shape != logits.shape[:1]:
     raise ValueError(
-        "logits must be [N, classes] and labels [N], got"
-        f" {logits.shape} and {labels.shape}"
+      "logits must be [N, classes] and labels [N], got"
+      f" {logits.shape} and {labels.shape}"
     )
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise ValueError(f"labels must be integers, got {labels.dtype}")
   return jnp.mean(
-      optax.softmax_cross_entropy_with_integer_labels(
-          logits.astype(jnp.float32), labels
-      )
+    optax.softmax_cross_entropy_with_integer_labels(
+      logits.astype(jnp.float32), labels
+    )
   )

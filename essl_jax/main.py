@@ -5,9 +5,7 @@ import os
 import pathlib
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
@@ -16,13 +14,13 @@ from essl_jax import train
 from essl_jax.errors import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with variants after a colon."
+  "config", None, "A config file, with variants after a colon."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where everything is written; runs/<config> by default."
+  "workdir", None, "Where everything is written; runs/<config> by default."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Joins the processes of a TPU pod or a cluster."
+  "distributed", False, "Joins the processes of a TPU pod or a cluster."
 )
 
 

@@ -20,11 +20,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import config as config_lib
-from essl_jax import losses
-from essl_jax import transformations
+from essl_jax import losses, transformations
 from essl_jax.errors import UsageError
-from essl_jax.models import heads
-from essl_jax.models import resnet
+from essl_jax.models import heads, resnet
 
 
 @chex.dataclass(frozen=True)
@@ -58,12 +56,12 @@ class Networks(nn.Module):
   transformation_head: nn.Module | None = None
 
   def __call__(
-      self,
-      view1: chex.Array,
-      view2: chex.Array,
-      transformed: chex.Array | None,
-      *,
-      train: bool,
+    self,
+    view1: chex.Array,
+    view2: chex.Array,
+    transformed: chex.Array | None,
+    *,
+    train: bool,
   ) -> Outputs:
     """Runs the passes in the order in which they move running statistics."""
     features = [self.encoder(view, train=train) for view in (view1, view2)]
@@ -76,7 +74,7 @@ class Networks(nn.Module):
       features3 = self.encoder(transformed, train=train)
       logits = self.transformation_head(features3, train=train)
     return Outputs(
-        projections=projections, predictions=predictions, logits=logits
+      projections=projections, predictions=predictions, logits=logits
     )
 
 
@@ -99,18 +97,18 @@ class Method:
 
 
 def simclr_loss(
-    outputs: Outputs, *, temperature: float, axis_name: str | None = None
+  outputs: Outputs, *, temperature: float, axis_name: str | None = None
 ) -> jax.Array:
   """InfoNCE averaged over both directions, as in the E-SSL program."""
   z1, z2 = outputs.projections
   info_nce = functools.partial(
-      losses.info_nce, temperature=temperature, axis_name=axis_name
+    losses.info_nce, temperature=temperature, axis_name=axis_name
   )
   return (info_nce(z1, z2) + info_nce(z2, z1)) / 2
 
 
 def simsiam_loss(
-    outputs: Outputs, *, temperature: None = None, axis_name: str | None = None
+  outputs: Outputs, *, temperature: None = None, axis_name: str | None = None
 ) -> jax.Array:
   """Symmetric negative cosine similarity; examples do not see each other."""
   del temperature, axis_name
@@ -121,8 +119,8 @@ def simsiam_loss(
 
 
 METHODS: Mapping[str, Method] = {
-    "simclr": Method(simclr_loss, has_temperature=True),
-    "simsiam": Method(simsiam_loss, has_predictor=True),
+  "simclr": Method(simclr_loss, has_temperature=True),
+  "simsiam": Method(simsiam_loss, has_predictor=True),
 }
 
 
@@ -137,18 +135,18 @@ def check(config: config_lib.Config) -> None:
   """
   if config.method not in METHODS:
     raise UsageError(
-        f"unknown config.method {config.method!r}; there are:"
-        f" {', '.join(METHODS)}"
+      f"unknown config.method {config.method!r}; there are:"
+      f" {', '.join(METHODS)}"
     )
   if config.equivariance.group not in transformations.GROUPS:
     raise UsageError(
-        f"unknown config.equivariance.group {config.equivariance.group!r};"
-        f" there are: {', '.join(transformations.GROUPS)}"
+      f"unknown config.equivariance.group {config.equivariance.group!r};"
+      f" there are: {', '.join(transformations.GROUPS)}"
     )
   method = METHODS[config.method]
   for field, needed in (
-      ("temperature", method.has_temperature),
-      ("predictor_hidden", method.has_predictor),
+    ("temperature", method.has_temperature),
+    ("predictor_hidden", method.has_predictor),
   ):
     given = getattr(config, field) is not None
     if needed and not given:
@@ -168,17 +166,17 @@ def make_loss(config: config_lib.Config, axis_name: str | None) -> SslLoss:
     The loss function, outputs to a local float32 scalar.
   """
   return functools.partial(
-      METHODS[config.method].loss,
-      temperature=config.temperature,
-      axis_name=axis_name,
+    METHODS[config.method].loss,
+    temperature=config.temperature,
+    axis_name=axis_name,
   )
 
 
 def make_networks(
-    config: config_lib.Config,
-    *,
-    axis_name: str | None = None,
-    conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+  config: config_lib.Config,
+  *,
+  axis_name: str | None = None,
+  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
 ) -> Networks:
   """Builds the encoder and the heads that a config describes.
 
@@ -191,39 +189,39 @@ def make_networks(
     The networks.
   """
   common: dict[str, Any] = {
-      "dtype": jnp.dtype(config.precision),
-      "axis_name": axis_name,
+    "dtype": jnp.dtype(config.precision),
+    "axis_name": axis_name,
   }
   encoder = resnet.ResNet(
-      depth=config.model.depth,
-      stem=config.model.stem,
-      width=config.model.width,
-      zero_init_last_norm=config.model.zero_init_last_norm,
-      conv_general_dilated=conv_general_dilated,
-      **common,
+    depth=config.model.depth,
+    stem=config.model.stem,
+    width=config.model.width,
+    zero_init_last_norm=config.model.zero_init_last_norm,
+    conv_general_dilated=conv_general_dilated,
+    **common,
   )
   projector = heads.projector(
-      config.projector.widths,
-      last_affine=config.projector.last_affine,
-      **common,
+    config.projector.widths,
+    last_affine=config.projector.last_affine,
+    **common,
   )
   predictor = None
   if config.predictor_hidden is not None:
     predictor = heads.predictor(
-        config.predictor_hidden, config.projector.widths[-1], **common
+      config.predictor_hidden, config.projector.widths[-1], **common
     )
   head = None
   if config.equivariance.weight > 0:
     group = transformations.GROUPS[config.equivariance.group]
     head = heads.transformation_head(
-        config.equivariance.hidden_widths,
-        group.num_classes,
-        last_hidden_relu=config.equivariance.last_hidden_relu,
-        dtype=common["dtype"],
+      config.equivariance.hidden_widths,
+      group.num_classes,
+      last_hidden_relu=config.equivariance.last_hidden_relu,
+      dtype=common["dtype"],
     )
   return Networks(
-      encoder=encoder,
-      projector=projector,
-      predictor=predictor,
-      transformation_head=head,
+    encoder=encoder,
+    projector=projector,
+    predictor=predictor,
+    transformation_head=head,
   )

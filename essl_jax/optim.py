@@ -6,7 +6,7 @@ import optax
 
 
 def warmup_cosine(
-    peak: float, *, warmup_steps: int, total_steps: int
+  peak: float, *, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
   """Linear warm-up from 0, then half a cosine to 0, one value a step.
 
@@ -26,8 +26,8 @@ def warmup_cosine(
   """
   if not 0 <= warmup_steps < total_steps:
     raise ValueError(
-        f"warmup_steps must be in [0, total_steps), got {warmup_steps} of"
-        f" {total_steps}"
+      f"warmup_steps must be in [0, total_steps), got {warmup_steps} of"
+      f" {total_steps}"
     )
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
@@ -41,10 +41,10 @@ def warmup_cosine(
 
 
 def sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    weight_decay: float,
-    momentum: float,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  weight_decay: float,
+  momentum: float,
 ) -> optax.GradientTransformation:
   """PyTorch's SGD: decay joins the gradient before the momentum.
 
@@ -57,17 +57,17 @@ def sgd(
     The gradient transformation.
   """
   return optax.chain(
-      optax.add_decayed_weights(weight_decay),
-      optax.sgd(learning_rate, momentum=momentum),
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(learning_rate, momentum=momentum),
   )
 
 
 def make_optimizer(
-    schedule: optax.Schedule,
-    *,
-    predictor_learning_rate: float,
-    weight_decay: float,
-    momentum: float,
+  schedule: optax.Schedule,
+  *,
+  predictor_learning_rate: float,
+  weight_decay: float,
+  momentum: float,
 ) -> optax.GradientTransformation:
   """SGD on every network; SimSiam's predictor keeps a constant rate.
 
@@ -86,9 +86,9 @@ def make_optimizer(
   common = {"weight_decay": weight_decay, "momentum": momentum}
   label = lambda name: "constant" if name == "predictor" else "scheduled"
   return optax.partition(
-      {
-          "scheduled": sgd(schedule, **common),
-          "constant": sgd(predictor_learning_rate, **common),
-      },
-      lambda params: {name: label(name) for name in params},
+    {
+      "scheduled": sgd(schedule, **common),
+      "constant": sgd(predictor_learning_rate, **common),
+    },
+    lambda params: {name: label(name) for name in params},
   )

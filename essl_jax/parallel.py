@@ -25,8 +25,8 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     lower = batch_size - batch_size % mesh.size
     near = [str(n) for n in (lower, lower + mesh.size) if n]
     raise UsageError(
-        f"config.batch_size {batch_size} is not divisible by the"
-        f" {mesh.size} devices; use {' or '.join(near)}, or fewer devices"
+      f"config.batch_size {batch_size} is not divisible by the"
+      f" {mesh.size} devices; use {' or '.join(near)}, or fewer devices"
     )
 
 
@@ -44,11 +44,11 @@ def map_step(step: Callable, mesh: Mesh) -> Callable:
   """
   # Replication is not tracked: the step averages its gradients itself.
   mapped = jax.shard_map(
-      step,
-      mesh=mesh,
-      in_specs=(P(), P(AXIS)),
-      out_specs=(P(), P()),
-      check_vma=False,
+    step,
+    mesh=mesh,
+    in_specs=(P(), P(AXIS)),
+    out_specs=(P(), P()),
+    check_vma=False,
   )
   return jax.jit(mapped, donate_argnums=0)
 
@@ -64,11 +64,11 @@ def map_examples(function: Callable, mesh: Mesh) -> Callable:
     The compiled function; its results are gathered onto every device.
   """
   mapped = jax.shard_map(
-      function,
-      mesh=mesh,
-      in_specs=(P(), P(AXIS)),
-      out_specs=P(AXIS),
-      check_vma=False,
+    function,
+    mesh=mesh,
+    in_specs=(P(), P(AXIS)),
+    out_specs=P(AXIS),
+    check_vma=False,
   )
   return jax.jit(mapped, out_shardings=NamedSharding(mesh, P()))
 
@@ -98,7 +98,7 @@ def stream(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
 
 
 def stream_from_memory(
-    arrays: Mapping[str, np.ndarray], indices: Iterable[np.ndarray], mesh: Mesh
+  arrays: Mapping[str, np.ndarray], indices: Iterable[np.ndarray], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
   """Gathers batches from arrays that stay in the devices' memory.
 
@@ -113,8 +113,8 @@ def stream_from_memory(
   """
   held = replicate(dict(arrays), mesh)
   take = jax.jit(
-      lambda held, rows: {name: x[rows] for name, x in held.items()},
-      out_shardings=NamedSharding(mesh, P(AXIS)),
+    lambda held, rows: {name: x[rows] for name, x in held.items()},
+    out_shardings=NamedSharding(mesh, P(AXIS)),
   )
   for rows in indices:
     yield take(held, replicate(rows, mesh))

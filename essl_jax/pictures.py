@@ -16,10 +16,10 @@ _POINTS = 2000  # test images in the map of the features
 
 
 def write_summary(
-    workdir: pathlib.Path,
-    experiment: experiment_lib.Experiment,
-    suite: suite_lib.Suite,
-    state: step_lib.TrainState,
+  workdir: pathlib.Path,
+  experiment: experiment_lib.Experiment,
+  suite: suite_lib.Suite,
+  state: step_lib.TrainState,
 ) -> pathlib.Path | None:
   """Draws `summary.png`: views, curves and a map of the test features.
 
@@ -47,9 +47,9 @@ def write_summary(
 
 
 def _draw_views(
-    axes: Any,
-    experiment: experiment_lib.Experiment,
-    state: step_lib.TrainState,
+  axes: Any,
+  experiment: experiment_lib.Experiment,
+  state: step_lib.TrainState,
 ) -> None:
   """A row an image: itself, its two views, its transformed third view."""
   config = experiment.config
@@ -83,8 +83,8 @@ def _draw_curves(axes: Any, path: pathlib.Path) -> None:
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   right = axes.twinx()
   for side, names in (
-      (axes, ("loss_ssl", "loss_equivariance")),
-      (right, ("knn_top1", "equivariance_accuracy")),
+    (axes, ("loss_ssl", "loss_equivariance")),
+    (right, ("knn_top1", "equivariance_accuracy")),
   ):
     for name in names:
       points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]

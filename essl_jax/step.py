@@ -10,11 +10,8 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from essl_jax import augment
+from essl_jax import augment, losses, methods, transformations
 from essl_jax import config as config_lib
-from essl_jax import losses
-from essl_jax import methods
-from essl_jax import transformations
 
 Metrics = dict[str, jax.Array]
 
@@ -58,11 +55,11 @@ Prepare = Callable[[TrainState, dict[str, jax.Array]], Views]
 
 
 def create_state(
-    networks: methods.Networks,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int,
-    image_shape: tuple[int, int, int],
+  networks: methods.Networks,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  image_shape: tuple[int, int, int],
 ) -> TrainState:
   """Initial parameters, statistics and optimiser state, from the seed alone.
 
@@ -79,21 +76,21 @@ def create_state(
   def init(seed: jax.Array) -> TrainState:
     image = jnp.zeros((2, *image_shape))
     variables = networks.init(
-        jax.random.key(seed), image, image, image, train=False
+      jax.random.key(seed), image, image, image, train=False
     )
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        seed=seed,
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
+      step=jnp.zeros((), jnp.int32),
+      seed=seed,
+      params=variables["params"],
+      batch_stats=variables["batch_stats"],
+      opt_state=optimizer.init(variables["params"]),
     )
 
   return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
 
 
 def image_keys(
-    state: TrainState, n: int, axis_name: str | None = None
+  state: TrainState, n: int, axis_name: str | None = None
 ) -> jax.Array:
   """One random key per image, [n], whatever the number of devices.
 
@@ -106,7 +103,7 @@ def image_keys(
 
 
 def make_views(
-    config: config_lib.Config, axis_name: str | None = None
+  config: config_lib.Config, axis_name: str | None = None
 ) -> Prepare:
   """The function that augments a batch and transforms its third view.
 
@@ -137,14 +134,14 @@ def make_views(
 
 
 def make_train_step(
-    networks: methods.Networks,
-    ssl_loss: methods.SslLoss,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    prepare: Prepare,
-    *,
-    equivariance_weight: float,
-    axis_name: str | None = None,
+  networks: methods.Networks,
+  ssl_loss: methods.SslLoss,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  prepare: Prepare,
+  *,
+  equivariance_weight: float,
+  axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
@@ -169,12 +166,12 @@ def make_train_step(
 
   def loss_fn(params: Any, batch_stats: Any, views: Views) -> tuple[Any, Any]:
     outputs, updates = networks.apply(
-        {"params": params, "batch_stats": batch_stats},
-        views.first,
-        views.second,
-        views.transformed,
-        train=True,
-        mutable=["batch_stats"],
+      {"params": params, "batch_stats": batch_stats},
+      views.first,
+      views.second,
+      views.transformed,
+      train=True,
+      mutable=["batch_stats"],
     )
     loss = ssl_loss(outputs)
     metrics = {"loss_ssl": loss}
@@ -191,20 +188,20 @@ def make_train_step(
     views = prepare(state, batch)
     # The local loss is differentiated, then averaged; see `losses`.
     gradients, (metrics, projections, batch_stats) = jax.grad(
-        loss_fn, has_aux=True
+      loss_fn, has_aux=True
     )(state.params, state.batch_stats, views)
     gradients, metrics = mean(gradients), mean(metrics)
     updates, opt_state = optimizer.update(
-        gradients, state.opt_state, state.params
+      gradients, state.opt_state, state.params
     )
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["learning_rate"] = schedule(state.step)
     metrics["embedding_std"] = embedding_std(projections[0], mean)
     new_state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
     )
     return new_state, metrics
 
@@ -212,7 +209,7 @@ def make_train_step(
 
 
 def embedding_std(
-    embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
+  embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
 ) -> jax.Array:
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
@@ -256,6 +253,6 @@ def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
 def encoder_variables(state: TrainState) -> dict[str, Any]:
   """The encoder's parameters and statistics out of a train state."""
   return {
-      "params": state.params["encoder"],
-      "batch_stats": state.batch_stats["encoder"],
+    "params": state.params["encoder"],
+    "batch_stats": state.batch_stats["encoder"],
   }

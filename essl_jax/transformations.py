@@ -43,12 +43,12 @@ class TransformationGroup:
     images = _square(images)
     transformed = jnp.concatenate([f(images) for f in self.elements])
     labels = jnp.repeat(
-        jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
+      jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
     )
     return transformed, labels
 
   def apply_random(
-      self, keys: chex.Array, images: chex.Array
+    self, keys: chex.Array, images: chex.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Applies one uniformly drawn element to each image.
 
@@ -72,7 +72,7 @@ class TransformationGroup:
 def _square(images: chex.Array) -> jax.Array:
   if images.ndim != 4 or images.shape[1] != images.shape[2]:
     raise ValueError(
-        f"images must be square, [N, H, H, C], got shape {images.shape}"
+      f"images must be square, [N, H, H, C], got shape {images.shape}"
     )
   return jnp.asarray(images)
 
@@ -82,7 +82,7 @@ def _quarter_turns(k: int) -> Callable[[jax.Array], jax.Array]:
 
 
 FOUR_FOLD_ROTATION = TransformationGroup(
-    "rotation", tuple(_quarter_turns(k) for k in range(4))
+  "rotation", tuple(_quarter_turns(k) for k in range(4))
 )
 
 GROUPS = {group.name: group for group in (FOUR_FOLD_ROTATION,)}

@@ -1,11 +1,11 @@
 """The directory of a run: the config it belongs to, writing files whole."""
 
+from collections.abc import Collection, Mapping
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax

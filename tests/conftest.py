@@ -5,8 +5,7 @@ import os
 # Before the first import of jax: both are read when its backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 # Two cores and eight devices dead-lock in collectives with fewer threads.
 os.environ["NPROC"] = "32"
@@ -21,11 +20,11 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
-    "jax_compilation_cache_dir",
-    os.environ.get(
-        "JAX_COMPILATION_CACHE_DIR",
-        os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
-    ),
+  "jax_compilation_cache_dir",
+  os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
+  ),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
@@ -54,19 +53,19 @@ def tiny_config() -> Any:
   def make(method: str = "simsiam", **fields: Any) -> config_lib.Config:
     view = {"size": 16}
     raw: dict[str, Any] = {
-        "method": method,
-        "epochs": 2,
-        "batch_size": 16,
-        "log_every": 1,
-        "checkpoint_every_epochs": 1,
-        "data": {"name": "digits"},
-        "views": {"first": view, "second": view, "third": {"size": 8}},
-        "model": {"width": 8},
-        "projector": {"widths": (32, 32)},
-        "equivariance": {"hidden_widths": (32, 32)},
-        "optimizer": {"warmup_epochs": 1},
-        "knn": {"k": 20},
-        "probe": {"protocol": "fast", "epochs": 2, "repetitions": 2},
+      "method": method,
+      "epochs": 2,
+      "batch_size": 16,
+      "log_every": 1,
+      "checkpoint_every_epochs": 1,
+      "data": {"name": "digits"},
+      "views": {"first": view, "second": view, "third": {"size": 8}},
+      "model": {"width": 8},
+      "projector": {"widths": (32, 32)},
+      "equivariance": {"hidden_widths": (32, 32)},
+      "optimizer": {"warmup_epochs": 1},
+      "knn": {"k": 20},
+      "probe": {"protocol": "fast", "epochs": 2, "repetitions": 2},
     }
     needs = {"simclr": {"temperature": 0.5}, "simsiam": {"predictor_hidden": 8}}
     raw |= needs.get(method, {})

@@ -5,9 +5,9 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from essl_jax import augment
 from essl_jax.augment import View, random_view

@@ -3,12 +3,12 @@
 import json
 import pathlib
 
+from flax import traverse_util
+from golden.weights import golden_state_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
-from golden.weights import golden_state_dict
 
 from essl_jax import convert
 from essl_jax.models import heads, resnet

@@ -377,8 +377,8 @@ def test_images_of_many_sizes_are_resized_and_cropped(tfds_dir):
 
 
 def test_resizing_agrees_with_pil(tfds_dir):
-  import tensorflow as tf
   from PIL import Image
+  import tensorflow as tf
 
   image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
   ours = streaming._resize_and_crop(tf.constant(image), 10, tf).numpy()

@@ -4,19 +4,18 @@ import doctest
 import functools
 
 import jax
-from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from essl_jax import losses
-from essl_jax import parallel
+from essl_jax import losses, parallel
 
 TEMPERATURES = (0.1, 0.2, 0.5)
 PAIRWISE = {
-    "info_nce": functools.partial(losses.info_nce, temperature=0.2),
-    "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
-    "negative_cosine": losses.negative_cosine_similarity,
+  "info_nce": functools.partial(losses.info_nce, temperature=0.2),
+  "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
+  "negative_cosine": losses.negative_cosine_similarity,
 }
 
 
@@ -32,14 +31,14 @@ def _assert_close(actual, expected, relative=1e-4):
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"),
-    [
-        *(
-            (f"info_nce_t{t}", functools.partial(losses.info_nce, temperature=t))
-            for t in TEMPERATURES
-        ),
-        ("nt_xent_t0.1", PAIRWISE["nt_xent"]),
-    ],
+  ("name", "loss"),
+  [
+    *(
+      (f"info_nce_t{t}", functools.partial(losses.info_nce, temperature=t))
+      for t in TEMPERATURES
+    ),
+    ("nt_xent_t0.1", PAIRWISE["nt_xent"]),
+  ],
 )
 def test_golden_contrastive(golden, pair, name, loss):
   file = golden("losses")
@@ -87,15 +86,15 @@ def test_devices_agree_with_one(pair, name, devices, check_vma):
     if check_vma:  # what varies is differentiated; then as without the check
       weights = jax.lax.pcast(weights, parallel.AXIS, to="varying")
     return jax.lax.pmean(
-        jax.value_and_grad(local)(weights, z1, z2), parallel.AXIS
+      jax.value_and_grad(local)(weights, z1, z2), parallel.AXIS
     )
 
   mesh = parallel.make_mesh(jax.devices()[:devices])
   specs = (P(), P(parallel.AXIS), P(parallel.AXIS))
   mapped = jax.jit(
-      jax.shard_map(
-          step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma
-      )
+    jax.shard_map(
+      step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma
+    )
   )
   expected = jax.jit(jax.value_and_grad(one))(weights, *pair)
   actual = mapped(weights, *pair)
@@ -108,9 +107,9 @@ def test_pmap(pair, name):
   keywords = {} if name == "negative_cosine" else {"axis_name": "i"}
   split = [z.reshape(4, 12, 96) for z in pair]
   local = jax.pmap(
-      lambda a, b: PAIRWISE[name](a, b, **keywords),
-      axis_name="i",
-      devices=jax.devices()[:4],
+    lambda a, b: PAIRWISE[name](a, b, **keywords),
+    axis_name="i",
+    devices=jax.devices()[:4],
   )(*split)
   np.testing.assert_allclose(local.mean(), PAIRWISE[name](*pair), rtol=1e-5)
 
@@ -135,7 +134,9 @@ def test_properties(pair, name):
   order = np.random.default_rng(0).permutation(len(z1))
   value = loss(z1, z2)
   np.testing.assert_allclose(loss(z1[order], z2[order]), value, rtol=1e-5)
-  np.testing.assert_allclose(loss(3 * z1, 0.1 * z2), value, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    loss(3 * z1, 0.1 * z2), value, rtol=1e-5, atol=1e-6
+  )
   gradient = jax.grad(loss)(jnp.zeros_like(z1), z2)
   assert np.all(np.isfinite(gradient)), "a dead embedding must not give nan"
 

@@ -4,13 +4,13 @@ import functools
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
 from flax import traverse_util
 from golden.weights import golden_state_dict
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+import pytest
 
 from essl_jax import convert
 from essl_jax.models import heads, resnet

@@ -29,7 +29,7 @@ def test_sgd_is_pytorchs():
   rates = np.array([0.0, 0.5, 0.2], np.float32)
   w = np.array([1.0, -2.0], np.float32)
   optimizer = optim.sgd(
-      lambda step: jnp.asarray(rates)[step], weight_decay=0.1, momentum=0.9
+    lambda step: jnp.asarray(rates)[step], weight_decay=0.1, momentum=0.9
   )
   params, velocity = jnp.asarray(w), np.zeros(2)
   state = optimizer.init(params)
@@ -44,10 +44,10 @@ def test_sgd_is_pytorchs():
 def test_predictor_keeps_its_rate():
   params = {"encoder": jnp.ones(3), "predictor": jnp.ones(3)}
   optimizer = optim.make_optimizer(
-      lambda step: 0.0 * step,
-      predictor_learning_rate=0.5,
-      weight_decay=0.0,
-      momentum=0.9,
+    lambda step: 0.0 * step,
+    predictor_learning_rate=0.5,
+    weight_decay=0.0,
+    momentum=0.9,
   )
   gradients = jax.tree.map(jnp.ones_like, params)
   updates, _ = optimizer.update(gradients, optimizer.init(params), params)

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import convert
-from essl_jax import methods
-from essl_jax import optim
-from essl_jax import parallel
+from essl_jax import convert, methods, optim, parallel, transformations
 from essl_jax import step as step_lib
-from essl_jax import transformations
 from essl_jax.models import resnet
 
 GOLDEN_LOSS = 0.550063
@@ -26,10 +22,10 @@ TRAJECTORIES = ("simsiam_lambda0.4", "simsiam_lambda0.0", "simclr_lambda0.4")
 # The PyTorch program registers encoder and projector twice; the tensors were
 # filled under the second name and are recorded under the first.
 FILLED = {
-    "encoder": "net.0.",
-    "projector": "net.1.net.",
-    "predictor": "predictor.net.",
-    "transformation_head": "predictor2.",
+  "encoder": "net.0.",
+  "projector": "net.1.net.",
+  "predictor": "predictor.net.",
+  "transformation_head": "predictor2.",
 }
 RECORDED = FILLED | {"encoder": "encoder.", "projector": "projector.net."}
 
@@ -45,9 +41,9 @@ def _golden_tensors(name):
   branches = {}
   for branch, prefix in FILLED.items():
     branches[branch] = {
-        key.removeprefix(prefix): weights.golden_array(key, tuple(shape))
-        for key, shape in named.items()
-        if key.startswith(prefix)
+      key.removeprefix(prefix): weights.golden_array(key, tuple(shape))
+      for key, shape in named.items()
+      if key.startswith(prefix)
     }
   return {branch: tensors for branch, tensors in branches.items() if tensors}
 
@@ -56,7 +52,7 @@ def _golden_views(i, weight):
   random = np.random.default_rng([7, i])
   shapes = ((32, 32, 32, 3), (32, 32, 32, 3), (32, 16, 16, 3))
   first, second, third = (
-      random.standard_normal(shape).astype(np.float32) for shape in shapes
+    random.standard_normal(shape).astype(np.float32) for shape in shapes
   )
   if weight == 0:
     return (first, second)
@@ -65,22 +61,24 @@ def _golden_views(i, weight):
 
 def _golden_config(name):
   method, _, weight = name.partition("_lambda")
-  return config_lib.parse({
+  return config_lib.parse(
+    {
       "method": method,
       "batch_size": 32,
       "data": {"name": "digits"},
       "views": {
-          "first": {"size": 32},
-          "second": {"size": 32},
-          "third": {"size": 16},
+        "first": {"size": 32},
+        "second": {"size": 32},
+        "third": {"size": 16},
       },
       "equivariance": {
-          "weight": float(weight),
-          "last_hidden_relu": method == "simclr",
+        "weight": float(weight),
+        "last_hidden_relu": method == "simclr",
       },
       "predictor_hidden": 512 if method == "simsiam" else None,
       "temperature": 0.5 if method == "simclr" else None,
-  })
+    }
+  )
 
 
 def _to_jax(branch, tensors):
@@ -102,10 +100,10 @@ def trajectory(request, golden):
   base = 0.06 * 32 / 256
   schedule = optim.warmup_cosine(base, warmup_steps=2, total_steps=6)
   optimizer = optim.make_optimizer(
-      schedule, predictor_learning_rate=base, weight_decay=5e-4, momentum=0.9
+    schedule, predictor_learning_rate=base, weight_decay=5e-4, momentum=0.9
   )
   networks = methods.make_networks(
-      config, conv_general_dilated=resnet.default_conv()
+    config, conv_general_dilated=resnet.default_conv()
   )
   tensors = _golden_tensors(name)
   if weight == 0:
@@ -113,21 +111,21 @@ def trajectory(request, golden):
   variables = {k: _to_jax(k, v) for k, v in tensors.items()}
   params = _by_branch(variables, "params")
   state = step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      seed=jnp.zeros((), jnp.uint32),
-      params=params,
-      batch_stats=_by_branch(variables, "batch_stats"),
-      opt_state=optimizer.init(params),
+    step=jnp.zeros((), jnp.int32),
+    seed=jnp.zeros((), jnp.uint32),
+    params=params,
+    batch_stats=_by_branch(variables, "batch_stats"),
+    opt_state=optimizer.init(params),
   )
   step = jax.jit(
-      step_lib.make_train_step(
-          networks,
-          methods.make_loss(config, None),
-          optimizer,
-          schedule,
-          lambda state, batch: step_lib.Views(*batch),
-          equivariance_weight=weight,
-      )
+    step_lib.make_train_step(
+      networks,
+      methods.make_loss(config, None),
+      optimizer,
+      schedule,
+      lambda state, batch: step_lib.Views(*batch),
+      equivariance_weight=weight,
+    )
   )
   names = ("learning_rate", "loss", "loss_ssl", "loss_equivariance")
   rows = []
@@ -135,9 +133,9 @@ def trajectory(request, golden):
     state, metrics = step(state, _golden_views(i, weight))
     rows.append([float(metrics.get(key, 0)) for key in names])
   expected = {
-      key.removeprefix(name + "/"): value
-      for key, value in golden("trajectories").items()
-      if key.startswith(name + "/")
+    key.removeprefix(name + "/"): value
+    for key, value in golden("trajectories").items()
+    if key.startswith(name + "/")
   }
   return np.array(rows), state, expected, tensors
 
@@ -157,8 +155,8 @@ def test_golden_tensors(trajectory):
     like = _to_jax(branch, initial)
     flat_names = _torch_names(branch, initial, like)
     final = {
-        "params": state.params[branch],
-        "batch_stats": state.batch_stats.get(branch, {}),
+      "params": state.params[branch],
+      "batch_stats": state.batch_stats.get(branch, {}),
     }
     for path, leaf in jax.tree_util.tree_leaves_with_path(final):
       name = flat_names[jax.tree_util.keystr(path)]
@@ -168,7 +166,7 @@ def test_golden_tensors(trajectory):
         value = _unbiased(branch, name, initial[name], value, passes)
       norm = expected[f"norm/{RECORDED[branch]}{name}"]
       np.testing.assert_allclose(
-          np.linalg.norm(value), norm, rtol=1e-3, err_msg=name
+        np.linalg.norm(value), norm, rtol=1e-3, err_msg=name
       )
       checked += 1
   recorded = [key for key in expected if key.startswith("norm/")]
@@ -183,14 +181,14 @@ def _torch_names(branch, initial, like):
   """Which PyTorch tensor a leaf of our tree is, found by a marked copy."""
   names = list(initial)
   marked = {
-      name: np.full(initial[name].shape, i, np.float32)
-      for i, name in enumerate(names)
+    name: np.full(initial[name].shape, i, np.float32)
+    for i, name in enumerate(names)
   }
   tree = _to_jax(branch, marked)
   assert jax.tree.structure(tree) == jax.tree.structure(like)
   return {
-      jax.tree_util.keystr(path): names[int(np.ravel(leaf)[0])]
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    jax.tree_util.keystr(path): names[int(np.ravel(leaf)[0])]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
@@ -222,20 +220,20 @@ def _images(n=16):
 def _parts(config, axis_name, prepare=None):
   schedule = optim.warmup_cosine(0.05, warmup_steps=1, total_steps=60)
   optimizer = optim.make_optimizer(
-      schedule, predictor_learning_rate=0.05, weight_decay=5e-4, momentum=0.9
+    schedule, predictor_learning_rate=0.05, weight_decay=5e-4, momentum=0.9
   )
   networks = methods.make_networks(config, axis_name=axis_name)
   step = step_lib.make_train_step(
-      networks,
-      methods.make_loss(config, axis_name),
-      optimizer,
-      schedule,
-      prepare or step_lib.make_views(config, axis_name),
-      equivariance_weight=config.equivariance.weight,
-      axis_name=axis_name,
+    networks,
+    methods.make_loss(config, axis_name),
+    optimizer,
+    schedule,
+    prepare or step_lib.make_views(config, axis_name),
+    equivariance_weight=config.equivariance.weight,
+    axis_name=axis_name,
   )
   state = step_lib.create_state(
-      networks, optimizer, seed=config.seed, image_shape=(16, 16, 3)
+    networks, optimizer, seed=config.seed, image_shape=(16, 16, 3)
   )
   return state, step
 
@@ -265,10 +263,10 @@ def _view_batches():
   for i in range(3):
     random = np.random.default_rng(i)
     batch = {
-        "first": random.standard_normal((16, 16, 16, 3)),
-        "second": random.standard_normal((16, 16, 16, 3)),
-        "transformed": random.standard_normal((64, 8, 8, 3)),
-        "labels": np.arange(64, dtype=np.int32) % 4,
+      "first": random.standard_normal((16, 16, 16, 3)),
+      "second": random.standard_normal((16, 16, 16, 3)),
+      "transformed": random.standard_normal((64, 8, 8, 3)),
+      "labels": np.arange(64, dtype=np.int32) % 4,
     }
     yield batch
 
@@ -293,11 +291,11 @@ def _assert_trees_close(actual, expected, relative):
   for (path, wanted), got in zip(leaves, jax.tree.leaves(actual), strict=True):
     scale = max(np.max(np.abs(wanted)), 1e-6)
     np.testing.assert_allclose(
-        got,
-        wanted,
-        rtol=0,
-        atol=relative * scale,
-        err_msg=jax.tree_util.keystr(path),
+      got,
+      wanted,
+      rtol=0,
+      atol=relative * scale,
+      err_msg=jax.tree_util.keystr(path),
     )
 
 
@@ -308,11 +306,11 @@ def _assert_same_run(actual, expected):
     for name, value in wanted.items():
       # The SSL loss of SimSiam starts at 0: its terms are of order 1.
       np.testing.assert_allclose(
-          got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
+        got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
   for kind in ("params", "batch_stats", "opt_state"):
     _assert_trees_close(
-        getattr(actual[0], kind), getattr(expected[0], kind), 1e-5
+      getattr(actual[0], kind), getattr(expected[0], kind), 1e-5
     )
 
 
@@ -333,11 +331,11 @@ def test_step_runs_under_pmap(one_device):
   with jax.enable_x64(True):
     state, step = _exact_parts(config)
     mapped = jax.pmap(
-        step,
-        parallel.AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        devices=jax.devices()[:4],
+      step,
+      parallel.AXIS,
+      in_axes=(None, 0),
+      out_axes=None,
+      devices=jax.devices()[:4],
     )
     history = []
     for batch in _view_batches():
@@ -360,7 +358,7 @@ def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
     metrics.append(mapped(parallel.replicate(state, mesh), batch)[1])
   for name in ("loss", "loss_ssl", "loss_equivariance"):
     np.testing.assert_allclose(
-        metrics[1][name], metrics[0][name], rtol=1e-4, atol=1e-5, err_msg=name
+      metrics[1][name], metrics[0][name], rtol=1e-4, atol=1e-5, err_msg=name
     )
 
 
@@ -392,9 +390,9 @@ def test_weight_multiplies_the_equivariance_term(tiny_config):
   state, step = _parts(config, None)
   _, metrics = jax.jit(step)(state, {"image": _images()})
   np.testing.assert_allclose(
-      metrics["loss"],
-      metrics["loss_ssl"] + 2.5 * metrics["loss_equivariance"],
-      rtol=1e-6,
+    metrics["loss"],
+    metrics["loss_ssl"] + 2.5 * metrics["loss_equivariance"],
+    rtol=1e-6,
   )
 
 

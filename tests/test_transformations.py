@@ -18,7 +18,7 @@ def images():
 def test_golden_four_fold_rotation(golden):
   file = golden("losses")
   rotated, labels = jax.jit(transformations.four_fold_rotation)(
-      file["rotation_images"]
+    file["rotation_images"]
   )
   np.testing.assert_array_equal(rotated, file["rotation_rotated"])
   np.testing.assert_array_equal(labels, file["rotation_labels"])
@@ -35,9 +35,7 @@ def test_elements_form_a_group(name, images):
       assert not np.array_equal(element, other), "elements must differ"
   for f in group.elements:
     products = [np.asarray(f(x)) for x in transformed]
-    hits = [
-        sum(np.array_equal(p, x) for x in transformed) for p in products
-    ]
+    hits = [sum(np.array_equal(p, x) for x in transformed) for p in products]
     assert hits == [1] * group.num_classes, "closed under composition"
     assert any(np.array_equal(p, images) for p in products), "has an inverse"
 

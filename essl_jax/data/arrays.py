@@ -1,9 +1,9 @@
 """Image sets held in host memory as NumPy arrays."""
 
+from collections.abc import Iterator
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 

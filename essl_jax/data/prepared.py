@@ -10,8 +10,8 @@ import os
 import pathlib
 import re
 import sys
-import urllib.parse
 from typing import Any
+import urllib.parse
 
 from essl_jax.errors import UsageError
 

@@ -8,8 +8,8 @@ each process then reads and shuffles only its own n-th of the split, so there
 the order is a function of (seed, epoch, n).
 """
 
-import functools
 from collections.abc import Iterator
+import functools
 from typing import Any
 
 import numpy as np

@@ -1,14 +1,14 @@
 """Features of a whole split, and what is done with them before use."""
 
+from collections.abc import Callable, Sequence
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from essl_jax import augment
 from essl_jax.data import Source

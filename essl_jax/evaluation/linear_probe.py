@@ -6,8 +6,8 @@ one linear layer by SGD with momentum, its learning rate falling to zero along
 a cosine per step, and count the correct answers over all test images.
 """
 
-import functools
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax

@@ -7,13 +7,9 @@ import jax
 import numpy as np
 
 from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
+from essl_jax import parallel, transformations
 from essl_jax import step as step_lib
-from essl_jax import transformations
-from essl_jax.evaluation import features
-from essl_jax.evaluation import knn
-from essl_jax.evaluation import linear_probe
-from essl_jax.evaluation import transformation
+from essl_jax.evaluation import features, knn, linear_probe, transformation
 
 _BATCH = 256  # images a device encodes at once
 
@@ -24,56 +20,61 @@ class Suite:
   def __init__(self, experiment: experiment_lib.Experiment):
     self._experiment = experiment
     self._encode = step_lib.make_encode(experiment.networks.encoder)
-    self._mapped_encode = parallel.map_examples(
-        self._encode, experiment.mesh
-    )
+    self._mapped_encode = parallel.map_examples(self._encode, experiment.mesh)
     view = experiment.config.views.first
     self._pixels = {"mean": view.mean, "std": view.std}
     is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
     self._resize = None if is_sized else (view.size, view.size)
 
   def features(
-      self, state: step_lib.TrainState, split: str
+    self, state: step_lib.TrainState, split: str
   ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split: features float32 [N, F] and labels int32 [N]."""
     mesh = self._experiment.mesh
     return features.extract(
-        self._mapped_encode,
-        step_lib.encoder_variables(state),
-        self._experiment.source,
-        split,
-        batch_size=_BATCH * mesh.size,
-        resize=self._resize,
-        place=lambda images: parallel.shard_copies(images, mesh),
-        **self._pixels,
+      self._mapped_encode,
+      step_lib.encoder_variables(state),
+      self._experiment.source,
+      split,
+      batch_size=_BATCH * mesh.size,
+      resize=self._resize,
+      place=lambda images: parallel.shard_copies(images, mesh),
+      **self._pixels,
     )
 
+  def _place(self, batch: np.ndarray) -> jax.Array:
+    """Spreads a batch over the devices; copies one that cannot be divided."""
+    mesh = self._experiment.mesh
+    if len(batch) % mesh.size:
+      return parallel.replicate(batch, mesh)
+    return parallel.shard_copies(batch, mesh)
+
   def knn(
-      self,
-      train: tuple[np.ndarray, np.ndarray],
-      test: tuple[np.ndarray, np.ndarray],
+    self,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
   ) -> dict[str, Any]:
     """Classifies the test features by their neighbours in the training's."""
     config = self._experiment.config
     return knn.run(
-        *train,
-        *test,
-        num_classes=self._experiment.source.num_classes,
-        k=config.knn.k,
-        temperature=config.knn.temperature,
+      *train,
+      *test,
+      num_classes=self._experiment.source.num_classes,
+      k=config.knn.k,
+      temperature=config.knn.temperature,
     )
 
   def monitor(self, state: step_lib.TrainState) -> dict[str, float]:
     """The kNN accuracy of a state, percent."""
     figures = self.knn(
-        self.features(state, "train"), self.features(state, "test")
+      self.features(state, "train"), self.features(state, "test")
     )
     return {name: figures[name] for name in figures if "top" in name}
 
   def run(
-      self,
-      state: step_lib.TrainState,
-      progress: Callable[[str], None] | None = None,
+    self,
+    state: step_lib.TrainState,
+    progress: Callable[[str], None] | None = None,
   ) -> dict[str, dict[str, Any]]:
     """All figures of a state, each with its protocol."""
     config = self._experiment.config
@@ -84,20 +85,21 @@ class Suite:
       figures["transformation"] = self.transformation(state)
     if config.probe.protocol != "none":
       figures["linear_probe"] = linear_probe.run(
-          self._encode,
-          step_lib.encoder_variables(state),
-          self._experiment.source,
-          protocol=config.probe.protocol,
-          image_size=config.views.first.size,
-          resize=self._resize,
-          train=train,
-          test=test,
-          epochs=config.probe.epochs,
-          batch_size=config.probe.batch_size,
-          learning_rate=config.probe.learning_rate,
-          repetitions=config.probe.repetitions,
-          seed=config.seed,
-          **self._pixels,
+        self._encode,
+        step_lib.encoder_variables(state),
+        self._experiment.source,
+        protocol=config.probe.protocol,
+        image_size=config.views.first.size,
+        resize=self._resize,
+        train=train,
+        test=test,
+        place=self._place,
+        epochs=config.probe.epochs,
+        batch_size=config.probe.batch_size,
+        learning_rate=config.probe.learning_rate,
+        repetitions=config.probe.repetitions,
+        seed=config.seed,
+        **self._pixels,
       )
     return figures
 
@@ -107,10 +109,10 @@ class Suite:
     config = experiment.config
     group = transformations.GROUPS[config.equivariance.group]
     predict = parallel.map_examples(
-        transformation.make_predict(
-            experiment.networks, group, config.views.third
-        ),
-        experiment.mesh,
+      transformation.make_predict(
+        experiment.networks, group, config.views.third
+      ),
+      experiment.mesh,
     )
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     size = max(1, _BATCH // group.num_classes) * experiment.mesh.size
@@ -121,15 +123,15 @@ class Suite:
       padded = np.pad(images, rest)
       keys = transformation.image_keys(config.seed, first, size)
       placed = parallel.shard_copies(
-          (padded, np.asarray(keys)), experiment.mesh
+        (padded, np.asarray(keys)), experiment.mesh
       )
       hits.append(np.asarray(predict(variables, placed))[: len(images)])
       first += len(images)
     recognised = np.concatenate(hits)
     return {
-        "transformation_accuracy": 100 * float(recognised.mean()),
-        "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
-        "group": group.name,
-        "images": int(len(recognised)),
-        "augmentation": "one third-view crop an image",
+      "transformation_accuracy": 100 * float(recognised.mean()),
+      "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
+      "group": group.name,
+      "images": int(len(recognised)),
+      "augmentation": "one third-view crop an image",
     }

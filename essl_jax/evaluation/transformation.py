@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from essl_jax import augment
-from essl_jax import transformations
+from essl_jax import augment, transformations
 
 
 def make_predict(
-    networks: Any, group: transformations.TransformationGroup, view: augment.View
+  networks: Any, group: transformations.TransformationGroup, view: augment.View
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
   """Which elements the head names for all elements of every image.
 
@@ -25,17 +24,15 @@ def make_predict(
     random key per image [N]) to booleans [N, K]: was element k recognised?
   """
 
-  def predict(
-      variables: Any, batch: tuple[jax.Array, jax.Array]
-  ) -> jax.Array:
+  def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, keys = batch
     crops = augment.random_view(keys, images, view)
     transformed, labels = group.apply_all(crops)
     features = networks.encoder.apply(
-        _branch(variables, "encoder"), transformed, train=False
+      _branch(variables, "encoder"), transformed, train=False
     )
     logits = networks.transformation_head.apply(
-        _branch(variables, "transformation_head"), features, train=False
+      _branch(variables, "transformation_head"), features, train=False
     )
     hits = logits.argmax(-1) == labels
     return hits.reshape(group.num_classes, images.shape[0]).T
