@@ -52,7 +52,7 @@ def _main(_: Sequence[str]) -> int:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
   config = config_lib.parse(_CONFIG.value.to_dict())
-  if jax.config.jax_compilation_cache_dir is None:
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
     jax.config.update("jax_compilation_cache_dir", cache)
   if _DISTRIBUTED.value:

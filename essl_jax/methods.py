@@ -11,7 +11,7 @@ Reference: Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -25,8 +25,7 @@ from essl_jax.errors import UsageError
 from essl_jax.models import heads, resnet
 
 
-@chex.dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
   """What the networks make of one batch.
 
   Attributes:

@@ -16,8 +16,7 @@ from essl_jax import config as config_lib
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that training changes, and the seed of all that it draws.
 
   Attributes:

@@ -22,7 +22,7 @@ class Suite:
     self._encode = step_lib.make_encode(experiment.networks.encoder)
     self._mapped_encode = parallel.map_examples(self._encode, experiment.mesh)
     view = experiment.config.views.first
-    self._pixels = {"mean": view.mean, "std": view.std}
+    self._pixels: dict[str, Any] = {"mean": view.mean, "std": view.std}
     is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
     self._resize = None if is_sized else (view.size, view.size)
 
