@@ -27,7 +27,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def _parse_flags(arguments: Sequence[str]) -> list[str]:
   """Parses the command line; what is wrong with it becomes a UsageError."""
   try:
-    rest = flags.FLAGS(list(arguments), known_only=False)
+    rest = flags.FLAGS(list(arguments))
+    if _CONFIG.value is not None:
+      _CONFIG.value.to_dict()  # a file that did not load tells only here
   except UsageError:
     raise
   except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
