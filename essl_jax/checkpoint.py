@@ -23,7 +23,13 @@ from orbax.checkpoint import checkpoint_managers
 from essl_jax.errors import UsageError
 from essl_jax.workdir import check_config, local_path, read_config
 
-__all__ = ["Checkpoints", "Preemption", "check_config", "read_config"]
+__all__ = [
+  "Checkpoints",
+  "Preemption",
+  "check_config",
+  "exists",
+  "read_config",
+]
 
 _NAMED_DIFFERENCES = 3
 
@@ -38,6 +44,12 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
 
 
 logging.get_absl_logger().addFilter(_is_for_the_user)
+
+
+def exists(workdir: str | os.PathLike[str]) -> bool:
+  """Returns whether a workdir holds a whole checkpoint."""
+  folder = local_path(workdir) / "checkpoints"
+  return folder.is_dir() and any(x.name.isdigit() for x in folder.iterdir())
 
 
 class _Manager(ocp.CheckpointManager):

@@ -216,7 +216,7 @@ def parse(raw: Mapping[str, Any]) -> Config:
 def _build(kind: type, raw: Any, path: str) -> Any:
   """Makes the dataclass `kind` from a mapping, field by field."""
   if not isinstance(raw, Mapping):
-    raise UsageError(f"config.{path} must hold fields, got {raw!r}")
+    raise UsageError(f"config.{path.rstrip('.')} must hold fields, got {raw!r}")
   fields = {field.name: field for field in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   values = {}

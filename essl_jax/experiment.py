@@ -79,14 +79,14 @@ class Experiment:
     )
     return parallel.replicate(state, self.mesh)
 
-  def make_step(self) -> Any:
-    """The compiled step over the mesh."""
+  def make_step(self, prepare: step_lib.Prepare | None = None) -> Any:
+    """The compiled step over the mesh; `prepare` replaces the augmentation."""
     step = step_lib.make_train_step(
       self.networks,
       methods.make_loss(self.config, parallel.AXIS),
       self.optimizer,
       self.schedule,
-      step_lib.make_views(self.config, parallel.AXIS),
+      prepare or step_lib.make_views(self.config, parallel.AXIS),
       equivariance_weight=self.config.equivariance.weight,
       axis_name=parallel.AXIS,
     )

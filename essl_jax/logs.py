@@ -1,19 +1,16 @@
 """Figures on disk and on the terminal: JSONL, TensorBoard, a progress bar."""
 
 import collections
-from collections.abc import Mapping, Sequence
-import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import json
 import math
 import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 from typing import Any, Self
 
-import jax
 import rich.box
 import rich.console
 import rich.progress
@@ -21,13 +18,11 @@ import rich.table
 import rich.text
 import tensorboardX
 
-import essl_jax
 from essl_jax.workdir import replace_text, to_json
 from essl_jax.workdir import write_json as write_json
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
 _RATE_SECONDS = 30.0  # over which speed is averaged
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Logger:
@@ -260,39 +255,21 @@ def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
   rich.console.Console().print(table)
 
 
-def environment() -> dict[str, Any]:
-  """Returns what a result depends on: versions, devices, source.
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+  """Shows how far a long evaluation is; nothing where there is no terminal.
 
-  Returns:
-    Versions by package, `device_kind`, `device_count` (of all processes),
-    `process_count`, and `git_commit`: of the checkout the package is run
-    from, with "-dirty" if tracked files have changed, None outside of one.
+  Args:
+    description: text before the bar.
+
+  Yields:
+    A function to be called with what is done and what there is in all.
   """
-  return {
-    "essl_jax": essl_jax.__version__,
-    "python": platform.python_version(),
-    **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    "device_kind": jax.devices()[0].device_kind,
-    "device_count": jax.device_count(),
-    "process_count": jax.process_count(),
-    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[1]),
-  }
-
-
-def _git_commit(source: pathlib.Path) -> str | None:
-  """Returns the commit of a checkout whose top directory is `source`."""
-
-  def git(*arguments: str) -> str:
-    command = ["git", "-C", str(source), *arguments]
-    return subprocess.run(
-      command, check=True, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
-
-  try:
-    # An installed package may lie within a checkout of something else.
-    if pathlib.Path(git("rev-parse", "--show-toplevel")) != source:
-      return None
-    is_dirty = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "HEAD") + ("-dirty" if is_dirty else "")
-  except (OSError, subprocess.SubprocessError):
-    return None
+  is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+  with rich.progress.Progress(
+    *rich.progress.Progress.get_default_columns(),
+    disable=not is_terminal,
+    transient=True,
+  ) as bar:
+    task = bar.add_task(description)
+    yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,7 +9,6 @@ import numpy as np
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
-from essl_jax.evaluation import suite as suite_lib
 
 _IMAGES = 5  # rows of the sheet of views
 _POINTS = 2000  # test images in the map of the features
@@ -18,16 +17,16 @@ _POINTS = 2000  # test images in the map of the features
 def write_summary(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
-  suite: suite_lib.Suite,
   state: step_lib.TrainState,
+  test: tuple[np.ndarray, np.ndarray],
 ) -> pathlib.Path | None:
   """Draws `summary.png`: views, curves and a map of the test features.
 
   Args:
     workdir: holds `metrics.jsonl`.
     experiment: whose source and views are shown.
-    suite: encodes the test images.
     state: the trained state.
+    test: its features [N, F] of the test images, and their labels [N].
 
   Returns:
     The picture's path; None where matplotlib is not installed.
@@ -40,7 +39,7 @@ def write_summary(
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], experiment, state)
   _draw_curves(axes[1], workdir / "metrics.jsonl")
-  _draw_features(axes[2], *suite.features(state, "test"))
+  _draw_features(axes[2], *test)
   path = workdir / "summary.png"
   figure.savefig(path, dpi=110)
   return path

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
+from essl_jax import environment, logs, pictures
 from essl_jax import experiment as experiment_lib
-from essl_jax import logs, pictures
 from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
 
@@ -39,19 +39,23 @@ def write(
   if training is None or training["resumed_from_step"] == training["steps"]:
     earlier = json.loads(path.read_text()) if path.exists() else {}
     training = earlier.get("training", training)
+  # All processes take part in encoding; only one of them writes.
+  train, test = (suite.features(state, split) for split in ("train", "test"))
+  with logs.progress_bar("linear probe") as progress:
+    figures = suite.run(state, train, test, progress)
   results = {
     "step": step,
     "untrained": _logged(workdir / "metrics.jsonl", step=0),
-    "figures": suite.run(state),
+    "figures": figures,
     "training": training,
-    "environment": logs.environment(),
+    "environment": environment.describe(),
     "config": config_lib.to_dict(experiment.config),
   }
   if jax.process_index() == 0:
     logs.write_json(path, results)
     rows = _rows(results)
     rows.append(("results", str(path)))
-    picture = pictures.write_summary(workdir, experiment, suite, state)
+    picture = pictures.write_summary(workdir, experiment, state, test)
     if picture:
       rows.append(("picture", str(picture)))
     logs.summary_table(f"{experiment.name}, step {step:,}", rows)

@@ -33,7 +33,10 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     checkpoint.read_config(workdir)  # refuses a folder without a run
   experiment = experiment_lib.build(config)
   checkpoint.check_config(
-    workdir, config_lib.to_dict(config), ignore=config_lib.FREE_FIELDS
+    workdir,
+    config_lib.to_dict(config),
+    ignore=config_lib.FREE_FIELDS,
+    overwrite=not checkpoint.exists(workdir),
   )
   suite = suite_lib.Suite(experiment)
   training = None

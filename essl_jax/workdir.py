@@ -28,6 +28,7 @@ def check_config(
   config: Mapping[str, Any],
   *,
   ignore: Collection[str] = (),
+  overwrite: bool = False,
 ) -> None:
   """Ties a workdir to a config: writes it at first, compares it later.
 
@@ -38,6 +39,7 @@ def check_config(
     workdir: directory of the run; made if it does not exist.
     config: nested dict of what JSON can hold.
     ignore: dotted names that may differ; "logging" stands for all below it.
+    overwrite: replaces an earlier config, where nothing was trained with it.
 
   Raises:
     UsageError: if the workdir cannot be used, or belongs to another config.
@@ -48,7 +50,7 @@ def check_config(
       path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=path):
         pass
-      if not (path / "config.json").exists():
+      if overwrite or not (path / "config.json").exists():
         write_json(path / "config.json", config)
     except OSError as error:
       raise UsageError(

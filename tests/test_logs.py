@@ -18,7 +18,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import essl_jax
-from essl_jax import logs
+from essl_jax import environment, logs
 from essl_jax.logs import Logger
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -269,7 +269,7 @@ def test_write_json_is_whole_or_nothing(tmp_path):
 
 
 def test_environment_names_versions_devices_and_commit(tmp_path):
-  found = logs.environment()
+  found = environment.describe()
   assert found["jax"] == jax.__version__
   assert found["numpy"] == np.__version__
   assert found["essl_jax"] == essl_jax.__version__
@@ -286,14 +286,14 @@ def test_commit_of_a_checkout(tmp_path):
     command = ["git", "-C", str(tmp_path), *names, *arguments]
     subprocess.run(command, check=True, capture_output=True)
 
-  assert logs._git_commit(tmp_path) is None
+  assert environment._git_commit(tmp_path) is None
   git("init")
   (tmp_path / "file").write_text("a")
   (tmp_path / "below").mkdir()
   git("add", ".")
   git("commit", "-m", "first")
-  commit = logs._git_commit(tmp_path)
+  commit = environment._git_commit(tmp_path)
   assert commit is not None and re.fullmatch("[0-9a-f]{40}", commit)
-  assert logs._git_commit(tmp_path / "below") is None
+  assert environment._git_commit(tmp_path / "below") is None
   (tmp_path / "file").write_text("b")
-  assert logs._git_commit(tmp_path) == f"{commit}-dirty"
+  assert environment._git_commit(tmp_path) == f"{commit}-dirty"

@@ -74,17 +74,31 @@ class Suite:
   def run(
     self,
     state: step_lib.TrainState,
-    progress: Callable[[str], None] | None = None,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
   ) -> dict[str, dict[str, Any]]:
-    """All figures of a state, each with its protocol."""
+    """All figures of a state, each with its protocol.
+
+    Args:
+      state: what to measure.
+      train: its features of the training split, from `features`.
+      test: of the test split.
+      progress: told the steps of a long probe, done and in all.
+
+    Returns:
+      `knn`, and where they apply `transformation` and `linear_probe`.
+    """
     config = self._experiment.config
-    train = self.features(state, "train")
-    test = self.features(state, "test")
-    figures = {"knn": self.knn(train, test)}
+    splits = {
+      "train_split": config.data.train_split,
+      "test_split": config.data.test_split,
+    }
+    figures = {"knn": self.knn(train, test) | splits}
     if config.equivariance.weight > 0:
       figures["transformation"] = self.transformation(state)
     if config.probe.protocol != "none":
-      figures["linear_probe"] = linear_probe.run(
+      probe = linear_probe.run(
         self._encode,
         step_lib.encoder_variables(state),
         self._experiment.source,
@@ -94,6 +108,7 @@ class Suite:
         train=train,
         test=test,
         place=self._place,
+        progress=progress,
         epochs=config.probe.epochs,
         batch_size=config.probe.batch_size,
         learning_rate=config.probe.learning_rate,
@@ -101,6 +116,7 @@ class Suite:
         seed=config.seed,
         **self._pixels,
       )
+      figures["linear_probe"] = probe | splits
     return figures
 
   def transformation(self, state: step_lib.TrainState) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Random views of images: pure functions that run inside the train step.
+
+Common to all functions: `images` are `[N, H, W, 3]`, uint8 or floating in
+[0, 1]; uint8 is divided by 255, and the result is float32 in [0, 1]. Values
+given per image (`factor`, `sigma`, `flip`) are scalars or `[N]`, and may be
+traced. Pixels are what torchvision computes on PIL images, save that PIL
+rounds to eight bits after every operation. Everything works under `jit`,
+`vmap`, `grad`, `shard_map` and `pmap`; `ValueError` names an unfit shape.
+
+    view = View(size=16, blur=0.5)
+    views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
+"""
+
+from essl_jax.augment.blur import gaussian_blur
+from essl_jax.augment.color import (
+  adjust_brightness,
+  adjust_contrast,
+  adjust_hue,
+  adjust_saturation,
+  normalize,
+  solarize,
+  to_grayscale,
+)
+from essl_jax.augment.geometry import (
+  center_crop_resize,
+  horizontal_flip,
+  resized_crop,
+  sample_crop_boxes,
+)
+from essl_jax.augment.view import View, random_view
+
+__all__ = (
+  "View",
+  "adjust_brightness",
+  "adjust_contrast",
+  "adjust_hue",
+  "adjust_saturation",
+  "center_crop_resize",
+  "gaussian_blur",
+  "horizontal_flip",
+  "normalize",
+  "random_view",
+  "resized_crop",
+  "sample_crop_boxes",
+  "solarize",
+  "to_grayscale",
+)

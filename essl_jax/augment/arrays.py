@@ -1,0 +1,64 @@
+"""What all augmentations share: array layouts, gradients and random keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Planes = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def as_float(images: chex.Array) -> jax.Array:
+  """Float32 `[N, H, W, 3]`, uint8 divided by 255; ValueError otherwise."""
+  images = jnp.asarray(images)
+  if images.ndim != 4 or images.shape[-1] != 3:
+    raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f"images must be uint8 or floating, got {images.dtype}")
+  return images.astype(jnp.float32)
+
+
+def per_image(value: Any, images: jax.Array, name: str) -> jax.Array:
+  """Lays a scalar or `[N]` out as `[N, 1, 1]`, to meet planes `[N, H, W]`."""
+  value = jnp.asarray(value)
+  if value.ndim > 1 or (value.ndim and value.shape[0] != images.shape[0]):
+    raise ValueError(
+      f"{name} must be a scalar or [{images.shape[0]}] as images are "
+      f"{images.shape}, got {value.shape}"
+    )
+  return jnp.broadcast_to(value, images.shape[:1])[:, None, None]
+
+
+def split_planes(images: jax.Array) -> Planes:
+  """The three channels `[N, H, W]`."""
+  return images[..., 0], images[..., 1], images[..., 2]
+
+
+def stack_planes(planes: Sequence[jax.Array]) -> jax.Array:
+  """Lays three planes `[N, H, W]` out as `[N, H, W, 3]`."""
+  return jnp.stack(planes, axis=-1)
+
+
+def through(rounded: jax.Array, x: jax.Array) -> jax.Array:
+  """Takes the value of `rounded` and the gradient of `x`."""
+  return jax.lax.stop_gradient(rounded) + (x - jax.lax.stop_gradient(x))
+
+
+def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
+  """Typed keys `[count]` from one key or one per image, typed or legacy."""
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  if key.ndim == 0:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+  if key.shape != (count,):
+    raise ValueError(f"key must be one key or [{count}] keys, got {key.shape}")
+  return key
+
+
+def uniform(keys: jax.Array, count: int) -> jax.Array:
+  """Draws `[N, count]` in [0, 1), a row for each of `[N]` keys."""
+  return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)

@@ -1,0 +1,199 @@
+"""Changes of colour, one by one and as a random jitter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax.augment.arrays import (
+  Planes,
+  as_float,
+  per_image,
+  split_planes,
+  stack_planes,
+  through,
+)
+
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3
+
+
+def _gray(planes: Planes) -> jax.Array:
+  """ITU-R 601 luma, as PIL's mode L."""
+  return 0.299 * planes[0] + 0.587 * planes[1] + 0.114 * planes[2]
+
+
+def _blend(planes: Planes, target: Any, factor: jax.Array) -> Planes:
+  """Clips `factor * planes + (1 - factor) * target`."""
+  red, green, blue = (
+    jnp.clip(factor * plane + (1 - factor) * target, 0, 1) for plane in planes
+  )
+  return red, green, blue
+
+
+def _mean(plane: jax.Array) -> jax.Array:
+  """The mean `[N, 1, 1]` in whole grey levels, as PIL's contrast takes it."""
+  # Whole numbers sum to the same in any order, whatever the batch's shape.
+  levels = jnp.round(plane * 255).astype(jnp.int32)
+  pixels = plane.shape[1] * plane.shape[2]
+  total = jnp.sum(levels, axis=(1, 2), keepdims=True).astype(jnp.float32)
+  whole = jnp.floor(total / pixels + 0.5) / 255
+  return through(whole, jnp.mean(plane, axis=(1, 2), keepdims=True))
+
+
+def _levels(plane: jax.Array) -> jax.Array:
+  """Grey levels 0 to 255, exactly whole where the image was uint8."""
+  levels = plane * 255
+  whole = jnp.round(levels)
+  near = jnp.abs(levels - whole) < 1e-3
+  return through(jnp.where(near, whole, levels), levels)
+
+
+def _turn_hue(planes: Planes, turns: jax.Array) -> Planes:
+  """Adds `turns` to the hue in PIL's HSV, which is truncated to eight bits."""
+  red, green, blue = (_levels(plane) for plane in planes)
+  high = jnp.maximum(jnp.maximum(red, green), blue)
+  low = jnp.minimum(jnp.minimum(red, green), blue)
+  divisor = jnp.where(high > low, high - low, 1)
+  from_red = (high - red) / divisor
+  from_green = (high - green) / divisor
+  from_blue = (high - blue) / divisor
+  hue = jnp.where(  # In sixths of a turn: red 0, green 2, blue 4.
+    red == high,
+    jnp.where(green == low, from_blue - 1, 1 - from_green),
+    jnp.where(
+      green == high,
+      jnp.where(red == low, 3 - from_blue, 1 + from_red),
+      jnp.where(red == low, 3 + from_green, 5 - from_red),
+    ),
+  )
+  # XLA's division may be off by one bit, which PIL's truncation would show.
+  sixth = hue / 6
+  hue = sixth + ((hue - 4 * sixth) - 2 * sixth) / 6
+  hue = jnp.where(hue < 0, hue + 1, hue) * 255
+  steps = jnp.asarray(turns, jnp.float32) * 255
+  hue = through(jnp.floor(hue), hue) + through(jnp.trunc(steps), steps)
+  # PIL adds in uint8, so that the circle has 256 steps, one more than a turn.
+  hue = (hue - 256 * jnp.floor(hue / 256)) * (6 / 255)
+  saturation = (high - low) / jnp.where(high > 0, high, 1) * 255
+  saturation = through(jnp.floor(saturation), saturation) / 255
+  high = high / 255
+
+  def channel(peak: float) -> jax.Array:
+    offset = hue - peak
+    offset = jnp.abs(offset - 6 * jnp.round(offset / 6))
+    return high - high * saturation * jnp.clip(offset - 1, 0, 1)
+
+  return channel(0.0), channel(2.0), channel(4.0)
+
+
+def adjust_brightness(images: chex.Array, factor: Any) -> jax.Array:
+  """Multiplies by `factor` and clips: 0 is black, 1 the image itself."""
+  images = as_float(images)
+  factor = per_image(factor, images, "factor")
+  return stack_planes(_blend(split_planes(images), 0.0, factor))
+
+
+def adjust_contrast(images: chex.Array, factor: Any) -> jax.Array:
+  """Blends with the mean of the gray image: 0 is flat, 1 the image itself."""
+  images = as_float(images)
+  factor, planes = per_image(factor, images, "factor"), split_planes(images)
+  return stack_planes(_blend(planes, _mean(_gray(planes)), factor))
+
+
+def adjust_saturation(images: chex.Array, factor: Any) -> jax.Array:
+  """Blends with the gray image: 0 is gray, 1 the image itself."""
+  images = as_float(images)
+  factor, planes = per_image(factor, images, "factor"), split_planes(images)
+  return stack_planes(_blend(planes, _gray(planes), factor))
+
+
+def adjust_hue(images: chex.Array, factor: Any) -> jax.Array:
+  """Turns the hue by `factor` turns, -0.5 to 0.5, in PIL's eight-bit HSV.
+
+  The gradient passes as if nothing was truncated to eight bits.
+  """
+  images = as_float(images)
+  factor = per_image(factor, images, "factor")
+  return stack_planes(_turn_hue(split_planes(images), factor))
+
+
+def to_grayscale(images: chex.Array) -> jax.Array:
+  """The ITU-R 601 gray image, three times."""
+  return stack_planes([_gray(split_planes(as_float(images)))] * 3)
+
+
+def solarize(images: chex.Array, threshold: Any = 128 / 255) -> jax.Array:
+  """Inverts the values at or above `threshold`."""
+  images = as_float(images)
+  threshold = per_image(threshold, images, "threshold")[..., None]
+  return jnp.where(images >= threshold, 1 - images, images)
+
+
+def normalize(
+  images: chex.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """Subtracts `mean` and divides by `std`, one value per channel."""
+  images = as_float(images)
+  center = np.asarray(mean, np.float32).reshape(1, 1, 1, 3)
+  # Divisions may differ in the last bit with the batch's shape, products not.
+  factor = np.float32(1) / np.asarray(std, np.float32).reshape(1, 1, 1, 3)
+  return (images - center) * factor
+
+
+def _ranks(draws: Sequence[jax.Array]) -> list[jax.Array]:
+  """The rank `[N]` of each draw among all, without a sort; ties by index."""
+  ranks, start = [], jnp.zeros(draws[0].shape, jnp.int32)
+  for i, draw in enumerate(draws):
+    earlier = [other <= draw for other in draws[:i]]
+    earlier += [other < draw for other in draws[i + 1 :]]
+    ranks.append(sum((x.astype(jnp.int32) for x in earlier), start))
+  return ranks
+
+
+def color_jitter(
+  images: jax.Array, draws: jax.Array, strengths: Sequence[float]
+) -> jax.Array:
+  """Brightness, contrast, saturation, hue in random order per image.
+
+  Args:
+    images: `[N, H, W, 3]`, float32.
+    draws: `[8, N]` uniform in [0, 1): four factors, then four ranks.
+    strengths: of the four; those at 0 are left out.
+
+  Returns:
+    `[N, H, W, 3]`, float32.
+  """
+  active = [i for i in range(4) if strengths[i] > 0]
+  factors, ranks = {}, {}
+  for i, rank in zip(
+    active, _ranks([draws[4 + i] for i in active]), strict=True
+  ):
+    center = 0 if i == _HUE else 1
+    low, high = center - strengths[i], center + strengths[i]
+    low = low if i == _HUE else max(0, low)
+    factors[i] = per_image(low + (high - low) * draws[i], images, "factor")
+    ranks[i] = per_image(rank, images, "rank")
+
+  def take_turn(turn: jax.Array, planes: Planes) -> Planes:
+    gray = _gray(planes)
+    factor, target = jnp.ones_like(gray[:, :1, :1]), jnp.zeros_like(gray)
+    for i in active:
+      now = ranks[i] == turn
+      if i == _CONTRAST:
+        target = jnp.where(now, _mean(gray), target)
+      if i == _SATURATION:
+        target = jnp.where(now, gray, target)
+      if i != _HUE:
+        factor = jnp.where(now, factors[i], factor)
+    after = _blend(planes, target, factor)
+    if _HUE not in active:
+      return after
+    now, turned = ranks[_HUE] == turn, _turn_hue(planes, factors[_HUE])
+    return jax.tree.map(lambda t, a: jnp.where(now, t, a), turned, after)
+
+  # Unrolled, XLA's fusions on CPU compute every turn anew for each pixel.
+  planes = jax.lax.fori_loop(0, len(active), take_turn, split_planes(images))
+  return stack_planes(planes)

@@ -1,0 +1,161 @@
+"""Crops, resizing and flips, resampled as PIL does."""
+
+from collections.abc import Callable, Sequence
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+  return jnp.maximum(1 - x, 0)
+
+
+def _cubic(x: jax.Array) -> jax.Array:
+  """Keys' cubic with a = -0.5, as PIL's; OpenCV and PyTorch take -0.75."""
+  near = (1.5 * x - 2.5) * x * x + 1
+  far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+  return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
+
+
+KERNELS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "bilinear": _triangle,
+  "bicubic": _cubic,
+}
+
+
+def _resampling_matrix(
+  start: jax.Array, extent: jax.Array, inputs: int, outputs: int, method: str
+) -> jax.Array:
+  """Weights `[N, outputs, inputs]` that resample `[start, start + extent)`."""
+  start, extent = start[:, None, None], extent[:, None, None]
+  scale = extent / outputs
+  pixels = jnp.arange(inputs, dtype=jnp.float32)[None, None, :]
+  steps = jnp.arange(outputs, dtype=jnp.float32)[None, :, None] + 0.5
+  # Widening the kernel when shrinking is what antialiases.
+  distance = (pixels + 0.5 - start - steps * scale) / jnp.maximum(scale, 1)
+  inside = (pixels >= jnp.floor(start)) & (pixels < jnp.ceil(start + extent))
+  weights = jnp.where(inside, KERNELS[method](jnp.abs(distance)), 0)
+  return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _matmul_axes(
+  rows: jax.Array, columns: jax.Array, images: jax.Array, *, clip: bool
+) -> jax.Array:
+  """Multiplies widths by `columns`, then heights by `rows`, `[N, out, in]`."""
+  # TensorFloat-32 or bfloat16 passes would cost up to one grey level.
+  precision = jax.lax.Precision.HIGHEST
+  for spec, matrix in (("nwx,nhxc->nhwc", columns), ("nvh,nhwc->nvwc", rows)):
+    images = jnp.einsum(spec, matrix, images, precision=precision)
+    images = jnp.clip(images, 0, 1) if clip else images
+  return images
+
+
+def resized_crop(
+  images: chex.Array,
+  boxes: chex.Array,
+  size: int | tuple[int, int],
+  method: str = "bilinear",
+) -> jax.Array:
+  """Crops a box from each image and resizes it, antialiased as PIL does.
+
+  Only pixels inside the box are read, as if the crop were cut out first.
+
+  Args:
+    images: `[N, H, W, 3]`.
+    boxes: `[N, 4]` top, left, height, width in pixels, integer or floating;
+      each overlaps its image.
+    size: side of the square result, or (height, width).
+    method: "bilinear" or "bicubic" (Keys, a = -0.5; clipped to [0, 1]).
+
+  Returns:
+    `[N, *size, 3]`, float32.
+  """
+  images, boxes = as_float(images), jnp.asarray(boxes, jnp.float32)
+  if boxes.shape != (images.shape[0], 4):
+    raise ValueError(
+      f"boxes must be [{images.shape[0]}, 4] as images are {images.shape}, "
+      f"got {boxes.shape}"
+    )
+  if method not in KERNELS:
+    raise ValueError(f"method {method!r} is none of {', '.join(KERNELS)}")
+  height, width = (size, size) if isinstance(size, int) else size
+  top, left, box_height, box_width = jnp.unstack(boxes, axis=1)
+  rows = _resampling_matrix(top, box_height, images.shape[1], height, method)
+  columns = _resampling_matrix(left, box_width, images.shape[2], width, method)
+  return _matmul_axes(rows, columns, images, clip=method == "bicubic")
+
+
+def center_crop_resize(
+  images: chex.Array, resize: int, size: int, method: str = "bicubic"
+) -> jax.Array:
+  """Resizes the shorter side to `resize`, then cuts `size` from the centre."""
+  count, height, width = as_float(images).shape[:3]
+  short = min(height, width)
+  height, width = resize * height // short, resize * width // short
+  if not 0 < size <= resize:
+    raise ValueError(f"size must be in [1, resize={resize}], got {size}")
+  boxes = jnp.asarray([[0, 0, *images.shape[1:3]]] * count, jnp.float32)
+  images = resized_crop(images, boxes, (height, width), method)
+  top, left = round((height - size) / 2), round((width - size) / 2)
+  return images[:, top : top + size, left : left + size]
+
+
+def sample_crop_boxes(
+  key: chex.PRNGKey,
+  n: int,
+  image_shape: Sequence[int],
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> jax.Array:
+  """Draws the boxes of torchvision's RandomResizedCrop.
+
+  Ten tries of a uniform area and a log-uniform aspect; the first that fits is
+  placed uniformly, and if none fits the largest central box of an allowed
+  aspect is taken. All tries are drawn at once, so that there is no loop.
+
+  Args:
+    key: one key, expanded by `fold_in(key, i)`, or `[n]` keys.
+    n: number of boxes.
+    image_shape: (H, W, ...) in pixels.
+    scale: smallest and largest area, as parts of the image's.
+    ratio: smallest and largest width / height.
+
+  Returns:
+    int32 `[n, 4]`: top, left, height, width.
+  """
+  tries = 10
+  height, width = image_shape[0], image_shape[1]
+  draws = uniform(image_keys(key, n), 2 * tries + 2)
+  area = scale[0] + (scale[1] - scale[0]) * draws[:, :tries]
+  low, high = math.log(ratio[0]), math.log(ratio[1])
+  aspect = jnp.exp(low + (high - low) * draws[:, tries : 2 * tries])
+  widths = jnp.round(jnp.sqrt(height * width * area * aspect))
+  heights = jnp.round(jnp.sqrt(height * width * area / aspect))
+  fits = (widths > 0) & (widths <= width)
+  fits &= (heights > 0) & (heights <= height)
+  first = fits & (jnp.cumsum(fits, axis=1) == 1)
+  fits_any = jnp.any(fits, axis=1)
+
+  box_height = min(height, round(width / ratio[0]))
+  box_width = min(width, round(height * ratio[1]))
+  box = jnp.where(
+    fits_any,
+    jnp.stack([jnp.sum(heights * first, 1), jnp.sum(widths * first, 1)]),
+    jnp.asarray([[box_height], [box_width]], jnp.float32),
+  )
+  room = jnp.asarray([[height], [width]], jnp.float32) - box
+  place = jnp.minimum(jnp.floor(draws[:, -2:].T * (room + 1)), room)
+  place = jnp.where(fits_any, place, jnp.floor(room / 2))
+  return jnp.concatenate([place, box]).T.astype(jnp.int32)
+
+
+def horizontal_flip(images: chex.Array, flip: Any = True) -> jax.Array:
+  """Mirrors left and right where `flip` (bool, scalar or `[N]`) is true."""
+  images = as_float(images)
+  flip = per_image(flip, images, "flip")[..., None]
+  return jnp.where(flip, images[:, :, ::-1], images)

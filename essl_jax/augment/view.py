@@ -1,0 +1,187 @@
+"""What a view is, and drawing one of each image."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
+from essl_jax.augment.blur import gaussian_blur
+from essl_jax.augment.color import (
+  color_jitter,
+  normalize,
+  solarize,
+  to_grayscale,
+)
+from essl_jax.augment.geometry import (
+  KERNELS,
+  horizontal_flip,
+  resized_crop,
+  sample_crop_boxes,
+)
+
+# Per field of a View: how many numbers, the smallest and the largest.
+_LIMITS: dict[str, tuple[int, float, float]] = {
+  "size": (1, 1, math.inf),
+  "scale": (2, 1e-6, 1),
+  "ratio": (2, 1e-6, math.inf),
+  "flip": (1, 0, 1),
+  "jitter": (4, 0, math.inf),
+  "jitter_probability": (1, 0, 1),
+  "grayscale": (1, 0, 1),
+  "blur": (1, 0, 1),
+  "blur_sigma": (2, 0, math.inf),
+  "solarize": (1, 0, 1),
+  "solarize_threshold": (1, 0, 1),
+  "mean": (3, -math.inf, math.inf),
+  "std": (3, 1e-6, math.inf),
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+  """Whether a value of a View's field has its number of values, in range."""
+  count, low, high = _LIMITS[name]
+  several = isinstance(value, Sequence) and not isinstance(value, str)
+  values: tuple[Any, ...] = tuple(value) if several else (value,)
+  kind: Any = numbers.Integral if name == "size" else numbers.Real
+  return (
+    several == (count > 1)
+    and len(values) == count
+    and all(isinstance(x, kind) and low <= x <= high for x in values)
+    and (count != 2 or values[0] <= values[1])
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """What `random_view` does to an image; hashable, so static under `jit`.
+
+  Attributes:
+    size: side of the square view in pixels.
+    scale: smallest and largest area of the crop, as parts of the image's.
+    ratio: smallest and largest width / height of the crop.
+    interpolation: "bilinear" or "bicubic".
+    flip: probability of mirroring left and right.
+    jitter: strengths of brightness, contrast, saturation and hue; factors are
+      uniform in max(0, 1 - x)..1 + x, for hue in -x..x turns.
+    jitter_probability: probability of the four, in random order.
+    grayscale: probability of three equal channels.
+    blur: probability of a Gaussian blur.
+    blur_sigma: smallest and largest standard deviation in pixels.
+    solarize: probability of inverting the bright values.
+    solarize_threshold: where bright begins, in [0, 1].
+    mean: subtracted at last, per channel.
+    std: divided by at last, per channel.
+
+  Raises:
+    ValueError: a field is out of range; names it, its value and the range.
+  """
+
+  size: int
+  scale: tuple[float, float] = (0.2, 1.0)
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  interpolation: str = "bilinear"
+  flip: float = 0.5
+  jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+  jitter_probability: float = 0.8
+  grayscale: float = 0.2
+  blur: float = 0.0
+  blur_sigma: tuple[float, float] = (0.1, 2.0)
+  solarize: float = 0.0
+  solarize_threshold: float = 128 / 255
+  mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+  std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+
+  def __post_init__(self) -> None:
+    for name in _LIMITS:
+      value = getattr(self, name)
+      if not _fits(name, value):
+        count, low, high = _LIMITS[name]
+        kind = "whole" if name == "size" else "real"
+        order = ", ascending" if count == 2 else ""
+        raise ValueError(
+          f"{name}={value!r} of a view must be {count} {kind} number(s) in "
+          f"[{low}, {high}]{order}"
+        )
+      if isinstance(value, Sequence):
+        object.__setattr__(self, name, tuple(value))
+    if self.interpolation not in KERNELS:
+      raise ValueError(
+        f"interpolation={self.interpolation!r} of a view must be one of "
+        f"{', '.join(KERNELS)}"
+      )
+    if self.jitter[3] > 0.5:
+      raise ValueError(
+        f"jitter={self.jitter!r} of a view turns hues, its last number, by "
+        "more than 0.5"
+      )
+
+
+def _as_view(view: View | Mapping[str, Any]) -> View:
+  if isinstance(view, View):
+    return view
+  fields = dict(view.items())
+  allowed = [field.name for field in dataclasses.fields(View)]
+  unknown = sorted(set(fields) - set(allowed))
+  if unknown or "size" not in fields:
+    raise ValueError(
+      f"a view needs `size` and has no {unknown}; got {sorted(fields)}, "
+      f"allowed are {', '.join(allowed)}"
+    )
+  return View(**fields)
+
+
+def random_view(
+  key: chex.PRNGKey, images: chex.Array, view: View | Mapping[str, Any]
+) -> jax.Array:
+  """Draws one view of each image.
+
+  In this order: crop, flip, colour jitter, grayscale, blur, solarize,
+  normalise. What has probability or strength 0 is not computed at all.
+
+  Args:
+    key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys, so
+      that a view depends on its own key only and n devices can draw the views
+      of one; typed, or legacy `[2]` and `[N, 2]`. Keep JAX's default
+      (threefry) generator: others do not draw per key under `vmap`.
+    images: `[N, H, W, 3]`.
+    view: a `View`, or a mapping of its fields.
+
+  Returns:
+    `[N, size, size, 3]`, float32, normalised.
+  """
+  view, images = _as_view(view), as_float(images)
+  count = images.shape[0]
+  keys = jax.vmap(jax.random.split, out_axes=1)(image_keys(key, count))
+  boxes = sample_crop_boxes(
+    keys[0], count, images.shape[1:], view.scale, view.ratio
+  )
+  images = resized_crop(images, boxes, view.size, view.interpolation)
+  draws = uniform(keys[1], 14).T
+
+  def chosen(draw: jax.Array, probability: float) -> jax.Array:
+    return per_image(draw < probability, images, "draw")[..., None]
+
+  if view.flip:
+    images = horizontal_flip(images, draws[0] < view.flip)
+  if view.jitter_probability and any(view.jitter):
+    jittered = color_jitter(images, draws[1:9], view.jitter)
+    now = chosen(draws[9], view.jitter_probability)
+    images = jnp.where(now, jittered, images)
+  if view.grayscale:
+    now = chosen(draws[10], view.grayscale)
+    images = jnp.where(now, to_grayscale(images), images)
+  if view.blur:
+    low, high = view.blur_sigma
+    sigma = low + (high - low) * draws[11]
+    blurred = gaussian_blur(images, sigma, max_sigma=high)
+    images = jnp.where(chosen(draws[12], view.blur), blurred, images)
+  if view.solarize:
+    inverted = solarize(images, view.solarize_threshold)
+    images = jnp.where(chosen(draws[13], view.solarize), inverted, images)
+  return normalize(images, view.mean, view.std)

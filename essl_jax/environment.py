@@ -1,0 +1,51 @@
+"""What a result depends on beside its config: versions, devices, source."""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+import essl_jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def describe() -> dict[str, Any]:
+  """Returns what a result depends on: versions, devices, source.
+
+  Returns:
+    Versions by package, `device_kind`, `device_count` (of all processes),
+    `process_count`, and `git_commit`: of the checkout the package is run
+    from, with "-dirty" if tracked files have changed, None outside of one.
+  """
+  return {
+    "essl_jax": essl_jax.__version__,
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    "device_kind": jax.devices()[0].device_kind,
+    "device_count": jax.device_count(),
+    "process_count": jax.process_count(),
+    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[1]),
+  }
+
+
+def _git_commit(source: pathlib.Path) -> str | None:
+  """Returns the commit of a checkout whose top directory is `source`."""
+
+  def git(*arguments: str) -> str:
+    command = ["git", "-C", str(source), *arguments]
+    return subprocess.run(
+      command, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()
+
+  try:
+    # An installed package may lie within a checkout of something else.
+    if pathlib.Path(git("rev-parse", "--show-toplevel")) != source:
+      return None
+    is_dirty = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("-dirty" if is_dirty else "")
+  except (OSError, subprocess.SubprocessError):
+    return None

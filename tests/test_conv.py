@@ -1,0 +1,95 @@
+"""Convolutions for CPUs against those of XLA."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from essl_jax.models import resnet
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("convolution", [resnet.im2col_conv, resnet.cpu_conv])
+@pytest.mark.parametrize(
+  ("size", "kernel", "stride", "padding"),
+  [
+    (8, 3, 1, ((1, 1), (1, 1))),
+    (8, 3, 2, ((1, 1), (1, 1))),
+    (2, 3, 1, ((1, 1), (1, 1))),
+    (4, 3, 2, ((1, 1), (1, 1))),
+    (8, 1, 1, ((0, 0), (0, 0))),
+    (7, 1, 2, ((0, 0), (0, 0))),
+    (15, 7, 2, ((3, 3), (3, 3))),
+    (9, 3, 1, ((0, 1), (2, 0))),
+  ],
+)
+def test_cpu_convolutions_equal_xla(convolution, size, kernel, stride, padding):
+  x = jax.random.normal(KEY, (3, size, size + 1, 5))
+  w = jax.random.normal(jax.random.key(1), (kernel, kernel, 5, 4))
+
+  def outputs(function, x, w):
+    def value(x, w):
+      return function(
+        x,
+        w,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      )
+
+    y, pullback = jax.vjp(value, x, w)
+    return y, pullback(jnp.cos(y))
+
+  got = jax.jit(functools.partial(outputs, convolution))(x, w)
+  expected = jax.jit(functools.partial(outputs, jax.lax.conv_general_dilated))(
+    x, w
+  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_cpu_convolution_under_vmap_and_bfloat16():
+  x = jax.random.normal(KEY, (2, 3, 2, 2, 5), jnp.bfloat16)
+  w = jax.random.normal(KEY, (3, 3, 5, 4), jnp.bfloat16)
+  convolve = functools.partial(
+    resnet.cpu_conv,
+    rhs=w,
+    window_strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  out = jax.vmap(convolve)(x)
+  assert out.dtype == jnp.bfloat16
+  one_by_one = jnp.stack([convolve(images) for images in x])
+  np.testing.assert_allclose(
+    out.astype(jnp.float32), one_by_one.astype(jnp.float32), atol=0.1
+  )
+
+
+def test_default_conv_is_fast_on_cpu():
+  assert jax.default_backend() == "cpu"
+  assert resnet.default_conv() is resnet.cpu_conv
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"rhs_dilation": (2, 2)}, "rhs_dilation"),
+    ({"feature_group_count": 5}, "feature_group_count"),
+    ({"dimension_numbers": ("NCHW", "OIHW", "NCHW")}, "NHWC"),
+    ({"padding": "SAME"}, "SAME"),
+  ],
+)
+def test_im2col_refuses_other_convolutions(options, message):
+  arguments = {
+    "padding": ((1, 1), (1, 1)),
+    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    **options,
+  }
+  with pytest.raises(ValueError, match=message):
+    resnet.im2col_conv(
+      jnp.ones((1, 5, 5, 5)), jnp.ones((5, 3, 5, 5)), (1, 1), **arguments
+    )

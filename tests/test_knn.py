@@ -1,0 +1,142 @@
+"""The kNN classifier against brute force and golden numbers."""
+
+import functools
+
+from evaluation_helpers import (
+  clusters,
+)
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from essl_jax.evaluation import knn
+
+
+def knn_scores(bank, labels, queries, num_classes, k, temperature):
+  """Class scores by brute force in float64, relative to the nearest."""
+  bank, queries = (
+    x / np.linalg.norm(x, axis=1, keepdims=True)
+    for x in (bank.astype(np.float64), queries.astype(np.float64))
+  )
+  scores = np.zeros((len(queries), num_classes))
+  for row, similarities in enumerate(queries @ bank.T):
+    for index in np.argsort(-similarities, kind="stable")[:k]:
+      weight = np.exp((similarities[index] - similarities.max()) / temperature)
+      scores[row, labels[index]] += weight
+  return scores
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(200, 0.1), (20, 0.07)])
+def test_knn_matches_golden(golden, k, temperature):
+  data = golden("knn")
+  arguments = data["bank"], data["labels"], data["queries"]
+  ranked = np.asarray(
+    knn.predict(*arguments, num_classes=10, k=k, temperature=temperature)
+  )
+  expected = data[f"ranked_classes_k{k}_t{temperature}"]
+  scores = knn_scores(*arguments, 10, k, temperature)
+  for row, found, right in zip(scores, ranked, expected, strict=True):
+    voted = int((row > 0).sum())
+    np.testing.assert_array_equal(found[:voted], right[:voted])
+    assert set(found[voted:]) == set(right[voted:])
+    # Classes without a neighbour are tied: the lower comes first.
+    assert list(found[voted:]) == sorted(found[voted:])
+
+
+@pytest.mark.parametrize("limit", [1, 3 * 211, 2**24])
+def test_knn_matches_brute_force_at_any_block(monkeypatch, limit):
+  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", limit)
+  knn._predict.clear_cache()
+  rng = np.random.default_rng(2)
+  bank = rng.standard_normal((211, 19)).astype(np.float32)
+  queries = 7 * rng.standard_normal((53, 19)).astype(np.float32)
+  labels = rng.integers(0, 6, 211)
+  ranked = knn.predict(
+    bank, labels, queries, num_classes=6, k=31, temperature=0.07
+  )
+  assert ranked.shape == (53, 6) and ranked.dtype == jnp.int32
+  expected = np.argsort(
+    -knn_scores(bank, labels, queries, 6, 31, 0.07), axis=1, kind="stable"
+  )
+  np.testing.assert_array_equal(ranked, expected)
+  knn._predict.clear_cache()
+
+
+def test_knn_blocks_bound_memory_and_cover_all_queries():
+  for number, row in (
+    (10_000, 50_000),
+    (1, 2**30),
+    (7, 3),
+    (50_000, 1_281_167),
+  ):
+    size = knn._block_size(number, row)
+    assert size == 1 or size * row * 4 <= 256e6
+    count = -(-number // size)
+    assert 0 <= count * size - number < count
+
+
+def test_knn_under_jit_vmap_and_bfloat16():
+  bank, labels = clusters(60)
+  queries, _ = clusters(10, spread=0.5, seed=1)
+  predict = functools.partial(knn.predict, num_classes=7, k=9)
+  expected = predict(bank, labels, queries, temperature=0.1)
+  jitted = jax.jit(lambda *a: predict(*a[:3], temperature=a[3]))
+  np.testing.assert_array_equal(jitted(bank, labels, queries, 0.1), expected)
+  mapped = jax.vmap(functools.partial(predict, temperature=0.1))(
+    jnp.stack([bank, bank[::-1]]),
+    jnp.stack([labels, labels[::-1]]),
+    jnp.stack([queries, queries]),
+  )
+  np.testing.assert_array_equal(mapped[0], expected)
+  np.testing.assert_array_equal(mapped[1], expected)
+  halves = jnp.asarray(bank, jnp.bfloat16), jnp.asarray(queries, jnp.bfloat16)
+  low = predict(halves[0], labels, halves[1], temperature=0.1)
+  wide = [np.asarray(half, np.float32) for half in halves]
+  high = predict(wide[0], labels, wide[1], temperature=0.1)
+  np.testing.assert_array_equal(low, high)
+
+
+def test_knn_survives_tiny_temperature_and_zero_rows():
+  bank, labels = clusters(50)
+  bank[:3] = 0
+  ranked = knn.predict(
+    bank, labels, bank, num_classes=7, k=50, temperature=1e-4
+  )
+  np.testing.assert_array_equal(ranked[3:, 0], labels[3:])
+
+
+def test_knn_refuses_what_does_not_fit():
+  bank, labels = clusters(10)
+  predict = functools.partial(knn.predict, num_classes=7, k=3, temperature=0.1)
+  with pytest.raises(ValueError, match=r"k=11 .* 10"):
+    predict(bank, labels, bank, k=11)
+  with pytest.raises(ValueError, match=r"\(10, 32\).*\(10, 5\)"):
+    predict(bank, labels, bank[:, :5])
+  with pytest.raises(ValueError, match=r"\(9,\)"):
+    predict(bank, labels[:9], bank)
+  with pytest.raises(ValueError, match="float32"):
+    predict(bank, labels.astype(np.float32), bank)
+  with pytest.raises(ValueError, match="temperature=0"):
+    predict(bank, labels, bank, temperature=0)
+  with pytest.raises(ValueError, match=r"\(32,\)"):
+    predict(bank, labels, bank[0])
+
+
+def test_knn_run_counts_exactly_and_reports_clipped_k():
+  bank, labels = clusters(40)
+  queries, answers = clusters(33, seed=1)
+  answers[:4] = (answers[:4] + 1) % 7
+  figures = knn.run(
+    bank, labels, queries, answers, num_classes=7, k=200, temperature=0.1
+  )
+  assert figures["knn_top1"] == 100 * 29 / 33
+  assert figures["knn_top5"] >= figures["knn_top1"]
+  assert figures["k"] == 40
+  assert figures["bank_size"] == 40 and figures["num_queries"] == 33
+  with pytest.raises(ValueError, match="not finite"):
+    knn.run(
+      bank, labels, queries * np.nan, answers, num_classes=7, k=1, temperature=1
+    )
+  with pytest.raises(ValueError, match=r"\[0, 3\), got 0 to 6"):
+    knn.run(bank, labels, queries, answers, num_classes=3, k=1, temperature=1)

@@ -1,0 +1,135 @@
+"""Networks against golden numbers of PyTorch."""
+
+import json
+import pathlib
+
+from flax import traverse_util
+from golden.weights import golden_state_dict
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from essl_jax import convert
+from essl_jax.models import heads, resnet
+
+SHAPES = json.loads(
+  (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
+)
+HEADS = {
+  "cifar_simclr_projector": heads.projector((2048, 2048), last_affine=False),
+  "cifar_simsiam_projector": heads.projector((2048, 2048), last_affine=False),
+  "cifar_simclr_rotation_head": heads.transformation_head((2048, 2048), 4),
+  "cifar_simsiam_rotation_head": heads.transformation_head(
+    (2048, 2048), 4, last_hidden_relu=False
+  ),
+  "cifar_simsiam_predictor": heads.predictor(512, 2048),
+}
+RESNETS = {
+  "cifar_resnet18_32px": (18, "cifar"),
+  "cifar_resnet18_16px": (18, "cifar"),
+  "resnet18_64px": (18, "imagenet"),
+  "resnet50_96px": (50, "imagenet"),
+}
+
+
+def run(model, variables, x, train):
+  """Output and new batch statistics, jitted."""
+
+  @jax.jit
+  def apply(variables, x):
+    return model.apply(variables, x, train=train, mutable=["batch_stats"])
+
+  return apply(variables, x)
+
+
+def check_eval_train(model, variables, golden, name):
+  """Compares both outputs; returns the statistics after the train pass."""
+  x = golden[f"{name}/input"]
+  for train, key in ((False, "eval"), (True, "train")):
+    out, updates = run(model, variables, x, train)
+    expected = golden[f"{name}/{key}"]
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
+  return updates.get("batch_stats", {})
+
+
+def check_statistics(before, after, expected, values_per_channel):
+  """Compares with PyTorch's, whose running variance is unbiased.
+
+  Args:
+    before: Path to statistic before the pass.
+    after: The same after it.
+    expected: The same after it, by PyTorch.
+    values_per_channel: Path to the number n of values per channel.
+  """
+  assert set(after) == set(expected)
+  for path, value in after.items():
+    if path[-1] == "var":
+      n = values_per_channel(path)
+      batch = (np.asarray(value) - 0.9 * before[path]) * n / (n - 1)
+      value = 0.9 * before[path] + batch
+    np.testing.assert_allclose(
+      value, expected[path], rtol=1e-3, atol=1e-4, err_msg=str(path)
+    )
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnet_matches_golden(golden, name):
+  golden = golden("networks")
+  depth, stem = RESNETS[name]
+  model = resnet.ResNet(
+    depth=depth, stem=stem, conv_general_dilated=resnet.default_conv()
+  )
+  state_dict = golden_state_dict(SHAPES[name])
+  variables = convert.from_torch_resnet(state_dict)
+  after = check_eval_train(model, variables, golden, name)
+
+  buffers = {
+    key.removeprefix(f"{name}/after/"): value
+    for key, value in golden.items()
+    if key.startswith(f"{name}/after/")
+  }
+  expected = convert.from_torch_resnet({**state_dict, **buffers})
+  count, size = golden[f"{name}/input"].shape[:2]
+
+  def values_per_channel(path):
+    stride = 1 if stem == "cifar" else 2
+    if path[0] != "bn1":
+      stage, block = path[0].removeprefix("layer").split("_")
+      stride *= 1 if stem == "cifar" else 2
+      stride *= 2 ** (int(stage) - 1)
+      # A bottleneck's first norm comes before its strided convolution.
+      if depth >= 50 and path[1] == "bn1" and block == "0" and stage != "1":
+        stride //= 2
+    return count * (size // stride) ** 2
+
+  flatten = traverse_util.flatten_dict
+  check_statistics(
+    flatten(variables["batch_stats"]),
+    flatten(after),
+    flatten(expected["batch_stats"]),
+    values_per_channel,
+  )
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_matches_golden(golden, name):
+  golden = golden("networks")
+  state_dict = golden_state_dict(SHAPES[name])
+  variables = convert.from_torch_mlp(state_dict)
+  after = check_eval_train(HEADS[name], variables, golden, name)
+  buffers = {
+    key.removeprefix(f"{name}/after/"): value
+    for key, value in golden.items()
+    if key.startswith(f"{name}/after/")
+  }
+  expected = convert.from_torch_mlp({**state_dict, **buffers})
+  count = len(golden[f"{name}/input"])
+  flatten = traverse_util.flatten_dict
+  check_statistics(
+    flatten(variables["batch_stats"]),
+    flatten(after),
+    flatten(expected["batch_stats"]),
+    lambda path: count,
+  )
