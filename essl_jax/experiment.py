@@ -118,11 +118,14 @@ def _pixels(config: config_lib.Config) -> tuple[int, int]:
   return (config.views.first.size, config.views.first.size)
 
 
-def build(config: config_lib.Config) -> Experiment:
+def build(
+  config: config_lib.Config, source: data.Source | None = None
+) -> Experiment:
   """Checks a config against the machine and the data, and builds its parts.
 
   Args:
     config: from `config.parse`.
+    source: of images; the one that the config names when absent.
 
   Returns:
     The parts.
@@ -133,14 +136,15 @@ def build(config: config_lib.Config) -> Experiment:
   methods.check(config)
   mesh = parallel.make_mesh()
   parallel.check_batch_size(config.batch_size, mesh)
-  source = data.make_source(
-    config.data.name,
-    directory=config.data.dir,
-    on_device=config.data.on_device,
-    train_split=config.data.train_split,
-    test_split=config.data.test_split,
-    image_size=config.data.image_size,
-  )
+  if source is None:
+    source = data.make_source(
+      config.data.name,
+      directory=config.data.dir,
+      on_device=config.data.on_device,
+      train_split=config.data.train_split,
+      test_split=config.data.test_split,
+      image_size=config.data.image_size,
+    )
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
   if steps_per_epoch == 0:

@@ -67,7 +67,9 @@ def _draw_views(
   side = max(cell.shape[1] for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
   for column, cell in enumerate(cells):
-    for row, picture in enumerate(np.clip(cell, 0, 1)):
+    zoom = max(1, side // cell.shape[1])
+    cell = np.clip(cell, 0, 1).repeat(zoom, axis=1).repeat(zoom, axis=2)
+    for row, picture in enumerate(cell):
       height, width = picture.shape[:2]
       top = row * (side + 2) + (side - height) // 2
       left = column * (side + 2) + (side - width) // 2

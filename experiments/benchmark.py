@@ -26,11 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax import environment, methods, optim, parallel, transformations
+from essl_jax import environment, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.data import arrays
-from essl_jax.models import resnet
 
 
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
@@ -90,31 +89,10 @@ def build(
 ) -> tuple[experiment_lib.Experiment, Callable, Iterator[Any]]:
   """The experiment, its compiled step, and what feeds it."""
   config = make_config(arguments)
-  mesh = parallel.make_mesh()
-  parallel.check_batch_size(config.batch_size, mesh)
-  rate = config.optimizer.learning_rate
-  schedule = optim.warmup_cosine(rate, warmup_steps=1, total_steps=10_000)
-  experiment = experiment_lib.Experiment(
-    config=config,
-    mesh=mesh,
-    source=make_source(config),
-    networks=methods.make_networks(
-      config,
-      axis_name=parallel.AXIS,
-      conv_general_dilated=resnet.default_conv(),
-    ),
-    optimizer=optim.make_optimizer(
-      schedule,
-      predictor_learning_rate=rate,
-      weight_decay=config.optimizer.weight_decay,
-      momentum=config.optimizer.momentum,
-    ),
-    schedule=schedule,
-    steps_per_epoch=1,
-  )
+  experiment = experiment_lib.build(config, make_source(config))
   if arguments.augment or arguments.images:
     return experiment, experiment.make_step(), experiment.batches(0)
-  views = parallel.shard(random_views(config), mesh)
+  views = parallel.shard(random_views(config), experiment.mesh)
   given = lambda state, batch: step_lib.Views(**batch)
   step = experiment.make_step(prepare=given)
   return experiment, step, iter(lambda: views, None)
