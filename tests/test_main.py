@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import data_helpers
 import jax
 import numpy as np
 import pytest
@@ -279,6 +280,28 @@ def test_a_checkpoint_of_another_network_is_refused(finished, tiny_config):
     pytest.raises(UsageError, match="different network.*encoder"),
   ):
     checkpoints.restore(like)
+
+
+def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
+  """tf.data to results, with the paper's probe."""
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (53, 16, 16, 3), np.uint8)
+  data_helpers.write_tfds(
+    tmp_path / "data", "patterns", images[:40], images[40:], (16, 16, 3)
+  )
+  config = tiny_config(
+    "simsiam",
+    data={"name": "patterns", "dir": str(tmp_path / "data")},
+    probe={"protocol": "paper", "epochs": 1, "batch_size": 16},
+  )
+  train.run(config, tmp_path / "run")
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert results["step"] == 4  # two epochs of two batches; eight images left
+  assert results["environment"]["device_count"] == 8
+  probe = results["figures"]["linear_probe"]
+  assert (probe["protocol"], probe["num_test"]) == ("paper", 13)
+  hits = [accuracy / 100 * 13 for accuracy in probe["linear_top1_each"]]
+  np.testing.assert_allclose(hits, np.round(hits), atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_config):
