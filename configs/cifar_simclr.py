@@ -62,7 +62,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     jitter_probability=0.8,
     grayscale=0.2,
     blur=0.0,
+    blur_sigma=(0.1, 2.0),
     solarize=0.0,
+    solarize_threshold=128 / 255,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
   )

@@ -5,14 +5,11 @@ turns it into the frozen dataclasses below, which are all that the program
 reads. A field that is not named here is an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-import difflib
-import types
-import typing
 from typing import Any
 
-from essl_jax import augment
+from essl_jax import augment, fields
 from essl_jax.errors import UsageError
 
 
@@ -139,7 +136,8 @@ class Config:
     predictor_hidden: SimSiam's predictor; for methods that have one.
     log_every: steps between two lines of metrics.
     checkpoint_every_epochs: epochs between two checkpoints.
-    evaluate_checkpoint: `latest` or `best`, for `mode=evaluate`.
+    evaluate_checkpoint: which one the figures at the end are of: `latest`, or
+      `best` by the kNN monitor.
   """
 
   method: str
@@ -208,66 +206,9 @@ def parse(raw: Mapping[str, Any]) -> Config:
     UsageError: an unknown, missing, ill-typed or meaningless field, in one
       line that names it and what is allowed.
   """
-  config = _build(Config, raw, "")
+  config = fields.build(Config, raw)
   _check(config)
   return config
-
-
-def _build(kind: type, raw: Any, path: str) -> Any:
-  """Makes the dataclass `kind` from a mapping, field by field."""
-  if not isinstance(raw, Mapping):
-    raise UsageError(f"config.{path.rstrip('.')} must hold fields, got {raw!r}")
-  fields = {field.name: field for field in dataclasses.fields(kind)}
-  hints = typing.get_type_hints(kind)
-  values = {}
-  for name, value in raw.items():
-    if name not in fields:
-      raise UsageError(unknown_field(f"{path}{name}", fields))
-    where = f"{path}{name}"
-    if dataclasses.is_dataclass(hints[name]):
-      values[name] = _build(hints[name], value, where + ".")
-    else:
-      values[name] = _coerce(hints[name], value, where)
-  for name, field in fields.items():
-    missing = dataclasses.MISSING
-    if name not in values and field.default is missing:
-      raise UsageError(f"config.{path}{name} is missing")
-  try:
-    return kind(**values)
-  except ValueError as error:
-    raise UsageError(f"config.{path.rstrip('.')}: {error}") from error
-
-
-def unknown_field(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-  """The line that says which field does not exist and which do."""
-  close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
-  hint = f" (did you mean {close[0]}?)" if close else ""
-  return f"there is no field config.{name}{hint}; there are: " + ", ".join(
-    sorted(known)
-  )
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-  """Checks `value` against a simple type hint; lists become tuples."""
-  if typing.get_origin(hint) in (types.UnionType, typing.Union):
-    options = [h for h in typing.get_args(hint) if h is not type(None)]
-    if value is None and type(None) in typing.get_args(hint):
-      return None
-    if len(options) > 1:  # a scalar or a sequence, told apart by its owner
-      return tuple(value) if isinstance(value, (list, tuple)) else value
-    return _coerce(options[0], value, where)
-  if typing.get_origin(hint) is tuple:
-    if not isinstance(value, (list, tuple)):
-      raise UsageError(f"config.{where} must be a tuple, got {value!r}")
-    kind = typing.get_args(hint)[0]
-    return tuple(_coerce(kind, item, where) for item in value)
-  if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if isinstance(value, bool) and hint is not bool:
-    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
-  if not isinstance(value, hint):
-    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
-  return value
 
 
 def _check(config: Config) -> None:
@@ -287,6 +228,8 @@ def _check(config: Config) -> None:
     "log_every": 1,
     "checkpoint_every_epochs": 1,
     "model.width": 1,
+    "predictor_hidden": 1,
+    "data.image_size": 1,
     "equivariance.weight": 0,
     "optimizer.learning_rate": 0,
     "optimizer.weight_decay": 0,
@@ -305,8 +248,19 @@ def _check(config: Config) -> None:
       raise UsageError(f"config.{name} must be one of {known}; got {value!r}")
   for name, least in at_least.items():
     value = _get(config, name)
-    if not least <= value < float("inf"):
+    if value is not None and not least <= value < float("inf"):
       raise UsageError(f"config.{name} must be at least {least}; got {value}")
+  for name in ("projector.widths", "equivariance.hidden_widths"):
+    value = _get(config, name)
+    if not value or min(value) < 1:
+      raise UsageError(f"config.{name} must be positive sizes; got {value}")
+  if config.seed >= 2**32:
+    raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
+  if config.optimizer.momentum >= 1:
+    momentum = config.optimizer.momentum
+    raise UsageError(
+      f"config.optimizer.momentum must be below 1; got {momentum}"
+    )
   for name in ("temperature", "knn.temperature", "probe.learning_rate"):
     value = _get(config, name)
     if value is not None and not 0 < value < float("inf"):

@@ -10,26 +10,43 @@ import jax
 
 import essl_jax
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "tensorflow",
+  "tensorflow-datasets",
+)
 
 
 def describe() -> dict[str, Any]:
   """Returns what a result depends on: versions, devices, source.
 
   Returns:
-    Versions by package, `device_kind`, `device_count` (of all processes),
-    `process_count`, and `git_commit`: of the checkout the package is run
+    Versions by package (None where it is not installed), `device_kind`,
+    `device_count` (of all processes), `process_count`, and `git_commit`: of
+    the checkout the package is run
     from, with "-dirty" if tracked files have changed, None outside of one.
   """
   return {
     "essl_jax": essl_jax.__version__,
     "python": platform.python_version(),
-    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    **{name: _version(name) for name in _PACKAGES},
     "device_kind": jax.devices()[0].device_kind,
     "device_count": jax.device_count(),
     "process_count": jax.process_count(),
     "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[1]),
   }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def _git_commit(source: pathlib.Path) -> str | None:

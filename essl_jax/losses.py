@@ -27,7 +27,7 @@ def _check_pair(a: chex.Array, b: chex.Array, names: str) -> None:
 
 
 def _check_temperature(temperature: float) -> None:
-  if isinstance(temperature, (int, float)) and temperature <= 0:
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
     raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
@@ -209,6 +209,7 @@ def transformation_prediction(
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
   """
+  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
   if logits.ndim != 2 or labels.shape != logits.shape[:1]:
     raise ValueError(
       "logits must be [N, classes] and labels [N], got"

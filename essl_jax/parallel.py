@@ -117,14 +117,15 @@ def stream_from_memory(
     out_shardings=NamedSharding(mesh, P(AXIS)),
   )
   for rows in indices:
-    yield take(held, replicate(rows, mesh))
+    yield take(held, _spread(rows, mesh, P()))
 
 
 def shard_copies(batch: Any, mesh: Mesh) -> Any:
   """Makes global arrays of a whole batch that every process holds."""
-  sharding = NamedSharding(mesh, P(AXIS))
+  return jax.tree.map(lambda x: _spread(x, mesh, P(AXIS)), batch)
 
-  def put(x: np.ndarray) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
 
-  return jax.tree.map(put, batch)
+def _spread(x: np.ndarray, mesh: Mesh, spec: P) -> jax.Array:
+  """A global array of what every process holds, without asking the others."""
+  sharding = NamedSharding(mesh, spec)
+  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])

@@ -1,5 +1,6 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
+from collections.abc import Callable
 import json
 import pathlib
 from typing import Any
@@ -13,45 +14,63 @@ from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
 
 
+def record_session(workdir: pathlib.Path, session: dict[str, float]) -> None:
+  """Notes how long a start of the program has trained, in `sessions.json`.
+
+  Called with every checkpoint, so that a killed start is counted up to the
+  step from which the next one goes on.
+
+  Args:
+    workdir: of the run.
+    session: `start_step`, `end_step`, `wall_seconds`, and the `timed_steps`
+      that took `timed_seconds` without compilation, evaluation and saving.
+  """
+  path = workdir / "sessions.json"
+  earlier = [
+    other
+    for other in _read_json(path, [])
+    if other["start_step"] < session["start_step"]
+  ]
+  logs.write_json(path, [*earlier, session])
+
+
 def write(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
   suite: suite_lib.Suite,
   state: step_lib.TrainState,
   step: int,
-  training: dict[str, Any] | None,
-) -> dict[str, Any]:
-  """Measures a state and writes everything that is known of its run.
+  interrupt: Callable[[], None] = lambda: None,
+) -> None:
+  """Measures a state, writes all that is known of its run, prints a table.
 
   Args:
-    workdir: holds `metrics.jsonl` and perhaps earlier results.
+    workdir: holds `metrics.jsonl` and `sessions.json`.
     experiment: the run's parts.
     suite: its measures.
     state: what to measure.
     step: the state's step.
-    training: figures from `train.pretrain`; None, or no step done, keeps
-      those of the earlier results.
-
-  Returns:
-    What `results.json` holds.
+    interrupt: called between the steps of a long probe; may raise.
   """
-  path = workdir / "results.json"
-  if training is None or training["resumed_from_step"] == training["steps"]:
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    training = earlier.get("training", training)
   # All processes take part in encoding; only one of them writes.
   train, test = (suite.features(state, split) for split in ("train", "test"))
   with logs.progress_bar("linear probe") as progress:
-    figures = suite.run(state, train, test, progress)
+
+    def tick(done: int, total: int) -> None:
+      interrupt()
+      progress(done, total)
+
+    figures = suite.run(state, train, test, tick)
   results = {
     "step": step,
-    "untrained": _logged(workdir / "metrics.jsonl", step=0),
+    "untrained": _untrained(workdir, figures["knn"]),
     "figures": figures,
-    "training": training,
+    "training": _training(workdir, experiment),
     "environment": environment.describe(),
     "config": config_lib.to_dict(experiment.config),
   }
   if jax.process_index() == 0:
+    path = workdir / "results.json"
     logs.write_json(path, results)
     rows = _rows(results)
     rows.append(("results", str(path)))
@@ -59,11 +78,48 @@ def write(
     if picture:
       rows.append(("picture", str(picture)))
     logs.summary_table(f"{experiment.name}, step {step:,}", rows)
-  return results
 
 
-def _logged(path: pathlib.Path, step: int) -> dict[str, Any]:
+def _read_json(path: pathlib.Path, default: Any) -> Any:
+  return json.loads(path.read_text()) if path.exists() else default
+
+
+def _training(
+  workdir: pathlib.Path, experiment: experiment_lib.Experiment
+) -> dict[str, Any]:
+  """Steps, time and speed over all starts, and the last step's metrics."""
+  sessions = _read_json(workdir / "sessions.json", [])
+  if not sessions:
+    return {}
+  timed = sum(session["timed_seconds"] for session in sessions)
+  images = experiment.config.batch_size * sum(
+    session["timed_steps"] for session in sessions
+  )
+  speed = images / timed if timed else None
+  steps = sessions[-1]["end_step"]
+  return {
+    "steps": steps,
+    "starts": len(sessions),
+    "wall_seconds": sum(session["wall_seconds"] for session in sessions),
+    "source_images_per_second": speed,
+    "encoder_images_per_second": speed
+    and speed * experiment.encodings_per_image,
+    "last_step": _logged(workdir, steps),
+  }
+
+
+def _untrained(workdir: pathlib.Path, knn: dict[str, Any]) -> dict[str, Any]:
+  """The monitor's figures at step 0, by the protocol of the kNN at the end."""
+  figures = _logged(workdir, 0)
+  if not figures:
+    return {}
+  protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
+  return figures | protocol
+
+
+def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:
   """What `metrics.jsonl` holds for a step; nothing if it was not logged."""
+  path = workdir / "metrics.jsonl"
   figures: dict[str, Any] = {}
   lines = path.read_text().splitlines() if path.exists() else []
   for record in map(json.loads, lines):
@@ -105,7 +161,7 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, str]]:
         f"{found['transformation_accuracy']:.2f}% (chance {chance:.1f}%)",
       )
     )
-  if training and training["source_images_per_second"]:
+  if training.get("source_images_per_second"):
     rows.append(
       (
         "training speed",

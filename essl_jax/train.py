@@ -9,6 +9,7 @@ import jax
 from essl_jax import checkpoint, logs, methods, results
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
+from essl_jax import preemption as preemption_lib
 from essl_jax import step as step_lib
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
@@ -39,13 +40,19 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     overwrite=not checkpoint.exists(workdir),
   )
   suite = suite_lib.Suite(experiment)
-  training = None
-  if config.mode == "train":
-    training = pretrain(experiment, suite, workdir)
-    if training is None:
+  with preemption_lib.Preemption() as preemption:
+    if config.mode == "train" and not pretrain(
+      experiment, suite, workdir, preemption
+    ):
       return
-  state, step = _restore(experiment, workdir)
-  results.write(workdir, experiment, suite, state, step, training)
+    try:
+      state, step = _restore(experiment, workdir)
+      results.write(workdir, experiment, suite, state, step, preemption.check)
+    except preemption_lib.Stopped:
+      print(
+        f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
+        " state and the same command evaluates it"
+      )
 
 
 def _restore(
@@ -53,10 +60,16 @@ def _restore(
 ) -> tuple[step_lib.TrainState, int]:
   """The state to evaluate, and its step."""
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-    best = experiment.config.evaluate_checkpoint == "best"
-    step = checkpoints.best_step() if best else checkpoints.latest_step()
+    step = checkpoints.latest_step()
     if step is None:
       raise UsageError(f"{workdir} holds no checkpoint: train first")
+    if experiment.config.evaluate_checkpoint == "best":
+      step = checkpoints.best_step()
+    if step is None:
+      raise UsageError(
+        f"no checkpoint in {workdir} has a kNN accuracy: set"
+        " config.evaluate_checkpoint=latest"
+      )
     return checkpoints.restore(experiment.create_state(), step), step
 
 
@@ -66,9 +79,10 @@ class _Metrics:
   The devices then never wait for the host.
   """
 
-  def __init__(self, logger: logs.Logger, log_every: int):
+  def __init__(self, logger: logs.Logger, log_every: int, last_step: int):
     self._logger = logger
     self._log_every = log_every
+    self._last_step = last_step
     self._pending: tuple[int, Any] | None = None
     self.latest: dict[str, float] = {}
 
@@ -85,7 +99,7 @@ class _Metrics:
     self._pending = None
     figures = {k: float(v) for k, v in jax.device_get(values).items()}
     logs.check_finite(step, figures)
-    if step % self._log_every == 0:
+    if step % self._log_every == 0 or step == self._last_step:
       self._logger.write(step, figures)
     shown = ("loss", "loss_ssl", "equivariance_accuracy")
     self._logger.progress(step, {k: figures[k] for k in shown if k in figures})
@@ -95,60 +109,64 @@ class _Metrics:
 class _Clock:
   """Time spent in steps, without compilation, evaluation and saving."""
 
-  def __init__(self) -> None:
-    self.begun = time.monotonic()
-    self.seconds = 0.0
-    self.steps = 0
-    self._since: float | None = None
-    self._counted = 0
+  def __init__(self, start_step: int) -> None:
+    self._begun = time.monotonic()
+    self._start_step = start_step
+    self._seconds = 0.0
+    self._steps = 0
+    self._since: tuple[float, int] | None = None
 
-  def start(self) -> None:
-    """Counts from here on; the devices are idle."""
-    self._since = time.monotonic()
-    self._counted = 0
+  def start(self, step: int) -> None:
+    """Counts from here on; the devices are idle after step `step`."""
+    self._since = (time.monotonic(), step)
 
-  def tick(self) -> None:
-    """One more step was dispatched."""
-    self._counted += self._since is not None
-
-  def pause(self) -> None:
-    """Stops counting; the devices are idle again."""
+  def pause(self, step: int) -> None:
+    """Stops counting; the devices are idle again after step `step`."""
     if self._since is not None:
-      self.seconds += time.monotonic() - self._since
-      self.steps += self._counted
+      self._seconds += time.monotonic() - self._since[0]
+      self._steps += step - self._since[1]
     self._since = None
+
+  def session(self, step: int) -> dict[str, float]:
+    """What `results.record_session` keeps of this start of the program."""
+    return {
+      "start_step": self._start_step,
+      "end_step": step,
+      "wall_seconds": time.monotonic() - self._begun,
+      "timed_steps": self._steps,
+      "timed_seconds": self._seconds,
+    }
 
 
 def pretrain(
   experiment: experiment_lib.Experiment,
   suite: suite_lib.Suite,
   workdir: pathlib.Path,
-) -> dict[str, Any] | None:
+  preemption: preemption_lib.Preemption,
+) -> bool:
   """Trains from the workdir's latest checkpoint to the end.
 
   Args:
     experiment: from `experiment.build`.
     suite: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
+    preemption: asked after every step.
 
   Returns:
-    Figures of the training (steps, seconds, images per second, the last
-    step's metrics); None where SIGTERM stopped it, with the state saved.
+    Whether to go on to the evaluation: False where SIGTERM came, after the
+    state was saved.
 
   Raises:
     FloatingPointError: a loss that is not finite, with the step named.
     UsageError: the workdir holds another network.
   """
   config, total = experiment.config, experiment.total_steps
-  clock = _Clock()
-  with (
-    checkpoint.Checkpoints(workdir) as checkpoints,
-    checkpoint.Preemption() as preemption,
-  ):
+  with checkpoint.Checkpoints(workdir) as checkpoints:
     # --- State: the beginning, or the latest checkpoint
     state = experiment.create_state()
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     start = checkpoints.latest_step() or 0
+    clock = _Clock(start)
     if start:
       state = checkpoints.restore(state)
 
@@ -169,22 +187,21 @@ def pretrain(
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       step_fn = experiment.make_step()
-      metrics = _Metrics(logger, config.log_every)
+      metrics = _Metrics(logger, config.log_every, total)
       batches = experiment.batches(start) if start < total else iter(())
       for step in range(start + 1, total + 1):
         state, values = step_fn(state, next(batches))
         metrics.push(step, values)
-        clock.tick()
         if step == start + 1:
           jax.block_until_ready(values)  # compilation is not counted
-          clock.start()
+          clock.start(step)
         stop = preemption.reached(step)
         epoch, rest = divmod(step, experiment.steps_per_epoch)
         if rest and not stop:
           continue
 
         metrics.settle()  # nothing that is not finite is saved
-        clock.pause()
+        clock.pause(step)
         figures = None
         if not rest and (step == total or epoch % config.knn.every_epochs == 0):
           figures = suite.monitor(state)
@@ -197,22 +214,14 @@ def pretrain(
         due = not rest and epoch % config.checkpoint_every_epochs == 0
         if due or stop or step == total:
           checkpoints.save(step, state, figures)
-        if stop and step < total:
+          if jax.process_index() == 0:
+            results.record_session(workdir, clock.session(step))
+        if stop:
           logger.info(
             f"stopped by SIGTERM after step {step:,}; {workdir} holds the"
             " state and the same command goes on from there"
           )
-          return None
-        clock.start()
+          return False
+        clock.start(step)
 
-  speed = clock.steps * config.batch_size / clock.seconds if clock.steps else 0
-  return {
-    "steps": total,
-    "epochs": config.epochs,
-    "resumed_from_step": start,
-    "parameters": parameters,
-    "wall_seconds": time.monotonic() - clock.begun,
-    "source_images_per_second": speed,
-    "encoder_images_per_second": speed * experiment.encodings_per_image,
-    "last_step": metrics.latest,
-  }
+  return True

@@ -9,6 +9,8 @@ import tempfile
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 from essl_jax.errors import UsageError
 
@@ -44,22 +46,37 @@ def check_config(
   Raises:
     UsageError: if the workdir cannot be used, or belongs to another config.
   """
-  path = local_path(workdir)
+  problem = ""
   if jax.process_index() == 0:
-    try:
-      path.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=path):
-        pass
-      if overwrite or not (path / "config.json").exists():
-        write_json(path / "config.json", config)
-    except OSError as error:
-      raise UsageError(
-        f"cannot write to workdir {workdir}: {error}: choose another "
-        "--workdir or change its permissions"
-      ) from error
-  if not (path / "config.json").exists():
-    return  # another process is about to write what this one holds
-  there = _dotted(read_config(workdir))
+    problem = _claim(workdir, config, ignore, overwrite)
+  if jax.process_count() > 1:  # all of them stop, or none
+    problem = _from_process_0(problem)
+  if problem:
+    raise UsageError(problem)
+
+
+def _claim(
+  workdir: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  ignore: Collection[str],
+  overwrite: bool,
+) -> str:
+  """Does the work of `check_config`; returns what is wrong, or nothing."""
+  try:
+    path = local_path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+      pass
+    if overwrite or not (path / "config.json").exists():
+      write_json(path / "config.json", config)
+    there = _dotted(read_config(workdir))
+  except UsageError as error:
+    return str(error)
+  except OSError as error:
+    return (
+      f"cannot write to workdir {workdir}: {error}: choose another "
+      "--workdir or change its permissions"
+    )
   here = _dotted(to_json(config))
   different = [
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
@@ -67,12 +84,22 @@ def check_config(
     if _show(there, name) != _show(here, name)
     and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)
   ]
-  if different:
-    raise UsageError(
-      f"workdir {workdir} holds a run with another config: "
-      + "; ".join(different)
-      + ": choose another --workdir or restore these fields"
-    )
+  if not different:
+    return ""
+  return (
+    f"workdir {workdir} holds a run with another config: "
+    + "; ".join(different)
+    + ": choose another --workdir or restore these fields"
+  )
+
+
+def _from_process_0(text: str) -> str:
+  """Gives all processes the text of process 0, at most 4096 bytes of it."""
+  padded = np.zeros(4096, np.uint8)
+  encoded = np.frombuffer(text.encode()[:4096], np.uint8)
+  padded[: len(encoded)] = encoded
+  received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+  return received.tobytes().rstrip(b"\0").decode(errors="replace")
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_extract_resizes_and_refuses_bad_features(variables):
   assert shapes == [(64, 8, 8, 3)]
   with pytest.raises(ValueError, match=r"\(64, 8, 8, 3\)"):
     extract(lambda variables, images: images, variables, resize=(9, 8))
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(FloatingPointError, match="not finite"):
     extract(lambda *given: encode(*given) / 0.0 * 0.0, variables)
   source.num_examples = lambda split: 38
   with pytest.raises(ValueError, match="37 examples, promised 38"):

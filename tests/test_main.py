@@ -176,6 +176,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   done = _run(config_file, workdir)
   assert done.returncode == 0, done.stderr
   assert "resuming" in done.stdout
+  results = json.loads((workdir / "results.json").read_text())
+  assert results["training"]["starts"] == 2
+  assert results["training"]["steps"] == 24
   expected, actual = _state(finished[0]), _state(workdir)
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -193,16 +196,37 @@ def test_evaluate_mode_repeats_the_figures(config_file, finished):
   assert after["training"] == before["training"]
 
 
+def test_a_kill_during_the_evaluation_loses_no_figure(config_file, finished):
+  """The same command evaluates the finished training and still knows it."""
+  workdir, _ = finished
+  before = json.loads((workdir / "results.json").read_text())
+  (workdir / "results.json").unlink()
+  done = _run(config_file, workdir)
+  assert done.returncode == 0, done.stderr
+  after = json.loads((workdir / "results.json").read_text())
+  assert after["figures"] == before["figures"]
+  assert after["untrained"] == before["untrained"]
+  assert after["training"] == before["training"]
+  assert after["training"]["starts"] == 1
+  assert after["training"]["last_step"]["loss"] > 0
+
+
 WRONG = {
   "method": (["--config.method=byol"], "there are: simclr, simsiam"),
-  "variant": ([":large"], "unknown config variant 'large'"),
+  "variant": (
+    [":large"],
+    "error: unknown config variant 'large'; there are: baseline",
+  ),
   "batch": (["--config.batch_size=15"], "divisible by the 2 devices"),
   "data directory": (
-    ["--config.data.name=cifar10", "--config.data.dir=/nowhere"],
-    "/nowhere",
+    ["--config.data.name=cifar10", "--config.data.dir=/dev/null/tfds"],
+    "/dev/null/tfds",
   ),
   "weight": (["--config.equivariance.weight=-1.0"], "at least 0; got -1"),
-  "field": (["--config.optimiser.momentum=0.8"], "optimiser"),
+  "field": (
+    ["--config.optimiser.momentum=0.8"],
+    "there is no field config.optimiser (did you mean optimizer?)",
+  ),
   "field value": (["--config.epochs=many"], "epochs"),
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),
   "flag": (["--confg.epochs=3"], "confg.epochs"),
@@ -232,6 +256,7 @@ def test_wrong_input_is_one_line_and_code_2(name, config_file, tmp_path):
   )
   assert done.returncode == 2, done.stderr
   assert done.stderr.startswith("error: ")
+  assert "Traceback" not in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1, done.stderr
   assert expected in done.stderr
 

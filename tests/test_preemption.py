@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax.checkpoint import Checkpoints, Preemption
+from essl_jax.checkpoint import Checkpoints
+from essl_jax.preemption import Preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -131,7 +132,8 @@ def test_a_second_sigterm_does_not_disturb_the_save(tmp_path):
     """
       import os, signal, sys
       import jax.numpy as jnp
-      from essl_jax.checkpoint import Checkpoints, Preemption
+      from essl_jax.checkpoint import Checkpoints
+      from essl_jax.preemption import Preemption
       with Checkpoints(sys.argv[1]) as checkpoints, Preemption() as preemption:
         for step in range(1, 100):
           if step == 5:
@@ -158,7 +160,8 @@ ONE_OF_TWO = """
   import jax.numpy as jnp
   import numpy as np
   from jax.sharding import Mesh, NamedSharding, PartitionSpec
-  from essl_jax.checkpoint import Checkpoints, Preemption, check_config
+  from essl_jax.checkpoint import Checkpoints, check_config
+  from essl_jax.preemption import Preemption
 
   check_config(sys.argv[1], {"seed": 0})
   mesh = Mesh(np.array(jax.devices()), ("batch",))

@@ -28,7 +28,7 @@ def _box_blur(
 
 
 def gaussian_blur(
-  images: chex.Array, sigma: Any, *, max_sigma: float = 2.0
+  images: chex.Array, sigma: Any, *, max_sigma: float = 16.0
 ) -> jax.Array:
   """Blurs as PIL's GaussianBlur, whose `radius` is `sigma` in pixels.
 
@@ -40,15 +40,21 @@ def gaussian_blur(
   Args:
     images: `[N, H, W, 3]`.
     sigma: standard deviation in pixels, scalar or `[N]`.
-    max_sigma: bounds the kernel where `sigma` is traced; a traced `sigma`
-      above it counts as `max_sigma`. Irrelevant where `sigma` is known.
+    max_sigma: the largest `sigma`, which bounds the kernel and the work. A
+      traced `sigma` above it counts as `max_sigma`.
 
   Returns:
     `[N, H, W, 3]`, float32.
+
+  Raises:
+    ValueError: a `sigma` whose value is known is above `max_sigma`.
   """
   images = as_float(images)
   if not isinstance(sigma, jax.core.Tracer):
-    max_sigma = float(np.max(sigma))
+    largest = float(np.max(sigma))
+    if largest > max_sigma:
+      raise ValueError(f"sigma {largest} is above max_sigma {max_sigma}")
+    max_sigma = largest
   taps = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1
   sigma = per_image(sigma, images, "sigma").astype(jnp.float32)[..., None]
   variance = jnp.clip(sigma, 0, max_sigma) ** 2

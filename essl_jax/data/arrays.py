@@ -221,7 +221,7 @@ def load_digits() -> ArraySource:
   """Loads the 8x8 handwritten digits that scikit-learn carries.
 
   1,797 real images of ten digits (UCI Optical Recognition of Handwritten
-  Digits, test part), split into 1,437 for training and 360 for testing, every
+  Digits, test part), split into 1,438 for training and 359 for testing, every
   digit in the same proportion; the split never changes.
 
   Returns:

@@ -52,7 +52,8 @@ def extract(
 
   Raises:
     ValueError: for a source that yields another number of examples than it
-      promises, or an encoder whose features are not `[N, D]` or not finite.
+      promises, or an encoder whose features are not `[N, D]`.
+    FloatingPointError: features that are not finite.
   """
   embed = functools.partial(
     _embed,
@@ -82,7 +83,7 @@ def extract(
   # Only the last batch is padded.
   together = np.concatenate(features)[:found]
   if not np.isfinite(together).all():
-    raise ValueError(
+    raise FloatingPointError(
       f"features of split {split!r} are not finite: the encoder has diverged"
     )
   return together, np.concatenate(labels)

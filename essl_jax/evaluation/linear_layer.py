@@ -61,7 +61,8 @@ def fit_features(
     and the protocol.
 
   Raises:
-    ValueError: for arrays that do not fit, or a probe that diverges.
+    ValueError: for arrays that do not fit.
+    FloatingPointError: for a probe that diverges.
   """
   features_lib.check("train", train_features, train_labels, num_classes)
   features_lib.check("test", test_features, test_labels, num_classes)
@@ -198,7 +199,9 @@ def count_correct(
 ) -> tuple[int, int]:
   """Test examples whose class is ranked first, and among the first five."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer)):
-    raise ValueError("the linear probe diverged: lower its learning rate")
+    raise FloatingPointError(
+      "the linear probe diverged: lower config.probe.learning_rate"
+    )
   # On the default device again, from all devices of all processes.
   local = {name: jnp.asarray(np.asarray(x)) for name, x in layer.items()}
   answers = jnp.asarray(labels, jnp.int32)

@@ -163,7 +163,8 @@ def run_paper(
     As `fit_features`, with this protocol's transformations.
 
   Raises:
-    ValueError: for a source without images or a probe that diverges.
+    ValueError: for a source without images.
+    FloatingPointError: for a probe that diverges.
   """
   linear_layer.check_schedule(epochs, batch_size, repetitions)
   batch_size = min(batch_size, source.num_examples("train"))

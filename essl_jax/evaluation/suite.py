@@ -9,6 +9,7 @@ import numpy as np
 from essl_jax import experiment as experiment_lib
 from essl_jax import parallel, transformations
 from essl_jax import step as step_lib
+from essl_jax.errors import UsageError
 from essl_jax.evaluation import features, knn, linear_probe, transformation
 
 _BATCH = 256  # images a device encodes at once
@@ -31,7 +32,7 @@ class Suite:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split: features float32 [N, F] and labels int32 [N]."""
     mesh = self._experiment.mesh
-    return features.extract(
+    encoded, labels = features.extract(
       self._mapped_encode,
       step_lib.encoder_variables(state),
       self._experiment.source,
@@ -41,6 +42,13 @@ class Suite:
       place=lambda images: parallel.shard_copies(images, mesh),
       **self._pixels,
     )
+    if labels.min() < 0:
+      raise UsageError(
+        f"the {split} images of {self._experiment.config.data.name} have no"
+        " labels, which kNN and probe need: set config.data.train_split and"
+        " config.data.test_split to labelled splits"
+      )
+    return encoded, labels
 
   def _place(self, batch: np.ndarray) -> jax.Array:
     """Spreads a batch over the devices; copies one that cannot be divided."""
@@ -94,9 +102,12 @@ class Suite:
       "train_split": config.data.train_split,
       "test_split": config.data.test_split,
     }
-    figures = {"knn": self.knn(train, test) | splits}
+    knn_protocol = splits | {"augmentation": "none"}
+    figures = {"knn": self.knn(train, test) | knn_protocol}
     if config.equivariance.weight > 0:
-      figures["transformation"] = self.transformation(state)
+      transformed = self.transformation(state)
+      split = {"test_split": config.data.test_split}
+      figures["transformation"] = transformed | split
     if config.probe.protocol != "none":
       probe = linear_probe.run(
         self._encode,

@@ -1,0 +1,54 @@
+"""Steps of small networks, for the tests of the step and of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import methods, optim
+from essl_jax import step as step_lib
+
+
+def images(n=16):
+  """Coarse random patterns: unlike noise, they differ in their features."""
+  coarse = np.random.default_rng(3).integers(0, 250, (n, 4, 4, 3), np.uint8)
+  return coarse.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def _make_optimizer():
+  schedule = optim.warmup_cosine(0.05, warmup_steps=1, total_steps=60)
+  optimizer = optim.make_optimizer(
+    schedule, predictor_learning_rate=0.05, weight_decay=5e-4, momentum=0.9
+  )
+  return schedule, optimizer
+
+
+@functools.cache
+def _initial_state(config):
+  with jax.enable_x64(False):
+    return step_lib.create_state(
+      methods.make_networks(config),
+      _make_optimizer()[1],
+      seed=config.seed,
+      image_shape=(16, 16, 3),
+    )
+
+
+def make_state(config):
+  """The state at step 0: a copy that may be donated, compiled only once."""
+  return jax.tree.map(jnp.array, _initial_state(config))
+
+
+def make_step(config, axis_name, prepare=None):
+  """The step of one device's share, not yet compiled."""
+  schedule, optimizer = _make_optimizer()
+  return step_lib.make_train_step(
+    methods.make_networks(config, axis_name=axis_name),
+    methods.make_loss(config, axis_name),
+    optimizer,
+    schedule,
+    prepare or step_lib.make_views(config, axis_name),
+    equivariance_weight=config.equivariance.weight,
+    axis_name=axis_name,
+  )
