@@ -17,9 +17,9 @@ def images(n=16):
 
 
 def _make_optimizer():
-  schedule = optim.warmup_cosine(0.05, warmup_steps=1, total_steps=60)
+  schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
   optimizer = optim.make_optimizer(
-    schedule, predictor_learning_rate=0.05, weight_decay=5e-4, momentum=0.9
+    schedule, predictor_learning_rate=0.01, weight_decay=5e-4, momentum=0.9
   )
   return schedule, optimizer
 

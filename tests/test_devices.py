@@ -63,7 +63,9 @@ def _assert_trees_close(actual, expected, relative):
   """Every tensor within `relative` of its largest entry."""
   leaves = jax.tree_util.tree_leaves_with_path(expected)
   for (path, wanted), got in zip(leaves, jax.tree.leaves(actual), strict=True):
-    scale = max(np.max(np.abs(wanted)), 1e-6)
+    # Means of what is normalised are 0 but for the rounding of the heads'
+    # float32 outputs, about 1e-9.
+    scale = max(np.max(np.abs(wanted)), 1e-3)
     np.testing.assert_allclose(
       got,
       wanted,
