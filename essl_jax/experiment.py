@@ -13,7 +13,7 @@ from essl_jax import data, methods, optim, parallel, transformations
 from essl_jax import step as step_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
-from essl_jax.models import resnet
+from essl_jax.models import convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ def build(
     networks=methods.make_networks(
       config,
       axis_name=parallel.AXIS,
-      conv_general_dilated=resnet.default_conv(),
+      conv_general_dilated=convolution.default_conv(),
     ),
     optimizer=optim.make_optimizer(
       schedule,

@@ -11,11 +11,13 @@ import jax
 from essl_jax import command_line, train
 from essl_jax import config as config_lib
 from essl_jax.errors import UsageError
+from essl_jax.models import convolution
 
 
 def _main(_: Sequence[str]) -> int:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
+  convolution.tune_cpu()
   config = config_lib.parse(command_line.CONFIG.value.to_dict())
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")

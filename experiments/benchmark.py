@@ -30,6 +30,7 @@ from essl_jax import environment, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.data import arrays
+from essl_jax.models import convolution
 
 
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
@@ -130,6 +131,7 @@ def main() -> None:
   parser.add_argument("--images", help="an .npz: measures with the input too")
   parser.add_argument("--cache", help="folder of the compilation cache")
   arguments = parser.parse_args()
+  convolution.tune_cpu()  # as the program does
   if arguments.cache:
     jax.config.update("jax_compilation_cache_dir", arguments.cache)
 

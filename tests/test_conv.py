@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax.models import resnet
+from essl_jax.models import convolution
 
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("convolution", [resnet.im2col_conv, resnet.cpu_conv])
+@pytest.mark.parametrize(
+  "convolve", [convolution.im2col_conv, convolution.cpu_conv]
+)
 @pytest.mark.parametrize(
   ("size", "kernel", "stride", "padding"),
   [
@@ -26,7 +28,7 @@ KEY = jax.random.key(0)
     (9, 3, 1, ((0, 1), (2, 0))),
   ],
 )
-def test_cpu_convolutions_equal_xla(convolution, size, kernel, stride, padding):
+def test_cpu_convolutions_equal_xla(convolve, size, kernel, stride, padding):
   x = jax.random.normal(KEY, (3, size, size + 1, 5))
   w = jax.random.normal(jax.random.key(1), (kernel, kernel, 5, 4))
 
@@ -43,7 +45,7 @@ def test_cpu_convolutions_equal_xla(convolution, size, kernel, stride, padding):
     y, pullback = jax.vjp(value, x, w)
     return y, pullback(jnp.cos(y))
 
-  got = jax.jit(functools.partial(outputs, convolution))(x, w)
+  got = jax.jit(functools.partial(outputs, convolve))(x, w)
   expected = jax.jit(functools.partial(outputs, jax.lax.conv_general_dilated))(
     x, w
   )
@@ -55,7 +57,7 @@ def test_cpu_convolution_under_vmap_and_bfloat16():
   x = jax.random.normal(KEY, (2, 3, 2, 2, 5), jnp.bfloat16)
   w = jax.random.normal(KEY, (3, 3, 5, 4), jnp.bfloat16)
   convolve = functools.partial(
-    resnet.cpu_conv,
+    convolution.cpu_conv,
     rhs=w,
     window_strides=(1, 1),
     padding=((1, 1), (1, 1)),
@@ -71,7 +73,7 @@ def test_cpu_convolution_under_vmap_and_bfloat16():
 
 def test_default_conv_is_fast_on_cpu():
   assert jax.default_backend() == "cpu"
-  assert resnet.default_conv() is resnet.cpu_conv
+  assert convolution.default_conv() is convolution.cpu_conv
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,6 @@ def test_im2col_refuses_other_convolutions(options, message):
     **options,
   }
   with pytest.raises(ValueError, match=message):
-    resnet.im2col_conv(
+    convolution.im2col_conv(
       jnp.ones((1, 5, 5, 5)), jnp.ones((5, 3, 5, 5)), (1, 1), **arguments
     )

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
 
-from essl_jax.models import heads, resnet
+from essl_jax.models import convolution, heads, resnet
 
 KEY = jax.random.key(0)
 
@@ -64,7 +64,7 @@ def test_width_scales_every_layer():
 def small():
   """A narrow ResNet-18, its variables and 16 images."""
   model = resnet.ResNet(
-    depth=18, stem="cifar", width=8, conv_general_dilated=resnet.cpu_conv
+    depth=18, stem="cifar", width=8, conv_general_dilated=convolution.cpu_conv
   )
   x = jax.random.normal(KEY, (16, 16, 16, 3))
   init = jax.jit(functools.partial(model.init, train=False))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from essl_jax import convert
-from essl_jax.models import heads, resnet
+from essl_jax.models import convolution, heads, resnet
 
 SHAPES = json.loads(
   (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
@@ -79,7 +79,7 @@ def test_resnet_matches_golden(golden, name):
   golden = golden("networks")
   depth, stem = RESNETS[name]
   model = resnet.ResNet(
-    depth=depth, stem=stem, conv_general_dilated=resnet.default_conv()
+    depth=depth, stem=stem, conv_general_dilated=convolution.default_conv()
   )
   state_dict = golden_state_dict(SHAPES[name])
   variables = convert.from_torch_resnet(state_dict)

@@ -12,7 +12,7 @@ import pytest
 from essl_jax import config as config_lib
 from essl_jax import convert, methods, optim, transformations
 from essl_jax import step as step_lib
-from essl_jax.models import resnet
+from essl_jax.models import convolution
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TRAJECTORIES = ("simsiam_lambda0.4", "simsiam_lambda0.0", "simclr_lambda0.4")
@@ -100,7 +100,7 @@ def trajectory(request, golden):
     schedule, predictor_learning_rate=base, weight_decay=5e-4, momentum=0.9
   )
   networks = methods.make_networks(
-    config, conv_general_dilated=resnet.default_conv()
+    config, conv_general_dilated=convolution.default_conv()
   )
   tensors = _golden_tensors(name)
   if weight == 0:

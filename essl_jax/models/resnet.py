@@ -8,14 +8,14 @@ convolution), down to its symmetric padding, so that PyTorch weights carry over
   would shift every feature map by half a pixel.
 - Flax keeps the biased batch variance in the running statistics, PyTorch the
   unbiased one, n/(n-1) times as large over n values per channel.
-- XLA's convolution gradient is slow on CPUs; `default_conv()` picks a faster
-  convolution there, to be passed as `conv_general_dilated`.
+- XLA's convolution is slow on CPUs for some shapes: pass
+  `convolution.default_conv()` as `conv_general_dilated`.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition",
 CVPR 2016 (arXiv 1512.03385).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -33,7 +33,6 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 STEMS = ("cifar", "imagenet")
 BOTTLENECK_EXPANSION = 4
 
-ConvFunction = Callable[..., jax.Array]
 
 # A true normal: Flax's own Kaiming initialisers truncate at two deviations.
 _kaiming_normal_fan_out = nn.initializers.variance_scaling(
@@ -46,7 +45,7 @@ class _Layers(nn.Module):
 
   dtype: Any = jnp.float32
   axis_name: str | None = None
-  conv_general_dilated: ConvFunction = jax.lax.conv_general_dilated
+  conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated
 
   def conv(
     self, features: int, size: int, stride: int, padding: int, name: str
@@ -196,104 +195,3 @@ class ResNet(_Layers):
           name=f"layer{stage + 1}_{block}",
         )(x, train=train)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def im2col_conv(
-  lhs: jax.Array,
-  rhs: jax.Array,
-  window_strides: Sequence[int],
-  padding: Sequence[tuple[int, int]],
-  **options: Any,
-) -> jax.Array:
-  """Convolution as one matrix product of shifted slices of the images.
-
-  Args:
-    lhs: Images, `[N, H, W, C]`.
-    rhs: Kernel, `[height, width, C, C']`.
-    window_strides: The two strides.
-    padding: `((top, bottom), (left, right))`.
-    **options: `jax.lax.conv_general_dilated`'s others; `precision` is obeyed.
-
-  Returns:
-    `[N, H', W', C']`.
-
-  Raises:
-    ValueError: For any other kind of convolution.
-  """
-  _check_plain(lhs, rhs, **options)
-  height, width = _output_size(lhs, rhs, window_strides, padding)
-  images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-  stride_y, stride_x = window_strides
-  slices = [
-    images[
-      :,
-      y : y + (height - 1) * stride_y + 1 : stride_y,
-      x : x + (width - 1) * stride_x + 1 : stride_x,
-    ]
-    for y in range(rhs.shape[0])
-    for x in range(rhs.shape[1])
-  ]
-  patches = jnp.concatenate(slices, axis=-1)
-  out = jnp.matmul(
-    patches.reshape(-1, patches.shape[-1]),
-    rhs.reshape(-1, rhs.shape[-1]),
-    precision=options.get("precision"),
-  )
-  return out.reshape(lhs.shape[0], height, width, rhs.shape[-1])
-
-
-def cpu_conv(
-  lhs: jax.Array,
-  rhs: jax.Array,
-  window_strides: Sequence[int],
-  padding: Sequence[tuple[int, int]],
-  **options: Any,
-) -> jax.Array:
-  """Picks the faster convolution on a CPU from the shapes.
-
-  XLA's own is fast except around images of at most 2x2 pixels (as output, or
-  as its gradient), where it takes up to a hundred times as long as
-  `im2col_conv`; the last stage of a ResNet on 16x16 images is made of these.
-  1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
-  """
-  small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
-  if small or rhs.shape[:2] == (1, 1):
-    return im2col_conv(lhs, rhs, window_strides, padding, **options)
-  return jax.lax.conv_general_dilated(
-    lhs, rhs, window_strides, padding, **options
-  )
-
-
-def default_conv() -> ConvFunction:
-  """The fast convolution of the default backend: `cpu_conv` on a CPU."""
-  if jax.default_backend() == "cpu":
-    return cpu_conv
-  return jax.lax.conv_general_dilated
-
-
-def _output_size(
-  lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], padding: Any
-) -> list[int]:
-  if isinstance(padding, str):
-    raise ValueError(f"Padding must be given in pixels, got {padding!r}.")
-  padded = [lhs.shape[1 + i] + sum(padding[i]) for i in (0, 1)]
-  return [(padded[i] - rhs.shape[i]) // strides[i] + 1 for i in (0, 1)]
-
-
-def _check_plain(lhs: jax.Array, rhs: jax.Array, **options: Any) -> None:
-  if lhs.ndim != 4 or rhs.ndim != 4 or lhs.shape[-1] != rhs.shape[-2]:
-    raise ValueError(
-      "im2col_conv takes [N, H, W, C] images and [height, width, C, C'] "
-      f"kernels, got shapes {lhs.shape} and {rhs.shape}."
-    )
-  numbers = options.pop("dimension_numbers", None)
-  given, plain = (
-    jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout)
-    for layout in (numbers, ("NHWC", "HWIO", "NHWC"))
-  )
-  if given != plain:
-    raise ValueError(f"im2col_conv takes NHWC and HWIO, got {given}.")
-  options.pop("precision", None)
-  for name, value in options.items():
-    if value not in (None, 1, (1, 1)):
-      raise ValueError(f"im2col_conv takes no {name}={value}.")

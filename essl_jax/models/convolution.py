@@ -1,0 +1,128 @@
+"""Convolutions for CPUs, in the form that `flax.linen.Conv` takes them.
+
+XLA's convolution on CPUs is slow for some shapes, as is its newer library of
+CPU kernels (YNNPACK) for weight gradients; accelerators need none of this.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+
+
+def tune_cpu() -> None:
+  """Keeps YNNPACK to reductions, unless `XLA_FLAGS` is set.
+
+  Its weight gradients of convolutions are half as fast. To be called
+  before JAX's first computation; affects CPUs only. XLA ends a program that
+  sets a flag it does not know, so only versions known to have it are tuned.
+  """
+  version = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
+  if version == (0, 10) and "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = (
+      "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
+    )
+
+
+def im2col_conv(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **options: Any,
+) -> jax.Array:
+  """Convolution as one matrix product of shifted slices of the images.
+
+  Args:
+    lhs: Images, `[N, H, W, C]`.
+    rhs: Kernel, `[height, width, C, C']`.
+    window_strides: The two strides.
+    padding: `((top, bottom), (left, right))`.
+    **options: `jax.lax.conv_general_dilated`'s others; `precision` is obeyed.
+
+  Returns:
+    `[N, H', W', C']`.
+
+  Raises:
+    ValueError: For any other kind of convolution.
+  """
+  _check_plain(lhs, rhs, **options)
+  height, width = _output_size(lhs, rhs, window_strides, padding)
+  images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  stride_y, stride_x = window_strides
+  slices = [
+    images[
+      :,
+      y : y + (height - 1) * stride_y + 1 : stride_y,
+      x : x + (width - 1) * stride_x + 1 : stride_x,
+    ]
+    for y in range(rhs.shape[0])
+    for x in range(rhs.shape[1])
+  ]
+  patches = jnp.concatenate(slices, axis=-1)
+  out = jnp.matmul(
+    patches.reshape(-1, patches.shape[-1]),
+    rhs.reshape(-1, rhs.shape[-1]),
+    precision=options.get("precision"),
+  )
+  return out.reshape(lhs.shape[0], height, width, rhs.shape[-1])
+
+
+def cpu_conv(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **options: Any,
+) -> jax.Array:
+  """Picks the faster convolution on a CPU from the shapes.
+
+  XLA's own is fast except around images of at most 2x2 pixels (as output, or
+  as its gradient), where it takes up to a hundred times as long as matrix
+  products; the last stage of a ResNet on 16x16 images is made of these.
+  1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
+  """
+  small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
+  if small or rhs.shape[:2] == (1, 1):
+    return im2col_conv(lhs, rhs, window_strides, padding, **options)
+  return jax.lax.conv_general_dilated(
+    lhs, rhs, window_strides, padding, **options
+  )
+
+
+def default_conv() -> Callable[..., jax.Array]:
+  """The fast convolution of the default backend: `cpu_conv` on a CPU."""
+  if jax.default_backend() == "cpu":
+    return cpu_conv
+  return jax.lax.conv_general_dilated
+
+
+def _output_size(
+  lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], padding: Any
+) -> list[int]:
+  if isinstance(padding, str):
+    raise ValueError(f"Padding must be given in pixels, got {padding!r}.")
+  padded = [lhs.shape[1 + i] + sum(padding[i]) for i in (0, 1)]
+  return [(padded[i] - rhs.shape[i]) // strides[i] + 1 for i in (0, 1)]
+
+
+def _check_plain(lhs: jax.Array, rhs: jax.Array, **options: Any) -> None:
+  if lhs.ndim != 4 or rhs.ndim != 4 or lhs.shape[-1] != rhs.shape[-2]:
+    raise ValueError(
+      "im2col_conv takes [N, H, W, C] images and [height, width, C, C'] "
+      f"kernels, got shapes {lhs.shape} and {rhs.shape}."
+    )
+  numbers = options.pop("dimension_numbers", None)
+  given, plain = (
+    jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout)
+    for layout in (numbers, ("NHWC", "HWIO", "NHWC"))
+  )
+  if given != plain:
+    raise ValueError(f"im2col_conv takes NHWC and HWIO, got {given}.")
+  options.pop("precision", None)
+  for name, value in options.items():
+    if value not in (None, 1, (1, 1)):
+      raise ValueError(f"im2col_conv takes no {name}={value}.")
