@@ -18,6 +18,7 @@ _PACKAGES = (
   "orbax-checkpoint",
   "numpy",
   "tensorflow",
+  "tensorflow-cpu",
   "tensorflow-datasets",
 )
 
