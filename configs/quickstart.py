@@ -7,8 +7,8 @@
 prints the kNN accuracy before and after, a linear probe and how often the
 rotation of unseen images is recognised, and draws runs/quickstart/summary.png.
 
-Measured on 2 CPU cores: kNN 91.6% before and 96.4% after, linear probe 98.0%,
-rotation recognised 83.7% (chance 25%).
+Measured on 2 CPU cores (commit ce24ae2): kNN 91.6% before and 96.1% after,
+linear probe 97.1%, rotation recognised 81.6% (chance 25%), 66 s of training.
 
 Variants:
   baseline  SimCLR: no rotations are predicted.

@@ -14,24 +14,24 @@ from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
 
 
-def record_session(workdir: pathlib.Path, session: dict[str, float]) -> None:
-  """Notes how long a start of the program has trained, in `sessions.json`.
+def record_start(workdir: pathlib.Path, record: dict[str, float]) -> None:
+  """Notes how long a start of the program has trained, in `starts.json`.
 
   Called with every checkpoint, so that a killed start is counted up to the
   step from which the next one goes on.
 
   Args:
     workdir: of the run.
-    session: `start_step`, `end_step`, `wall_seconds`, and the `timed_steps`
+    record: `start_step`, `end_step`, `wall_seconds`, and the `timed_steps`
       that took `timed_seconds` without compilation, evaluation and saving.
   """
-  path = workdir / "sessions.json"
+  path = workdir / "starts.json"
   earlier = [
     other
     for other in _read_json(path, [])
-    if other["start_step"] < session["start_step"]
+    if other["start_step"] < record["start_step"]
   ]
-  logs.write_json(path, [*earlier, session])
+  logs.write_json(path, [*earlier, record])
 
 
 def write(
@@ -45,7 +45,7 @@ def write(
   """Measures a state, writes all that is known of its run, prints a table.
 
   Args:
-    workdir: holds `metrics.jsonl` and `sessions.json`.
+    workdir: holds `metrics.jsonl` and `starts.json`.
     experiment: the run's parts.
     suite: its measures.
     state: what to measure.
@@ -88,19 +88,19 @@ def _training(
   workdir: pathlib.Path, experiment: experiment_lib.Experiment
 ) -> dict[str, Any]:
   """Steps, time and speed over all starts, and the last step's metrics."""
-  sessions = _read_json(workdir / "sessions.json", [])
-  if not sessions:
+  starts = _read_json(workdir / "starts.json", [])
+  if not starts:
     return {}
-  timed = sum(session["timed_seconds"] for session in sessions)
+  timed = sum(record["timed_seconds"] for record in starts)
   images = experiment.config.batch_size * sum(
-    session["timed_steps"] for session in sessions
+    record["timed_steps"] for record in starts
   )
   speed = images / timed if timed else None
-  steps = sessions[-1]["end_step"]
+  steps = starts[-1]["end_step"]
   return {
     "steps": steps,
-    "starts": len(sessions),
-    "wall_seconds": sum(session["wall_seconds"] for session in sessions),
+    "starts": len(starts),
+    "wall_seconds": sum(record["wall_seconds"] for record in starts),
     "source_images_per_second": speed,
     "encoder_images_per_second": speed
     and speed * experiment.encodings_per_image,

@@ -127,8 +127,8 @@ class _Clock:
       self._steps += step - self._since[1]
     self._since = None
 
-  def session(self, step: int) -> dict[str, float]:
-    """What `results.record_session` keeps of this start of the program."""
+  def record(self, step: int) -> dict[str, float]:
+    """What `results.record_start` keeps of this start of the program."""
     return {
       "start_step": self._start_step,
       "end_step": step,
@@ -215,7 +215,7 @@ def pretrain(
         if due or stop or step == total:
           checkpoints.save(step, state, figures)
           if jax.process_index() == 0:
-            results.record_session(workdir, clock.session(step))
+            results.record_start(workdir, clock.record(step))
         if stop:
           logger.info(
             f"stopped by SIGTERM after step {step:,}; {workdir} holds the"
