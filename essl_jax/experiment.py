@@ -71,11 +71,12 @@ class Experiment:
 
   def create_state(self) -> step_lib.TrainState:
     """The replicated state at step 0."""
+    size = self.config.views.first.size
     state = step_lib.create_state(
       self.networks,
       self.optimizer,
       seed=self.config.seed,
-      image_shape=(*_pixels(self.config), self.source.image_shape[2]),
+      image_shape=(size, size, self.source.image_shape[2]),
     )
     return parallel.replicate(state, self.mesh)
 
@@ -112,10 +113,6 @@ class Experiment:
       process_count=jax.process_count(),
     )
     return parallel.stream(host, self.mesh)
-
-
-def _pixels(config: config_lib.Config) -> tuple[int, int]:
-  return (config.views.first.size, config.views.first.size)
 
 
 def build(

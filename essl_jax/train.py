@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, logs, methods, results
+from essl_jax import checkpoint, logs, results
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
@@ -29,7 +29,6 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
-  methods.check(config)
   if config.mode == "evaluate":
     checkpoint.read_config(workdir)  # refuses a folder without a run
   experiment = experiment_lib.build(config)
