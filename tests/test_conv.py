@@ -95,3 +95,21 @@ def test_im2col_refuses_other_convolutions(options, message):
     convolution.im2col_conv(
       jnp.ones((1, 5, 5, 5)), jnp.ones((5, 3, 5, 5)), (1, 1), **arguments
     )
+
+
+def test_weight_gradients_read_activations_that_were_computed_once():
+  # Else XLA fuses norms and ReLUs of whole blocks into each transposition.
+  def value(w, x):
+    hidden = jnp.maximum(x * 2 + 1, 0)
+    out = convolution.cpu_conv(
+      hidden,
+      w,
+      (1, 1),
+      ((1, 1), (1, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jnp.sum(out**2)
+
+  w, x = jnp.ones((3, 3, 5, 4)), jnp.ones((2, 8, 8, 5))
+  compiled = jax.jit(jax.grad(value)).lower(w, x).compile().as_text()
+  assert compiled.count(" maximum(") == 1

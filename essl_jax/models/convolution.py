@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import jax
+from jax.experimental import xla_metadata
 import jax.numpy as jnp
 import jaxlib
 
@@ -85,6 +86,7 @@ def cpu_conv(
   products; the last stage of a ResNet on 16x16 images is made of these.
   1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
   """
+  lhs = _written_once(lhs)
   small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
   if small or rhs.shape[:2] == (1, 1):
     return im2col_conv(lhs, rhs, window_strides, padding, **options)
@@ -98,6 +100,18 @@ def default_conv() -> Callable[..., jax.Array]:
   if jax.default_backend() == "cpu":
     return cpu_conv
   return jax.lax.conv_general_dilated
+
+
+def _written_once(images: jax.Array) -> jax.Array:
+  """Keeps XLA from computing `images` again for the weight gradient.
+
+  That gradient reads them transposed, and XLA fuses into the transposition
+  all that it can follow backwards: the norms, sums and ReLUs of several blocks,
+  read against the grain. An `optimization_barrier` alone does not help, since
+  XLA removes it before it fuses; a call that it may not inline does.
+  """
+  with xla_metadata.set_xla_metadata(inlineable="false"):
+    return jax.jit(jax.lax.optimization_barrier)(images)
 
 
 def _output_size(
