@@ -75,8 +75,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.model = dict(
     depth=18, stem="cifar", width=64, zero_init_last_norm=False
   )
-  config.projector = dict(widths=(2048, 2048), last_affine=False)
+  config.projector = dict(widths=(2048, 2048), last_norm="batch_not_affine")
   config.predictor_hidden = 512
+  config.online_classifier = False
   config.equivariance = dict(
     group="rotation",
     weight=0.0 if baseline else 0.4,
@@ -86,10 +87,13 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.optimizer = dict(
+    name="sgd",
     learning_rate=0.03 if baseline else 0.06,  # times batch_size / 256
     weight_decay=5e-4,
     momentum=0.9,
     warmup_epochs=10,
+    end_factor=0.0,
+    update_rate_every="step",
   )
 
   config.knn = dict(every_epochs=1, k=200, temperature=0.1)

@@ -67,8 +67,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.model = dict(
     depth=18, stem="cifar", width=16, zero_init_last_norm=False
   )
-  config.projector = dict(widths=(256, 256), last_affine=False)
+  config.projector = dict(widths=(256, 256), last_norm="batch_not_affine")
   config.temperature = 0.2
+  config.online_classifier = False
   config.equivariance = dict(
     group="rotation",
     weight=0.0 if "baseline" in chosen else 0.4,
@@ -77,10 +78,13 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     last_hidden_relu=True,
   )
   config.optimizer = dict(
+    name="sgd",
     learning_rate=0.24,  # times batch_size / 256
     weight_decay=5e-4,
     momentum=0.9,
     warmup_epochs=1,
+    end_factor=0.0,
+    update_rate_every="step",
   )
   config.knn = dict(every_epochs=2, k=20, temperature=0.1)
   config.probe = dict(

@@ -72,4 +72,5 @@ def default_workdir() -> str:
   name = config_flags.get_config_filename(flags.FLAGS["config"])
   path, _, variants = name.partition(":")
   suffix = "".join(f"-{part}" for part in variants.split(",") if part)
+  suffix = suffix.replace("=", "")
   return os.path.join("runs", pathlib.Path(path).stem + suffix)

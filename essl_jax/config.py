@@ -5,7 +5,7 @@ turns it into the frozen dataclasses below, which are all that the program
 reads. A field that is not named here is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 from typing import Any
 
@@ -57,10 +57,15 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Projector:
-  """Layer widths of the projector; whether its last norm is affine."""
+  """The projector of the SSL loss.
+
+  Attributes:
+    widths: of its layers.
+    last_norm: after the last layer: `batch`, `batch_not_affine` or `none`.
+  """
 
   widths: tuple[int, ...] = (2048, 2048)
-  last_affine: bool = False
+  last_norm: str = "batch_not_affine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +90,31 @@ class Equivariance:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """SGD with momentum; linear warm-up, then cosine to 0, per step.
+  """SGD or LARS with momentum; linear warm-up, then a cosine.
 
   Attributes:
-    learning_rate: per 256 images: the peak is `learning_rate * batch / 256`.
-    weight_decay: on every parameter, added to the gradient as in PyTorch.
-    momentum: of SGD.
+    name: `sgd`, or `lars`, which spares biases and norms decay and adaptation.
+    learning_rate: the peak.
+    bias_learning_rate: the peak for biases and norms, where it is another.
+    scale_with_batch: rates are per 256 images, multiplied by batch / 256.
+    weight_decay: added to the gradient as in PyTorch.
+    momentum: of the gradients' running sum.
+    trust_coefficient: of LARS alone.
     warmup_epochs: from 0 to the peak.
+    end_factor: what part of the peak the cosine ends at.
+    update_rate_every: `step` or `epoch`.
   """
 
+  name: str = "sgd"
   learning_rate: float = 0.03
+  bias_learning_rate: float | None = None
+  scale_with_batch: bool = True
   weight_decay: float = 5e-4
   momentum: float = 0.9
+  trust_coefficient: float | None = None
   warmup_epochs: int = 10
+  end_factor: float = 0.0
+  update_rate_every: str = "step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +151,9 @@ class Config:
       and losses are float32 either way.
     temperature: of SimCLR's loss; for methods that have one.
     predictor_hidden: SimSiam's predictor; for methods that have one.
+    redundancy_weight: of Barlow Twins' off-diagonal correlations.
+    online_classifier: trains a linear classifier of the labels on view 1's
+      features alongside, without a gradient into the encoder.
     log_every: steps between two lines of metrics.
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which one the figures at the end are of: `latest`, or
@@ -150,6 +170,8 @@ class Config:
   precision: str = "float32"
   temperature: float | None = None
   predictor_hidden: int | None = None
+  redundancy_weight: float | None = None
+  online_classifier: bool = False
   log_every: int = 20
   checkpoint_every_epochs: int = 10
   evaluate_checkpoint: str = "latest"
@@ -193,6 +215,28 @@ def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:
   return chosen
 
 
+def option(chosen: Collection[str], name: str, default: str) -> str:
+  """The value of the variant `name=value` among those chosen.
+
+  Args:
+    chosen: from `variants`.
+    name: what stands before the equals sign.
+    default: where no such variant is chosen.
+
+  Returns:
+    The value.
+
+  Raises:
+    UsageError: two values are chosen.
+  """
+  found = sorted(x for x in chosen if x.startswith(f"{name}="))
+  if len(found) > 1:
+    raise UsageError(
+      f"config variants {' and '.join(found)} exclude each other: choose one"
+    )
+  return found[0].partition("=")[2] if found else default
+
+
 def parse(raw: Mapping[str, Any]) -> Config:
   """Builds and checks the typed config.
 
@@ -219,6 +263,9 @@ def _check(config: Config) -> None:
     "evaluate_checkpoint": ("latest", "best"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.stem": ("cifar", "imagenet"),
+    "projector.last_norm": ("batch", "batch_not_affine", "none"),
+    "optimizer.name": ("sgd", "lars"),
+    "optimizer.update_rate_every": ("step", "epoch"),
     "probe.protocol": ("paper", "fast", "none"),
   }
   at_least = {
@@ -232,7 +279,10 @@ def _check(config: Config) -> None:
     "data.image_size": 1,
     "equivariance.weight": 0,
     "optimizer.learning_rate": 0,
+    "optimizer.bias_learning_rate": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.end_factor": 0,
+    "redundancy_weight": 0,
     "optimizer.momentum": 0,
     "optimizer.warmup_epochs": 0,
     "knn.every_epochs": 1,
@@ -256,12 +306,24 @@ def _check(config: Config) -> None:
       raise UsageError(f"config.{name} must be positive sizes; got {value}")
   if config.seed >= 2**32:
     raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
-  if config.optimizer.momentum >= 1:
-    momentum = config.optimizer.momentum
+  for name in ("optimizer.momentum", "optimizer.end_factor"):
+    if _get(config, name) >= 1:
+      raise UsageError(
+        f"config.{name} must be below 1; got {_get(config, name)}"
+      )
+  is_lars = config.optimizer.name == "lars"
+  if is_lars != (config.optimizer.trust_coefficient is not None):
+    verb = "needs" if is_lars else "does not read"
     raise UsageError(
-      f"config.optimizer.momentum must be below 1; got {momentum}"
+      f"optimizer {config.optimizer.name} {verb}"
+      " config.optimizer.trust_coefficient"
     )
-  for name in ("temperature", "knn.temperature", "probe.learning_rate"):
+  for name in (
+    "temperature",
+    "knn.temperature",
+    "probe.learning_rate",
+    "optimizer.trust_coefficient",
+  ):
     value = _get(config, name)
     if value is not None and not 0 < value < float("inf"):
       raise UsageError(f"config.{name} must be above 0; got {value}")

@@ -1,7 +1,8 @@
 """An experiment: all the parts that a config describes, checked and built."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ class Experiment:
     source: of images.
     networks: encoder and heads.
     optimizer: of the networks' parameters.
-    schedule: the learning rate by step.
+    groups: what it does to which of them.
     steps_per_epoch: the last, incomplete batch is dropped.
   """
 
@@ -35,7 +36,7 @@ class Experiment:
   source: data.Source
   networks: methods.Networks
   optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
+  groups: Mapping[str, optim.Group]
   steps_per_epoch: int
 
   @property
@@ -61,13 +62,15 @@ class Experiment:
     prefix = "E-" if weight else ""
     return f"{prefix}{config.method} on {config.data.name}, lambda {weight:g}"
 
-  def describe(self, parameters: int) -> str:
-    """One line that says what is about to run, and where."""
+  def describe(self, params: Any) -> list[str]:
+    """Says what is about to run, where, and how each parameter is trained."""
     devices = f"{self.mesh.size} {jax.devices()[0].device_kind} device(s)"
-    return (
-      f"{self.name}: {parameters:,} parameters, {self.total_steps:,} steps"
+    size = sum(x.size for x in jax.tree.leaves(params))
+    first = (
+      f"{self.name}: {size:,} parameters, {self.total_steps:,} steps"
       f" of {self.config.batch_size} images on {devices}"
     )
+    return [first, *optim.describe_groups(self.groups, params)]
 
   def create_state(self) -> step_lib.TrainState:
     """The replicated state at step 0."""
@@ -86,7 +89,7 @@ class Experiment:
       self.networks,
       methods.make_loss(self.config, parallel.AXIS),
       self.optimizer,
-      self.schedule,
+      self.groups["weights"].learning_rate,
       prepare or step_lib.make_views(self.config, parallel.AXIS),
       equivariance_weight=self.config.equivariance.weight,
       axis_name=parallel.AXIS,
@@ -113,6 +116,47 @@ class Experiment:
       process_count=jax.process_count(),
     )
     return parallel.stream(host, self.mesh)
+
+
+def make_groups(
+  config: config_lib.Config, steps_per_epoch: int
+) -> dict[str, optim.Group]:
+  """The parameter groups of a config: see `optim.make_optimizer`.
+
+  Args:
+    config: a checked config.
+    steps_per_epoch: in which warm-up and cosine are counted.
+
+  Returns:
+    `weights`, `biases` and `predictor`, whose rate is constant.
+  """
+  recipe = config.optimizer
+  scale = config.batch_size / 256 if recipe.scale_with_batch else 1.0
+  peak = recipe.learning_rate * scale
+  bias_peak = peak
+  if recipe.bias_learning_rate is not None:
+    bias_peak = recipe.bias_learning_rate * scale
+  schedule = functools.partial(
+    optim.warmup_cosine,
+    warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+    total_steps=config.epochs * steps_per_epoch,
+    end_factor=recipe.end_factor,
+    constant_steps=steps_per_epoch
+    if recipe.update_rate_every == "epoch"
+    else 1,
+  )
+  trust = {"sgd": None, "lars": recipe.trust_coefficient}
+  group = functools.partial(
+    optim.Group,
+    weight_decay=recipe.weight_decay,
+    momentum=recipe.momentum,
+    trust_coefficient=trust[recipe.name],
+  )
+  return {
+    "weights": group(schedule(peak), peak),
+    "biases": group(schedule(bias_peak), bias_peak),
+    "predictor": group(peak, peak),
+  }
 
 
 def build(
@@ -149,28 +193,18 @@ def build(
       f"config.batch_size {config.batch_size} is more than the {examples}"
       f" images of {config.data.name} {config.data.train_split}"
     )
-  optimizer = config.optimizer
-  peak = optimizer.learning_rate * config.batch_size / 256
-  schedule = optim.warmup_cosine(
-    peak,
-    warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
-    total_steps=config.epochs * steps_per_epoch,
-  )
+  groups = make_groups(config, steps_per_epoch)
   return Experiment(
     config=config,
     mesh=mesh,
     source=source,
     networks=methods.make_networks(
       config,
+      num_classes=source.num_classes,
       axis_name=parallel.AXIS,
       conv_general_dilated=convolution.default_conv(),
     ),
-    optimizer=optim.make_optimizer(
-      schedule,
-      predictor_learning_rate=peak,
-      weight_decay=optimizer.weight_decay,
-      momentum=optimizer.momentum,
-    ),
-    schedule=schedule,
+    optimizer=optim.make_optimizer(groups),
+    groups=groups,
     steps_per_epoch=steps_per_epoch,
   )

@@ -16,6 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+_NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
 _EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
 
 
@@ -49,6 +50,15 @@ def _gather(x: jax.Array, axis_name: str | None) -> jax.Array:
   if axis_name is None:
     return x
   return lax.all_gather(x, axis_name, tiled=True)
+
+
+def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """The mean over devices, each of which counts its own use of it."""
+  if axis_name is None:
+    return x
+  mean = lax.pmean(x, axis_name)
+  # Where JAX tracks what varies, the gradient would be a device's share only.
+  return lax.pcast(mean, axis_name, to="varying")
 
 
 def _first_row(n: int, axis_name: str | None) -> jax.Array | int:
@@ -181,6 +191,64 @@ def negative_cosine_similarity(
   targets = lax.stop_gradient(targets)
   cosine = jnp.sum(_normalize(predictions) * _normalize(targets), axis=-1)
   return -jnp.mean(cosine)
+
+
+def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """Columns of `x` [N, D] at mean 0 and variance 1 over all devices."""
+  x = jnp.asarray(x, jnp.float32)
+  centered = x - _average(jnp.mean(x, axis=0, keepdims=True), axis_name)
+  squares = jnp.mean(centered**2, axis=0, keepdims=True)
+  variance = _average(squares, axis_name)
+  return centered * lax.rsqrt(variance + _NORM_EPSILON)
+
+
+def barlow_twins(
+  z1: chex.Array,
+  z2: chex.Array,
+  *,
+  redundancy_weight: float,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Barlow Twins: the cross-correlation of two views should be the identity.
+
+  Every dimension is first batch-normalised over the examples of all devices
+  (biased variance, no scale and offset).
+
+  Args:
+    z1: projections [N, D] of the first view.
+    z2: projections [N, D] of the second view.
+    redundancy_weight: what the squared off-diagonal correlations weigh; 0.0051
+      in the paper.
+    axis_name: mapped axis over whose devices statistics and correlations are
+      averaged. Every device then returns the same value: that of the global
+      batch.
+
+  Returns:
+    The loss, a float32 scalar: a sum over dimensions, not over examples.
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D], or the weight is negative.
+
+  Example:
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> print(round(float(barlow_twins(z, z, redundancy_weight=0.0051)), 6))
+    0.0
+
+  Reference:
+    Zbontar et al. 2021 (arXiv 2103.03230), equations 1 and 2.
+  """
+  _check_pair(z1, z2, "z1 and z2")
+  traced = isinstance(redundancy_weight, jax.core.Tracer)
+  if not traced and not redundancy_weight >= 0:
+    raise ValueError(
+      f"redundancy_weight must be at least 0, got {redundancy_weight}"
+    )
+  a, b = (_standardize(z, axis_name) for z in (z1, z2))
+  correlation = _average(_similarity(a.T, b.T) / a.shape[0], axis_name)
+  diagonal = jnp.diagonal(correlation)
+  on = jnp.sum((diagonal - 1) ** 2)
+  off = jnp.sum(correlation**2) - jnp.sum(diagonal**2)
+  return on + redundancy_weight * off
 
 
 def transformation_prediction(

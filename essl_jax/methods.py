@@ -31,12 +31,14 @@ class Outputs(NamedTuple):
   Attributes:
     projections: of views 1 and 2, each [N, D].
     predictions: of views 1 and 2, each [N, D]; empty without a predictor.
-    logits: [M, classes] of the transformed third view; None for a baseline.
+    logits: [M, elements] of the transformed third view; None for a baseline.
+    class_logits: [N, classes] of view 1; None without an online classifier.
   """
 
   projections: tuple[jax.Array, ...]
   predictions: tuple[jax.Array, ...] = ()
   logits: jax.Array | None = None
+  class_logits: jax.Array | None = None
 
 
 class Networks(nn.Module):
@@ -46,13 +48,16 @@ class Networks(nn.Module):
     encoder: images [N, H, W, C] to features [N, F].
     projector: features to projections, for the SSL loss.
     predictor: projections to predictions (SimSiam), or None.
-    transformation_head: features to class scores, or None for a baseline.
+    transformation_head: features to scores of group elements, or None for a
+      baseline.
+    classifier: features to scores of classes, trained alongside, or None.
   """
 
   encoder: nn.Module
   projector: nn.Module
   predictor: nn.Module | None = None
   transformation_head: nn.Module | None = None
+  classifier: nn.Module | None = None
 
   def __call__(
     self,
@@ -72,9 +77,10 @@ class Networks(nn.Module):
     if self.transformation_head is not None:
       features3 = self.encoder(transformed, train=train)
       logits = self.transformation_head(features3, train=train)
-    return Outputs(
-      projections=projections, predictions=predictions, logits=logits
-    )
+    class_logits = None
+    if self.classifier is not None:
+      class_logits = self.classifier(lax.stop_gradient(features[0]))
+    return Outputs(projections, predictions, logits, class_logits)
 
 
 SslLoss = Callable[[Outputs], jax.Array]
@@ -85,14 +91,14 @@ class Method:
   """How a method is built from a config.
 
   Attributes:
-    loss: `(outputs, *, temperature, axis_name) -> scalar`.
-    has_predictor: reads `predictor_hidden`.
-    has_temperature: reads `temperature`.
+    loss: `(outputs, *, axis_name, **those fields) -> scalar`.
+    loss_fields: config fields of the loss.
+    network_fields: config fields of the networks.
   """
 
   loss: Callable[..., jax.Array]
-  has_predictor: bool = False
-  has_temperature: bool = False
+  loss_fields: tuple[str, ...] = ()
+  network_fields: tuple[str, ...] = ()
 
 
 def simclr_loss(
@@ -107,20 +113,40 @@ def simclr_loss(
 
 
 def simsiam_loss(
-  outputs: Outputs, *, temperature: None = None, axis_name: str | None = None
+  outputs: Outputs, *, axis_name: str | None = None
 ) -> jax.Array:
   """Symmetric negative cosine similarity; examples do not see each other."""
-  del temperature, axis_name
+  del axis_name
   p1, p2 = outputs.predictions
   z1, z2 = outputs.projections
   cosine = losses.negative_cosine_similarity
   return (cosine(p1, z2) + cosine(p2, z1)) / 2
 
 
+def barlow_twins_loss(
+  outputs: Outputs, *, redundancy_weight: float, axis_name: str | None = None
+) -> jax.Array:
+  """Redundancy reduction between the projections of both views."""
+  return losses.barlow_twins(
+    *outputs.projections,
+    redundancy_weight=redundancy_weight,
+    axis_name=axis_name,
+  )
+
+
 METHODS: Mapping[str, Method] = {
-  "simclr": Method(simclr_loss, has_temperature=True),
-  "simsiam": Method(simsiam_loss, has_predictor=True),
+  "simclr": Method(simclr_loss, loss_fields=("temperature",)),
+  "simsiam": Method(simsiam_loss, network_fields=("predictor_hidden",)),
+  "barlow_twins": Method(barlow_twins_loss, loss_fields=("redundancy_weight",)),
 }
+# Fields of the config that only some methods read.
+_OWN_FIELDS = sorted(
+  {
+    field
+    for method in METHODS.values()
+    for field in (*method.loss_fields, *method.network_fields)
+  }
+)
 
 
 def check(config: config_lib.Config) -> None:
@@ -143,10 +169,8 @@ def check(config: config_lib.Config) -> None:
       f" there are: {', '.join(transformations.GROUPS)}"
     )
   method = METHODS[config.method]
-  for field, needed in (
-    ("temperature", method.has_temperature),
-    ("predictor_hidden", method.has_predictor),
-  ):
+  for field in _OWN_FIELDS:
+    needed = field in method.loss_fields + method.network_fields
     given = getattr(config, field) is not None
     if needed and not given:
       raise UsageError(f"method {config.method} needs config.{field}")
@@ -164,16 +188,15 @@ def make_loss(config: config_lib.Config, axis_name: str | None) -> SslLoss:
   Returns:
     The loss function, outputs to a local float32 scalar.
   """
-  return functools.partial(
-    METHODS[config.method].loss,
-    temperature=config.temperature,
-    axis_name=axis_name,
-  )
+  method = METHODS[config.method]
+  fields = {name: getattr(config, name) for name in method.loss_fields}
+  return functools.partial(method.loss, axis_name=axis_name, **fields)
 
 
 def make_networks(
   config: config_lib.Config,
   *,
+  num_classes: int | None = None,
   axis_name: str | None = None,
   conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
 ) -> Networks:
@@ -181,6 +204,7 @@ def make_networks(
 
   Args:
     config: a config that `check` has accepted.
+    num_classes: of the labels, for the online classifier.
     axis_name: mapped axis over which batch norm is synchronised.
     conv_general_dilated: the convolution; see `models.resnet`.
 
@@ -201,7 +225,7 @@ def make_networks(
   )
   projector = heads.projector(
     config.projector.widths,
-    last_affine=config.projector.last_affine,
+    last_norm=config.projector.last_norm,
     **common,
   )
   predictor = None
@@ -218,9 +242,15 @@ def make_networks(
       last_hidden_relu=config.equivariance.last_hidden_relu,
       dtype=common["dtype"],
     )
+  classifier = None
+  if config.online_classifier:
+    if num_classes is None:
+      raise ValueError("an online classifier needs num_classes")
+    classifier = heads.classifier(num_classes, dtype=common["dtype"])
   return Networks(
     encoder=encoder,
     projector=projector,
     predictor=predictor,
     transformation_head=head,
+    classifier=classifier,
   )

@@ -42,12 +42,14 @@ class Views(NamedTuple):
     second: [N, H, W, C].
     transformed: [M, h, w, C] under group elements; None for a baseline.
     labels: int32 [M], which element; None for a baseline.
+    classes: int32 [N] of the images; None without an online classifier.
   """
 
   first: chex.Array
   second: chex.Array
   transformed: chex.Array | None = None
   labels: chex.Array | None = None
+  classes: chex.Array | None = None
 
 
 Prepare = Callable[[TrainState, dict[str, jax.Array]], Views]
@@ -111,23 +113,37 @@ def make_views(
     axis_name: mapped axis of the step.
 
   Returns:
-    `(state, {"image": uint8 [N, H, W, 3], ...}) -> Views`.
+    `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
+    named `image`, of which the views are cropped here, or one [N, size, size,
+    3] for each view by its name, cropped by the host. An online classifier
+    wants `label` as well, int32 [N].
   """
   equivariance = config.equivariance
   group = transformations.GROUPS[equivariance.group]
 
   def prepare(state: TrainState, batch: dict[str, jax.Array]) -> Views:
-    images = batch["image"]
-    keys = image_keys(state, images.shape[0], axis_name)
+    n = next(iter(batch.values())).shape[0]
+    keys = image_keys(state, n, axis_name)
     purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
-    first = augment.random_view(purposes[:, 0], images, config.views.first)
-    second = augment.random_view(purposes[:, 1], images, config.views.second)
+
+    def draw(number: int, name: str) -> jax.Array:
+      view = getattr(config.views, name)
+      images = batch["image"] if "image" in batch else batch[name]
+      return augment.random_view(
+        purposes[:, number], images, view, crop="image" in batch
+      )
+
+    views = Views(draw(0, "first"), draw(1, "second"))
+    if config.online_classifier:
+      views = views._replace(classes=batch["label"])
     if equivariance.weight == 0:
-      return Views(first, second)
-    third = augment.random_view(purposes[:, 2], images, config.views.third)
+      return views
+    third = draw(2, "third")
     if equivariance.all_elements:
-      return Views(first, second, *group.apply_all(third))
-    return Views(first, second, *group.apply_random(purposes[:, 3], third))
+      transformed, labels = group.apply_all(third)
+    else:
+      transformed, labels = group.apply_random(purposes[:, 3], third)
+    return views._replace(transformed=transformed, labels=labels)
 
   return prepare
 
@@ -159,7 +175,8 @@ def make_train_step(
   Returns:
     The step. Its metrics are float32 scalars, equal on all devices: `loss`,
     `loss_ssl`, `loss_equivariance` and `equivariance_accuracy` (percent; not
-    for a baseline), `gradient_norm`, `learning_rate` and `embedding_std`.
+    for a baseline), `loss_online` and `online_top1` (percent; of an online
+    classifier), `gradient_norm`, `learning_rate` and `embedding_std`.
   """
   mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
 
@@ -181,6 +198,14 @@ def make_train_step(
       metrics["loss_equivariance"] = term
       metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
     metrics["loss"] = loss
+    if views.classes is not None:  # no gradient of it reaches the encoder
+      term = losses.transformation_prediction(
+        outputs.class_logits, views.classes
+      )
+      loss = loss + term
+      hits = outputs.class_logits.argmax(-1) == views.classes
+      metrics["loss_online"] = term
+      metrics["online_top1"] = 100 * jnp.mean(hits)
     return loss, (metrics, outputs.projections, updates["batch_stats"])
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

@@ -163,7 +163,6 @@ def pretrain(
   with checkpoint.Checkpoints(workdir) as checkpoints:
     # --- State: the beginning, or the latest checkpoint
     state = experiment.create_state()
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
     start = checkpoints.latest_step() or 0
     clock = _Clock(start)
     if start:
@@ -176,7 +175,8 @@ def pretrain(
       enabled=jax.process_index() == 0,
       images_per_step=config.batch_size,
     ) as logger:
-      logger.info(experiment.describe(parameters))
+      for line in experiment.describe(state.params):
+        logger.info(line)
       if start:
         logger.info(f"resuming {workdir} from step {start:,} of {total:,}")
       else:

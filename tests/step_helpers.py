@@ -18,10 +18,19 @@ def images(n=16):
 
 def _make_optimizer():
   schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
-  optimizer = optim.make_optimizer(
-    schedule, predictor_learning_rate=0.01, weight_decay=5e-4, momentum=0.9
+  return schedule, optim.make_optimizer(sgd_groups(schedule, 0.01))
+
+
+def sgd_groups(schedule, predictor_rate):
+  """The groups of a CIFAR-10 recipe."""
+  group = functools.partial(
+    optim.Group, peak=predictor_rate, weight_decay=5e-4, momentum=0.9
   )
-  return schedule, optimizer
+  return {
+    "weights": group(schedule),
+    "biases": group(schedule),
+    "predictor": group(predictor_rate),
+  }
 
 
 @functools.cache

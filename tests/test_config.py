@@ -66,7 +66,7 @@ def test_cifar_recipes_are_the_papers(stem, method, weight, rate):
   assert views.first.jitter == (0.4, 0.4, 0.4, 0.1)
   assert dataclasses.replace(views.third, size=32) == views.first
   assert config.projector.widths == (2048, 2048)
-  assert not config.projector.last_affine
+  assert config.projector.last_norm == "batch_not_affine"
   # In the SimSiam recipe the head's second ReLU is absent.
   assert config.equivariance.last_hidden_relu == (method == "simclr")
   assert config.temperature == (0.5 if method == "simclr" else None)

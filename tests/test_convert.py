@@ -119,7 +119,7 @@ def test_to_torch_refuses_other_variables(narrow):
   [
     (
       "cifar_simclr_projector",
-      heads.projector((2048, 2048), last_affine=False),
+      heads.projector((2048, 2048)),
     ),
     (
       "cifar_simclr_rotation_head",

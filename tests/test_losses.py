@@ -16,6 +16,9 @@ PAIRWISE = {
   "info_nce": functools.partial(losses.info_nce, temperature=0.2),
   "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
   "negative_cosine": losses.negative_cosine_similarity,
+  "barlow_twins": functools.partial(
+    losses.barlow_twins, redundancy_weight=0.0051
+  ),
 }
 
 
@@ -38,9 +41,10 @@ def _assert_close(actual, expected, relative=1e-4):
       for t in TEMPERATURES
     ),
     ("nt_xent_t0.1", PAIRWISE["nt_xent"]),
+    ("barlow_twins_w0.0051", PAIRWISE["barlow_twins"]),
   ],
 )
-def test_golden_contrastive(golden, pair, name, loss):
+def test_golden_pairwise(golden, pair, name, loss):
   file = golden("losses")
   value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*pair)
   np.testing.assert_allclose(value, file[f"{name}_loss"], rtol=1e-4)
@@ -134,8 +138,10 @@ def test_properties(pair, name):
   order = np.random.default_rng(0).permutation(len(z1))
   value = loss(z1, z2)
   np.testing.assert_allclose(loss(z1[order], z2[order]), value, rtol=1e-5)
+  # Barlow Twins' variance has an epsilon, as batch norm.
+  rtol = 1e-3 if name == "barlow_twins" else 1e-5
   np.testing.assert_allclose(
-    loss(3 * z1, 0.1 * z2), value, rtol=1e-5, atol=1e-6
+    loss(3 * z1, 0.1 * z2), value, rtol=rtol, atol=1e-6
   )
   gradient = jax.grad(loss)(jnp.zeros_like(z1), z2)
   assert np.all(np.isfinite(gradient)), "a dead embedding must not give nan"
@@ -157,6 +163,8 @@ def test_wrong_inputs_are_named():
       loss(z, z[:3])
   with pytest.raises(ValueError, match="above 0, got -1"):
     losses.info_nce(z, z, temperature=-1)
+  with pytest.raises(ValueError, match="at least 0, got -1"):
+    losses.barlow_twins(z, z, redundancy_weight=-1)
   with pytest.raises(ValueError, match="integers"):
     losses.transformation_prediction(z, jnp.zeros(4))
   with pytest.raises(ValueError, match=r"\(5,\)"):

@@ -129,7 +129,7 @@ def test_eight_devices_equal_one(small):
 
 
 def test_head_on_eight_devices_equals_one():
-  head = heads.projector((16, 8), last_affine=True, axis_name="batch")
+  head = heads.projector((16, 8), last_norm="batch", axis_name="batch")
   x = jax.random.normal(KEY, (16, 12))
   variables = head.init(KEY, x, train=False)
   spec = PartitionSpec
@@ -166,7 +166,7 @@ def test_head_starts_as_torch_and_computes_in_its_dtype():
 
 def test_constructors_build_the_recipes_layers():
   x = jnp.zeros((2, 6))
-  affine = heads.projector((8, 7, 5), last_affine=True).init(
+  affine = heads.projector((8, 7, 5), last_norm="batch").init(
     KEY, x, train=False
   )
   assert set(affine["params"]) == {

@@ -17,8 +17,8 @@ SHAPES = json.loads(
   (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
 )
 HEADS = {
-  "cifar_simclr_projector": heads.projector((2048, 2048), last_affine=False),
-  "cifar_simsiam_projector": heads.projector((2048, 2048), last_affine=False),
+  "cifar_simclr_projector": heads.projector((2048, 2048)),
+  "cifar_simsiam_projector": heads.projector((2048, 2048)),
   "cifar_simclr_rotation_head": heads.transformation_head((2048, 2048), 4),
   "cifar_simsiam_rotation_head": heads.transformation_head(
     (2048, 2048), 4, last_hidden_relu=False

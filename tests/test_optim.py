@@ -1,8 +1,11 @@
 """Schedules against golden values; SGD and the predictor's constant rate."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from essl_jax import optim
@@ -14,6 +17,106 @@ def test_golden_cifar_schedule(golden):
   schedule = optim.warmup_cosine(0.12, warmup_steps=970, total_steps=9700)
   actual = jax.jit(jax.vmap(schedule))(jnp.arange(100) * 97)
   np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_golden_imagenet_schedules(golden):
+  """100 epochs of 312 steps; one value an epoch."""
+  file = golden("optimization")
+  steps = jnp.arange(100) * 312
+  common = {"warmup_steps": 3120, "total_steps": 31200, "end_factor": 0.001}
+  simclr = jax.vmap(optim.warmup_cosine(4.8, **common))(steps)
+  np.testing.assert_allclose(
+    simclr, file["imagenet_simclr_e100_n312"], rtol=0, atol=4.8e-6
+  )
+  expected = file["imagenet_barlow_twins_e100_n312_weights_biases"]
+  for column, peak in enumerate((16 * 0.2, 16 * 0.0048)):
+    actual = jax.vmap(optim.warmup_cosine(peak, **common))(steps)
+    np.testing.assert_allclose(
+      actual, expected[:, column], rtol=0, atol=1e-6 * peak
+    )
+
+
+def test_golden_rate_that_changes_every_epoch(golden):
+  file = golden("optimization")
+  expected = file["imagenet_simsiam_e100_base_predictor_per_epoch"]
+  schedule = optim.warmup_cosine(
+    0.1, warmup_steps=0, total_steps=500, constant_steps=5
+  )
+  actual = jax.vmap(schedule)(jnp.arange(500))
+  np.testing.assert_allclose(
+    actual, expected[:, 0].repeat(5), rtol=0, atol=1e-6
+  )
+  with pytest.raises(ValueError, match="at least 1, got 0"):
+    optim.warmup_cosine(0.1, warmup_steps=0, total_steps=9, constant_steps=0)
+
+
+def test_golden_lars(golden):
+  """Five steps of a changing rate on a matrix and a bias."""
+  file = golden("optimization")
+  rates = jnp.asarray(file["lars_lr"], jnp.float32)
+  optimizer = optim.lars(
+    lambda step: rates[step],
+    weight_decay=1e-6,
+    momentum=0.9,
+    trust_coefficient=0.001,
+  )
+  params = {name: jnp.asarray(file[f"lars_{name}0"]) for name in "wb"}
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  for step in range(5):
+    gradients = {name: file[f"lars_grads_{name}"][step] for name in "wb"}
+    updates, state = update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["w"], file["lars_ws"][step], rtol=1e-5)
+    np.testing.assert_allclose(params["b"], file["lars_bs"][step], rtol=1e-5)
+
+
+def test_lars_leaves_zeros_and_masked_arrays_alone():
+  """No division by a norm of zero; a mask of one's own."""
+  params = {"zero": jnp.zeros((2, 2)), "spared": jnp.ones((2, 2))}
+  mask = {"zero": True, "spared": False}
+  optimizer = optim.lars(1.0, weight_decay=0.5, mask=mask)
+  gradients = {"zero": jnp.ones((2, 2)), "spared": jnp.ones((2, 2))}
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  np.testing.assert_array_equal(updates["zero"], -np.ones((2, 2)))
+  np.testing.assert_array_equal(updates["spared"], -np.ones((2, 2)))
+
+
+def test_groups_are_described():
+  """What is printed is what is done: LARS spares biases and norms."""
+  params = {
+    "encoder": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
+    "predictor": {"kernel": jnp.ones((4, 4))},
+  }
+  schedule = optim.warmup_cosine(3.2, warmup_steps=0, total_steps=10)
+  lars = functools.partial(
+    optim.Group, weight_decay=1e-6, momentum=0.9, trust_coefficient=0.001
+  )
+  groups = {
+    "weights": lars(schedule, 3.2),
+    "biases": lars(schedule, 0.0768),
+    "predictor": lars(0.1, 0.1),
+  }
+  assert optim.describe_groups(groups, params) == [
+    "weights: 12 parameters, learning rate 3.2, weight decay 1e-06,"
+    " adaptation LARS 0.001",
+    "predictor weights: 16 parameters, learning rate 0.1 (constant), weight"
+    " decay 1e-06, adaptation LARS 0.001",
+    "biases and norms: 4 parameters, learning rate 0.0768, weight decay 0,"
+    " adaptation none",
+  ]
+  optimizer = optim.make_optimizer(groups)
+  gradients = jax.tree.map(lambda x: 2 * jnp.ones_like(x), params)
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  np.testing.assert_allclose(
+    updates["encoder"]["kernel"], -3.2e-3 * np.ones((3, 4)), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    updates["encoder"]["bias"], -3.2 * 2 * np.ones(4), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    updates["predictor"]["kernel"], -1e-4 * np.ones((4, 4)), rtol=1e-5
+  )
 
 
 def test_schedule_ends():
@@ -44,12 +147,13 @@ def test_sgd_is_pytorchs():
 def test_predictor_keeps_its_rate():
   params = {"encoder": jnp.ones(3), "predictor": jnp.ones(3)}
   optimizer = optim.make_optimizer(
-    lambda step: 0.0 * step,
-    predictor_learning_rate=0.5,
-    weight_decay=0.0,
-    momentum=0.9,
+    {
+      "weights": optim.Group(0.3, 0.3, 0.0, 0.9),
+      "biases": optim.Group(lambda step: 0.0 * step, 0.0, 0.0, 0.9),
+      "predictor": optim.Group(0.5, 0.5, 0.0, 0.9),
+    }
   )
   gradients = jax.tree.map(jnp.ones_like, params)
   updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-  np.testing.assert_array_equal(updates["encoder"], np.zeros(3))
+  np.testing.assert_array_equal(updates["encoder"], np.zeros(3))  # a vector
   np.testing.assert_array_equal(updates["predictor"], -0.5 * np.ones(3))

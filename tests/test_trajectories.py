@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import step_helpers
 
 from essl_jax import config as config_lib
 from essl_jax import convert, methods, optim, transformations
@@ -96,9 +97,7 @@ def trajectory(request, golden):
   weight = config.equivariance.weight
   base = 0.06 * 32 / 256
   schedule = optim.warmup_cosine(base, warmup_steps=2, total_steps=6)
-  optimizer = optim.make_optimizer(
-    schedule, predictor_learning_rate=base, weight_decay=5e-4, momentum=0.9
-  )
+  optimizer = optim.make_optimizer(step_helpers.sgd_groups(schedule, base))
   networks = methods.make_networks(
     config, conv_general_dilated=convolution.default_conv()
   )

@@ -137,7 +137,11 @@ def _as_view(view: View | Mapping[str, Any]) -> View:
 
 
 def random_view(
-  key: chex.PRNGKey, images: chex.Array, view: View | Mapping[str, Any]
+  key: chex.PRNGKey,
+  images: chex.Array,
+  view: View | Mapping[str, Any],
+  *,
+  crop: bool = True,
 ) -> jax.Array:
   """Draws one view of each image.
 
@@ -151,17 +155,27 @@ def random_view(
       (threefry) generator: others do not draw per key under `vmap`.
     images: `[N, H, W, 3]`.
     view: a `View`, or a mapping of its fields.
+    crop: False where the images are crops of the view's size already.
 
   Returns:
     `[N, size, size, 3]`, float32, normalised.
+
+  Raises:
+    ValueError: images to be left uncropped that are not of the view's size.
   """
   view, images = _as_view(view), as_float(images)
   count = images.shape[0]
   keys = jax.vmap(jax.random.split, out_axes=1)(image_keys(key, count))
-  boxes = sample_crop_boxes(
-    keys[0], count, images.shape[1:], view.scale, view.ratio
-  )
-  images = resized_crop(images, boxes, view.size, view.interpolation)
+  if crop:
+    boxes = sample_crop_boxes(
+      keys[0], count, images.shape[1:], view.scale, view.ratio
+    )
+    images = resized_crop(images, boxes, view.size, view.interpolation)
+  elif images.shape[1:3] != (view.size, view.size):
+    raise ValueError(
+      f"crops of a view of size {view.size} must be [N, {view.size},"
+      f" {view.size}, 3], got shape {images.shape}"
+    )
   draws = uniform(keys[1], 14).T
 
   def chosen(draw: jax.Array, probability: float) -> jax.Array:

@@ -137,15 +137,15 @@ class MLP(nn.Module):
 def projector(
   widths: Sequence[int],
   *,
-  last_affine: bool,
+  last_norm: str = "batch_not_affine",
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
 ) -> MLP:
-  """The projector: no biases, batch norm after every layer, ReLU between.
+  """The projector: no biases, batch norm and ReLU between the layers.
 
   Args:
     widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
-    last_affine: Whether the last batch norm has scale and offset.
+    last_norm: After the last layer; see `MLP.output_norm`.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
 
@@ -155,7 +155,7 @@ def projector(
   return MLP(
     widths=tuple(widths),
     norm="batch",
-    output_norm="batch" if last_affine else "batch_not_affine",
+    output_norm=last_norm,
     hidden_bias=False,
     output_bias=False,
     dtype=dtype,
@@ -216,3 +216,18 @@ def transformation_head(
     last_hidden_relu=last_hidden_relu,
     dtype=dtype,
   )
+
+
+def classifier(num_classes: int, *, dtype: Any = jnp.float32) -> nn.Dense:
+  """One linear layer on the encoder's features, [N, F] to [N, classes].
+
+  Args:
+    num_classes: Number of classes.
+    dtype: What is computed in.
+
+  Returns:
+    The module.
+  """
+  # Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` starts.
+  kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+  return nn.Dense(num_classes, dtype=dtype, kernel_init=kernel)
