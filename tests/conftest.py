@@ -67,7 +67,15 @@ def tiny_config() -> Any:
       "knn": {"k": 20},
       "probe": {"protocol": "fast", "epochs": 2, "repetitions": 2},
     }
-    needs = {"simclr": {"temperature": 0.5}, "simsiam": {"predictor_hidden": 8}}
+    needs: dict[str, Any] = {
+      "simclr": {"temperature": 0.5},
+      "simsiam": {"predictor_hidden": 8},
+      "barlow_twins": {
+        "redundancy_weight": 0.0051,
+        "online_classifier": True,
+        "projector": {"widths": (32, 32), "last_norm": "none"},
+      },
+    }
     raw |= needs.get(method, {})
     for name, value in fields.items():
       if isinstance(value, dict) and isinstance(raw.get(name), dict):

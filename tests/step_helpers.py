@@ -9,6 +9,14 @@ import numpy as np
 from essl_jax import methods, optim
 from essl_jax import step as step_lib
 
+CLASSES = 4
+
+
+def batch(n=16):
+  """Images and labels, as a source yields them."""
+  labels = np.arange(n, dtype=np.int32) % CLASSES
+  return {"image": images(n), "label": labels}
+
 
 def images(n=16):
   """Coarse random patterns: unlike noise, they differ in their features."""
@@ -37,7 +45,7 @@ def sgd_groups(schedule, predictor_rate):
 def _initial_state(config):
   with jax.enable_x64(False):
     return step_lib.create_state(
-      methods.make_networks(config),
+      methods.make_networks(config, num_classes=CLASSES),
       _make_optimizer()[1],
       seed=config.seed,
       image_shape=(16, 16, 3),
@@ -53,7 +61,7 @@ def make_step(config, axis_name, prepare=None):
   """The step of one device's share, not yet compiled."""
   schedule, optimizer = _make_optimizer()
   return step_lib.make_train_step(
-    methods.make_networks(config, axis_name=axis_name),
+    methods.make_networks(config, num_classes=CLASSES, axis_name=axis_name),
     methods.make_loss(config, axis_name),
     optimizer,
     schedule,

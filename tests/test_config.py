@@ -39,6 +39,30 @@ def test_every_recipe_is_valid(path, variant):
 
 
 @pytest.mark.parametrize(
+  ("method", "weight", "batch", "peaks"),
+  [
+    ("simclr", 0.4, 4096, (4.8, 4.8)),
+    ("barlow_twins", 8.0, 4096, (3.2, 0.0768)),
+    ("simsiam", 0.08, 512, (0.1, 0.1)),
+  ],
+)
+def test_imagenet_recipes_are_the_papers(method, weight, batch, peaks):
+  path = next(path for path in CONFIGS if path.stem == f"imagenet_{method}")
+  recipe = _load(path).get_config
+  config = config_lib.parse(recipe("epochs=300,scale=large").to_dict())
+  assert (config.method, config.epochs) == (method, 300)
+  assert config.batch_size == batch
+  assert config.equivariance.weight == weight
+  assert config.views.third.scale == (0.08, 1.0)
+  groups = experiment_lib.make_groups(config, 312)
+  actual = [groups[name].peak for name in ("weights", "biases")]
+  np.testing.assert_allclose(actual, peaks)
+  assert config_lib.parse(recipe().to_dict()).views.third.scale == (0.05, 0.14)
+  with pytest.raises(UsageError, match="exclude each other"):
+    recipe("epochs=100,epochs=200")
+
+
+@pytest.mark.parametrize(
   ("stem", "method", "weight", "rate"),
   [
     ("cifar_simclr", "simclr", 0.4, 0.06),

@@ -128,6 +128,42 @@ def test_embedding_std():
   np.testing.assert_allclose(step_lib.embedding_std(collapsed), 0, atol=1e-3)
 
 
+def test_online_classifier_learns_and_leaves_the_encoder_alone(tiny_config):
+  """Its gradient stops at the features; it trains on the same batches."""
+  config = tiny_config("barlow_twins", equivariance={"weight": 0.0})
+  state = step_helpers.make_state(config)
+  step = jax.jit(step_helpers.make_step(config, None))
+  batch = step_helpers.batch()
+  other = {"image": batch["image"], "label": (batch["label"] + 1) % 4}
+  results = [step(state, b) for b in (batch, other)]
+  for name in ("encoder", "projector"):
+    got, wanted = (new.params[name] for new, _ in results)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+  kernels = [new.params["classifier"]["kernel"] for new, _ in results]
+  assert np.any(kernels[0] != kernels[1])
+  assert results[0][1]["loss"] == results[1][1]["loss"]
+  history = []
+  for _ in range(20):
+    state, metrics = step(state, batch)
+    history.append(float(metrics["loss_online"]))
+  assert np.mean(history[-5:]) < np.mean(history[1:6])
+
+
+def test_crops_of_the_host_are_coloured_here(tiny_config):
+  """Crops by view name stand in for whole images; a wrong size is named."""
+  config = tiny_config("simclr")
+  state = step_helpers.make_state(config)
+  random = np.random.default_rng(0)
+  crop = lambda n: random.integers(0, 256, (4, n, n, 3), np.uint8)
+  batch = {"first": crop(16), "second": crop(16), "third": crop(8)}
+  views = jax.jit(step_lib.make_views(config))(state, batch)
+  assert views.first.shape == (4, 16, 16, 3)
+  assert views.transformed.shape == (16, 8, 8, 3)
+  assert np.any(np.abs(views.first - views.second) > 0.1)
+  with pytest.raises(ValueError, match="of size 8 must be"):
+    step_lib.make_views(config)(state, batch | {"third": crop(9)})
+
+
 def test_training_lowers_the_loss(simclr_steps):
   """Forty steps on one batch, freshly augmented at each."""
   losses = [float(metrics["loss"]) for metrics in simclr_steps]
