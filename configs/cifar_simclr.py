@@ -37,6 +37,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.mode = "train"
   config.epochs = 800
   config.batch_size = 512
+  config.micro_batches = 1
   config.seed = 0
   config.precision = "float32"
   config.log_every = 20
@@ -73,7 +74,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.model = dict(
-    depth=18, stem="cifar", width=64, zero_init_last_norm=False
+    depth=18,
+    stem="cifar",
+    width=64,
+    zero_init_last_norm=False,
+    rematerialize=False,
   )
   config.projector = dict(widths=(2048, 2048), last_norm="batch_not_affine")
   config.temperature = 0.5

@@ -92,6 +92,7 @@ class Experiment:
       self.groups["weights"].learning_rate,
       prepare or step_lib.make_views(self.config, parallel.AXIS),
       equivariance_weight=self.config.equivariance.weight,
+      micro_batches=self.config.micro_batches,
       axis_name=parallel.AXIS,
     )
     return parallel.map_step(step, self.mesh)
@@ -176,7 +177,7 @@ def build(
   """
   methods.check(config)
   mesh = parallel.make_mesh()
-  parallel.check_batch_size(config.batch_size, mesh)
+  parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if source is None:
     source = data.make_source(
       config.data.name,

@@ -19,14 +19,18 @@ def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
   return Mesh(np.array(devices), (AXIS,))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """Raises UsageError unless every device gets an equal share of a batch."""
-  if batch_size % mesh.size:
-    lower = batch_size - batch_size % mesh.size
-    near = [str(n) for n in (lower, lower + mesh.size) if n]
+def check_batch_size(
+  batch_size: int, mesh: Mesh, micro_batches: int = 1
+) -> None:
+  """Raises UsageError unless every device gets equal shares of a batch."""
+  parts = mesh.size * micro_batches
+  if batch_size % parts:
+    lower = batch_size - batch_size % parts
+    near = [str(n) for n in (lower, lower + parts) if n]
+    times = f" times {micro_batches} micro-batches" if micro_batches > 1 else ""
     raise UsageError(
-      f"config.batch_size {batch_size} is not divisible by the"
-      f" {mesh.size} devices; use {' or '.join(near)}, or fewer devices"
+      f"config.batch_size {batch_size} is not divisible by the {mesh.size}"
+      f" devices{times}; use {' or '.join(near)}, or fewer devices"
     )
 
 

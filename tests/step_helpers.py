@@ -67,5 +67,6 @@ def make_step(config, axis_name, prepare=None):
     schedule,
     prepare or step_lib.make_views(config, axis_name),
     equivariance_weight=config.equivariance.weight,
+    micro_batches=config.micro_batches,
     axis_name=axis_name,
   )
