@@ -1,4 +1,4 @@
-"""PyTorch weights in and out, as dictionaries of NumPy arrays.
+"""State dicts of networks to Flax variables and back, as NumPy arrays.
 
 PyTorch itself is not needed: `{k: v.numpy() for k, v in module.state_dict()
 .items()}` there, `from_torch_resnet` here. Convolution kernels go from
@@ -81,6 +81,16 @@ def _network_of(tensors: Mapping[str, Any]) -> resnet.ResNet:
     f"No known ResNet has {blocks} {'bottleneck' if bottleneck else 'basic'} "
     f"blocks; known depths: {sorted(resnet.STAGES)}."
   )
+
+
+def architecture(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """`{"depth", "stem", "width"}` of the `ResNet` with these variables.
+
+  Raises:
+    ValueError: If the variables are not those of a `ResNet`.
+  """
+  model = _network_of(to_torch_resnet(variables))
+  return {"depth": model.depth, "stem": model.stem, "width": model.width}
 
 
 def to_torch_resnet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
