@@ -52,8 +52,9 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     try:
       if config.mode == "evaluate" and config.init_from and is_new:
         state, origin = _initialise(experiment)
-        print(origin.describe())
         step = 0
+        if jax.process_index() == 0:
+          print(origin.describe())
       else:
         (state, step), origin = _restore(experiment, workdir), None
       results.write(

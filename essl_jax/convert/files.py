@@ -118,7 +118,7 @@ def _torch(path: Any) -> Any:
 
 def _read_pickle(path: pathlib.Path) -> Any:
   torch = _torch(path)
-  # E-SimCLR's checkpoint.pth names this function among its LARS settings.
+  # Barlow Twins and E-SimCLR store this function among LARS's settings.
   stand_ins = [
     (_unused, f"{module}.exclude_bias_and_norm")
     for module in ("__main__", "__mp_main__")
@@ -134,7 +134,7 @@ def _read_pickle(path: pathlib.Path) -> Any:
       " containers are read (nothing in it was executed); save the state dict"
       " alone"
     ) from error
-  except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+  except Exception as error:  # broken bytes lead an unpickler anywhere
     raise UsageError(
       f"cannot read {path} as a PyTorch checkpoint: {_first_line(error)}"
     ) from error
