@@ -196,21 +196,34 @@ def test_a_run_begins_with_a_files_weights(make_config, exported, tmp_path):
 
 
 def test_training_from_a_file_and_resuming(
-  make_config, exported, tmp_path, capsys
+  make_config, exported, tmp_path, capsys, monkeypatch
 ):
-  source = tmp_path / "init.safetensors"
+  """With steps that change nothing, a run ends with the file's weights."""
+
+  def make_step(experiment):
+    del experiment
+    metrics = {"loss": 1.0, "loss_ssl": 1.0}
+    return lambda state, batch: (state.replace(step=state.step + 1), metrics)
+
+  monkeypatch.setattr(experiment_lib.Experiment, "make_step", make_step)
+  source, workdir = tmp_path / "init.safetensors", tmp_path / "run"
   shutil.copy(exported, source)
-  config = make_config(init_from=str(source), epochs=2)
-  train.run(config, tmp_path / "run")
+  changes = {"seed": 2, "probe": {"protocol": "none"}}
+  config = make_config(init_from=str(source), **changes)
+  train.run(config, workdir)
   printed = capsys.readouterr().out
   assert f"initialised from {source}: encoder, " in printed
   assert "before training: kNN" in printed
+  state, (variables, _) = stored_state(workdir), weights.load(source)
+  assert state["step"] == 4
+  assert_equal_trees(state["params"], variables["params"])
+  assert_equal_trees(state["batch_stats"], variables["batch_stats"])
+
   source.unlink()  # a run that has checkpoints does not need it
-  train.run(config, tmp_path / "run")
+  train.run(config, workdir)
   assert "initialised from" not in capsys.readouterr().out
-  other = make_config(epochs=2)
   with pytest.raises(UsageError, match="init_from is .* there, null here"):
-    train.run(other, tmp_path / "run")
+    train.run(make_config(**changes), workdir)
 
 
 def test_an_imported_encoder_is_evaluated(make_config, tmp_path, capsys):
