@@ -158,7 +158,11 @@ class Config:
     micro_batches: how many parts each device divides its images into to save
       memory: the same losses, but batch norm sees one part at a time.
     seed: of weights, data order and augmentations.
-    mode: `train`, or `evaluate` an existing workdir.
+    mode: `train`, or `evaluate` an existing workdir (or, in a new one, the
+      encoder of `init_from`).
+    init_from: Flax weights to begin with, from `python -m essl_jax.convert`:
+      the encoder, and the heads whose shapes are the same. Read once, at the
+      beginning; a resumed run has its own checkpoints.
     precision: `float32`, or `bfloat16` activations; parameters, statistics
       and losses are float32 either way.
     temperature: of SimCLR's loss; for methods that have one.
@@ -180,6 +184,7 @@ class Config:
   micro_batches: int = 1
   seed: int = 0
   mode: str = "train"
+  init_from: str | None = None
   precision: str = "float32"
   temperature: float | None = None
   predictor_hidden: int | None = None
