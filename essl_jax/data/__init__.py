@@ -155,6 +155,11 @@ def make_source(
         f"data.image_size={image_size}, but the images of {name!r} are "
         f"{height}x{width} and arrays are not resized: leave it unset"
       )
+    if resize_size not in (None, image_size):
+      raise UsageError(
+        f"data.resize_size={resize_size}, but arrays like {name!r} are not "
+        "resized: leave it unset"
+      )
     return take_sub_splits(arrays, train_split, test_split)
   source: Any
   # Imported here: TensorFlow's side of the package is not for everybody.
