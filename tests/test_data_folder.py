@@ -124,6 +124,7 @@ def test_resuming_is_exact_and_reads_only_what_follows(
 ):
   whole = take(open_folder(folder), start + 2)
   monkeypatch.setattr(batches_lib, "_BATCHES_AHEAD", 0)
+  monkeypatch.setattr(batches_lib, "_THREADS_PER_CORE", 1)
   monkeypatch.setattr(batches_lib, "_cores", lambda: 1)
   source, read = open_folder(folder), []
   plain = source._read
