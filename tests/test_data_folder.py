@@ -405,3 +405,31 @@ def test_folders_need_no_tensorflow(folder):
     [sys.executable, "-c", program], check=True, capture_output=True
   )
   assert done.stderr == b""
+
+
+def test_vanished_files_are_left_out_but_failing_disks_stop_the_run(
+  folder, monkeypatch
+):
+  source = open_folder(folder)
+  plain = type(source._images["train"]).__getitem__
+
+  def read(files, index):
+    if index == 5:
+      raise failure
+    return plain(files, index)
+
+  monkeypatch.setattr(type(source._images["train"]), "__getitem__", read)
+  failure: OSError = FileNotFoundError("gone")
+  take(source, STEPS + 1)
+  assert source.broken["train"] == [source._images["train"].name(5)]
+  failure = OSError(5, "Input/output error")
+  with pytest.raises(OSError, match="Input/output error"):
+    take(open_folder(folder), STEPS + 1)
+
+
+def test_every_readable_file_is_seen_by_a_whole_pass(broken_folder):
+  source = open_folder(broken_folder)
+  (batch,) = take(source, 1, batch_size=SIZE, crops=None)
+  seen = numbers(batch, "image")
+  assert set(seen) == set(range(SIZE)) - BROKEN
+  assert len(seen) == SIZE  # stand-ins come twice
