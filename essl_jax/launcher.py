@@ -124,6 +124,13 @@ def _checked(place: Place) -> Place | None:
   return place if place.num_processes > 1 else None
 
 
+def hint(place: Place) -> str:
+  """Returns what to do where the others of a place are not found."""
+  if place.found_by == "the flags":
+    return "or check --coordinator, --num_processes and --process_id"
+  return f"or run alone with --distributed=false, unlike {place.found_by} says"
+
+
 def split_address(address: str) -> tuple[str, int]:
   """Splits HOST:PORT; an IPv6 host stands in brackets.
 

@@ -68,9 +68,9 @@ def _call(
     time.sleep(_RETRY_SECONDS)
   raise UsageError(
     f"process {place.process_id} could not join process 0 at"
-    f" {place.coordinator} within {timeout:g} s ({problem}), as"
-    f" {place.found_by} told it: start process 0 there, open the port to the"
-    " other hosts, or run alone with --distributed=false"
+    f" {place.coordinator} within {timeout:g} s ({problem}): start"
+    " process 0 there, open the port to the other hosts,"
+    f" {launcher.hint(place)}"
   )
 
 
@@ -174,9 +174,8 @@ def _absent(
   names = ", ".join(absent[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
   return (
     f"process 0 of {place.num_processes} has waited {timeout:g} s in vain for"
-    f" process {names} at {place.coordinator}, as {place.found_by} told it:"
-    " start them, open the port to them, or run alone with"
-    " --distributed=false"
+    f" process {names} at {place.coordinator}: start them, open the port to"
+    f" them, {launcher.hint(place)}"
   )
 
 
