@@ -128,17 +128,11 @@ def hint(place: Place) -> str:
   """Returns what to do where the others of a place are not found."""
   if place.found_by == "the flags":
     return "or check --coordinator, --num_processes and --process_id"
-  return f"or run alone with --distributed=false, unlike {place.found_by} says"
+  return f"or run alone with --distributed=false ({place.found_by} named them)"
 
 
 def split_address(address: str) -> tuple[str, int]:
-  """Splits HOST:PORT; an IPv6 host stands in brackets.
-
-  Args:
-    address: as `--coordinator` takes it.
-
-  Returns:
-    Host and port.
+  """Returns the host and port of HOST:PORT; IPv6 stands in brackets.
 
   Raises:
     UsageError: if it is something else.
