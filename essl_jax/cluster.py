@@ -95,6 +95,9 @@ class Cluster:
       initialization_timeout=max(int(self._timeout), 1),
     )
     self._has_jax = True
+    if jax.default_backend() == "cpu":
+      # Only process 0 finds its programs there; Gloo waits 30 s for the rest.
+      jax.config.update("jax_enable_compilation_cache", False)
 
   def exchange(self, value: Any) -> list[Any]:
     """Gives everybody the values of all, without a device.

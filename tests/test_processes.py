@@ -99,8 +99,8 @@ def test_two_processes_measure_as_one_does(pair, alone):
     assert actual["figures"][name].keys() == expected["figures"][name].keys()
 
 
-def test_two_processes_are_preempted_killed_and_resume(config, pair, tmp_path):
-  """Three starts end where one that nobody has disturbed does, bit for bit."""
+def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
+  """SIGTERM to one stops both; both go on as if nothing had been."""
   assert pair.statuses == [0, 0], pair.errors
   stopped = process_helpers.run(tmp_path, config, 2, disturb="SIGTERM 2 1")
   assert stopped.statuses == [0, 0], stopped.errors
@@ -109,16 +109,25 @@ def test_two_processes_are_preempted_killed_and_resume(config, pair, tmp_path):
   last = max(stopped.history())
   assert 2 <= last < STEPS - 1
   assert checkpoint.exists(stopped.workdir)
+  resumed = process_helpers.run(tmp_path, config, 2)
+  assert any(f"from step {last} of" in line for line in resumed.printed[0])
+  _assert_same_run(resumed, pair)
 
-  killed = process_helpers.run(
-    tmp_path, config, 2, disturb=f"SIGKILL {last + 1} 1"
-  )
+
+@pytest.mark.slow
+def test_two_processes_are_killed_and_resume(config, pair, tmp_path):
+  """`kill -9` of one ends the other with a line."""
+  killed = process_helpers.run(tmp_path, config, 2, disturb="SIGKILL 6 1")
   assert killed.statuses == [1, -signal.SIGKILL]
-  assert any(f"from step {last} of" in line for line in killed.printed[0])
   (line,) = _errors(killed, 0)
   assert line.startswith("error: process 1: ended without a word")
-
   resumed = process_helpers.run(tmp_path, config, 2)
+  assert any("from step 4 of" in line for line in resumed.printed[0])
+  _assert_same_run(resumed, pair)
+
+
+def _assert_same_run(resumed, pair):
+  """Bit for bit."""
   assert resumed.statuses == [0, 0], resumed.errors
   actual, expected = resumed.history(), pair.history()
   assert actual.keys() == expected.keys()
