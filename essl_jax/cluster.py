@@ -77,6 +77,8 @@ class Cluster:
       return
     if isinstance(error, UsageError | FloatingPointError):
       self._end(str(error), code=2 if isinstance(error, UsageError) else 1)
+    if isinstance(error, KeyboardInterrupt):
+      self._end("stopped by Ctrl-C", code=130)
     # What breaks a collective is told by the process that died of it.
     time.sleep(_BLAME_SECONDS)
     traceback.print_exception(kind, error, trace)

@@ -171,11 +171,19 @@ def test_different_starts_are_refused_by_all(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_while_evaluating_ends_all_in_good_order(config, tmp_path):
-  trained = json.dumps(json.loads(config) | {"epochs": 1})
-  # The steps end at 4; what follows are the batches of the evaluation.
-  stopped = process_helpers.run(tmp_path, trained, 2, disturb="SIGTERM 4 1")
+def test_a_signal_while_evaluating_ends_both_in_good_order(config, tmp_path):
+  fields = json.loads(config) | {"epochs": 1}
+  fields["optimizer"]["warmup_epochs"] = 0
+  fields["probe"] |= {"protocol": "paper", "batch_size": 8, "epochs": 4}
+  # The steps end at 4; the batches and the probe's steps are counted on.
+  stopped = process_helpers.run(
+    tmp_path, json.dumps(fields), 2, disturb="SIGTERM 8 1"
+  )
   assert stopped.statuses == [0, 0], stopped.errors
+  assert "stopped by SIGTERM while evaluating" in stopped.printed[0][-1]
+  assert stopped.printed[1] == []
+  assert checkpoint.exists(stopped.workdir)
+  assert not (stopped.workdir / "results.json").exists()
 
 
 @pytest.mark.slow
