@@ -99,6 +99,7 @@ def test_two_processes_measure_as_one_does(pair, alone):
     assert actual["figures"][name].keys() == expected["figures"][name].keys()
 
 
+@pytest.mark.slow
 def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
   """SIGTERM to one stops both; both go on as if nothing had been."""
   assert pair.statuses == [0, 0], pair.errors
