@@ -185,31 +185,3 @@ def test_a_signal_while_evaluating_ends_both_in_good_order(config, tmp_path):
   assert stopped.printed[1] == []
   assert checkpoint.exists(stopped.workdir)
   assert not (stopped.workdir / "results.json").exists()
-
-
-@pytest.mark.slow
-def test_three_steps_are_the_same_on_one_two_and_four_devices(
-  tiny_config, tmp_path_factory
-):
-  """Two processes, one process and one device: the same parameters."""
-  plain = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
-  made = tiny_config(
-    "simclr",
-    epochs=1,
-    data={"train_split": "train[:48]", "test_split": "test[:40]"},
-    views={"first": plain, "second": plain, "third": plain | {"size": 8}},
-    optimizer={"learning_rate": 0.003, "warmup_epochs": 0},
-    probe={"protocol": "none"},
-  )
-  text = json.dumps(config_lib.to_dict(made))
-  ends = {}
-  for count, devices in ((2, 4), (1, 4), (1, 1)):
-    folder = tmp_path_factory.mktemp("three")
-    done = process_helpers.run(folder, text, count, devices=devices)
-    assert done.statuses == [0] * count, done.errors
-    assert done.results()["step"] == 3
-    ends[count, devices] = _arrays(done)
-  for key in ((2, 4), (1, 4)):
-    for one, other in zip(ends[key], ends[1, 1], strict=True):
-      print(key, np.abs(one - other).max(), np.abs(other).max())
-      np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
