@@ -45,6 +45,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.log_every = 20
   config.checkpoint_every_epochs = 10
   config.evaluate_checkpoint = "latest"
+  config.init_from = ml_collections.config_dict.placeholder(str)
 
   config.data = dict(
     name="cifar10",
@@ -53,6 +54,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     train_split="train",
     test_split="test",
     image_size=ml_collections.config_dict.placeholder(int),
+    resize_size=ml_collections.config_dict.placeholder(int),
   )
 
   view = dict(

@@ -52,6 +52,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     train_split="train",
     test_split="test",
     image_size=ml_collections.config_dict.placeholder(int),
+    resize_size=ml_collections.config_dict.placeholder(int),
   )
 
   view = dict(

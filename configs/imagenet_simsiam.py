@@ -61,6 +61,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.log_every = 50
   config.checkpoint_every_epochs = 1
   config.evaluate_checkpoint = "latest"
+  config.init_from = ml_collections.config_dict.placeholder(str)
 
   config.data = dict(
     name="imagenet2012",
@@ -69,6 +70,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     train_split="train",
     test_split="validation",
     image_size=224,
+    resize_size=256,
   )
 
   view = dict(
@@ -149,6 +151,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.data.name = "folder"
     config.data.test_split = "val"
     config.data.image_size = 32
+    config.data.resize_size = 36
     for name, size in (("first", 32), ("second", 32), ("third", 16)):
       config.views[name].size = size
     config.model.update(depth=18, width=8)

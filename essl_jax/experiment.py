@@ -111,8 +111,15 @@ class Experiment:
       }
       indices = self.source.indices(**order)
       return parallel.stream_from_memory(held, indices, self.mesh)
+    crops = None
+    if self.source.differs_in_size:
+      views = self.config.views
+      crops = {"first": views.first, "second": views.second}
+      if self.config.equivariance.weight:
+        crops["third"] = views.third
     host = self.source.batches(
       **order,
+      crops=crops,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

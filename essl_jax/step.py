@@ -199,14 +199,15 @@ def make_train_step(
   ) -> tuple[jax.Array, Metrics]:
     loss = ssl_loss(outputs)
     metrics = {"loss_ssl": loss}
-    if views.labels is not None:
+    if views.labels is not None and outputs.logits is not None:
       term = losses.transformation_prediction(outputs.logits, views.labels)
       loss = loss + equivariance_weight * term
       hits = outputs.logits.argmax(-1) == views.labels
       metrics["loss_equivariance"] = term
       metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
     metrics["loss"] = loss
-    if views.classes is not None:  # no gradient of it reaches the encoder
+    if views.classes is not None and outputs.class_logits is not None:
+      # No gradient of this term reaches the encoder.
       term = losses.transformation_prediction(
         outputs.class_logits, views.classes
       )
