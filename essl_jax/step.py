@@ -135,7 +135,7 @@ def make_views(
 
     views = Views(draw(0, "first"), draw(1, "second"))
     if config.online_classifier:
-      views = views._replace(classes=batch["label"])
+      views = views._replace(classes=batch.get("label"))
     if equivariance.weight == 0:
       return views
     third = draw(2, "third")
