@@ -261,7 +261,7 @@ FORMS = {
   "Barlow Twins": (
     barlow_twins,
     {"encoder", "projector"},
-    {COUNTER, NUMBER, OPTIMISER},
+    {COUNTER, NUMBER, OPTIMISER, "of Barlow Twins' loss"},
   ),
   "MoCo": (
     moco,

@@ -76,18 +76,22 @@ def test_wrappers_are_looked_through(wrap, form):
     (
       "E-SSL, CIFAR-10",
       "projector",
-      heads.projector((32, 32), last_affine=False),
+      heads.projector((32, 32)),
     ),
     (
       "E-SSL, ImageNet",
       "projector",
-      heads.projector((32, 32), last_affine=True),
+      heads.projector((32, 32), last_norm="batch"),
     ),
-    ("Barlow Twins", "projector", heads.projector((32, 32), last_affine=False)),
+    (
+      "Barlow Twins",
+      "projector",
+      heads.projector((32, 32), last_norm="none"),
+    ),
     (
       "SimSiam",
       "projector",
-      heads.projector((forms.FEATURES,) * 3, last_affine=False),
+      heads.projector((forms.FEATURES,) * 3),
     ),
     ("SimSiam", "predictor", heads.predictor(16, forms.FEATURES)),
     (
@@ -117,7 +121,7 @@ def test_a_bias_before_a_norm_is_folded_into_its_mean():
   imported = recognise.import_checkpoint(forms.simsiam())
   assert any("dense_2 is folded" in note for note in imported.notes)
   x = np.random.default_rng(0).standard_normal((5, forms.FEATURES), np.float32)
-  head = heads.projector((forms.FEATURES,) * 3, last_affine=False)
+  head = heads.projector((forms.FEATURES,) * 3)
   out = apply(head, imported.variables, "projector", x)
 
   layers = forms.simsiam_projector()

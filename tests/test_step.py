@@ -135,6 +135,7 @@ def test_online_classifier_learns_and_leaves_the_encoder_alone(tiny_config):
   step = jax.jit(step_helpers.make_step(config, None))
   batch = step_helpers.batch()
   other = {"image": batch["image"], "label": (batch["label"] + 1) % 4}
+  state, _ = step(state, batch)  # of the warm-up: the rate is still 0
   results = [step(state, b) for b in (batch, other)]
   for name in ("encoder", "projector"):
     got, wanted = (new.params[name] for new, _ in results)
@@ -143,10 +144,10 @@ def test_online_classifier_learns_and_leaves_the_encoder_alone(tiny_config):
   assert np.any(kernels[0] != kernels[1])
   assert results[0][1]["loss"] == results[1][1]["loss"]
   history = []
-  for _ in range(20):
+  for _ in range(12):
     state, metrics = step(state, batch)
     history.append(float(metrics["loss_online"]))
-  assert np.mean(history[-5:]) < np.mean(history[1:6])
+  assert np.mean(history[-4:]) < np.mean(history[:4])
 
 
 def test_crops_of_the_host_are_coloured_here(tiny_config):

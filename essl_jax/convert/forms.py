@@ -15,6 +15,7 @@ HEADS = {
   "predictor2": "transformation_head",  # E-SSL for CIFAR-10
 }
 CLASSIFIERS = ("fc", "online_head", "head", "classifier")
+LOSS_NORM = "of Barlow Twins' loss, which takes each batch's own statistics"
 REASONS = {
   "optimizer": "optimiser state",
   "optimizer_states": "optimiser state",

@@ -6,7 +6,6 @@ reason; `forms` has the names.
 
 from collections.abc import Mapping
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -98,8 +97,8 @@ class _Importer:
     if "projector" not in parts and not _is_linear(parts.get("fc", {})):
       # SimSiam's encoder carries its projector in place of a classifier.
       parts["projector"] = parts.pop("fc", {})
-    if "bn" in parts:
-      _append_norm(parts)
+    for name in parts.pop("bn", {}).values():
+      self._left_out[self._originals[name]] = forms.LOSS_NORM
     for part, names in parts.items():
       self._import_part(part, names)
     return Imported(
@@ -255,17 +254,3 @@ def _split(
     part, _, rest = inner.partition(".")
     parts.setdefault(part, {})[rest] = name
   return encoder, parts
-
-
-def _append_norm(parts: dict[str, dict[str, str]]) -> None:
-  """Barlow Twins' last norm follows the projector, as another layer of it."""
-  layers = [
-    re.fullmatch(r"(.*\.)?(\d+)\.\w+", name)
-    for name in parts.get("projector", {})
-  ]
-  indices = [(match[1] or "", int(match[2])) for match in layers if match]
-  if not indices:
-    return
-  prefix, last = max(indices, key=lambda pair: pair[1])
-  for inner, name in parts.pop("bn").items():
-    parts["projector"][f"{prefix}{last + 1}.{inner}"] = name
