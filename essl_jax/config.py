@@ -18,14 +18,20 @@ class Data:
   """Where the images come from.
 
   Attributes:
-    name: a TFDS data set, `digits` (scikit-learn), or the path of an `.npz`.
-    dir: the TFDS data directory; TFDS's own default when absent.
-    on_device: reads a TFDS set once and keeps it in device memory instead of
-      streaming it; `digits` and `.npz` always live there.
+    name: a TFDS data set, `folder` (files in `dir/<split>/<class>/`), `digits`
+      (scikit-learn), or the path of an `.npz`.
+    dir: the TFDS data directory, TFDS's own default when absent; the root of
+      an image folder, which has no default.
+    on_device: reads the set once, resized for evaluation, and keeps it in
+      device memory instead of streaming it; `digits` and `.npz` always live
+      there.
     train_split: pre-training images, kNN bank, probe training.
-    test_split: evaluation images.
-    image_size: resize and centre-crop to this many pixels on the host; needed
-      where a set's images differ in size.
+    test_split: evaluation images; `val` in most image folders.
+    image_size: side of evaluation images in pixels, cut from the centre;
+      needed where a set's images differ in size. Training crops such images
+      from their full size.
+    resize_size: shorter side (bilinear) before that cut, such as 256 for an
+      `image_size` of 224; absent, it is `image_size`.
   """
 
   name: str
@@ -34,6 +40,7 @@ class Data:
   train_split: str = "train"
   test_split: str = "test"
   image_size: int | None = None
+  resize_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +284,7 @@ def _check(config: Config) -> None:
     "model.width": 1,
     "predictor_hidden": 1,
     "data.image_size": 1,
+    "data.resize_size": 1,
     "equivariance.weight": 0,
     "optimizer.learning_rate": 0,
     "optimizer.bias_learning_rate": 0,

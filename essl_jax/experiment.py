@@ -98,7 +98,7 @@ class Experiment:
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """Endless global batches on the devices, from a step on."""
-    order = {
+    order: dict[str, Any] = {
       "batch_size": self.config.batch_size,
       "seed": self.config.seed,
       "start_step": start_step,
@@ -185,6 +185,7 @@ def build(
       train_split=config.data.train_split,
       test_split=config.data.test_split,
       image_size=config.data.image_size,
+      resize_size=config.data.resize_size,
     )
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size

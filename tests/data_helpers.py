@@ -33,7 +33,9 @@ def make_arrays():
   )
 
 
-def write_tfds(data_dir, name, train, test, shape, **more):
+def write_tfds(
+  data_dir, name, train, test, shape, file_format="tfrecord", **more
+):
   """Writes a set as TFDS does."""
   import tensorflow_datasets as tfds
 
@@ -55,6 +57,7 @@ def write_tfds(data_dir, name, train, test, shape, **more):
     ),
     split_datasets={"train": examples(train), "test": examples(test)},
     data_dir=data_dir,
+    file_format=file_format,
   )
 
 
@@ -71,6 +74,25 @@ def make_tfds_dir(tmp_path_factory):
   mixed = [np.full((*s, 3), 40 * i, np.uint8) for i, s in enumerate(sizes)]
   mixed[0][:, 6:] = 200
   write_tfds(path, "tiny_mixed", mixed, mixed, (None, None, 3))
+  return path
+
+
+def make_records_dir(tmp_path_factory):
+  """A TFDS data_dir with sets in both formats, two of images of many sizes."""
+  pytest.importorskip("tensorflow")
+  pytest.importorskip("array_record")
+  path = str(tmp_path_factory.mktemp("records"))
+  train, test = numbered_images(SIZE), numbered_images(TEST_SIZE, 100)
+  write_tfds(path, "tiny_records", train, test, (6, 5, 3), "array_record")
+  sized = [
+    np.full((9 + 5 * (i % 7), 30 - 4 * (i % 5), 3), i, np.uint8)
+    for i in range(SIZE)
+  ]
+  for name, file_format in (
+    ("tiny_sized", "tfrecord"),
+    ("tiny_sized_records", "array_record"),
+  ):
+    write_tfds(path, name, sized, sized[:7], (None, None, 3), file_format)
   return path
 
 

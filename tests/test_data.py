@@ -9,6 +9,7 @@ from data_helpers import (
   TEST_SIZE,
   assert_equal_batches,
   make_arrays,
+  make_records_dir,
   make_tfds_dir,
   numbered_images,
   numbers,
@@ -27,11 +28,19 @@ def tfds_dir(tmp_path_factory):
   return make_tfds_dir(tmp_path_factory)
 
 
-@pytest.fixture(params=["arrays", "streamed", "streamed_large"])
+@pytest.fixture(scope="module")
+def records_dir(tmp_path_factory):
+  return make_records_dir(tmp_path_factory)
+
+
+@pytest.fixture(params=["arrays", "streamed", "streamed_large", "records"])
 def source_of(request, monkeypatch):
   """Returns a function that makes a fresh source of one kind."""
   if request.param == "arrays":
     return make_arrays
+  if request.param == "records":
+    path = request.getfixturevalue("records_dir")
+    return lambda: data.make_source("tiny_records", directory=path)
   path = request.getfixturevalue("tfds_dir")
   if request.param == "streamed_large":
     # A shuffle buffer of a few images, as for a set larger than memory.

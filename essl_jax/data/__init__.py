@@ -1,22 +1,25 @@
-"""Images and labels: one interface, two kinds of source.
+"""Images and labels: one interface, three kinds of source.
 
 `Source` is what the train loop and the evaluators read from. Arrays
-(`essl_jax.data.arrays`) serve sets that fit into memory and need no
-TensorFlow; `essl_jax.data.streaming` reads any image classification set of
-TensorFlow Datasets and is imported only when one is asked for.
+(`essl_jax.data.arrays`) serve sets that fit into memory, and
+`essl_jax.data.folder` image files; neither needs TensorFlow.
+`essl_jax.data.streaming` reads any image classification set of TensorFlow
+Datasets and is imported only when one is asked for.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from essl_jax.augment import View
 from essl_jax.data.arrays import (
   ArraySource,
   load_digits,
   load_npz,
   take_sub_splits,
 )
+from essl_jax.data.checks import check_sizes
 from essl_jax.errors import UsageError
 
 __all__ = [
@@ -33,11 +36,21 @@ class Source(Protocol):
 
   Attributes:
     num_classes: number of labels; labels are 0 .. num_classes - 1.
-    image_shape: (height, width, 3) of every image.
+    image_shape: (height, width, 3) of evaluation images, and of training
+      images that are not cropped on the host.
+    differs_in_size: whether stored images differ in size, so that training
+      should ask for `crops` to see the whole of them.
+    broken: by split, what to call the images that could not be read so far;
+      each was named on stderr, and evaluation leaves it out.
   """
 
   num_classes: int
   image_shape: tuple[int, int, int]
+  differs_in_size: bool
+
+  @property
+  def broken(self) -> Mapping[str, Sequence[str]]:
+    """See the attributes above."""
 
   def num_examples(self, split: str) -> int:
     """Returns the number of examples of `split`, "train" or "test"."""
@@ -50,6 +63,7 @@ class Source(Protocol):
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    crops: Mapping[str, View] | None = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams shuffled batches of the training split without end.
 
@@ -64,14 +78,22 @@ class Source(Protocol):
       start_step: the step of the first batch.
       process_index: whose share to yield.
       process_count: number of disjoint shares of every global batch.
+      crops: by name, the random crops to cut from every full image, which is
+        decoded once; the windows are torchvision's RandomResizedCrop with a
+        view's size, scale, ratio and interpolation, resized as PIL does. They
+        are a function of (seed, name, step * batch_size + row in the global
+        batch) and of the image's size. Not for arrays.
 
     Returns:
       {"image": uint8 [batch_size / process_count, H, W, 3],
-       "label": int32 [batch_size / process_count]} for every step.
+       "label": int32 [batch_size / process_count]} for every step; with
+      `crops`, uint8 [batch_size / process_count, size, size, 3] under the
+      name of each in place of "image".
 
     Raises:
       UsageError: the batch is larger than the training split or cannot be
-        divided among the processes.
+        divided among the processes, or none of the images can be read.
+      ValueError: the source has no `crops`, or one is named "label".
     """
 
   def evaluation_batches(
@@ -96,27 +118,35 @@ def make_source(
   train_split: str = "train",
   test_split: str = "test",
   image_size: int | None = None,
+  resize_size: int | None = None,
 ) -> Source:
   """Opens an image set by name.
 
   Args:
     name: "digits" (scikit-learn's 8x8 digits, no download), a path ending in
-      ".npz" (see `load_npz`), or the name of a TFDS image classification set
+      ".npz" (see `load_npz`), "folder" (image files, see
+      `essl_jax.data.folder`), or the name of a TFDS image classification set
       such as "cifar10".
-    directory: where TFDS sets are prepared; None is TFDS's own default.
-    on_device: read a TFDS set into arrays once instead of streaming it.
-      Digits and .npz files always are arrays.
+    directory: where TFDS sets are prepared, None being TFDS's own default;
+      the root of an image folder.
+    on_device: read the evaluation images of a TFDS set or a folder into
+      arrays once instead of streaming it. Digits and .npz files always are
+      arrays.
     train_split: training split, possibly a part: "train[:5000]".
     test_split: test split, in the same notation.
-    image_size: sides of the square that TFDS images are resized and cropped
-      to; None keeps their shape.
+    image_size: side of evaluation images, cut from the centre; None keeps
+      the shape of images, where they have one.
+    resize_size: shorter side that they are resized to before; None is
+      `image_size`.
 
   Returns:
-    An `ArraySource` or a `TFDSSource`.
+    An `ArraySource`, a `FolderSource`, a `TFDSSource` or an
+    `ArrayRecordSource`.
 
   Raises:
     UsageError: the set is unknown, missing, broken or of the wrong form.
   """
+  check_sizes(image_size, resize_size)
   if name == "digits" or name.endswith(".npz"):
     arrays = load_digits() if name == "digits" else load_npz(name)
     if image_size and arrays.image_shape[:2] != (image_size, image_size):
@@ -125,11 +155,33 @@ def make_source(
         f"data.image_size={image_size}, but the images of {name!r} are "
         f"{height}x{width} and arrays are not resized: leave it unset"
       )
+    if resize_size not in (None, image_size):
+      raise UsageError(
+        f"data.resize_size={resize_size}, but arrays like {name!r} are not "
+        "resized: leave it unset"
+      )
     return take_sub_splits(arrays, train_split, test_split)
+  source: Any
   # Imported here: TensorFlow's side of the package is not for everybody.
-  from essl_jax.data.streaming import TFDSSource
+  if name == "folder":
+    from essl_jax.data.folder import FolderSource
 
-  source = TFDSSource(
-    name, directory, train_split, test_split, image_size=image_size
-  )
+    source = FolderSource(
+      directory,
+      train_split,
+      test_split,
+      image_size=image_size,
+      resize_size=resize_size,
+    )
+  else:
+    from essl_jax.data.tfds_sets import open_tfds
+
+    source = open_tfds(
+      name,
+      directory,
+      train_split,
+      test_split,
+      image_size=image_size,
+      resize_size=resize_size,
+    )
   return source.as_arrays() if on_device else source

@@ -1,13 +1,15 @@
 """Image sets held in host memory as NumPy arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+from typing import Any
 import zipfile
 import zlib
 
 import numpy as np
 
 from essl_jax.data.checks import check_batches, check_split, parse_split
+from essl_jax.data.order import batch_indices
 from essl_jax.errors import UsageError
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -29,7 +31,12 @@ class ArraySource:
     test_labels: int32 [M].
     num_classes: number of labels.
     image_shape: (H, W, 3).
+    differs_in_size: False: crops are drawn on the device.
+    broken: nothing, by split.
   """
+
+  differs_in_size = False
+  broken: Mapping[str, Sequence[str]] = {"train": (), "test": ()}
 
   def __init__(
     self,
@@ -105,7 +112,7 @@ class ArraySource:
       start_step=start_step,
       num_examples=size,
     )
-    return _indices(size, steps, batch_size, seed, start_step)
+    return batch_indices(size, steps, batch_size, seed, start_step)
 
   def batches(
     self,
@@ -115,8 +122,14 @@ class ArraySource:
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    crops: Mapping[str, Any] | None = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
+    if crops is not None:
+      raise ValueError(
+        f"crops={sorted(crops)}, but arrays hold images of one size: take "
+        "whole images and crop them on the device"
+      )
     size = len(self.train_images)
     steps = check_batches(
       batch_size=batch_size,
@@ -133,7 +146,7 @@ class ArraySource:
         "image": self.train_images[positions[mine]],
         "label": self.train_labels[positions[mine]],
       }
-      for positions in _indices(size, steps, batch_size, seed, start_step)
+      for positions in batch_indices(size, steps, batch_size, seed, start_step)
     )
 
   def evaluation_batches(
@@ -248,19 +261,6 @@ def load_digits() -> ArraySource:
   return ArraySource(
     images[~is_test], labels[~is_test], images[is_test], labels[is_test]
   )
-
-
-def _indices(
-  size: int, steps: int, batch_size: int, seed: int, start_step: int
-) -> Iterator[np.ndarray]:
-  """Yields int32 [batch_size] for every step; an epoch is `steps` batches."""
-  epoch, done = divmod(start_step, steps)
-  while True:
-    order = np.random.default_rng([seed, epoch]).permutation(size)
-    for step in range(done, steps):
-      part = order[step * batch_size : (step + 1) * batch_size]
-      yield part.astype(np.int32)
-    epoch, done = epoch + 1, 0
 
 
 def _to_rgb(images: np.ndarray, name: str) -> np.ndarray:

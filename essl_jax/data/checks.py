@@ -1,6 +1,8 @@
-"""What every source checks before it reads: batches and split names."""
+"""What every source checks before it reads: batches, crops, split names."""
 
+from collections.abc import Mapping
 import re
+from typing import Any
 
 from essl_jax.errors import UsageError
 
@@ -55,6 +57,45 @@ def check_batches(
   return num_examples // batch_size
 
 
+def check_crops(crops: Mapping[str, Any] | None) -> None:
+  """Raises ValueError where crops have no names, or that of the labels."""
+  if crops is not None and (not crops or "label" in crops):
+    raise ValueError(
+      f"crops={sorted(crops)} must name one or more crops, none of them 'label'"
+    )
+
+
+def check_sizes(image_size: int | None, resize_size: int | None) -> int | None:
+  """Checks the sizes of evaluation images.
+
+  Args:
+    image_size: side of the square cut from the centre, or None.
+    resize_size: shorter side before it is cut; None is `image_size`.
+
+  Returns:
+    The shorter side; None where images keep their size.
+
+  Raises:
+    UsageError: a size is below 1, or the cut is larger than the image.
+  """
+  if image_size is not None and image_size < 1:
+    raise UsageError(f"data.image_size={image_size} must be at least 1")
+  if resize_size is None:
+    return image_size
+  if image_size is None:
+    raise UsageError(
+      f"data.resize_size={resize_size} needs data.image_size, the side of the "
+      "square that is cut out after resizing"
+    )
+  if resize_size < image_size:
+    raise UsageError(
+      f"data.resize_size={resize_size} is less than data.image_size="
+      f"{image_size}, which is cut from the resized image: give {image_size} "
+      "or more"
+    )
+  return resize_size
+
+
 def check_split(split: str) -> None:
   """Raises UsageError unless `split` is "train" or "test"."""
   if split not in SPLITS:
@@ -79,7 +120,7 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, slice]:
   match = _SLICE.fullmatch(split)
   if match is None:
     raise UsageError(
-      f"cannot read the split {split!r}: arrays know a name and one slice, "
+      f"cannot read the split {split!r}: give a name and at most one slice, "
       "such as train, train[:500], train[500:], train[10%:50%]"
     )
   name, start, start_percent, stop, stop_percent = match.groups()

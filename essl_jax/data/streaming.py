@@ -8,19 +8,19 @@ each process then reads and shuffles only its own n-th of the split, so there
 the order is a function of (seed, epoch, n).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import functools
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from essl_jax.augment import View
+from essl_jax.data import batches as batches_lib
 from essl_jax.data.arrays import ArraySource
-from essl_jax.data.checks import check_batches, check_split
-from essl_jax.data.prepared import (
-  check_tfds_split,
-  import_tensorflow,
-  open_builder,
-)
+from essl_jax.data.checks import check_batches, check_crops, check_split
+from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
+from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
 
 SHUFFLE_BYTES = 2**30
@@ -31,55 +31,48 @@ _SEED_STRIDE = 1_000_003
 
 
 class TFDSSource:
-  """A `Source` over a TFDS image classification set.
+  """A `Source` over a TFDS set stored as TFRecord, from `open_tfds`.
 
   Attributes:
     num_classes: number of labels.
-    image_shape: (H, W, 3).
+    image_shape: (H, W, 3) of evaluation images.
+    differs_in_size: whether training needs `crops`.
+    broken: nothing, by split: a broken record ends the run.
   """
+
+  broken: Mapping[str, tuple[str, ...]] = {"train": (), "test": ()}
 
   def __init__(
     self,
-    name: str,
-    data_dir: str | None,
-    train_split: str = "train",
-    test_split: str = "test",
-    image_size: int | None = None,
+    builder: Any,
+    splits: dict[str, str],
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    resize: int | None,
+    differs_in_size: bool,
   ):
-    """Opens the set, downloading it through TFDS if need be.
-
-    With several processes on one file system, prepare the set before.
+    """Takes an open set.
 
     Args:
-      name: TFDS name, such as "cifar10".
-      data_dir: directory of prepared sets; None is TFDS's default.
-      train_split: training split or sub-split ("train[:5000]").
-      test_split: test split or sub-split.
-      image_size: resizes the shorter side to this many pixels (bilinear,
-        antialiased) and crops the centre; None keeps images as they are.
-
-    Raises:
-      UsageError: the set is missing, has no images and labels, its images
-        differ in size and `image_size` is None, or a split is unknown.
+      builder: from `essl_jax.data.prepared.open_builder`.
+      splits: TFDS's name of "train" and of "test".
+      num_classes: number of labels.
+      image_shape: (H, W, 3) of evaluation images.
+      resize: shorter side that evaluation images are resized to before their
+        centre is cut out; None where all images have `image_shape`.
+      differs_in_size: whether images differ in size.
     """
-    self._builder = open_builder(name, data_dir)
-    self._splits = {"train": train_split, "test": test_split}
+    quieten()
+    self._builder = builder
+    self._splits = splits
     self._sizes = {
-      split: check_tfds_split(self._builder, part)
-      for split, part in self._splits.items()
+      split: check_tfds_split(builder, part) for split, part in splits.items()
     }
-    self.num_classes = _check_features(self._builder.info.features, name)
-    shape = self._builder.info.features["image"].shape[:2]
-    if image_size is None and None in shape:
-      raise UsageError(
-        f"the images of {name!r} differ in size: set --config.data.image_size "
-        "to the side of the square to resize and crop them to"
-      )
-    if image_size is not None and image_size < 1:
-      raise UsageError(f"data.image_size={image_size} must be at least 1")
-    height, width = shape if image_size is None else (image_size, image_size)
-    self.image_shape = (height, width, 3)
-    self._resize = tuple(shape) != (height, width)
+    self.num_classes = num_classes
+    self.image_shape = image_shape
+    self.differs_in_size = differs_in_size
+    self._resize = resize
 
   def num_examples(self, split: str) -> int:
     """Returns the number of examples of `split`, "train" or "test"."""
@@ -94,8 +87,10 @@ class TFDSSource:
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    crops: Mapping[str, View] | None = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
+    check_crops(crops)
     steps = check_batches(
       batch_size=batch_size,
       seed=seed,
@@ -121,15 +116,21 @@ class TFDSSource:
       return shares.take(steps).skip(skip).unbatch()
 
     records = tf.data.Dataset.range(first_epoch, 2**62).flat_map(epoch_records)
-    return iter(self._decoded(records, share).as_numpy_iterator())
+    if crops is None:
+      return self._whole_images(records, share)
+
+    def job(step: int, load: batches_lib.Load, count: int) -> batches_lib.Job:
+      first = step * batch_size + process_index * share
+      return batches_lib.crops_job(load, count, crops, seed=seed, first=first)
+
+    return self._threaded(records, share, job, start_step)
 
   def evaluation_batches(
     self, split: str, batch_size: int
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     check_split(split)
-    records = self._records(self._splits[split])
-    return iter(self._decoded(records, batch_size).as_numpy_iterator())
+    return self._whole_images(self._records(self._splits[split]), batch_size)
 
   def as_arrays(self) -> ArraySource:
     """Reads the whole set into memory once.
@@ -203,59 +204,66 @@ class TFDSSource:
       ),
     )
 
-  def _decoded(self, records: Any, batch_size: int) -> Any:
-    """Decodes, batches and prefetches records."""
+  def _whole_images(self, records: Any, batch_size: int) -> Iterator[Any]:
+    """Decodes records to evaluation images, in batches."""
+    if self._resize is not None:
+      prepare = functools.partial(
+        center_crop, resize=self._resize, size=self.image_shape[0]
+      )
+      return self._threaded(
+        records,
+        batch_size,
+        lambda _, load, count: batches_lib.images_job(
+          load, count, self.image_shape, prepare
+        ),
+      )
     tf, _ = import_tensorflow()
 
-    def decode(record: Any) -> Any:
+    def decode_record(record: Any) -> Any:
       image = tf.io.decode_image(
         record["image"], channels=3, expand_animations=False
       )
-      if self._resize:
-        image = _resize_and_crop(image, self.image_shape[0], tf)
       image = tf.ensure_shape(image, self.image_shape)
       return {"image": image, "label": tf.cast(record["label"], tf.int32)}
 
-    return (
-      records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-      .batch(batch_size)
-      .with_options(_deterministic(tf))
-      .prefetch(tf.data.AUTOTUNE)
+    decoded = records.map(decode_record, num_parallel_calls=tf.data.AUTOTUNE)
+    return iter(_in_batches(decoded, batch_size, tf).as_numpy_iterator())
+
+  def _threaded(
+    self,
+    records: Any,
+    batch_size: int,
+    make_job: Callable[[int, batches_lib.Load, int], batches_lib.Job],
+    first_step: int = 0,
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Reads records with tf.data and decodes them with PIL."""
+    tf, _ = import_tensorflow()
+    encoded = records.map(lambda r: {k: r[k] for k in ("image", "label")})
+    stored = _in_batches(encoded, batch_size, tf).as_numpy_iterator()
+
+    def job(step: int, batch: dict[str, np.ndarray]) -> batches_lib.Job:
+      def load(row: int) -> tuple[Image.Image, int]:
+        try:
+          return decode(batch["image"][row]), batch["label"][row]
+        except BrokenImageError as error:
+          raise UsageError(
+            f"an image of {self._builder.info.full_name} cannot be decoded "
+            f"({error}): prepare the set again"
+          ) from error
+
+      return make_job(step, load, len(batch["label"]))
+
+    return batches_lib.run(
+      job(step, batch) for step, batch in enumerate(stored, first_step)
     )
+
+
+def _in_batches(records: Any, batch_size: int, tf: Any) -> Any:
+  batched = records.batch(batch_size).with_options(_deterministic(tf))
+  return batched.prefetch(tf.data.AUTOTUNE)
 
 
 def _deterministic(tf: Any) -> Any:
   options = tf.data.Options()
   options.deterministic = True
   return options
-
-
-def _check_features(features: Any, name: str) -> int:
-  """Returns the number of classes, or raises UsageError."""
-  _, tfds = import_tensorflow()
-  found = list(features) if hasattr(features, "keys") else []
-  image = features["image"] if "image" in found else None
-  label = features["label"] if "label" in found else None
-  if not (
-    isinstance(image, tfds.features.Image)
-    and image.np_dtype == np.uint8
-    and isinstance(label, tfds.features.ClassLabel)
-    and label.num_classes
-  ):
-    raise UsageError(
-      f"{name!r} is no image classification set (it has "
-      f"{', '.join(found) or 'other data'}): an 8-bit 'image' and a 'label' "
-      "with a known number of classes are needed"
-    )
-  return label.num_classes
-
-
-def _resize_and_crop(image: Any, size: int, tf: Any) -> Any:
-  """Resizes the shorter side of uint8 [H, W, 3] and crops the centre."""
-  sides = tf.cast(tf.shape(image)[:2], tf.float32)
-  scaled = tf.round(sides * (size / tf.reduce_min(sides)))
-  scaled = tf.maximum(tf.cast(scaled, tf.int32), size)
-  resized = tf.image.resize(image, scaled, method="bilinear", antialias=True)
-  resized = tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8)
-  top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-  return resized[top : top + size, left : left + size]

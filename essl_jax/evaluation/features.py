@@ -75,7 +75,10 @@ def extract(
     features.extend(_to_host(one, batch_size) for one in waiting)
     waiting = [encoded]
   features.extend(_to_host(one, batch_size) for one in waiting)
-  found, expected = sum(map(len, labels)), source.num_examples(split)
+  found = sum(map(len, labels))
+  # Images that cannot be read are reported by the source and left out.
+  broken = getattr(source, "broken", {}).get(split, ())
+  expected = source.num_examples(split) - len(broken)
   if found != expected or not found:
     raise ValueError(
       f"split {split!r} yielded {found} examples, promised {expected}"

@@ -1,0 +1,170 @@
+"""Batches of decoded images, made by threads ahead of the consumer.
+
+Threads suffice: PIL decodes and resizes without holding Python's lock, which
+is nine tenths of the work.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+import dataclasses
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+
+from essl_jax.augment import View
+from essl_jax.data.crops import crop_box, crop_draws, resized_crop
+
+Load = Callable[[int], tuple[Image.Image, int]]
+"""`row -> (RGB image, label)`."""
+
+_BATCHES_AHEAD = 2
+# While one thread waits for a file, another computes.
+_THREADS_PER_CORE = 2
+_TASKS_PER_THREAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A batch to be filled.
+
+  Attributes:
+    batch: arrays of equal length, by name.
+    fill: writes one row of them; called once for every row, by any thread.
+  """
+
+  batch: dict[str, np.ndarray]
+  fill: Callable[[int], None]
+
+
+def crops_job(
+  load: Load,
+  count: int,
+  crops: Mapping[str, View],
+  *,
+  seed: int,
+  first: int,
+) -> Job:
+  """A batch of random crops.
+
+  Args:
+    load: gives the images.
+    count: number of images.
+    crops: what to draw of each image; size, scale, ratio and interpolation
+      are read.
+    seed: of the windows.
+    first: position of row 0 in the stream over all processes.
+
+  Returns:
+    A job for uint8 [count, size, size, 3] by crop, and "label" int32 [count].
+  """
+  batch: dict[str, np.ndarray] = {
+    name: np.empty((count, view.size, view.size, 3), np.uint8)
+    for name, view in crops.items()
+  }
+  batch["label"] = np.empty(count, np.int32)
+  draws = {name: crop_draws(seed, name, first, count) for name in crops}
+
+  def fill(row: int) -> None:
+    image, batch["label"][row] = load(row)
+    for name, view in crops.items():
+      box = crop_box(
+        draws[name][row].tolist(),
+        image.height,
+        image.width,
+        view.scale,
+        view.ratio,
+      )
+      batch[name][row] = resized_crop(image, box, view.size, view.interpolation)
+
+  return Job(batch, fill)
+
+
+def images_job(
+  load: Load,
+  count: int,
+  shape: tuple[int, int, int],
+  prepare: Callable[[Image.Image], np.ndarray],
+) -> Job:
+  """A batch of whole images.
+
+  Args:
+    load: gives the images.
+    count: number of images.
+    shape: of the prepared images.
+    prepare: makes a uint8 array of that shape from an image.
+
+  Returns:
+    A job for "image" uint8 [count, *shape] and "label" int32 [count].
+  """
+  batch: dict[str, np.ndarray] = {
+    "image": np.empty((count, *shape), np.uint8),
+    "label": np.empty(count, np.int32),
+  }
+
+  def fill(row: int) -> None:
+    image, batch["label"][row] = load(row)
+    batch["image"][row] = prepare(image)
+
+  return Job(batch, fill)
+
+
+def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the batches of jobs in order, some of them made ahead.
+
+  Args:
+    jobs: read as they are needed, possibly without end.
+
+  Yields:
+    Every job's batch once it is filled. What `Job.fill` raises is raised.
+  """
+  threads = _THREADS_PER_CORE * _cores()
+  # A generator left open is closed when Python has torn its modules down.
+  is_finalizing = sys.is_finalizing
+  pool = futures.ThreadPoolExecutor(threads, "essl_jax_images")
+  begun: deque[tuple[list[futures.Future], dict[str, np.ndarray]]] = deque()
+  try:
+    for job in jobs:
+      begun.append((_start(pool, threads, job), job.batch))
+      rows = sum(len(batch["label"]) for _, batch in begun)
+      if len(begun) > _BATCHES_AHEAD and rows > 2 * threads:
+        yield _finish(*begun.popleft())
+    while begun:
+      yield _finish(*begun.popleft())
+  finally:
+    if not is_finalizing():
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(
+  pool: futures.ThreadPoolExecutor, threads: int, job: Job
+) -> list[futures.Future]:
+  """Hands the rows of a job to the threads, some at a time."""
+  count = len(job.batch["label"])
+  together = max(1, count // (threads * _TASKS_PER_THREAD))
+
+  def fill(rows: range) -> None:
+    for row in rows:
+      job.fill(row)
+
+  return [
+    pool.submit(fill, range(start, min(start + together, count)))
+    for start in range(0, count, together)
+  ]
+
+
+def _finish(
+  tasks: list[futures.Future], batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  for task in tasks:
+    task.result()
+  return batch
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

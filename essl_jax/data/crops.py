@@ -1,0 +1,187 @@
+"""Decoding one image on the host, and cutting crops from it as PIL does.
+
+Images that differ in size cannot be batched before they are cropped, so the
+windows of torchvision's RandomResizedCrop are drawn and resized here; flips
+and colours follow on the device. One decode serves all crops of an image.
+"""
+
+from collections.abc import Sequence
+import io
+import math
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image
+
+_TRIES = 10
+# Philox makes four numbers at a time: 2 * _TRIES + 2, rounded up.
+_DRAWS = 24
+_KERNELS = {
+  "bilinear": Image.Resampling.BILINEAR,
+  "bicubic": Image.Resampling.BICUBIC,
+}
+# No format that starts other programs (EPS) or is not a picture.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
+
+
+class BrokenImageError(ValueError):
+  """Bytes that are no image, or not a whole one; says why in one line."""
+
+
+def decode(encoded: bytes) -> Image.Image:
+  """Decodes an image to RGB.
+
+  Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, 16
+  bits are cut to 8, and of an animation the first picture is taken. The
+  orientation that cameras note is not applied, as in torchvision.
+
+  Args:
+    encoded: a JPEG, PNG, WebP, BMP, GIF, PPM, TIFF or JPEG 2000 file.
+
+  Returns:
+    The image in PIL's mode RGB, at its full resolution.
+
+  Raises:
+    BrokenImageError: it cannot be decoded, or has more pixels than PIL takes
+      for an attack (178 million).
+  """
+  try:
+    image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    image.load()
+    if image.mode.startswith(("I", "F")):
+      levels = np.asarray(image)
+      levels = levels // 256 if image.mode != "F" else levels
+      image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+      image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+  except Image.UnidentifiedImageError as error:
+    what = "in no known image format" if encoded else "empty"
+    raise BrokenImageError(what) from error
+  # PIL's decoders raise whatever a damaged file leads them to.
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    raise BrokenImageError(reason) from error
+
+
+def quieten() -> None:
+  """Loads PIL's decoders before threads do, and stops their warnings.
+
+  What they warn of (odd metadata, many pixels) does not concern training.
+  """
+  Image.init()
+  warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+  warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def crop_draws(seed: int, name: str, first: int, count: int) -> np.ndarray:
+  """Draws the randomness of one crop of consecutive images.
+
+  Counter-based: row i is a function of (seed, name, first + i) alone, so
+  every process draws just its own share of a batch.
+
+  Args:
+    seed: a number >= 0.
+    name: the crop's; different names are independent.
+    first: position of the first image in the stream: step * batch + row.
+    count: number of images.
+
+  Returns:
+    float64 [count, 24], uniform in [0, 1), for `crop_box`.
+  """
+  generator = np.random.Philox(
+    key=np.array([seed % 2**64, zlib.crc32(name.encode())], np.uint64),
+    counter=first * (_DRAWS // 4),
+  )
+  return np.random.Generator(generator).random((count, _DRAWS))
+
+
+def crop_box(
+  draws: Sequence[float],
+  height: int,
+  width: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+  """Turns uniform numbers into a window of torchvision's RandomResizedCrop.
+
+  Ten tries of a uniform area and a log-uniform aspect; the first that fits is
+  placed uniformly, and if none fits the largest central window of an allowed
+  aspect is taken, as by `essl_jax.augment.sample_crop_boxes`.
+
+  Args:
+    draws: one row of `crop_draws`.
+    height: of the image, in pixels.
+    width: of the image.
+    scale: smallest and largest area, as parts of the image's.
+    ratio: smallest and largest width / height.
+
+  Returns:
+    Top, left, height and width in pixels.
+  """
+  low, high = math.log(ratio[0]), math.log(ratio[1])
+  for i in range(_TRIES):
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[i])
+    aspect = math.exp(low + (high - low) * draws[_TRIES + i])
+    box_width = round(math.sqrt(area * aspect))
+    box_height = round(math.sqrt(area / aspect))
+    if 0 < box_width <= width and 0 < box_height <= height:
+      top = int(draws[2 * _TRIES] * (height - box_height + 1))
+      left = int(draws[2 * _TRIES + 1] * (width - box_width + 1))
+      return top, left, box_height, box_width
+  box_height = max(1, min(height, round(width / ratio[0])))
+  box_width = max(1, min(width, round(height * ratio[1])))
+  top, left = (height - box_height) // 2, (width - box_width) // 2
+  return top, left, box_height, box_width
+
+
+def resized_crop(
+  image: Image.Image,
+  box: tuple[int, int, int, int],
+  size: int,
+  interpolation: str,
+) -> np.ndarray:
+  """Cuts a window out of an image and resizes it, antialiased.
+
+  Args:
+    image: in mode RGB.
+    box: top, left, height and width in pixels, inside the image.
+    size: side of the result.
+    interpolation: "bilinear" or "bicubic".
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  top, left, height, width = box
+  # Cut first: resizing with `box=` would read pixels around the window.
+  window = image.crop((left, top, left + width, top + height))
+  return np.asarray(window.resize((size, size), _KERNELS[interpolation]))
+
+
+def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
+  """Resizes the shorter side and cuts the centre out, as torchvision does.
+
+  `Resize(resize)` (bilinear, antialiased; the longer side is rounded down)
+  and `CenterCrop(size)`.
+
+  Args:
+    image: in mode RGB.
+    resize: the shorter side's new length in pixels.
+    size: side of the result, at most `resize`.
+
+  Returns:
+    uint8 [size, size, 3].
+  """
+  short = min(image.size)
+  resized = [resize * side // short for side in image.size]
+  scale = [old / new for old, new in zip(image.size, resized, strict=True)]
+  # What the crop leaves out is not computed, however long the image is.
+  start = [round((side - size) / 2) for side in resized]
+  left, top = (place * s for place, s in zip(start, scale, strict=True))
+  right, bottom = (
+    min((place + size) * s, side)
+    for place, s, side in zip(start, scale, image.size, strict=True)
+  )
+  box = (left, top, right, bottom)
+  return np.asarray(image.resize((size, size), _KERNELS["bilinear"], box=box))

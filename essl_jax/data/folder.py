@@ -1,0 +1,197 @@
+"""Image folders: `root/<split>/<class>/**/*`, as torchvision's ImageFolder."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+from essl_jax.data.checks import check_sizes, parse_split
+from essl_jax.data.encoded import EncodedSource
+from essl_jax.errors import UsageError
+
+_LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
+# What lies beside images; any other file is taken for an image.
+_NO_IMAGES = re.compile(
+  r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
+  r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
+  r"|wav|mp3)"
+)
+_NAMED = 3
+
+
+class FolderSource(EncodedSource):
+  """A `Source` over files, one folder a split and one in it a class.
+
+  Classes are numbered by name. See `EncodedSource` for the attributes, the
+  order and what becomes of broken files.
+  """
+
+  def __init__(
+    self,
+    root: str | os.PathLike | None,
+    train_split: str = "train",
+    test_split: str = "val",
+    *,
+    image_size: int | None,
+    resize_size: int | None = None,
+  ):
+    """Lists the files and reads one of each split.
+
+    Args:
+      root: folder of the splits.
+      train_split: name of the training folder, possibly a part of it:
+        "train[:1%]" takes from a fixed random order, so that all classes are
+        met.
+      test_split: the same for evaluation; "train[90%:]" shares a folder.
+      image_size: side of evaluation images in pixels, cut from the centre.
+      resize_size: shorter side that they are resized to before; None is
+        `image_size`.
+
+    Raises:
+      UsageError: a folder is missing or empty, has fewer than two classes,
+        the splits' classes differ, or no image can be read.
+    """
+    if root is None:
+      raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
+    if image_size is None:
+      raise UsageError(
+        "images in folders differ in size: set --config.data.image_size to "
+        "the side of evaluation images, such as 224"
+      )
+    resize = check_sizes(image_size, resize_size)
+    path = pathlib.Path(root).expanduser()
+    if not path.is_dir():
+      raise UsageError(f"data.dir={str(root)!r} is no folder: {_LAYOUT}")
+    names = [s.split("[")[0] for s in (train_split, test_split)]
+    folders = {name: _Folder(path, name) for name in dict.fromkeys(names)}
+    _report_ignored(path, folders.values())
+    classes = [folders[name].classes for name in names]
+    _check_classes(names, classes)
+    sizes = {name: len(folder.files) for name, folder in folders.items()}
+    train, test = (
+      _Files(folders[name], parse_split(split, sizes)[1])
+      for name, split in zip(names, (train_split, test_split), strict=True)
+    )
+    super().__init__(
+      train,
+      test,
+      num_classes=len(classes[0]),
+      image_shape=(image_size, image_size, 3),
+      resize=resize,
+      differs_in_size=True,
+    )
+
+
+class _Folder:
+  """The files of one split's folder.
+
+  Attributes:
+    path: the folder.
+    classes: sorted names of the folders in it.
+    files: paths in it, sorted by class and name.
+    labels: int32 [N].
+    ignored: number of files that are no images, by ending.
+  """
+
+  def __init__(self, root: pathlib.Path, name: str):
+    self.path = root / name
+    found = sorted(_folders(root))
+    if not name or not self.path.is_dir():
+      raise UsageError(
+        f"{root} has no folder {name!r} but {', '.join(found[:9]) or 'none'}: "
+        "set --config.data.train_split and --config.data.test_split to two of "
+        f"them; {_LAYOUT}"
+      )
+    self.classes = sorted(_folders(self.path))
+    self.files: list[str] = []
+    self.ignored: Counter[str] = Counter()
+    counts = []
+    for label in self.classes:
+      before = len(self.files)
+      self._list(label)
+      counts.append(len(self.files) - before)
+    self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    if not self.files:
+      raise UsageError(f"{self.path} holds no images in folders: {_LAYOUT}")
+    empty = [c for c, n in zip(self.classes, counts, strict=True) if not n]
+    if empty:
+      raise UsageError(
+        f"{_some(empty)} in {self.path} hold(s) no image: remove the empty "
+        "class from all splits, or add its images"
+      )
+
+  def _list(self, label: str) -> None:
+    top = os.path.join(self.path, label)
+    for folder, inner, files in os.walk(top, followlinks=True):
+      inner[:] = sorted(name for name in inner if name[0] != ".")
+      inside = label + folder[len(top) :]
+      for file in sorted(files):
+        ending = os.path.splitext(file)[1].lower()
+        if file[0] == "." or _NO_IMAGES.fullmatch(ending):
+          self.ignored[ending or file] += 1
+        else:
+          self.files.append(os.path.join(inside, file))
+
+
+class _Files:
+  """The images of a split: see `essl_jax.data.encoded.EncodedImages`."""
+
+  def __init__(self, folder: _Folder, part: slice):
+    self._folder = folder
+    size = len(folder.files)
+    chosen = np.random.default_rng(0).permutation(size)[part]
+    self._indices = np.sort(chosen).astype(np.int32)
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> tuple[bytes, int]:
+    with open(self.name(index), "rb") as file:
+      return file.read(), int(self._folder.labels[self._indices[index]])
+
+  def name(self, index: int) -> str:
+    file = self._folder.files[self._indices[index]]
+    return os.path.join(self._folder.path, file)
+
+
+def _folders(path: pathlib.Path) -> list[str]:
+  with os.scandir(path) as entries:
+    return [e.name for e in entries if e.is_dir() and e.name[0] != "."]
+
+
+def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
+  """Raises UsageError unless both splits have the same two or more."""
+  only = [sorted(set(classes[i]) - set(classes[1 - i])) for i in (0, 1)]
+  if only[0] or only[1]:
+    told = "; ".join(
+      f"only {name} has {_some(extra)}"
+      for name, extra in zip(names, only, strict=True)
+      if extra
+    )
+    raise UsageError(f"the splits have different classes: {told}: {_LAYOUT}")
+  if len(classes[0]) < 2:
+    raise UsageError(
+      f"{names[0]} has only the class {classes[0][0]!r}: two or more are "
+      f"needed; {_LAYOUT}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+  """Some names of many."""
+  more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+  return ", ".join(names[:_NAMED]) + more
+
+
+def _report_ignored(root: pathlib.Path, folders: Iterable[_Folder]) -> None:
+  ignored: Counter[str] = sum((f.ignored for f in folders), Counter())
+  if ignored:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
+    print(
+      f"essl_jax: ignored {ignored.total()} file(s) in {root} that are no "
+      f"images ({kinds})",
+      file=sys.stderr,
+    )
