@@ -35,6 +35,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.method = "simsiam"
   config.mode = "train"
+  config.init_from = ml_collections.config_dict.placeholder(str)
   config.epochs = 800
   config.batch_size = 512
   config.seed = 0

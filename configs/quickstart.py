@@ -28,6 +28,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.method = "simclr"
   config.mode = "train"
+  config.init_from = ml_collections.config_dict.placeholder(str)
   config.epochs = 14
   config.batch_size = 32
   config.seed = 0

@@ -176,6 +176,50 @@ class Checkpoints:
     """Returns the step best by `best_metric`, or None if none carries it."""
     return self._manager.best_step()
 
+  def choose(self, which: str) -> int:
+    """The step of the `latest` checkpoint, or of the `best` one.
+
+    Args:
+      which: `latest` or `best`.
+
+    Returns:
+      The step.
+
+    Raises:
+      UsageError: there is no such checkpoint.
+    """
+    step = self.latest_step()
+    if step is None:
+      raise UsageError(
+        f"no checkpoint in {self._directory}: train first, or choose the"
+        " --workdir of a run that has saved one"
+      )
+    if which == "best":
+      step = self.best_step()
+    if step is None:
+      raise UsageError(
+        f"no checkpoint in {self._directory} has a kNN accuracy: choose the"
+        " latest"
+      )
+    return step
+
+  def restore_arrays(self, step: int) -> Any:
+    """Restores a state without knowing its structure.
+
+    Args:
+      step: which one; see `choose`.
+
+    Returns:
+      Nested dicts of NumPy arrays, whatever machine saved them.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+      self._manager.item_metadata(step)["state"].tree,
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    return jax.device_get(self._manager.restore(step, args=args)["state"])
+
   def restore(self, like: Any, step: int | None = None) -> Any:
     """Restores a state, bit for bit.
 

@@ -153,7 +153,11 @@ class Config:
     epochs: of pre-training.
     batch_size: images per step, over all devices of all processes.
     seed: of weights, data order and augmentations.
-    mode: `train`, or `evaluate` an existing workdir.
+    mode: `train`, or `evaluate` an existing workdir (or, in a new one, the
+      encoder of `init_from`).
+    init_from: Flax weights to begin with, from `python -m essl_jax.convert`:
+      the encoder, and the heads whose shapes are the same. Read once, at the
+      beginning; a resumed run has its own checkpoints.
     precision: `float32`, or `bfloat16` activations; parameters, statistics
       and losses are float32 either way.
     temperature: of SimCLR's loss; for methods that have one.
@@ -174,6 +178,7 @@ class Config:
   batch_size: int = 512
   seed: int = 0
   mode: str = "train"
+  init_from: str | None = None
   precision: str = "float32"
   temperature: float | None = None
   predictor_hidden: int | None = None

@@ -81,7 +81,8 @@ def _draw_views(
 
 def _draw_curves(axes: Any, path: pathlib.Path) -> None:
   """The losses and, on a second axis, the accuracies by step."""
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  text = path.read_text() if path.exists() else ""
+  lines = [json.loads(line) for line in text.splitlines()]
   right = axes.twinx()
   for side, names in (
     (axes, ("loss_ssl", "loss_equivariance")),
@@ -97,7 +98,7 @@ def _draw_curves(axes: Any, path: pathlib.Path) -> None:
   right.set_ylabel("accuracy (%)")
   handles = [*axes.lines, *right.lines]
   axes.legend(handles=handles, fontsize=8, loc="center right")
-  axes.set_title("training")
+  axes.set_title("training" if lines else "not trained here")
 
 
 def _draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:

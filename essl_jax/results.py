@@ -1,6 +1,7 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
 from collections.abc import Callable
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import environment, logs, pictures
+from essl_jax import environment, logs, pictures, weights
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
@@ -41,6 +42,7 @@ def write(
   state: step_lib.TrainState,
   step: int,
   interrupt: Callable[[], None] = lambda: None,
+  origin: weights.Origin | None = None,
 ) -> None:
   """Measures a state, writes all that is known of its run, prints a table.
 
@@ -51,6 +53,7 @@ def write(
     state: what to measure.
     step: the state's step.
     interrupt: called between the steps of a long probe; may raise.
+    origin: where the networks come from, if this run has not trained them.
   """
   # All processes take part in encoding; only one of them writes.
   train, test = (suite.features(state, split) for split in ("train", "test"))
@@ -60,7 +63,10 @@ def write(
       interrupt()
       progress(done, total)
 
-    figures = suite.run(state, train, test, tick)
+    at_random = origin.not_initialised if origin else {}
+    figures = suite.run(
+      state, train, test, tick, has_head="transformation_head" not in at_random
+    )
   results = {
     "step": step,
     "untrained": _untrained(workdir, figures["knn"]),
@@ -69,6 +75,10 @@ def write(
     "environment": environment.describe(),
     "config": config_lib.to_dict(experiment.config),
   }
+  title = f"{experiment.name}, step {step:,}"
+  if origin:
+    results["initialised_from"] = dataclasses.asdict(origin)
+    title = f"{origin.path} on {experiment.config.data.name}"
   if jax.process_index() == 0:
     path = workdir / "results.json"
     logs.write_json(path, results)
@@ -77,7 +87,7 @@ def write(
     picture = pictures.write_summary(workdir, experiment, state, test)
     if picture:
       rows.append(("picture", str(picture)))
-    logs.summary_table(f"{experiment.name}, step {step:,}", rows)
+    logs.summary_table(title, rows)
 
 
 def _read_json(path: pathlib.Path, default: Any) -> Any:
@@ -135,7 +145,9 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, str]]:
   rows = []
   if "knn_top1" in results["untrained"]:
     untrained = results["untrained"]["knn_top1"]
-    rows.append(("kNN top-1, untrained encoder", f"{untrained:.2f}%"))
+    is_import = results["config"].get("init_from") is not None
+    name = "encoder before training" if is_import else "untrained encoder"
+    rows.append((f"kNN top-1, {name}", f"{untrained:.2f}%"))
   knn = figures["knn"]
   rows.append(
     (

@@ -6,17 +6,19 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, logs, results
+from essl_jax import checkpoint, logs, results, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
 from essl_jax import step as step_lib
-from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
 
 
 def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
   """Pre-trains unless `mode=evaluate`, evaluates, reports.
+
+  `mode=evaluate` is of the workdir's checkpoint or, where there is none, of
+  the encoder that `init_from` names.
 
   Writes `config.json`, `metrics.jsonl`, TensorBoard events, checkpoints,
   `results.json` and `summary.png` into the workdir.
@@ -29,14 +31,17 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
-  if config.mode == "evaluate":
+  is_new = not checkpoint.exists(workdir)
+  if config.init_from and is_new:
+    weights.read_metadata(config.init_from)  # before data is prepared
+  elif config.mode == "evaluate":
     checkpoint.read_config(workdir)  # refuses a folder without a run
   experiment = experiment_lib.build(config)
   checkpoint.check_config(
     workdir,
     config_lib.to_dict(config),
     ignore=config_lib.FREE_FIELDS,
-    overwrite=not checkpoint.exists(workdir),
+    overwrite=is_new,
   )
   suite = suite_lib.Suite(experiment)
   with preemption_lib.Preemption() as preemption:
@@ -45,8 +50,16 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     ):
       return
     try:
-      state, step = _restore(experiment, workdir)
-      results.write(workdir, experiment, suite, state, step, preemption.check)
+      if config.mode == "evaluate" and config.init_from and is_new:
+        state, origin = _initialise(experiment)
+        step = 0
+        if jax.process_index() == 0:
+          print(origin.describe())
+      else:
+        (state, step), origin = _restore(experiment, workdir), None
+      results.write(
+        workdir, experiment, suite, state, step, preemption.check, origin
+      )
     except preemption_lib.Stopped:
       print(
         f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
@@ -54,21 +67,21 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
       )
 
 
+def _initialise(
+  experiment: experiment_lib.Experiment,
+) -> tuple[step_lib.TrainState, weights.Origin]:
+  """The state at step 0, with the weights that `init_from` names."""
+  path = experiment.config.init_from
+  assert path is not None
+  return weights.initialise(experiment.create_state(), path)
+
+
 def _restore(
   experiment: experiment_lib.Experiment, workdir: pathlib.Path
 ) -> tuple[step_lib.TrainState, int]:
   """The state to evaluate, and its step."""
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-    step = checkpoints.latest_step()
-    if step is None:
-      raise UsageError(f"{workdir} holds no checkpoint: train first")
-    if experiment.config.evaluate_checkpoint == "best":
-      step = checkpoints.best_step()
-    if step is None:
-      raise UsageError(
-        f"no checkpoint in {workdir} has a kNN accuracy: set"
-        " config.evaluate_checkpoint=latest"
-      )
+    step = checkpoints.choose(experiment.config.evaluate_checkpoint)
     return checkpoints.restore(experiment.create_state(), step), step
 
 
@@ -180,9 +193,13 @@ def pretrain(
       if start:
         logger.info(f"resuming {workdir} from step {start:,} of {total:,}")
       else:
+        if config.init_from:
+          state, origin = _initialise(experiment)
+          logger.info(origin.describe())
         untrained = suite.monitor(state)
         logger.write(0, untrained)
-        logger.info(f"untrained: kNN {untrained['knn_top1']:.2f}%")
+        name = "before training" if config.init_from else "untrained"
+        logger.info(f"{name}: kNN {untrained['knn_top1']:.2f}%")
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       step_fn = experiment.make_step()

@@ -146,7 +146,7 @@ def _show(flat: Mapping[str, Any], name: str) -> str:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that it is never seen half-written.
+  """Writes a text file so that it is never seen half-written.
 
   Args:
     path: file to write or replace; its directory has to exist.
@@ -155,10 +155,15 @@ def replace_text(path: pathlib.Path, text: str) -> None:
   Raises:
     OSError: if the file cannot be written.
   """
+  replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file so that it is never seen half-written; as `replace_text`."""
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
-    with temporary.open("w", encoding="utf-8") as file:
-      file.write(text)
+    with temporary.open("wb") as file:
+      file.write(content)
       file.flush()
       os.fsync(file.fileno())
     temporary.replace(path)

@@ -85,6 +85,8 @@ class Suite:
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    has_head: bool = True,
   ) -> dict[str, dict[str, Any]]:
     """All figures of a state, each with its protocol.
 
@@ -93,6 +95,7 @@ class Suite:
       train: its features of the training split, from `features`.
       test: of the test split.
       progress: told the steps of a long probe, done and in all.
+      has_head: whether the transformation head has been trained at all.
 
     Returns:
       `knn`, and where they apply `transformation` and `linear_probe`.
@@ -104,7 +107,7 @@ class Suite:
     }
     knn_protocol = splits | {"augmentation": "none"}
     figures = {"knn": self.knn(train, test) | knn_protocol}
-    if config.equivariance.weight > 0:
+    if config.equivariance.weight > 0 and has_head:
       transformed = self.transformation(state)
       split = {"test_split": config.data.test_split}
       figures["transformation"] = transformed | split

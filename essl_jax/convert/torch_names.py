@@ -1,4 +1,4 @@
-"""PyTorch weights in and out, as dictionaries of NumPy arrays.
+"""State dicts of networks to Flax variables and back, as NumPy arrays.
 
 PyTorch itself is not needed: `{k: v.numpy() for k, v in module.state_dict()
 .items()}` there, `from_torch_resnet` here. Convolution kernels go from
@@ -8,6 +8,7 @@ as they are, although PyTorch's are unbiased and Flax's are not.
 """
 
 from collections.abc import Mapping
+import functools
 import re
 from typing import Any
 
@@ -81,6 +82,16 @@ def _network_of(tensors: Mapping[str, Any]) -> resnet.ResNet:
     f"No known ResNet has {blocks} {'bottleneck' if bottleneck else 'basic'} "
     f"blocks; known depths: {sorted(resnet.STAGES)}."
   )
+
+
+def architecture(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """`{"depth", "stem", "width"}` of the `ResNet` with these variables.
+
+  Raises:
+    ValueError: If the variables are not those of a `ResNet`.
+  """
+  model = _network_of(to_torch_resnet(variables))
+  return {"depth": model.depth, "stem": model.stem, "width": model.width}
 
 
 def to_torch_resnet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -200,9 +211,17 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 def _paths(
   model: resnet.ResNet, tensors: Mapping[str, Any]
-) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
   """PyTorch name to (Flax path, PyTorch shape) for all of a network."""
   channels = np.shape(tensors["conv1.weight"])[1]
+  return _paths_of(model.depth, model.stem, model.width, channels)
+
+
+@functools.cache
+def _paths_of(
+  depth: int, stem: str, width: int, channels: int
+) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+  model = resnet.ResNet(depth=depth, stem=stem, width=width)
   images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
   shapes = jax.eval_shape(
     lambda key, x: model.init(key, x, train=False), jax.random.key(0), images

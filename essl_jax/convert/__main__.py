@@ -1,0 +1,237 @@
+"""Command line: `python -m essl_jax.convert import|export|show`."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import sys
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from essl_jax import weights
+from essl_jax.convert import files, recognise, torch_names
+from essl_jax.errors import UsageError
+
+_SHOWN = 3  # names of tensors that one line quotes
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells what is wrong in one line, as the rest of the program does."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UsageError(f"{message}; --help shows the usage")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = _Parser(prog="essl_jax.convert", description=__doc__)
+  commands = parser.add_subparsers(dest="command", required=True)
+
+  load = commands.add_parser(
+    "import", help="a PyTorch checkpoint to Flax weights"
+  )
+  load.add_argument("source", help=".pth, .pt, .pth.tar, .safetensors or .npz")
+  load.add_argument("output", help="the *.safetensors to write")
+  load.add_argument(
+    "--keep-classifier",
+    action="store_true",
+    help="imports fc or online_head instead of leaving it out",
+  )
+  load.add_argument("--overwrite", action="store_true")
+
+  export = commands.add_parser(
+    "export", help="a run, or Flax weights, to Flax or PyTorch weights"
+  )
+  export.add_argument("source", help="a run's workdir, or Flax weights")
+  export.add_argument("output", help="*.safetensors, or *.pth for PyTorch")
+  export.add_argument(
+    "--format",
+    choices=("flax", "torch"),
+    help="Flax weights with heads, or the encoder under torchvision's names",
+  )
+  export.add_argument(
+    "--checkpoint", choices=("latest", "best"), default="latest"
+  )
+  export.add_argument("--overwrite", action="store_true")
+
+  show = commands.add_parser("show", help="what a file holds; writes nothing")
+  show.add_argument("source")
+  show.add_argument("--keep-classifier", action="store_true")
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs one command.
+
+  Args:
+    arguments: of the command line; the process's own when absent.
+
+  Raises:
+    UsageError: what is asked for cannot be done; nothing was written.
+  """
+  options = _parse(arguments)
+  # Beside a training, its accelerators must be left alone.
+  jax.config.update("jax_platforms", "cpu")
+  if options.command == "import":
+    _import(options)
+  elif options.command == "export":
+    _export(options)
+  elif weights.is_flax(options.source):
+    _print_weights(*weights.load(options.source))
+  else:
+    imported, metadata = _recognise(options)
+    _print_import(imported, metadata)
+
+
+def _import(options: argparse.Namespace) -> None:
+  _check_ending(options.output)
+  weights.check_free(options.output, overwrite=options.overwrite)
+  imported, metadata = _recognise(options)
+  _print_import(imported, metadata)
+  weights.save(
+    options.output,
+    imported.variables,
+    metadata,
+    overwrite=options.overwrite,
+  )
+  print(f"wrote {options.output}")
+
+
+def _recognise(
+  options: argparse.Namespace,
+) -> tuple[recognise.Imported, dict[str, Any]]:
+  """Reads a PyTorch checkpoint; returns Flax weights and their metadata."""
+  tree = files.read(options.source)
+  if weights.is_flax(options.source):
+    raise UsageError(f"{options.source} holds Flax weights already")
+  try:
+    imported = recognise.import_checkpoint(
+      tree, keep_classifier=options.keep_classifier
+    )
+  except UsageError as error:
+    raise UsageError(f"{options.source}: {error}") from error
+  encoder = {k: v["encoder"] for k, v in imported.variables.items()}
+  metadata = {
+    **torch_names.architecture(encoder),
+    "source": f"{imported.form} ({os.path.basename(options.source)})",
+  }
+  return imported, metadata
+
+
+def _export(options: argparse.Namespace) -> None:
+  suffix = pathlib.Path(options.output).suffix
+  default = "torch" if suffix in (".pth", ".pt") else "flax"
+  form = options.format or default
+  if form == "flax":
+    _check_ending(options.output)
+  weights.check_free(options.output, overwrite=options.overwrite)
+  if pathlib.Path(options.source).is_file():
+    variables, metadata = weights.load(options.source)
+  else:
+    variables, metadata = _read_run(options.source, options.checkpoint)
+  _print_weights(variables, metadata)
+  if form == "flax":
+    weights.save(
+      options.output, variables, metadata, overwrite=options.overwrite
+    )
+  else:
+    tensors = torch_names.to_torch_resnet(
+      {name: values["encoder"] for name, values in variables.items()}
+    )
+    classifier = variables["params"].get("classifier")
+    if classifier:
+      tensors["fc.weight"] = classifier["kernel"].T
+      tensors["fc.bias"] = classifier["bias"]
+    files.write_state_dict(options.output, tensors, overwrite=options.overwrite)
+    print(f"{len(tensors)} tensors under torchvision's names")
+  print(f"wrote {options.output}")
+
+
+def _read_run(
+  workdir: str, which: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The weights of a run's checkpoint; needs neither data nor accelerator."""
+  from essl_jax import checkpoint  # Orbax takes seconds to import
+
+  config = checkpoint.read_config(workdir)
+  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.choose(which)
+    tree = checkpoints.restore_arrays(step)
+  variables = {name: tree[name] for name in ("params", "batch_stats")}
+  encoder = {name: values["encoder"] for name, values in variables.items()}
+  try:
+    architecture = torch_names.architecture(encoder)
+  except ValueError as error:
+    raise UsageError(
+      f"the encoder of {workdir} is no ResNet: {error}"
+    ) from error
+  metadata = {
+    **architecture,
+    "source": f"essl_jax run, step {step}",
+    "step": step,
+    "method": config["method"],
+    "equivariance": config["equivariance"],
+    "data": config["data"]["name"],
+  }
+  return variables, metadata
+
+
+def _check_ending(path: str) -> None:
+  if not path.endswith(".safetensors"):
+    raise UsageError(f"{path} must end in .safetensors for Flax weights")
+
+
+def _print_weights(
+  variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+  """Says which networks there are, and what is known of them."""
+  _print_encoder(metadata)
+  for name, value in sorted(metadata.items()):
+    if name not in ("depth", "stem", "width"):
+      print(f"  {name}: {value}")
+  for network, parameters in variables["params"].items():
+    leaves = jax.tree.leaves(parameters)
+    count = sum(np.size(leaf) for leaf in leaves)
+    print(f"{network}: {count:,} parameters in {len(leaves)} arrays")
+
+
+def _print_encoder(metadata: Mapping[str, Any]) -> None:
+  print(
+    f"encoder: ResNet-{metadata['depth']}, {metadata['stem']} stem, width"
+    f" {metadata['width']}"
+  )
+
+
+def _print_import(
+  imported: recognise.Imported, metadata: Mapping[str, Any]
+) -> None:
+  """Accounts for every entry of the checkpoint."""
+  print(f"recognised: {imported.form}")
+  _print_encoder(metadata)
+  for network in imported.variables["params"]:
+    names = [n for n, where in imported.taken.items() if where == network]
+    print(f"imported as {network}: {_quote(names)}")
+  for reason in dict.fromkeys(imported.left_out.values()):
+    names = [n for n, why in imported.left_out.items() if why == reason]
+    print(f"left out, {reason}: {_quote(names)}")
+  for note in imported.notes:
+    print(f"note: {note}")
+
+
+def _quote(names: list[str]) -> str:
+  more = len(names) - _SHOWN
+  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def run() -> None:
+  """Runs the program; wrong input ends it with one line and code 2."""
+  try:
+    main()
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  run()

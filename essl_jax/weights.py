@@ -1,0 +1,269 @@
+"""Flax weights as one file, and networks that start from one.
+
+The file is a `*.safetensors` of arrays named like
+`params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
+encoder and heads under the names that they have in a `TrainState`. Its header
+says what they are: one metadata entry, `essl_jax`, of JSON with `depth`,
+`stem` and `width` of the encoder, `format_version` and `source`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from essl_jax.errors import UsageError
+from essl_jax.workdir import replace_bytes
+
+Variables = dict[str, Any]
+_Arrays = dict[tuple[str, ...], Any]
+
+FORMAT_VERSION = 1
+_KEY = "essl_jax"  # one entry: the order of several would differ by chance
+_NAMED_DIFFERENCES = 3
+
+
+def save(
+  path: str | os.PathLike[str],
+  variables: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Writes Flax weights, all of them or nothing.
+
+  Args:
+    path: the file, `*.safetensors`.
+    variables: `{"params": {"encoder": ...}, "batch_stats": ...}` of arrays.
+    metadata: what JSON can hold; `depth`, `stem` and `width` of the encoder
+      and `source` at least. `format_version` is added.
+    overwrite: replaces a file that is there.
+
+  Raises:
+    UsageError: the file is there already, or cannot be written.
+  """
+  check_free(path, overwrite=overwrite)
+  arrays = traverse_util.flatten_dict(dict(variables), sep="/")
+  header = {**metadata, "format_version": FORMAT_VERSION}
+  write(
+    path,
+    to_bytes(arrays, {_KEY: json.dumps(header, sort_keys=True)}),
+  )
+
+
+def load(
+  path: str | os.PathLike[str],
+) -> tuple[Variables, dict[str, Any]]:
+  """Reads Flax weights that `save` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    `{"params": {"encoder": ..., ...}, "batch_stats": {...}}` of NumPy arrays,
+    bit for bit as they were saved, and the metadata.
+
+  Raises:
+    UsageError: there is no such file, or it holds something else.
+  """
+  metadata = read_metadata(path)
+  arrays = safetensors.numpy.load_file(path)
+  return traverse_util.unflatten_dict(arrays, sep="/"), metadata
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads the header of a file of Flax weights, without its arrays.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The metadata.
+
+  Raises:
+    UsageError: there is no such file, or it holds something else.
+  """
+  text = _header(path)
+  if text is None:
+    raise UsageError(
+      f"{path} holds no Flax weights of essl_jax: convert PyTorch weights with"
+      f" `python -m essl_jax.convert import {path} OUTPUT.safetensors`"
+    )
+  metadata = json.loads(text)
+  if metadata["format_version"] > FORMAT_VERSION:
+    raise UsageError(
+      f"{path} has format version {metadata['format_version']}, known here is"
+      f" {FORMAT_VERSION}: update essl_jax"
+    )
+  return metadata
+
+
+def is_flax(path: str | os.PathLike[str]) -> bool:
+  """Whether a file holds Flax weights; UsageError where it is broken."""
+  is_file = os.path.isfile(path) and os.fspath(path).endswith(".safetensors")
+  return is_file and _header(path) is not None
+
+
+def _header(path: str | os.PathLike[str]) -> str | None:
+  try:
+    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+      return (file.metadata() or {}).get(_KEY)
+  except (OSError, safetensors.SafetensorError) as error:
+    reason = str(error).splitlines()[0]
+    raise UsageError(
+      f"cannot read {path} as safetensors: {reason}: give a file that"
+      " `python -m essl_jax.convert` wrote"
+    ) from error
+
+
+def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+  """Raises UsageError where a file must not, or cannot, be written."""
+  file = pathlib.Path(path)
+  if file.is_dir() or not file.parent.is_dir():
+    raise UsageError(
+      f"cannot write {path}: give a file in a directory that exists"
+    )
+  if file.exists() and not overwrite:
+    raise UsageError(f"{path} exists: choose another name or add --overwrite")
+
+
+def to_bytes(
+  arrays: Mapping[str, Any], metadata: dict[str, str] | None = None
+) -> bytes:
+  """The safetensors file of some arrays; the same bytes for the same arrays."""
+  # The format stores bytes as they lie: transposed views must be copied.
+  solid = {
+    name: np.asarray(value, order="C")
+    for name, value in jax.device_get(dict(arrays)).items()
+  }
+  return safetensors.numpy.save(solid, metadata)
+
+
+def write(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a whole file or none; what stops it is a UsageError."""
+  try:
+    replace_bytes(pathlib.Path(path), content)
+  except OSError as error:
+    raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where a state's networks come from.
+
+  Attributes:
+    path: the file of Flax weights.
+    metadata: its header.
+    initialised: the networks that were taken from it.
+    not_initialised: the state's other networks, and why.
+    unused: networks that only the file has.
+  """
+
+  path: str
+  metadata: dict[str, Any]
+  initialised: tuple[str, ...]
+  not_initialised: dict[str, str]
+  unused: tuple[str, ...]
+
+  def describe(self) -> str:
+    """One line: what was initialised from which file, and what was not."""
+    line = f"initialised from {self.path}: {', '.join(self.initialised)}"
+    if self.not_initialised:
+      others = (f"{name} ({why})" for name, why in self.not_initialised.items())
+      line += f"; at random: {', '.join(others)}"
+    if self.unused:
+      line += f"; unused: {', '.join(self.unused)}"
+    return line
+
+
+def initialise(state: Any, path: str | os.PathLike[str]) -> tuple[Any, Origin]:
+  """Puts the weights of a file into a state at its beginning.
+
+  The encoder has to fit; a head is taken if the file has one of equal shapes.
+  The optimiser's state stays: it starts at zero whatever the weights.
+
+  Args:
+    state: a `TrainState` at step 0.
+    path: a file of Flax weights.
+
+  Returns:
+    The state, placed on the devices as before, and what was done.
+
+  Raises:
+    UsageError: the file cannot be read, or holds another encoder; the message
+      names the first arrays that differ.
+  """
+  variables, metadata = load(path)
+  stored = _by_network(variables)
+  own = _by_network({"params": state.params, "batch_stats": state.batch_stats})
+  different = _differences(stored.get("encoder", {}), own["encoder"])
+  if different:
+    form = {key: metadata.get(key) for key in ("depth", "stem", "width")}
+    raise UsageError(
+      f"{path} holds another encoder ("
+      + ", ".join(f"{key} {value}" for key, value in form.items())
+      + f"): {_some(different)}: set config.model to its form or choose"
+      " another config.init_from"
+    )
+  reasons = {}
+  for name in own:
+    if name not in stored:
+      reasons[name] = "not in the file"
+    elif _differences(stored[name], own[name]):
+      reasons[name] = "of another shape in the file"
+  taken = tuple(name for name in own if name not in reasons)
+
+  def fill(collection: str, leaves: Any) -> Any:
+    flat = traverse_util.flatten_dict(leaves)
+    for key, leaf in flat.items():
+      if key[0] in taken:
+        array = stored[key[0]][collection, *key[1:]]
+        flat[key] = jax.device_put(array, leaf.sharding)
+    return traverse_util.unflatten_dict(flat)
+
+  state = state.replace(
+    params=fill("params", state.params),
+    batch_stats=fill("batch_stats", state.batch_stats),
+  )
+  unused = tuple(name for name in stored if name not in own)
+  return state, Origin(os.fspath(path), metadata, taken, reasons, unused)
+
+
+def _by_network(variables: Any) -> dict[str, _Arrays]:
+  """Network to (collection, module, ..., leaf) to array."""
+  networks: dict[str, _Arrays] = {}
+  for path, value in traverse_util.flatten_dict(variables).items():
+    collection, network, *rest = path
+    networks.setdefault(network, {})[collection, *rest] = value
+  return networks
+
+
+def _differences(there: _Arrays, here: _Arrays) -> list[str]:
+  """The arrays of a network that a file does not have in this form."""
+
+  def show(arrays: _Arrays, key: Any) -> str:
+    if key not in arrays:
+      return "absent"
+    array = arrays[key]
+    return f"{array.dtype}({','.join(map(str, array.shape))})"
+
+  return [
+    f"{'/'.join(key)} is {show(there, key)} there, {show(here, key)} here"
+    for key in here | there
+    if show(there, key) != show(here, key)
+  ]
+
+
+def _some(lines: list[str]) -> str:
+  more = len(lines) - _NAMED_DIFFERENCES
+  return "; ".join(lines[:_NAMED_DIFFERENCES]) + (
+    f"; and {more} more" if more > 0 else ""
+  )

@@ -1,0 +1,308 @@
+"""Runs that begin with weights from a file, and weights out of runs."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import checkpoint_forms as forms
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from essl_jax import checkpoint, train, weights
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
+from essl_jax.convert import __main__ as program
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import suite as suite_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+  """32 training and 24 test images of 16 pixels, in four classes."""
+  rng = np.random.default_rng(0)
+  path = tmp_path_factory.mktemp("data") / "images.npz"
+  labels = np.arange(32) % 4
+  images = rng.integers(0, 256, (32, 16, 16, 3), np.uint8)
+  np.savez(
+    path,
+    train_images=images,
+    train_labels=labels,
+    test_images=images[:24],
+    test_labels=labels[:24],
+  )
+  return path
+
+
+@pytest.fixture(scope="module")
+def make_config(tiny_config, data_file):
+  def make(**fields):
+    data = {"name": str(data_file)}
+    return tiny_config(**({"method": "simsiam", "data": data} | fields))
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_config, tmp_path_factory):
+  """A workdir with two checkpoints; the data they were trained on are gone."""
+  workdir = tmp_path_factory.mktemp("runs") / "run"
+  config = make_config(seed=1)
+  state = experiment_lib.build(config).create_state()
+  gone = dataclasses.replace(config, data=config_lib.Data("gone.npz"))
+  checkpoint.check_config(workdir, config_lib.to_dict(gone))
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    checkpoints.save(2, state, {"knn_top1": 90.0})
+    halved = jax.tree.map(lambda x: 0.5 * x, state.params)
+    checkpoints.save(4, state.replace(params=halved), {"knn_top1": 10.0})
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+  path = finished.parent / "run.safetensors"
+  program.main(["export", str(finished), str(path)])
+  return path
+
+
+def stored_state(workdir):
+  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    return checkpoints.restore_arrays(checkpoints.choose("latest"))
+
+
+def assert_equal_trees(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_an_export_is_the_checkpoint_bit_for_bit(finished, exported):
+  """Without the data set, which is not there any more."""
+  variables, metadata = weights.load(exported)
+  state = stored_state(finished)
+  assert_equal_trees(
+    variables, {name: state[name] for name in ("params", "batch_stats")}
+  )
+  assert set(variables["params"]) == {
+    "encoder",
+    "projector",
+    "predictor",
+    "transformation_head",
+  }
+  expected = {"depth": 18, "stem": "cifar", "width": 8, "step": 4}
+  assert expected.items() <= metadata.items()
+  assert metadata["method"] == "simsiam"
+
+
+def test_a_run_goes_through_pytorch_names_and_back(
+  finished, exported, tmp_path
+):
+  torch_file = tmp_path / "torch.safetensors"
+  program.main(["export", str(finished), str(torch_file), "--format=torch"])
+  tensors = safetensors.numpy.load_file(torch_file)
+  assert tensors["layer1.0.conv1.weight"].shape == (8, 8, 3, 3)
+  back = tmp_path / "back.safetensors"
+  program.main(["import", str(torch_file), str(back)])
+  variables, _ = weights.load(back)
+  before, _ = weights.load(exported)
+  for collection in ("params", "batch_stats"):
+    assert_equal_trees(
+      variables[collection]["encoder"], before[collection]["encoder"]
+    )
+
+
+def test_the_best_checkpoint_can_be_exported(finished, exported, tmp_path):
+  path = tmp_path / "best.safetensors"
+  program.main(["export", str(finished), str(path), "--checkpoint=best"])
+  (best, about_best), (latest, _) = weights.load(path), weights.load(exported)
+  assert about_best["step"] == 2
+  assert_equal_trees(
+    jax.tree.map(lambda x: np.float32(0.5) * x, best["params"]),
+    latest["params"],
+  )
+
+
+def test_an_export_leaves_the_accelerators_alone(finished, tmp_path):
+  """It runs beside a training, so it may not even ask for one."""
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "essl_jax.convert",
+      "export",
+      str(finished),
+      str(tmp_path / "out.safetensors"),
+    ],
+    env=os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "wrote" in done.stdout
+
+
+def test_no_checkpoint_is_one_line(finished, tmp_path):
+  (tmp_path / "run").mkdir()
+  shutil.copy(finished / "config.json", tmp_path / "run")
+  with pytest.raises(UsageError, match="no checkpoint in .*train first"):
+    program.main(
+      ["export", str(tmp_path / "run"), str(tmp_path / "o.safetensors")]
+    )
+
+
+def test_a_run_begins_with_a_files_weights(make_config, exported, tmp_path):
+  """The encoder and the heads of equal shapes; the others stay as drawn."""
+  variables, metadata = weights.load(exported)
+  kernel = variables["params"]["projector"]["dense_0"]["kernel"]
+  variables["params"]["projector"]["dense_0"]["kernel"] = kernel[:, :16]
+  del variables["params"]["predictor"], variables["batch_stats"]["predictor"]
+  variables["params"]["classifier"] = {"kernel": np.zeros((64, 4))}
+  path = tmp_path / "changed.safetensors"
+  weights.save(path, variables, metadata)
+
+  drawn = experiment_lib.build(make_config(seed=1)).create_state()
+  state, origin = weights.initialise(drawn, path)
+  assert origin.initialised == ("encoder", "transformation_head")
+  assert origin.not_initialised == {
+    "projector": "of another shape in the file",
+    "predictor": "not in the file",
+  }
+  assert origin.unused == ("classifier",)
+  line = origin.describe()
+  assert "\n" not in line
+  assert "at random: predictor (not in the file)" in line
+  for collection in ("params", "batch_stats"):
+    after = jax.device_get(getattr(state, collection))
+    before = jax.device_get(getattr(drawn, collection))
+    assert set(after) == set(before)
+    for network in after:
+      taken = network in origin.initialised
+      source = variables[collection] if taken else before
+      assert_equal_trees(after[network], source[network])
+  assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
+    lambda x: x.sharding, drawn
+  )
+  assert_equal_trees(
+    jax.device_get(state.opt_state), jax.device_get(drawn.opt_state)
+  )
+
+
+def test_training_from_a_file_and_resuming(
+  make_config, exported, tmp_path, capsys, monkeypatch
+):
+  """With steps that change nothing, a run ends with the file's weights."""
+
+  def make_step(experiment):
+    del experiment
+    metrics = {"loss": 1.0, "loss_ssl": 1.0}
+    return lambda state, batch: (state.replace(step=state.step + 1), metrics)
+
+  monkeypatch.setattr(experiment_lib.Experiment, "make_step", make_step)
+  source, workdir = tmp_path / "init.safetensors", tmp_path / "run"
+  shutil.copy(exported, source)
+  changes = {"seed": 2, "probe": {"protocol": "none"}}
+  config = make_config(init_from=str(source), **changes)
+  train.run(config, workdir)
+  printed = capsys.readouterr().out
+  assert f"initialised from {source}: encoder, " in printed
+  assert "before training: kNN" in printed
+  state, (variables, _) = stored_state(workdir), weights.load(source)
+  assert state["step"] == 4
+  assert_equal_trees(state["params"], variables["params"])
+  assert_equal_trees(state["batch_stats"], variables["batch_stats"])
+
+  source.unlink()  # a run that has checkpoints does not need it
+  train.run(config, workdir)
+  assert "initialised from" not in capsys.readouterr().out
+  with pytest.raises(UsageError, match="init_from is .* there, null here"):
+    train.run(make_config(**changes), workdir)
+
+
+def test_an_imported_encoder_is_evaluated(make_config, tmp_path, capsys):
+  """As a run's own would be, and without a head nobody has trained."""
+  source, output = tmp_path / "cifar.npz", tmp_path / "encoder.safetensors"
+  np.savez(source, **forms.encoder())
+  program.main(["import", str(source), str(output)])
+  config = make_config(init_from=str(output), mode="evaluate")
+  workdir = tmp_path / "run"
+  train.run(config, workdir)
+  results = json.loads((workdir / "results.json").read_text())
+  assert results["step"] == 0
+  assert set(results["figures"]) == {"knn", "linear_probe"}
+  origin = results["initialised_from"]
+  assert origin["initialised"] == ["encoder"]
+  assert origin["metadata"]["source"].endswith("(cifar.npz)")
+  assert not (workdir / "checkpoints").exists()
+  assert f"initialised from {output}: encoder; at" in capsys.readouterr().out
+
+  # The figure is that of the file's encoder, and not of a random one.
+  experiment = experiment_lib.build(config)
+  state, _ = weights.initialise(experiment.create_state(), output)
+  monitored = suite_lib.Suite(experiment).monitor(state)
+  assert results["figures"]["knn"]["knn_top1"] == monitored["knn_top1"]
+  train.run(config, workdir)  # again, over its own results
+
+
+def test_a_head_from_the_file_is_evaluated_too(make_config, exported, tmp_path):
+  config = make_config(
+    init_from=str(exported), mode="evaluate", probe={"protocol": "none"}
+  )
+  train.run(config, tmp_path / "run")
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert set(results["figures"]) == {"knn", "transformation"}
+
+
+def test_another_architecture_is_named_in_one_line(make_config, exported):
+  config = make_config(model={"width": 4})
+  experiment = experiment_lib.build(config)
+  narrower = jax.eval_shape(experiment.create_state)
+  with pytest.raises(UsageError) as error:
+    weights.initialise(narrower, exported)
+  message = str(error.value)
+  assert "\n" not in message
+  assert "another encoder (depth 18, stem cifar, width 8)" in message
+  assert "float32(8) there, float32(4) here" in message
+  assert "more: set config.model" in message
+
+
+@pytest.mark.parametrize(
+  ("content", "expected"),
+  [(None, "cannot read"), (b"text", "cannot read"), ("torch", "no Flax")],
+)
+def test_unfit_files_stop_a_run_before_its_data_are_read(
+  content, expected, make_config, tmp_path, monkeypatch
+):
+  path = tmp_path / "init.safetensors"
+  if content == "torch":
+    path.write_bytes(weights.to_bytes(forms.plain()))
+  elif content:
+    path.write_bytes(content)
+
+  def build(*arguments):
+    raise AssertionError("the data were read")
+
+  monkeypatch.setattr(experiment_lib, "build", build)
+  config = make_config(init_from=str(path))
+  with pytest.raises(UsageError, match=expected) as error:
+    train.run(config, tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_transposed_views_are_saved_as_they_are(tmp_path):
+  """The format stores bytes as they lie in memory."""
+  array = np.arange(6, dtype=np.float32).reshape(2, 3)
+  path = tmp_path / "a.safetensors"
+  weights.save(path, {"params": {"encoder": {"kernel": array.T}}}, {})
+  kernel = weights.load(path)[0]["params"]["encoder"]["kernel"]
+  np.testing.assert_array_equal(kernel, array.T)
+  with pytest.raises(UsageError, match="exists: .*overwrite"):
+    weights.save(path, {"params": {}}, {})
