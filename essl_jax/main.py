@@ -1,38 +1,57 @@
 """Command line: `python -m essl_jax.main --config=configs/quickstart.py`."""
 
 from collections.abc import Sequence
+import contextlib
 import os
-import pathlib
 import sys
 
 from absl import app, flags, logging
 import jax
 
+import essl_jax
+from essl_jax import cluster as cluster_lib
 from essl_jax import command_line, train
 from essl_jax import config as config_lib
+from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
 from essl_jax.models import convolution
 
 
 def _main(_: Sequence[str]) -> int:
+  place = command_line.place()
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)
+    is_quiet = place is not None and place.process_id > 0
+    logging.set_verbosity(logging.ERROR if is_quiet else logging.WARNING)
   convolution.tune_cpu()
-  config = config_lib.parse(command_line.CONFIG.value.to_dict())
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
     jax.config.update("jax_compilation_cache_dir", cache)
-  if command_line.DISTRIBUTED.value:
-    try:
-      jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-      raise UsageError(
-        "--distributed found no cluster to join:"
-        f" {command_line.one_line(error)}"
-      ) from error
-  workdir = command_line.WORKDIR.value or command_line.default_workdir()
-  train.run(config, pathlib.Path(workdir))
+  with contextlib.ExitStack() as stack:
+    cluster = None
+    if place is not None:
+      timeout = command_line.JOIN_TIMEOUT.value
+      cluster = stack.enter_context(cluster_lib.Cluster(place, timeout))
+    config = config_lib.parse(command_line.CONFIG.value.to_dict())
+    workdir = workdir_lib.local_path(
+      command_line.WORKDIR.value or command_line.default_workdir()
+    )
+    if cluster is not None:
+      _agree(cluster, config, str(workdir))
+      cluster.start_jax()
+    train.run(config, workdir)
   return 0
+
+
+def _agree(
+  cluster: cluster_lib.Cluster, config: config_lib.Config, workdir: str
+) -> None:
+  """Refuses processes that would not compute one run, before they begin."""
+  fields = workdir_lib.dotted(config_lib.to_dict(config), "config.")
+  fields |= {"--workdir": workdir}
+  fields |= {"version of essl_jax": essl_jax.__version__}
+  fields |= {"version of jax": jax.__version__}
+  cluster.check_equal(fields)
+  workdir_lib.check_shared(workdir, cluster)
 
 
 def run() -> None:

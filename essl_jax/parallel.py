@@ -1,5 +1,6 @@
 """The only file that knows about devices: a mesh, and how things lie on it."""
 
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,13 +21,27 @@ def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """Raises UsageError unless every device gets an equal share of a batch."""
+  """Raises UsageError unless every device gets an equal share of a batch.
+
+  Every process reads the same share of it, so their devices are as many.
+  """
+  counts = collections.Counter(x.process_index for x in mesh.devices.flat)
+  if len(set(counts.values())) > 1:
+    most, least = (
+      f"process {min(i for i in counts if counts[i] == n)} has {n}"
+      for n in (max(counts.values()), min(counts.values()))
+    )
+    raise UsageError(
+      f"the processes have different numbers of devices: {most}, {least}: give"
+      " all as many, with CUDA_VISIBLE_DEVICES or --local_device_ids"
+    )
   if batch_size % mesh.size:
+    of_processes = f" of {len(counts)} processes" if len(counts) > 1 else ""
     lower = batch_size - batch_size % mesh.size
     near = [str(n) for n in (lower, lower + mesh.size) if n]
     raise UsageError(
-      f"config.batch_size {batch_size} is not divisible by the"
-      f" {mesh.size} devices; use {' or '.join(near)}, or fewer devices"
+      f"config.batch_size {batch_size} is not divisible by the {mesh.size}"
+      f" devices{of_processes}; use {' or '.join(near)}, or fewer devices"
     )
 
 

@@ -32,6 +32,7 @@ class Preemption:
     self._is_reached = False
     self._is_installed = False
     self._previous: Any = None
+    self._step = 0
 
   def __enter__(self) -> Self:
     is_main = threading.current_thread() is threading.main_thread()
@@ -63,6 +64,7 @@ class Preemption:
     Returns:
       True from the step on at which the run should save and stop.
     """
+    self._step = max(step, self._step)
     if not self._is_reached and jax.process_count() > 1:
       try:
         self._is_reached = multihost_utils.reached_preemption_sync_point(step)
@@ -71,10 +73,10 @@ class Preemption:
     return self._is_reached
 
   def check(self) -> None:
-    """Raises Stopped if this process has caught SIGTERM itself.
+    """Raises Stopped if the run should stop now.
 
-    For long work outside the steps; with several processes JAX has the signal
-    and this does nothing.
+    For long work outside the steps. With several processes, all must ask at
+    the same moments of it: the answer comes at the same one in each.
     """
-    if self._is_reached:
+    if self.reached(self._step + 1):
       raise Stopped

@@ -52,11 +52,14 @@ def write(
     suite: its measures.
     state: what to measure.
     step: the state's step.
-    interrupt: called between the steps of a long probe; may raise.
+    interrupt: called between batches and the steps of a long probe, in all
+      processes alike; may raise.
     origin: where the networks come from, if this run has not trained them.
   """
   # All processes take part in encoding; only one of them writes.
-  train, test = (suite.features(state, split) for split in ("train", "test"))
+  train, test = (
+    suite.features(state, split, interrupt) for split in ("train", "test")
+  )
   with logs.progress_bar("linear probe") as progress:
 
     def tick(done: int, total: int) -> None:

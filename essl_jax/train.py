@@ -61,10 +61,11 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
         workdir, experiment, suite, state, step, preemption.check, origin
       )
     except preemption_lib.Stopped:
-      print(
-        f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-        " state and the same command evaluates it"
-      )
+      if jax.process_index() == 0:
+        print(
+          f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
+          " state and the same command evaluates it"
+        )
 
 
 def _initialise(

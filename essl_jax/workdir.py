@@ -6,13 +6,17 @@ import math
 import os
 import pathlib
 import tempfile
+import time
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from essl_jax import cluster as cluster_lib
 from essl_jax.errors import UsageError
+
+_SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
 
 def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -69,7 +73,7 @@ def _claim(
       pass
     if overwrite or not (path / "config.json").exists():
       write_json(path / "config.json", config)
-    there = _dotted(read_config(workdir))
+    there = dotted(read_config(workdir))
   except UsageError as error:
     return str(error)
   except OSError as error:
@@ -77,7 +81,7 @@ def _claim(
       f"cannot write to workdir {workdir}: {error}: choose another "
       "--workdir or change its permissions"
     )
-  here = _dotted(to_json(config))
+  here = dotted(to_json(config))
   different = [
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
     for name in here | there
@@ -91,6 +95,46 @@ def _claim(
     + "; ".join(different)
     + ": choose another --workdir or restore these fields"
   )
+
+
+def check_shared(
+  workdir: str | os.PathLike[str], cluster: cluster_lib.Cluster
+) -> None:
+  """Refuses a workdir that is another folder on some of the hosts.
+
+  Args:
+    workdir: of the run; process 0 makes it.
+    cluster: all its processes call this.
+
+  Raises:
+    UsageError: in all processes, naming those that do not see it.
+  """
+  path = local_path(workdir)
+  mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.tmp"
+  problem = ""
+  if cluster.place.process_id == 0:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      mark.touch()
+    except OSError as error:
+      problem = (
+        f"cannot write to workdir {workdir}: {error}: choose another "
+        "--workdir or change its permissions"
+      )
+  name, problem = cluster.exchange((mark.name, problem))[0]
+  if problem:
+    raise UsageError(problem)
+  deadline = time.monotonic() + _SHARED_SECONDS
+  while not (seen := (path / name).exists()) and time.monotonic() < deadline:
+    time.sleep(0.2)  # network file systems may show a new file late
+  blind = [str(i) for i, x in enumerate(cluster.exchange(seen)) if not x]
+  mark.unlink(missing_ok=True)
+  if blind:
+    raise UsageError(
+      f"workdir {workdir} is not shared: process {', '.join(blind)} does not"
+      " see what process 0 has written there: choose a --workdir on a file"
+      " system that all hosts mount"
+    )
 
 
 def _from_process_0(text: str) -> str:
@@ -129,12 +173,20 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     ) from error
 
 
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Flattens a nested dict to dotted names; an empty dict stays a value."""
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Flattens a nested dict; an empty dict stays a value.
+
+  Args:
+    tree: nested dict.
+    prefix: what the names begin with.
+
+  Returns:
+    The values by dotted names, such as "model.width".
+  """
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping) and value:
-      flat |= _dotted(value, f"{prefix}{key}.")
+      flat |= dotted(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = value
   return flat

@@ -1,6 +1,7 @@
 """n devices against one: the same step, to float error; pmap besides."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import step_helpers
 
 from essl_jax import parallel
 from essl_jax import step as step_lib
+from essl_jax.errors import UsageError
 from essl_jax.methods import METHODS
 
 
@@ -149,3 +151,15 @@ def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
     got["gradient_norm"], wanted["gradient_norm"], rtol=2e-3
   )
   _assert_trees_close(actual.batch_stats, expected.batch_stats, 1e-4)
+
+
+def test_devices_of_several_processes_are_counted():
+  def mesh(*processes):
+    devices = [types.SimpleNamespace(process_index=i) for i in processes]
+    return types.SimpleNamespace(devices=np.array(devices), size=len(devices))
+
+  parallel.check_batch_size(8, mesh(0, 0, 1, 1))
+  with pytest.raises(UsageError, match="6 is not .* 4 devices of 2 processes"):
+    parallel.check_batch_size(6, mesh(0, 0, 1, 1))
+  with pytest.raises(UsageError, match="process 1 has 3, process 0 has 1"):
+    parallel.check_batch_size(8, mesh(0, 1, 1, 1))

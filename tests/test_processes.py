@@ -1,124 +1,19 @@
 """Two real processes of two devices each, against one process of four."""
 
-import dataclasses
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-import textwrap
-import time
-from typing import Any
+import signal
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
+import process_helpers
 import pytest
 
+from essl_jax import checkpoint
 from essl_jax import config as config_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 8
 LOSSES = ("loss", "loss_ssl", "loss_equivariance")
-ONE_OF_SEVERAL = """
-  import json, pathlib, sys
-  import jax
-  config, workdir, address, count, index = sys.argv[1:]
-  if int(count) > 1:
-    jax.distributed.initialize(address, int(count), int(index))
-  assert jax.device_count() == 4
-  assert jax.process_count() == int(count)
-  from essl_jax import config as config_lib
-  from essl_jax import train
-  train.run(config_lib.parse(json.loads(config)), pathlib.Path(workdir))
-"""
-
-
-@dataclasses.dataclass
-class Finished:
-  """What processes left: files, exit statuses, lines printed, errors."""
-
-  workdir: pathlib.Path
-  statuses: list[int | None]
-  printed: list[list[str]]
-  errors: list[str]
-
-  def history(self) -> dict[int, dict[str, float]]:
-    """The lines of `metrics.jsonl` by step."""
-    history: dict[int, dict[str, float]] = {}
-    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
-    for record in map(json.loads, lines):
-      figures = history.setdefault(record["step"], {})
-      assert figures.keys() & record.keys() <= {"step", "wall_time"}
-      figures |= record
-    return history
-
-  def results(self) -> dict[str, Any]:
-    """The one `results.json`."""
-    (path,) = self.workdir.rglob("results.json*")
-    return json.loads(path.read_text())
-
-
-def _free_address() -> str:
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return f"localhost:{free.getsockname()[1]}"
-
-
-def _wait(processes: list[subprocess.Popen], seconds: float) -> None:
-  """Until all have ended or one has failed; then none is left."""
-  deadline = time.monotonic() + seconds
-  try:
-    while time.monotonic() < deadline:
-      statuses = [process.poll() for process in processes]
-      if None not in statuses or any(statuses):
-        break
-      time.sleep(0.1)
-  finally:
-    for process in processes:
-      process.kill()
-      process.wait()
-
-
-def _run(folder: pathlib.Path, config: str, count: int) -> Finished:
-  """One run on four devices, spread over so many processes."""
-  devices = f"--xla_force_host_platform_device_count={4 // count}"
-  environment = os.environ | {
-    "XLA_FLAGS": devices,
-    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    "PYTHONPATH": str(ROOT),
-  }
-  code = textwrap.dedent(ONE_OF_SEVERAL)
-  workdir, address = folder / "run", _free_address()
-  processes = []
-  for index in range(count):
-    arguments = [config, str(workdir), address, str(count), str(index)]
-    # Files, for nobody reads the pipes while two processes wait in turn.
-    with (
-      (folder / f"{index}.out").open("w") as output,
-      (folder / f"{index}.err").open("w") as errors,
-    ):
-      processes.append(
-        subprocess.Popen(
-          [sys.executable, "-c", code, *arguments],
-          env=environment,
-          stdout=output,
-          stderr=errors,
-        )
-      )
-  _wait(processes, seconds=240)
-  outputs = [(folder / f"{i}.out").read_text() for i in range(count)]
-  return Finished(
-    workdir,
-    [process.returncode for process in processes],
-    # Gloo itself reports its connections on the standard output.
-    [
-      [line for line in text.splitlines() if not line.startswith("[Gloo]")]
-      for text in outputs
-    ],
-    [(folder / f"{i}.err").read_text() for i in range(count)],
-  )
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +35,12 @@ def config(tiny_config):
 
 @pytest.fixture(scope="module")
 def pair(config, tmp_path_factory):
-  return _run(tmp_path_factory.mktemp("pair"), config, 2)
+  return process_helpers.run(tmp_path_factory.mktemp("pair"), config, 2)
 
 
 @pytest.fixture(scope="module")
 def alone(config, tmp_path_factory):
-  return _run(tmp_path_factory.mktemp("alone"), config, 1)
+  return process_helpers.run(tmp_path_factory.mktemp("alone"), config, 1)
 
 
 def test_both_processes_end_well_and_one_speaks(pair):
@@ -202,3 +97,101 @@ def test_two_processes_measure_as_one_does(pair, alone):
   assert actual["figures"].keys() == expected["figures"].keys()
   for name in actual["figures"]:
     assert actual["figures"][name].keys() == expected["figures"][name].keys()
+
+
+def test_two_processes_are_preempted_killed_and_resume(config, pair, tmp_path):
+  """Three starts end where one that nobody has disturbed does, bit for bit."""
+  assert pair.statuses == [0, 0], pair.errors
+  stopped = process_helpers.run(tmp_path, config, 2, disturb="SIGTERM 2 1")
+  assert stopped.statuses == [0, 0], stopped.errors
+  assert "stopped by SIGTERM after step" in stopped.printed[0][-1]
+  assert stopped.printed[1] == []
+  last = max(stopped.history())
+  assert 2 <= last < STEPS - 1
+  assert checkpoint.exists(stopped.workdir)
+
+  killed = process_helpers.run(
+    tmp_path, config, 2, disturb=f"SIGKILL {last + 1} 1"
+  )
+  assert killed.statuses == [1, -signal.SIGKILL]
+  assert any(f"from step {last} of" in line for line in killed.printed[0])
+  (line,) = _errors(killed, 0)
+  assert line.startswith("error: process 1: ended without a word")
+
+  resumed = process_helpers.run(tmp_path, config, 2)
+  assert resumed.statuses == [0, 0], resumed.errors
+  actual, expected = resumed.history(), pair.history()
+  assert actual.keys() == expected.keys()
+  for step, figures in expected.items():
+    for name in figures.keys() - {"wall_time"}:
+      assert actual[step][name] == figures[name], (step, name)
+  assert resumed.results()["figures"] == pair.results()["figures"]
+  for one, other in zip(_arrays(resumed), _arrays(pair), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def _errors(finished, index):
+  """What a process said was wrong; not what the runtime says of signals."""
+  lines = finished.errors[index].splitlines()
+  return [line for line in lines if "preemption_notifier" not in line]
+
+
+def _arrays(finished):
+  """All arrays of the latest checkpoint."""
+  with ocp.CheckpointManager(finished.workdir / "checkpoints") as manager:
+    step = manager.latest_step()
+    path = finished.workdir / "checkpoints" / str(step) / "state"
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tree = checkpointer.metadata(path).item_metadata.tree
+    arguments = jax.tree.map(
+      lambda _: ocp.ArrayRestoreArgs(sharding=device), tree
+    )
+    return jax.tree.leaves(checkpointer.restore(path, restore_args=arguments))
+
+
+def test_different_starts_are_refused_by_all(config, tmp_path):
+  flags = {1: ["--config.seed=3", "--config.knn.k=7"]}
+  refused = process_helpers.run(tmp_path, config, 2, flags=flags)
+  assert refused.statuses == [2, 2]
+  for index in range(2):
+    (line,) = _errors(refused, index)
+    assert "config.seed is 0 in process 0 and 3 in process 1" in line
+    assert "config.knn.k is 20 in process 0 and 7 in process 1" in line
+  assert not refused.workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_signal_while_evaluating_ends_all_in_good_order(config, tmp_path):
+  trained = json.dumps(json.loads(config) | {"epochs": 1})
+  # The steps end at 4; what follows are the batches of the evaluation.
+  stopped = process_helpers.run(tmp_path, trained, 2, disturb="SIGTERM 4 1")
+  assert stopped.statuses == [0, 0], stopped.errors
+
+
+@pytest.mark.slow
+def test_three_steps_are_the_same_on_one_two_and_four_devices(
+  tiny_config, tmp_path_factory
+):
+  """Two processes, one process and one device: the same parameters."""
+  plain = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
+  made = tiny_config(
+    "simclr",
+    epochs=1,
+    data={"train_split": "train[:48]", "test_split": "test[:40]"},
+    views={"first": plain, "second": plain, "third": plain | {"size": 8}},
+    optimizer={"learning_rate": 0.003, "warmup_epochs": 0},
+    probe={"protocol": "none"},
+  )
+  text = json.dumps(config_lib.to_dict(made))
+  ends = {}
+  for count, devices in ((2, 4), (1, 4), (1, 1)):
+    folder = tmp_path_factory.mktemp("three")
+    done = process_helpers.run(folder, text, count, devices=devices)
+    assert done.statuses == [0] * count, done.errors
+    assert done.results()["step"] == 3
+    ends[count, devices] = _arrays(done)
+  for key in ((2, 4), (1, 4)):
+    for one, other in zip(ends[key], ends[1, 1], strict=True):
+      print(key, np.abs(one - other).max(), np.abs(other).max())
+      np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)

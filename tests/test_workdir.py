@@ -2,7 +2,8 @@
 
 import pytest
 
-from essl_jax import checkpoint
+from essl_jax import checkpoint, launcher
+from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
 
 
@@ -55,3 +56,34 @@ def test_unusable_workdirs_are_told_in_one_line(tmp_path):
   (tmp_path / "config.json").write_text('{"seed": ')
   with pytest.raises(UsageError, match="cannot read .*config.json"):
     checkpoint.read_config(tmp_path)
+
+
+class _Process:
+  """One of two processes; `others` gives what all say to what this says."""
+
+  def __init__(self, index, others):
+    self.place = launcher.Place("localhost:1", 2, index)
+    self.exchange = others
+
+
+def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(workdir_lib, "_SHARED_SECONDS", 0.3)
+  folder = tmp_path / "run"
+  workdir_lib.check_shared(folder, _Process(0, lambda mine: [mine, mine]))
+  blind = lambda mine: [mine, mine if isinstance(mine, tuple) else False]
+  with pytest.raises(UsageError, match="process 1 does not see") as caught:
+    workdir_lib.check_shared(folder, _Process(0, blind))
+  assert "not shared" in str(caught.value)
+  assert not list(folder.iterdir())
+  # Process 1, where process 0 has written into another folder.
+  said = []
+  elsewhere = lambda mine: (
+    said.append(mine)
+    or ([(".process-0.1.tmp", ""), mine] if len(said) == 1 else [True, mine])
+  )
+  with pytest.raises(UsageError, match="process 1 does not see"):
+    workdir_lib.check_shared(folder, _Process(1, elsewhere))
+  assert said[1] is False
+  refused = lambda mine: [("x", "cannot write to workdir"), mine]
+  with pytest.raises(UsageError, match="cannot write"):
+    workdir_lib.check_shared(folder, _Process(1, refused))

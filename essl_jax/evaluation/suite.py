@@ -28,10 +28,27 @@ class Suite:
     self._resize = None if is_sized else (view.size, view.size)
 
   def features(
-    self, state: step_lib.TrainState, split: str
+    self,
+    state: step_lib.TrainState,
+    split: str,
+    interrupt: Callable[[], None] = lambda: None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes a split: features float32 [N, F] and labels int32 [N]."""
+    """Encodes a split: features float32 [N, F] and labels int32 [N].
+
+    Args:
+      state: whose encoder.
+      split: "train" or "test".
+      interrupt: called before every batch; may raise.
+
+    Returns:
+      Features and labels.
+    """
     mesh = self._experiment.mesh
+
+    def place(images: np.ndarray) -> jax.Array:
+      interrupt()
+      return parallel.shard_copies(images, mesh)
+
     encoded, labels = features.extract(
       self._mapped_encode,
       step_lib.encoder_variables(state),
@@ -39,7 +56,7 @@ class Suite:
       split,
       batch_size=_BATCH * mesh.size,
       resize=self._resize,
-      place=lambda images: parallel.shard_copies(images, mesh),
+      place=place,
       **self._pixels,
     )
     if labels.min() < 0:

@@ -1,0 +1,144 @@
+"""Starts the program as one or several real processes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from typing import Any
+
+import jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = """
+import json
+import ml_collections
+
+def get_config():
+  return ml_collections.ConfigDict(json.loads({!r}))
+"""
+# The signal a process sends itself, and time for the others to be told.
+DISTURBED = """
+  import os, signal, time
+  from essl_jax import main, preemption
+
+  name, at, victim = os.environ["TEST_SIGNAL"].split()
+  reached = preemption.Preemption.reached
+
+  def disturbed(self, step):
+    if step == int(at) and f"--process_id={victim}" in os.sys.argv:
+      os.kill(os.getpid(), signal.Signals[name])
+    time.sleep(0.6)
+    return reached(self, step)
+
+  preemption.Preemption.reached = disturbed
+  main.run()
+"""
+
+
+@dataclasses.dataclass
+class Finished:
+  """What processes left: files, exit statuses, lines printed, errors."""
+
+  workdir: pathlib.Path
+  statuses: list[int | None]
+  printed: list[list[str]]
+  errors: list[str]
+
+  def history(self) -> dict[int, dict[str, float]]:
+    """The lines of `metrics.jsonl` by step."""
+    history: dict[int, dict[str, float]] = {}
+    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
+    for record in map(json.loads, lines):
+      figures = history.setdefault(record["step"], {})
+      assert figures.keys() & record.keys() <= {"step", "wall_time"}
+      figures |= record
+    return history
+
+  def results(self) -> dict[str, Any]:
+    """The one `results.json`."""
+    (path,) = self.workdir.rglob("results.json*")
+    return json.loads(path.read_text())
+
+
+def free_address() -> str:
+  """HOST:PORT that nobody uses just now."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return f"localhost:{free.getsockname()[1]}"
+
+
+def run(
+  folder: pathlib.Path,
+  config: str,
+  count: int,
+  *,
+  devices: int = 4,
+  disturb: str = "",
+  flags: dict[int, list[str]] | None = None,
+  seconds: float = 240,
+) -> Finished:
+  """One run of the program on `folder / "run"`.
+
+  Args:
+    folder: for the run, its output and its config file.
+    config: JSON.
+    count: of processes.
+    devices: of all of them together.
+    disturb: "SIGNAL STEP PROCESS", which that process sends itself there.
+    flags: more of them, by process.
+    seconds: after which what still runs is killed.
+
+  Returns:
+    What the processes left; a status of None stands for one that was killed.
+  """
+  environment = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "PYTHONPATH": str(ROOT),
+    "TEST_SIGNAL": disturb,
+  }
+  file, address = folder / "config.py", free_address()
+  file.write_text(CONFIG.format(config))
+  program = (
+    ["-c", textwrap.dedent(DISTURBED)] if disturb else ["-m", "essl_jax.main"]
+  )
+  processes = []
+  for index in range(count):
+    command = [sys.executable, *program, f"--config={file}"]
+    command += [f"--workdir={folder / 'run'}", f"--num_processes={count}"]
+    command += [f"--coordinator={address}", f"--process_id={index}"]
+    command += (flags or {}).get(index, [])
+    # Files, for nobody reads the pipes while two processes wait in turn.
+    with (
+      (folder / f"{index}.out").open("w") as output,
+      (folder / f"{index}.err").open("w") as errors,
+    ):
+      processes.append(
+        subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+      )
+  deadline = time.monotonic() + seconds
+  while any(x.poll() is None for x in processes):
+    if time.monotonic() > deadline:
+      break
+    time.sleep(0.1)
+  statuses = [process.poll() for process in processes]
+  for process in processes:
+    process.kill()
+    process.wait()
+  outputs = [(folder / f"{i}.out").read_text() for i in range(count)]
+  return Finished(
+    folder / "run",
+    statuses,
+    # Gloo itself reports its connections on the standard output.
+    [
+      [line for line in text.splitlines() if "[Gloo]" not in line]
+      for text in outputs
+    ],
+    [(folder / f"{i}.err").read_text() for i in range(count)],
+  )
