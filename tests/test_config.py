@@ -190,6 +190,10 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   read.clear()  # what `parse` itself looked at does not count
   monkeypatch.setattr(config_lib, "to_dict", lambda config: {})
   train.run(config, tmp_path)
+  few = config_lib.Finetune(labels=0.5, epochs=1, batch_size=16)
+  train.run(
+    dataclasses.replace(config, mode="finetune", finetune=few), tmp_path
+  )
   wanted = {
     (kind.__name__, field.name)
     for kind in kinds

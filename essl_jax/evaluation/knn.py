@@ -110,11 +110,12 @@ def run(
   queries = np.asarray(queries)
   for each in used:
     _check(bank, bank_labels, queries, num_classes, each, temperature)
-  predicted = _predict if mesh is None else _predict_sharded(mesh)
-  if mesh is not None:
-    bank, bank_labels, queries = _place(bank, bank_labels, queries, mesh)
-  ranked = predicted(
-    bank, bank_labels, queries, temperature, num_classes=num_classes, ks=used
+  arrays = bank, bank_labels, queries
+  ranked = (_predict if mesh is None else _predict_sharded(mesh))(
+    *(arrays if mesh is None else _place(*arrays, mesh)),
+    temperature,
+    num_classes=num_classes,
+    ks=used,
   )
   figures: dict[str, Any] = {}
   for number, (each, classes) in enumerate(zip(ks, ranked, strict=True)):
