@@ -37,14 +37,15 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.method = "barlow_twins"
   config.mode = "train"
-  config.init_from = ml_collections.config_dict.placeholder(str)
   config.epochs = 800
   config.batch_size = 512
+  config.micro_batches = 1
   config.seed = 0
   config.precision = "float32"
   config.log_every = 20
   config.checkpoint_every_epochs = 10
   config.evaluate_checkpoint = "latest"
+  config.init_from = ml_collections.config_dict.placeholder(str)
 
   config.data = dict(
     name="cifar10",
@@ -77,7 +78,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.model = dict(
-    depth=18, stem="cifar", width=64, zero_init_last_norm=False
+    depth=18,
+    stem="cifar",
+    width=64,
+    zero_init_last_norm=False,
+    rematerialize=False,
   )
   config.projector = dict(widths=(2048, 2048, 2048), last_norm="none")
   config.redundancy_weight = 0.0051

@@ -38,6 +38,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.init_from = ml_collections.config_dict.placeholder(str)
   config.epochs = 800
   config.batch_size = 512
+  config.micro_batches = 1
   config.seed = 0
   config.precision = "float32"
   config.log_every = 20
@@ -51,6 +52,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     train_split="train",
     test_split="test",
     image_size=ml_collections.config_dict.placeholder(int),
+    resize_size=ml_collections.config_dict.placeholder(int),
   )
 
   view = dict(
@@ -74,7 +76,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.model = dict(
-    depth=18, stem="cifar", width=64, zero_init_last_norm=False
+    depth=18,
+    stem="cifar",
+    width=64,
+    zero_init_last_norm=False,
+    rematerialize=False,
   )
   config.projector = dict(widths=(2048, 2048), last_norm="batch_not_affine")
   config.temperature = 0.5

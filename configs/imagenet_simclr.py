@@ -64,14 +64,15 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.method = "simclr"
   config.mode = "train"
-  config.init_from = ml_collections.config_dict.placeholder(str)
   config.epochs = int(option(chosen, "epochs", "100"))
   config.batch_size = 4096
+  config.micro_batches = 1
   config.seed = 0
   config.precision = "bfloat16"
   config.log_every = 50
   config.checkpoint_every_epochs = 1
   config.evaluate_checkpoint = "latest"
+  config.init_from = ml_collections.config_dict.placeholder(str)
 
   config.data = dict(
     name="imagenet2012",
@@ -112,7 +113,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.model = dict(
-    depth=50, stem="imagenet", width=64, zero_init_last_norm=True
+    depth=50,
+    stem="imagenet",
+    width=64,
+    zero_init_last_norm=True,
+    rematerialize=False,
   )
   config.projector = dict(widths=(2048, 2048, 128), last_norm="batch")
   config.temperature = 0.2

@@ -77,6 +77,8 @@ class Cluster:
       return
     if isinstance(error, UsageError | FloatingPointError):
       self._end(str(error), code=2 if isinstance(error, UsageError) else 1)
+    if isinstance(error, KeyboardInterrupt):
+      self._end("stopped by Ctrl-C", code=130)
     # What breaks a collective is told by the process that died of it.
     time.sleep(_BLAME_SECONDS)
     traceback.print_exception(kind, error, trace)
@@ -95,6 +97,9 @@ class Cluster:
       initialization_timeout=max(int(self._timeout), 1),
     )
     self._has_jax = True
+    if jax.default_backend() == "cpu":
+      # Only process 0 finds its programs there; Gloo waits 30 s for the rest.
+      jax.config.update("jax_enable_compilation_cache", False)
 
   def exchange(self, value: Any) -> list[Any]:
     """Gives everybody the values of all, without a device.

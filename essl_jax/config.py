@@ -54,12 +54,22 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The encoder, a ResNet; `width` is the channels of its first stage."""
+  """The encoder, a ResNet.
+
+  Attributes:
+    depth: 18, 34, 50, 101 or 152 layers.
+    stem: `cifar` or `imagenet`.
+    width: channels of the first stage.
+    zero_init_last_norm: starts each block as the identity.
+    rematerialize: computes each block again in the backward pass, which saves
+      memory.
+  """
 
   depth: int = 18
   stem: str = "cifar"
   width: int = 64
   zero_init_last_norm: bool = False
+  rematerialize: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +241,8 @@ class Config:
     method: a name in `methods.METHODS`.
     epochs: of pre-training.
     batch_size: images per step, over all devices of all processes.
+    micro_batches: how many parts each device divides its images into to save
+      memory: the same losses, but batch norm sees one part at a time.
     seed: of weights, data order and augmentations.
     mode: `train`, or `evaluate` or `finetune` an existing workdir (or, in a
       new one, the encoder of `init_from`).
@@ -255,6 +267,7 @@ class Config:
   views: Views
   epochs: int = 800
   batch_size: int = 512
+  micro_batches: int = 1
   seed: int = 0
   mode: str = "train"
   init_from: str | None = None
@@ -367,6 +380,7 @@ def _check(config: Config) -> None:
   at_least = {
     "epochs": 1,
     "batch_size": 2,
+    "micro_batches": 1,
     "seed": 0,
     "log_every": 1,
     "checkpoint_every_epochs": 1,

@@ -92,6 +92,7 @@ class Experiment:
       self.groups["weights"].learning_rate,
       prepare or step_lib.make_views(self.config, parallel.AXIS),
       equivariance_weight=self.config.equivariance.weight,
+      micro_batches=self.config.micro_batches,
       axis_name=parallel.AXIS,
     )
     return parallel.map_step(step, self.mesh)
@@ -110,8 +111,15 @@ class Experiment:
       }
       indices = self.source.indices(**order)
       return parallel.stream_from_memory(held, indices, self.mesh)
+    crops = None
+    if self.source.differs_in_size:
+      views = self.config.views
+      crops = {"first": views.first, "second": views.second}
+      if self.config.equivariance.weight:
+        crops["third"] = views.third
     host = self.source.batches(
       **order,
+      crops=crops,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
@@ -176,7 +184,7 @@ def build(
   """
   methods.check(config)
   mesh = parallel.make_mesh()
-  parallel.check_batch_size(config.batch_size, mesh)
+  parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if source is None:
     source = data.make_source(
       config.data.name,

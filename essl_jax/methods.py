@@ -220,6 +220,7 @@ def make_networks(
     stem=config.model.stem,
     width=config.model.width,
     zero_init_last_norm=config.model.zero_init_last_norm,
+    rematerialize=config.model.rematerialize,
     conv_general_dilated=conv_general_dilated,
     **common,
   )

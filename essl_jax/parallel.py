@@ -20,8 +20,10 @@ def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
   return Mesh(np.array(devices), (AXIS,))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """Raises UsageError unless every device gets an equal share of a batch.
+def check_batch_size(
+  batch_size: int, mesh: Mesh, micro_batches: int = 1
+) -> None:
+  """Raises UsageError unless every device gets equal shares of a batch.
 
   Every process reads the same share of it, so their devices are as many.
   """
@@ -35,13 +37,16 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
       f"the processes have different numbers of devices: {most}, {least}: give"
       " all as many, with CUDA_VISIBLE_DEVICES or --local_device_ids"
     )
-  if batch_size % mesh.size:
+  parts = mesh.size * micro_batches
+  if batch_size % parts:
     of_processes = f" of {len(counts)} processes" if len(counts) > 1 else ""
-    lower = batch_size - batch_size % mesh.size
-    near = [str(n) for n in (lower, lower + mesh.size) if n]
+    times = f" times {micro_batches} micro-batches" if micro_batches > 1 else ""
+    lower = batch_size - batch_size % parts
+    near = [str(n) for n in (lower, lower + parts) if n]
     raise UsageError(
       f"config.batch_size {batch_size} is not divisible by the {mesh.size}"
-      f" devices{of_processes}; use {' or '.join(near)}, or fewer devices"
+      f" devices{of_processes}{times}; use {' or '.join(near)}, or fewer"
+      " devices"
     )
 
 

@@ -10,7 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from essl_jax import augment, losses, methods, transformations
+from essl_jax import augment, gradient_cache, losses, methods, transformations
 from essl_jax import config as config_lib
 
 Metrics = dict[str, jax.Array]
@@ -135,7 +135,7 @@ def make_views(
 
     views = Views(draw(0, "first"), draw(1, "second"))
     if config.online_classifier:
-      views = views._replace(classes=batch["label"])
+      views = views._replace(classes=batch.get("label"))
     if equivariance.weight == 0:
       return views
     third = draw(2, "third")
@@ -156,6 +156,7 @@ def make_train_step(
   prepare: Prepare,
   *,
   equivariance_weight: float,
+  micro_batches: int = 1,
   axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
   """Builds the pure step `(state, batch) -> (state, metrics)`.
@@ -170,6 +171,8 @@ def make_train_step(
     schedule: the learning rate, for the metrics.
     prepare: makes the views of a batch; see `make_views`.
     equivariance_weight: lambda.
+    micro_batches: how many parts the networks see a device's images in; see
+      `gradient_cache`.
     axis_name: mapped axis, or None on a single device.
 
   Returns:
@@ -180,7 +183,7 @@ def make_train_step(
   """
   mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
 
-  def loss_fn(params: Any, batch_stats: Any, views: Views) -> tuple[Any, Any]:
+  def forward(params: Any, batch_stats: Any, views: Views) -> tuple[Any, Any]:
     outputs, updates = networks.apply(
       {"params": params, "batch_stats": batch_stats},
       views.first,
@@ -189,16 +192,22 @@ def make_train_step(
       train=True,
       mutable=["batch_stats"],
     )
+    return outputs, updates["batch_stats"]
+
+  def objective(
+    outputs: methods.Outputs, views: Views
+  ) -> tuple[jax.Array, Metrics]:
     loss = ssl_loss(outputs)
     metrics = {"loss_ssl": loss}
-    if views.labels is not None:
+    if views.labels is not None and outputs.logits is not None:
       term = losses.transformation_prediction(outputs.logits, views.labels)
       loss = loss + equivariance_weight * term
       hits = outputs.logits.argmax(-1) == views.labels
       metrics["loss_equivariance"] = term
       metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
     metrics["loss"] = loss
-    if views.classes is not None:  # no gradient of it reaches the encoder
+    if views.classes is not None and outputs.class_logits is not None:
+      # No gradient of this term reaches the encoder.
       term = losses.transformation_prediction(
         outputs.class_logits, views.classes
       )
@@ -206,21 +215,26 @@ def make_train_step(
       hits = outputs.class_logits.argmax(-1) == views.classes
       metrics["loss_online"] = term
       metrics["online_top1"] = 100 * jnp.mean(hits)
-    return loss, (metrics, outputs.projections, updates["batch_stats"])
+    return loss, metrics
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
     views = prepare(state, batch)
     # The local loss is differentiated, then averaged; see `losses`.
-    gradients, (metrics, projections, batch_stats) = jax.grad(
-      loss_fn, has_aux=True
-    )(state.params, state.batch_stats, views)
+    gradients, metrics, outputs, batch_stats = gradient_cache.gradients(
+      forward,
+      lambda outputs: objective(outputs, views),
+      state.params,
+      state.batch_stats,
+      views,
+      micro_batches=micro_batches,
+    )
     gradients, metrics = mean(gradients), mean(metrics)
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["learning_rate"] = schedule(state.step)
-    metrics["embedding_std"] = embedding_std(projections[0], mean)
+    metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
     new_state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -86,6 +86,8 @@ def _claim(
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
     for name in here | there
     if _show(there, name) != _show(here, name)
+    # Fields that are newer than the run, and that nobody has set.
+    and (name in there or here[name] is not None)
     and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)
   ]
   if not different:

@@ -9,6 +9,9 @@ alone. `--augment` adds the augmentation of three views inside the step, and
 `--images` (an .npz with the arrays that `data.name` accepts) the whole path:
 images held on the device, gathered, augmented, trained on.
 
+`temporary_bytes` is what the step needs beside its arguments, by XLA's own
+count; --micro_batches and --rematerialize trade time for it.
+
 The line also says how long compilation took; a second start with the same
 arguments reads the compilation cache instead.
 """
@@ -36,24 +39,35 @@ from essl_jax.models import convolution
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
   """The CIFAR-10 recipe at the size to be measured."""
   simsiam = arguments.method == "simsiam"
+  own_fields: dict[str, dict[str, Any]] = {
+    "simclr": {"temperature": 0.5},
+    "simsiam": {"predictor_hidden": 512},
+    "barlow_twins": {
+      "redundancy_weight": 0.0051,
+      "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"},
+    },
+  }
   return config_lib.parse(
     {
       "method": arguments.method,
       "batch_size": arguments.batch,
       "precision": arguments.precision,
+      "micro_batches": arguments.micro_batches,
       "data": {"name": arguments.images or "digits"},
       "views": {
         "first": {"size": 32},
         "second": {"size": 32},
         "third": {"size": 16},
       },
-      "model": {"width": arguments.width},
+      "model": {
+        "width": arguments.width,
+        "rematerialize": arguments.rematerialize,
+      },
       "equivariance": {
         "weight": arguments.rotation_weight,
         "last_hidden_relu": not simsiam,
       },
-      "predictor_hidden": 512 if simsiam else None,
-      "temperature": None if simsiam else 0.5,
+      **own_fields[arguments.method],
     }
   )
 
@@ -125,6 +139,8 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--width", type=int, default=64)
+  parser.add_argument("--micro_batches", type=int, default=1)
+  parser.add_argument("--rematerialize", action="store_true")
   parser.add_argument("--rotation-weight", type=float, default=0.4)
   parser.add_argument("--precision", default="float32")
   parser.add_argument("--augment", action="store_true")
@@ -138,7 +154,9 @@ def main() -> None:
   experiment, step, batches = build(arguments)
   state = experiment.create_state()
   start = time.perf_counter()
-  state, metrics = step(state, next(batches))
+  batch = next(batches)
+  step = step.lower(state, batch).compile()
+  state, metrics = step(state, batch)
   jax.block_until_ready(metrics)
   compile_seconds = time.perf_counter() - start
   for _ in range(1 if jax.default_backend() == "cpu" else 10):
@@ -166,6 +184,9 @@ def main() -> None:
         "batch": arguments.batch,
         "width": arguments.width,
         "precision": arguments.precision,
+        "micro_batches": arguments.micro_batches,
+        "rematerialize": arguments.rematerialize,
+        "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
         "pipeline": bool(arguments.images),
         "augment": bool(arguments.augment or arguments.images),
         "first_step_seconds": compile_seconds,

@@ -96,8 +96,10 @@ def run(
   Returns:
     What the processes left; a status of None stands for one that was killed.
   """
+  here = f"--xla_force_host_platform_device_count={devices // count}"
   environment = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
+    # Compiling takes most of the time.
+    "XLA_FLAGS": f"{here} --xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),
@@ -142,3 +144,45 @@ def run(
     ],
     [(folder / f"{i}.err").read_text() for i in range(count)],
   )
+
+
+def run_code(code: str, *arguments: str, seconds: float = 240) -> None:
+  """Runs code in two processes of two devices each.
+
+  Args:
+    code: gets the coordinator's address, the process's number and `arguments`
+      as `sys.argv[1:]`.
+    *arguments: for the code.
+    seconds: after which what still runs is killed.
+
+  Raises:
+    AssertionError: a process did not end well; quotes its errors.
+  """
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+  }
+  address = free_address()
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        "-c",
+        textwrap.dedent(code),
+        address,
+        str(i),
+        *arguments,
+      ],
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  try:
+    errors = [x.communicate(timeout=seconds)[1] for x in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [0, 0], errors

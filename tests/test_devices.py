@@ -1,64 +1,26 @@
 """n devices against one: the same step, to float error; pmap besides."""
 
-import dataclasses
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import step_helpers
 
 from essl_jax import parallel
-from essl_jax import step as step_lib
 from essl_jax.errors import UsageError
 from essl_jax.methods import METHODS
-
-
-def _double(tree):
-  to_double = lambda x: x.astype(jnp.float64)
-  is_float = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-  return jax.tree.map(lambda x: to_double(x) if is_float(x) else x, tree)
-
-
-def _exact_parts(config):
-  """State and per-device step in float64, on given views.
-
-  In float32 a pre-activation within rounding of zero can fall on either side
-  of a ReLU, and the gradients of n devices then differ from one's in the
-  fourth digit. Float64 leaves what is to be tested: the semantics.
-  """
-  state = step_helpers.make_state(config)
-  config = dataclasses.replace(config, precision="float64")
-  prepare = lambda state, batch: step_lib.Views(**batch)
-  step = step_helpers.make_step(config, parallel.AXIS, prepare)
-  return _double(state), step
-
-
-def _view_batches(config):
-  """Three batches of float64 views and labels, 16 images each."""
-  for i in range(3):
-    random = np.random.default_rng(i)
-    batch = {
-      "first": random.standard_normal((16, 16, 16, 3)),
-      "second": random.standard_normal((16, 16, 16, 3)),
-      "transformed": random.standard_normal((64, 8, 8, 3)),
-      "labels": np.arange(64, dtype=np.int32) % 4,
-    }
-    if config.online_classifier:
-      batch["classes"] = step_helpers.batch()["label"]
-    yield batch
 
 
 def _three_steps(config, devices):
   """Three steps over a mesh of so many devices: state and metrics."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
   with jax.enable_x64(True):
-    state, step = _exact_parts(config)
+    state, step = step_helpers.exact_parts(config)
     mapped = parallel.map_step(step, mesh)
     state = parallel.replicate(state, mesh)
     history = []
-    for batch in _view_batches(config):
+    for batch in step_helpers.view_batches(config):
       state, metrics = mapped(state, parallel.shard(batch, mesh))
       history.append(jax.device_get(metrics))
     return jax.device_get(state), history
@@ -110,7 +72,7 @@ def test_devices_agree_with_one(one_device, devices):
 def test_step_runs_under_pmap(one_device):
   config, expected = one_device
   with jax.enable_x64(True):
-    state, step = _exact_parts(config)
+    state, step = step_helpers.exact_parts(config)
     mapped = jax.pmap(
       step,
       parallel.AXIS,
@@ -119,7 +81,7 @@ def test_step_runs_under_pmap(one_device):
       devices=jax.devices()[:4],
     )
     history = []
-    for batch in _view_batches(config):
+    for batch in step_helpers.view_batches(config):
       split = {k: v.reshape(4, -1, *v.shape[1:]) for k, v in batch.items()}
       state, metrics = mapped(state, split)
       history.append(jax.device_get(metrics))

@@ -1,10 +1,15 @@
 """Processes that look for each other, here threads of one process."""
 
 import concurrent.futures
+import os
 import socket
+import subprocess
+import sys
+import textwrap
 import time
 
 import process_helpers
+import pytest
 
 from essl_jax import cluster, launcher, meeting
 from essl_jax.errors import UsageError
@@ -101,3 +106,53 @@ def test_differences_are_named_with_their_processes():
   assert "k is 1 in process 0, 2 and absent in process 1" in text
   many = cluster.describe_differences([{"x": str(i % 2)} for i in range(16)])
   assert "0 in process 0, 2, 4 and 5 more and 1 in process 1" in many
+
+
+ONE_OF_TWO = """
+  import os, signal, sys, time
+  from essl_jax import cluster, launcher
+  from essl_jax.errors import UsageError
+
+  address, index, how, victim = sys.argv[1:]
+  place = launcher.Place(address, 2, int(index))
+  with cluster.Cluster(place, 60) as both:
+    assert both.exchange(index) == ["0", "1"]
+    if index == victim and how == "is killed":
+      os.kill(os.getpid(), signal.SIGKILL)
+    if index == victim and how == "refuses":
+      raise UsageError("no such data")
+    if how != "leaves":
+      time.sleep(100)  # as in a collective that the other never joins
+"""
+
+
+@pytest.mark.parametrize(
+  ("how", "victim", "statuses", "says"),
+  [
+    ("leaves", 0, [0, 0], ["", ""]),
+    ("is killed", 1, [1, -9], ["process 1: ended without a word", ""]),
+    ("is killed", 0, [-9, 1], ["", "process 0: ended without a word"]),
+    ("refuses", 1, [2, 2], ["process 1: no such data", "no such data"]),
+  ],
+)
+def test_all_end_together(how, victim, statuses, says):
+  address = process_helpers.free_address()
+  code = textwrap.dedent(ONE_OF_TWO)
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, address, str(index), how, str(victim)],
+      env=os.environ | {"PYTHONPATH": str(process_helpers.ROOT)},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  try:
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == statuses, errors
+  for error, expected in zip(errors, says, strict=True):
+    assert error.count("\n") == bool(expected)
+    assert error.startswith(f"error: {expected}" if expected else "")

@@ -40,6 +40,15 @@ def test_config_is_written_once_and_compared(tmp_path):
   assert checkpoint.read_config(workdir)["seed"] == 0
 
 
+def test_a_field_newer_than_the_run_may_stay_unset(tmp_path):
+  checkpoint.check_config(tmp_path, {"seed": 0})
+  checkpoint.check_config(tmp_path, {"seed": 0, "init_from": None})
+  with pytest.raises(UsageError, match='init_from is absent there, "a" here'):
+    checkpoint.check_config(tmp_path, {"seed": 0, "init_from": "a"})
+  with pytest.raises(UsageError, match="seed is 0 there, null here"):
+    checkpoint.check_config(tmp_path, {"seed": None})
+
+
 def test_unusable_workdirs_are_told_in_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   below = tmp_path / "file" / "run"

@@ -1,7 +1,6 @@
 """Batches of decoded images, made by threads ahead of the consumer.
 
-Threads suffice: PIL decodes and resizes without holding Python's lock, which
-is nine tenths of the work.
+Threads do: PIL decodes and resizes without holding Python's lock.
 """
 
 from collections import deque

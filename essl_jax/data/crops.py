@@ -59,6 +59,8 @@ def decode(encoded: bytes) -> Image.Image:
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"
     raise BrokenImageError(what) from error
+  except MemoryError:
+    raise
   # PIL's decoders raise whatever a damaged file leads them to.
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())

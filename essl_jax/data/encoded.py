@@ -24,6 +24,7 @@ from essl_jax.data.order import epoch_orders
 from essl_jax.errors import UsageError
 
 _READ_BATCH = 256
+_UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 class EncodedImages(Protocol):
@@ -33,7 +34,7 @@ class EncodedImages(Protocol):
     """Returns the number of images."""
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
-    """Reads an encoded image and its label; may raise OSError."""
+    """Reads an encoded image and its label."""
 
   def name(self, index: int) -> str:
     """Returns what to call an image in messages, such as its path."""
@@ -274,7 +275,9 @@ class EncodedSource:
     try:
       encoded, label = self._images[split][index]
       return decode(encoded), label
-    except (BrokenImageError, OSError) as error:
+    # Other failures of a disk or network may pass: they end the run, which
+    # then resumes exactly, rather than change what is trained on.
+    except (BrokenImageError, *_UNREADABLE) as error:
       self._report(split, index, " ".join(str(error).split()))
       return None
 

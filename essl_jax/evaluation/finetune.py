@@ -126,16 +126,7 @@ def _problem(
 ) -> classifier.Problem:
   """A linear layer and the encoder below it, in training mode."""
   steps = labelled.num_examples("train") // recipe.batch_size
-  optimizer = optax.partition(
-    {
-      "head": recipe.make_optimizer(steps),
-      "encoder": recipe.make_optimizer(steps, encoder_learning_rate),
-    },
-    lambda params: {
-      name: jax.tree.map(lambda _, name=name: name, part)
-      for name, part in params.items()
-    },
-  )
+  optimizer = _make_optimizer(recipe, steps, encoder_learning_rate)
 
   def create(weights: jax.Array, views: jax.Array) -> classifier.State:
     # Copies, for the step gives the buffers of its state away.
@@ -152,6 +143,42 @@ def _problem(
       opt_state=optimizer.init(params),
     )
 
+  def count(state: classifier.State) -> tuple[int, int]:
+    trained = {"params": state.params["encoder"], **state.variables}
+    return linear_layer.count_correct(state.params["head"], *extract(trained))
+
+  return classifier.Problem(
+    source=labelled,
+    view=view,
+    recipe=recipe,
+    create=create,
+    features=_train_mode(encoder),
+    optimizer=optimizer,
+    count=count,
+    saves_variables=True,
+  )
+
+
+def _make_optimizer(
+  recipe: Recipe, steps: int, encoder_learning_rate: float
+) -> optax.GradientTransformation:
+  """The recipe's optimiser, at another rate for the encoder."""
+  parts = {
+    "head": recipe.make_optimizer(steps),
+    "encoder": recipe.make_optimizer(steps, encoder_learning_rate),
+  }
+  return optax.partition(
+    parts,
+    lambda params: {
+      name: jax.tree.map(lambda _, name=name: name, part)
+      for name, part in params.items()
+    },
+  )
+
+
+def _train_mode(encoder: Any) -> classifier.Features:
+  """The features of an encoder that learns, and its moved statistics."""
+
   def features(
     params: Any, variables: Any, images: jax.Array
   ) -> tuple[jax.Array, Any]:
@@ -163,17 +190,4 @@ def _problem(
     )
     return found.astype(jnp.float32), updates
 
-  def count(state: classifier.State) -> tuple[int, int]:
-    trained = {"params": state.params["encoder"], **state.variables}
-    return linear_layer.count_correct(state.params["head"], *extract(trained))
-
-  return classifier.Problem(
-    source=labelled,
-    view=view,
-    recipe=recipe,
-    create=create,
-    features=features,
-    optimizer=optimizer,
-    count=count,
-    saves_variables=True,
-  )
+  return features

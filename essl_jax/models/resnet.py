@@ -121,6 +121,7 @@ class ResNet(_Layers):
     width: Channels of the first stage; the later ones double it.
     zero_init_last_norm: Start each block as the identity: scale 0 in its last
       batch norm.
+    rematerialize: Keep only the blocks' inputs for the backward pass.
     dtype: What convolutions and activations are computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
     conv_general_dilated: Stands in for `jax.lax.conv_general_dilated`.
@@ -140,6 +141,7 @@ class ResNet(_Layers):
   stem: str = "imagenet"
   width: int = 64
   zero_init_last_norm: bool = False
+  rematerialize: bool = False
 
   def __post_init__(self) -> None:
     if self.depth not in STAGES:
@@ -181,10 +183,14 @@ class ResNet(_Layers):
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
+    def run(block: nn.Module, x: jax.Array) -> jax.Array:
+      return block(x, train=train)
+
+    run = nn.remat(run) if self.rematerialize and train else run
     blocks_per_stage, bottleneck = STAGES[self.depth]
     for stage, blocks in enumerate(blocks_per_stage):
       for block in range(blocks):
-        x = ResidualBlock(
+        residual = ResidualBlock(
           dtype=self.dtype,
           axis_name=self.axis_name,
           conv_general_dilated=self.conv_general_dilated,
@@ -193,5 +199,6 @@ class ResNet(_Layers):
           bottleneck=bottleneck,
           zero_init_last_norm=self.zero_init_last_norm,
           name=f"layer{stage + 1}_{block}",
-        )(x, train=train)
+        )
+        x = run(residual, x)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -1,0 +1,114 @@
+"""The ImageNet recipes in small, on a folder as untidy as real ones."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from essl_jax import checkpoint, weights
+
+ROOT = pathlib.Path(__file__).parents[1]
+CLASSES = ("ant", "bee", "cat")
+
+
+def _photograph(number, size, mode="RGB"):
+  """Smooth colours around a class's own, so that there is something to see."""
+  random = np.random.default_rng(number)
+  coarse = random.integers(0, 90, (4, 4, 3), np.uint8)
+  coarse[..., number % 3] += 120
+  return (
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode)
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """48 + 12 images; grayscale, CMYK, 1x1, huge, truncated, not an image."""
+  root = tmp_path_factory.mktemp("images")
+  for split, count, first in (("train", 48, 0), ("val", 12, 1000)):
+    for i in range(count):
+      path = root / split / CLASSES[i % 3] / f"{i:02d}.jpg"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      _photograph(first + i, (30 + i, 70 - i)).save(path)
+  _photograph(0, (50, 40), "L").save(root / "train/ant/00.jpg")
+  _photograph(1, (50, 40), "CMYK").save(root / "train/bee/01.jpg")
+  _photograph(2, (1, 1)).save(root / "train/cat/02.jpg")
+  _photograph(3, (4000, 3000)).save(root / "train/ant/03.jpg")
+  whole = (root / "train/bee/04.jpg").read_bytes()
+  (root / "train/bee/04.jpg").write_bytes(whole[: len(whole) // 2])
+  (root / "train/cat/05.jpg").write_text("not an image")
+  return root
+
+
+def _start(*arguments):
+  return subprocess.Popen(
+    [sys.executable, "-m", *arguments],
+    env=os.environ
+    | {
+      "XLA_FLAGS": "",
+      "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+      "PYTHONPATH": str(ROOT),
+    },
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    "barlow_twins",
+    pytest.param("simclr", marks=pytest.mark.slow),
+    pytest.param("simsiam", marks=pytest.mark.slow),
+  ],
+)
+def test_tiny_recipe_from_images_to_exported_weights(method, folder, tmp_path):
+  """Pre-train, kill, resume, probe, export."""
+  workdir = tmp_path / "run"
+  command = [
+    "essl_jax.main",
+    f"--config=configs/imagenet_{method}.py:tiny",
+    f"--config.data.dir={folder}",
+    f"--workdir={workdir}",
+    "--config.epochs=4",
+  ]
+  killed = _start(*command)
+  deadline = time.monotonic() + 200
+  while not checkpoint.exists(workdir) and time.monotonic() < deadline:
+    assert killed.poll() is None, killed.stderr.read()
+    time.sleep(0.05)
+  killed.send_signal(signal.SIGKILL)
+  killed.communicate()
+
+  resumed = _start(*command)
+  printed, errors = resumed.communicate(timeout=280)
+  assert resumed.returncode == 0, errors
+  assert f"resuming {workdir} from step" in printed
+  assert "biases and norms:" in printed
+  for name in ("bee/04.jpg", "cat/05.jpg"):
+    assert errors.count(name) == 1, errors
+  results = json.loads((workdir / "results.json").read_text())
+  assert results["training"]["steps"] == 12
+  figures = results["figures"]
+  assert figures["knn"]["bank_size"] == 46
+  assert figures["linear_probe"]["num_test"] == 12
+  assert 0 <= figures["linear_probe"]["linear_top1"] <= 100
+
+  file = tmp_path / "encoder.safetensors"
+  export = _start("essl_jax.convert", "export", str(workdir), str(file))
+  _, errors = export.communicate(timeout=100)
+  assert export.returncode == 0, errors
+  variables, metadata = weights.load(file)
+  assert variables["params"]["encoder"]["conv1"]["kernel"].shape == (7, 7, 3, 8)
+  assert metadata["depth"] == 18
