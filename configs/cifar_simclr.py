@@ -103,13 +103,32 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     update_rate_every="step",
   )
 
-  config.knn = dict(every_epochs=1, k=200, temperature=0.1)
+  config.knn = dict(every_epochs=1, k=(200,), temperature=0.1, bank_images=0)
   config.probe = dict(
     protocol="paper",
     repetitions=5,
     epochs=100,
     batch_size=256,
+    optimizer="sgd",
     learning_rate=30.0,
+    momentum=0.9,
+    weight_decay=0.0,
+    update_rate_every="step",
+    initial_std=ml_collections.config_dict.placeholder(float),
+    interpolation="bicubic",
+    resize_size=36,
+    checkpoint_every_epochs=10,
+  )
+  config.finetune = dict(
+    labels=0.01,
+    label_list=ml_collections.config_dict.placeholder(str),
+    subset=0,
+    epochs=20,
+    batch_size=256,
+    learning_rate=0.002,
+    head_learning_rate=0.5,
+    momentum=0.9,
+    weight_decay=0.0,
   )
 
   if "small" in chosen:

@@ -27,6 +27,14 @@ here):
   E-SimCLR, scale=small    68.2  70.2  71.3  72.5
   E-SimCLR, scale=large    68.2  70.2  71.1     -
 
+Linear probe: SGD for 100 epochs at batch size 256, cosine per epoch from a
+learning rate of 0.3, as the paper's log of 800 epochs has it; its script says
+1.0 (--config.probe.learning_rate=1.0).
+
+kNN reads 50,000 of the training images as its bank; evaluate with all of them
+by --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
+labels with --config.mode=finetune; docs/evaluation.md has 10% and lists.
+
 Hours: SimCLR's authors give about 1.5 h for 100 epochs of the plain method at
 this batch size on 128 TPU v3 cores (arXiv 2002.05709, section 2.2; as
 remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
@@ -135,13 +143,34 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     update_rate_every="step",
   )
 
-  config.knn = dict(every_epochs=10, k=200, temperature=0.1)
+  config.knn = dict(
+    every_epochs=10, k=(200, 20), temperature=0.1, bank_images=50_000
+  )
   config.probe = dict(
     protocol="paper",
     repetitions=1,
     epochs=100,
     batch_size=256,
+    optimizer="sgd",
     learning_rate=0.3,
+    momentum=0.9,
+    weight_decay=1e-6,
+    update_rate_every="epoch",
+    initial_std=0.01,
+    interpolation="bilinear",
+    resize_size=ml_collections.config_dict.placeholder(int),
+    checkpoint_every_epochs=1,
+  )
+  config.finetune = dict(
+    labels=0.01,
+    label_list=ml_collections.config_dict.placeholder(str),
+    subset=0,
+    epochs=20,
+    batch_size=256,
+    learning_rate=0.002,
+    head_learning_rate=0.5,
+    momentum=0.9,
+    weight_decay=0.0,
   )
 
   if "tiny" in chosen:
@@ -159,6 +188,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.projector.widths = (32, 32, 16)
     config.equivariance.hidden_widths = (32, 32, 16)
     config.optimizer.warmup_epochs = 1
-    config.knn.update(every_epochs=1, k=10)
-    config.probe.update(repetitions=1, epochs=2, batch_size=16)
+    config.knn.update(every_epochs=1, k=(10,), bank_images=0)
+    config.probe.update(epochs=2, batch_size=16)
+    config.finetune.update(labels=0.5, epochs=2, batch_size=16)
   return config

@@ -25,6 +25,13 @@ here), 100 epochs: SimSiam 67.9, E-SimSiam 68.5.
 
 The projector has three layers, as in SimSiam (arXiv 2011.10566, section 3).
 
+Linear probe: LARS for 90 epochs at batch size 4096, cosine per epoch from a
+learning rate of 0.1 * 4096 / 256, no decay, as in SimSiam's main_lincls.py.
+
+kNN reads 50,000 of the training images as its bank; evaluate with all of them
+by --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
+labels with --config.mode=finetune; docs/evaluation.md has 10% and lists.
+
 Hours: none are published for E-SimSiam. Four crops of 96 pixels add 37% to the
 pixels of two of 224.
 """
@@ -134,13 +141,34 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     update_rate_every="epoch",
   )
 
-  config.knn = dict(every_epochs=10, k=200, temperature=0.1)
+  config.knn = dict(
+    every_epochs=10, k=(200, 20), temperature=0.1, bank_images=50_000
+  )
   config.probe = dict(
     protocol="paper",
     repetitions=1,
     epochs=90,
     batch_size=4096,
+    optimizer="lars",
     learning_rate=1.6,
+    momentum=0.9,
+    weight_decay=0.0,
+    update_rate_every="epoch",
+    initial_std=0.01,
+    interpolation="bilinear",
+    resize_size=ml_collections.config_dict.placeholder(int),
+    checkpoint_every_epochs=1,
+  )
+  config.finetune = dict(
+    labels=0.01,
+    label_list=ml_collections.config_dict.placeholder(str),
+    subset=0,
+    epochs=20,
+    batch_size=256,
+    learning_rate=0.002,
+    head_learning_rate=0.5,
+    momentum=0.9,
+    weight_decay=0.0,
   )
 
   if "tiny" in chosen:
@@ -158,6 +186,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.projector.widths = (32, 32, 32)
     config.predictor_hidden = 16
     config.equivariance.hidden_widths = (32, 32, 16)
-    config.knn.update(every_epochs=1, k=10)
-    config.probe.update(repetitions=1, epochs=2, batch_size=16)
+    config.knn.update(every_epochs=1, k=(10,), bank_images=0)
+    config.probe.update(epochs=2, batch_size=16)
+    config.finetune.update(labels=0.5, epochs=2, batch_size=16)
   return config

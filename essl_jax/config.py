@@ -136,22 +136,101 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Knn:
-  """The monitor: neighbours, temperature, and how often it runs."""
+  """The kNN monitor.
+
+  Attributes:
+    every_epochs: how often it runs, the untrained encoder first; 0 is only at
+      the end.
+    k: neighbours, or several numbers of them: one pass gives all figures. The
+      first is the `knn_top1` that ranks checkpoints, a further one, say 20,
+      is `knn_top1_k20`.
+    temperature: of the neighbours' votes.
+    bank_images: how many training images are the bank, also at the end; 0 is
+      all. The choice is fixed: see `data.subsets.sample`.
+  """
 
   every_epochs: int = 1
-  k: int = 200
+  k: int | tuple[int, ...] = 200
   temperature: float = 0.1
+  bank_images: int = 0
+
+  @property
+  def ks(self) -> tuple[int, ...]:
+    """All numbers of neighbours, the monitor's first."""
+    return (self.k,) if isinstance(self.k, int) else self.k
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """The linear probe: protocol `paper`, `fast` (cached features) or `none`."""
+  """The linear probe.
+
+  Attributes:
+    protocol: `paper` (freshly augmented images at every step), `fast` (cached
+      features) or `none`.
+    repetitions: probes that differ in weights, order and augmentation.
+    epochs: of each.
+    batch_size: images per step, over all devices.
+    learning_rate: at the start of the cosine; not scaled with the batch.
+    optimizer: `sgd`, or `lars` with a trust coefficient of 0.001, which
+      adapts the bias as well.
+    momentum: of the gradients' running sum.
+    weight_decay: added to the gradient.
+    update_rate_every: `step` or `epoch`.
+    initial_std: of normal initial weights, with biases of 0; absent, both are
+      uniform within 1 / sqrt(features), PyTorch's default.
+    interpolation: of the training crops: `bilinear` or `bicubic`.
+    resize_size: shorter side (bicubic) that test images of one size are
+      resized to before their centre is cut out; absent, they are left as kNN
+      sees them. Where images differ in size, `data.resize_size` is read.
+    checkpoint_every_epochs: how often an unfinished probe is saved, from which
+      the same command goes on.
+  """
 
   protocol: str = "paper"
   repetitions: int = 5
   epochs: int = 100
   batch_size: int = 256
   learning_rate: float = 30.0
+  optimizer: str = "sgd"
+  momentum: float = 0.9
+  weight_decay: float = 0.0
+  update_rate_every: str = "step"
+  initial_std: float | None = None
+  interpolation: str = "bicubic"
+  resize_size: int | None = None
+  checkpoint_every_epochs: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+  """Fine-tuning of all weights on few labels: `mode=finetune`.
+
+  The defaults are what Barlow Twins' program gives for 1% of ImageNet; see
+  docs/evaluation.md for 10%.
+
+  Attributes:
+    labels: what part of the training images keep their labels, the same part
+      of every class; see `data.subsets.choose`.
+    label_list: a file that names the images instead, one a line, such as
+      SimCLR's `1percent.txt`.
+    subset: which of the disjoint subsets of that size, from 0.
+    epochs: passes over the labelled images.
+    batch_size: images per step, over all devices.
+    learning_rate: of the encoder, at the start of a cosine per epoch.
+    head_learning_rate: of the new linear head.
+    momentum: of SGD.
+    weight_decay: added to the gradient of all weights.
+  """
+
+  labels: float = 0.01
+  label_list: str | None = None
+  subset: int = 0
+  epochs: int = 20
+  batch_size: int = 256
+  learning_rate: float = 0.002
+  head_learning_rate: float = 0.5
+  momentum: float = 0.9
+  weight_decay: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +244,8 @@ class Config:
     micro_batches: how many parts each device divides its images into to save
       memory: the same losses, but batch norm sees one part at a time.
     seed: of weights, data order and augmentations.
-    mode: `train`, or `evaluate` an existing workdir (or, in a new one, the
-      encoder of `init_from`).
+    mode: `train`, or `evaluate` or `finetune` an existing workdir (or, in a
+      new one, the encoder of `init_from`).
     init_from: Flax weights to begin with, from `python -m essl_jax.convert`:
       the encoder, and the heads whose shapes are the same. Read once, at the
       beginning; a resumed run has its own checkpoints.
@@ -206,6 +285,7 @@ class Config:
   optimizer: Optimizer = Optimizer()
   knn: Knn = Knn()
   probe: Probe = Probe()
+  finetune: Finetune = Finetune()
 
 
 # Changing these does not change what is trained: a workdir accepts them.
@@ -214,6 +294,7 @@ FREE_FIELDS = (
   "data.dir",
   "knn",
   "probe",
+  "finetune",
   "log_every",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
@@ -283,7 +364,7 @@ def parse(raw: Mapping[str, Any]) -> Config:
 def _check(config: Config) -> None:
   """Refuses values that no run can have, naming field, value and choices."""
   choices = {
-    "mode": ("train", "evaluate"),
+    "mode": ("train", "evaluate", "finetune"),
     "precision": ("float32", "bfloat16"),
     "evaluate_checkpoint": ("latest", "best"),
     "model.depth": (18, 34, 50, 101, 152),
@@ -292,6 +373,9 @@ def _check(config: Config) -> None:
     "optimizer.name": ("sgd", "lars"),
     "optimizer.update_rate_every": ("step", "epoch"),
     "probe.protocol": ("paper", "fast", "none"),
+    "probe.optimizer": ("sgd", "lars"),
+    "probe.update_rate_every": ("step", "epoch"),
+    "probe.interpolation": ("bilinear", "bicubic"),
   }
   at_least = {
     "epochs": 1,
@@ -312,11 +396,23 @@ def _check(config: Config) -> None:
     "redundancy_weight": 0,
     "optimizer.momentum": 0,
     "optimizer.warmup_epochs": 0,
-    "knn.every_epochs": 1,
-    "knn.k": 1,
+    "knn.every_epochs": 0,
+    "knn.bank_images": 0,
     "probe.repetitions": 1,
     "probe.epochs": 1,
     "probe.batch_size": 1,
+    "probe.momentum": 0,
+    "probe.weight_decay": 0,
+    "probe.initial_std": 0,
+    "probe.resize_size": 1,
+    "probe.checkpoint_every_epochs": 1,
+    "finetune.subset": 0,
+    "finetune.epochs": 1,
+    "finetune.batch_size": 1,
+    "finetune.learning_rate": 0,
+    "finetune.head_learning_rate": 0,
+    "finetune.momentum": 0,
+    "finetune.weight_decay": 0,
   }
   for name, allowed in choices.items():
     value = _get(config, name)
@@ -331,9 +427,21 @@ def _check(config: Config) -> None:
     value = _get(config, name)
     if not value or min(value) < 1:
       raise UsageError(f"config.{name} must be positive sizes; got {value}")
+  if not config.knn.ks or min(config.knn.ks) < 1:
+    raise UsageError(f"config.knn.k must be at least 1; got {config.knn.k}")
+  if not 0 < config.finetune.labels <= 1:
+    raise UsageError(
+      "config.finetune.labels must be a part of the training images, above 0"
+      f" and at most 1; got {config.finetune.labels}"
+    )
   if config.seed >= 2**32:
     raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
-  for name in ("optimizer.momentum", "optimizer.end_factor"):
+  for name in (
+    "optimizer.momentum",
+    "optimizer.end_factor",
+    "probe.momentum",
+    "finetune.momentum",
+  ):
     if _get(config, name) >= 1:
       raise UsageError(
         f"config.{name} must be below 1; got {_get(config, name)}"

@@ -73,9 +73,13 @@ def find(kind: type, name: str) -> str | None:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
   """Checks `value` against a simple type hint; lists become tuples."""
   if typing.get_origin(hint) in (types.UnionType, typing.Union):
-    if value is None:
+    if value is None and type(None) in typing.get_args(hint):
       return None
-    (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
+    hints = [h for h in typing.get_args(hint) if h is not type(None)]
+    # Of a value or a tuple of them, what is no sequence is the value.
+    is_tuple = isinstance(value, (list, tuple))
+    fitting = [h for h in hints if (typing.get_origin(h) is tuple) == is_tuple]
+    hint = (fitting or hints)[0]
   if typing.get_origin(hint) is tuple:
     if not isinstance(value, (list, tuple)):
       raise UsageError(f"config.{where} must be a tuple, got {value!r}")

@@ -145,6 +145,11 @@ def shard_copies(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(lambda x: _spread(x, mesh, P(AXIS)), batch)
 
 
+def replicate_copies(tree: Any, mesh: Mesh) -> Any:
+  """Replicates what every process holds, without asking the others."""
+  return jax.tree.map(lambda x: _spread(np.asarray(x), mesh, P()), tree)
+
+
 def _spread(x: np.ndarray, mesh: Mesh, spec: P) -> jax.Array:
   """A global array of what every process holds, without asking the others."""
   sharding = NamedSharding(mesh, spec)

@@ -1,9 +1,11 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -57,40 +59,115 @@ def write(
     origin: where the networks come from, if this run has not trained them.
   """
   # All processes take part in encoding; only one of them writes.
-  train, test = (
-    suite.features(state, split, interrupt) for split in ("train", "test")
+  bank, test = (
+    suite.features(state, split, interrupt) for split in ("bank", "test")
   )
-  with logs.progress_bar("linear probe") as progress:
+  at_random = origin.not_initialised if origin else {}
+  with _progress("linear probe", interrupt) as tick:
+    figures = suite.run(
+      state,
+      bank,
+      test,
+      tick,
+      workdir=workdir,
+      has_head="transformation_head" not in at_random,
+    )
+  if jax.process_index() > 0:
+    return
+  path = workdir / "results.json"
+  results = {
+    "step": step,
+    "untrained": _untrained(workdir, figures["knn"]),
+    "figures": figures,
+    "finetune": _read_json(path, {}).get("finetune", {}),
+    "training": _training(workdir, experiment),
+    **_circumstances(experiment, origin),
+  }
+  logs.write_json(path, results)
+  shutil.rmtree(workdir / "probe", ignore_errors=True)
+  rows = [*_rows(results), ("results", str(path))]
+  picture = pictures.write_summary(workdir, experiment, state, test)
+  if picture:
+    rows.append(("picture", str(picture)))
+  logs.summary_table(_title(experiment, step, origin), rows)
+
+
+def write_finetune(
+  workdir: pathlib.Path,
+  experiment: experiment_lib.Experiment,
+  suite: suite_lib.Suite,
+  state: step_lib.TrainState,
+  step: int,
+  interrupt: Callable[[], None] = lambda: None,
+  origin: weights.Origin | None = None,
+) -> None:
+  """Fine-tunes a state and adds the figures to `results.json`.
+
+  They stand under `finetune`, by the labels used; all else in the file stays.
+
+  Args:
+    workdir: as for `write`, like the others.
+    experiment: the run's parts.
+    suite: its measures.
+    state: whose encoder to begin with.
+    step: the state's step.
+    interrupt: called between steps, in all processes alike; may raise.
+    origin: where the encoder comes from, if this run has not trained it.
+  """
+  with _progress("fine-tuning", interrupt) as tick:
+    figures = suite.finetune(state, tick, workdir=workdir)
+  if jax.process_index() > 0:
+    return
+  settings = experiment.config.finetune
+  name = f"{100 * settings.labels:g}%"
+  if settings.subset:
+    name += f", subset {settings.subset}"
+  if settings.label_list is not None:
+    name = pathlib.Path(settings.label_list).name
+  path = workdir / "results.json"
+  results = _circumstances(experiment, origin) | _read_json(path, {})
+  results.setdefault("finetune", {})[name] = figures | {"step": step}
+  logs.write_json(path, results)
+  shutil.rmtree(workdir / "probe", ignore_errors=True)
+  rows = [*_finetune_rows(results["finetune"]), ("results", str(path))]
+  logs.summary_table(_title(experiment, step, origin), rows)
+
+
+@contextlib.contextmanager
+def _progress(
+  name: str, interrupt: Callable[[], None]
+) -> Iterator[Callable[[int, int], None]]:
+  """A bar whose every step may be interrupted."""
+  with logs.progress_bar(name) as progress:
 
     def tick(done: int, total: int) -> None:
       interrupt()
       progress(done, total)
 
-    at_random = origin.not_initialised if origin else {}
-    figures = suite.run(
-      state, train, test, tick, has_head="transformation_head" not in at_random
-    )
-  results = {
-    "step": step,
-    "untrained": _untrained(workdir, figures["knn"]),
-    "figures": figures,
-    "training": _training(workdir, experiment),
+    yield tick
+
+
+def _circumstances(
+  experiment: experiment_lib.Experiment, origin: weights.Origin | None
+) -> dict[str, Any]:
+  """Machine, config, and where the networks come from."""
+  found = {
     "environment": environment.describe(),
     "config": config_lib.to_dict(experiment.config),
   }
-  title = f"{experiment.name}, step {step:,}"
   if origin:
-    results["initialised_from"] = dataclasses.asdict(origin)
-    title = f"{origin.path} on {experiment.config.data.name}"
-  if jax.process_index() == 0:
-    path = workdir / "results.json"
-    logs.write_json(path, results)
-    rows = _rows(results)
-    rows.append(("results", str(path)))
-    picture = pictures.write_summary(workdir, experiment, state, test)
-    if picture:
-      rows.append(("picture", str(picture)))
-    logs.summary_table(title, rows)
+    found["initialised_from"] = dataclasses.asdict(origin)
+  return found
+
+
+def _title(
+  experiment: experiment_lib.Experiment,
+  step: int,
+  origin: weights.Origin | None,
+) -> str:
+  if origin:
+    return f"{origin.path} on {experiment.config.data.name}"
+  return f"{experiment.name}, step {step:,}"
 
 
 def _read_json(path: pathlib.Path, default: Any) -> Any:
@@ -185,4 +262,15 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, str]]:
       )
     )
     rows.append(("training time", f"{training['wall_seconds']:,.0f} s"))
-  return rows
+  return rows + _finetune_rows(results["finetune"])
+
+
+def _finetune_rows(finetune: dict[str, Any]) -> list[tuple[str, str]]:
+  return [
+    (
+      f"fine-tuned on {name} of the labels ({figures['num_train']:,} images)"
+      f" top-1, {figures['epochs']} epochs",
+      f"{figures['finetune_top1']:.2f}%",
+    )
+    for name, figures in finetune.items()
+  ]

@@ -15,10 +15,10 @@ from essl_jax.evaluation import suite as suite_lib
 
 
 def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
-  """Pre-trains unless `mode=evaluate`, evaluates, reports.
+  """Pre-trains where `mode=train`, then evaluates or fine-tunes, reports.
 
-  `mode=evaluate` is of the workdir's checkpoint or, where there is none, of
-  the encoder that `init_from` names.
+  `mode=evaluate` and `mode=finetune` are of the workdir's checkpoint or, where
+  there is none, of the encoder that `init_from` names.
 
   Writes `config.json`, `metrics.jsonl`, TensorBoard events, checkpoints,
   `results.json` and `summary.png` into the workdir.
@@ -34,7 +34,7 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
   is_new = not checkpoint.exists(workdir)
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)  # before data is prepared
-  elif config.mode == "evaluate":
+  elif config.mode != "train":
     checkpoint.read_config(workdir)  # refuses a folder without a run
   experiment = experiment_lib.build(config)
   checkpoint.check_config(
@@ -50,21 +50,22 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
     ):
       return
     try:
-      if config.mode == "evaluate" and config.init_from and is_new:
+      if config.mode != "train" and config.init_from and is_new:
         state, origin = _initialise(experiment)
         step = 0
         if jax.process_index() == 0:
           print(origin.describe())
       else:
         (state, step), origin = _restore(experiment, workdir), None
-      results.write(
-        workdir, experiment, suite, state, step, preemption.check, origin
-      )
+      write = results.write
+      if config.mode == "finetune":
+        write = results.write_finetune
+      write(workdir, experiment, suite, state, step, preemption.check, origin)
     except preemption_lib.Stopped:
       if jax.process_index() == 0:
         print(
           f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-          " state and the same command evaluates it"
+          " state and the same command goes on"
         )
 
 
@@ -197,10 +198,11 @@ def pretrain(
         if config.init_from:
           state, origin = _initialise(experiment)
           logger.info(origin.describe())
-        untrained = suite.monitor(state)
-        logger.write(0, untrained)
-        name = "before training" if config.init_from else "untrained"
-        logger.info(f"{name}: kNN {untrained['knn_top1']:.2f}%")
+        if config.knn.every_epochs:
+          untrained = suite.monitor(state)
+          logger.write(0, untrained)
+          name = "before training" if config.init_from else "untrained"
+          logger.info(f"{name}: kNN {untrained['knn_top1']:.2f}%")
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       step_fn = experiment.make_step()
@@ -220,8 +222,10 @@ def pretrain(
         metrics.settle()  # nothing that is not finite is saved
         clock.pause(step)
         figures = None
-        if not rest and (step == total or epoch % config.knn.every_epochs == 0):
-          figures = suite.monitor(state)
+        every = config.knn.every_epochs
+        is_watched = step == total or (every and epoch % every == 0)
+        if not rest and is_watched:
+          figures = suite.monitor(state, keep=step == total)
           logger.write(step, figures)
           logger.info(
             f"epoch {epoch}/{config.epochs}:"

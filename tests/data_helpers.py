@@ -39,9 +39,13 @@ def write_tfds(
   """Writes a set as TFDS does."""
   import tensorflow_datasets as tfds
 
+  def more_of(i):
+    values = {"file_name": f"name_{i}.JPEG"}
+    return {name: values.get(name, i) for name in more}
+
   def examples(images):
     return [
-      (i, {"image": image, "label": i % 3, **dict.fromkeys(more, i)})
+      (i, {"image": image, "label": i % 3, **more_of(i)})
       for i, image in enumerate(images)
     ]
 

@@ -1,5 +1,7 @@
 """What the tests of evaluation share: a source, an encoder, features."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,21 @@ class FakeSource:
     """Number of images."""
     return len(self._data[split][0])
 
-  def batches(self, *, batch_size, seed, start_step=0):
+  def batches(
+    self,
+    *,
+    batch_size,
+    seed,
+    start_step=0,
+    process_index=0,
+    process_count=1,
+  ):
     """Endless, shuffled, without the smaller last batch."""
+    assert (process_index, process_count) == (0, 1)
     self.seeds.append(seed)
+    return itertools.islice(self._stream(batch_size, seed), start_step, None)
+
+  def _stream(self, batch_size, seed):
     images, labels = self._data["train"]
     rng = np.random.default_rng(seed)
     while True:

@@ -58,6 +58,20 @@ def test_imagenet_recipes_are_the_papers(method, weight, batch, peaks):
   actual = [groups[name].peak for name in ("weights", "biases")]
   np.testing.assert_allclose(actual, peaks)
   assert config_lib.parse(recipe().to_dict()).views.third.scale == (0.05, 0.14)
+  probe = config.probe
+  assert (config.data.resize_size, config.data.image_size) == (256, 224)
+  assert (probe.momentum, probe.update_rate_every) == (0.9, "epoch")
+  assert (
+    probe.optimizer,
+    probe.learning_rate,
+    probe.batch_size,
+    probe.epochs,
+    probe.weight_decay,
+  ) == (
+    ("lars", 0.1 * 4096 / 256, 4096, 90, 0.0)
+    if method == "simsiam"
+    else ("sgd", 0.3, 256, 100, 1e-6)
+  )
   with pytest.raises(UsageError, match="exclude each other"):
     recipe("epochs=100,epochs=200")
 
@@ -95,8 +109,15 @@ def test_cifar_recipes_are_the_papers(stem, method, weight, rate):
   assert config.equivariance.last_hidden_relu == (method == "simclr")
   assert config.temperature == (0.5 if method == "simclr" else None)
   assert config.predictor_hidden == (None if method == "simclr" else 512)
-  assert (config.knn.k, config.knn.temperature) == (200, 0.1)
-  assert config.probe == config_lib.Probe("paper", 5, 100, 256, 30.0)
+  assert (config.knn.ks, config.knn.temperature) == ((200,), 0.1)
+  assert config.probe == config_lib.Probe(
+    "paper", 5, 100, 256, 30.0, resize_size=36
+  )
+
+
+def test_k_is_one_number_or_several():
+  for k, expected in ((7, (7,)), ([7, 9], (7, 9)), ((200, 20), (200, 20))):
+    assert config_lib.parse(_raw(knn={"k": k})).knn.ks == expected
 
 
 def _raw(**changes):
@@ -127,6 +148,18 @@ def _raw(**changes):
     ({"model": {"depth": 20}}, "config.model.depth must be one of 18, 34"),
     ({"projector": {"widths": 8}}, "config.projector.widths must be a tuple"),
     ({"views": {"first": {"size": 0}}}, "config.views.first"),
+    ({"knn": {"k": (20, 0)}}, r"config.knn.k must be at least 1; .*\(20, 0\)"),
+    ({"knn": {"k": ()}}, r"config.knn.k must be at least 1; got \(\)"),
+    ({"knn": {"k": "many"}}, "config.knn.k must be int, got 'many'"),
+    ({"probe": {"optimizer": "adam"}}, "must be one of sgd, lars; got 'adam'"),
+    (
+      {"finetune": {"labels": 1.5}},
+      "finetune.labels must be a part .* got 1.5",
+    ),
+    (
+      {"finetune": {"labels": 0.0}},
+      "finetune.labels must be a part .* got 0.0",
+    ),
   ],
 )
 def test_refusals_name_the_field(changes, expected):
@@ -190,6 +223,10 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   read.clear()  # what `parse` itself looked at does not count
   monkeypatch.setattr(config_lib, "to_dict", lambda config: {})
   train.run(config, tmp_path)
+  few = config_lib.Finetune(labels=0.5, epochs=1, batch_size=16)
+  train.run(
+    dataclasses.replace(config, mode="finetune", finetune=few), tmp_path
+  )
   wanted = {
     (kind.__name__, field.name)
     for kind in kinds

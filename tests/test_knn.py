@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from essl_jax import parallel
 from essl_jax.evaluation import knn
 
 
@@ -140,3 +141,53 @@ def test_knn_run_counts_exactly_and_reports_clipped_k():
     )
   with pytest.raises(ValueError, match=r"\[0, 3\), got 0 to 6"):
     knn.run(bank, labels, queries, answers, num_classes=3, k=1, temperature=1)
+
+
+def test_several_k_at_once_are_each_k_alone():
+  bank, labels = clusters(90, spread=1.5)
+  queries, answers = clusters(41, spread=1.5, seed=1)
+  run = functools.partial(
+    knn.run, bank, labels, queries, answers, num_classes=7, temperature=0.1
+  )
+  together = run(k=(30, 1, 7, 200))
+  assert together["k"] == 30
+  alone = {k: run(k=k) for k in (30, 1, 7, 200)}
+  assert len({alone[k]["knn_top1"] for k in alone}) > 2
+  for top in ("knn_top1", "knn_top5"):
+    assert together[top] == alone[30][top]
+    for k in (1, 7, 200):
+      assert together[f"{top}_k{k}"] == alone[k][top]
+
+
+@pytest.mark.parametrize("size", [90, 11])
+def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
+  """Also where devices hold fewer entries than neighbours, and with ties."""
+  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", 1000)
+  knn._predict.clear_cache()
+  knn._predict_sharded.cache_clear()
+  bank, labels = clusters(size, spread=1.0)
+  bank[size // 2 :] = bank[: size - size // 2]  # equal, other labels
+  queries, answers = clusters(41, spread=1.0, seed=1)
+  mesh = parallel.make_mesh()
+  assert mesh.size == 8
+  arguments = {"num_classes": 7, "temperature": 0.1}
+  for ks in ((9,), (200, 1, 20)):
+    used = tuple(min(k, size) for k in ks)
+    one = knn._predict(
+      jnp.asarray(bank),
+      jnp.asarray(labels),
+      jnp.asarray(queries),
+      0.1,
+      num_classes=7,
+      ks=used,
+    )
+    eight = knn._predict_sharded(mesh)(
+      *knn._place(bank, labels, queries, mesh), 0.1, num_classes=7, ks=used
+    )
+    for left, right in zip(one, eight, strict=True):
+      np.testing.assert_array_equal(left, right)
+    data = bank, labels, queries, answers
+    expected = knn.run(*data, k=ks, **arguments)
+    assert knn.run(*data, k=ks, mesh=mesh, **arguments) == expected
+  knn._predict.clear_cache()
+  knn._predict_sharded.cache_clear()

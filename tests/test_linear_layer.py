@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from essl_jax.evaluation import linear_layer
+from essl_jax.evaluation.recipe import Recipe
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
@@ -23,7 +24,7 @@ def test_fast_probe_separates_features_of_any_scale(scale):
     test[0] * scales + 3 * scale,
     test[1],
     num_classes=7,
-    epochs=20,
+    recipe=Recipe(epochs=20, repetitions=1),
   )
   assert figures["linear_top1"] > 98
   assert figures["linear_top5"] >= figures["linear_top1"]
@@ -34,7 +35,12 @@ def test_fast_probe_is_at_chance_on_random_labels():
   train, test = (rng.standard_normal((500, 16)) for _ in range(2))
   train_labels, test_labels = (rng.integers(0, 5, 500) for _ in range(2))
   figures = linear_layer.fit_features(
-    train, train_labels, test, test_labels, num_classes=5, epochs=5
+    train,
+    train_labels,
+    test,
+    test_labels,
+    num_classes=5,
+    recipe=Recipe(epochs=5, repetitions=1),
   )
   # Four standard deviations of a binomial around one in five.
   assert abs(figures["linear_top1"] - 20) < 7.2
@@ -44,9 +50,9 @@ def test_fast_probe_is_at_chance_on_random_labels():
 def test_fast_probe_follows_a_plain_loop_with_a_smaller_last_batch():
   train, labels = clusters(23, width=6, spread=1.0)
   key = jax.random.key(5)
-  schedule = {"epochs": 3, "batch_size": 10}
+  recipe = Recipe(epochs=3, batch_size=10, learning_rate=0.7, weight_decay=0.01)
   layer = linear_layer.fit(
-    key, train, jnp.asarray(labels), 0.7, 0.9, 0.01, num_classes=7, **schedule
+    key, train, jnp.asarray(labels), recipe=recipe, num_classes=7
   )
   weights_key, order_key = jax.random.split(key)
   expected = linear_layer.initial_layer(weights_key, 6, 7)
@@ -80,9 +86,13 @@ def test_fast_probe_follows_a_plain_loop_with_a_smaller_last_batch():
 def test_fast_probe_is_exact_deterministic_and_varies_between_repetitions():
   train, test = clusters(300, spread=1.5), clusters(67, spread=1.5, seed=1)
   fit = functools.partial(
-    linear_layer.fit_features, *train, *test, num_classes=7, epochs=2
+    linear_layer.fit_features,
+    *train,
+    *test,
+    num_classes=7,
+    recipe=Recipe(epochs=2, repetitions=4),
   )
-  first, again, other = (fit(repetitions=4, seed=seed) for seed in (0, 0, 1))
+  first, again, other = (fit(seed=seed) for seed in (0, 0, 1))
   assert first == again
   assert first["linear_top1_each"] != other["linear_top1_each"]
   each = first["linear_top1_each"]
@@ -118,7 +128,9 @@ def test_counting_agrees_with_numpy_and_breaks_ties_downwards():
 
 def test_fit_features_refuses_what_does_not_fit():
   train, test = clusters(20), clusters(10)
-  fit = functools.partial(linear_layer.fit_features, num_classes=7)
+  fit = functools.partial(
+    linear_layer.fit_features, num_classes=7, recipe=Recipe()
+  )
   with pytest.raises(ValueError, match=r"train .*\(20, 32\) and \(19,\)"):
     fit(train[0], train[1][1:], *test)
   with pytest.raises(ValueError, match=r"\(20, 32\).*\(10, 31\)"):
@@ -126,4 +138,4 @@ def test_fit_features_refuses_what_does_not_fit():
   with pytest.raises(ValueError, match=r"\[0, 5\)"):
     fit(*train, *test, num_classes=5)
   with pytest.raises(ValueError, match="epochs=0"):
-    fit(*train, *test, epochs=0)
+    Recipe(epochs=0)

@@ -9,14 +9,16 @@ from evaluation_helpers import (
   make_variables,
 )
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from essl_jax import augment
+from essl_jax import augment, parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features, linear_layer, linear_probe
+from essl_jax.evaluation.recipe import Recipe
+from essl_jax.preemption import Stopped
+
+VIEW = linear_probe.train_view(8, **PIXELS)
 
 
 @pytest.fixture
@@ -24,22 +26,28 @@ def variables():
   return make_variables()
 
 
+def extract(variables, source, split, resize=None):
+  return features.extract(
+    encode, variables, source, split, batch_size=16, resize=resize, **PIXELS
+  )
+
+
+def run_paper(variables, source, *, encode=encode, **arguments):
+  test = extract(make_variables(), source, "test", (9, 8))
+  return linear_probe.run_paper(
+    encode, variables, source, test, view=VIEW, **arguments
+  )
+
+
 def test_paper_probe_end_to_end(variables):
   source = FakeSource()
   reported = []
-  arguments = {
-    "image_size": 8,
-    "epochs": 8,
-    "batch_size": 16,
-    "repetitions": 2,
-    **PIXELS,
-  }
-  figures = linear_probe.run(
-    encode,
+  arguments = {"recipe": Recipe(epochs=8, batch_size=16, repetitions=2)}
+  figures = run_paper(
     variables,
     source,
-    protocol="paper",
     progress=lambda *steps: reported.append(steps),
+    circumstances={"data": "fake"},
     **arguments,
   )
   assert figures["linear_top1"] > 98
@@ -47,39 +55,29 @@ def test_paper_probe_end_to_end(variables):
   assert len(set(source.seeds)) == 2
   # 70 images are four batches of 16; the last six are dropped.
   assert reported == [(step, 64) for step in range(1, 65)]
-  assert figures["test_transform"] == "Resize 9 bicubic, CenterCrop 8"
-  again = linear_probe.run(
-    encode, variables, source, protocol="paper", **arguments
-  )
-  assert again == figures
+  assert figures["data"] == "fake" and figures["epochs"] == 8
+  assert figures["augmentation"].startswith("RandomResizedCrop 8 bicubic")
+  again = run_paper(variables, source, **arguments)
+  assert figures == again | {"data": "fake"}
 
 
-def test_paper_probe_follows_a_plain_loop(variables, monkeypatch):
-  source = FakeSource()
-  layers = []
-  count = linear_layer.count_correct
-  monkeypatch.setattr(
-    linear_layer,
-    "count_correct",
-    lambda layer, *rest: layers.append(layer) or count(layer, *rest),
-  )
-  figures = linear_probe.run_paper(
-    encode,
-    variables,
-    source,
-    image_size=8,
-    epochs=2,
-    batch_size=32,
-    repetitions=1,
-    learning_rate=0.5,
-    seed=3,
-    **PIXELS,
-  )
-  seed = linear_layer.repetition_seed(3, 0)
+def numpy_rate(recipe, step, per_epoch):
+  """The learning rate of a step."""
+  if recipe.update_rate_every == "epoch":
+    step -= step % per_epoch
+  total = recipe.epochs * per_epoch
+  return recipe.learning_rate * (1 + np.cos(np.pi * step / total)) / 2
+
+
+def plain_loop(variables, recipe, seed, classes=3):
+  """The layer that a probe of FakeSource should end with, in NumPy."""
+  seed = linear_layer.repetition_seed(seed, 0)
   weights_key, view_key = jax.random.split(jax.random.key(seed))
-  layer = linear_layer.initial_layer(weights_key, 16, 3)
-  optimizer = optax.sgd(optax.cosine_decay_schedule(0.5, 4), momentum=0.9)
-  state = optimizer.init(layer)
+  layer = linear_layer.initial_layer(
+    weights_key, 16, classes, recipe.initial_std
+  )
+  layer = {name: np.asarray(x, np.float64) for name, x in layer.items()}
+  velocity = {name: np.zeros_like(x) for name, x in layer.items()}
   view = augment.View(
     size=8,
     scale=(0.08, 1.0),
@@ -89,27 +87,70 @@ def test_paper_probe_follows_a_plain_loop(variables, monkeypatch):
     grayscale=0.0,
     **PIXELS,
   )
-
-  @jax.jit
-  def slope(layer, key, images, labels):
-    inputs = encode(variables, augment.random_view(key, images, view))
-    return jax.grad(loss)(layer, inputs, labels)
-
-  def loss(layer, inputs, labels):
-    logits = inputs @ layer["kernel"] + layer["bias"][None]
-    log_odds = jax.nn.log_softmax(logits)
-    return -jnp.mean(jnp.sum(log_odds * jax.nn.one_hot(labels, 3), axis=1))
-
-  stream = FakeSource().batches(batch_size=32, seed=seed)
-  for step in range(4):
+  see = jax.jit(
+    lambda key, x: encode(variables, augment.random_view(key, x, view))
+  )
+  stream = FakeSource().batches(batch_size=recipe.batch_size, seed=seed)
+  per_epoch = 70 // recipe.batch_size
+  for step in range(recipe.epochs * per_epoch):
     batch = next(stream)
     key = jax.random.fold_in(view_key, step)
-    gradient = slope(layer, key, batch["image"], batch["label"])
-    updates, state = optimizer.update(gradient, state)
-    layer = optax.apply_updates(layer, updates)
-  for name in layer:
+    inputs = np.asarray(see(key, batch["image"]), np.float64)
+    logits = inputs @ layer["kernel"] + layer["bias"]
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    error = odds / odds.sum(1, keepdims=True) - np.eye(classes)[batch["label"]]
+    gradient = {
+      "kernel": inputs.T @ error / len(error),
+      "bias": error.mean(0),
+    }
+    for name in layer:
+      slope = gradient[name] + recipe.weight_decay * layer[name]
+      size, length = np.linalg.norm(layer[name]), np.linalg.norm(slope)
+      if recipe.optimizer == "lars" and size > 0:
+        slope = slope * 0.001 * size / length
+      velocity[name] = recipe.momentum * velocity[name] + slope
+      rate = numpy_rate(recipe, step, per_epoch)
+      layer[name] = layer[name] - rate * velocity[name]
+  return layer
+
+
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    Recipe(epochs=2, batch_size=32, learning_rate=0.5, repetitions=1),
+    Recipe(
+      epochs=3,
+      batch_size=32,
+      learning_rate=0.3,
+      weight_decay=0.1,
+      update_rate_every="epoch",
+      repetitions=1,
+    ),
+    Recipe(
+      epochs=2,
+      batch_size=32,
+      learning_rate=100.0,
+      optimizer="lars",
+      update_rate_every="epoch",
+      initial_std=0.01,
+      repetitions=1,
+    ),
+  ],
+  ids=["cifar", "barlow_twins", "simsiam"],
+)
+def test_paper_probe_follows_a_plain_loop(variables, monkeypatch, recipe):
+  layers = []
+  count = linear_layer.count_correct
+  monkeypatch.setattr(
+    linear_layer,
+    "count_correct",
+    lambda layer, *rest: layers.append(layer) or count(layer, *rest),
+  )
+  figures = run_paper(variables, FakeSource(), recipe=recipe, seed=3)
+  expected = plain_loop(variables, recipe, 3)
+  for name in expected:
     np.testing.assert_allclose(
-      layers[0][name], layer[name], rtol=1e-3, atol=1e-5
+      layers[0][name], expected[name], rtol=1e-3, atol=1e-5
     )
   count = figures["linear_top1"] * 37 / 100
   assert count == pytest.approx(round(count))
@@ -117,61 +158,122 @@ def test_paper_probe_follows_a_plain_loop(variables, monkeypatch):
 
 
 def test_paper_probe_takes_a_small_set_as_one_batch_on_eight_devices(variables):
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
-  spec = jax.sharding.PartitionSpec
-  place = functools.partial(
-    jax.device_put, device=jax.sharding.NamedSharding(mesh, spec("batch"))
-  )
-  replicated = jax.device_put(
-    variables, jax.sharding.NamedSharding(mesh, spec())
-  )
+  mesh = parallel.make_mesh()
   traces = []
 
   def counted(variables, images):
     traces.append(images.shape)
     return encode(variables, images)
 
-  arguments = {"image_size": 8, "epochs": 5, "repetitions": 2, **PIXELS}
-  eight = linear_probe.run_paper(
-    counted, replicated, FakeSource(train=40), place=place, **arguments
+  recipe = Recipe(epochs=5, repetitions=2)
+  eight = run_paper(
+    parallel.replicate(variables, mesh),
+    FakeSource(train=43),
+    encode=counted,
+    recipe=recipe,
+    mesh=mesh,
   )
-  # Once for the test features, once for the step of both repetitions.
-  assert len(traces) == 2
-  assert eight["batch_size"] == 40 and eight["num_train"] == 40
-  one = linear_probe.run_paper(
-    encode, variables, FakeSource(train=40), **arguments
+  # One compiled step for both repetitions, of a device's share.
+  assert traces == [(5, 8, 8, 3)]
+  assert eight["batch_size"] == 40 and eight["num_train"] == 43
+  one = run_paper(
+    variables,
+    FakeSource(train=43),
+    recipe=Recipe(epochs=5, batch_size=40, repetitions=2),
   )
   # Rounding may turn one of 37 answers.
   assert abs(eight["linear_top1"] - one["linear_top1"]) < 3
+  with pytest.raises(UsageError, match="batch_size 30 .* 8 devices; use 24 or"):
+    run_paper(variables, FakeSource(), recipe=Recipe(batch_size=30), mesh=mesh)
+  with pytest.raises(UsageError, match="7 training images are too few"):
+    run_paper(variables, FakeSource(train=7), recipe=recipe, mesh=mesh)
+
+
+@pytest.mark.parametrize("stop", [1, 11, 16, 23])
+def test_a_stopped_probe_goes_on_bit_for_bit(variables, tmp_path, stop):
+  """Two repetitions of 16 steps, stopped anywhere or killed."""
+  recipe = Recipe(epochs=4, batch_size=16, repetitions=2, learning_rate=0.05)
+  run = functools.partial(run_paper, variables, FakeSource(), recipe=recipe)
+  layers = []
+  expected = run()
+  for error in (Stopped, KeyboardInterrupt):  # the second saves nothing more
+    done = []
+
+    def interrupt(number, total, done=done, error=error):
+      assert total == 32
+      done.append(number)
+      if len(done) == stop:
+        raise error
+
+    with pytest.raises(error):
+      run(workdir=tmp_path, save_every_epochs=1, progress=interrupt)
+    path = tmp_path / "probe" / "linear_probe.npz"
+    rest = []
+    found = run(
+      workdir=tmp_path,
+      save_every_epochs=1,
+      progress=lambda number, _, rest=rest: rest.append(number),
+    )
+    assert found == expected
+    begun = {Stopped: stop, KeyboardInterrupt: (stop - 1) // 4 * 4}[error]
+    assert rest == list(range(begun + 1, 33))
+    layers.append(np.load(path)["counts"])
+    path.unlink()
+  np.testing.assert_array_equal(*layers)
+
+
+def test_what_another_probe_left_is_not_read(variables, tmp_path):
+  def run(variables, *, seed=0, **fields):
+    steps = []
+    recipe = Recipe(epochs=2, batch_size=32, repetitions=1, **fields)
+    figures = run_paper(
+      variables,
+      FakeSource(),
+      recipe=recipe,
+      seed=seed,
+      workdir=tmp_path,
+      progress=lambda *step: steps.append(step),
+    )
+    return len(steps), figures
+
+  steps, figures = run(variables)
+  assert steps == 4
+  assert run(variables) == (0, figures)  # finished, and not yet cleared away
+  other = {"kernel": variables["kernel"] * np.float32(1.5)}
+  assert run(other)[0] == run(other, seed=1)[0] == 4
+  assert run(variables)[0] == run(variables, learning_rate=1.0)[0] == 4
+  (tmp_path / "probe" / "linear_probe.npz").write_bytes(b"half a file")
+  assert run(variables) == (4, figures)
 
 
 def test_run_dispatches_and_detects_a_changed_encoder(variables):
   source = FakeSource()
-  run = functools.partial(
-    linear_probe.run, encode, variables, source, image_size=8, **PIXELS
-  )
-  assert run(protocol="none") == {"protocol": "none"}
+
+  def run(protocol, seed=0, **fields):
+    return linear_probe.run(
+      encode,
+      variables,
+      source,
+      protocol=protocol,
+      recipe=Recipe(repetitions=1, **fields),
+      train=lambda: extract(variables, source, "train"),
+      test=lambda: extract(variables, source, "test"),
+      seed=seed,
+      view=VIEW,
+    )
+
+  assert run("none") == {"protocol": "none"}
   with pytest.raises(UsageError, match="'quick'.*paper, fast, none"):
-    run(protocol="quick")
-  figures = run(protocol="fast", epochs=5)
+    run("quick")
+  figures = run("fast", epochs=5)
   assert figures["linear_top1"] > 98 and figures["batch_size"] == 70
-  train, test = (
-    features.extract(encode, variables, source, split, batch_size=16, **PIXELS)
-    for split in ("train", "test")
-  )
-  cached = run(protocol="fast", epochs=5, train=train, test=test)
-  assert cached["linear_top1"] == figures["linear_top1"]
+  batches = source.evaluation_batches
 
-  def spoil(done, total):
+  def spoiling(split, batch_size):
     variables["kernel"][0] += 1e-3
+    return batches(split, batch_size)
 
+  source.evaluation_batches = spoiling
   for protocol in ("paper", "fast"):
-    batches = source.evaluation_batches
-
-    def spoiling(split, batch_size, batches=batches):
-      spoil(0, 0)
-      return batches(split, batch_size)
-
-    source.evaluation_batches = spoiling
     with pytest.raises(RuntimeError, match=f"{protocol} probe changed"):
-      run(protocol=protocol, epochs=1, batch_size=64)
+      run(protocol, epochs=1, batch_size=64)

@@ -30,6 +30,12 @@ def config(tiny_config):
     data={"train_split": "train[:64]", "test_split": "test[:40]"},
     views={"first": plain, "second": plain, "third": plain | {"size": 8}},
     optimizer={"learning_rate": 0.003},
+    probe={
+      "protocol": "paper",
+      "epochs": 2,
+      "batch_size": 16,
+      "repetitions": 1,
+    },
   )
   return json.dumps(config_lib.to_dict(made))
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from essl_jax.data.checks import SPLITS
+import numpy as np
+
+from essl_jax.data.checks import SPLITS, as_text, check_file_names
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
@@ -61,6 +63,7 @@ class _Records:
       },
     )
     self._name = f"{builder.info.full_name} {split}"
+    self._fields = set(builder.info.features)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -71,3 +74,11 @@ class _Records:
 
   def name(self, index: int) -> str:
     return f"{self._name}, record {index}"
+
+  def labels(self) -> np.ndarray:
+    found = (int(record["label"]) for record in self._records)
+    return np.fromiter(found, np.int32, len(self))
+
+  def file_names(self) -> list[str]:
+    check_file_names(self._fields, self._name)
+    return [as_text(record["file_name"]) for record in self._records]

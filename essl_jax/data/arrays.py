@@ -33,9 +33,11 @@ class ArraySource:
     image_shape: (H, W, 3).
     differs_in_size: False: crops are drawn on the device.
     broken: nothing, by split.
+    is_stored_shuffled: False: arrays may be in any order.
   """
 
   differs_in_size = False
+  is_stored_shuffled = False
   broken: Mapping[str, Sequence[str]] = {"train": (), "test": ()}
 
   def __init__(
@@ -160,6 +162,27 @@ class ArraySource:
         "label": labels[start : start + batch_size],
       }
       for start in range(0, len(labels), batch_size)
+    )
+
+  def labels(self) -> np.ndarray:
+    """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
+    return self.train_labels
+
+  def names(self) -> list[str]:
+    """Refuses: arrays have no file names."""
+    raise UsageError(
+      "the images of arrays have no file names: set config.finetune.labels in"
+      " place of config.finetune.label_list"
+    )
+
+  def take(self, rows: np.ndarray) -> "ArraySource":
+    """Returns a source with these training images only."""
+    return ArraySource(
+      self.train_images[rows],
+      self.train_labels[rows],
+      self.test_images,
+      self.test_labels,
+      num_classes=self.num_classes,
     )
 
   def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:

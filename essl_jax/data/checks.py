@@ -1,6 +1,6 @@
 """What every source checks before it reads: batches, crops, split names."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import re
 from typing import Any
 
@@ -141,3 +141,18 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, slice]:
       f"{size} in {name!r}: give a non-empty slice within them"
     )
   return name, slice(first, last)
+
+
+def check_file_names(fields: Collection[str], name: str) -> None:
+  """Raises UsageError unless the records of a set hold their file names."""
+  if "file_name" not in fields:
+    raise UsageError(
+      f"the images of {name} have no file names (it has"
+      f" {', '.join(sorted(fields))}): set config.finetune.labels in place of"
+      " config.finetune.label_list"
+    )
+
+
+def as_text(name: bytes | str) -> str:
+  """A file name as a record holds it, decoded."""
+  return name.decode() if isinstance(name, bytes) else str(name)

@@ -6,6 +6,7 @@ at any step without reading what came before.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import copy
 import functools
 import sys
 import threading
@@ -38,6 +39,36 @@ class EncodedImages(Protocol):
   def name(self, index: int) -> str:
     """Returns what to call an image in messages, such as its path."""
 
+  def labels(self) -> np.ndarray:
+    """Returns all labels, int32 [N]."""
+
+  def file_names(self) -> list[str]:
+    """Returns `class/name` or `name` of every image; may raise UsageError."""
+
+
+class _Rows:
+  """Some of the images of a split."""
+
+  def __init__(self, images: EncodedImages, rows: np.ndarray):
+    self._images = images
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> tuple[bytes, int]:
+    return self._images[int(self._rows[index])]
+
+  def name(self, index: int) -> str:
+    return self._images.name(int(self._rows[index]))
+
+  def labels(self) -> np.ndarray:
+    return self._images.labels()[self._rows]
+
+  def file_names(self) -> list[str]:
+    names = self._images.file_names()
+    return [names[row] for row in self._rows]
+
 
 class EncodedSource:
   """A `Source` over encoded images with random access.
@@ -51,7 +82,10 @@ class EncodedSource:
     image_shape: (H, W, 3) of evaluation images.
     differs_in_size: whether training needs `crops`.
     broken: names of unreadable images found so far, by split.
+    is_stored_shuffled: False: reading in any order costs nothing.
   """
+
+  is_stored_shuffled = False
 
   def __init__(
     self,
@@ -145,6 +179,23 @@ class EncodedSource:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     check_split(split)
     return self._evaluation_batches(split, batch_size)
+
+  def labels(self) -> np.ndarray:
+    """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
+    return self._images["train"].labels()
+
+  def names(self) -> list[str]:
+    """Returns the training images' file names, `class/name` or `name`."""
+    return self._images["train"].file_names()
+
+  def take(self, rows: np.ndarray) -> "EncodedSource":
+    """Returns a source with these training images only."""
+    part = copy.copy(self)
+    part._images = self._images | {"train": _Rows(self._images["train"], rows)}
+    part._unreadable = {split: set() for split in SPLITS}
+    part._lock = threading.Lock()
+    part.broken = {split: [] for split in SPLITS}
+    return part
 
   def as_arrays(self) -> ArraySource:
     """Reads the evaluation images of both splits into memory.

@@ -157,6 +157,13 @@ class _Files:
     file = self._folder.files[self._indices[index]]
     return os.path.join(self._folder.path, file)
 
+  def labels(self) -> np.ndarray:
+    return self._folder.labels[self._indices]
+
+  def file_names(self) -> list[str]:
+    files = (self._folder.files[index] for index in self._indices)
+    return [file.replace(os.sep, "/") for file in files]
+
 
 def _folders(path: pathlib.Path) -> list[str]:
   with os.scandir(path) as entries:

@@ -9,6 +9,7 @@ the order is a function of (seed, epoch, n).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import copy
 import functools
 from typing import Any
 
@@ -18,7 +19,13 @@ from PIL import Image
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
 from essl_jax.data.arrays import ArraySource
-from essl_jax.data.checks import check_batches, check_crops, check_split
+from essl_jax.data.checks import (
+  as_text,
+  check_batches,
+  check_crops,
+  check_file_names,
+  check_split,
+)
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
@@ -38,6 +45,7 @@ class TFDSSource:
     image_shape: (H, W, 3) of evaluation images.
     differs_in_size: whether training needs `crops`.
     broken: nothing, by split: a broken record ends the run.
+    is_stored_shuffled: whether TFDS has shuffled the set as it wrote it.
   """
 
   broken: Mapping[str, tuple[str, ...]] = {"train": (), "test": ()}
@@ -73,6 +81,8 @@ class TFDSSource:
     self.image_shape = image_shape
     self.differs_in_size = differs_in_size
     self._resize = resize
+    self._rows: np.ndarray | None = None
+    self.is_stored_shuffled = not builder.info.disable_shuffling
 
   def num_examples(self, split: str) -> int:
     """Returns the number of examples of `split`, "train" or "test"."""
@@ -130,7 +140,53 @@ class TFDSSource:
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     check_split(split)
-    return self._whole_images(self._records(self._splits[split]), batch_size)
+    records = (
+      self._taken() if split == "train" else self._records(self._splits[split])
+    )
+    return self._whole_images(records, batch_size)
+
+  def labels(self) -> np.ndarray:
+    """Reads the training labels: see `essl_jax.data.subsets.Divisible`."""
+    records = self._taken().map(lambda record: record["label"])
+    return np.array(list(records.as_numpy_iterator()), np.int32)
+
+  def names(self) -> list[str]:
+    """Reads the training images' file names."""
+    check_file_names(
+      set(self._builder.info.features), self._builder.info.full_name
+    )
+    records = self._taken().map(lambda record: record["file_name"])
+    return [as_text(name) for name in records.as_numpy_iterator()]
+
+  def take(self, rows: np.ndarray) -> "TFDSSource":
+    """Returns a source with these training images only.
+
+    Training keeps them in memory as they are stored: 1.4 GB for 1% of
+    ImageNet. Finding them reads the split as far as the last of them.
+    """
+    part = copy.copy(self)
+    part._rows = rows if self._rows is None else self._rows[rows]
+    part._sizes = self._sizes | {"train": len(rows)}
+    return part
+
+  def _taken(self) -> Any:
+    """The training records, or those of them that were taken."""
+    records = self._records(self._splits["train"])
+    if self._rows is None:
+      return records
+    tf, _ = import_tensorflow()
+    last = int(self._rows[-1]) + 1
+    records = records.take(last)
+    if last == len(self._rows):
+      return records
+    wanted = np.zeros(last, bool)
+    wanted[self._rows] = True
+    is_wanted = tf.constant(wanted)
+    return (
+      records.enumerate()
+      .filter(lambda row, _: is_wanted[row])
+      .map(lambda _, record: record)
+    )
 
   def as_arrays(self) -> ArraySource:
     """Reads the whole set into memory once.
@@ -164,8 +220,8 @@ class TFDSSource:
     example_bytes = max(1, info.dataset_size // stored)
     size = self._sizes["train"]
     buffer = max(1, SHUFFLE_BYTES // example_bytes)
-    if size <= buffer:
-      kept = self._records(split).cache()
+    if size <= buffer or self._rows is not None:
+      kept = self._taken().cache()
       return functools.partial(
         kept.shuffle, size, reshuffle_each_iteration=False
       ), process_count

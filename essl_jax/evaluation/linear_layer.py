@@ -1,6 +1,7 @@
 """A linear layer: optimiser, fit to cached features, counting, summary."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 
 from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation.recipe import Recipe
 
 Layer = dict[str, jax.Array]
 """`kernel` [D, C] and `bias` [C], float32."""
@@ -22,12 +24,7 @@ def fit_features(
   test_labels: np.ndarray,
   *,
   num_classes: int,
-  epochs: int = 100,
-  batch_size: int = 256,
-  learning_rate: float = 30.0,
-  momentum: float = 0.9,
-  weight_decay: float = 0.0,
-  repetitions: int = 1,
+  recipe: Recipe,
   seed: int = 0,
 ) -> dict[str, Any]:
   """Probes features that were computed once: the protocol `fast`.
@@ -46,19 +43,11 @@ def fit_features(
     test_features: `[M, D]`.
     test_labels: `[M]`, in `[0, num_classes)`.
     num_classes: number of classes.
-    epochs: passes over the training features.
-    batch_size: examples per step.
-    learning_rate: at the start of the cosine.
-    momentum: of SGD.
-    weight_decay: L2, added to the gradient.
-    repetitions: probes that differ in initial weights and order.
-    seed: of all of them.
+    recipe: how to train.
+    seed: of all repetitions.
 
   Returns:
-    `linear_top1`: percent of all test examples, averaged over repetitions;
-    `linear_top1_each`; `linear_top1_std`, their sample standard deviation (0
-    for one); the same of `linear_top5` if there are more than five classes;
-    and the protocol.
+    The figures of `summarise` and the protocol.
 
   Raises:
     ValueError: for arrays that do not fit.
@@ -71,100 +60,86 @@ def fit_features(
       f"train features {np.shape(train_features)} and test features "
       f"{np.shape(test_features)} differ in width"
     )
-  check_schedule(epochs, batch_size, repetitions)
   train, test = features_lib.standardise(train_features, test_features)
-  labels = jnp.asarray(train_labels, jnp.int32)
-  batch_size = min(batch_size, len(train))
+  arrays = jnp.asarray(train), jnp.asarray(train_labels, jnp.int32)
+  size = min(recipe.batch_size, len(train))
+  recipe = dataclasses.replace(recipe, batch_size=size)
   counts = []
-  for repetition in range(repetitions):
-    layer = fit(
-      jax.random.key(repetition_seed(seed, repetition)),
-      jnp.asarray(train),
-      labels,
-      learning_rate,
-      momentum,
-      weight_decay,
-      num_classes=num_classes,
-      epochs=epochs,
-      batch_size=batch_size,
-    )
+  for repetition in range(recipe.repetitions):
+    key = jax.random.key(repetition_seed(seed, repetition))
+    layer = fit(key, *arrays, recipe=recipe, num_classes=num_classes)
     counts.append(count_correct(layer, test, test_labels))
-  return summarise(counts, len(test), num_classes) | {
-    "protocol": "fast",
-    "epochs": epochs,
-    "batch_size": batch_size,
-    "learning_rate": learning_rate,
-    "schedule": "cosine to 0 per step",
-    "momentum": momentum,
-    "weight_decay": weight_decay,
-    "repetitions": repetitions,
-    "seed": seed,
-    "augmentation": "none",
-    "features": "cached, standardised by the training set, over sqrt(D)",
-    "num_train": len(train),
-    "num_test": len(test),
-  }
+  return (
+    summarise(counts, len(test), num_classes)
+    | {"protocol": "fast", "seed": seed, "augmentation": "none"}
+    | recipe.describe()
+    | {
+      "features": "cached, standardised by the training set, over sqrt(D)",
+      "num_train": len(train),
+      "num_test": len(test),
+    }
+  )
 
 
-@functools.partial(
-  jax.jit, static_argnames=("num_classes", "epochs", "batch_size")
-)
+@functools.partial(jax.jit, static_argnames=("recipe", "num_classes"))
 def fit(
   key: jax.Array,
   features: jax.Array,
   labels: jax.Array,
-  learning_rate: float,
-  momentum: float,
-  weight_decay: float,
   *,
+  recipe: Recipe,
   num_classes: int,
-  epochs: int,
-  batch_size: int,
 ) -> Layer:
   """Trains one layer on cached features, all epochs in one compiled loop."""
   number, width = features.shape
-  steps = -(-number // batch_size)
-  optimizer = sgd(learning_rate, momentum, weight_decay, epochs * steps)
+  steps = -(-number // recipe.batch_size)
+  optimizer = recipe.make_optimizer(steps)
   weights_key, order_key = jax.random.split(key)
-  layer = initial_layer(weights_key, width, num_classes)
+  layer = initial_layer(weights_key, width, num_classes, recipe.initial_std)
 
   def step(carry: tuple[Layer, Any], rows: jax.Array) -> tuple[Any, None]:
+    layer, momenta = carry
     # Rows of -1 pad the last batch of an epoch.
-    return update(
-      *carry, optimizer, features[rows], labels[rows], rows >= 0
-    ), None
+    gradient = jax.grad(loss)(layer, features[rows], labels[rows], rows >= 0)
+    updates, momenta = optimizer.update(gradient, momenta, layer)
+    return (optax.apply_updates(layer, updates), momenta), None
 
   def epoch(carry: tuple[Layer, Any], index: jax.Array) -> tuple[Any, None]:
     order = jax.random.permutation(jax.random.fold_in(order_key, index), number)
-    order = jnp.pad(order, (0, steps * batch_size - number), constant_values=-1)
-    return jax.lax.scan(step, carry, order.reshape(steps, batch_size))
+    padding = (0, steps * recipe.batch_size - number)
+    order = jnp.pad(order, padding, constant_values=-1)
+    return jax.lax.scan(step, carry, order.reshape(steps, recipe.batch_size))
 
   carry = (layer, optimizer.init(layer))
-  (layer, _), _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
+  (layer, _), _ = jax.lax.scan(epoch, carry, jnp.arange(recipe.epochs))
   return layer
 
 
-def sgd(
-  learning_rate: float, momentum: float, weight_decay: float, steps: int
-) -> optax.GradientTransformation:
-  """PyTorch's SGD with L2 decay, under a cosine from step 0 to `steps`."""
-  schedule = optax.cosine_decay_schedule(1.0, steps)
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay),
-    optax.trace(momentum),
-    optax.scale_by_schedule(lambda step: -learning_rate * schedule(step)),
-  )
+def initial_layer(
+  key: jax.Array, width: int, num_classes: int, std: float | None = None
+) -> Layer:
+  """A layer to begin with.
 
+  Args:
+    key: of the draw.
+    width: of the features.
+    num_classes: number of classes.
+    std: of normal weights, the biases being 0; None is PyTorch's default, all
+      uniform within 1 / sqrt(width).
 
-def initial_layer(key: jax.Array, width: int, num_classes: int) -> Layer:
-  """PyTorch's default: all uniform within 1 / sqrt(width)."""
+  Returns:
+    The layer.
+  """
   keys = jax.random.split(key)
+  shape = (width, num_classes)
+  if std is not None:
+    return {
+      "kernel": std * jax.random.normal(keys[0], shape),
+      "bias": jnp.zeros(num_classes),
+    }
   bound = width**-0.5
   draw = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
-  return {
-    "kernel": draw(keys[0], (width, num_classes)),
-    "bias": draw(keys[1], (num_classes,)),
-  }
+  return {"kernel": draw(keys[0], shape), "bias": draw(keys[1], shape[1:])}
 
 
 def _logits(layer: Layer, inputs: jax.Array) -> jax.Array:
@@ -174,24 +149,17 @@ def _logits(layer: Layer, inputs: jax.Array) -> jax.Array:
   return product + layer["bias"][None]
 
 
-def update(
+def loss(
   layer: Layer,
-  momenta: Any,
-  optimizer: optax.GradientTransformation,
   inputs: jax.Array,
   labels: jax.Array,
   mask: jax.Array | None = None,
-) -> tuple[Layer, Any]:
-  """One step on the mean loss over the rows that `mask` keeps."""
-
-  def loss(layer: Layer) -> jax.Array:
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      _logits(layer, inputs), labels
-    )
-    return jnp.mean(losses, where=mask)
-
-  updates, momenta = optimizer.update(jax.grad(loss)(layer), momenta, layer)
-  return optax.apply_updates(layer, updates), momenta
+) -> jax.Array:
+  """Mean softmax cross entropy over the rows that `mask` keeps."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    _logits(layer, inputs), labels
+  )
+  return jnp.mean(losses, where=mask)
 
 
 def count_correct(
@@ -200,7 +168,7 @@ def count_correct(
   """Test examples whose class is ranked first, and among the first five."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer)):
     raise FloatingPointError(
-      "the linear probe diverged: lower config.probe.learning_rate"
+      "the linear classifier diverged: lower its learning rate"
     )
   # On the default device again, from all devices of all processes.
   local = {name: jnp.asarray(np.asarray(x)) for name, x in layer.items()}
@@ -219,12 +187,27 @@ def _ranks(layer: Layer, features: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def summarise(
-  counts: Sequence[tuple[int, int]], number: int, num_classes: int
+  counts: Sequence[tuple[int, int]],
+  number: int,
+  num_classes: int,
+  prefix: str = "linear",
 ) -> dict[str, Any]:
-  """Percent of `number` for every repetition, their mean and spread."""
+  """Percent of right answers, exact over all test images.
+
+  Args:
+    counts: right answers of each repetition, from `count_correct`.
+    number: test images.
+    num_classes: number of classes.
+    prefix: of the figures' names.
+
+  Returns:
+    `linear_top1`, averaged over repetitions; `linear_top1_each`;
+    `linear_top1_std`, their sample standard deviation (0 for one); and the same
+    of `linear_top5` if there are more than five classes.
+  """
   figures: dict[str, Any] = {}
-  for column, name in enumerate(("linear_top1", "linear_top5")):
-    if name == "linear_top5" and num_classes <= 5:
+  for column, name in enumerate((f"{prefix}_top1", f"{prefix}_top5")):
+    if column and num_classes <= 5:
       continue
     each = [100.0 * count[column] / number for count in counts]
     figures[name] = float(np.mean(each))
@@ -237,14 +220,3 @@ def repetition_seed(seed: int, repetition: int) -> int:
   """Seeds in [0, 2^31) that no two pairs of arguments are likely to share."""
   sequence = np.random.SeedSequence([seed, repetition])
   return int(sequence.generate_state(1)[0] >> 1)
-
-
-def check_schedule(epochs: int, batch_size: int, repetitions: int) -> None:
-  """Raises ValueError for a schedule without steps."""
-  for name, value in (
-    ("epochs", epochs),
-    ("batch_size", batch_size),
-    ("repetitions", repetitions),
-  ):
-    if value < 1:
-      raise ValueError(f"{name}={value} must be positive")

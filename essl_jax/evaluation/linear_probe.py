@@ -2,26 +2,32 @@
 
 `paper` trains on freshly augmented images that pass the encoder at every step,
 `fast` on features computed once. Both minimise the softmax cross entropy of
-one linear layer by SGD with momentum, its learning rate falling to zero along
-a cosine per step, and count the correct answers over all test images.
+one linear layer under a cosine and count the right answers over all test
+images.
 """
 
 from collections.abc import Callable
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import augment
+from essl_jax import augment, parallel
 from essl_jax.data import Source
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import classifier, linear_layer
 from essl_jax.evaluation import features as features_lib
-from essl_jax.evaluation import linear_layer
 from essl_jax.evaluation.features import Encode
-from essl_jax.evaluation.linear_layer import Layer, fit_features
+from essl_jax.evaluation.linear_layer import fit_features
+from essl_jax.evaluation.recipe import Recipe
+from essl_jax.evaluation.saved import Saved
 
 PROTOCOLS = ("paper", "fast", "none")
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Features float32 [N, D] and labels int32 [N]."""
 
 
 def run(
@@ -30,15 +36,10 @@ def run(
   source: Source,
   *,
   protocol: str,
-  mean: tuple[float, float, float],
-  std: tuple[float, float, float],
-  image_size: int,
-  resize: tuple[int, int] | None = None,
-  train: tuple[np.ndarray, np.ndarray] | None = None,
-  test: tuple[np.ndarray, np.ndarray] | None = None,
-  place: Callable[[Any], Any] = jnp.asarray,
-  progress: Callable[[int, int], None] | None = None,
-  batch_size: int = 256,
+  recipe: Recipe,
+  train: Callable[[], Labelled],
+  test: Callable[[], Labelled],
+  seed: int = 0,
   **options: Any,
 ) -> dict[str, Any]:
   """Runs a probe and asserts that it left the encoder as it was.
@@ -46,18 +47,13 @@ def run(
   Args:
     encode: the frozen encoder, on normalised images.
     variables: its variables.
-    source: with the splits `train` and `test`.
+    source: with the split `train`.
     protocol: `paper` (`run_paper`), `fast` (`fit_features`) or `none`.
-    mean: of the channels, in [0, 1].
-    std: of the channels.
-    image_size: side of the encoder's images, for `paper`.
-    resize: as `features.extract`, for `fast`.
-    train: features and labels if already extracted, for `fast`.
-    test: likewise of the test split.
-    place: puts a host array on the devices, see `features.extract`.
-    progress: see `run_paper`.
-    batch_size: images per step.
-    **options: the other arguments of the protocol's function.
+    recipe: how the layer is trained.
+    train: gives features and labels of the training images, for `fast`.
+    test: likewise of the test images.
+    seed: of the probes.
+    **options: the other arguments of `run_paper`.
 
   Returns:
     The figures of the protocol's function; of `none`, its name alone.
@@ -74,35 +70,17 @@ def run(
   if protocol == "none":
     return {"protocol": "none"}
   before = features_lib.fingerprint(variables)
-  common: dict[str, Any] = {
-    "mean": mean,
-    "std": std,
-    "batch_size": batch_size,
-    "place": place,
-  }
-  if protocol == "paper":
-    figures = run_paper(
-      encode,
-      variables,
-      source,
-      image_size=image_size,
-      progress=progress,
-      **common,
-      **options,
+  if protocol == "fast":
+    figures = fit_features(
+      *train(),
+      *test(),
+      num_classes=source.num_classes,
+      recipe=recipe,
+      seed=seed,
     )
   else:
-
-    def extract(split: str) -> tuple[np.ndarray, np.ndarray]:
-      return features_lib.extract(
-        encode, variables, source, split, resize=resize, **common
-      )
-
-    figures = fit_features(
-      *(extract("train") if train is None else train),
-      *(extract("test") if test is None else test),
-      num_classes=source.num_classes,
-      batch_size=batch_size,
-      **options,
+    figures = run_paper(
+      encode, variables, source, test(), recipe=recipe, seed=seed, **options
     )
   after = features_lib.fingerprint(variables)
   if before != after:
@@ -117,21 +95,16 @@ def run_paper(
   encode: Encode,
   variables: Any,
   source: Source,
+  test: Labelled,
   *,
-  mean: tuple[float, float, float],
-  std: tuple[float, float, float],
-  image_size: int,
-  epochs: int = 100,
-  batch_size: int = 256,
-  learning_rate: float = 30.0,
-  momentum: float = 0.9,
-  weight_decay: float = 0.0,
-  repetitions: int = 5,
+  recipe: Recipe,
+  view: augment.View,
   seed: int = 0,
-  place: Callable[[Any], Any] = jnp.asarray,
+  mesh: Mesh | None = None,
   progress: Callable[[int, int], None] | None = None,
-  train_scale: tuple[float, float] = (0.08, 1.0),
-  resize_ratio: float = 36 / 32,
+  workdir: pathlib.Path | None = None,
+  save_every_epochs: int = 10,
+  circumstances: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Probes freshly augmented images: the protocol `paper`.
 
@@ -142,119 +115,133 @@ def run_paper(
   Args:
     encode: the frozen encoder, on normalised images.
     variables: its variables.
-    source: with the splits `train` and `test`.
-    mean: of the channels, in [0, 1].
-    std: of the channels.
-    image_size: side of the images the encoder sees.
-    epochs: passes over the training images.
-    batch_size: images per step, over all devices.
-    learning_rate: this and what follows up to `seed` as in `fit_features`.
-    momentum: of SGD.
-    weight_decay: L2.
-    repetitions: probes that differ in weights, order and augmentation.
-    seed: of all of them.
-    place: puts host arrays (images, labels) on the devices.
-    progress: called after each step with the steps done and in all.
-    train_scale: area of the random crops, as a part of the image's.
-    resize_ratio: shorter side of test images before the central crop, over
-      `image_size`: 36/32 for CIFAR, 256/224 for ImageNet.
+    source: with the split `train`.
+    test: features [M, D] and labels of the test images.
+    recipe: how the layer is trained.
+    view: random crops and flips of the training images.
+    seed: of weights, order and augmentation of all repetitions.
+    mesh: of the devices that share each batch; the first device if absent.
+    progress: called after each step with the steps done and in all; where it
+      raises `Stopped`, the probe is saved.
+    workdir: where an unfinished probe is saved, in `probe/`; nowhere if absent.
+    save_every_epochs: how often.
+    circumstances: what else decides the figures, to be reported.
 
   Returns:
-    As `fit_features`, with this protocol's transformations.
+    The figures of `linear_layer.summarise` and the protocol.
 
   Raises:
-    ValueError: for a source without images.
+    UsageError: for a batch that the devices cannot divide.
     FloatingPointError: for a probe that diverges.
   """
-  linear_layer.check_schedule(epochs, batch_size, repetitions)
-  batch_size = min(batch_size, source.num_examples("train"))
-  steps = epochs * (source.num_examples("train") // batch_size)
-  resize = round(image_size * resize_ratio)
-  test, test_labels = features_lib.extract(
-    encode,
-    variables,
-    source,
-    "test",
-    mean=mean,
-    std=std,
-    batch_size=batch_size,
-    resize=(resize, image_size),
-    place=place,
+  mesh = parallel.make_mesh(jax.devices()[:1]) if mesh is None else mesh
+  number = source.num_examples("train")
+  recipe = recipe.fitted(number, mesh, "probe.batch_size")
+  described = _describe(recipe, view, seed, number, len(test[0]))
+  described |= circumstances or {}
+  path = workdir / "probe" / "linear_probe.npz" if workdir else None
+  saved = Saved(path, mesh)
+  saved.claim({**described, "encoder": features_lib.fingerprint(variables)})
+  counts = classifier.run(
+    _problem(encode, variables, source, test, recipe, view),
+    mesh,
+    seed=seed,
+    saved=saved,
+    save_every_epochs=save_every_epochs,
+    progress=progress,
   )
-  optimizer = linear_layer.sgd(learning_rate, momentum, weight_decay, steps)
-  view = augment.View(
-    size=image_size,
-    scale=train_scale,
-    interpolation="bicubic",
+  figures = linear_layer.summarise(counts, len(test[0]), source.num_classes)
+  return figures | described
+
+
+def _problem(
+  encode: Encode,
+  variables: Any,
+  source: Source,
+  test: Labelled,
+  recipe: Recipe,
+  view: augment.View,
+) -> classifier.Problem:
+  """One linear layer on the features of an encoder that stays as it is."""
+  steps = source.num_examples("train") // recipe.batch_size
+  optimizer = recipe.make_optimizer(steps)
+  width = test[0].shape[1]
+
+  def create(weights: jax.Array, views: jax.Array) -> classifier.State:
+    head = linear_layer.initial_layer(
+      weights, width, source.num_classes, recipe.initial_std
+    )
+    return classifier.State(
+      step=jnp.zeros((), jnp.int32),
+      key=jax.random.key_data(views),
+      params={"head": head},
+      # A copy, for the step gives the buffers of its state away.
+      variables=jax.tree.map(lambda x: jnp.array(x, copy=True), variables),
+      opt_state=optimizer.init({"head": head}),
+    )
+
+  def features(
+    params: Any, variables: Any, images: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    del params
+    found = encode(variables, images).astype(jnp.float32)
+    return jax.lax.stop_gradient(found), variables
+
+  return classifier.Problem(
+    source=source,
+    view=view,
+    recipe=recipe,
+    create=create,
+    features=features,
+    optimizer=optimizer,
+    count=lambda state: linear_layer.count_correct(state.params["head"], *test),
+    saves_variables=False,
+  )
+
+
+def train_view(
+  size: int, mean: Any, std: Any, interpolation: str = "bicubic"
+) -> augment.View:
+  """Random crops of 8% to all of an image, and flips.
+
+  Args:
+    size: side of the crops.
+    mean: of the channels, in [0, 1].
+    std: of the channels.
+    interpolation: `bilinear` or `bicubic`.
+
+  Returns:
+    The view: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
+  """
+  return augment.View(
+    size=size,
+    scale=(0.08, 1.0),
+    interpolation=interpolation,
     jitter_probability=0.0,
     grayscale=0.0,
     mean=mean,
     std=std,
   )
 
-  @jax.jit
-  def step(
-    layer: Layer,
-    momenta: Any,
-    variables: Any,
-    key: jax.Array,
-    number: int,
-    images: jax.Array,
-    labels: jax.Array,
-  ) -> tuple[Layer, Any]:
-    key = jax.random.fold_in(key, number)
-    inputs = encode(variables, augment.random_view(key, images, view))
-    inputs = jax.lax.stop_gradient(inputs.astype(jnp.float32))
-    return linear_layer.update(layer, momenta, optimizer, inputs, labels)
 
-  counts = []
-  for repetition in range(repetitions):
-    own_seed = linear_layer.repetition_seed(seed, repetition)
-    weights_key, view_key = jax.random.split(jax.random.key(own_seed))
-    layer = _place_like(
-      linear_layer.initial_layer(
-        weights_key, test.shape[1], source.num_classes
-      ),
-      variables,
-    )
-    momenta = _place_like(optimizer.init(layer), variables)
-    batches = source.batches(batch_size=batch_size, seed=own_seed)
-    for number in range(steps):
-      batch = next(batches)
-      layer, momenta = step(
-        layer,
-        momenta,
-        variables,
-        view_key,
-        number,
-        place(batch["image"]),
-        place(batch["label"]),
-      )
-      if progress is not None:
-        progress(repetition * steps + number + 1, repetitions * steps)
-    counts.append(linear_layer.count_correct(layer, test, test_labels))
-  return linear_layer.summarise(counts, len(test), source.num_classes) | {
-    "protocol": "paper",
-    "epochs": epochs,
-    "batch_size": batch_size,
-    "learning_rate": learning_rate,
-    "schedule": "cosine to 0 per step",
-    "momentum": momentum,
-    "weight_decay": weight_decay,
-    "repetitions": repetitions,
-    "seed": seed,
-    "augmentation": (
-      f"RandomResizedCrop {image_size} bicubic scale {train_scale}, "
-      "horizontal flip 0.5"
-    ),
-    "test_transform": f"Resize {resize} bicubic, CenterCrop {image_size}",
-    "features": "frozen encoder in evaluation mode",
-    "num_train": source.num_examples("train"),
-    "num_test": len(test),
-  }
+def describe_view(view: augment.View) -> str:
+  """A training view in words, for protocols."""
+  return (
+    f"RandomResizedCrop {view.size} {view.interpolation} scale {view.scale}, "
+    f"horizontal flip {view.flip:g}"
+  )
 
 
-def _place_like(tree: Any, variables: Any) -> Any:
-  """Lays `tree` out as the encoder's variables, so that one step compiles."""
-  leaves = [x for x in jax.tree.leaves(variables) if isinstance(x, jax.Array)]
-  return jax.device_put(tree, leaves[0].sharding) if leaves else tree
+def _describe(
+  recipe: Recipe, view: augment.View, seed: int, train: int, test: int
+) -> dict[str, Any]:
+  return (
+    {"protocol": "paper", "seed": seed}
+    | recipe.describe()
+    | {
+      "augmentation": describe_view(view),
+      "features": "frozen encoder in evaluation mode",
+      "num_train": train,
+      "num_test": test,
+    }
+  )

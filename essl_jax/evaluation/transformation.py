@@ -5,8 +5,52 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from essl_jax import augment, transformations
+from essl_jax import augment, parallel, transformations
+from essl_jax import experiment as experiment_lib
+from essl_jax import step as step_lib
+
+
+def run(
+  experiment: experiment_lib.Experiment,
+  state: step_lib.TrainState,
+  batch_size: int,
+) -> dict[str, Any]:
+  """Accuracy of the prediction head on the test images.
+
+  Args:
+    experiment: with a prediction head.
+    state: what to measure.
+    batch_size: transformed images that a device encodes at once.
+
+  Returns:
+    `transformation_accuracy` in percent, of each element too, and the protocol.
+  """
+  config, mesh = experiment.config, experiment.mesh
+  group = transformations.GROUPS[config.equivariance.group]
+  predict = parallel.map_examples(
+    make_predict(experiment.networks, group, config.views.third), mesh
+  )
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  size = max(1, batch_size // group.num_classes) * mesh.size
+  hits, first = [], 0
+  for batch in experiment.source.evaluation_batches("test", size):
+    images = batch["image"]
+    rest = ((0, size - len(images)), (0, 0), (0, 0), (0, 0))
+    padded = np.pad(images, rest)
+    keys = image_keys(config.seed, first, size)
+    placed = parallel.shard_copies((padded, np.asarray(keys)), mesh)
+    hits.append(np.asarray(predict(variables, placed))[: len(images)])
+    first += len(images)
+  recognised = np.concatenate(hits)
+  return {
+    "transformation_accuracy": 100 * float(recognised.mean()),
+    "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
+    "group": group.name,
+    "images": int(len(recognised)),
+    "augmentation": "one third-view crop an image",
+  }
 
 
 def make_predict(

@@ -1,0 +1,197 @@
+"""Parts of a training split: few labels, or a sample of the images.
+
+Every choice is a function of what is in the set alone, so it is the same on
+all machines and in all processes.
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from essl_jax.data import Source
+from essl_jax.errors import UsageError
+
+_NAMED = 3
+
+
+@runtime_checkable
+class Divisible(Protocol):
+  """A source whose training split can be divided.
+
+  Attributes:
+    is_stored_shuffled: whether any run of stored images is of all classes.
+  """
+
+  is_stored_shuffled: bool
+
+  def labels(self) -> np.ndarray:
+    """Returns the training labels, int32 [N], in the order of evaluation."""
+
+  def names(self) -> list[str]:
+    """Returns the training images' file names, `class/name` or `name`."""
+
+  def take(self, rows: np.ndarray) -> Any:
+    """Returns a source with these training images only, rows ascending."""
+
+
+def choose(labels: np.ndarray, fraction: float, subset: int = 0) -> np.ndarray:
+  """Chooses the same part of every class.
+
+  Of a class with n images `round(fraction * n)` are taken, at least one, from
+  an order that depends on the class alone: subset s is the s-th run of that
+  length, beginning again at the end. Subsets are disjoint as long as they fit
+  into the class.
+
+  Args:
+    labels: integers [N].
+    fraction: in (0, 1].
+    subset: which one, from 0.
+
+  Returns:
+    Rows int64 [M], ascending.
+  """
+  rows = []
+  for label in np.unique(labels):
+    members = np.flatnonzero(labels == label)
+    # Philox is specified to the bit, the same in all versions of NumPy.
+    bits = np.random.Philox(key=int(label)).random_raw(len(members))
+    order = members[np.argsort(bits, kind="stable")]
+    count = max(1, round(fraction * len(order)))
+    rows.append(np.take(order, subset * count + np.arange(count), mode="wrap"))
+  return np.sort(np.concatenate(rows))
+
+
+def few_labels(
+  source: Source, fraction: float, subset: int, list_path: str | None
+) -> Source:
+  """The source with few of its training images.
+
+  Args:
+    source: the whole set.
+    fraction: see `choose`.
+    subset: see `choose`.
+    list_path: a file that names the images instead, one a line, as
+      `name.JPEG` or `class/name.JPEG`.
+
+  Returns:
+    A source with these training images.
+
+  Raises:
+    UsageError: the source cannot be divided, has no labels or file names, or
+      lacks an image of the list.
+  """
+  divisible = _divisible(source)
+  if list_path is not None:
+    return divisible.take(match(divisible.names(), read_list(list_path)))
+  labels = divisible.labels()
+  if labels.min() < 0:
+    raise UsageError(
+      "the training images have no labels to fine-tune on: set"
+      " config.data.train_split to a labelled split"
+    )
+  return divisible.take(choose(labels, fraction, subset))
+
+
+def sample(source: Source, number: int) -> Source:
+  """The source with some of its training images, of all classes.
+
+  Of files and arrays they are a random choice, the same each time; of a
+  TFRecord set the first ones as they are stored, which TFDS has shuffled, so
+  that the rest need not be read.
+
+  Args:
+    source: the whole set.
+    number: how many; all where there are not more.
+
+  Returns:
+    A source with these training images.
+
+  Raises:
+    UsageError: the source cannot be divided.
+  """
+  size = source.num_examples("train")
+  if number >= size:
+    return source
+  divisible = _divisible(source)
+  if divisible.is_stored_shuffled:
+    return divisible.take(np.arange(number))
+  bits = np.random.Philox(key=0).random_raw(size)
+  return divisible.take(np.sort(np.argsort(bits, kind="stable")[:number]))
+
+
+def read_list(path: str | os.PathLike[str]) -> list[str]:
+  """Reads a list of file names, one a line.
+
+  Args:
+    path: of the list.
+
+  Returns:
+    Its names.
+
+  Raises:
+    UsageError: it cannot be read or names nothing.
+  """
+  try:
+    text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise UsageError(
+      f"config.finetune.label_list {path} cannot be read ({error}): give a"
+      " text file with one image's name a line"
+    ) from error
+  names = [line.strip() for line in text.splitlines() if line.strip()]
+  if not names:
+    raise UsageError(
+      f"config.finetune.label_list {path} is empty: give a text file with one"
+      " image's name a line"
+    )
+  return names
+
+
+def match(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+  """Finds files by their names, with or without their folder.
+
+  Args:
+    names: of the files, `class/name` or `name`.
+    wanted: of those to find.
+
+  Returns:
+    Rows int64 [M], ascending, each once.
+
+  Raises:
+    UsageError: a name is missing, or several files have it.
+  """
+  rows: dict[str, list[int]] = {}
+  for row, name in enumerate(names):
+    for known in {name, name.rpartition("/")[2]}:
+      rows.setdefault(known, []).append(row)
+  missing = [name for name in wanted if name not in rows]
+  if missing:
+    raise UsageError(
+      f"{len(missing)} of the {len(wanted)} listed images are not among the"
+      f" {len(names)} training images, such as {_some(missing)}: give the list"
+      " of this set, or complete the set"
+    )
+  ambiguous = [name for name in wanted if len(rows[name]) > 1]
+  if ambiguous:
+    raise UsageError(
+      f"several training images are called {_some(ambiguous)}: list them as"
+      " class/name"
+    )
+  return np.unique([rows[name][0] for name in wanted])
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+  return ", ".join(names[:_NAMED]) + more
+
+
+def _divisible(source: Source) -> Divisible:
+  if not isinstance(source, Divisible):
+    raise UsageError(
+      f"a {type(source).__name__} cannot be divided: it needs the methods"
+      " labels, names and take"
+    )
+  return source

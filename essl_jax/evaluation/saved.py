@@ -1,0 +1,119 @@
+"""What is done of a long evaluation, on disk, so that it can go on later."""
+
+from collections.abc import Mapping
+import hashlib
+import io
+import json
+import pathlib
+from typing import Any
+import zipfile
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+import numpy as np
+
+from essl_jax import parallel
+from essl_jax.workdir import replace_bytes, to_json
+
+Counts = list[tuple[int, int]]
+"""Right answers of every finished repetition: first, and among five."""
+
+
+class Saved:
+  """One file of an evaluation that may be stopped at any step.
+
+  It belongs to one encoder and protocol: what another has left is not read,
+  and is written over. Process 0 alone reads and writes.
+  """
+
+  def __init__(self, path: pathlib.Path | None, mesh: Mesh):
+    """Saves nothing where the path is None.
+
+    Args:
+      path: the file, `*.npz`.
+      mesh: whose devices states lie on, copied.
+    """
+    self._path = path
+    self._mesh = mesh
+    self._key = ""
+
+  def claim(self, protocol: Mapping[str, Any]) -> None:
+    """Ties the file to an encoder and a protocol.
+
+    Args:
+      protocol: all that decides the figures, the encoder's fingerprint too.
+    """
+    text = json.dumps(to_json(protocol), sort_keys=True)
+    self._key = hashlib.sha256(text.encode()).hexdigest()
+
+  def save(self, counts: Counts, state: Any = None) -> None:
+    """Writes what is done, all of it or nothing.
+
+    Args:
+      counts: of the finished repetitions.
+      state: pytree of arrays, of the unfinished one if it has begun.
+    """
+    if self._path is None or jax.process_index() > 0:
+      return
+    self._path.parent.mkdir(exist_ok=True)
+    leaves = [np.asarray(x) for x in jax.tree.leaves(state)]
+    arrays: dict[str, Any] = {f"leaf{i}": x for i, x in enumerate(leaves)}
+    buffer = io.BytesIO()
+    np.savez(
+      buffer,
+      key=np.array(self._key),
+      counts=np.array(counts, np.int32).reshape(-1, 2),
+      **arrays,
+    )
+    replace_bytes(self._path, buffer.getvalue())
+
+  def counts(self) -> Counts:
+    """Those of the finished repetitions; none where nothing is saved."""
+    found = self._read()
+    counts = found["counts"] if found else np.zeros((0, 2), np.int32)
+    if jax.process_count() > 1:
+      number = multihost_utils.broadcast_one_to_all(np.int32(len(counts)))
+      shape = (int(number), 2)
+      mine = counts if jax.process_index() == 0 else np.zeros(shape, np.int32)
+      counts = multihost_utils.broadcast_one_to_all(mine)
+    return [(int(top1), int(top5)) for top1, top5 in counts]
+
+  def restore(self, like: Any) -> Any:
+    """The state of the unfinished repetition.
+
+    Args:
+      like: a state at its beginning.
+
+    Returns:
+      The saved state where there is one, else `like`.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    found = self._read()
+    loaded = [found[k] for k in found if k.startswith("leaf")]
+    is_there = _forms(loaded) == _forms(leaves)
+    if jax.process_count() > 1:
+      is_there = bool(multihost_utils.broadcast_one_to_all(np.int32(is_there)))
+    if not is_there:
+      return like
+    if jax.process_count() > 1:
+      mine = loaded if jax.process_index() == 0 else jax.device_get(leaves)
+      loaded = multihost_utils.broadcast_one_to_all(mine)
+    state = jax.tree.unflatten(structure, loaded)
+    return parallel.replicate_copies(state, self._mesh)
+
+  def _read(self) -> dict[str, np.ndarray]:
+    """The file's arrays; none where it belongs to something else."""
+    if self._path is None or jax.process_index() > 0:
+      return {}
+    try:
+      with np.load(self._path, allow_pickle=False) as file:
+        if str(file["key"]) != self._key:
+          return {}
+        return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      return {}  # absent, or no file of ours: begin at the beginning
+
+
+def _forms(leaves: list[Any]) -> list[tuple[Any, Any]]:
+  return [(x.shape, x.dtype) for x in leaves]
