@@ -21,7 +21,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 
 import ml_collections
 
-from essl_jax.config import variants
+from essl_jax.variants import variants
 
 VARIANTS = {
   "baseline": "without equivariance",

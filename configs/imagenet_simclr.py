@@ -42,7 +42,7 @@ remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 
 import ml_collections
 
-from essl_jax.config import option, variants
+from essl_jax.variants import option, variants
 
 VARIANTS = {
   "baseline": "without equivariance",

@@ -38,7 +38,7 @@ pixels of two of 224.
 
 import ml_collections
 
-from essl_jax.config import option, variants
+from essl_jax.variants import option, variants
 
 VARIANTS = {
   "baseline": "without equivariance",

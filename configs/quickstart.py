@@ -16,7 +16,7 @@ Variants:
 
 import ml_collections
 
-from essl_jax.config import variants
+from essl_jax.variants import variants
 
 VARIANTS = {"baseline": "without equivariance"}
 

@@ -5,12 +5,11 @@ turns it into the frozen dataclasses below, which are all that the program
 reads. A field that is not named here is an error.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from essl_jax import augment, fields
-from essl_jax.errors import UsageError
+from essl_jax import augment, config_checks, fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,48 +300,6 @@ FREE_FIELDS = (
 )
 
 
-def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:
-  """The variants named after the colon of `--config=file.py:a,b`.
-
-  Args:
-    text: what stands after the colon, or None.
-    allowed: what each variant is for, by name.
-
-  Returns:
-    The names that were given.
-
-  Raises:
-    UsageError: a name is not allowed.
-  """
-  chosen = frozenset(filter(None, (text or "").replace(" ", "").split(",")))
-  for name in sorted(chosen - set(allowed)):
-    known = "; ".join(f"{key} ({why})" for key, why in allowed.items())
-    raise UsageError(f"unknown config variant {name!r}; there are: {known}")
-  return chosen
-
-
-def option(chosen: Collection[str], name: str, default: str) -> str:
-  """The value of the variant `name=value` among those chosen.
-
-  Args:
-    chosen: from `variants`.
-    name: what stands before the equals sign.
-    default: where no such variant is chosen.
-
-  Returns:
-    The value.
-
-  Raises:
-    UsageError: two values are chosen.
-  """
-  found = sorted(x for x in chosen if x.startswith(f"{name}="))
-  if len(found) > 1:
-    raise UsageError(
-      f"config variants {' and '.join(found)} exclude each other: choose one"
-    )
-  return found[0].partition("=")[2] if found else default
-
-
 def parse(raw: Mapping[str, Any]) -> Config:
   """Builds and checks the typed config.
 
@@ -357,123 +314,8 @@ def parse(raw: Mapping[str, Any]) -> Config:
       line that names it and what is allowed.
   """
   config = fields.build(Config, raw)
-  _check(config)
+  config_checks.check(config)
   return config
-
-
-def _check(config: Config) -> None:
-  """Refuses values that no run can have, naming field, value and choices."""
-  choices = {
-    "mode": ("train", "evaluate", "finetune"),
-    "precision": ("float32", "bfloat16"),
-    "evaluate_checkpoint": ("latest", "best"),
-    "model.depth": (18, 34, 50, 101, 152),
-    "model.stem": ("cifar", "imagenet"),
-    "projector.last_norm": ("batch", "batch_not_affine", "none"),
-    "optimizer.name": ("sgd", "lars"),
-    "optimizer.update_rate_every": ("step", "epoch"),
-    "probe.protocol": ("paper", "fast", "none"),
-    "probe.optimizer": ("sgd", "lars"),
-    "probe.update_rate_every": ("step", "epoch"),
-    "probe.interpolation": ("bilinear", "bicubic"),
-  }
-  at_least = {
-    "epochs": 1,
-    "batch_size": 2,
-    "micro_batches": 1,
-    "seed": 0,
-    "log_every": 1,
-    "checkpoint_every_epochs": 1,
-    "model.width": 1,
-    "predictor_hidden": 1,
-    "data.image_size": 1,
-    "data.resize_size": 1,
-    "equivariance.weight": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.bias_learning_rate": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.end_factor": 0,
-    "redundancy_weight": 0,
-    "optimizer.momentum": 0,
-    "optimizer.warmup_epochs": 0,
-    "knn.every_epochs": 0,
-    "knn.bank_images": 0,
-    "probe.repetitions": 1,
-    "probe.epochs": 1,
-    "probe.batch_size": 1,
-    "probe.momentum": 0,
-    "probe.weight_decay": 0,
-    "probe.initial_std": 0,
-    "probe.resize_size": 1,
-    "probe.checkpoint_every_epochs": 1,
-    "finetune.subset": 0,
-    "finetune.epochs": 1,
-    "finetune.batch_size": 1,
-    "finetune.learning_rate": 0,
-    "finetune.head_learning_rate": 0,
-    "finetune.momentum": 0,
-    "finetune.weight_decay": 0,
-  }
-  for name, allowed in choices.items():
-    value = _get(config, name)
-    if value not in allowed:
-      known = ", ".join(str(item) for item in allowed)
-      raise UsageError(f"config.{name} must be one of {known}; got {value!r}")
-  for name, least in at_least.items():
-    value = _get(config, name)
-    if value is not None and not least <= value < float("inf"):
-      raise UsageError(f"config.{name} must be at least {least}; got {value}")
-  for name in ("projector.widths", "equivariance.hidden_widths"):
-    value = _get(config, name)
-    if not value or min(value) < 1:
-      raise UsageError(f"config.{name} must be positive sizes; got {value}")
-  if not config.knn.ks or min(config.knn.ks) < 1:
-    raise UsageError(f"config.knn.k must be at least 1; got {config.knn.k}")
-  if not 0 < config.finetune.labels <= 1:
-    raise UsageError(
-      "config.finetune.labels must be a part of the training images, above 0"
-      f" and at most 1; got {config.finetune.labels}"
-    )
-  if config.seed >= 2**32:
-    raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
-  for name in (
-    "optimizer.momentum",
-    "optimizer.end_factor",
-    "probe.momentum",
-    "finetune.momentum",
-  ):
-    if _get(config, name) >= 1:
-      raise UsageError(
-        f"config.{name} must be below 1; got {_get(config, name)}"
-      )
-  is_lars = config.optimizer.name == "lars"
-  if is_lars != (config.optimizer.trust_coefficient is not None):
-    verb = "needs" if is_lars else "does not read"
-    raise UsageError(
-      f"optimizer {config.optimizer.name} {verb}"
-      " config.optimizer.trust_coefficient"
-    )
-  for name in (
-    "temperature",
-    "knn.temperature",
-    "probe.learning_rate",
-    "optimizer.trust_coefficient",
-  ):
-    value = _get(config, name)
-    if value is not None and not 0 < value < float("inf"):
-      raise UsageError(f"config.{name} must be above 0; got {value}")
-  if config.optimizer.warmup_epochs >= config.epochs:
-    raise UsageError(
-      f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
-      f" must be below config.epochs ({config.epochs})"
-    )
-
-
-def _get(config: Config, name: str) -> Any:
-  value: Any = config
-  for part in name.split("."):
-    value = getattr(value, part)
-  return value
 
 
 def to_dict(config: Config) -> dict[str, Any]:

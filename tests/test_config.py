@@ -12,6 +12,7 @@ from essl_jax import experiment as experiment_lib
 from essl_jax import methods, train
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
+from essl_jax.variants import variants
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -184,13 +185,13 @@ def test_methods_refuse_what_they_do_not_read(changes, expected):
 
 def test_variants():
   allowed = {"baseline": "plain", "small": "quick"}
-  assert config_lib.variants("small, baseline", allowed) == {
+  assert variants("small, baseline", allowed) == {
     "small",
     "baseline",
   }
-  assert config_lib.variants(None, allowed) == frozenset()
+  assert variants(None, allowed) == frozenset()
   with pytest.raises(UsageError, match=r"'big'; there are: baseline \(plain\)"):
-    config_lib.variants("big", allowed)
+    variants("big", allowed)
 
 
 def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):

@@ -21,7 +21,7 @@ from essl_jax.errors import UsageError
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = """
 import ml_collections
-from essl_jax.config import variants
+from essl_jax.variants import variants
 
 def get_config(variant=None):
   chosen = variants(variant, {"baseline": "without equivariance"})

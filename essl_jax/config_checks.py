@@ -1,0 +1,138 @@
+"""Values that no run can have, refused by name."""
+
+from typing import Any
+
+from essl_jax.errors import UsageError
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+  "mode": ("train", "evaluate", "finetune"),
+  "precision": ("float32", "bfloat16"),
+  "evaluate_checkpoint": ("latest", "best"),
+  "model.depth": (18, 34, 50, 101, 152),
+  "model.stem": ("cifar", "imagenet"),
+  "projector.last_norm": ("batch", "batch_not_affine", "none"),
+  "optimizer.name": ("sgd", "lars"),
+  "optimizer.update_rate_every": ("step", "epoch"),
+  "probe.protocol": ("paper", "fast", "none"),
+  "probe.optimizer": ("sgd", "lars"),
+  "probe.update_rate_every": ("step", "epoch"),
+  "probe.interpolation": ("bilinear", "bicubic"),
+}
+_AT_LEAST = {
+  "epochs": 1,
+  "batch_size": 2,
+  "micro_batches": 1,
+  "seed": 0,
+  "log_every": 1,
+  "checkpoint_every_epochs": 1,
+  "model.width": 1,
+  "predictor_hidden": 1,
+  "data.image_size": 1,
+  "data.resize_size": 1,
+  "equivariance.weight": 0,
+  "optimizer.learning_rate": 0,
+  "optimizer.bias_learning_rate": 0,
+  "optimizer.weight_decay": 0,
+  "optimizer.end_factor": 0,
+  "redundancy_weight": 0,
+  "optimizer.momentum": 0,
+  "optimizer.warmup_epochs": 0,
+  "knn.every_epochs": 0,
+  "knn.bank_images": 0,
+  "probe.repetitions": 1,
+  "probe.epochs": 1,
+  "probe.batch_size": 1,
+  "probe.momentum": 0,
+  "probe.weight_decay": 0,
+  "probe.initial_std": 0,
+  "probe.resize_size": 1,
+  "probe.checkpoint_every_epochs": 1,
+  "finetune.subset": 0,
+  "finetune.epochs": 1,
+  "finetune.batch_size": 1,
+  "finetune.learning_rate": 0,
+  "finetune.head_learning_rate": 0,
+  "finetune.momentum": 0,
+  "finetune.weight_decay": 0,
+}
+_ABOVE_0 = (
+  "temperature",
+  "knn.temperature",
+  "probe.learning_rate",
+  "optimizer.trust_coefficient",
+)
+_BELOW_1 = (
+  "optimizer.momentum",
+  "optimizer.end_factor",
+  "probe.momentum",
+  "finetune.momentum",
+)
+
+
+def check(config: Any) -> None:
+  """Refuses values that no run can have, naming field, value and choices.
+
+  Args:
+    config: a `config.Config`.
+
+  Raises:
+    UsageError: in one line.
+  """
+  for name, allowed in _CHOICES.items():
+    value = _get(config, name)
+    if value not in allowed:
+      known = ", ".join(str(item) for item in allowed)
+      raise UsageError(f"config.{name} must be one of {known}; got {value!r}")
+  for name, least in _AT_LEAST.items():
+    value = _get(config, name)
+    if value is not None and not least <= value < float("inf"):
+      raise UsageError(f"config.{name} must be at least {least}; got {value}")
+  for name in _BELOW_1:
+    if _get(config, name) >= 1:
+      raise UsageError(
+        f"config.{name} must be below 1; got {_get(config, name)}"
+      )
+  for name in _ABOVE_0:
+    value = _get(config, name)
+    if value is not None and not 0 < value < float("inf"):
+      raise UsageError(f"config.{name} must be above 0; got {value}")
+  _check_sizes(config)
+  _check_optimizer(config)
+
+
+def _check_sizes(config: Any) -> None:
+  for name in ("projector.widths", "equivariance.hidden_widths"):
+    value = _get(config, name)
+    if not value or min(value) < 1:
+      raise UsageError(f"config.{name} must be positive sizes; got {value}")
+  if not config.knn.ks or min(config.knn.ks) < 1:
+    raise UsageError(f"config.knn.k must be at least 1; got {config.knn.k}")
+  if not 0 < config.finetune.labels <= 1:
+    raise UsageError(
+      "config.finetune.labels must be a part of the training images, above 0"
+      f" and at most 1; got {config.finetune.labels}"
+    )
+  if config.seed >= 2**32:
+    raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
+
+
+def _check_optimizer(config: Any) -> None:
+  is_lars = config.optimizer.name == "lars"
+  if is_lars != (config.optimizer.trust_coefficient is not None):
+    verb = "needs" if is_lars else "does not read"
+    raise UsageError(
+      f"optimizer {config.optimizer.name} {verb}"
+      " config.optimizer.trust_coefficient"
+    )
+  if config.optimizer.warmup_epochs >= config.epochs:
+    raise UsageError(
+      f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
+      f" must be below config.epochs ({config.epochs})"
+    )
+
+
+def _get(config: Any, name: str) -> Any:
+  value: Any = config
+  for part in name.split("."):
+    value = getattr(value, part)
+  return value

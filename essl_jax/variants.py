@@ -1,0 +1,47 @@
+"""Variants of a recipe: what follows the colon of `--config=file.py:a,b`."""
+
+from collections.abc import Collection, Mapping
+
+from essl_jax.errors import UsageError
+
+
+def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:
+  """The variants named after the colon of `--config=file.py:a,b`.
+
+  Args:
+    text: what stands after the colon, or None.
+    allowed: what each variant is for, by name.
+
+  Returns:
+    The names that were given.
+
+  Raises:
+    UsageError: a name is not allowed.
+  """
+  chosen = frozenset(filter(None, (text or "").replace(" ", "").split(",")))
+  for name in sorted(chosen - set(allowed)):
+    known = "; ".join(f"{key} ({why})" for key, why in allowed.items())
+    raise UsageError(f"unknown config variant {name!r}; there are: {known}")
+  return chosen
+
+
+def option(chosen: Collection[str], name: str, default: str) -> str:
+  """The value of the variant `name=value` among those chosen.
+
+  Args:
+    chosen: from `variants`.
+    name: what stands before the equals sign.
+    default: where no such variant is chosen.
+
+  Returns:
+    The value.
+
+  Raises:
+    UsageError: two values are chosen.
+  """
+  found = sorted(x for x in chosen if x.startswith(f"{name}="))
+  if len(found) > 1:
+    raise UsageError(
+      f"config variants {' and '.join(found)} exclude each other: choose one"
+    )
+  return found[0].partition("=")[2] if found else default
