@@ -11,6 +11,12 @@ from essl_jax import parallel
 from essl_jax.errors import UsageError
 from essl_jax.methods import METHODS
 
+METHODS_SLOW = [
+  "simclr",
+  "simsiam",
+  pytest.param("barlow_twins", marks=pytest.mark.slow),
+]
+
 
 def _three_steps(config, devices):
   """Three steps over a mesh of so many devices: state and metrics."""
@@ -57,18 +63,34 @@ def _assert_same_run(actual, expected):
     )
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module")
 def one_device(request, tiny_config):
   config = tiny_config(request.param)
   return config, _three_steps(config, 1)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+  ("one_device", "devices"),
+  [
+    # The others of Barlow Twins, whose loss is tested on all, take long.
+    pytest.param(
+      method,
+      devices,
+      marks=pytest.mark.slow
+      if method == "barlow_twins" and devices < 8
+      else (),
+    )
+    for method in METHODS
+    for devices in (2, 4, 8)
+  ],
+  indirect=["one_device"],
+)
 def test_devices_agree_with_one(one_device, devices):
   config, expected = one_device
   _assert_same_run(_three_steps(config, devices), expected)
 
 
+@pytest.mark.parametrize("one_device", METHODS_SLOW, indirect=True)
 def test_step_runs_under_pmap(one_device):
   config, expected = one_device
   with jax.enable_x64(True):
@@ -88,7 +110,7 @@ def test_step_runs_under_pmap(one_device):
     _assert_same_run((jax.device_get(state), history), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS_SLOW)
 def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
   """The whole step as it is used; its views do not depend on the devices.
 
