@@ -123,7 +123,9 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
     )
   except Exception as error:
     first = str(error).splitlines()[0]
-    raise UsageError(f"libtpu has no {slice_.name}: {first}") from error
+    raise UsageError(
+      f"libtpu does not describe {slice_.name}: {first}"
+    ) from error
   return parallel.make_mesh(described.devices)
 
 

@@ -4,7 +4,8 @@
   python experiments/tpu_compile.py
   python experiments/tpu_compile.py --config=configs/imagenet_simclr.py \
     --topology=v4-32 --variant=rematerialize --variant=micro_batches=2
-  python experiments/tpu_compile.py --report_only
+  python experiments/tpu_compile.py --trace_only   # the bound alone: seconds
+  python experiments/tpu_compile.py --report_only  # the table alone
 
 The TPU compiler comes with libtpu and needs no TPU. What is compiled is the
 step that `essl_jax.main` runs: the recipe's global batch of uint8 images (crops
@@ -32,6 +33,7 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to share
 
 import jax  # noqa: E402
 import tpu_cases  # noqa: E402
@@ -108,13 +110,18 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
 
 
 def compile_case(
-  case: tpu_cases.Case, *, force: bool = False, text: str | None = None
+  case: tpu_cases.Case,
+  *,
+  force: bool = False,
+  trace_only: bool = False,
+  text: str | None = None,
 ) -> dict[str, Any]:
   """Compiles a case, or reads what an earlier run found.
 
   Args:
     case: what to compile.
     force: compiles even what is known.
+    trace_only: counts the arithmetic of what is not known, without compiling.
     text: folder to leave the compiled program in, as HLO text.
 
   Returns:
@@ -135,31 +142,39 @@ def compile_case(
   path = RESULTS / f"{case.name}.json"
   if path.exists() and not force:
     old = json.loads(path.read_text())
-    if (old["program"], old["versions"]) == (program, versions):
+    is_same = (old["program"], old["versions"]) == (program, versions)
+    if is_same and (trace_only or "fits" in old):
       return old
-  chip = tpu_report.TOPOLOGIES[case.topology].chip
   record = describe(case, experiment, tpu_flops.matrix_flops(traced.jaxpr))
-  start = time.monotonic()
-  try:
-    compiled = lowered.compile()
-    seconds = time.monotonic() - start
-    if text:
-      pathlib.Path(text, f"{case.name}.hlo").write_text(compiled.as_text())
-    record |= measure(compiled, chip.hbm_bytes)
-  except jax.errors.JaxRuntimeError as error:
-    seconds = time.monotonic() - start
-    record |= out_of_memory(error)
   record |= {
-    "compile_seconds": round(seconds, 1),
     "program": program,
     "versions": versions,
     "git_commit": environment.describe()["git_commit"],
     "hardware": f"none: compiled for {experiment.mesh.size} chips on a machine"
     f" of {os.cpu_count()} CPU cores",
   }
+  if not trace_only:
+    record |= _compile(lowered, case, text)
   RESULTS.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(record, indent=1) + "\n")
   return record
+
+
+def _compile(
+  lowered: Any, case: tpu_cases.Case, text: str | None
+) -> dict[str, Any]:
+  """What only the compiler knows of a case."""
+  chip = tpu_report.TOPOLOGIES[case.topology].chip
+  start = time.monotonic()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found = out_of_memory(error)
+  else:
+    found = measure(compiled, chip.hbm_bytes)
+    if text:
+      pathlib.Path(text, f"{case.name}.hlo").write_text(compiled.as_text())
+  return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
 
 def cases(arguments: argparse.Namespace) -> list[tpu_cases.Case]:
@@ -186,15 +201,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--variant", nargs="+", action="extend")
   parser.add_argument("--force", action="store_true")
   parser.add_argument("--text", help="folder for the compiled programs' text")
+  parser.add_argument("--trace_only", action="store_true")
   parser.add_argument("--report_only", action="store_true")
   arguments = parser.parse_args(argv)
   too_large = []
   try:
     for case in [] if arguments.report_only else cases(arguments):
-      record = compile_case(case, force=arguments.force, text=arguments.text)
+      record = compile_case(
+        case,
+        force=arguments.force,
+        trace_only=arguments.trace_only,
+        text=arguments.text,
+      )
       line = tpu_report.summary(case.name, record)
       print(line, flush=True)
-      if not record["fits"]:
+      if not record.get("fits", True):
         too_large.append(line)
       tpu_report.write(RESULTS)
   except UsageError as error:

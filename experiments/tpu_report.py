@@ -17,6 +17,7 @@ class Chip:
   Attributes:
     hbm_bytes: memory.
     peak_flops: bfloat16 operations per second.
+    bandwidth: bytes per second to and from that memory.
 
   Reference:
     cloud.google.com/tpu/docs, system architecture, v4 and v5e.
@@ -24,6 +25,7 @@ class Chip:
 
   hbm_bytes: int
   peak_flops: float
+  bandwidth: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Slice:
   options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-V5E = Chip(hbm_bytes=16 * 2**30, peak_flops=197e12)
-V4 = Chip(hbm_bytes=32 * 2**30, peak_flops=275e12)
+V5E = Chip(hbm_bytes=16 * 2**30, peak_flops=197e12, bandwidth=819e9)
+V4 = Chip(hbm_bytes=32 * 2**30, peak_flops=275e12, bandwidth=1228e9)
 # Google counts chips in names of v5e slices, and cores (two a chip) in v4's.
 TOPOLOGIES = {
   "v5e-16": Slice(V5E, "v5e:4x4"),
@@ -71,10 +73,12 @@ PLAN = [
 def summary(name: str, record: Mapping[str, Any]) -> str:
   """One line of a case: whether it fits, and the bound."""
   limit = TOPOLOGIES[record["topology"]].chip.hbm_bytes
-  verdict = "fits" if record["fits"] else "does not fit"
+  bound = f"at least {1000 * record['bound']['step_seconds']:.1f} ms a step"
+  if "fits" not in record:
+    return f"{name}: not compiled; {bound} (bound)"
   return (
-    f"{name}: {verdict}, {_gib(record.get('hbm_bytes'))} of {_gib(limit)} GiB"
-    f" a chip; at least {1000 * record['bound']['step_seconds']:.1f} ms a step"
+    f"{name}: {'fits' if record['fits'] else 'does not fit'},"
+    f" {_gib(record.get('hbm_bytes'))} of {_gib(limit)} GiB a chip; {bound}"
     f" (bound); compiled in {record['compile_seconds']:.0f} s"
   )
 
@@ -96,8 +100,8 @@ def write(results: pathlib.Path, document: pathlib.Path = DOCUMENT) -> None:
 def table(records: list[dict[str, Any]]) -> str:
   """A Markdown table of the records, then of what the plan lacks."""
   heads = (
-    "recipe | slice | setting | images a chip | HBM, GiB | TFLOP"
-    " | collectives | MiB | copies | GiB | bound, ms | images/s | hours"
+    "recipe | slice | setting | images a chip | HBM, GiB | collectives | MiB"
+    " | copies | MiB | traffic, ms | TFLOP | bound, ms | images/s | hours"
   )
   lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
   order = list(TOPOLOGIES)
@@ -113,14 +117,16 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def _row(record: Mapping[str, Any]) -> str:
   chip, bound = TOPOLOGIES[record["topology"]].chip, record["bound"]
-  memory = f"{_gib(record.get('hbm_bytes'))} of {_gib(chip.hbm_bytes)}"
+  memory = "not compiled yet"
+  if "fits" in record:
+    memory = f"{_gib(record.get('hbm_bytes'))} of {_gib(chip.hbm_bytes)}"
+    memory = memory if record["fits"] else f"**{memory}: too large**"
   cells = [
     _recipe(record["config"]),
     record["topology"],
     record["setting"].replace(",", ", "),
     str(record["images_per_chip"]),
-    memory if record["fits"] else f"**{memory}: too large**",
-    f"{record['matrix_flops'] / 1e12:.2f}",
+    memory,
   ]
   if "collectives" in record:
     exchanged = record["collectives"].values()
@@ -129,14 +135,16 @@ def _row(record: Mapping[str, Any]) -> str:
       str(sum(x["count"] for x in exchanged)),
       f"{sum(x['bytes'] for x in exchanged) / 2**20:.0f}",
       str(sum(x["count"] for x in moved)),
-      _gib(sum(x["bytes"] for x in moved)),
+      f"{sum(x['bytes'] for x in moved) / 2**20:.0f}",
+      f"{1000 * record['xla_bytes_accessed'] / chip.bandwidth:.1f}",
     ]
   else:
-    cells += ["–"] * 4
+    cells += ["–"] * 5
   cells += [
+    f"{record['matrix_flops'] / 1e12:.2f}",
     f"{1000 * bound['step_seconds']:.1f}",
     f"{bound['images_per_second']:,.0f}",
-    f"{bound['hours']:.1f} of {record['epochs']} epochs",
+    f"{bound['hours']:.2g} for {record['epochs']} epochs",
   ]
   return f"| {' | '.join(cells)} |"
 
