@@ -103,7 +103,7 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
   if "RESOURCE_EXHAUSTED" not in message:
     raise error
   record: dict[str, Any] = {"fits": False, "compiler": message[:400]}
-  if found := re.search(r"Used ([\d.]+)([MG]) of", message):
+  if found := re.search(r"(?:Used |\()([\d.]+)([MG])\b", message):
     unit = {"M": 2**20, "G": 2**30}[found[2]]
     record["hbm_bytes"] = int(float(found[1]) * unit)
   return record

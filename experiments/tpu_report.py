@@ -83,18 +83,13 @@ def summary(name: str, record: Mapping[str, Any]) -> str:
   )
 
 
-def write(results: pathlib.Path, document: pathlib.Path = DOCUMENT) -> None:
-  """Writes the table of all records between the document's markers.
-
-  Args:
-    results: folder of the cases' files.
-    document: Markdown with both markers.
-  """
+def write(results: pathlib.Path) -> None:
+  """Writes the table of all records between the markers of `DOCUMENT`."""
   records = [json.loads(x.read_text()) for x in sorted(results.glob("*.json"))]
-  text = document.read_text()
+  text = DOCUMENT.read_text()
   before, rest = text.split(BEGIN)
   after = rest.split(END)[1]
-  document.write_text(f"{before}{BEGIN}\n{table(records)}{END}{after}")
+  DOCUMENT.write_text(f"{before}{BEGIN}\n{table(records)}{END}{after}")
 
 
 def table(records: list[dict[str, Any]]) -> str:

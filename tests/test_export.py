@@ -1,6 +1,7 @@
 """Steps lower for TPUs and GPUs on a CPU; what a compiled step is read for."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import sys
@@ -13,6 +14,7 @@ import tpu_cases
 import tpu_compile
 import tpu_flops
 import tpu_hlo
+import tpu_report
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import methods, parallel
@@ -177,3 +179,69 @@ def test_a_missing_compiler_ends_with_one_line(capsys, monkeypatch):
   error = capsys.readouterr().err
   assert "libtpu, the TPU compiler, is not installed" in error
   assert len(error.splitlines()) == 1
+
+
+def _record(**fields):
+  bound = {"step_seconds": 0.004, "images_per_second": 1000.0, "hours": 2.5}
+  return {
+    "config": "configs/cifar_simsiam.py",
+    "topology": "v5e-16",
+    "setting": "published",
+    "images_per_chip": 32,
+    "epochs": 800,
+    "matrix_flops": 271660941312,
+    "bound": bound,
+    **fields,
+  }
+
+
+@pytest.mark.parametrize(
+  ("message", "size"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+      " for HLO temporaries (46.50G) exceeds available HBM (15.75G).",
+      int(46.5 * 2**30),
+    ),
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory"
+      " in memory space hbm. Used 512.0M of 15.75G hbm.",
+      2**29,
+    ),
+  ],
+)
+def test_steps_that_are_too_large_are_read_from_the_error(message, size):
+  record = tpu_compile.out_of_memory(jax.errors.JaxRuntimeError(message))
+  assert not record["fits"]
+  assert record["hbm_bytes"] == size
+
+
+def test_other_errors_of_the_compiler_are_not_hidden():
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+    tpu_compile.out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: no"))
+
+
+def test_a_step_that_does_not_fit_fails_in_one_line(
+  capsys, monkeypatch, tmp_path
+):
+  document = tmp_path / "tpu.md"
+  document.write_text(f"before\n{tpu_report.BEGIN}\n{tpu_report.END}\nafter\n")
+  monkeypatch.setattr(tpu_report, "DOCUMENT", document)
+  monkeypatch.setattr(tpu_compile, "RESULTS", tmp_path)
+  record = _record(fits=False, hbm_bytes=20 * 2**30, compile_seconds=3.0)
+
+  def compile_case(case, **options):
+    (tmp_path / f"{case.name}.json").write_text(json.dumps(record))
+    return record
+
+  monkeypatch.setattr(tpu_compile, "compile_case", compile_case)
+  config = ["--config=configs/cifar_simsiam.py", "--topology=v5e-16"]
+  assert tpu_compile.main(config) == 1
+  error = capsys.readouterr().err
+  assert error.startswith("FAIL cifar_simsiam__v5e-16__published: does not fit")
+  assert "20 of 16 GiB" in error
+  assert len(error.splitlines()) == 1
+  text = document.read_text()
+  assert "| cifar_simsiam | v5e-16 | published | 32 | **20 of 16" in text
+  assert "| cifar_simclr | v5e-16 | published | not compiled yet |" in text
+  assert text.startswith("before\n") and text.endswith("after\n")
