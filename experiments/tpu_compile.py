@@ -46,6 +46,7 @@ from essl_jax import experiment as experiment_lib  # noqa: E402
 from essl_jax.errors import UsageError  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tpu_compile"
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 
 
 def describe(
@@ -134,10 +135,7 @@ def compile_case(
   experiment = tpu_cases.build(config, tpu_cases.make_mesh(case.topology))
   traced = experiment.make_step().trace(*tpu_cases.shapes(experiment))
   lowered = traced.lower()
-  versions = {
-    name: importlib.metadata.version(name)
-    for name in ("jax", "jaxlib", "libtpu", "flax", "optax")
-  }
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   program = hashlib.sha256(lowered.as_text().encode()).hexdigest()
   path = RESULTS / f"{case.name}.json"
   if path.exists() and not force:
