@@ -9,8 +9,8 @@ import jax
 from jax.sharding import Mesh
 import optax
 
+from essl_jax import augment, data, methods, optim, parallel, transformations
 from essl_jax import config as config_lib
-from essl_jax import data, methods, optim, parallel, transformations
 from essl_jax import step as step_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
@@ -23,7 +23,7 @@ class Experiment:
 
   Attributes:
     config: the run's config.
-    mesh: over all devices.
+    mesh: over all devices that run it.
     source: of images.
     networks: encoder and heads.
     optimizer: of the networks' parameters.
@@ -55,6 +55,17 @@ class Experiment:
     return 2 + transformations.GROUPS[equivariance.group].num_classes
 
   @property
+  def crops(self) -> dict[str, augment.View] | None:
+    """Views by name that the host crops; None where the step does it."""
+    if not self.source.differs_in_size:
+      return None
+    views = self.config.views
+    crops = {"first": views.first, "second": views.second}
+    if self.config.equivariance.weight:
+      crops["third"] = views.third
+    return crops
+
+  @property
   def name(self) -> str:
     """Method, data and lambda in a few words."""
     config = self.config
@@ -64,7 +75,8 @@ class Experiment:
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
-    devices = f"{self.mesh.size} {jax.devices()[0].device_kind} device(s)"
+    kind = self.mesh.devices.flat[0].device_kind
+    devices = f"{self.mesh.size} {kind} device(s)"
     size = sum(x.size for x in jax.tree.leaves(params))
     first = (
       f"{self.name}: {size:,} parameters, {self.total_steps:,} steps"
@@ -111,15 +123,9 @@ class Experiment:
       }
       indices = self.source.indices(**order)
       return parallel.stream_from_memory(held, indices, self.mesh)
-    crops = None
-    if self.source.differs_in_size:
-      views = self.config.views
-      crops = {"first": views.first, "second": views.second}
-      if self.config.equivariance.weight:
-        crops["third"] = views.third
     host = self.source.batches(
       **order,
-      crops=crops,
+      crops=self.crops,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
@@ -168,13 +174,17 @@ def make_groups(
 
 
 def build(
-  config: config_lib.Config, source: data.Source | None = None
+  config: config_lib.Config,
+  source: data.Source | None = None,
+  mesh: Mesh | None = None,
 ) -> Experiment:
   """Checks a config against the machine and the data, and builds its parts.
 
   Args:
     config: from `config.parse`.
     source: of images; the one that the config names when absent.
+    mesh: of the devices to run on, which may be ones to compile for only; all
+      devices when absent.
 
   Returns:
     The parts.
@@ -183,7 +193,7 @@ def build(
     UsageError: what the config asks for cannot be had.
   """
   methods.check(config)
-  mesh = parallel.make_mesh()
+  mesh = parallel.make_mesh() if mesh is None else mesh
   parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if source is None:
     source = data.make_source(
@@ -211,7 +221,9 @@ def build(
       config,
       num_classes=source.num_classes,
       axis_name=parallel.AXIS,
-      conv_general_dilated=convolution.default_conv(),
+      conv_general_dilated=convolution.default_conv(
+        mesh.devices.flat[0].platform
+      ),
     ),
     optimizer=optim.make_optimizer(groups),
     groups=groups,

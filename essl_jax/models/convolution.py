@@ -95,9 +95,17 @@ def cpu_conv(
   )
 
 
-def default_conv() -> Callable[..., jax.Array]:
-  """The fast convolution of the default backend: `cpu_conv` on a CPU."""
-  if jax.default_backend() == "cpu":
+def default_conv(platform: str | None = None) -> Callable[..., jax.Array]:
+  """The fast convolution of a platform: `cpu_conv` on a CPU.
+
+  Args:
+    platform: of the devices that will run it, such as "tpu"; the default
+      backend's when absent.
+
+  Returns:
+    What stands in for `jax.lax.conv_general_dilated`.
+  """
+  if (platform or jax.default_backend()) == "cpu":
     return cpu_conv
   return jax.lax.conv_general_dilated
 

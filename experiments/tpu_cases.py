@@ -1,0 +1,176 @@
+"""The recipes' steps as shapes on chips that need not be there."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import runpy
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import tpu_report
+
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
+from essl_jax import parallel
+from essl_jax import step as step_lib
+from essl_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Stands in for images that need not be there.
+
+  Attributes: as `essl_jax.data.Source`.
+  """
+
+  num_classes: int
+  image_shape: tuple[int, int, int]
+  differs_in_size: bool
+  examples: int
+
+  def num_examples(self, split: str) -> int:
+    """The size of the training split."""
+    del split
+    return self.examples
+
+
+SOURCES = {
+  "cifar10": Source(10, (32, 32, 3), False, 50_000),
+  "imagenet2012": Source(1000, (224, 224, 3), True, 1_281_167),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One step to compile.
+
+  Attributes:
+    config: path of a recipe, and its variants after a colon.
+    topology: a name in `tpu_report.TOPOLOGIES`.
+    setting: `published`, or what is changed to save memory:
+      `micro_batches=2`, `rematerialize`, both with a comma.
+  """
+
+  config: str
+  topology: str
+  setting: str = "published"
+
+  @property
+  def name(self) -> str:
+    """Names the case's file."""
+    path, _, variant = self.config.partition(":")
+    parts = (pathlib.Path(path).stem, variant, self.topology, self.setting)
+    return re.sub(r"[^\w.,-]", "", "__".join(filter(None, parts)))
+
+
+def load_config(case: Case) -> config_lib.Config:
+  """The recipe of a case in bfloat16, with its setting.
+
+  Raises:
+    UsageError: a file, variant or setting that does not load.
+  """
+  path, _, variant = case.config.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise UsageError(f"--config={case.config}: there is no file {path}")
+  try:
+    raw = runpy.run_path(path)["get_config"](variant or None).to_dict()
+  except UsageError:
+    raise
+  except Exception as error:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UsageError(
+      f"--config={case.config} does not load: {first}"
+    ) from error
+  raw["precision"] = "bfloat16"
+  for part in filter(None, case.setting.split(",")):
+    name, _, value = part.partition("=")
+    if name == "micro_batches" and value.isdigit():
+      raw["micro_batches"] = int(value)
+    elif part == "rematerialize":
+      raw["model"]["rematerialize"] = True
+    elif part != "published":
+      raise UsageError(
+        f"--variant={case.setting}: must be published, rematerialize,"
+        " micro_batches=N, or the latter two with a comma"
+      )
+  return config_lib.parse(raw)
+
+
+def make_mesh(topology: str) -> jax.sharding.Mesh:
+  """A mesh of the chips of a slice, to compile for.
+
+  Raises:
+    UsageError: libtpu is not installed, or knows no such slice.
+  """
+  known = tpu_report.TOPOLOGIES
+  if topology not in known:
+    raise UsageError(
+      f"unknown --topology={topology}; there are: {', '.join(known)}"
+    )
+  if importlib.util.find_spec("libtpu") is None:
+    raise UsageError(
+      "libtpu, the TPU compiler, is not installed: pip install -e '.[tpu]'"
+    )
+  slice_ = known[topology]
+  try:
+    described = topologies.get_topology_desc(
+      platform="tpu", topology_name=slice_.name, **slice_.options
+    )
+  except Exception as error:
+    first = str(error).splitlines()[0]
+    raise UsageError(
+      f"libtpu does not describe {slice_.name}: {first}"
+    ) from error
+  return parallel.make_mesh(described.devices)
+
+
+def build(
+  config: config_lib.Config, mesh: jax.sharding.Mesh
+) -> experiment_lib.Experiment:
+  """The experiment of a recipe, without its images.
+
+  Raises:
+    UsageError: the recipe's images are of no known shape.
+  """
+  if config.data.name not in SOURCES:
+    raise UsageError(
+      f"config.data.name {config.data.name!r}: shapes are known of"
+      f" {', '.join(SOURCES)}"
+    )
+  source: Any = SOURCES[config.data.name]
+  return experiment_lib.build(config, source, mesh)
+
+
+def shapes(experiment: experiment_lib.Experiment) -> tuple[Any, Any]:
+  """The shapes of the state and of a batch, laid out on the mesh."""
+  mesh, config = experiment.mesh, experiment.config
+
+  def place(tree: Any, spec: P) -> Any:
+    sharding = NamedSharding(mesh, spec)
+    put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(put, tree)
+
+  size = config.views.first.size
+  state = jax.eval_shape(
+    lambda: step_lib.create_state(
+      experiment.networks,
+      experiment.optimizer,
+      seed=config.seed,
+      image_shape=(size, size, 3),
+    )
+  )
+  n, crops = config.batch_size, experiment.crops
+  images = {"image": experiment.source.image_shape}
+  if crops is not None:
+    images = {name: (x.size, x.size, 3) for name, x in crops.items()}
+  batch = {
+    name: jax.ShapeDtypeStruct((n, *shape), jnp.uint8)
+    for name, shape in images.items()
+  }
+  batch["label"] = jax.ShapeDtypeStruct((n,), jnp.int32)
+  return place(state, P()), place(batch, P(parallel.AXIS))

@@ -1,0 +1,229 @@
+"""Compiles the recipes' train steps for TPUs, on a machine without any.
+
+  pip install -e '.[tpu]'
+  python experiments/tpu_compile.py
+  python experiments/tpu_compile.py --config=configs/imagenet_simclr.py \
+    --topology=v4-32 --variant=rematerialize --variant=micro_batches=2
+  python experiments/tpu_compile.py --trace_only   # the bound alone: seconds
+  python experiments/tpu_compile.py --report_only  # the table alone
+
+The TPU compiler comes with libtpu and needs no TPU. What is compiled is the
+step that `essl_jax.main` runs: the recipe's global batch of uint8 images (crops
+of the host for ImageNet), augmented, both passes, collectives, update, in
+bfloat16. Parameters and images are shapes; no data set is needed.
+
+Every case leaves a JSON file under `experiments/results/tpu_compile/`, and all
+of them together the table in `docs/tpu.md`, which explains its columns. A case
+whose program and compiler have not changed is not compiled again without
+`--force`. The exit code is 1, with a line for each, where steps do not fit.
+"""
+
+import argparse
+from collections.abc import Sequence
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to share
+
+import jax  # noqa: E402
+import tpu_cases  # noqa: E402
+import tpu_flops  # noqa: E402
+import tpu_hlo  # noqa: E402
+import tpu_report  # noqa: E402
+
+from essl_jax import environment  # noqa: E402
+from essl_jax import experiment as experiment_lib  # noqa: E402
+from essl_jax.errors import UsageError  # noqa: E402
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "tpu_compile"
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
+
+
+def describe(
+  case: tpu_cases.Case, experiment: experiment_lib.Experiment, matrix_flops: int
+) -> dict[str, Any]:
+  """What is known of a case before it is compiled."""
+  config, chips = experiment.config, experiment.mesh.size
+  chip = tpu_report.TOPOLOGIES[case.topology].chip
+  seconds = matrix_flops / chip.peak_flops
+  return {
+    "config": case.config,
+    "topology": case.topology,
+    "setting": case.setting,
+    "chips": chips,
+    "device_kind": experiment.mesh.devices.flat[0].device_kind,
+    "batch_size": config.batch_size,
+    "images_per_chip": config.batch_size // chips,
+    "epochs": config.epochs,
+    "steps": experiment.total_steps,
+    "matrix_flops": matrix_flops,
+    "bound": {
+      "step_seconds": seconds,
+      "images_per_second": config.batch_size / seconds,
+      "hours": experiment.total_steps * seconds / 3600,
+    },
+  }
+
+
+def measure(compiled: Any, hbm_bytes: int) -> dict[str, Any]:
+  """What the compiler says of a step: memory, arithmetic, collectives."""
+  memory = compiled.memory_analysis()
+  parts = {
+    "arguments": memory.argument_size_in_bytes,
+    "outputs": memory.output_size_in_bytes,
+    "temporaries": memory.temp_size_in_bytes,
+    "program": memory.generated_code_size_in_bytes,
+    "aliased": memory.alias_size_in_bytes,
+  }
+  total = sum(parts.values()) - 2 * parts["aliased"]
+  costs, text = compiled.cost_analysis(), compiled.as_text()
+  return {
+    "fits": total <= hbm_bytes,
+    "hbm_bytes": total,
+    "memory": parts,
+    "xla_flops": costs["flops"],
+    "xla_bytes_accessed": costs["bytes accessed"],
+    "collectives": tpu_hlo.collectives(text),
+    "rearrangements": tpu_hlo.rearrangements(text),
+  }
+
+
+def out_of_memory(error: Exception) -> dict[str, Any]:
+  """What the compiler says of a step that is too large; else raises again."""
+  message = str(error)
+  if "RESOURCE_EXHAUSTED" not in message:
+    raise error
+  record: dict[str, Any] = {"fits": False, "compiler": message[:400]}
+  if found := re.search(r"(?:Used |\()([\d.]+)([MG])\b", message):
+    unit = {"M": 2**20, "G": 2**30}[found[2]]
+    record["hbm_bytes"] = int(float(found[1]) * unit)
+  return record
+
+
+def compile_case(
+  case: tpu_cases.Case,
+  *,
+  force: bool = False,
+  trace_only: bool = False,
+  text: str | None = None,
+) -> dict[str, Any]:
+  """Compiles a case, or reads what an earlier run found.
+
+  Args:
+    case: what to compile.
+    force: compiles even what is known.
+    trace_only: counts the arithmetic of what is not known, without compiling.
+    text: folder to leave the compiled program in, as HLO text.
+
+  Returns:
+    The case's record, which is also in its file.
+
+  Raises:
+    UsageError: the case cannot be built.
+  """
+  config = tpu_cases.load_config(case)
+  experiment = tpu_cases.build(config, tpu_cases.make_mesh(case.topology))
+  traced = experiment.make_step().trace(*tpu_cases.shapes(experiment))
+  lowered = traced.lower()
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  program = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+  path = RESULTS / f"{case.name}.json"
+  if path.exists() and not force:
+    old = json.loads(path.read_text())
+    is_same = (old["program"], old["versions"]) == (program, versions)
+    if is_same and (trace_only or "fits" in old):
+      return old
+  record = describe(case, experiment, tpu_flops.matrix_flops(traced.jaxpr))
+  record |= {
+    "program": program,
+    "versions": versions,
+    "git_commit": environment.describe()["git_commit"],
+    "hardware": f"none: compiled for {experiment.mesh.size} chips on a machine"
+    f" of {os.cpu_count()} CPU cores",
+  }
+  if not trace_only:
+    record |= _compile(lowered, case, text)
+  RESULTS.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(record, indent=1) + "\n")
+  return record
+
+
+def _compile(
+  lowered: Any, case: tpu_cases.Case, text: str | None
+) -> dict[str, Any]:
+  """What only the compiler knows of a case."""
+  chip = tpu_report.TOPOLOGIES[case.topology].chip
+  start = time.monotonic()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    found = out_of_memory(error)
+  else:
+    found = measure(compiled, chip.hbm_bytes)
+    if text:
+      pathlib.Path(text, f"{case.name}.hlo").write_text(compiled.as_text())
+  return found | {"compile_seconds": round(time.monotonic() - start, 1)}
+
+
+def cases(arguments: argparse.Namespace) -> list[tpu_cases.Case]:
+  """The cases of a command line; all of the plan where it names none."""
+  plan = [tpu_cases.Case(*row) for row in tpu_report.PLAN]
+  if not (arguments.config or arguments.topology or arguments.variant):
+    return plan
+  configs = arguments.config or list(dict.fromkeys(x.config for x in plan))
+  slices = arguments.topology or list(dict.fromkeys(x.topology for x in plan))
+  settings = arguments.variant or ["published"]
+  return [
+    tpu_cases.Case(*parts)
+    for parts in itertools.product(configs, slices, settings)
+  ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Compiles the cases; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--config", nargs="+", action="extend")
+  parser.add_argument("--topology", nargs="+", action="extend")
+  parser.add_argument("--variant", nargs="+", action="extend")
+  parser.add_argument("--force", action="store_true")
+  parser.add_argument("--text", help="folder for the compiled programs' text")
+  parser.add_argument("--trace_only", action="store_true")
+  parser.add_argument("--report_only", action="store_true")
+  arguments = parser.parse_args(argv)
+  too_large = []
+  try:
+    for case in [] if arguments.report_only else cases(arguments):
+      record = compile_case(
+        case,
+        force=arguments.force,
+        trace_only=arguments.trace_only,
+        text=arguments.text,
+      )
+      line = tpu_report.summary(case.name, record)
+      print(line, flush=True)
+      if not record.get("fits", True):
+        too_large.append(line)
+      tpu_report.write(RESULTS)
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  tpu_report.write(RESULTS)
+  for line in too_large:
+    print(f"FAIL {line}", file=sys.stderr)
+  return 1 if too_large else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

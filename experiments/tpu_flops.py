@@ -1,0 +1,93 @@
+"""Counts the arithmetic of a step's matrix products and convolutions.
+
+XLA's own count takes the body of a loop once, however often it runs; here the
+program is followed as JAX traces it, before any compiler, loops and blocks
+that are computed twice included.
+"""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def matrix_flops(jaxpr: Any) -> int:
+  """Multiplications and additions of all dots and convolutions.
+
+  Args:
+    jaxpr: from `jax.make_jaxpr`, or the `jaxpr` of `jax.jit(...).trace(...)`.
+      Inside of `shard_map` shapes are one device's, and so is the count. The
+      body of a `while` of unknown length counts once, of a `cond` every
+      branch.
+
+  Returns:
+    Operations; a multiplication with an addition is two. Products with padding
+    and with the holes of dilated images are left out.
+  """
+  total = 0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    name = equation.primitive.name
+    if name == "dot_general":
+      total += _dot(equation)
+    elif name == "conv_general_dilated":
+      total += _convolution(equation)
+    else:
+      times = equation.params["length"] if name == "scan" else 1
+      inner = (matrix_flops(x) for x in _inner(equation.params))
+      total += times * sum(inner)
+  return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  """The programs that an operation runs."""
+  kinds = (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)
+  for value in params.values():
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    yield from (x for x in values if isinstance(x, kinds))
+
+
+def _dot(equation: Any) -> int:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  shape = equation.invars[0].aval.shape
+  depth = math.prod(shape[axis] for axis in contracted)
+  return 2 * depth * math.prod(equation.outvars[0].aval.shape)
+
+
+def _convolution(equation: Any) -> int:
+  params = equation.params
+  numbers = params["dimension_numbers"]
+  images, kernel = (x.aval.shape for x in equation.invars)
+  out = equation.outvars[0].aval.shape
+  pairs = 1
+  for axis in range(len(params["window_strides"])):
+    pairs *= _pairs(
+      images[numbers.lhs_spec[2 + axis]],
+      kernel[numbers.rhs_spec[2 + axis]],
+      out[numbers.out_spec[2 + axis]],
+      stride=params["window_strides"][axis],
+      before=params["padding"][axis][0],
+      image_dilation=params["lhs_dilation"][axis],
+      kernel_dilation=params["rhs_dilation"][axis],
+    )
+  depth = kernel[numbers.rhs_spec[1]]
+  batch, features = (out[axis] for axis in numbers.out_spec[:2])
+  return 2 * batch * features * depth * pairs
+
+
+def _pairs(
+  inputs: int,
+  kernel: int,
+  outputs: int,
+  *,
+  stride: int,
+  before: int,
+  image_dilation: int,
+  kernel_dilation: int,
+) -> int:
+  """How many products of a real input there are along one axis."""
+  starts = np.arange(outputs)[:, None] * stride - before
+  places = starts + np.arange(kernel)[None] * kernel_dilation
+  real = (places >= 0) & (places <= (inputs - 1) * image_dilation)
+  return int(np.sum(real & (places % image_dilation == 0)))
