@@ -84,17 +84,34 @@ def parse(arguments: Sequence[str]) -> list[str]:
     )
     if wrong:
       raise UsageError(wrong)
+    if name == "config":
+      _check_file(argument.partition("=")[2].partition(":")[0])
   try:
     rest = flags.FLAGS(list(arguments))
     if CONFIG.value is not None:
       CONFIG.value.to_dict()  # a file that did not load tells only here
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
+  except Exception as error:  # a recipe is anybody's code
     raise UsageError(one_line(error)) from error
   if CONFIG.value is None:
-    raise UsageError("--config=FILE is missing; see configs/ for the recipes")
+    stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""
+    raise UsageError(
+      f"--config=FILE is missing{stray}; see configs/ for the recipes"
+    )
   if rest[1:]:
     raise UsageError(f"not a flag: {rest[1]}; fields are --config.NAME=VALUE")
   return rest
+
+
+def _check_file(path: str) -> None:
+  """Refuses a config file that is not there, naming those beside it."""
+  file = pathlib.Path(path)
+  if path and not file.is_file():
+    recipes = sorted(other.name for other in file.parent.glob("*.py"))
+    there = ", ".join(recipes) or "no recipes"
+    raise UsageError(
+      f"config file {path} does not exist (seen from {os.getcwd()});"
+      f" {file.parent} holds {there}"
+    )
 
 
 def one_line(error: Exception) -> str:
@@ -103,8 +120,12 @@ def one_line(error: Exception) -> str:
   for line in lines:  # raised by `get_config`, quoted by the flags library
     if line.startswith("essl_jax.errors.UsageError: "):
       return line.partition(": ")[2]
-  if isinstance(error, (AttributeError, KeyError)):
-    name = str(error.args[0]).splitlines()[0].strip("'\"")
+  if isinstance(error, SyntaxError):
+    return f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
+  if isinstance(error, (AttributeError, KeyError)) and error.args:
+    # ml_collections adds, after a line break, a guess that misleads.
+    name = str(error.args[0]).replace("\\n", "\n").splitlines()[0]
+    name = name.replace("\\", "").strip("'\"")
     return f"this recipe does not set the field {name}; set it in its file"
   return " ".join(lines)
 

@@ -64,6 +64,12 @@ def run() -> None:
   except FloatingPointError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
+  except KeyboardInterrupt:
+    print(
+      "stopped by Ctrl-C: the same command goes on from the last checkpoint",
+      file=sys.stderr,
+    )
+    sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from essl_jax import environment, logs, pictures, weights
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
+from essl_jax.workdir import read_config, to_json
 
 
 def record_start(workdir: pathlib.Path, record: dict[str, float]) -> None:
@@ -77,7 +78,7 @@ def write(
   path = workdir / "results.json"
   results = {
     "step": step,
-    "untrained": _untrained(workdir, figures["knn"]),
+    "untrained": _untrained(workdir, experiment, figures["knn"]),
     "figures": figures,
     "finetune": _read_json(path, {}).get("finetune", {}),
     "training": _training(workdir, experiment),
@@ -198,10 +199,15 @@ def _training(
   }
 
 
-def _untrained(workdir: pathlib.Path, knn: dict[str, Any]) -> dict[str, Any]:
-  """The monitor's figures at step 0, by the protocol of the kNN at the end."""
+def _untrained(
+  workdir: pathlib.Path,
+  experiment: experiment_lib.Experiment,
+  knn: dict[str, Any],
+) -> dict[str, Any]:
+  """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
-  if not figures:
+  now = to_json(config_lib.to_dict(experiment.config)["knn"])
+  if not figures or read_config(workdir)["knn"] != now:
     return {}
   protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
   return figures | protocol

@@ -115,7 +115,7 @@ def test_files_name_arrays_by_network(tmp_path):
   convert("import", source, output)
   arrays = safetensors.numpy.load_file(output)
   assert arrays["params/encoder/layer1_0/conv1/kernel"].shape == (3, 3, 8, 8)
-  assert arrays["batch_stats/projector/norm_1/mean"].shape == (32,)
+  assert arrays["batch_stats/projector/norm_0/mean"].shape == (32,)
 
 
 def test_show_reads_both_kinds_and_writes_nothing(tmp_path, capsys):
