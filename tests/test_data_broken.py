@@ -211,3 +211,10 @@ def test_every_readable_file_is_seen_by_a_whole_pass(broken_folder):
   seen = numbers(batch, "image")
   assert set(seen) == set(range(SIZE)) - BROKEN
   assert len(seen) == SIZE  # stand-ins come twice
+
+
+def test_a_directory_is_no_name(tmp_path):
+  with pytest.raises(
+    UsageError, match=f"data.name=folder.*data.dir={tmp_path}"
+  ):
+    data.make_source(str(tmp_path))

@@ -232,7 +232,8 @@ WRONG = {
   "flag": (["--confg.epochs=3"], "confg.epochs"),
   "workdir": (["--workdir=/proc/run"], "--workdir"),
   "not a run": (["--config.mode=evaluate"], "holds no run"),
-  "config file": (["--config=nothing.py"], "nothing.py"),
+  "config file": (["--config=nothing.py"], "nothing.py does not exist"),
+  "config code": ([f"--config={ROOT / 'README.md'}"], "README.md, line"),
 }
 
 

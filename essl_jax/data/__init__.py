@@ -8,6 +8,7 @@ Datasets and is imported only when one is asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import pathlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,6 +162,12 @@ def make_source(
         "resized: leave it unset"
       )
     return take_sub_splits(arrays, train_split, test_split)
+  if "/" in name and pathlib.Path(name).is_dir():
+    raise UsageError(
+      f"data.name={name!r} is a directory: give"
+      f" --config.data.name=folder --config.data.dir={name} for images in it,"
+      " or the name of a TFDS set"
+    )
   source: Any
   # Imported here: TensorFlow's side of the package is not for everybody.
   if name == "folder":

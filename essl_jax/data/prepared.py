@@ -108,7 +108,7 @@ def _prepare(builder: Any, name: str, tfds: Any) -> None:
   advice = (
     f"run `tfds build {name} --data_dir DIR` (or download_and_prepare) on a "
     "machine with a network and give --config.data.dir=DIR, or use "
-    "--config.data.name=digits or an .npz file"
+    "--config.data.name=folder (see docs/images.md), digits or an .npz file"
   )
   looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
   obstacle = _network_obstacle(builder)
