@@ -85,3 +85,13 @@ def tiny_config() -> Any:
     return config_lib.parse(raw)
 
   return make
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory: Any) -> pathlib.Path:
+  """A recipe that trains a tiny E-SimCLR on digits."""
+  import program_helpers
+
+  path = tmp_path_factory.mktemp("configs") / "tiny.py"
+  path.write_text(program_helpers.TINY)
+  return path

@@ -1,21 +1,18 @@
 """The ImageNet recipes in small, on a folder as untidy as real ones."""
 
 import json
-import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 from PIL import Image
+import program_helpers
 import pytest
 
 from essl_jax import checkpoint, weights
 
-ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -51,14 +48,8 @@ def folder(tmp_path_factory):
 def _start(*arguments):
   return subprocess.Popen(
     [sys.executable, "-m", *arguments],
-    env=os.environ
-    | {
-      "XLA_FLAGS": "",
-      "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-      "PYTHONPATH": str(ROOT),
-    },
-    cwd=ROOT,
+    env=program_helpers.environment(),
+    cwd=program_helpers.ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -1,0 +1,65 @@
+"""Starts the program as a user does, on a tiny config."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = """
+import ml_collections
+from essl_jax.variants import variants
+
+def get_config(variant=None):
+  chosen = variants(variant, {"baseline": "without equivariance"})
+  view = dict(size=16)
+  return ml_collections.ConfigDict(dict(
+      method="simclr", epochs=6, batch_size=16, temperature=0.5, log_every=1,
+      checkpoint_every_epochs=1, mode="train",
+      data=dict(name="digits", train_split="train[:64]",
+                test_split="test[:40]",
+                dir=ml_collections.config_dict.placeholder(str)),
+      views=dict(first=dict(view), second=dict(view), third=dict(size=8)),
+      model=dict(width=8), projector=dict(widths=(32, 32)),
+      equivariance=dict(group="rotation", hidden_widths=(32,),
+                        weight=0.0 if chosen else 0.4),
+      optimizer=dict(warmup_epochs=1), knn=dict(k=20, every_epochs=2),
+      probe=dict(protocol="fast", epochs=3, repetitions=2)))
+"""
+
+
+def environment():
+  """One device, the tests' compilation cache."""
+  cache = jax.config.jax_compilation_cache_dir
+  return os.environ | {
+    "XLA_FLAGS": "",
+    "JAX_COMPILATION_CACHE_DIR": cache,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "PYTHONPATH": str(ROOT),
+  }
+
+
+def command(config_file, workdir, *flags):
+  """The words of a start."""
+  return [
+    sys.executable,
+    "-m",
+    "essl_jax.main",
+    f"--config={config_file}",
+    f"--workdir={workdir}",
+    *flags,
+  ]
+
+
+def run(*arguments):
+  """One start of the program, waited for."""
+  return subprocess.run(
+    command(*arguments),
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=280,
+    check=False,
+  )

@@ -1,0 +1,146 @@
+"""Wrong input to the program, other sources, and what it must not import."""
+
+import json
+import subprocess
+import sys
+
+import data_helpers
+import numpy as np
+import program_helpers
+import pytest
+
+from essl_jax import train
+from essl_jax.errors import UsageError
+
+WRONG = {
+  "method": (["--config.method=byol"], "there are: simclr, simsiam"),
+  "variant": (
+    [":large"],
+    "error: unknown config variant 'large'; there are: baseline",
+  ),
+  "batch": (["--config.batch_size=15"], "divisible by the 2 devices"),
+  "data directory": (
+    ["--config.data.name=cifar10", "--config.data.dir=/dev/null/tfds"],
+    "/dev/null/tfds",
+  ),
+  "weight": (["--config.equivariance.weight=-1.0"], "at least 0; got -1"),
+  "field": (
+    ["--config.optimiser.momentum=0.8"],
+    "there is no field config.optimiser (did you mean optimizer?)",
+  ),
+  "field value": (["--config.epochs=many"], "epochs"),
+  "group": (["--config.equivariance.group=shear"], "there are: rotation"),
+  "flag": (["--confg.epochs=3"], "confg.epochs"),
+  "workdir": (["--workdir=/proc/run"], "--workdir"),
+  "not a run": (["--config.mode=evaluate"], "holds no run"),
+  "config file": (["--config=nothing.py"], "nothing.py does not exist"),
+  "config code": (
+    [f"--config={program_helpers.ROOT / 'README.md'}"],
+    "README.md, line",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line_and_code_2(name, config_file, tmp_path):
+  flags, expected = WRONG[name]
+  variant = "".join(flag for flag in flags if flag.startswith(":"))
+  flags = [flag for flag in flags if not flag.startswith(":")]
+  if name == "batch":
+    flags.append("--config.data.train_split=train[:63]")
+  environment = program_helpers.environment()
+  if name == "batch":
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+  file = f"{config_file}{variant}"
+  done = subprocess.run(
+    program_helpers.command(file, tmp_path / "run", *flags),
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith("error: ")
+  assert "Traceback" not in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+  assert expected in done.stderr
+
+
+def _save_npz(path, **changes):
+  images = np.zeros((40, 16, 16, 3), np.uint8)
+  arrays = {
+    "train_images": images,
+    "train_labels": np.arange(40) % 4,
+    "test_images": images,
+    "test_labels": np.arange(40) % 4,
+  }
+  arrays |= changes
+  np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    ({"test_labels": None}, "test_labels"),
+    ({"train_images": np.zeros((40, 16), np.uint8)}, r"\[40, 16\]"),
+    ({"train_images": np.zeros((40, 16, 16, 3))}, "float64"),
+  ],
+)
+def test_unfit_arrays_are_refused(changes, expected, tmp_path, tiny_config):
+  path = _save_npz(tmp_path / "images.npz", **changes)
+  config = tiny_config("simclr", data={"name": path})
+  with pytest.raises(UsageError, match=expected):
+    train.run(config, tmp_path / "run")
+
+
+def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
+  """tf.data to results, with the paper's probe."""
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (53, 16, 16, 3), np.uint8)
+  data_helpers.write_tfds(
+    tmp_path / "data", "patterns", images[:40], images[40:], (16, 16, 3)
+  )
+  config = tiny_config(
+    "simsiam",
+    data={"name": "patterns", "dir": str(tmp_path / "data")},
+    probe={"protocol": "paper", "epochs": 1, "batch_size": 16},
+  )
+  train.run(config, tmp_path / "run")
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  assert results["step"] == 4  # two epochs of two batches; eight images left
+  assert results["environment"]["device_count"] == 8
+  probe = results["figures"]["linear_probe"]
+  assert (probe["protocol"], probe["num_test"]) == ("paper", 13)
+  hits = [accuracy / 100 * 13 for accuracy in probe["linear_top1_each"]]
+  np.testing.assert_allclose(hits, np.round(hits), atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_config):
+  config = tiny_config("simclr", optimizer={"learning_rate": 1e30})
+  with pytest.raises(FloatingPointError, match=r"at step \d+.*loss"):
+    train.run(config, tmp_path)
+  assert not (tmp_path / "results.json").exists()
+
+
+def test_no_tensorflow_is_imported(config_file, tmp_path):
+  """Training from arrays works where TensorFlow is not installed."""
+  command = program_helpers.command(config_file, tmp_path / "run")
+  code = (
+    "import sys; sys.modules['tensorflow'] = None;"
+    "sys.modules['tensorflow_datasets'] = None;"
+    f"sys.argv = {command[2:]!r};"
+    "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none'];"
+    "from essl_jax import main; main.run()"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    env=program_helpers.environment(),
+    capture_output=True,
+    text=True,
+    timeout=280,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "kNN top-1" in done.stdout
