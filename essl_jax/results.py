@@ -206,8 +206,8 @@ def _untrained(
 ) -> dict[str, Any]:
   """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
-  now = to_json(config_lib.to_dict(experiment.config)["knn"])
-  if not figures or read_config(workdir)["knn"] != now:
+  now = to_json(dataclasses.asdict(experiment.config.knn))
+  if not figures or read_config(workdir).get("knn") != now:
     return {}
   protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
   return figures | protocol

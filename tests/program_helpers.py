@@ -34,7 +34,8 @@ def environment():
   """One device, the tests' compilation cache."""
   cache = jax.config.jax_compilation_cache_dir
   return os.environ | {
-    "XLA_FLAGS": "",
+    # Compiling takes most of the time.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),

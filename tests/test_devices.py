@@ -13,7 +13,7 @@ from essl_jax.methods import METHODS
 
 METHODS_SLOW = [
   "simclr",
-  "simsiam",
+  pytest.param("simsiam", marks=pytest.mark.slow),
   pytest.param("barlow_twins", marks=pytest.mark.slow),
 ]
 
@@ -72,13 +72,11 @@ def one_device(request, tiny_config):
 @pytest.mark.parametrize(
   ("one_device", "devices"),
   [
-    # The others of Barlow Twins, whose loss is tested on all, take long.
+    # All but SimCLR's only on eight: the others take long.
     pytest.param(
       method,
       devices,
-      marks=pytest.mark.slow
-      if method == "barlow_twins" and devices < 8
-      else (),
+      marks=() if method == "simclr" or devices == 8 else pytest.mark.slow,
     )
     for method in METHODS
     for devices in (2, 4, 8)

@@ -88,7 +88,10 @@ def whole(config):
   return _run(config, 1)
 
 
-@pytest.mark.parametrize(("micro_batches", "devices"), [(4, 1), (2, 4)])
+@pytest.mark.parametrize(
+  ("micro_batches", "devices"),
+  [pytest.param(4, 1, marks=pytest.mark.slow), (2, 4)],
+)
 def test_gradients_are_the_whole_batchs(config, whole, micro_batches, devices):
   """With frozen statistics, to float error; the negatives are all there."""
   (wanted_loss, wanted), outputs, _ = whole

@@ -56,14 +56,8 @@ def _start(*arguments):
   )
 
 
-@pytest.mark.parametrize(
-  "method",
-  [
-    "barlow_twins",
-    pytest.param("simclr", marks=pytest.mark.slow),
-    pytest.param("simsiam", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["barlow_twins", "simclr", "simsiam"])
 def test_tiny_recipe_from_images_to_exported_weights(method, folder, tmp_path):
   """Pre-train, kill, resume, probe, export."""
   workdir = tmp_path / "run"

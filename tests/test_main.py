@@ -89,7 +89,9 @@ def _wait_for(path, text, process):
   raise AssertionError(f"{text} did not appear in {path}")
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_ends_as_one_that_was_not(
   kind, config_file, finished, tmp_path
 ):

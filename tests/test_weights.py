@@ -195,6 +195,7 @@ def test_a_run_begins_with_a_files_weights(make_config, exported, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_training_from_a_file_and_resuming(
   make_config, exported, tmp_path, capsys, monkeypatch
 ):
