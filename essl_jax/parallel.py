@@ -21,11 +21,15 @@ def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
 
 
 def check_batch_size(
-  batch_size: int, mesh: Mesh, micro_batches: int = 1
+  batch_size: int,
+  mesh: Mesh,
+  micro_batches: int = 1,
+  field: str = "batch_size",
 ) -> None:
   """Raises UsageError unless every device gets equal shares of a batch.
 
-  Every process reads the same share of it, so their devices are as many.
+  Every process reads the same share of it, so their devices are as many. The
+  message names the config's field.
   """
   counts = collections.Counter(x.process_index for x in mesh.devices.flat)
   if len(set(counts.values())) > 1:
@@ -44,7 +48,7 @@ def check_batch_size(
     lower = batch_size - batch_size % parts
     near = [str(n) for n in (lower, lower + parts) if n]
     raise UsageError(
-      f"config.batch_size {batch_size} is not divisible by the {mesh.size}"
+      f"config.{field} {batch_size} is not divisible by the {mesh.size}"
       f" devices{of_processes}{times}; use {' or '.join(near)}, or fewer"
       " devices"
     )

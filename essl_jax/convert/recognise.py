@@ -12,6 +12,7 @@ import numpy as np
 
 from essl_jax.convert import forms, torch_names
 from essl_jax.errors import UsageError
+from essl_jax.workdir import dotted
 
 _ANCHOR = "layer1.0.conv1.weight"  # in every ResNet
 _COUNTER = "num_batches_tracked"
@@ -67,7 +68,7 @@ class _Importer:
     self._variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     self._originals: dict[str, str] = {}  # short name to the checkpoint's
     self._tensors: dict[str, Any] = {}  # by short name
-    for name, value in _flatten(tree).items():
+    for name, value in dotted(tree).items():
       self._sort(name, value)
 
   def _sort(self, name: str, value: Any) -> None:
@@ -97,8 +98,7 @@ class _Importer:
     if "projector" not in parts and not _is_linear(parts.get("fc", {})):
       # SimSiam's encoder carries its projector in place of a classifier.
       parts["projector"] = parts.pop("fc", {})
-    for name in parts.pop("bn", {}).values():
-      self._left_out[self._originals[name]] = forms.LOSS_NORM
+    self._leave(parts.pop("bn", {}), forms.LOSS_NORM)
     for part, names in parts.items():
       self._import_part(part, names)
     return Imported(
@@ -207,17 +207,6 @@ class _Importer:
   def _leave(self, names: dict[str, str], reason: str) -> None:
     for name in names.values():
       self._left_out[self._originals[name]] = reason
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested dictionaries to dotted names; an empty one stays a value."""
-  flat: dict[str, Any] = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      flat |= _flatten(value, f"{prefix}{key}.")
-    else:
-      flat[f"{prefix}{key}"] = value
-  return flat
 
 
 def _is_tensor(value: Any) -> bool:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 import optax
 
-from essl_jax import optim
+from essl_jax import optim, parallel
 from essl_jax.errors import UsageError
 
 _TRUST_COEFFICIENT = 0.001
@@ -106,14 +106,9 @@ class Recipe:
     Raises:
       UsageError: the devices cannot divide the batch, or outnumber the images.
     """
-    size, devices = self.batch_size, mesh.size
-    if size % devices:
-      near = [n for n in (size - size % devices, size + -size % devices) if n]
-      raise UsageError(
-        f"config.{field} {size} is not divisible by the {devices} devices;"
-        f" use {' or '.join(map(str, near))}"
-      )
-    size = min(size, examples - examples % devices)
+    parallel.check_batch_size(self.batch_size, mesh, field=field)
+    devices = mesh.size
+    size = min(self.batch_size, examples - examples % devices)
     if not size:
       raise UsageError(
         f"{examples} training images are too few for {devices} devices: use"
