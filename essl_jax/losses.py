@@ -61,6 +61,17 @@ def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
   return lax.pcast(mean, axis_name, to="varying")
 
 
+def _average_for_all(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """The mean over devices, all of which go on to use it in the same way.
+
+  Their gradients of it are equal then. That of `_average` would average them
+  once more, an all-reduce of the size of `x` for nothing.
+  """
+  if axis_name is None:
+    return x
+  return x + lax.stop_gradient(_average(x, axis_name) - x)
+
+
 def _first_row(n: int, axis_name: str | None) -> jax.Array | int:
   """Where this device's n rows start among the gathered ones."""
   return 0 if axis_name is None else lax.axis_index(axis_name) * n
@@ -220,8 +231,8 @@ def barlow_twins(
     redundancy_weight: what the squared off-diagonal correlations weigh; 0.0051
       in the paper.
     axis_name: mapped axis over whose devices statistics and correlations are
-      averaged. Every device then returns the same value: that of the global
-      batch.
+      averaged. Every device then returns the same value, that of the global
+      batch, and must weigh it like the others: the gradient relies on it.
 
   Returns:
     The loss, a float32 scalar: a sum over dimensions, not over examples.
@@ -244,7 +255,8 @@ def barlow_twins(
       f"redundancy_weight must be at least 0, got {redundancy_weight}"
     )
   a, b = (_standardize(z, axis_name) for z in (z1, z2))
-  correlation = _average(_similarity(a.T, b.T) / a.shape[0], axis_name)
+  own = _similarity(a.T, b.T) / a.shape[0]
+  correlation = _average_for_all(own, axis_name)
   diagonal = jnp.diagonal(correlation)
   on = jnp.sum((diagonal - 1) ** 2)
   off = jnp.sum(correlation**2) - jnp.sum(diagonal**2)
