@@ -225,7 +225,7 @@ def describe_differences(all_shown: list[dict[str, str]]) -> str:
     return ""
   return (
     f"the processes were started differently: {_some('; ', parts)}: start all"
-    " of them with the same command and code"
+    " of them with the same command, code and data"
   )
 
 

@@ -66,6 +66,15 @@ class Experiment:
     return crops
 
   @property
+  def facts(self) -> dict[str, Any]:
+    """What of the data must be the same for all processes."""
+    sizes = {
+      f"number of {split} images": self.source.num_examples(split)
+      for split in ("train", "test")
+    }
+    return sizes | {"number of classes": self.source.num_classes}
+
+  @property
   def name(self) -> str:
     """Method, data and lambda in a few words."""
     config = self.config

@@ -38,7 +38,8 @@ def _main(_: Sequence[str]) -> int:
     if cluster is not None:
       _agree(cluster, config, str(workdir))
       cluster.start_jax()
-    train.run(config, workdir)
+    agree = cluster.check_equal if cluster is not None else lambda _: None
+    train.run(config, workdir, agree)
   return 0
 
 

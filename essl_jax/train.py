@@ -1,5 +1,6 @@
 """The pre-training loop: restore, step, log, evaluate, save."""
 
+from collections.abc import Callable, Mapping
 import pathlib
 import time
 from typing import Any
@@ -14,7 +15,11 @@ from essl_jax import step as step_lib
 from essl_jax.evaluation import suite as suite_lib
 
 
-def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
+def run(
+  config: config_lib.Config,
+  workdir: pathlib.Path,
+  agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> None:
   """Pre-trains where `mode=train`, then evaluates or fine-tunes, reports.
 
   `mode=evaluate` and `mode=finetune` are of the workdir's checkpoint or, where
@@ -26,6 +31,7 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
   Args:
     config: from `config.parse`.
     workdir: made if need be; a finished one is only evaluated again.
+    agree: refuses facts of the data that differ between processes.
 
   Raises:
     UsageError: the config, the data or the workdir cannot be used.
@@ -37,6 +43,7 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> None:
   elif config.mode != "train":
     checkpoint.read_config(workdir)  # refuses a folder without a run
   experiment = experiment_lib.build(config)
+  agree(experiment.facts)  # other counts are other steps, and end in a hang
   checkpoint.check_config(
     workdir,
     config_lib.to_dict(config),

@@ -1,5 +1,6 @@
 """Starts the program as one or several real processes."""
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -80,6 +81,7 @@ def run(
   devices: int = 4,
   disturb: str = "",
   flags: dict[int, list[str]] | None = None,
+  directories: Sequence[pathlib.Path] | None = None,
   seconds: float = 240,
 ) -> Finished:
   """One run of the program on `folder / "run"`.
@@ -91,6 +93,7 @@ def run(
     devices: of all of them together.
     disturb: "SIGNAL STEP PROCESS", which that process sends itself there.
     flags: more of them, by process.
+    directories: in which each process starts; this one's if absent.
     seconds: after which what still runs is killed.
 
   Returns:
@@ -122,7 +125,13 @@ def run(
       (folder / f"{index}.err").open("w") as errors,
     ):
       processes.append(
-        subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+        subprocess.Popen(
+          command,
+          env=environment,
+          stdout=output,
+          stderr=errors,
+          cwd=directories[index] if directories else None,
+        )
       )
   deadline = time.monotonic() + seconds
   while any(x.poll() is None for x in processes):

@@ -232,6 +232,37 @@ def test_different_starts_are_refused_by_all(config, tmp_path):
   assert not refused.workdir.exists()
 
 
+def test_different_data_are_refused_by_all(config, tmp_path):
+  """Hosts with their own disks: other counts would be other steps."""
+  directories = [tmp_path / "host0", tmp_path / "host1"]
+  for count, directory in zip((32, 48), directories, strict=True):
+    directory.mkdir()
+    images, labels = np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 4
+    np.savez(
+      directory / "images.npz",
+      train_images=images,
+      train_labels=labels,
+      test_images=images[:8],
+      test_labels=labels[:8],
+    )
+  changed = json.loads(config)
+  changed["data"] |= {
+    "name": "images.npz",
+    "train_split": "train",
+    "test_split": "test",
+  }
+  ended = process_helpers.run(
+    tmp_path, json.dumps(changed), 2, directories=directories
+  )
+  assert ended.statuses == [2, 2], ended.errors
+  for text in ended.errors:
+    (line,) = (x for x in text.splitlines() if x.startswith("error:"))
+    assert (
+      "number of train images is 32 in process 0 and 48 in process 1" in line
+    )
+  assert not (ended.workdir / "checkpoints").exists()
+
+
 @pytest.mark.slow
 def test_a_signal_while_evaluating_ends_both_in_good_order(config, tmp_path):
   fields = json.loads(config) | {"epochs": 1}
