@@ -103,6 +103,17 @@ def test_evaluation_leaves_broken_files_out(broken_folder):
   assert held.num_examples("train") == SIZE - len(BROKEN)
 
 
+def test_shares_leave_out_the_broken_files_among_their_own(broken_folder):
+  (whole,) = open_folder(broken_folder).evaluation_batches("train", SIZE)
+  found = []
+  for index in range(3):
+    source = open_folder(broken_folder)
+    share = list(source.evaluation_batches("train", 3, index, 3))
+    assert all(len(batch["label"]) == 3 for batch in share[:-1])
+    found += sum((numbers(batch, "image") for batch in share), [])
+  assert found == numbers(whole, "image")
+
+
 def test_odd_images_are_read(tmp_path, capfd):
   root = tmp_path / "train"
   write_image(root / "a/one.png", 1, (1, 1))

@@ -196,10 +196,10 @@ def test_finetune_and_evaluate_fill_one_results_file(tmp_path, tiny_config):
     def take(self, rows):
       return Spy(self._inner.take(rows))
 
-    def evaluation_batches(self, split, batch_size):
+    def evaluation_batches(self, split, batch_size, **share):
       if batch_size > 5:  # not the picture's images
         extracted.append((split, self.num_examples(split)))
-      return self._inner.evaluation_batches(split, batch_size)
+      return self._inner.evaluation_batches(split, batch_size, **share)
 
   make_source = experiment.data.make_source
   experiment.data.make_source = lambda *_, **__: Spy(source)

@@ -98,16 +98,28 @@ class Source(Protocol):
     """
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example of `split` once, always in the same order.
+
+    Of several processes each gets a run of the examples; the shares follow
+    each other and differ by one example at most, broken ones included.
 
     Args:
       split: "train" or "test".
       batch_size: examples in a batch; the last batch may be smaller.
+      process_index: whose share to yield.
+      process_count: number of shares.
 
     Returns:
       {"image": uint8 [n, H, W, 3], "label": int32 [n]}, n <= batch_size.
+
+    Raises:
+      UsageError: there is no such split or process.
     """
 
 

@@ -8,7 +8,12 @@ import zlib
 
 import numpy as np
 
-from essl_jax.data.checks import check_batches, check_split, parse_split
+from essl_jax.data.checks import (
+  check_batches,
+  check_share,
+  check_split,
+  parse_split,
+)
 from essl_jax.data.order import batch_indices
 from essl_jax.errors import UsageError
 
@@ -152,16 +157,19 @@ class ArraySource:
     )
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     images, labels = self._arrays(split)
+    rows = check_share(len(labels), process_index, process_count)
+    stops = (min(start + batch_size, rows.stop) for start in rows[::batch_size])
     return (
-      {
-        "image": images[start : start + batch_size],
-        "label": labels[start : start + batch_size],
-      }
-      for start in range(0, len(labels), batch_size)
+      {"image": images[start:stop], "label": labels[start:stop]}
+      for start, stop in zip(rows[::batch_size], stops, strict=True)
     )
 
   def labels(self) -> np.ndarray:

@@ -24,6 +24,7 @@ from essl_jax.data.checks import (
   check_batches,
   check_crops,
   check_file_names,
+  check_share,
   check_split,
 )
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
@@ -136,13 +137,20 @@ class TFDSSource:
     return self._threaded(records, share, job, start_step)
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
-    check_split(split)
+    rows = check_share(self.num_examples(split), process_index, process_count)
     records = (
       self._taken() if split == "train" else self._records(self._splits[split])
     )
+    if process_count > 1:
+      # As stored: what precedes the share is read, but not decoded.
+      records = records.skip(rows.start).take(len(rows))
     return self._whole_images(records, batch_size)
 
   def labels(self) -> np.ndarray:

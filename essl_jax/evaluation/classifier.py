@@ -192,7 +192,7 @@ def stream(
 
 def host_crops(problem: Problem) -> Mapping[str, augment.View] | None:
   """The crops that the host has to make, of images that differ in size."""
-  if getattr(problem.source, "differs_in_size", False):
+  if problem.source.differs_in_size:
     return {"image": problem.view}
   return None
 
