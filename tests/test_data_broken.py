@@ -101,6 +101,10 @@ def test_evaluation_leaves_broken_files_out(broken_folder):
   held = open_folder(broken_folder, on_device=True)
   assert isinstance(held, data.ArraySource)
   assert held.num_examples("train") == SIZE - len(BROKEN)
+  assert {split: len(held.broken[split]) for split in held.broken} == {
+    "train": 3,
+    "test": 2,
+  }
 
 
 def test_shares_leave_out_the_broken_files_among_their_own(broken_folder):

@@ -17,7 +17,6 @@ from PIL import Image
 
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import (
   SPLITS,
   check_batches,
@@ -29,7 +28,6 @@ from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
 from essl_jax.data.order import epoch_orders
 from essl_jax.errors import UsageError
 
-_READ_BATCH = 256
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
@@ -207,22 +205,6 @@ class EncodedSource:
     part._lock = threading.Lock()
     part.broken = {split: [] for split in SPLITS}
     return part
-
-  def as_arrays(self) -> ArraySource:
-    """Reads the evaluation images of both splits into memory.
-
-    Returns:
-      What `evaluation_batches` yields, as arrays.
-    """
-
-    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
-      batches = list(self.evaluation_batches(split, _READ_BATCH))
-      images = np.concatenate([batch["image"] for batch in batches])
-      return images, np.concatenate([batch["label"] for batch in batches])
-
-    return ArraySource(
-      *read("train"), *read("test"), num_classes=self.num_classes
-    )
 
   def _evaluation_batches(
     self, split: str, batch_size: int, rows: range
