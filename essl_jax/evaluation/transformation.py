@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, parallel, transformations
@@ -40,8 +39,11 @@ def run(
   size = max(1, batch_size // group.num_classes) * mesh.size
 
   def recognise(images: np.ndarray, first: int) -> jax.Array:
-    keys = np.asarray(image_keys(config.seed, first, len(images)))
-    return predict(variables, parallel.shard((images, keys), mesh))
+    # Legacy ones, which lie on devices as images do.
+    key = jax.random.PRNGKey(config.seed)
+    keys = augment.keys_by_place(key, len(images), first)
+    placed = parallel.shard((images, np.asarray(keys)), mesh)
+    return predict(variables, placed)
 
   recognised, _ = single_pass.run(
     recognise, experiment.source, "test", batch_size=size, mesh=mesh
@@ -88,9 +90,3 @@ def make_predict(
 
 def _branch(variables: Any, name: str) -> dict[str, Any]:
   return {kind: tree[name] for kind, tree in variables.items() if name in tree}
-
-
-def image_keys(seed: int, first: int, n: int) -> jax.Array:
-  """Legacy keys uint32 [n, 2] of the images first, first + 1, and so on."""
-  key = jax.random.PRNGKey(seed)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
