@@ -134,22 +134,27 @@ def to_host(x: jax.Array) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def gather(tree: Any, mesh: Mesh | None) -> Any:
+def gather(tree: Any) -> Any:
   """Exchanges what every process holds.
 
   Args:
     tree: arrays of at most 32 bits, of the same shapes in all processes.
-    mesh: None is one process alone.
 
   Returns:
     The arrays of all processes, stacked in their order.
   """
-  if mesh is None:
-    return jax.tree.map(lambda x: np.asarray(x)[None], tree)
   index = np.int32(jax.process_index())
   owners, found = multihost_utils.process_allgather((index, tree))
   order = np.argsort(owners)
   return jax.tree.map(lambda x: x[order], found)
+
+
+def gather_text(text: str) -> list[str]:
+  """Exchanges a text without zeros; returns those of all processes."""
+  encoded = np.frombuffer(text.encode(), np.uint8)
+  longest = int(gather(np.int32(len(encoded))).max())
+  padded = np.pad(encoded, (0, longest - len(encoded)))
+  return [bytes(x).rstrip(b"\0").decode() for x in gather(padded)]
 
 
 def stream(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:

@@ -1,5 +1,8 @@
 """What two real processes find in their shares of the images, against one."""
 
+import json
+import types
+
 from evaluation_helpers import PIXELS, encode, make_variables
 from folder_helpers import TEST_SIZE, open_folder, spoil_folder
 import numpy as np
@@ -9,13 +12,14 @@ import pytest
 from essl_jax.evaluation import features, knn
 
 TWO_PROCESSES = """
-  import pathlib, sys
+  import json, pathlib, sys
   import jax
   import numpy as np
   address, process, folder = sys.argv[1:]
   jax.distributed.initialize(address, 2, int(process))
   import test_shares
   from essl_jax import parallel
+  from essl_jax.evaluation import left_out
 
   devices = jax.devices()
   found = test_shares.measure(folder, parallel.make_mesh(devices))
@@ -23,8 +27,16 @@ TWO_PROCESSES = """
   crossed = parallel.make_mesh(devices[::2] + devices[1::2])
   found |= {f"crossed {k}": x for k, x in test_shares.encode_split(
     folder, "train", crossed).items()}
+  found["told"] = json.dumps(left_out.describe([test_shares.broken(process)]))
   np.savez(pathlib.Path(folder, f"{process}.npz"), **found)
 """
+
+
+def broken(process):
+  """What only one process knows, what both do, and what neither does."""
+  own = [f"bild/{process}/\u00e4.png", "both.png"]
+  own += [f"{i:02d}.png" for i in range(20)] if process == "1" else []
+  return types.SimpleNamespace(broken={"train": own, "test": []})
 
 
 def encode_split(folder, split, mesh):
@@ -70,6 +82,11 @@ def test_two_processes_share_the_images_and_find_what_one_does(folder):
   for process in range(2):
     with np.load(folder / f"{process}.npz") as file:
       found = dict(file)
+    told = json.loads(str(found["told"]))
+    assert told["test"] == {"number": 0, "names": []}
+    assert told["train"]["number"] == 23
+    names = [f"{i:02d}.png" for i in range(20)]
+    assert told["train"]["names"] == names
     for name, expected in alone.items():
       if "read" in name:
         assert found[name] in (expected // 2, expected // 2 + 1)

@@ -102,7 +102,8 @@ def _exchange(
   padded = np.zeros(longest, np.int32)
   padded[: len(labels)] = labels[:longest]
   mine = np.array([len(labels), broken], np.int32), padded
-  counts, everybody = parallel.gather(mine, mesh)
+  alone = lambda tree: jax.tree.map(lambda x: x[None], tree)
+  counts, everybody = (alone if mesh is None else parallel.gather)(mine)
   for share, (found, broken) in zip(shares, counts, strict=True):
     # A process may know of broken images outside its share too.
     if not len(share) - broken <= found <= len(share):

@@ -38,7 +38,7 @@ class Suite:
     self._kept: tuple[str, dict[str, Labelled]] = ("", {})
 
   @functools.cached_property
-  def _bank(self) -> Source:
+  def bank(self) -> Source:
     """The source whose training images are the bank of kNN."""
     source = self._experiment.source
     number = self._experiment.config.knn.bank_images
@@ -79,7 +79,7 @@ class Suite:
     encoded, labels = features.extract(
       self._mapped_encode,
       variables,
-      self._bank if is_bank else self._experiment.source,
+      self.bank if is_bank else self._experiment.source,
       "train" if is_bank else split,
       batch_size=_BATCH * mesh.size,
       resize=resize,
