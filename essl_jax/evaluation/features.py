@@ -60,23 +60,18 @@ def extract(
       promises, or an encoder whose features are not `[N, D]`.
     FloatingPointError: features that are not finite.
   """
-  embed = functools.partial(
-    _embed,
-    variables,
-    encode=encode,
-    mean=tuple(map(float, mean)),
-    std=tuple(map(float, std)),
-    resize=resize,
-  )
   place = (
     jnp.asarray
     if mesh is None
     else functools.partial(parallel.shard, mesh=mesh)
   )
+  colours = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
 
   def encode_images(images: np.ndarray, _: int) -> jax.Array:
     interrupt()
-    found = embed(place(images))
+    found = _embed(
+      variables, place(images), encode=encode, resize=resize, **colours
+    )
     if found.ndim != 2 or len(found) != batch_size:
       raise ValueError(
         f"features of {batch_size} images must be [{batch_size}, D], "
