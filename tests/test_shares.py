@@ -3,13 +3,15 @@
 import json
 import types
 
+import data_helpers
 from evaluation_helpers import PIXELS, encode, make_variables
 from folder_helpers import TEST_SIZE, open_folder, spoil_folder
 import numpy as np
 import process_helpers
 import pytest
 
-from essl_jax.evaluation import features, knn
+from essl_jax import parallel
+from essl_jax.evaluation import features, knn, single_pass
 
 TWO_PROCESSES = """
   import json, pathlib, sys
@@ -27,9 +29,24 @@ TWO_PROCESSES = """
   crossed = parallel.make_mesh(devices[::2] + devices[1::2])
   found |= {f"crossed {k}": x for k, x in test_shares.encode_split(
     folder, "train", crossed).items()}
+  for name, mesh in (("", None), ("crossed ", crossed)):
+    found[f"{name}places"] = test_shares.places(
+      mesh or parallel.make_mesh(devices))
   found["told"] = json.dumps(left_out.describe([test_shares.broken(process)]))
   np.savez(pathlib.Path(folder, f"{process}.npz"), **found)
 """
+
+
+def places(mesh):
+  """Where a function is told that the images of a split stand."""
+  told = lambda images, first: parallel.shard(
+    np.arange(first, first + len(images), dtype=np.int32), mesh
+  )
+  found, labels = single_pass.run(
+    told, data_helpers.make_arrays(), "train", batch_size=8, mesh=mesh
+  )
+  np.testing.assert_array_equal(labels, np.arange(data_helpers.SIZE) % 3)
+  return found
 
 
 def broken(process):
@@ -82,6 +99,8 @@ def test_two_processes_share_the_images_and_find_what_one_does(folder):
   for process in range(2):
     with np.load(folder / f"{process}.npz") as file:
       found = dict(file)
+    for name in ("places", "crossed places"):
+      np.testing.assert_array_equal(found[name], np.arange(data_helpers.SIZE))
     told = json.loads(str(found["told"]))
     assert told["test"] == {"number": 0, "names": []}
     assert told["train"]["number"] == 23
