@@ -21,7 +21,7 @@ import pytest
 
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features
+from essl_jax.evaluation import features, left_out
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,17 @@ def test_shares_leave_out_the_broken_files_among_their_own(broken_folder):
     assert all(len(batch["label"]) == 3 for batch in share[:-1])
     found += sum((numbers(batch, "image") for batch in share), [])
   assert found == numbers(whole, "image")
+
+
+def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
+  source = open_folder(broken_folder)
+  list(source.evaluation_batches("train", SIZE))
+  part = source.take(np.arange(SIZE // 2))
+  list(part.evaluation_batches("train", SIZE))
+  told = left_out.describe((source, part))
+  assert told["train"]["number"] == 3
+  assert told["train"]["names"] == sorted(source.broken["train"])
+  assert left_out.tell(told).startswith("3 of train")
 
 
 def test_odd_images_are_read(tmp_path, capfd):
