@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -107,6 +108,53 @@ def shard(batch: Any, mesh: Mesh) -> Any:
   sharding = NamedSharding(mesh, P(AXIS))
   put = lambda x: jax.make_array_from_process_local_data(sharding, x)
   return jax.tree.map(put, batch)
+
+
+def rows_by_process(mesh: Mesh | None, number: int) -> list[np.ndarray]:
+  """Says which rows of a batch the processes hold, and give to `shard`.
+
+  Args:
+    mesh: over which the batch is sharded; None is one process alone.
+    number: of rows, a multiple of the number of devices.
+
+  Returns:
+    Ascending rows, by process.
+  """
+  if mesh is None:
+    return [np.arange(number)]
+  owners = [device.process_index for device in mesh.devices.flat]
+  owner = np.repeat(owners, number // mesh.size)
+  return [np.flatnonzero(owner == i) for i in range(jax.process_count())]
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+  """Copies an array out, from all processes where it is sharded."""
+  if x.is_fully_addressable or x.is_fully_replicated:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def gather(tree: Any) -> Any:
+  """Exchanges what every process holds.
+
+  Args:
+    tree: arrays of at most 32 bits, of the same shapes in all processes.
+
+  Returns:
+    The arrays of all processes, stacked in their order.
+  """
+  index = np.int32(jax.process_index())
+  owners, found = multihost_utils.process_allgather((index, tree))
+  order = np.argsort(owners)
+  return jax.tree.map(lambda x: x[order], found)
+
+
+def gather_text(text: str) -> list[str]:
+  """Exchanges a text without zeros; returns those of all processes."""
+  encoded = np.frombuffer(text.encode(), np.uint8)
+  longest = int(gather(np.int32(len(encoded))).max())
+  padded = np.pad(encoded, (0, longest - len(encoded)))
+  return [bytes(x).rstrip(b"\0").decode() for x in gather(padded)]
 
 
 def stream(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from essl_jax import config as config_lib
 from essl_jax import environment, logs, pictures, weights
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
+from essl_jax.evaluation import left_out
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.workdir import read_config, to_json
 
@@ -73,11 +74,13 @@ def write(
       workdir=workdir,
       has_head="transformation_head" not in at_random,
     )
+  broken = left_out.describe((experiment.source, suite.bank))
   if jax.process_index() > 0:
     return
   path = workdir / "results.json"
   results = {
     "step": step,
+    "data": {"broken": broken},
     "untrained": _untrained(workdir, experiment, figures["knn"]),
     "figures": figures,
     "finetune": _read_json(path, {}).get("finetune", {}),
@@ -229,6 +232,8 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, str]]:
   """The table's rows: every figure with its protocol."""
   figures, training = results["figures"], results["training"]
   rows = []
+  if broken := left_out.tell(results["data"]["broken"]):
+    rows.append(("images that cannot be read, left out", broken))
   if "knn_top1" in results["untrained"]:
     untrained = results["untrained"]["knn_top1"]
     is_import = results["config"].get("init_from") is not None

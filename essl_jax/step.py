@@ -91,16 +91,14 @@ def create_state(
 
 
 def image_keys(
-  state: TrainState, n: int, axis_name: str | None = None
+  key: jax.Array, step: jax.Array, n: int, axis_name: str | None = None
 ) -> jax.Array:
-  """One random key per image, [n], whatever the number of devices.
+  """One random key per image of a step, [n], from the key of a training.
 
   Image i of the global batch gets the same key however the batch is spread.
   """
-  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
   first = 0 if axis_name is None else lax.axis_index(axis_name) * n
-  fold = lambda i: jax.random.fold_in(key, i)
-  return jax.vmap(fold)(first + jnp.arange(n))
+  return augment.keys_by_place(jax.random.fold_in(key, step), n, first)
 
 
 def make_views(
@@ -123,7 +121,8 @@ def make_views(
 
   def prepare(state: TrainState, batch: dict[str, jax.Array]) -> Views:
     n = next(iter(batch.values())).shape[0]
-    keys = image_keys(state, n, axis_name)
+    key = jax.random.key(state.seed)
+    keys = image_keys(key, state.step, n, axis_name)
     purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
 
     def draw(number: int, name: str) -> jax.Array:

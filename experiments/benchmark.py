@@ -32,7 +32,7 @@ from essl_jax import config as config_lib
 from essl_jax import environment, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
-from essl_jax.data import arrays
+from essl_jax.data import ArraySource, load_npz
 from essl_jax.models import convolution
 
 
@@ -88,15 +88,15 @@ def random_views(config: config_lib.Config) -> dict[str, np.ndarray]:
   return views
 
 
-def make_source(config: config_lib.Config) -> arrays.ArraySource:
+def make_source(config: config_lib.Config) -> ArraySource:
   """The given images, or noise of CIFAR-10's shape."""
   if config.data.name != "digits":
-    return arrays.load_npz(config.data.name)
+    return load_npz(config.data.name)
   random = np.random.default_rng(0)
   shape = (max(config.batch_size, 1024), 32, 32, 3)
   images = random.integers(0, 256, shape, np.uint8)
   labels = np.arange(len(images)) % 10
-  return arrays.ArraySource(images, labels, images, labels)
+  return ArraySource(images, labels, images, labels)
 
 
 def build(

@@ -13,10 +13,12 @@ class FakeSource:
   """Images whose colour tells the class, in memory."""
 
   num_classes = 3
-  image_shape = (8, 8, 3)
+  differs_in_size = False
+  broken: dict[str, list[str]] = {"train": [], "test": []}
 
   def __init__(self, train=70, test=37, size=8):
     rng = np.random.default_rng(0)
+    self.image_shape = (size, size, 3)
     self._data = {}
     for split, number in (("train", train), ("test", test)):
       labels = rng.integers(0, 3, number).astype(np.int32)
@@ -52,8 +54,11 @@ class FakeSource:
         rows = order[first : first + batch_size]
         yield {"image": images[rows], "label": labels[rows]}
 
-  def evaluation_batches(self, split, batch_size):
+  def evaluation_batches(
+    self, split, batch_size, process_index=0, process_count=1
+  ):
     """In order, the last smaller."""
+    assert (process_index, process_count) == (0, 1)
     images, labels = self._data[split]
     for first in range(0, len(images), batch_size):
       rows = slice(first, first + batch_size)

@@ -127,6 +127,36 @@ def test_evaluation_reads_everything_in_order(source_of):
     source.evaluation_batches("valid", 5)
 
 
+@pytest.mark.parametrize("count", [2, 4, TEST_SIZE + 2])
+def test_processes_share_an_evaluation(source_of, count):
+  for split, size in (("train", SIZE), ("test", TEST_SIZE)):
+    check_shares(source_of, split, size, count)
+  with pytest.raises(UsageError, match=f"process_index={count} .*{count - 1}"):
+    source_of().evaluation_batches("test", 5, count, count)
+
+
+def test_processes_share_a_part_of_the_training_images(source_of):
+  rows = np.array([0, 3, 4, 9, 20, 21, 50])
+  check_shares(lambda: source_of().take(rows), "train", len(rows), 3)
+
+
+def check_shares(source_of, split, size, count):
+  """One after the other they are what one process sees."""
+  whole = list(source_of().evaluation_batches(split, size))
+  shares = [
+    list(source_of().evaluation_batches(split, 3, i, count))
+    for i in range(count)
+  ]
+  found = [sum(len(batch["label"]) for batch in share) for share in shares]
+  assert sum(found) == size and max(found) - min(found) <= 1
+  assert found == sorted(found, reverse=True)
+  together = {
+    name: np.concatenate([batch[name] for share in shares for batch in share])
+    for name in ("image", "label")
+  }
+  assert_equal_batches([together], whole)
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -67,7 +67,7 @@ def test_wrong_arrays_are_named(changes, message):
 def test_npz_is_read_and_cut(tmp_path):
   arrays = make_arrays()
   path = tmp_path / "set.npz"
-  np.savez(path, **{k: getattr(arrays, k) for k in data.arrays.NPZ_KEYS})
+  np.savez(path, **{k: getattr(arrays, k) for k in data.small_sets.NPZ_KEYS})
   source = data.make_source(
     str(path), train_split="train[10%:20]", test_split="train[20:]"
   )

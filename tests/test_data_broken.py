@@ -21,7 +21,7 @@ import pytest
 
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features
+from essl_jax.evaluation import features, left_out
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,32 @@ def test_evaluation_leaves_broken_files_out(broken_folder):
   held = open_folder(broken_folder, on_device=True)
   assert isinstance(held, data.ArraySource)
   assert held.num_examples("train") == SIZE - len(BROKEN)
+  assert {split: len(held.broken[split]) for split in held.broken} == {
+    "train": 3,
+    "test": 2,
+  }
+
+
+def test_shares_leave_out_the_broken_files_among_their_own(broken_folder):
+  (whole,) = open_folder(broken_folder).evaluation_batches("train", SIZE)
+  found = []
+  for index in range(3):
+    source = open_folder(broken_folder)
+    share = list(source.evaluation_batches("train", 3, index, 3))
+    assert all(len(batch["label"]) == 3 for batch in share[:-1])
+    found += sum((numbers(batch, "image") for batch in share), [])
+  assert found == numbers(whole, "image")
+
+
+def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
+  source = open_folder(broken_folder)
+  list(source.evaluation_batches("train", SIZE))
+  part = source.take(np.arange(SIZE // 2))
+  list(part.evaluation_batches("train", SIZE))
+  told = left_out.describe((source, part))
+  assert told["train"]["number"] == 3
+  assert told["train"]["names"] == sorted(source.broken["train"])
+  assert left_out.tell(told).startswith("3 of train")
 
 
 def test_odd_images_are_read(tmp_path, capfd):

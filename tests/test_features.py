@@ -8,11 +8,11 @@ from evaluation_helpers import (
   encode,
   make_variables,
 )
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from essl_jax import parallel
 from essl_jax.evaluation import features
 
 
@@ -42,19 +42,13 @@ def test_extract_sees_every_image_once_with_one_compilation(variables):
 
 
 def test_extract_on_eight_devices_equals_one(variables):
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
-  spec = jax.sharding.PartitionSpec
-  place = functools.partial(
-    jax.device_put, device=jax.sharding.NamedSharding(mesh, spec("batch"))
-  )
-  replicated = jax.device_put(
-    variables, jax.sharding.NamedSharding(mesh, spec())
-  )
+  mesh = parallel.make_mesh()
+  replicated = parallel.replicate(variables, mesh)
   extract = functools.partial(
     features.extract, split="test", batch_size=16, **PIXELS
   )
   one, _ = extract(encode, variables, FakeSource())
-  eight, _ = extract(encode, replicated, FakeSource(), place=place)
+  eight, _ = extract(encode, replicated, FakeSource(), mesh=mesh)
   np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)
 
 
@@ -75,9 +69,11 @@ def test_extract_resizes_and_refuses_bad_features(variables):
     extract(lambda variables, images: images, variables, resize=(9, 8))
   with pytest.raises(FloatingPointError, match="not finite"):
     extract(lambda *given: encode(*given) / 0.0 * 0.0, variables)
-  source.num_examples = lambda split: 38
-  with pytest.raises(ValueError, match="37 examples, promised 38"):
-    extract(encode, variables)
+  for promised in (36, 38, 200):
+    source.num_examples = lambda split, number=promised: number
+    message = f"37 examples, promised {promised}"
+    with pytest.raises(ValueError, match=message):
+      extract(encode, variables)
 
 
 def test_fingerprint_sees_values_names_and_dtypes(variables):

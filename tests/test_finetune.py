@@ -167,7 +167,9 @@ def test_stopped_fine_tuning_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_finetune_and_evaluate_fill_one_results_file(tmp_path, tiny_config):
+def test_finetune_and_evaluate_fill_one_results_file(
+  tmp_path, tiny_config, capsys
+):
   """Train, fine-tune on two subsets, evaluate again; features only once."""
   random = np.random.default_rng(0)
   labels = np.arange(48) % 6
@@ -184,8 +186,8 @@ def test_finetune_and_evaluate_fill_one_results_file(tmp_path, tiny_config):
   extracted = []
 
   class Spy:
-    differs_in_size = False
     is_stored_shuffled = False
+    broken = {"train": ("b.png", "a.png"), "test": ()}  # say it was so
 
     def __init__(self, inner):
       self._inner = inner
@@ -196,10 +198,10 @@ def test_finetune_and_evaluate_fill_one_results_file(tmp_path, tiny_config):
     def take(self, rows):
       return Spy(self._inner.take(rows))
 
-    def evaluation_batches(self, split, batch_size):
+    def evaluation_batches(self, split, batch_size, **share):
       if batch_size > 5:  # not the picture's images
         extracted.append((split, self.num_examples(split)))
-      return self._inner.evaluation_batches(split, batch_size)
+      return self._inner.evaluation_batches(split, batch_size, **share)
 
   make_source = experiment.data.make_source
   experiment.data.make_source = lambda *_, **__: Spy(source)
@@ -216,11 +218,15 @@ def test_finetune_and_evaluate_fill_one_results_file(tmp_path, tiny_config):
         assert extracted == [("train", 20), ("test", 48)]
         extracted.clear()
         first = json.loads((tmp_path / "results.json").read_text())
+        assert "left out" in (printed := capsys.readouterr().out)
+        assert "2 of train" in printed and "of test" not in printed
       else:
         train.run(tiny_config("simclr", **base | change), tmp_path)
   finally:
     experiment.data.make_source = make_source
   results = json.loads((tmp_path / "results.json").read_text())
+  told = results["data"]["broken"]["train"]
+  assert told == {"number": 2, "names": ["a.png", "b.png"]}
   assert sorted(results["finetune"]) == ["50%", "50%, subset 1"]
   one = results["finetune"]["50%"]
   assert (one["num_train"], one["num_test"], one["step"]) == (24, 48, 6)

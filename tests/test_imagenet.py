@@ -85,6 +85,8 @@ def test_tiny_recipe_from_images_to_exported_weights(method, folder, tmp_path):
     assert errors.count(name) == 1, errors
   results = json.loads((workdir / "results.json").read_text())
   assert results["training"]["steps"] == 12
+  assert results["data"]["broken"]["train"]["number"] == 2
+  assert results["data"]["broken"]["test"]["number"] == 0
   figures = results["figures"]
   assert figures["knn"]["bank_size"] == 46
   assert figures["linear_probe"]["num_test"] == 12

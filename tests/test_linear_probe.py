@@ -269,9 +269,9 @@ def test_run_dispatches_and_detects_a_changed_encoder(variables):
   assert figures["linear_top1"] > 98 and figures["batch_size"] == 70
   batches = source.evaluation_batches
 
-  def spoiling(split, batch_size):
+  def spoiling(split, batch_size, **share):
     variables["kernel"][0] += 1e-3
-    return batches(split, batch_size)
+    return batches(split, batch_size, **share)
 
   source.evaluation_batches = spoiling
   for protocol in ("paper", "fast"):

@@ -104,6 +104,15 @@ def test_two_processes_measure_as_one_does(pair, alone):
   assert actual["figures"].keys() == expected["figures"].keys()
   for name in actual["figures"]:
     assert actual["figures"][name].keys() == expected["figures"][name].keys()
+  for name, sizes in (
+    ("knn", ("bank_size", "num_queries")),
+    ("transformation", ("images",)),
+    ("linear_probe", ("num_train", "num_test")),
+  ):
+    for size in sizes:
+      assert actual["figures"][name][size] == expected["figures"][name][size]
+  nothing = {"number": 0, "names": []}
+  assert actual["data"]["broken"] == {"train": nothing, "test": nothing}
 
 
 THREE_STEPS = """

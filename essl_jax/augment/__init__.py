@@ -11,6 +11,7 @@ rounds to eight bits after every operation. Everything works under `jit`,
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 """
 
+from essl_jax.augment.arrays import keys_by_place
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
   adjust_brightness,
@@ -38,6 +39,7 @@ __all__ = (
   "center_crop_resize",
   "gaussian_blur",
   "horizontal_flip",
+  "keys_by_place",
   "normalize",
   "random_view",
   "resized_crop",

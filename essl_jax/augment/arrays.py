@@ -48,12 +48,28 @@ def through(rounded: jax.Array, x: jax.Array) -> jax.Array:
   return jax.lax.stop_gradient(rounded) + (x - jax.lax.stop_gradient(x))
 
 
+def keys_by_place(
+  key: chex.PRNGKey, count: int, first: jax.typing.ArrayLike = 0
+) -> jax.Array:
+  """One key per image, by its place in a larger batch or set.
+
+  Args:
+    key: one, typed or legacy.
+    count: of images.
+    first: place of the first, such as a device's share begins at.
+
+  Returns:
+    Keys [count] of the same kind, whatever the shares.
+  """
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
 def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
   """Typed keys `[count]` from one key or one per image, typed or legacy."""
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
   if key.ndim == 0:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return keys_by_place(key, count)
   if key.shape != (count,):
     raise ValueError(f"key must be one key or [{count}] keys, got {key.shape}")
   return key

@@ -9,18 +9,14 @@ Datasets and is imported only when one is asked for.
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from essl_jax.augment import View
-from essl_jax.data.arrays import (
-  ArraySource,
-  load_digits,
-  load_npz,
-  take_sub_splits,
-)
-from essl_jax.data.checks import check_sizes
+from essl_jax.data.arrays import ArraySource, take_sub_splits
+from essl_jax.data.checks import SPLITS, check_sizes
+from essl_jax.data.small_sets import load_digits, load_npz
 from essl_jax.errors import UsageError
 
 __all__ = [
@@ -30,6 +26,8 @@ __all__ = [
   "load_npz",
   "make_source",
 ]
+
+_READ_BATCH = 256
 
 
 class Source(Protocol):
@@ -98,16 +96,28 @@ class Source(Protocol):
     """
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example of `split` once, always in the same order.
+
+    Of several processes each gets a run of the examples; the shares follow
+    each other and differ by one example at most, broken ones included.
 
     Args:
       split: "train" or "test".
       batch_size: examples in a batch; the last batch may be smaller.
+      process_index: whose share to yield.
+      process_count: number of shares.
 
     Returns:
       {"image": uint8 [n, H, W, 3], "label": int32 [n]}, n <= batch_size.
+
+    Raises:
+      UsageError: there is no such split or process.
     """
 
 
@@ -150,17 +160,7 @@ def make_source(
   check_sizes(image_size, resize_size)
   if name == "digits" or name.endswith(".npz"):
     arrays = load_digits() if name == "digits" else load_npz(name)
-    if image_size and arrays.image_shape[:2] != (image_size, image_size):
-      height, width, _ = arrays.image_shape
-      raise UsageError(
-        f"data.image_size={image_size}, but the images of {name!r} are "
-        f"{height}x{width} and arrays are not resized: leave it unset"
-      )
-    if resize_size not in (None, image_size):
-      raise UsageError(
-        f"data.resize_size={resize_size}, but arrays like {name!r} are not "
-        "resized: leave it unset"
-      )
+    _check_unchanged(name, arrays, image_size, resize_size)
     return take_sub_splits(arrays, train_split, test_split)
   if "/" in name and pathlib.Path(name).is_dir():
     raise UsageError(
@@ -168,27 +168,59 @@ def make_source(
       f" --config.data.name=folder --config.data.dir={name} for images in it,"
       " or the name of a TFDS set"
     )
-  source: Any
+  sizes = {"image_size": image_size, "resize_size": resize_size}
+  source: Source
   # Imported here: TensorFlow's side of the package is not for everybody.
   if name == "folder":
     from essl_jax.data.folder import FolderSource
 
-    source = FolderSource(
-      directory,
-      train_split,
-      test_split,
-      image_size=image_size,
-      resize_size=resize_size,
-    )
+    source = FolderSource(directory, train_split, test_split, **sizes)
   else:
     from essl_jax.data.tfds_sets import open_tfds
 
-    source = open_tfds(
-      name,
-      directory,
-      train_split,
-      test_split,
-      image_size=image_size,
-      resize_size=resize_size,
+    source = open_tfds(name, directory, train_split, test_split, **sizes)
+  return _hold(source) if on_device else source
+
+
+def _check_unchanged(
+  name: str,
+  arrays: ArraySource,
+  image_size: int | None,
+  resize_size: int | None,
+) -> None:
+  """Raises UsageError where arrays would have to be resized."""
+  height, width, _ = arrays.image_shape
+  if image_size and (height, width) != (image_size, image_size):
+    raise UsageError(
+      f"data.image_size={image_size}, but the images of {name!r} are "
+      f"{height}x{width} and arrays are not resized: leave it unset"
     )
-  return source.as_arrays() if on_device else source
+  if resize_size not in (None, image_size):
+    raise UsageError(
+      f"data.resize_size={resize_size}, but arrays like {name!r} are not "
+      "resized: leave it unset"
+    )
+
+
+def _hold(source: Source) -> ArraySource:
+  """Reads the evaluation images of a set into memory once.
+
+  Broken ones stay named, though `num_examples` no longer counts them. Raises
+  UsageError where a label is missing (TFDS writes -1).
+  """
+
+  def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+    size, number = source.num_examples(split), 0
+    images = np.empty((size, *source.image_shape), np.uint8)
+    labels = np.empty(size, np.int32)
+    for batch in source.evaluation_batches(split, _READ_BATCH):
+      part = slice(number, number + len(batch["label"]))
+      images[part], labels[part] = batch["image"], batch["label"]
+      number = part.stop
+    return images[:number], labels[:number]
+
+  held = ArraySource(
+    *read("train"), *read("test"), num_classes=source.num_classes
+  )
+  held.broken = {split: tuple(source.broken[split]) for split in SPLITS}
+  return held

@@ -1,24 +1,18 @@
 """Image sets held in host memory as NumPy arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import pathlib
 from typing import Any
-import zipfile
-import zlib
 
 import numpy as np
 
-from essl_jax.data.checks import check_batches, check_split, parse_split
+from essl_jax.data.checks import (
+  check_batches,
+  check_share,
+  check_split,
+  parse_split,
+)
 from essl_jax.data.order import batch_indices
 from essl_jax.errors import UsageError
-
-NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-_TEST_FRACTION = 0.2
-# What np.load raises for a damaged or foreign file; TypeError for a .npy.
-_BROKEN_FILE = (OSError, EOFError, TypeError, ValueError) + (
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
 class ArraySource:
@@ -32,7 +26,7 @@ class ArraySource:
     num_classes: number of labels.
     image_shape: (H, W, 3).
     differs_in_size: False: crops are drawn on the device.
-    broken: nothing, by split.
+    broken: by split, images that could not be read into the arrays.
     is_stored_shuffled: False: arrays may be in any order.
   """
 
@@ -152,16 +146,19 @@ class ArraySource:
     )
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     images, labels = self._arrays(split)
+    rows = check_share(len(labels), process_index, process_count)
+    stops = (min(start + batch_size, rows.stop) for start in rows[::batch_size])
     return (
-      {
-        "image": images[start : start + batch_size],
-        "label": labels[start : start + batch_size],
-      }
-      for start in range(0, len(labels), batch_size)
+      {"image": images[start:stop], "label": labels[start:stop]}
+      for start, stop in zip(rows[::batch_size], stops, strict=True)
     )
 
   def labels(self) -> np.ndarray:
@@ -217,72 +214,6 @@ def take_sub_splits(
 
   return ArraySource(
     *take(train_split), *take(test_split), num_classes=source.num_classes
-  )
-
-
-def load_npz(path: str | pathlib.Path) -> ArraySource:
-  """Reads a set from a NumPy .npz file.
-
-  Args:
-    path: a file with the arrays train_images, train_labels, test_images and
-      test_labels, in the forms `ArraySource` takes.
-
-  Returns:
-    The set.
-
-  Raises:
-    UsageError: the file is missing or broken, lacks an array, or holds one
-      of a wrong form.
-  """
-  needs = f"an .npz file with the arrays {', '.join(NPZ_KEYS)} is needed"
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      found = list(file.files)
-      arrays = {key: file[key] for key in NPZ_KEYS if key in found}
-  except FileNotFoundError as error:
-    raise UsageError(f"{path} does not exist: {needs}") from error
-  except _BROKEN_FILE as error:
-    reason = " ".join(str(error).split())
-    raise UsageError(f"{path} cannot be read ({reason}): {needs}") from error
-  missing = [key for key in NPZ_KEYS if key not in found]
-  if missing:
-    raise UsageError(
-      f"{path} lacks {', '.join(missing)} and holds "
-      f"{', '.join(found) or 'nothing'}: {needs}"
-    )
-  return ArraySource(**arrays)
-
-
-def load_digits() -> ArraySource:
-  """Loads the 8x8 handwritten digits that scikit-learn carries.
-
-  1,797 real images of ten digits (UCI Optical Recognition of Handwritten
-  Digits, test part), split into 1,438 for training and 359 for testing, every
-  digit in the same proportion; the split never changes.
-
-  Returns:
-    The set, images scaled from 0..16 to 0..255, shape (8, 8, 3).
-
-  Raises:
-    UsageError: scikit-learn is not installed.
-  """
-  try:
-    from sklearn import datasets
-  except ImportError as error:
-    raise UsageError(
-      "the digits come with scikit-learn, which is not installed: "
-      "pip install 'essl-jax[digits]'"
-    ) from error
-  digits = datasets.load_digits()
-  images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-  labels = digits.target
-  generator = np.random.default_rng(0)
-  is_test = np.zeros(len(labels), bool)
-  for label in range(10):
-    members = generator.permutation(np.flatnonzero(labels == label))
-    is_test[members[: round(_TEST_FRACTION * len(members))]] = True
-  return ArraySource(
-    images[~is_test], labels[~is_test], images[is_test], labels[is_test]
   )
 
 

@@ -1,4 +1,4 @@
-"""What every source checks before it reads: batches, crops, split names."""
+"""What every source checks before it reads: batches, shares, split names."""
 
 from collections.abc import Collection, Mapping
 import re
@@ -41,10 +41,7 @@ def check_batches(
       f"batch_size={batch_size} does not fit a training split of "
       f"{num_examples} examples: give a batch_size from 1 to {num_examples}"
     )
-  if not 0 <= process_index < process_count:
-    raise UsageError(
-      f"process_index={process_index} is not in 0..{process_count - 1}"
-    )
+  check_share(num_examples, process_index, process_count)
   if batch_size % process_count:
     raise UsageError(
       f"batch_size={batch_size} is not divisible by process_count="
@@ -55,6 +52,30 @@ def check_batches(
       f"seed={seed} and start_step={start_step} must not be negative"
     )
   return num_examples // batch_size
+
+
+def check_share(size: int, process_index: int, process_count: int) -> range:
+  """Checks the arguments of `Source.evaluation_batches`.
+
+  Args:
+    size: number of examples.
+    process_index: this process.
+    process_count: number of processes.
+
+  Returns:
+    Its rows. Shares follow each other and are equal but for one row, which
+    the first ones have more.
+
+  Raises:
+    UsageError: there is no such process.
+  """
+  if not 0 <= process_index < process_count:
+    raise UsageError(
+      f"process_index={process_index} is not in 0..{process_count - 1}"
+    )
+  each, more = divmod(size, process_count)
+  start = process_index * each + min(process_index, more)
+  return range(start, start + each + (process_index < more))
 
 
 def check_crops(crops: Mapping[str, Any] | None) -> None:

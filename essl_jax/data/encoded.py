@@ -17,13 +17,17 @@ from PIL import Image
 
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.arrays import ArraySource
-from essl_jax.data.checks import SPLITS, check_batches, check_crops, check_split
+from essl_jax.data.checks import (
+  SPLITS,
+  check_batches,
+  check_crops,
+  check_share,
+  check_split,
+)
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
 from essl_jax.data.order import epoch_orders
 from essl_jax.errors import UsageError
 
-_READ_BATCH = 256
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
@@ -174,11 +178,16 @@ class EncodedSource:
     )
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
-    check_split(split)
-    return self._evaluation_batches(split, batch_size)
+    size = self.num_examples(split)
+    rows = check_share(size, process_index, process_count)
+    return self._evaluation_batches(split, batch_size, rows)
 
   def labels(self) -> np.ndarray:
     """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
@@ -197,31 +206,14 @@ class EncodedSource:
     part.broken = {split: [] for split in SPLITS}
     return part
 
-  def as_arrays(self) -> ArraySource:
-    """Reads the evaluation images of both splits into memory.
-
-    Returns:
-      What `evaluation_batches` yields, as arrays.
-    """
-
-    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
-      batches = list(self.evaluation_batches(split, _READ_BATCH))
-      images = np.concatenate([batch["image"] for batch in batches])
-      return images, np.concatenate([batch["label"] for batch in batches])
-
-    return ArraySource(
-      *read("train"), *read("test"), num_classes=self.num_classes
-    )
-
   def _evaluation_batches(
-    self, split: str, batch_size: int
+    self, split: str, batch_size: int, rows: range
   ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the gaps of unreadable images: only the last batch is smaller."""
-    size = len(self._images[split])
     masks: list[np.ndarray] = []
 
     def job(start: int) -> batches_lib.Job:
-      count = min(batch_size, size - start)
+      count = min(batch_size, rows.stop - start)
       masks.append(np.ones(count, bool))
 
       def load(row: int, mask: np.ndarray = masks[-1]) -> tuple:
@@ -237,7 +229,7 @@ class EncodedSource:
       )
 
     rest: dict[str, np.ndarray] = {}
-    jobs = (job(start) for start in range(0, size, batch_size))
+    jobs = (job(start) for start in rows[::batch_size])
     for batch in batches_lib.run(jobs):
       mask = masks.pop(0)
       if not mask.all():

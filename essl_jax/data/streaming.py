@@ -18,12 +18,13 @@ from PIL import Image
 
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.arrays import ArraySource
+from essl_jax.data import records as records_lib
 from essl_jax.data.checks import (
   as_text,
   check_batches,
   check_crops,
   check_file_names,
+  check_share,
   check_split,
 )
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
@@ -31,8 +32,6 @@ from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
 
 SHUFFLE_BYTES = 2**30
-_FILES_AT_ONCE = 16
-_READ_BATCH = 256
 # Keeps the orders of two seeds apart for a million epochs.
 _SEED_STRIDE = 1_000_003
 
@@ -136,13 +135,20 @@ class TFDSSource:
     return self._threaded(records, share, job, start_step)
 
   def evaluation_batches(
-    self, split: str, batch_size: int
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
-    check_split(split)
+    rows = check_share(self.num_examples(split), process_index, process_count)
     records = (
       self._taken() if split == "train" else self._records(self._splits[split])
     )
+    if process_count > 1:
+      # As stored: what precedes the share is read, but not decoded.
+      records = records.skip(rows.start).take(len(rows))
     return self._whole_images(records, batch_size)
 
   def labels(self) -> np.ndarray:
@@ -174,43 +180,7 @@ class TFDSSource:
     records = self._records(self._splits["train"])
     if self._rows is None:
       return records
-    tf, _ = import_tensorflow()
-    last = int(self._rows[-1]) + 1
-    records = records.take(last)
-    if last == len(self._rows):
-      return records
-    wanted = np.zeros(last, bool)
-    wanted[self._rows] = True
-    is_wanted = tf.constant(wanted)
-    return (
-      records.enumerate()
-      .filter(lambda row, _: is_wanted[row])
-      .map(lambda _, record: record)
-    )
-
-  def as_arrays(self) -> ArraySource:
-    """Reads the whole set into memory once.
-
-    Returns:
-      The same images and labels, in the order of `evaluation_batches`.
-
-    Raises:
-      UsageError: a label is missing (TFDS writes -1).
-    """
-
-    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
-      images = np.empty((self._sizes[split], *self.image_shape), np.uint8)
-      labels = np.empty(self._sizes[split], np.int32)
-      start = 0
-      for batch in self.evaluation_batches(split, _READ_BATCH):
-        part = slice(start, start + len(batch["label"]))
-        images[part], labels[part] = batch["image"], batch["label"]
-        start = part.stop
-      return images, labels
-
-    return ArraySource(
-      *read("train"), *read("test"), num_classes=self.num_classes
-    )
+    return records_lib.choose(records, self._rows)
 
   def _shuffled(self, process_index: int, process_count: int) -> Any:
     """Returns (order seed -> shuffled records, parts to divide them into)."""
@@ -238,27 +208,7 @@ class TFDSSource:
     return shuffle, 1
 
   def _records(self, split: Any, file_order: Any = None) -> Any:
-    """Reads encoded images and labels, the files in order or shuffled."""
-    tf, tfds = import_tensorflow()
-    return self._builder.as_dataset(
-      split=split,
-      shuffle_files=file_order is not None,
-      decoders={
-        key: tfds.decode.SkipDecoding()
-        for key, feature in self._builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-      },
-      read_config=tfds.ReadConfig(
-        options=_deterministic(tf),
-        shuffle_seed=file_order,
-        shuffle_reshuffle_each_iteration=False,
-        interleave_cycle_length=_FILES_AT_ONCE,
-        try_autocache=False,
-        skip_prefetch=True,
-        # Sets stored in order are shuffled here as well.
-        enable_ordering_guard=False,
-      ),
-    )
+    return records_lib.read(self._builder, split, file_order)
 
   def _whole_images(self, records: Any, batch_size: int) -> Iterator[Any]:
     """Decodes records to evaluation images, in batches."""
@@ -283,7 +233,7 @@ class TFDSSource:
       return {"image": image, "label": tf.cast(record["label"], tf.int32)}
 
     decoded = records.map(decode_record, num_parallel_calls=tf.data.AUTOTUNE)
-    return iter(_in_batches(decoded, batch_size, tf).as_numpy_iterator())
+    return iter(records_lib.in_batches(decoded, batch_size).as_numpy_iterator())
 
   def _threaded(
     self,
@@ -293,9 +243,8 @@ class TFDSSource:
     first_step: int = 0,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Reads records with tf.data and decodes them with PIL."""
-    tf, _ = import_tensorflow()
     encoded = records.map(lambda r: {k: r[k] for k in ("image", "label")})
-    stored = _in_batches(encoded, batch_size, tf).as_numpy_iterator()
+    stored = records_lib.in_batches(encoded, batch_size).as_numpy_iterator()
 
     def job(step: int, batch: dict[str, np.ndarray]) -> batches_lib.Job:
       def load(row: int) -> tuple[Image.Image, int]:
@@ -312,14 +261,3 @@ class TFDSSource:
     return batches_lib.run(
       job(step, batch) for step, batch in enumerate(stored, first_step)
     )
-
-
-def _in_batches(records: Any, batch_size: int, tf: Any) -> Any:
-  batched = records.batch(batch_size).with_options(_deterministic(tf))
-  return batched.prefetch(tf.data.AUTOTUNE)
-
-
-def _deterministic(tf: Any) -> Any:
-  options = tf.data.Options()
-  options.deterministic = True
-  return options

@@ -11,7 +11,6 @@ from typing import Any
 import flax
 import jax
 from jax import lax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
@@ -21,6 +20,7 @@ from essl_jax.evaluation import linear_layer
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.evaluation.saved import Counts, Saved
 from essl_jax.preemption import Stopped
+from essl_jax.step import image_keys
 
 Features = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 """`(params, variables, normalised images) -> (features [N, D], variables)`."""
@@ -145,11 +145,8 @@ def make_step(
   def step(
     state: State, batch: dict[str, jax.Array]
   ) -> tuple[State, jax.Array]:
-    n = batch["label"].shape[0]
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * n
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    fold = lambda i: jax.random.fold_in(key, i)
-    keys = jax.vmap(fold)(first + jnp.arange(n))
+    key = jax.random.wrap_key_data(state.key)
+    keys = image_keys(key, state.step, len(batch["label"]), axis_name)
     images = augment.random_view(keys, batch["image"], problem.view, crop=crop)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
@@ -192,7 +189,7 @@ def stream(
 
 def host_crops(problem: Problem) -> Mapping[str, augment.View] | None:
   """The crops that the host has to make, of images that differ in size."""
-  if getattr(problem.source, "differs_in_size", False):
+  if problem.source.differs_in_size:
     return {"image": problem.view}
   return None
 

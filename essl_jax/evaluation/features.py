@@ -6,12 +6,13 @@ import hashlib
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import augment
+from essl_jax import augment, parallel
 from essl_jax.data import Source
+from essl_jax.evaluation import single_pass
 
 Encode = Callable[[Any, jax.Array], jax.Array]
 """`(variables, normalised images [N, H, W, 3]) -> features [N, D]`, pure."""
@@ -27,13 +28,14 @@ def extract(
   std: Sequence[float],
   batch_size: int,
   resize: tuple[int, int] | None = None,
-  place: Callable[[Any], Any] = jnp.asarray,
+  mesh: Mesh | None = None,
+  interrupt: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Encodes every image of a split once, without augmentation.
 
-  All batches have one shape, so that `encode` is compiled once: the last is
-  padded with black images, whose features are dropped. Passing the same
-  `encode` object again reuses the compiled function.
+  Each process reads its share of the images and gets the features of all; see
+  `single_pass.run`. All batches have one shape, so that `encode` is compiled
+  once. Passing the same `encode` object again reuses the compiled function.
 
   Args:
     encode: the frozen encoder.
@@ -45,7 +47,10 @@ def extract(
     batch_size: images at a time, over all devices.
     resize: (shorter side, centre crop) in pixels, bicubic; None leaves the
       images as they are.
-    place: puts uint8 images `[batch_size, H, W, 3]` on the devices.
+    mesh: of the devices that share each batch; absent, this process encodes
+      all images on its default device.
+    interrupt: called before every batch, equally often in all processes; may
+      raise.
 
   Returns:
     Features `[N, D]` float32 and labels `[N]` int32, in the source's order.
@@ -55,41 +60,33 @@ def extract(
       promises, or an encoder whose features are not `[N, D]`.
     FloatingPointError: features that are not finite.
   """
-  embed = functools.partial(
-    _embed,
-    variables,
-    encode=encode,
-    mean=tuple(map(float, mean)),
-    std=tuple(map(float, std)),
-    resize=resize,
+  place = (
+    jnp.asarray
+    if mesh is None
+    else functools.partial(parallel.shard, mesh=mesh)
   )
-  features: list[np.ndarray] = []
-  labels: list[np.ndarray] = []
-  waiting: list[jax.Array] = []
-  for batch in source.evaluation_batches(split, batch_size):
-    images = np.asarray(batch["image"])
-    padding = ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0))
-    encoded = embed(place(np.pad(images, padding)))
-    labels.append(np.asarray(batch["label"], np.int32))
-    # The device works on this batch while the last one is copied out.
-    features.extend(_to_host(one, batch_size) for one in waiting)
-    waiting = [encoded]
-  features.extend(_to_host(one, batch_size) for one in waiting)
-  found = sum(map(len, labels))
-  # Images that cannot be read are reported by the source and left out.
-  broken = getattr(source, "broken", {}).get(split, ())
-  expected = source.num_examples(split) - len(broken)
-  if found != expected or not found:
-    raise ValueError(
-      f"split {split!r} yielded {found} examples, promised {expected}"
+  colours = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+
+  def encode_images(images: np.ndarray, _: int) -> jax.Array:
+    interrupt()
+    found = _embed(
+      variables, place(images), encode=encode, resize=resize, **colours
     )
-  # Only the last batch is padded.
-  together = np.concatenate(features)[:found]
+    if found.ndim != 2 or len(found) != batch_size:
+      raise ValueError(
+        f"features of {batch_size} images must be [{batch_size}, D], "
+        f"got {found.shape}"
+      )
+    return found
+
+  together, labels = single_pass.run(
+    encode_images, source, split, batch_size=batch_size, mesh=mesh
+  )
   if not np.isfinite(together).all():
     raise FloatingPointError(
       f"features of split {split!r} are not finite: the encoder has diverged"
     )
-  return together, np.concatenate(labels)
+  return together, labels
 
 
 def fingerprint(variables: Any) -> str:
@@ -150,15 +147,3 @@ def _embed(
     images = augment.center_crop_resize(images, *resize, method="bicubic")
   features = encode(variables, augment.normalize(images, mean, std))
   return features.astype(jnp.float32)
-
-
-def _to_host(features: jax.Array, batch_size: int) -> np.ndarray:
-  """Copies one batch's features out, from all processes where sharded."""
-  if features.ndim != 2 or len(features) != batch_size:
-    raise ValueError(
-      f"features of {batch_size} images must be [{batch_size}, D], "
-      f"got {features.shape}"
-    )
-  if features.is_fully_addressable or features.is_fully_replicated:
-    return np.asarray(features)
-  return np.asarray(multihost_utils.process_allgather(features, tiled=True))

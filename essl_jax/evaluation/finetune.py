@@ -86,18 +86,13 @@ def run(
     "num_test": num_test,
   }
   described |= circumstances or {}
-  path = workdir / "probe" / "finetune.npz" if workdir else None
-  saved = Saved(path, mesh)
-  saved.claim({**described, "encoder": features_lib.fingerprint(variables)})
+  saved = Saved(workdir / "probe" / "finetune.npz" if workdir else None, mesh)
+  saved.claim(described | {"encoder": features_lib.fingerprint(variables)})
+  optimizer = _make_optimizer(
+    recipe, number // recipe.batch_size, encoder_learning_rate
+  )
   problem = _problem(
-    encoder,
-    variables,
-    labelled,
-    extract,
-    recipe=recipe,
-    encoder_learning_rate=encoder_learning_rate,
-    view=view,
-    width=width,
+    encoder, variables, labelled, extract, recipe, optimizer, view, width
   )
   counts = classifier.run(
     problem,
@@ -118,15 +113,12 @@ def _problem(
   variables: Any,
   labelled: Source,
   extract: Extract,
-  *,
   recipe: Recipe,
-  encoder_learning_rate: float,
+  optimizer: optax.GradientTransformation,
   view: augment.View,
   width: int,
 ) -> classifier.Problem:
   """A linear layer and the encoder below it, in training mode."""
-  steps = labelled.num_examples("train") // recipe.batch_size
-  optimizer = _make_optimizer(recipe, steps, encoder_learning_rate)
 
   def create(weights: jax.Array, views: jax.Array) -> classifier.State:
     # Copies, for the step gives the buffers of its state away.

@@ -79,9 +79,8 @@ def run(
       seed=seed,
     )
   else:
-    figures = run_paper(
-      encode, variables, source, test(), recipe=recipe, seed=seed, **options
-    )
+    options |= {"recipe": recipe, "seed": seed, "fingerprint": before}
+    figures = run_paper(encode, variables, source, test(), **options)
   after = features_lib.fingerprint(variables)
   if before != after:
     raise RuntimeError(
@@ -105,6 +104,7 @@ def run_paper(
   workdir: pathlib.Path | None = None,
   save_every_epochs: int = 10,
   circumstances: dict[str, Any] | None = None,
+  fingerprint: str | None = None,
 ) -> dict[str, Any]:
   """Probes freshly augmented images: the protocol `paper`.
 
@@ -126,6 +126,7 @@ def run_paper(
     workdir: where an unfinished probe is saved, in `probe/`; nowhere if absent.
     save_every_epochs: how often.
     circumstances: what else decides the figures, to be reported.
+    fingerprint: of the variables, if it is known.
 
   Returns:
     The figures of `linear_layer.summarise` and the protocol.
@@ -141,7 +142,8 @@ def run_paper(
   described |= circumstances or {}
   path = workdir / "probe" / "linear_probe.npz" if workdir else None
   saved = Saved(path, mesh)
-  saved.claim({**described, "encoder": features_lib.fingerprint(variables)})
+  fingerprint = fingerprint or features_lib.fingerprint(variables)
+  saved.claim(described | {"encoder": fingerprint})
   counts = classifier.run(
     _problem(encode, variables, source, test, recipe, view),
     mesh,

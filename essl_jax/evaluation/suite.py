@@ -5,9 +5,6 @@ import functools
 import pathlib
 from typing import Any
 
-import jax
-import numpy as np
-
 from essl_jax import experiment as experiment_lib
 from essl_jax import parallel
 from essl_jax import step as step_lib
@@ -41,7 +38,7 @@ class Suite:
     self._kept: tuple[str, dict[str, Labelled]] = ("", {})
 
   @functools.cached_property
-  def _bank(self) -> Source:
+  def bank(self) -> Source:
     """The source whose training images are the bank of kNN."""
     source = self._experiment.source
     number = self._experiment.config.knn.bank_images
@@ -79,19 +76,15 @@ class Suite:
     """Encodes a split with given variables and size of images."""
     mesh = self._experiment.mesh
     is_bank = split == "bank"
-
-    def place(images: np.ndarray) -> jax.Array:
-      interrupt()
-      return parallel.shard_copies(images, mesh)
-
     encoded, labels = features.extract(
       self._mapped_encode,
       variables,
-      self._bank if is_bank else self._experiment.source,
+      self.bank if is_bank else self._experiment.source,
       "train" if is_bank else split,
       batch_size=_BATCH * mesh.size,
       resize=resize,
-      place=place,
+      mesh=mesh,
+      interrupt=interrupt,
       **self._pixels,
     )
     if labels.min() < 0:
@@ -272,7 +265,7 @@ class Suite:
     config = self._experiment.config
     if config.probe.resize_size is None:
       return self._resize
-    if getattr(self._experiment.source, "differs_in_size", False):
+    if self._experiment.source.differs_in_size:
       raise UsageError(
         "config.probe.resize_size is for images of one size; those of"
         f" {config.data.name} differ: set config.data.resize_size instead"
@@ -283,7 +276,7 @@ class Suite:
     """What beside a recipe decides the figures of a classifier."""
     config = self._experiment.config
     steps = []
-    if getattr(self._experiment.source, "differs_in_size", False):
+    if self._experiment.source.differs_in_size:
       size = config.data.image_size
       shorter = config.data.resize_size or size
       steps.append(f"Resize {shorter} bilinear, CenterCrop {size}")

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
+from essl_jax.evaluation import single_pass
 
 
 def run(
@@ -18,6 +18,9 @@ def run(
   batch_size: int,
 ) -> dict[str, Any]:
   """Accuracy of the prediction head on the test images.
+
+  An image's crop is a function of the seed and of its place: the first of a
+  process's share, and from there on the number of readable images.
 
   Args:
     experiment: with a prediction head.
@@ -34,16 +37,17 @@ def run(
   )
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   size = max(1, batch_size // group.num_classes) * mesh.size
-  hits, first = [], 0
-  for batch in experiment.source.evaluation_batches("test", size):
-    images = batch["image"]
-    rest = ((0, size - len(images)), (0, 0), (0, 0), (0, 0))
-    padded = np.pad(images, rest)
-    keys = image_keys(config.seed, first, size)
-    placed = parallel.shard_copies((padded, np.asarray(keys)), mesh)
-    hits.append(np.asarray(predict(variables, placed))[: len(images)])
-    first += len(images)
-  recognised = np.concatenate(hits)
+
+  def recognise(images: np.ndarray, first: int) -> jax.Array:
+    # Legacy ones, which lie on devices as images do.
+    key = jax.random.PRNGKey(config.seed)
+    keys = augment.keys_by_place(key, len(images), first)
+    placed = parallel.shard((images, np.asarray(keys)), mesh)
+    return predict(variables, placed)
+
+  recognised, _ = single_pass.run(
+    recognise, experiment.source, "test", batch_size=size, mesh=mesh
+  )
   return {
     "transformation_accuracy": 100 * float(recognised.mean()),
     "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
@@ -86,9 +90,3 @@ def make_predict(
 
 def _branch(variables: Any, name: str) -> dict[str, Any]:
   return {kind: tree[name] for kind, tree in variables.items() if name in tree}
-
-
-def image_keys(seed: int, first: int, n: int) -> jax.Array:
-  """Legacy keys uint32 [n, 2] of the images first, first + 1, and so on."""
-  key = jax.random.PRNGKey(seed)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))

@@ -1,0 +1,80 @@
+"""Encoded records of a TFDS set, as tf.data datasets whose order is fixed."""
+
+from typing import Any
+
+import numpy as np
+
+from essl_jax.data.prepared import import_tensorflow
+
+_FILES_AT_ONCE = 16
+
+
+def read(builder: Any, split: Any, file_order: Any = None) -> Any:
+  """Reads encoded images and what else a set holds.
+
+  Args:
+    builder: of a prepared set.
+    split: TFDS's name of it, or of a part.
+    file_order: seed of the order of files; None leaves them as they are.
+
+  Returns:
+    A dataset of records by feature.
+  """
+  tf, tfds = import_tensorflow()
+  return builder.as_dataset(
+    split=split,
+    shuffle_files=file_order is not None,
+    decoders={
+      key: tfds.decode.SkipDecoding()
+      for key, feature in builder.info.features.items()
+      if isinstance(feature, tfds.features.Image)
+    },
+    read_config=tfds.ReadConfig(
+      options=_deterministic(tf),
+      shuffle_seed=file_order,
+      shuffle_reshuffle_each_iteration=False,
+      interleave_cycle_length=_FILES_AT_ONCE,
+      try_autocache=False,
+      skip_prefetch=True,
+      # Sets stored in order are shuffled here as well.
+      enable_ordering_guard=False,
+    ),
+  )
+
+
+def choose(records: Any, rows: np.ndarray) -> Any:
+  """Takes some records, reading as far as the last of them.
+
+  Args:
+    records: a dataset.
+    rows: of those wanted, ascending.
+
+  Returns:
+    A dataset of these records.
+  """
+  tf, _ = import_tensorflow()
+  last = int(rows[-1]) + 1
+  records = records.take(last)
+  if last == len(rows):
+    return records
+  wanted = np.zeros(last, bool)
+  wanted[rows] = True
+  is_wanted = tf.constant(wanted)
+  return (
+    records.enumerate()
+    .filter(lambda row, _: is_wanted[row])
+    .map(lambda _, record: record)
+  )
+
+
+def in_batches(records: Any, batch_size: int) -> Any:
+  """Batches records in their order, ahead of the consumer."""
+  tf, _ = import_tensorflow()
+  batched = records.batch(batch_size).with_options(_deterministic(tf))
+  return batched.prefetch(tf.data.AUTOTUNE)
+
+
+def _deterministic(tf: Any) -> Any:
+  options = tf.data.Options()
+  options.deterministic = True
+  return options
