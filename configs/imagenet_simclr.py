@@ -144,7 +144,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.knn = dict(
-    every_epochs=10, k=(200, 20), temperature=0.1, bank_images=50_000
+    every_epochs=10, k=(200, 20, 10), temperature=0.1, bank_images=50_000
   )
   config.probe = dict(
     protocol="paper",

@@ -229,7 +229,7 @@ def _port(environment: Environment, number: int) -> str:
 
 def _tpu(environment: Environment) -> Found:
   """A host of a TPU pod: its variables, or the metadata of Compute Engine."""
-  platforms = environment.get("JAX_PLATFORMS", "tpu")
+  platforms = environment.get("JAX_PLATFORMS") or "tpu"
   if "tpu" not in platforms.split(","):
     return {}
   names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(

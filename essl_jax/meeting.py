@@ -157,12 +157,22 @@ def _refuse(
       f"process {index} was started as one of {count}, process 0 as one of"
       f" {place.num_processes}: give all the same --num_processes"
     )
-  if index == 0 or index in peers:
+  if index == 0 or (index in peers and not _is_closed(peers[index])):
     return (
       f"two processes call themselves process {index}, the second at {host}:"
       " give each its own --process_id"
     )
   return ""
+
+
+def _is_closed(peer: socket.socket) -> bool:
+  """Whether the other side is gone: it was restarted before all had come."""
+  try:
+    return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+  except BlockingIOError:
+    return False
+  except OSError:
+    return True
 
 
 def _absent(

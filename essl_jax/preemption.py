@@ -64,10 +64,13 @@ class Preemption:
     Returns:
       True from the step on at which the run should save and stop.
     """
-    self._step = max(step, self._step)
+    # JAX wants rising numbers, and work between the steps is counted as well.
+    self._step = max(step, self._step + 1)
     if not self._is_reached and jax.process_count() > 1:
       try:
-        self._is_reached = multihost_utils.reached_preemption_sync_point(step)
+        self._is_reached = multihost_utils.reached_preemption_sync_point(
+          self._step
+        )
       except RuntimeError:  # the service is switched off: no one will tell
         return False
     return self._is_reached

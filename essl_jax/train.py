@@ -231,14 +231,20 @@ def pretrain(
         figures = None
         every = config.knn.every_epochs
         is_watched = step == total or (every and epoch % every == 0)
-        if not rest and is_watched:
-          figures = suite.monitor(state, keep=step == total)
-          logger.write(step, figures)
-          logger.info(
-            f"epoch {epoch}/{config.epochs}:"
-            f" loss {metrics.latest['loss']:.4f},"
-            f" kNN {figures['knn_top1']:.2f}%"
-          )
+        if not rest and is_watched and not stop:
+          try:
+            figures = suite.monitor(
+              state, keep=step == total, interrupt=preemption.check
+            )
+          except preemption_lib.Stopped:
+            stop = True  # this epoch goes without, but the state is saved
+          else:
+            logger.write(step, figures)
+            logger.info(
+              f"epoch {epoch}/{config.epochs}:"
+              f" loss {metrics.latest['loss']:.4f},"
+              f" kNN {figures['knn_top1']:.2f}%"
+            )
         due = not rest and epoch % config.checkpoint_every_epochs == 0
         if due or stop or step == total:
           checkpoints.save(step, state, figures)

@@ -97,10 +97,17 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
       f"{path} holds no Flax weights of essl_jax: convert PyTorch weights with"
       f" `python -m essl_jax.convert import {path} OUTPUT.safetensors`"
     )
-  metadata = json.loads(text)
-  if metadata["format_version"] > FORMAT_VERSION:
+  try:
+    metadata = json.loads(text)
+    version = int(metadata["format_version"])
+  except (ValueError, KeyError, TypeError) as error:
     raise UsageError(
-      f"{path} has format version {metadata['format_version']}, known here is"
+      f"{path} has a damaged header ({_KEY}: {text[:60]!r}): convert or export"
+      " its weights again"
+    ) from error
+  if version > FORMAT_VERSION:
+    raise UsageError(
+      f"{path} has format version {version}, known here is"
       f" {FORMAT_VERSION}: update essl_jax"
     )
   return metadata

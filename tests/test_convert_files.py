@@ -210,6 +210,30 @@ def test_a_file_of_a_later_format_is_refused(tmp_path):
     weights.load(path)
 
 
+@pytest.mark.parametrize(
+  "header", ["{", "{}", "[1]", '{"format_version": "a"}']
+)
+def test_a_damaged_header_is_one_line(header, tmp_path):
+  path = tmp_path / "damaged.safetensors"
+  path.write_bytes(weights.to_bytes({"a": np.zeros(1)}, {"essl_jax": header}))
+  with pytest.raises(UsageError, match=r"damaged\.safetensors has a damaged"):
+    convert("show", path)
+
+
+def test_an_encoder_that_lacks_arrays_is_not_exported(tmp_path):
+  path = tmp_path / "part.safetensors"
+  variables = forms.encoder_variables()
+  del variables["params"]["layer1_0"]
+  weights.save(
+    path,
+    {k: {"encoder": v} for k, v in variables.items()},
+    {"depth": 18, "stem": "cifar", "width": 8, "source": "test"},
+  )
+  with pytest.raises(UsageError, match="holds no whole ResNet encoder"):
+    convert("export", path, tmp_path / "out.npz", "--format=torch")
+  assert not (tmp_path / "out.npz").exists()
+
+
 def test_objects_in_npz_are_not_executed(tmp_path):
   path, touched = tmp_path / "bad.npz", tmp_path / "touched"
   np.savez(path, weight=np.array([Touches(touched)], dtype=object))

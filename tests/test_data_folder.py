@@ -50,6 +50,20 @@ def test_what_a_folder_says_of_itself(folder):
     source.num_examples("val")
 
 
+def test_links_in_a_circle_are_followed_once(tmp_path):
+  folder = write_folder(tmp_path / "images")
+  (tmp_path / "apart").mkdir()
+  Image.new("RGB", (9, 9)).save(tmp_path / "apart" / "more.png")
+  inside = folder / "train" / CLASSES[0]
+  for name, target in (
+    ("up", ".."),
+    ("same", "."),
+    ("apart", tmp_path / "apart"),
+  ):
+    (inside / name).symlink_to(target, target_is_directory=True)
+  assert open_folder(folder).num_examples("train") == SIZE + 1
+
+
 def test_epochs_are_permutations_with_their_labels(folder):
   batches = take(open_folder(folder), 2 * STEPS)
   for batch in batches:

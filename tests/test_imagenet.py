@@ -90,7 +90,7 @@ def test_tiny_recipe_from_images_to_exported_weights(method, folder, tmp_path):
   figures = results["figures"]
   assert figures["knn"]["bank_size"] == 46
   assert figures["linear_probe"]["num_test"] == 12
-  assert 0 <= figures["linear_probe"]["linear_top1"] <= 100
+  assert len(figures["linear_probe"]["linear_top1_each"]) == 1
 
   file = tmp_path / "encoder.safetensors"
   export = _start("essl_jax.convert", "export", str(workdir), str(file))

@@ -171,6 +171,8 @@ def test_a_tpu_pod_by_its_variables():
   found = launcher.find(environment=POD)
   assert found == launcher.Place("t-0.svc:8482", 4, 3, None, "the TPU pod")
   assert launcher.find(environment=POD | {"JAX_PLATFORMS": "cpu"}) is None
+  found = launcher.find(environment=POD | {"JAX_PLATFORMS": ""})
+  assert found is not None and found.process_id == 3
   slices = {
     "MEGASCALE_NUM_SLICES": "2",
     "MEGASCALE_SLICE_ID": "1",

@@ -9,7 +9,7 @@ import numpy as np
 import program_helpers
 import pytest
 
-from essl_jax import train
+from essl_jax import checkpoint, preemption, train
 from essl_jax.errors import UsageError
 
 WRONG = {
@@ -115,6 +115,32 @@ def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
   assert (probe["protocol"], probe["num_test"]) == ("paper", 13)
   hits = [accuracy / 100 * 13 for accuracy in probe["linear_top1_each"]]
   np.testing.assert_allclose(hits, np.round(hits), atol=1e-6)
+
+
+def test_an_unfit_probe_is_refused_before_training(tmp_path, tiny_config):
+  config = tiny_config(probe={"protocol": "paper", "batch_size": 15})
+  with pytest.raises(UsageError, match=r"config.probe.batch_size 15 is not"):
+    train.run(config, tmp_path / "run")
+  assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_signal_during_the_monitor_saves_the_epoch(
+  tmp_path, tiny_config, monkeypatch, capsys
+):
+  def check(self):
+    raise preemption.Stopped
+
+  monkeypatch.setattr(preemption.Preemption, "check", check)
+  config = tiny_config(
+    data={"train_split": "train[:64]", "test_split": "test[:40]"}
+  )
+  train.run(config, tmp_path / "run")
+  with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+    step = checkpoints.latest_step()
+  assert f"stopped by SIGTERM after step {step}" in capsys.readouterr().out
+  # The monitor has its turn at the end of the first epoch.
+  assert step == 64 // config.batch_size
+  assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_config):

@@ -96,6 +96,28 @@ def test_strangers_are_ignored():
   close(found, peers)
 
 
+def test_a_process_may_come_again_before_all_are_there():
+  address = process_helpers.free_address()
+  host, port = launcher.split_address(address)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    waiting = pool.submit(meet, (0, 3, address))
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+      try:
+        with socket.create_connection((host, port)) as first:
+          first.sendall(b'{"essl_jax": 1, "of": 3}\n')
+          time.sleep(0.2)  # it is heard, and killed
+        break
+      except OSError:
+        time.sleep(0.05)
+    others = meet((1, 3, address), (2, 3, address))
+    (found,) = waiting.result()
+  assert sorted(found) == [1, 2], found
+  found[1].sendall(b"x")
+  assert others[0][0].recv(1) == b"x"
+  close(found, *others)
+
+
 def test_differences_are_named_with_their_processes():
   assert cluster.describe_differences([{"seed": "0"}] * 3) == ""
   text = cluster.describe_differences(

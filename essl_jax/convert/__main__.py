@@ -136,9 +136,15 @@ def _export(options: argparse.Namespace) -> None:
       options.output, variables, metadata, overwrite=options.overwrite
     )
   else:
-    tensors = torch_names.to_torch_resnet(
-      {name: values["encoder"] for name, values in variables.items()}
-    )
+    try:
+      tensors = torch_names.to_torch_resnet(
+        {name: values["encoder"] for name, values in variables.items()}
+      )
+    except (KeyError, ValueError) as error:
+      raise UsageError(
+        f"{options.source} holds no whole ResNet encoder: {error}: convert or"
+        " export its weights again"
+      ) from error
     classifier = variables["params"].get("classifier")
     if classifier:
       tensors["fc.weight"] = classifier["kernel"].T

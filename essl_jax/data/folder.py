@@ -126,7 +126,13 @@ class _Folder:
 
   def _list(self, label: str) -> None:
     top = os.path.join(self.path, label)
+    seen = set()
     for folder, inner, files in os.walk(top, followlinks=True):
+      place = os.path.realpath(folder)
+      if place in seen or os.path.realpath(self.path) == place:
+        inner.clear()  # a link that leads in a circle
+        continue
+      seen.add(place)
       inner[:] = sorted(name for name in inner if name[0] != ".")
       inside = label + folder[len(top) :]
       for file in sorted(files):

@@ -36,6 +36,17 @@ class Suite:
     is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
     self._resize = None if is_sized else (view.size, view.size)
     self._kept: tuple[str, dict[str, Labelled]] = ("", {})
+    self._check()
+
+  def _check(self) -> None:
+    """Refuses now what a probe after days of training would refuse."""
+    config, experiment = self._experiment.config, self._experiment
+    if config.probe.protocol != "none":
+      self._probe_resize()
+    if config.probe.protocol == "paper":
+      number = experiment.source.num_examples("train")
+      recipe = Recipe.of(config.probe)
+      recipe.fitted(number, experiment.mesh, "probe.batch_size")
 
   @functools.cached_property
   def bank(self) -> Source:
@@ -108,7 +119,11 @@ class Suite:
     )
 
   def monitor(
-    self, state: step_lib.TrainState, *, keep: bool = False
+    self,
+    state: step_lib.TrainState,
+    *,
+    keep: bool = False,
+    interrupt: Callable[[], None] = lambda: None,
   ) -> dict[str, float]:
     """The kNN accuracy of a state, percent.
 
@@ -116,11 +131,15 @@ class Suite:
       state: what to measure.
       keep: remembers the features until those of another state are, so that
         `features` need not compute them again.
+      interrupt: called before every batch; may raise.
 
     Returns:
       The figures of `knn.run`.
     """
-    found = {split: self.features(state, split) for split in ("bank", "test")}
+    found = {
+      split: self.features(state, split, interrupt)
+      for split in ("bank", "test")
+    }
     if keep:
       variables = step_lib.encoder_variables(state)
       self._kept = features.fingerprint(variables), found
