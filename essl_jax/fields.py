@@ -57,7 +57,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def find(kind: type, name: str) -> str | None:
-  """What is wrong with a dotted name of a field of `kind`; None if nothing."""
+  """What is wrong with a dotted name of a value of `kind`; None if nothing."""
   path = ""
   for part in name.split("."):
     if not dataclasses.is_dataclass(kind):
@@ -67,6 +67,9 @@ def find(kind: type, name: str) -> str | None:
     if part not in hints:
       return unknown(path, hints)
     kind = hints[part]
+  if dataclasses.is_dataclass(kind):
+    there = ", ".join(f"config.{path}.{x}" for x in typing.get_type_hints(kind))
+    return f"config.{path} is a group of fields: set one of {there}"
   return None
 
 

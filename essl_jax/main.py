@@ -16,6 +16,8 @@ from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
 from essl_jax.models import convolution
 
+flags.adopt_module_key_flags(command_line)  # --help shows them
+
 
 def _main(_: Sequence[str]) -> int:
   place = command_line.place()

@@ -28,6 +28,10 @@ WRONG = {
     ["--config.optimiser.momentum=0.8"],
     "there is no field config.optimiser (did you mean optimizer?)",
   ),
+  "group of fields": (
+    ["--config.model=resnet"],
+    "config.model is a group of fields: set one of config.model.depth",
+  ),
   "field value": (["--config.epochs=many"], "epochs"),
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),
   "flag": (["--confg.epochs=3"], "confg.epochs"),
