@@ -62,11 +62,7 @@ def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _average_for_all(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The mean over devices, all of which go on to use it in the same way.
-
-  Their gradients of it are equal then. That of `_average` would average them
-  once more, an all-reduce of the size of `x` for nothing.
-  """
+  """`_average` of what all go on to use alike: its gradients need no sum."""
   if axis_name is None:
     return x
   return x + lax.stop_gradient(_average(x, axis_name) - x)
@@ -156,11 +152,9 @@ def nt_xent(
   _check_pair(z1, z2, "z1 and z2")
   _check_temperature(temperature)
   n = z1.shape[0]
-  own = jnp.concatenate([_normalize(z1), _normalize(z2)])
-  first, second = own[:n], own[n:]
-  everyone = jnp.concatenate(
-    [_gather(first, axis_name), _gather(second, axis_name)]
-  )
+  views = _normalize(z1), _normalize(z2)
+  own = jnp.concatenate(views)
+  everyone = jnp.concatenate([_gather(z, axis_name) for z in views])
   row = _first_row(n, axis_name) + jnp.arange(n)
   half = everyone.shape[0] // 2
   selves = jnp.concatenate([row, half + row])
