@@ -25,13 +25,17 @@ def get_config():
 # The signal a process sends itself, and time for the others to be told.
 DISTURBED = """
   import os, signal, time
-  from essl_jax import main, preemption
+  from essl_jax import checkpoint, main, preemption
 
   name, at, victim = os.environ["TEST_SIGNAL"].split()
   reached = preemption.Preemption.reached
 
   def disturbed(self, step):
-    if step == int(at) and f"--process_id={victim}" in os.sys.argv:
+    # Who is to be killed and to resume has a checkpoint, written meanwhile.
+    is_time = step == int(at)
+    if name == "SIGKILL":
+      is_time = checkpoint.exists(os.environ["TEST_RUN"])
+    if is_time and f"--process_id={victim}" in os.sys.argv:
       os.kill(os.getpid(), signal.Signals[name])
     time.sleep(0.6)
     return reached(self, step)
@@ -91,7 +95,8 @@ def run(
     config: JSON.
     count: of processes.
     devices: of all of them together.
-    disturb: "SIGNAL STEP PROCESS", which that process sends itself there.
+    disturb: "SIGNAL STEP PROCESS", which that process sends itself there;
+      SIGKILL as soon as there is a checkpoint.
     flags: more of them, by process.
     directories: in which each process starts; this one's if absent.
     seconds: after which what still runs is killed.
@@ -107,6 +112,7 @@ def run(
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),
     "TEST_SIGNAL": disturb,
+    "TEST_RUN": str(folder / "run"),
   }
   file, address = folder / "config.py", free_address()
   file.write_text(CONFIG.format(config))
