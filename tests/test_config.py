@@ -36,7 +36,9 @@ def test_every_recipe_is_valid(path, variant):
   raw = _load(path).get_config(variant)
   config = config_lib.parse(raw.to_dict())
   methods.check(config)
-  assert (config.equivariance.weight == 0) == (variant == "baseline")
+  plain = ("baseline", "simclr", "transform", "supervised")
+  assert (config.equivariance.weight == 0) == (variant in plain)
+  assert (config.epochs == 0) == (variant == "supervised")
 
 
 @pytest.mark.parametrize(

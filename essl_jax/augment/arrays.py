@@ -11,10 +11,10 @@ Planes = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def as_float(images: chex.Array) -> jax.Array:
-  """Float32 `[N, H, W, 3]`, uint8 divided by 255; ValueError otherwise."""
+  """Float32 `[N, H, W, C]`, uint8 divided by 255; ValueError otherwise."""
   images = jnp.asarray(images)
-  if images.ndim != 4 or images.shape[-1] != 3:
-    raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
+  if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    raise ValueError(f"images must be [N, H, W, 3 or 1], got {images.shape}")
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):
