@@ -130,7 +130,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.batch_size = 128
     config.data.dir = "runs/photonics_blob_small_cells"
     config.data.generate = dict(
-      kind="blob", labelled=600, unlabelled=2000, seed=0
+      kind="blob", labelled=500, unlabelled=2000, seed=0
     )
     config.model.width = 8
     config.projector.widths = (128, 128, 64)

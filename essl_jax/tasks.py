@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from essl_jax import experiment as experiment_lib
 from essl_jax import logs, methods, parallel, pictures
 from essl_jax import step as step_lib
-from essl_jax.data.cells import CellSource
+from essl_jax.data.cells import FREQUENCIES, CellSource
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import regression, regressor, transformation
 from essl_jax.evaluation import suite as suite_lib
@@ -209,7 +209,7 @@ class DensityOfStates:
   ) -> Measured:
     """The regression and recognised transformations."""
     config, mesh = self._experiment.config, self._experiment.mesh
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     if config.equivariance.weight > 0 and config.epochs and has_head:
       figures["transformation"] = transformation.run(
         self._experiment, state, batch_size=_BATCH
@@ -222,11 +222,14 @@ class DensityOfStates:
         progress=tick,
         workdir=workdir,
       )
-    test = self._source.labelled["test"]
+    true = self._source.labelled["test"].density[: len(samples)]
+    figures["regression"]["samples"] = {
+      "frequencies": FREQUENCIES[: true.shape[1]].round(6),
+      "true": true.astype(float).round(4),
+      "predicted": samples.astype(float).round(4),
+    }
     draw = functools.partial(
-      pictures.draw_densities,
-      density=test.density[: len(samples)],
-      predicted=samples,
+      pictures.draw_densities, density=true, predicted=samples
     )
     return Measured(figures, draw)
 

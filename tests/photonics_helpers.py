@@ -3,6 +3,7 @@
 import numpy as np
 
 from essl_jax.data import cells
+from essl_jax.photonics import dataset, generate
 
 
 def permittivities(number, seed):
@@ -82,3 +83,20 @@ def raw_config(**fields):
       "learning_rate": 0.003,
     },
   } | fields
+
+
+def stand_in(monkeypatch, sizes):
+  """Cells that are made and read without physics; returns what was asked."""
+  asked = []
+
+  def make(arguments):
+    asked.append(dict(x.lstrip("-").split("=", 1) for x in arguments))
+
+  def load(directory, split):
+    found = permittivities(sizes[split], list(sizes).index(split))
+    is_labelled = split != "unlabelled"
+    return dataset.Cells(found, densities(found) if is_labelled else None)
+
+  monkeypatch.setattr(generate, "main", make)
+  monkeypatch.setattr(dataset, "load", load)
+  return asked

@@ -5,12 +5,13 @@ import importlib.util
 import pathlib
 
 import numpy as np
+import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import methods, train
-from essl_jax.data import arrays
+from essl_jax.data import arrays, cells
 from essl_jax.errors import UsageError
 from essl_jax.variants import variants
 
@@ -185,6 +186,88 @@ def test_methods_refuse_what_they_do_not_read(changes, expected):
     methods.check(config_lib.parse(_raw(**changes)))
 
 
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    ({"model": {"name": "vgg"}}, "model.name must be one of resnet, photonic"),
+    (
+      {"model": {"name": "photonic_cnn", "depth": 50}},
+      "model.name=photonic_cnn does not read config.model.depth: leave",
+    ),
+    ({"knn": {"k": 5}}, "data.name=photonics does not read config.knn: leave"),
+    ({"evaluate_checkpoint": "best"}, "does not read config.evaluate_check"),
+    ({"mode": "finetune"}, "config.mode=finetune is for classes"),
+    ({"regression": {"labelled": ()}}, "config.regression.labelled must be"),
+    ({"regression": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
+    ({"data": {"name": "digits"}}, "digits does not read config.regression"),
+  ],
+)
+def test_photonics_refuses_what_it_does_not_read(changes, expected):
+  with pytest.raises(UsageError, match=expected) as error:
+    config_lib.parse(photonics_helpers.raw_config(**changes))
+  assert "\n" not in str(error.value)
+
+
+def _photonics(first=(), third=(), **changes):
+  raw = photonics_helpers.raw_config(**changes)
+  raw["views"]["first"] = raw["views"]["first"] | {"groups": first}
+  raw["views"]["third"] = raw["views"]["third"] | {"groups": third}
+  return config_lib.parse(raw)
+
+
+def test_a_group_predicted_and_applied_is_warned_of():
+  build = lambda **views: experiment_lib.build(
+    _photonics(**views), photonics_helpers.source()
+  )
+  group = ("half_translation",)
+  assert build(first=("any_roll", "flips"), third=("flips",)).warnings == []
+  (warning,) = build(first=group).warnings
+  assert "views.first.groups" in warning and "asks the encoder" in warning
+  (warning,) = build(third=group).warnings
+  assert "views.third.groups" in warning and "chance" in warning
+
+
+def test_images_that_do_not_fit_the_network_are_refused():
+  rolls = _photonics(equivariance={"group": "any_roll"})
+  with pytest.raises(UsageError, match="any_roll has too many elements to"):
+    methods.check(rolls)
+  raw = photonics_helpers.raw_config()
+  view = raw["views"]["first"]
+  for changes, expected in (
+    ({"mean": (0.5,) * 3, "std": (1.0,) * 3}, "config.views.first: mean="),
+    ({"grayscale": 0.2}, "config.views.first: .* change colours"),
+    ({"size": 16}, "photonic_cnn sees 32 x 32 .* has 16 x 16 of 1"),
+  ):
+    raw["views"] = raw["views"] | {"first": view | changes}
+    with pytest.raises(UsageError, match=expected):
+      experiment_lib.build(config_lib.parse(raw), photonics_helpers.source())
+
+
+def test_photonics_recipes_are_the_papers():
+  for kind, invariances, group in (
+    ("blob", ("flips", "rotation"), "half_translation"),
+    ("gpm", ("any_roll", "flips"), "rotation"),
+  ):
+    path = next(x for x in CONFIGS if x.stem == f"photonics_{kind}")
+    parse = lambda variant, path=path: config_lib.parse(
+      _load(path).get_config(variant).to_dict()
+    )
+    config = parse("")
+    assert (config.epochs, config.batch_size) == (201, 256)
+    assert (config.temperature, config.equivariance.weight) == (0.1, 5.0)
+    assert config.equivariance.group == group
+    assert config.views.first == config.views.second
+    assert config.views.first.groups == invariances
+    assert config.views.third.groups == ()
+    assert parse("transform").views.first.groups == (*invariances, group)
+    assert parse("supervised").regression == config.regression
+    assert config.regression == config_lib.Regression()
+    peaks = experiment_lib.make_groups(config, 4)["weights"]
+    assert (peaks.peak, peaks.weight_decay, peaks.momentum) == (1e-3, 0.0, 0.9)
+    with pytest.raises(UsageError, match="simclr and transform exclude each"):
+      parse("simclr,transform")
+
+
 def test_variants():
   allowed = {"baseline": "plain", "small": "quick"}
   assert variants("small, baseline", allowed) == {
@@ -230,6 +313,18 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   train.run(
     dataclasses.replace(config, mode="finetune", finetune=few), tmp_path
   )
+  sizes = {"unlabelled": 16, "train": 8, "validation": 3, "test": 3}
+  photonics_helpers.stand_in(monkeypatch, sizes)
+  made = cells.open_cells(
+    str(tmp_path / "cells"),
+    "unlabelled",
+    "test",
+    config_lib.Generate("blob", 14, 16),
+  )
+  monkeypatch.setattr(experiment_lib.data, "make_source", lambda *_, **__: made)
+  fields = photonics_helpers.raw_config(epochs=0)
+  fields["regression"] |= {"labelled": (8,), "repetitions": 1, "epochs": 1}
+  train.run(config_lib.parse(fields), tmp_path / "photonics")
   wanted = {
     (kind.__name__, field.name)
     for kind in kinds

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 from essl_jax.data.arrays import ArraySource
@@ -124,10 +125,10 @@ def open_cells(
       f"data.dir={directory} lacks {', '.join(f'{x}.h5' for x in missing)}:"
       " `python -m essl_jax.photonics.generate --help` says how to make them"
     )
-  # Imported here: h5py is not for everybody.
+  # Imported here: HDF5 and the physics are not for everybody.
   from essl_jax.photonics import dataset
 
-  cells = {name: dataset.load(str(path), name) for name in SPLITS}
+  cells = {name: dataset.load(path, name) for name in SPLITS}
   images = {name: scale(cells[name].permittivity) for name in SPLITS}
   sizes = {name: len(images[name]) for name in SPLITS}
 
@@ -155,6 +156,11 @@ def _density(density: np.ndarray | None, split: str) -> np.ndarray:
 
 def _generate(path: pathlib.Path, settings: Any) -> None:
   """Makes the cells that a config asks for, going on where it was stopped."""
+  if jax.process_count() > 1:
+    raise UsageError(
+      f"data.dir={path} lacks unit cells, which several processes do not make:"
+      " run `python -m essl_jax.photonics.generate` first"
+    )
   from essl_jax.photonics import generate
 
   print(
@@ -162,10 +168,12 @@ def _generate(path: pathlib.Path, settings: Any) -> None:
     f" unlabelled {settings.kind} cells in {path}, once",
     flush=True,
   )
-  generate.run(
-    kind=settings.kind,
-    labelled=settings.labelled,
-    unlabelled=settings.unlabelled,
-    seed=settings.seed,
-    out=str(path),
+  generate.main(
+    [
+      f"--kind={settings.kind}",
+      f"--labelled={settings.labelled}",
+      f"--unlabelled={settings.unlabelled}",
+      f"--seed={settings.seed}",
+      f"--out={path}",
+    ]
   )
