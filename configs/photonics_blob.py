@@ -126,7 +126,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   )
 
   if "small" in chosen:
-    config.epochs = 0 if kind == "supervised" else 40
+    config.epochs = 0 if kind == "supervised" else 20
     config.batch_size = 128
     config.data.dir = "runs/photonics_blob_small_cells"
     config.data.generate = dict(

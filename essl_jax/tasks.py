@@ -265,7 +265,8 @@ class DensityOfStates:
   def rows(self, results: dict[str, Any]) -> Rows:
     """Relative errors in percent."""
     found = results["figures"]["regression"]
-    rows = []
+    free = f"{found['dos_error_of_free_space']:.2f}%"
+    rows = [("DOS error of predicting free space", free)]
     for count, figures in found["by_labelled"].items():
       trained = (
         f"{int(count):,} labelled cells, {found['repetitions']} x"

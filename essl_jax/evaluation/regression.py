@@ -21,10 +21,12 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation import linear_layer
 from essl_jax.evaluation.regressor import (
+  EMPTY_LATTICE,
   PICTURED,
   Problem,
   Trainer,
   batch_size,
+  relative_error,
 )
 from essl_jax.evaluation.saved import Saved
 
@@ -51,7 +53,8 @@ def run(
       stopped evaluation goes on from there; nowhere if absent.
 
   Returns:
-    Figures with their protocol, errors in percent; and the densities predicted
+    Figures with their protocol, errors in percent, that of predicting free
+    space for every test cell among them; and the densities predicted
     for the first `PICTURED` test cells by the first repetition with the most
     labelled cells, [PICTURED, 400].
 
@@ -100,7 +103,12 @@ def run(
     str(count): summarise(*np.moveaxis(each, 1, 0))
     for count, each in zip(settings.labelled, curves, strict=True)
   }
-  figures = {"by_labelled": by_labelled} | described
+  density = cells["test"].density
+  free = np.broadcast_to(EMPTY_LATTICE, density.shape)
+  figures = {
+    "by_labelled": by_labelled,
+    "dos_error_of_free_space": 100 * relative_error(free, density),
+  } | described
   return figures, samples.reshape(pictured, POINTS)
 
 
