@@ -120,7 +120,7 @@ def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
 def draw_densities(
   axes: Any, density: np.ndarray, predicted: np.ndarray
 ) -> None:
-  """Densities of states against frequency, true and predicted, one a colour.
+  """What densities of states differ by from free space, against frequency.
 
   Args:
     axes: of matplotlib.
@@ -128,10 +128,12 @@ def draw_densities(
     predicted: likewise.
   """
   frequencies = FREQUENCIES[: density.shape[1]]
+  free = 2 * np.pi * frequencies
+  apart = 2.5
   for i, (true, found) in enumerate(zip(density, predicted, strict=True)):
-    offset = 8 * i  # one above the other
+    offset = apart * i - free
     axes.plot(frequencies, true + offset, color=f"C{i}")
     axes.plot(frequencies, found + offset, color=f"C{i}", linestyle="--")
-  axes.set_title("density of states of test cells: true, predicted (dashed)")
+  axes.set_title("test cells: true, predicted (dashed)")
   axes.set_xlabel(r"frequency $\omega a / 2 \pi c$")
-  axes.set_ylabel("density of states, cells 8 apart")
+  axes.set_ylabel(f"density of states - free space's, cells {apart:g} apart")
