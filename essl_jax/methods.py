@@ -145,9 +145,9 @@ def barlow_twins_loss(
 
 METHODS: Mapping[str, Method] = {
   "simclr": Method(simclr_loss, loss_fields=("temperature",)),
-  "simclr_nt_xent": Method(simclr_nt_xent_loss, loss_fields=("temperature",)),
   "simsiam": Method(simsiam_loss, network_fields=("predictor_hidden",)),
   "barlow_twins": Method(barlow_twins_loss, loss_fields=("redundancy_weight",)),
+  "simclr_nt_xent": Method(simclr_nt_xent_loss, loss_fields=("temperature",)),
 }
 # Fields of the config that only some methods read.
 _OWN_FIELDS = sorted(

@@ -276,7 +276,9 @@ def test_wrong_inputs_are_named():
     ValueError, match=r"\[N, H, W, 3 or 1\], got \(20, 24, 3\)"
   ):
     augment.to_grayscale(IMAGES[0])
-  with pytest.raises(ValueError, match=r"got \(8, 20, 24, 1\)"):
+  with pytest.raises(ValueError, match=r"colours .*got \(8, 20, 24, 1\)"):
+    augment.to_grayscale(IMAGES[..., :1])
+  with pytest.raises(ValueError, match=r"of the 1 channel"):
     random_view(key, IMAGES[..., :1], View(size=16))
   with pytest.raises(ValueError, match="int32"):
     augment.adjust_hue(IMAGES.astype(np.int32), 0.1)

@@ -34,7 +34,9 @@ def per_image(value: Any, images: jax.Array, name: str) -> jax.Array:
 
 
 def split_planes(images: jax.Array) -> Planes:
-  """The three channels `[N, H, W]`."""
+  """The three channels `[N, H, W]`; ValueError for images of one."""
+  if images.shape[-1] != 3:  # JAX would repeat the last channel
+    raise ValueError(f"colours need three channels, got {images.shape}")
   return images[..., 0], images[..., 1], images[..., 2]
 
 
