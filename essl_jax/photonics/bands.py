@@ -25,7 +25,7 @@ K_POINTS_PER_SIDE = 25
 PLANE_WAVES = 19
 # Beyond `num_bands`, of the fields that each expansion point gives.
 _MORE_BANDS = 4
-_DIMENSION_PER_BAND = 5.2
+_DIMENSION_PER_BAND = 6.0
 # Bands that cross at k are told apart a hair beside it, off all mirror lines.
 _ASIDE = 1e-7 * np.array([np.cos(1.0), np.sin(1.0)])
 # At k = 0 farther: 1/omega^2 of the lowest band would drown the others.
