@@ -84,7 +84,7 @@ def solve(
     plane_waves: in each direction, odd and at most P. The default is within
       1e-3 of all P**2 for the cells of `cells`.
     method: "reduced" solves six k-points in full and all others in the basis
-      of their fields, which adds about 1e-4 at most; "full" solves each in
+      of their fields, which adds some 1e-5; "full" solves each in
       full, tens of times slower.
     mesh: one axis of devices, over which the cells are divided; the first
       device alone if None.
