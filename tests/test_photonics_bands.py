@@ -69,6 +69,14 @@ def test_the_reduced_basis_is_close_to_the_full_solution(mpb):
   assert error.max() < 2e-4
 
 
+def test_the_reduced_basis_holds_near_k_0_at_high_contrast():
+  made = np.stack([cells.make("gpm", 0, "test", i) for i in (1, 4)])
+  k = np.array([[0.04, 0], [-0.04, 0], [0, 0.04]])
+  full = bands.solve(made, k_points=k, method="full")
+  reduced = bands.solve(made, k_points=k)
+  np.testing.assert_allclose(reduced.frequencies, full.frequencies, rtol=2e-4)
+
+
 def test_velocities_are_derivatives_of_frequencies(mpb):
   k, step = np.array([[0.13, 0.21], [-0.32, -0.07]]), 1e-4
   at = lambda shift: bands.solve(mpb["epsilon"][:1], k_points=k + shift)

@@ -22,10 +22,10 @@ from essl_jax.photonics import reduced_basis
 METHODS = ("reduced", "full")
 NUM_BANDS = 10
 K_POINTS_PER_SIDE = 25
-PLANE_WAVES = 15
+PLANE_WAVES = 19
 # Beyond `num_bands`, of the fields that each expansion point gives.
 _MORE_BANDS = 4
-_DIMENSION_PER_BAND = 4.4
+_DIMENSION_PER_BAND = 6.0
 # Bands that cross at k are told apart a hair beside it, off all mirror lines.
 _ASIDE = 1e-7 * np.array([np.cos(1.0), np.sin(1.0)])
 # At k = 0 farther: 1/omega^2 of the lowest band would drown the others.
@@ -82,9 +82,9 @@ def solve(
     k_points: [K, 2] in 2 pi / a; `k_grid()` if None.
     num_bands: B, the lowest bands.
     plane_waves: in each direction, odd and at most P. The default is within
-      1e-4 of all P**2 for the cells of `cells`.
+      1e-3 of all P**2 for the cells of `cells`.
     method: "reduced" solves six k-points in full and all others in the basis
-      of their fields, which adds about 1e-4 at most; "full" solves each in
+      of their fields, which adds some 1e-5; "full" solves each in
       full, tens of times slower.
     mesh: one axis of devices, over which the cells are divided; the first
       device alone if None.

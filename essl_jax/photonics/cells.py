@@ -66,7 +66,7 @@ def _generic(random: np.random.Generator) -> _Shape:
   """F = sum over G in {-1, 0, 1}^2 of rho cos(2 pi G r + phi), cut at a level.
 
   rho is uniform in (0, 1), phi in (0, 2 pi); the level is a quantile of f,
-  uniform in (0.01, 0.99) (Loh et al., Digital Discovery 2022).
+  uniform in (0.01, 0.99) (Loh et al., Nat. Commun. 13, 2022).
   """
   amplitudes = random.random(9)
   phases = 2 * np.pi * random.random(9)

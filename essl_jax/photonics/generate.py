@@ -12,23 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import importlib.metadata
-import multiprocessing
 import os
 import pathlib
-import signal
 import sys
-import threading
 import time
 from typing import Any, NoReturn
 
-# Without these, workers' linear algebra fights over the same cores.
-ONE_THREAD = {
-  "OPENBLAS_NUM_THREADS": "1",
-  "OMP_NUM_THREADS": "1",
-  "JAX_PLATFORMS": "cpu",
-}
+from essl_jax.photonics import processes
+
 if __name__ in ("__main__", "__mp_main__"):
-  os.environ.update(ONE_THREAD)  # read when NumPy, SciPy and JAX are imported
+  # Read when NumPy, SciPy and JAX are imported.
+  os.environ.update(processes.ONE_THREAD)
 
 import numpy as np  # noqa: E402
 import rich.progress  # noqa: E402
@@ -155,7 +149,10 @@ def _generate(
   total = sum(settings["counts"].values())
   done = total - sum(len(indices) for _, indices in waiting)
   if waiting:
-    with _bar(total, done) as advance, _pool(workers, len(waiting)) as pool:
+    with (
+      _bar(total, done) as advance,
+      processes.pool(workers, len(waiting)) as pool,
+    ):
       for split, arrays in _solve(pool, settings, waiting):
         storage.write_part(directory, split, arrays)
         advance(len(arrays["index"]))
@@ -217,54 +214,6 @@ def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
         print(f"cell {done:,}/{total:,}  {rate:.3g} cells/s", flush=True)
 
     yield advance
-
-
-@contextlib.contextmanager
-def _pool(
-  workers: int, tasks: int
-) -> Iterator[concurrent.futures.ProcessPoolExecutor | None]:
-  """Processes of one thread each; None where one is enough.
-
-  Threads of one process would share XLA's thread pool, in which LAPACK calls
-  within loops dead-lock on two cores.
-  """
-  if min(workers, tasks) == 1:
-    yield None
-    return
-  old = {name: os.environ.get(name) for name in ONE_THREAD}
-  os.environ.update(ONE_THREAD)
-  pool = concurrent.futures.ProcessPoolExecutor(
-    min(workers, tasks),
-    multiprocessing.get_context("spawn"),
-    _start_worker,
-    (os.getpid(),),
-  )
-  try:
-    yield pool
-  except concurrent.futures.process.BrokenProcessPool as error:
-    raise UsageError(
-      "a worker process died, perhaps of too little memory: run the same"
-      " command again, with fewer --workers"
-    ) from error
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)
-    for name, value in old.items():
-      if value is None:
-        os.environ.pop(name, None)
-      else:
-        os.environ[name] = value
-
-
-def _start_worker(parent: int) -> None:
-  """Leaves Ctrl-C to the parent, and does not outlive it."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-  def watch() -> None:
-    while os.getppid() == parent:
-      time.sleep(1)
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
 
 
 def _solve(

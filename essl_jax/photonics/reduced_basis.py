@@ -60,6 +60,11 @@ def build(
   solve = lambda k: plane_waves.solve_dense(matrix, k, size, bands_per_point)
   _, fields = jax.lax.map(solve, jnp.asarray(EXPANSION_POINTS))
   fields = jnp.moveaxis(fields, 0, 1).reshape(size**2, -1)
+  # The lowest field at k = 0 is constant, and its band 0 to all digits.
+  constant = np.all(plane_waves.lattice(size) == 0, axis=1)
+  # Weighed more than others, whose norm is 1, so that it is kept.
+  column = 3 * constant / jnp.sqrt(jnp.mean(jnp.diag(matrix)))
+  fields = jnp.concatenate([fields, column[:, None]], 1)
   basis, is_missing = _orthonormalise(fields, matrix, dimension)
   waves = jnp.asarray(plane_waves.lattice(size), jnp.float64)
   project = lambda w: basis.conj().T @ (w[:, None] * basis)
