@@ -10,6 +10,24 @@ import dataclasses
 from typing import Any
 
 from essl_jax import augment, config_checks, fields
+from essl_jax.config_evaluation import Finetune, Knn, Probe, Regression
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+  """Unit cells to be made in `data.dir` where they are missing.
+
+  Attributes:
+    kind: of cells: `blob` or `gpm`; absent, nothing is made.
+    labelled: cells with a density of states, of all three splits together.
+    unlabelled: cells without.
+    seed: of the cells.
+  """
+
+  kind: str | None = None
+  labelled: int = 0
+  unlabelled: int = 0
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +36,10 @@ class Data:
 
   Attributes:
     name: a TFDS data set, `folder` (files in `dir/<split>/<class>/`), `digits`
-      (scikit-learn), or the path of an `.npz`.
+      (scikit-learn), `photonics` (unit cells, from
+      `python -m essl_jax.photonics.generate`), or the path of an `.npz`.
     dir: the TFDS data directory, TFDS's own default when absent; the root of
-      an image folder, which has no default.
+      an image folder or of unit cells, which have no default.
     on_device: reads the set once, resized for evaluation, and keeps it in
       device memory instead of streaming it; `digits` and `.npz` always live
       there.
@@ -31,6 +50,7 @@ class Data:
       from their full size.
     resize_size: shorter side (bilinear) before that cut, such as 256 for an
       `image_size` of 224; absent, it is `image_size`.
+    generate: of `photonics` alone: what to make where `dir` lacks it.
   """
 
   name: str
@@ -40,6 +60,7 @@ class Data:
   test_split: str = "test"
   image_size: int | None = None
   resize_size: int | None = None
+  generate: Generate = Generate()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +74,21 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The encoder, a ResNet.
+  """The encoder.
 
   Attributes:
+    name: `resnet`, or `photonic_cnn` for unit cells, which reads of the others
+      the width alone.
     depth: 18, 34, 50, 101 or 152 layers.
     stem: `cifar` or `imagenet`.
-    width: channels of the first stage.
+    width: channels of the first stage; of `photonic_cnn` the whole network
+      scales with it, the head of its regression too.
     zero_init_last_norm: starts each block as the identity.
     rematerialize: computes each block again in the backward pass, which saves
       memory.
   """
 
+  name: str = "resnet"
   depth: int = 18
   stem: str = "cifar"
   width: int = 64
@@ -78,10 +103,12 @@ class Projector:
   Attributes:
     widths: of its layers.
     last_norm: after the last layer: `batch`, `batch_not_affine` or `none`.
+    bias: whether its linear layers have biases.
   """
 
   widths: tuple[int, ...] = (2048, 2048)
   last_norm: str = "batch_not_affine"
+  bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +121,7 @@ class Equivariance:
     all_elements: applies the whole group to every image, else one random
       element to each.
     hidden_widths: hidden layers of the prediction head.
+    hidden_norm: after each of them: `layer` or `batch`.
     last_hidden_relu: whether a ReLU follows the head's last hidden norm.
   """
 
@@ -101,6 +129,7 @@ class Equivariance:
   weight: float = 0.4
   all_elements: bool = True
   hidden_widths: tuple[int, ...] = (2048, 2048)
+  hidden_norm: str = "layer"
   last_hidden_relu: bool = True
 
 
@@ -134,111 +163,13 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Knn:
-  """The kNN monitor.
-
-  Attributes:
-    every_epochs: how often it runs, the untrained encoder first; 0 is only at
-      the end.
-    k: neighbours, or several numbers of them: one pass gives all figures. The
-      first is the `knn_top1` that ranks checkpoints, a further one, say 20,
-      is `knn_top1_k20`.
-    temperature: of the neighbours' votes.
-    bank_images: how many training images are the bank, also at the end; 0 is
-      all. The choice is fixed: see `data.subsets.sample`.
-  """
-
-  every_epochs: int = 1
-  k: int | tuple[int, ...] = 200
-  temperature: float = 0.1
-  bank_images: int = 0
-
-  @property
-  def ks(self) -> tuple[int, ...]:
-    """All numbers of neighbours, the monitor's first."""
-    return (self.k,) if isinstance(self.k, int) else self.k
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-  """The linear probe.
-
-  Attributes:
-    protocol: `paper` (freshly augmented images at every step), `fast` (cached
-      features) or `none`.
-    repetitions: probes that differ in weights, order and augmentation.
-    epochs: of each.
-    batch_size: images per step, over all devices.
-    learning_rate: at the start of the cosine; not scaled with the batch.
-    optimizer: `sgd`, or `lars` with a trust coefficient of 0.001, which
-      adapts the bias as well.
-    momentum: of the gradients' running sum.
-    weight_decay: added to the gradient.
-    update_rate_every: `step` or `epoch`.
-    initial_std: of normal initial weights, with biases of 0; absent, both are
-      uniform within 1 / sqrt(features), PyTorch's default.
-    interpolation: of the training crops: `bilinear` or `bicubic`.
-    resize_size: shorter side (bicubic) that test images of one size are
-      resized to before their centre is cut out; absent, they are left as kNN
-      sees them. Where images differ in size, `data.resize_size` is read.
-    checkpoint_every_epochs: how often an unfinished probe is saved, from which
-      the same command goes on.
-  """
-
-  protocol: str = "paper"
-  repetitions: int = 5
-  epochs: int = 100
-  batch_size: int = 256
-  learning_rate: float = 30.0
-  optimizer: str = "sgd"
-  momentum: float = 0.9
-  weight_decay: float = 0.0
-  update_rate_every: str = "step"
-  initial_std: float | None = None
-  interpolation: str = "bicubic"
-  resize_size: int | None = None
-  checkpoint_every_epochs: int = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Finetune:
-  """Fine-tuning of all weights on few labels: `mode=finetune`.
-
-  The defaults are what Barlow Twins' program gives for 1% of ImageNet; see
-  docs/evaluation.md for 10%.
-
-  Attributes:
-    labels: what part of the training images keep their labels, the same part
-      of every class; see `data.subsets.choose`.
-    label_list: a file that names the images instead, one a line, such as
-      SimCLR's `1percent.txt`.
-    subset: which of the disjoint subsets of that size, from 0.
-    epochs: passes over the labelled images.
-    batch_size: images per step, over all devices.
-    learning_rate: of the encoder, at the start of a cosine per epoch.
-    head_learning_rate: of the new linear head.
-    momentum: of SGD.
-    weight_decay: added to the gradient of all weights.
-  """
-
-  labels: float = 0.01
-  label_list: str | None = None
-  subset: int = 0
-  epochs: int = 20
-  batch_size: int = 256
-  learning_rate: float = 0.002
-  head_learning_rate: float = 0.5
-  momentum: float = 0.9
-  weight_decay: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
   """One run.
 
   Attributes:
     method: a name in `methods.METHODS`.
-    epochs: of pre-training.
+    epochs: of pre-training; 0, for `photonics` alone, leaves it out: the
+      regression then begins with random weights, others for each repetition.
     batch_size: images per step, over all devices of all processes.
     micro_batches: how many parts each device divides its images into to save
       memory: the same losses, but batch norm sees one part at a time.
@@ -250,7 +181,7 @@ class Config:
       beginning; a resumed run has its own checkpoints.
     precision: `float32`, or `bfloat16` activations; parameters, statistics
       and losses are float32 either way.
-    temperature: of SimCLR's loss; for methods that have one.
+    temperature: of contrastive losses; for methods that have one.
     predictor_hidden: SimSiam's predictor; for methods that have one.
     redundancy_weight: of Barlow Twins' off-diagonal correlations.
     online_classifier: trains a linear classifier of the labels on view 1's
@@ -285,6 +216,7 @@ class Config:
   knn: Knn = Knn()
   probe: Probe = Probe()
   finetune: Finetune = Finetune()
+  regression: Regression = Regression()
 
 
 # Changing these does not change what is trained: a workdir accepts them.
@@ -294,6 +226,7 @@ FREE_FIELDS = (
   "knn",
   "probe",
   "finetune",
+  "regression",
   "log_every",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
@@ -316,6 +249,14 @@ def parse(raw: Mapping[str, Any]) -> Config:
   config = fields.build(Config, raw)
   config_checks.check(config)
   return config
+
+
+def defaults() -> dict[str, Any]:
+  """The default of every field that has one, nested; for `config.json`."""
+  view = augment.View(size=1)
+  return to_dict(
+    Config(method="", data=Data(name=""), views=Views(view, view, view))
+  )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

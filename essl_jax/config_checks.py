@@ -8,9 +8,12 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
   "mode": ("train", "evaluate", "finetune"),
   "precision": ("float32", "bfloat16"),
   "evaluate_checkpoint": ("latest", "best"),
+  "data.generate.kind": (None, "blob", "gpm"),
+  "model.name": ("resnet", "photonic_cnn"),
   "model.depth": (18, 34, 50, 101, 152),
   "model.stem": ("cifar", "imagenet"),
   "projector.last_norm": ("batch", "batch_not_affine", "none"),
+  "equivariance.hidden_norm": ("layer", "batch"),
   "optimizer.name": ("sgd", "lars"),
   "optimizer.update_rate_every": ("step", "epoch"),
   "probe.protocol": ("paper", "fast", "none"),
@@ -19,7 +22,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
   "probe.interpolation": ("bilinear", "bicubic"),
 }
 _AT_LEAST = {
-  "epochs": 1,
+  "epochs": 0,
   "batch_size": 2,
   "micro_batches": 1,
   "seed": 0,
@@ -29,6 +32,9 @@ _AT_LEAST = {
   "predictor_hidden": 1,
   "data.image_size": 1,
   "data.resize_size": 1,
+  "data.generate.labelled": 0,
+  "data.generate.unlabelled": 0,
+  "data.generate.seed": 0,
   "equivariance.weight": 0,
   "optimizer.learning_rate": 0,
   "optimizer.bias_learning_rate": 0,
@@ -54,12 +60,17 @@ _AT_LEAST = {
   "finetune.head_learning_rate": 0,
   "finetune.momentum": 0,
   "finetune.weight_decay": 0,
+  "regression.repetitions": 1,
+  "regression.epochs": 1,
+  "regression.batch_size": 1,
+  "regression.weight_decay": 0,
 }
 _ABOVE_0 = (
   "temperature",
   "knn.temperature",
   "probe.learning_rate",
   "optimizer.trust_coefficient",
+  "regression.learning_rate",
 )
 _BELOW_1 = (
   "optimizer.momentum",
@@ -97,11 +108,16 @@ def check(config: Any) -> None:
     if value is not None and not 0 < value < float("inf"):
       raise UsageError(f"config.{name} must be above 0; got {value}")
   _check_sizes(config)
+  _check_unread(config)
   _check_optimizer(config)
 
 
 def _check_sizes(config: Any) -> None:
-  for name in ("projector.widths", "equivariance.hidden_widths"):
+  for name in (
+    "projector.widths",
+    "equivariance.hidden_widths",
+    "regression.labelled",
+  ):
     value = _get(config, name)
     if not value or min(value) < 1:
       raise UsageError(f"config.{name} must be positive sizes; got {value}")
@@ -124,11 +140,61 @@ def _check_optimizer(config: Any) -> None:
       f"optimizer {config.optimizer.name} {verb}"
       " config.optimizer.trust_coefficient"
     )
-  if config.optimizer.warmup_epochs >= config.epochs:
+  if config.optimizer.warmup_epochs >= max(config.epochs, 1):
     raise UsageError(
       f"config.optimizer.warmup_epochs ({config.optimizer.warmup_epochs})"
       f" must be below config.epochs ({config.epochs})"
     )
+
+
+# By what is chosen: fields that are then not read and keep their defaults.
+_UNREAD = {
+  ("model.name", "photonic_cnn"): (
+    "model.depth",
+    "model.stem",
+    "model.zero_init_last_norm",
+    "model.rematerialize",
+  ),
+  ("data.name", "photonics"): (
+    "data.on_device",
+    "data.image_size",
+    "data.resize_size",
+    "online_classifier",
+    "evaluate_checkpoint",
+    "knn",
+    "probe",
+    "finetune",
+  ),
+}
+_PHOTONICS_ONLY = ("data.generate", "regression")
+
+
+def _check_unread(config: Any) -> None:
+  """Refuses values of fields that the model or the data do not read."""
+  for (chooser, choice), names in _UNREAD.items():
+    if _get(config, chooser) == choice:
+      _refuse_changes(config, names, f"{chooser}={choice}")
+  if config.data.name != "photonics":
+    _refuse_changes(config, _PHOTONICS_ONLY, f"data.name={config.data.name}")
+    if config.epochs == 0:
+      raise UsageError(
+        "config.epochs must be at least 1; got 0, which is for"
+        " data.name=photonics alone"
+      )
+  elif config.mode == "finetune":
+    raise UsageError(
+      "config.mode=finetune is for classes; data.name=photonics fine-tunes for"
+      " its regression in the modes train and evaluate"
+    )
+
+
+def _refuse_changes(config: Any, names: tuple[str, ...], reader: str) -> None:
+  for name in names:
+    owner, _, field = name.rpartition(".")
+    kind = type(_get(config, owner) if owner else config)
+    default = getattr(kind, field)  # a dataclass keeps defaults on itself
+    if _get(config, name) != default:
+      raise UsageError(f"{reader} does not read config.{name}: leave it unset")
 
 
 def _get(config: Any, name: str) -> Any:

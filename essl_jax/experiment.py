@@ -14,7 +14,7 @@ from essl_jax import config as config_lib
 from essl_jax import step as step_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution
+from essl_jax.models import convolution, photonics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,34 @@ class Experiment:
     """Method, data and lambda in a few words."""
     config = self.config
     weight = config.equivariance.weight
+    if not config.epochs:
+      return f"{config.data.name} without pre-training"
     prefix = "E-" if weight else ""
     return f"{prefix}{config.method} on {config.data.name}, lambda {weight:g}"
+
+  @property
+  def warnings(self) -> list[str]:
+    """What is allowed and most likely not meant, a line each."""
+    config, group = self.config, self.config.equivariance.group
+    if not config.equivariance.weight or not config.epochs:
+      return []
+    found = []
+    for name in ("first", "second", "third"):
+      applied = getattr(config.views, name).groups
+      if group not in applied:
+        continue
+      why = (
+        "so nothing tells which element was applied and the prediction stays at"
+        " chance"
+        if name == "third"
+        else "so the SSL loss asks the encoder to forget what the prediction"
+        " asks it to keep"
+      )
+      found.append(
+        f"config.views.{name}.groups applies {group} at random and"
+        f" config.equivariance.group predicts it, {why}: leave one out"
+      )
+    return found
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
@@ -162,7 +188,7 @@ def make_groups(
   schedule = functools.partial(
     optim.warmup_cosine,
     warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-    total_steps=config.epochs * steps_per_epoch,
+    total_steps=max(config.epochs, 1) * steps_per_epoch,
     end_factor=recipe.end_factor,
     constant_steps=steps_per_epoch
     if recipe.update_rate_every == "epoch"
@@ -180,6 +206,28 @@ def make_groups(
     "biases": group(schedule(bias_peak), bias_peak),
     "predictor": group(peak, peak),
   }
+
+
+def _check_views(
+  config: config_lib.Config, image_shape: tuple[int, ...]
+) -> None:
+  """Refuses views and networks that the images do not fit."""
+  channels = image_shape[2]
+  for name in ("first", "second", "third"):
+    if name == "third" and config.equivariance.weight == 0:
+      continue
+    view = getattr(config.views, name)
+    try:
+      view.check_channels(channels)
+    except ValueError as error:
+      raise UsageError(f"config.views.{name}: {error}") from error
+    needed = (photonics.SIDE, 1)
+    if config.model.name == "photonic_cnn" and (view.size, channels) != needed:
+      raise UsageError(
+        f"config.model.name=photonic_cnn sees {photonics.SIDE} x"
+        f" {photonics.SIDE} pixels of one channel, and config.views.{name} of"
+        f" these images has {view.size} x {view.size} of {channels}"
+      )
 
 
 def build(
@@ -213,7 +261,9 @@ def build(
       test_split=config.data.test_split,
       image_size=config.data.image_size,
       resize_size=config.data.resize_size,
+      generate=config.data.generate,
     )
+  _check_views(config, source.image_shape)
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
   if steps_per_epoch == 0:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from essl_jax import config as config_lib
 from essl_jax import losses, transformations
 from essl_jax.errors import UsageError
-from essl_jax.models import heads, resnet
+from essl_jax.models import heads, photonics, resnet
 
 
 class Outputs(NamedTuple):
@@ -112,6 +112,15 @@ def simclr_loss(
   return (info_nce(z1, z2) + info_nce(z2, z1)) / 2
 
 
+def simclr_nt_xent_loss(
+  outputs: Outputs, *, temperature: float, axis_name: str | None = None
+) -> jax.Array:
+  """SimCLR's own loss, with negatives from both views."""
+  return losses.nt_xent(
+    *outputs.projections, temperature=temperature, axis_name=axis_name
+  )
+
+
 def simsiam_loss(
   outputs: Outputs, *, axis_name: str | None = None
 ) -> jax.Array:
@@ -138,6 +147,7 @@ METHODS: Mapping[str, Method] = {
   "simclr": Method(simclr_loss, loss_fields=("temperature",)),
   "simsiam": Method(simsiam_loss, network_fields=("predictor_hidden",)),
   "barlow_twins": Method(barlow_twins_loss, loss_fields=("redundancy_weight",)),
+  "simclr_nt_xent": Method(simclr_nt_xent_loss, loss_fields=("temperature",)),
 }
 # Fields of the config that only some methods read.
 _OWN_FIELDS = sorted(
@@ -163,9 +173,16 @@ def check(config: config_lib.Config) -> None:
       f"unknown config.method {config.method!r}; there are:"
       f" {', '.join(METHODS)}"
     )
-  if config.equivariance.group not in transformations.GROUPS:
+  group = config.equivariance.group
+  if group not in transformations.GROUPS:
+    if group in transformations.AUGMENTATIONS:
+      raise UsageError(
+        f"config.equivariance.group {group} has too many elements to predict"
+        " and only augments (config.views); these can be predicted:"
+        f" {', '.join(transformations.GROUPS)}"
+      )
     raise UsageError(
-      f"unknown config.equivariance.group {config.equivariance.group!r};"
+      f"unknown config.equivariance.group {group!r};"
       f" there are: {', '.join(transformations.GROUPS)}"
     )
   method = METHODS[config.method]
@@ -193,6 +210,30 @@ def make_loss(config: config_lib.Config, axis_name: str | None) -> SslLoss:
   return functools.partial(method.loss, axis_name=axis_name, **fields)
 
 
+def make_encoder(
+  config: config_lib.Config,
+  *,
+  axis_name: str | None = None,
+  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+) -> nn.Module:
+  """Builds the encoder alone; arguments as for `make_networks`."""
+  common: dict[str, Any] = {
+    "width": config.model.width,
+    "conv_general_dilated": conv_general_dilated,
+    "dtype": jnp.dtype(config.precision),
+    "axis_name": axis_name,
+  }
+  if config.model.name == "photonic_cnn":
+    return photonics.PhotonicCNN(**common)
+  return resnet.ResNet(
+    depth=config.model.depth,
+    stem=config.model.stem,
+    zero_init_last_norm=config.model.zero_init_last_norm,
+    rematerialize=config.model.rematerialize,
+    **common,
+  )
+
+
 def make_networks(
   config: config_lib.Config,
   *,
@@ -215,18 +256,13 @@ def make_networks(
     "dtype": jnp.dtype(config.precision),
     "axis_name": axis_name,
   }
-  encoder = resnet.ResNet(
-    depth=config.model.depth,
-    stem=config.model.stem,
-    width=config.model.width,
-    zero_init_last_norm=config.model.zero_init_last_norm,
-    rematerialize=config.model.rematerialize,
-    conv_general_dilated=conv_general_dilated,
-    **common,
+  encoder = make_encoder(
+    config, axis_name=axis_name, conv_general_dilated=conv_general_dilated
   )
   projector = heads.projector(
     config.projector.widths,
     last_norm=config.projector.last_norm,
+    bias=config.projector.bias,
     **common,
   )
   predictor = None
@@ -241,7 +277,8 @@ def make_networks(
       config.equivariance.hidden_widths,
       group.num_classes,
       last_hidden_relu=config.equivariance.last_hidden_relu,
-      dtype=common["dtype"],
+      hidden_norm=config.equivariance.hidden_norm,
+      **common,
     )
   classifier = None
   if config.online_classifier:

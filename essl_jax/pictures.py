@@ -1,5 +1,6 @@
 """Pictures of a run: what it sees, how it went, what it has learned."""
 
+from collections.abc import Callable
 import json
 import pathlib
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
+from essl_jax.data.cells import FREQUENCIES
 
 _IMAGES = 5  # rows of the sheet of views
 _POINTS = 2000  # test images in the map of the features
@@ -18,15 +20,15 @@ def write_summary(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
   state: step_lib.TrainState,
-  test: tuple[np.ndarray, np.ndarray],
+  draw: Callable[[Any], None],
 ) -> pathlib.Path | None:
-  """Draws `summary.png`: views, curves and a map of the test features.
+  """Draws `summary.png`: views, curves and what the task has to show.
 
   Args:
     workdir: holds `metrics.jsonl`.
     experiment: whose source and views are shown.
     state: the trained state.
-    test: its features [N, F] of the test images, and their labels [N].
+    draw: draws the task's part; see `tasks.Measured`.
 
   Returns:
     The picture's path; None where matplotlib is not installed.
@@ -39,7 +41,7 @@ def write_summary(
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], experiment, state)
   _draw_curves(axes[1], workdir / "metrics.jsonl")
-  _draw_features(axes[2], *test)
+  draw(axes[2])
   path = workdir / "summary.png"
   figure.savefig(path, dpi=110)
   return path
@@ -56,7 +58,8 @@ def _draw_views(
   images = np.asarray(batch["image"])
   host = jax.device_get(state)
   views = jax.jit(step_lib.make_views(config))(host, {"image": images})
-  rows = [images / 255, views.first, views.second]
+  scale = 255 if images.dtype == np.uint8 else 1
+  rows = [images / scale, views.first, views.second]
   title = "image, view 1, view 2"
   if views.transformed is not None:
     parts = len(views.transformed) // len(images)
@@ -101,7 +104,7 @@ def _draw_curves(axes: Any, path: pathlib.Path) -> None:
   axes.set_title("training" if lines else "not trained here")
 
 
-def _draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
+def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
   """The test features on their two principal axes, coloured by class."""
   features, labels = features[:_POINTS], labels[:_POINTS]
   unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
@@ -112,3 +115,25 @@ def _draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
   axes.set_title("test features, two principal axes, colour = class")
   axes.set_xticks([])
   axes.set_yticks([])
+
+
+def draw_densities(
+  axes: Any, density: np.ndarray, predicted: np.ndarray
+) -> None:
+  """What densities of states differ by from free space, against frequency.
+
+  Args:
+    axes: of matplotlib.
+    density: of a few test cells, [N, 400].
+    predicted: likewise.
+  """
+  frequencies = FREQUENCIES[: density.shape[1]]
+  free = 2 * np.pi * frequencies
+  apart = 2.5
+  for i, (true, found) in enumerate(zip(density, predicted, strict=True)):
+    offset = apart * i - free
+    axes.plot(frequencies, true + offset, color=f"C{i}")
+    axes.plot(frequencies, found + offset, color=f"C{i}", linestyle="--")
+  axes.set_title("test cells: true, predicted (dashed)")
+  axes.set_xlabel(r"frequency $\omega a / 2 \pi c$")
+  axes.set_ylabel(f"density of states - free space's, cells {apart:g} apart")

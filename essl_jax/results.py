@@ -1,7 +1,6 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -11,11 +10,10 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import environment, logs, pictures, weights
+from essl_jax import environment, logs, pictures, tasks, weights
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.evaluation import left_out
-from essl_jax.evaluation import suite as suite_lib
 from essl_jax.workdir import read_config, to_json
 
 
@@ -42,7 +40,7 @@ def record_start(workdir: pathlib.Path, record: dict[str, float]) -> None:
 def write(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
-  suite: suite_lib.Suite,
+  task: tasks.Task,
   state: step_lib.TrainState,
   step: int,
   interrupt: Callable[[], None] = lambda: None,
@@ -53,35 +51,24 @@ def write(
   Args:
     workdir: holds `metrics.jsonl` and `starts.json`.
     experiment: the run's parts.
-    suite: its measures.
+    task: its measures.
     state: what to measure.
     step: the state's step.
     interrupt: called between batches and the steps of a long probe, in all
       processes alike; may raise.
     origin: where the networks come from, if this run has not trained them.
   """
-  # All processes take part in encoding; only one of them writes.
-  bank, test = (
-    suite.features(state, split, interrupt) for split in ("bank", "test")
-  )
   at_random = origin.not_initialised if origin else {}
-  with _progress("linear probe", interrupt) as tick:
-    figures = suite.run(
-      state,
-      bank,
-      test,
-      tick,
-      workdir=workdir,
-      has_head="transformation_head" not in at_random,
-    )
-  broken = left_out.describe((experiment.source, suite.bank))
+  has_head = "transformation_head" not in at_random
+  figures, draw = task.measure(state, interrupt, workdir, has_head)
+  broken = left_out.describe(task.sources)
   if jax.process_index() > 0:
     return
   path = workdir / "results.json"
   results = {
     "step": step,
     "data": {"broken": broken},
-    "untrained": _untrained(workdir, experiment, figures["knn"]),
+    "untrained": _untrained(workdir, experiment, figures.get("knn")),
     "figures": figures,
     "finetune": _read_json(path, {}).get("finetune", {}),
     "training": _training(workdir, experiment),
@@ -89,8 +76,11 @@ def write(
   }
   logs.write_json(path, results)
   shutil.rmtree(workdir / "probe", ignore_errors=True)
-  rows = [*_rows(results), ("results", str(path))]
-  picture = pictures.write_summary(workdir, experiment, state, test)
+  rows = [*task.rows(results), *_training_rows(results["training"])]
+  if left := left_out.tell(broken):
+    rows.insert(0, ("images that cannot be read, left out", left))
+  rows += [*_finetune_rows(results["finetune"]), ("results", str(path))]
+  picture = pictures.write_summary(workdir, experiment, state, draw)
   if picture:
     rows.append(("picture", str(picture)))
   logs.summary_table(_title(experiment, step, origin), rows)
@@ -99,7 +89,7 @@ def write(
 def write_finetune(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
-  suite: suite_lib.Suite,
+  task: tasks.Task,
   state: step_lib.TrainState,
   step: int,
   interrupt: Callable[[], None] = lambda: None,
@@ -112,14 +102,13 @@ def write_finetune(
   Args:
     workdir: as for `write`, like the others.
     experiment: the run's parts.
-    suite: its measures.
+    task: its measures.
     state: whose encoder to begin with.
     step: the state's step.
     interrupt: called between steps, in all processes alike; may raise.
     origin: where the encoder comes from, if this run has not trained it.
   """
-  with _progress("fine-tuning", interrupt) as tick:
-    figures = suite.finetune(state, tick, workdir=workdir)
+  figures = task.finetune(state, interrupt, workdir)
   if jax.process_index() > 0:
     return
   settings = experiment.config.finetune
@@ -135,20 +124,6 @@ def write_finetune(
   shutil.rmtree(workdir / "probe", ignore_errors=True)
   rows = [*_finetune_rows(results["finetune"]), ("results", str(path))]
   logs.summary_table(_title(experiment, step, origin), rows)
-
-
-@contextlib.contextmanager
-def _progress(
-  name: str, interrupt: Callable[[], None]
-) -> Iterator[Callable[[int, int], None]]:
-  """A bar whose every step may be interrupted."""
-  with logs.progress_bar(name) as progress:
-
-    def tick(done: int, total: int) -> None:
-      interrupt()
-      progress(done, total)
-
-    yield tick
 
 
 def _circumstances(
@@ -205,12 +180,12 @@ def _training(
 def _untrained(
   workdir: pathlib.Path,
   experiment: experiment_lib.Experiment,
-  knn: dict[str, Any],
+  knn: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
   now = to_json(dataclasses.asdict(experiment.config.knn))
-  if not figures or read_config(workdir).get("knn") != now:
+  if not knn or not figures or read_config(workdir).get("knn") != now:
     return {}
   protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
   return figures | protocol
@@ -228,52 +203,17 @@ def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:
   return figures
 
 
-def _rows(results: dict[str, Any]) -> list[tuple[str, str]]:
-  """The table's rows: every figure with its protocol."""
-  figures, training = results["figures"], results["training"]
-  rows = []
-  if broken := left_out.tell(results["data"]["broken"]):
-    rows.append(("images that cannot be read, left out", broken))
-  if "knn_top1" in results["untrained"]:
-    untrained = results["untrained"]["knn_top1"]
-    is_import = results["config"].get("init_from") is not None
-    name = "encoder before training" if is_import else "untrained encoder"
-    rows.append((f"kNN top-1, {name}", f"{untrained:.2f}%"))
-  knn = figures["knn"]
-  rows.append(
+def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+  if not training.get("source_images_per_second"):
+    return []
+  return [
     (
-      f"kNN top-1, k {knn['k']}, temperature {knn['temperature']:g}",
-      f"{knn['knn_top1']:.2f}%",
-    )
-  )
-  if "linear_probe" in figures:
-    probe = figures["linear_probe"]
-    rows.append(
-      (
-        f"linear probe top-1, {probe['protocol']} protocol,"
-        f" {probe['repetitions']} x {probe['epochs']} epochs",
-        f"{probe['linear_top1']:.2f}% +- {probe['linear_top1_std']:.2f}",
-      )
-    )
-  if "transformation" in figures:
-    found = figures["transformation"]
-    chance = 100 / len(found["per_element"])
-    rows.append(
-      (
-        f"{found['group']} recognised on test images",
-        f"{found['transformation_accuracy']:.2f}% (chance {chance:.1f}%)",
-      )
-    )
-  if training.get("source_images_per_second"):
-    rows.append(
-      (
-        "training speed",
-        f"{training['source_images_per_second']:,.0f} source images/s,"
-        f" {training['encoder_images_per_second']:,.0f} through the encoder",
-      )
-    )
-    rows.append(("training time", f"{training['wall_seconds']:,.0f} s"))
-  return rows + _finetune_rows(results["finetune"])
+      "training speed",
+      f"{training['source_images_per_second']:,.0f} source images/s,"
+      f" {training['encoder_images_per_second']:,.0f} through the encoder",
+    ),
+    ("training time", f"{training['wall_seconds']:,.0f} s"),
+  ]
 
 
 def _finetune_rows(finetune: dict[str, Any]) -> list[tuple[str, str]]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, logs, results, weights
+from essl_jax import checkpoint, logs, results, tasks, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
 from essl_jax import step as step_lib
-from essl_jax.evaluation import suite as suite_lib
 
 
 def run(
@@ -48,26 +47,33 @@ def run(
     workdir,
     config_lib.to_dict(config),
     ignore=config_lib.FREE_FIELDS,
+    defaults=config_lib.defaults(),
     overwrite=is_new,
   )
-  suite = suite_lib.Suite(experiment)
+  if jax.process_index() == 0:
+    for warning in experiment.warnings:
+      print(f"warning: {warning}")
+  task = tasks.make(experiment)
   with preemption_lib.Preemption() as preemption:
-    if config.mode == "train" and not pretrain(
-      experiment, suite, workdir, preemption
-    ):
-      return
+    is_pretrained = config.epochs > 0
+    if config.mode == "train" and is_pretrained:
+      if not pretrain(experiment, task, workdir, preemption):
+        return
+      is_new = False
     try:
-      if config.mode != "train" and config.init_from and is_new:
+      step, origin = 0, None
+      if config.init_from and is_new:
         state, origin = _initialise(experiment)
-        step = 0
         if jax.process_index() == 0:
           print(origin.describe())
+      elif not is_pretrained:
+        state = experiment.create_state()
       else:
-        (state, step), origin = _restore(experiment, workdir), None
+        state, step = _restore(experiment, workdir)
       write = results.write
       if config.mode == "finetune":
         write = results.write_finetune
-      write(workdir, experiment, suite, state, step, preemption.check, origin)
+      write(workdir, experiment, task, state, step, preemption.check, origin)
     except preemption_lib.Stopped:
       if jax.process_index() == 0:
         print(
@@ -161,7 +167,7 @@ class _Clock:
 
 def pretrain(
   experiment: experiment_lib.Experiment,
-  suite: suite_lib.Suite,
+  task: tasks.Task,
   workdir: pathlib.Path,
   preemption: preemption_lib.Preemption,
 ) -> bool:
@@ -169,7 +175,7 @@ def pretrain(
 
   Args:
     experiment: from `experiment.build`.
-    suite: measures the states of this experiment.
+    task: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
     preemption: asked after every step.
 
@@ -205,11 +211,11 @@ def pretrain(
         if config.init_from:
           state, origin = _initialise(experiment)
           logger.info(origin.describe())
-        if config.knn.every_epochs:
-          untrained = suite.monitor(state)
+        if task.monitor_every:
+          untrained = task.monitor(state)
           logger.write(0, untrained)
           name = "before training" if config.init_from else "untrained"
-          logger.info(f"{name}: kNN {untrained['knn_top1']:.2f}%")
+          logger.info(f"{name}: {task.describe(untrained)}")
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       step_fn = experiment.make_step()
@@ -229,22 +235,20 @@ def pretrain(
         metrics.settle()  # nothing that is not finite is saved
         clock.pause(step)
         figures = None
-        every = config.knn.every_epochs
+        every = task.monitor_every
         is_watched = step == total or (every and epoch % every == 0)
         if not rest and is_watched and not stop:
           try:
-            figures = suite.monitor(
+            figures = task.monitor(
               state, keep=step == total, interrupt=preemption.check
             )
           except preemption_lib.Stopped:
             stop = True  # this epoch goes without, but the state is saved
           else:
             logger.write(step, figures)
-            logger.info(
-              f"epoch {epoch}/{config.epochs}:"
-              f" loss {metrics.latest['loss']:.4f},"
-              f" kNN {figures['knn_top1']:.2f}%"
-            )
+            loss = f"loss {metrics.latest['loss']:.4f}"
+            parts = filter(None, (loss, task.describe(figures)))
+            logger.info(f"epoch {epoch}/{config.epochs}: {', '.join(parts)}")
         due = not rest and epoch % config.checkpoint_every_epochs == 0
         if due or stop or step == total:
           checkpoints.save(step, state, figures)

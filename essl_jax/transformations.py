@@ -1,10 +1,12 @@
-"""Groups of image transformations whose elements a network can predict.
+"""Groups of image transformations, to predict or to augment with.
 
 A group knows its number of classes, applies all of its elements to every
-image, or one random element to each. Label k names element k.
+image, or one random element to each. Label k names element k. `GROUPS` are
+those whose elements a network can predict; `AUGMENTATIONS` has them and those
+with too many elements for that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import chex
@@ -81,11 +83,78 @@ def _quarter_turns(k: int) -> Callable[[jax.Array], jax.Array]:
   return lambda images: jnp.rot90(images, k, axes=(1, 2))
 
 
+def _flip(*axes: int) -> Callable[[jax.Array], jax.Array]:
+  return lambda images: jnp.flip(images, axes)
+
+
+def _half_shift(*axes: int) -> Callable[[jax.Array], jax.Array]:
+  def shift(images: jax.Array) -> jax.Array:
+    if images.shape[1] % 2:
+      raise ValueError(
+        f"images to be shifted by half must have even sides, got shape"
+        f" {images.shape}"
+      )
+    return jnp.roll(images, [images.shape[axis] // 2 for axis in axes], axes)
+
+  return shift
+
+
+@dataclasses.dataclass(frozen=True)
+class CyclicShifts:
+  """Shifts by any number of pixels, over the edges: H * W elements.
+
+  Attributes:
+    name: what configs call the group.
+  """
+
+  name: str
+
+  def apply_random(
+    self, keys: chex.Array, images: chex.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies one uniformly drawn shift to each image.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N]: label k is a shift by k // H
+      pixels downward and k % H to the right.
+    """
+    images = _square(images)
+    side = images.shape[1]
+    labels = jax.vmap(lambda k: jax.random.randint(k, (), 0, side**2))(keys)
+    shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
+    return jax.vmap(shift)(images, labels), labels
+
+
 FOUR_FOLD_ROTATION = TransformationGroup(
   "rotation", tuple(_quarter_turns(k) for k in range(4))
 )
+# Labels of flips and half translations are those of E-SSL's program.
+FLIPS = TransformationGroup(
+  "flips",
+  (lambda images: images, _flip(1), _flip(2), _flip(1, 2)),
+)
+HALF_TRANSLATION = TransformationGroup(
+  "half_translation",
+  (
+    lambda images: images,
+    _half_shift(2),
+    _half_shift(1),
+    _half_shift(1, 2),
+  ),
+)
+ANY_ROLL = CyclicShifts("any_roll")
 
-GROUPS = {group.name: group for group in (FOUR_FOLD_ROTATION,)}
+GROUPS = {
+  group.name: group for group in (FOUR_FOLD_ROTATION, FLIPS, HALF_TRANSLATION)
+}
+AUGMENTATIONS: Mapping[str, TransformationGroup | CyclicShifts] = {
+  **GROUPS,
+  ANY_ROLL.name: ANY_ROLL,
+}
 
 
 def four_fold_rotation(images: chex.Array) -> tuple[jax.Array, jax.Array]:

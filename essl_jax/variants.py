@@ -45,3 +45,24 @@ def option(chosen: Collection[str], name: str, default: str) -> str:
       f"config variants {' and '.join(found)} exclude each other: choose one"
     )
   return found[0].partition("=")[2] if found else default
+
+
+def exclusive(chosen: Collection[str], names: Collection[str]) -> str:
+  """The one variant of several that exclude each other.
+
+  Args:
+    chosen: from `variants`.
+    names: the variants that cannot be combined.
+
+  Returns:
+    The name; empty if none of them is chosen.
+
+  Raises:
+    UsageError: more than one is chosen.
+  """
+  found = sorted(set(chosen) & set(names))
+  if len(found) > 1:
+    raise UsageError(
+      f"config variants {' and '.join(found)} exclude each other: choose one"
+    )
+  return found[0] if found else ""

@@ -34,6 +34,7 @@ def check_config(
   config: Mapping[str, Any],
   *,
   ignore: Collection[str] = (),
+  defaults: Mapping[str, Any] | None = None,
   overwrite: bool = False,
 ) -> None:
   """Ties a workdir to a config: writes it at first, compares it later.
@@ -45,6 +46,8 @@ def check_config(
     workdir: directory of the run; made if it does not exist.
     config: nested dict of what JSON can hold.
     ignore: dotted names that may differ; "logging" stands for all below it.
+    defaults: nested like the config: a field that the workdir's run does not
+      know yet, and that has this value, does not count as different.
     overwrite: replaces an earlier config, where nothing was trained with it.
 
   Raises:
@@ -52,7 +55,7 @@ def check_config(
   """
   problem = ""
   if jax.process_index() == 0:
-    problem = _claim(workdir, config, ignore, overwrite)
+    problem = _claim(workdir, config, ignore, defaults or {}, overwrite)
   if jax.process_count() > 1:  # all of them stop, or none
     problem = _from_process_0(problem)
   if problem:
@@ -63,6 +66,7 @@ def _claim(
   workdir: str | os.PathLike[str],
   config: Mapping[str, Any],
   ignore: Collection[str],
+  defaults: Mapping[str, Any],
   overwrite: bool,
 ) -> str:
   """Does the work of `check_config`; returns what is wrong, or nothing."""
@@ -82,12 +86,13 @@ def _claim(
       "--workdir or change its permissions"
     )
   here = dotted(to_json(config))
+  usual = dotted(to_json(defaults))
   different = [
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
     for name in here | there
     if _show(there, name) != _show(here, name)
     # Fields that are newer than the run, and that nobody has set.
-    and (name in there or here[name] is not None)
+    and (name in there or here[name] not in (None, usual.get(name)))
     and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)
   ]
   if not different:

@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = (
 )
 # Two cores and eight devices dead-lock in collectives with fewer threads.
 os.environ["NPROC"] = "32"
+# LAPACK's own threads, in every worker, are many times slower than one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pathlib  # noqa: E402
 import tempfile  # noqa: E402

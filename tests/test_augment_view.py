@@ -49,6 +49,58 @@ def test_one_key_equals_its_folded_keys():
   )
 
 
+CELL = {"size": 8, "scale": (1, 1), "ratio": (1, 1), "flip": 0}
+CELL |= {"jitter_probability": 0, "grayscale": 0, "mean": (0.5,), "std": (2,)}
+
+
+def test_groups_draw_an_element_of_each_for_every_image():
+  """One channel, no crop: the view is an element of the group, normalised."""
+  random = np.random.default_rng(0)
+  cells = random.random((64, 8, 8, 1), np.float32)
+  keys = jax.random.split(jax.random.key(5), 64)
+  plain = np.asarray(draw(keys, cells, View(**CELL)))
+  np.testing.assert_array_equal(plain, (cells - 0.5) / 2)
+  view = View(**CELL, groups=("flips", "rotation"))
+  out = np.asarray(draw(keys, cells, view))
+  found = []
+  for cell, image in zip(plain, out, strict=True):
+    turned = [np.rot90(x, k) for x in (cell, cell[::-1]) for k in range(4)]
+    (hit,) = (k for k, x in enumerate(turned) if np.array_equal(x, image))
+    found.append(hit)
+  assert set(found) == set(range(8)), "all of the square's symmetries"
+  order = random.permutation(64)
+  again = draw(keys[order], cells[order], view)
+  np.testing.assert_array_equal(out[order], again)
+
+
+def test_groups_leave_the_other_draws_alone():
+  view = View(**PLAIN | {"flip": 0.5})
+  out = np.asarray(draw(KEYS, IMAGES, view))
+  halved = View(**PLAIN | {"flip": 0.5, "groups": ("half_translation",)})
+  shifted = np.asarray(draw(KEYS, IMAGES, halved))
+  for one, other in zip(out, shifted, strict=True):
+    options = [np.roll(one, s, (0, 1)) for s in np.ndindex(5, 5)]
+    assert any(np.array_equal(x, other) for x in options)
+  assert np.any(out != shifted)
+
+
+@pytest.mark.parametrize(
+  ("fields", "channels", "expected"),
+  [
+    ({"groups": ("shear",)}, 1, "names 'shear'; there are: rotation, flips"),
+    ({"mean": (0.5, 0.5)}, 1, "mean=.* must be 1 or 3 real"),
+    ({"mean": (0.5,) * 3}, 1, "must have one number for each of the 1 channel"),
+    ({}, 3, "must have one number for each of the 3 channel"),
+    ({"grayscale": 0.1}, 1, "grayscale=0.1 .* change colours, .* 1 channel"),
+    ({"jitter_probability": 1.0}, 1, "jitter=.* change colours"),
+  ],
+)
+def test_channels_and_groups_that_do_not_fit(fields, channels, expected):
+  with pytest.raises(ValueError, match=expected) as error:
+    draw(KEYS, np.zeros((8, 8, 8, channels), np.float32), View(**CELL | fields))
+  assert "\n" not in str(error.value)
+
+
 def test_views_depend_on_their_own_key_only():
   view = BLURRED
   keys = KEYS
@@ -220,9 +272,13 @@ def test_view_names_a_wrong_field(field, value):
 
 def test_wrong_inputs_are_named():
   key = jax.random.key(0)
-  with pytest.raises(ValueError, match=r"\[N, H, W, 3\], got \(20, 24, 3\)"):
+  with pytest.raises(
+    ValueError, match=r"\[N, H, W, 3 or 1\], got \(20, 24, 3\)"
+  ):
     augment.to_grayscale(IMAGES[0])
-  with pytest.raises(ValueError, match=r"got \(8, 20, 24, 1\)"):
+  with pytest.raises(ValueError, match=r"colours .*got \(8, 20, 24, 1\)"):
+    augment.to_grayscale(IMAGES[..., :1])
+  with pytest.raises(ValueError, match=r"of the 1 channel"):
     random_view(key, IMAGES[..., :1], View(size=16))
   with pytest.raises(ValueError, match="int32"):
     augment.adjust_hue(IMAGES.astype(np.int32), 0.1)

@@ -5,12 +5,13 @@ import importlib.util
 import pathlib
 
 import numpy as np
+import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import methods, train
-from essl_jax.data import arrays
+from essl_jax.data import arrays, cells
 from essl_jax.errors import UsageError
 from essl_jax.variants import variants
 
@@ -36,7 +37,9 @@ def test_every_recipe_is_valid(path, variant):
   raw = _load(path).get_config(variant)
   config = config_lib.parse(raw.to_dict())
   methods.check(config)
-  assert (config.equivariance.weight == 0) == (variant == "baseline")
+  plain = ("baseline", "simclr", "transform", "supervised")
+  assert (config.equivariance.weight == 0) == (variant in plain)
+  assert (config.epochs == 0) == (variant == "supervised")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +231,18 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   train.run(
     dataclasses.replace(config, mode="finetune", finetune=few), tmp_path
   )
+  sizes = {"unlabelled": 16, "train": 8, "validation": 3, "test": 3}
+  photonics_helpers.stand_in(monkeypatch, sizes)
+  made = cells.open_cells(
+    str(tmp_path / "cells"),
+    "unlabelled",
+    "test",
+    config_lib.Generate("blob", 14, 16),
+  )
+  monkeypatch.setattr(experiment_lib.data, "make_source", lambda *_, **__: made)
+  fields = photonics_helpers.raw_config(epochs=0)
+  fields["regression"] |= {"labelled": (8,), "repetitions": 1, "epochs": 1}
+  train.run(config_lib.parse(fields), tmp_path / "photonics")
   wanted = {
     (kind.__name__, field.name)
     for kind in kinds

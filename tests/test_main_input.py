@@ -30,7 +30,7 @@ WRONG = {
   ),
   "group of fields": (
     ["--config.model=resnet"],
-    "config.model is a group of fields: set one of config.model.depth",
+    "config.model is a group of fields: set one of config.model.name",
   ),
   "field value": (["--config.epochs=many"], "epochs"),
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),

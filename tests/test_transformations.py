@@ -24,6 +24,22 @@ def test_golden_four_fold_rotation(golden):
   np.testing.assert_array_equal(labels, file["rotation_labels"])
 
 
+@pytest.mark.parametrize(
+  ("name", "prefix"),
+  [
+    ("rotation", "rotation"),
+    ("flips", "flip"),
+    ("half_translation", "translation"),
+  ],
+)
+def test_golden_unit_cells(golden, name, prefix):
+  file = golden("photonics")
+  group = transformations.GROUPS[name]
+  cells, labels = jax.jit(group.apply_all)(file["cells"][..., None])
+  np.testing.assert_array_equal(cells[..., 0], file[f"{prefix}_cells"])
+  np.testing.assert_array_equal(labels, file[f"{prefix}_labels"])
+
+
 @pytest.mark.parametrize("name", transformations.GROUPS)
 def test_elements_form_a_group(name, images):
   group = transformations.GROUPS[name]
@@ -67,6 +83,25 @@ def test_rotation_is_counter_clockwise():
   image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 3, 0].set(1)  # top right
   rotated, _ = transformations.four_fold_rotation(image)
   assert rotated[1, 0, 0, 0] == 1  # top left after a quarter turn
+
+
+def test_any_roll_draws_every_shift_of_an_image():
+  roll = transformations.AUGMENTATIONS["any_roll"]
+  images = np.random.default_rng(1).random((300, 4, 4, 2), np.float32)
+  keys = jax.random.split(jax.random.key(0), 300)
+  shifted, labels = jax.jit(roll.apply_random)(keys, images)
+  assert np.bincount(labels, minlength=16).min() > 4 and labels.max() < 16
+  for image, result, label in zip(images, shifted, labels, strict=True):
+    expected = np.roll(image, divmod(int(label), 4), (0, 1))
+    np.testing.assert_array_equal(result, expected)
+  alone, _ = roll.apply_random(keys[7:9], images[7:9])
+  np.testing.assert_array_equal(alone, shifted[7:9])
+
+
+def test_half_of_an_odd_side_is_refused():
+  group = transformations.GROUPS["half_translation"]
+  with pytest.raises(ValueError, match=r"even sides.*\(2, 5, 5, 1\)"):
+    group.apply_all(np.zeros((2, 5, 5, 1)))
 
 
 def test_dtypes_and_wrong_shapes():

@@ -11,10 +11,10 @@ Planes = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def as_float(images: chex.Array) -> jax.Array:
-  """Float32 `[N, H, W, 3]`, uint8 divided by 255; ValueError otherwise."""
+  """Float32 `[N, H, W, C]`, uint8 divided by 255; ValueError otherwise."""
   images = jnp.asarray(images)
-  if images.ndim != 4 or images.shape[-1] != 3:
-    raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
+  if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    raise ValueError(f"images must be [N, H, W, 3 or 1], got {images.shape}")
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -34,7 +34,9 @@ def per_image(value: Any, images: jax.Array, name: str) -> jax.Array:
 
 
 def split_planes(images: jax.Array) -> Planes:
-  """The three channels `[N, H, W]`."""
+  """The three channels `[N, H, W]`; ValueError for images of one."""
+  if images.shape[-1] != 3:  # JAX would repeat the last channel
+    raise ValueError(f"colours need three channels, got {images.shape}")
   return images[..., 0], images[..., 1], images[..., 2]
 
 

@@ -137,9 +137,11 @@ def normalize(
 ) -> jax.Array:
   """Subtracts `mean` and divides by `std`, one value per channel."""
   images = as_float(images)
-  center = np.asarray(mean, np.float32).reshape(1, 1, 1, 3)
+  channels = images.shape[-1]
+  center = np.asarray(mean, np.float32).reshape(1, 1, 1, channels)
   # Divisions may differ in the last bit with the batch's shape, products not.
-  factor = np.float32(1) / np.asarray(std, np.float32).reshape(1, 1, 1, 3)
+  factor = np.float32(1) / np.asarray(std, np.float32)
+  factor = factor.reshape(1, 1, 1, channels)
   return (images - center) * factor
 
 

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from essl_jax import transformations
 from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
@@ -25,7 +26,9 @@ from essl_jax.augment.geometry import (
   sample_crop_boxes,
 )
 
-# Per field of a View: how many numbers, the smallest and the largest.
+# Per field of a View: how many numbers, the smallest and the largest. A mean
+# and a deviation may be of one channel.
+_CHANNELS = ("mean", "std")
 _LIMITS: dict[str, tuple[int, float, float]] = {
   "size": (1, 1, math.inf),
   "scale": (2, 1e-6, 1),
@@ -49,9 +52,10 @@ def _fits(name: str, value: Any) -> bool:
   several = isinstance(value, Sequence) and not isinstance(value, str)
   values: tuple[Any, ...] = tuple(value) if several else (value,)
   kind: Any = numbers.Integral if name == "size" else numbers.Real
+  counts = (1, count) if name in _CHANNELS else (count,)
   return (
     several == (count > 1)
-    and len(values) == count
+    and len(values) in counts
     and all(isinstance(x, kind) and low <= x <= high for x in values)
     and (count != 2 or values[0] <= values[1])
   )
@@ -75,7 +79,9 @@ class View:
     blur_sigma: smallest and largest standard deviation in pixels.
     solarize: probability of inverting the bright values.
     solarize_threshold: where bright begins, in [0, 1].
-    mean: subtracted at last, per channel.
+    groups: names in `transformations.AUGMENTATIONS`: one random element of
+      each is applied.
+    mean: subtracted at last, per channel: three numbers or one.
     std: divided by at last, per channel.
 
   Raises:
@@ -94,8 +100,9 @@ class View:
   blur_sigma: tuple[float, float] = (0.1, 2.0)
   solarize: float = 0.0
   solarize_threshold: float = 128 / 255
-  mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-  std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+  groups: tuple[str, ...] = ()
+  mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+  std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
 
   def __post_init__(self) -> None:
     for name in _LIMITS:
@@ -104,8 +111,9 @@ class View:
         count, low, high = _LIMITS[name]
         kind = "whole" if name == "size" else "real"
         order = ", ascending" if count == 2 else ""
+        number = f"1 or {count}" if name in _CHANNELS else str(count)
         raise ValueError(
-          f"{name}={value!r} of a view must be {count} {kind} number(s) in "
+          f"{name}={value!r} of a view must be {number} {kind} number(s) in "
           f"[{low}, {high}]{order}"
         )
       if isinstance(value, Sequence):
@@ -115,10 +123,37 @@ class View:
         f"interpolation={self.interpolation!r} of a view must be one of "
         f"{', '.join(KERNELS)}"
       )
+    object.__setattr__(self, "groups", tuple(self.groups))
+    for name in self.groups:
+      if name not in transformations.AUGMENTATIONS:
+        raise ValueError(
+          f"groups={self.groups!r} of a view names {name!r}; there are:"
+          f" {', '.join(transformations.AUGMENTATIONS)}"
+        )
     if self.jitter[3] > 0.5:
       raise ValueError(
         f"jitter={self.jitter!r} of a view turns hues, its last number, by "
         "more than 0.5"
+      )
+
+  @property
+  def is_whole(self) -> bool:
+    """Whether the crop is the whole of a square image."""
+    return tuple(self.scale) == tuple(self.ratio) == (1, 1)
+
+  def check_channels(self, channels: int) -> None:
+    """Raises ValueError unless images of so many channels can be viewed."""
+    if not len(self.mean) == len(self.std) == channels:
+      raise ValueError(
+        f"mean={self.mean} and std={self.std} of a view must have one number"
+        f" for each of the {channels} channel(s) of its images"
+      )
+    is_jittered = self.jitter_probability > 0 and any(self.jitter)
+    if channels != 3 and (is_jittered or self.grayscale):
+      raise ValueError(
+        f"jitter={self.jitter} and grayscale={self.grayscale:g} of a view"
+        f" change colours, and images of {channels} channel(s) have none: set"
+        " jitter_probability and grayscale to 0"
       )
 
 
@@ -146,35 +181,42 @@ def random_view(
   """Draws one view of each image.
 
   In this order: crop, flip, colour jitter, grayscale, blur, solarize,
-  normalise. What has probability or strength 0 is not computed at all.
+  elements of groups, normalise. What has probability or strength 0 is not
+  computed at all, nor is a crop that is the whole image at its own size.
 
   Args:
     key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys, so
       that a view depends on its own key only and n devices can draw the views
       of one; typed, or legacy `[2]` and `[N, 2]`. Keep JAX's default
       (threefry) generator: others do not draw per key under `vmap`.
-    images: `[N, H, W, 3]`.
+    images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
     view: a `View`, or a mapping of its fields.
     crop: False where the images are crops of the view's size already.
 
   Returns:
-    `[N, size, size, 3]`, float32, normalised.
+    `[N, size, size, C]`, float32, normalised.
 
   Raises:
-    ValueError: images to be left uncropped that are not of the view's size.
+    ValueError: images to be left uncropped that are not of the view's size,
+      or of other channels than the view has numbers or colours for.
   """
   view, images = _as_view(view), as_float(images)
+  view.check_channels(images.shape[-1])
   count = images.shape[0]
-  keys = jax.vmap(jax.random.split, out_axes=1)(image_keys(key, count))
-  if crop:
+  own_keys = image_keys(key, count)
+  keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
+  is_sized = images.shape[1:3] == (view.size, view.size)
+  if crop and view.is_whole and is_sized:
+    pass
+  elif crop:
     boxes = sample_crop_boxes(
       keys[0], count, images.shape[1:], view.scale, view.ratio
     )
     images = resized_crop(images, boxes, view.size, view.interpolation)
-  elif images.shape[1:3] != (view.size, view.size):
+  elif not is_sized:
     raise ValueError(
       f"crops of a view of size {view.size} must be [N, {view.size},"
-      f" {view.size}, 3], got shape {images.shape}"
+      f" {view.size}, C], got shape {images.shape}"
     )
   draws = uniform(keys[1], 14).T
 
@@ -198,4 +240,10 @@ def random_view(
   if view.solarize:
     inverted = solarize(images, view.solarize_threshold)
     images = jnp.where(chosen(draws[13], view.solarize), inverted, images)
+  for number, name in enumerate(view.groups, start=2):
+    # 0 and 1 would be the keys of the crop and of the draws.
+    group_keys = jax.vmap(jax.random.fold_in, (0, None))(own_keys, number)
+    images, _ = transformations.AUGMENTATIONS[name].apply_random(
+      group_keys, images
+    )
   return normalize(images, view.mean, view.std)

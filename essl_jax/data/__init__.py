@@ -9,18 +9,20 @@ Datasets and is imported only when one is asked for.
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from essl_jax.augment import View
 from essl_jax.data.arrays import ArraySource, take_sub_splits
+from essl_jax.data.cells import CellSource, open_cells
 from essl_jax.data.checks import SPLITS, check_sizes
 from essl_jax.data.small_sets import load_digits, load_npz
 from essl_jax.errors import UsageError
 
 __all__ = [
   "ArraySource",
+  "CellSource",
   "Source",
   "load_digits",
   "load_npz",
@@ -130,16 +132,18 @@ def make_source(
   test_split: str = "test",
   image_size: int | None = None,
   resize_size: int | None = None,
+  generate: Any = None,
 ) -> Source:
   """Opens an image set by name.
 
   Args:
     name: "digits" (scikit-learn's 8x8 digits, no download), a path ending in
       ".npz" (see `load_npz`), "folder" (image files, see
-      `essl_jax.data.folder`), or the name of a TFDS image classification set
+      `essl_jax.data.folder`), "photonics" (unit cells, see
+      `essl_jax.data.cells`), or the name of a TFDS image classification set
       such as "cifar10".
     directory: where TFDS sets are prepared, None being TFDS's own default;
-      the root of an image folder.
+      the root of an image folder, the directory of unit cells.
     on_device: read the evaluation images of a TFDS set or a folder into
       arrays once instead of streaming it. Digits and .npz files always are
       arrays.
@@ -149,9 +153,10 @@ def make_source(
       the shape of images, where they have one.
     resize_size: shorter side that they are resized to before; None is
       `image_size`.
+    generate: what unit cells to make where the directory lacks them.
 
   Returns:
-    An `ArraySource`, a `FolderSource`, a `TFDSSource` or an
+    An `ArraySource`, a `CellSource`, a `FolderSource`, a `TFDSSource` or an
     `ArrayRecordSource`.
 
   Raises:
@@ -168,6 +173,8 @@ def make_source(
       f" --config.data.name=folder --config.data.dir={name} for images in it,"
       " or the name of a TFDS set"
     )
+  if name == "photonics":
+    return open_cells(directory, train_split, test_split, generate)
   sizes = {"image_size": image_size, "resize_size": resize_size}
   source: Source
   # Imported here: TensorFlow's side of the package is not for everybody.

@@ -16,8 +16,8 @@ import numpy as np
 from essl_jax import parallel
 from essl_jax.workdir import replace_bytes, to_json
 
-Counts = list[tuple[int, int]]
-"""Right answers of every finished repetition: first, and among five."""
+Counts = list[tuple[Any, ...]]
+"""Figures of every finished repetition: right answers, first and among five."""
 
 
 class Saved:
@@ -27,15 +27,25 @@ class Saved:
   and is written over. Process 0 alone reads and writes.
   """
 
-  def __init__(self, path: pathlib.Path | None, mesh: Mesh):
+  def __init__(
+    self,
+    path: pathlib.Path | None,
+    mesh: Mesh,
+    columns: int = 2,
+    dtype: Any = np.int32,
+  ):
     """Saves nothing where the path is None.
 
     Args:
       path: the file, `*.npz`.
       mesh: whose devices states lie on, copied.
+      columns: how many figures a repetition has.
+      dtype: of the figures.
     """
     self._path = path
     self._mesh = mesh
+    self._columns = columns
+    self._dtype = dtype
     self._key = ""
 
   def claim(self, protocol: Mapping[str, Any]) -> None:
@@ -63,7 +73,7 @@ class Saved:
     np.savez(
       buffer,
       key=np.array(self._key),
-      counts=np.array(counts, np.int32).reshape(-1, 2),
+      counts=np.array(counts, self._dtype).reshape(-1, self._columns),
       **arrays,
     )
     replace_bytes(self._path, buffer.getvalue())
@@ -71,13 +81,15 @@ class Saved:
   def counts(self) -> Counts:
     """Those of the finished repetitions; none where nothing is saved."""
     found = self._read()
-    counts = found["counts"] if found else np.zeros((0, 2), np.int32)
+    nothing = np.zeros((0, self._columns), self._dtype)
+    counts = found["counts"] if found else nothing
     if jax.process_count() > 1:
       number = multihost_utils.broadcast_one_to_all(np.int32(len(counts)))
-      shape = (int(number), 2)
-      mine = counts if jax.process_index() == 0 else np.zeros(shape, np.int32)
+      mine = counts
+      if jax.process_index() > 0:
+        mine = np.zeros((int(number), self._columns), self._dtype)
       counts = multihost_utils.broadcast_one_to_all(mine)
-    return [(int(top1), int(top5)) for top1, top5 in counts]
+    return [tuple(row) for row in np.asarray(counts).tolist()]
 
   def restore(self, like: Any) -> Any:
     """The state of the unfinished repetition.

@@ -21,7 +21,7 @@ OUTPUT_NORMS = ("none", "batch", "batch_not_affine")
 EPSILON = 1e-5
 
 
-def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
   """Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` starts both tensors."""
   bound = fan_in**-0.5
 
@@ -109,8 +109,8 @@ class MLP(nn.Module):
       width,
       use_bias=self.output_bias if is_output else self.hidden_bias,
       dtype=self.dtype,
-      kernel_init=_uniform_fan_in(fan_in),
-      bias_init=_uniform_fan_in(fan_in),
+      kernel_init=uniform_fan_in(fan_in),
+      bias_init=uniform_fan_in(fan_in),
       name=f"dense_{i}",
     )
 
@@ -138,14 +138,16 @@ def projector(
   widths: Sequence[int],
   *,
   last_norm: str = "batch_not_affine",
+  bias: bool = False,
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
 ) -> MLP:
-  """The projector: no biases, batch norm and ReLU between the layers.
+  """The projector: batch norm and ReLU between the layers.
 
   Args:
     widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
     last_norm: After the last layer; see `MLP.output_norm`.
+    bias: Whether the linear layers have biases, as for unit cells alone.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
 
@@ -156,8 +158,8 @@ def projector(
     widths=tuple(widths),
     norm="batch",
     output_norm=last_norm,
-    hidden_bias=False,
-    output_bias=False,
+    hidden_bias=bias,
+    output_bias=bias,
     dtype=dtype,
     axis_name=axis_name,
   )
@@ -196,25 +198,31 @@ def transformation_head(
   num_classes: int,
   *,
   last_hidden_relu: bool = True,
+  hidden_norm: str = "layer",
   dtype: Any = jnp.float32,
+  axis_name: str | None = None,
 ) -> MLP:
-  """The head that tells the transformations apart: layer norms and biases.
+  """The head that tells the transformations apart: norms and biases.
 
   Args:
     hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10.
     num_classes: Number of transformations in the group.
     last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
       no ReLU after the last hidden layer.
+    hidden_norm: After the hidden layers: `"layer"`, or `"batch"` for unit
+      cells.
     dtype: What is computed in.
+    axis_name: Mapped axis over which batch norms share their statistics.
 
   Returns:
     The module.
   """
   return MLP(
     widths=(*hidden_widths, num_classes),
-    norm="layer",
+    norm=hidden_norm,
     last_hidden_relu=last_hidden_relu,
     dtype=dtype,
+    axis_name=axis_name,
   )
 
 

@@ -1,0 +1,179 @@
+"""Unit cells of photonic crystals and their densities of states."""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from essl_jax.data.arrays import ArraySource
+from essl_jax.data.checks import parse_split
+from essl_jax.errors import UsageError
+
+SPLITS = ("unlabelled", "train", "validation", "test")
+MAX_PERMITTIVITY = 20.0
+POINTS = 400
+"""Frequencies of the density of states that are learned, of those stored."""
+FREQUENCIES = np.linspace(0, 1.2, 500)
+"""Of the stored densities, in units of c/a."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledCells:
+  """Cells to learn from, or to be measured on.
+
+  Attributes:
+    image: float32 [N, H, H, 1], permittivities scaled to [0, 1].
+    density: float32 [N, 400], the density of states at the first 400
+      frequencies.
+  """
+
+  image: np.ndarray
+  density: np.ndarray
+
+  def __len__(self) -> int:
+    """The number of cells."""
+    return len(self.image)
+
+  def take(self, rows: np.ndarray) -> "LabelledCells":
+    """Some of the cells."""
+    return LabelledCells(self.image[rows], self.density[rows])
+
+
+class CellSource(ArraySource):
+  """A `Source` of unit cells without classes; the labelled ones are aside.
+
+  Attributes:
+    labelled: cells with densities of states by split: `train`, `validation`
+      and `test`.
+    others: as of `ArraySource`, with float32 images [N, H, H, 1] in [0, 1] and
+      labels of -1, which means none.
+  """
+
+  def __init__(
+    self,
+    unlabelled: np.ndarray,
+    labelled: Mapping[str, LabelledCells],
+    test_images: np.ndarray | None = None,
+  ):
+    """Keeps the arrays.
+
+    Args:
+      unlabelled: float32 [N, H, H, 1], to pre-train on.
+      labelled: the three splits.
+      test_images: like `unlabelled`; those of `labelled["test"]` when absent.
+    """
+    self.train_images = unlabelled
+    self.test_images = labelled["test"].image
+    if test_images is not None:
+      self.test_images = test_images
+    self.train_labels = np.full(len(self.train_images), -1, np.int32)
+    self.test_labels = np.full(len(self.test_images), -1, np.int32)
+    self.num_classes = 1
+    self.image_shape = self.train_images.shape[1:]
+    self.labelled = labelled
+
+  def take(self, rows: np.ndarray) -> NoReturn:
+    """Refuses: classes are what images are chosen by."""
+    raise UsageError("unit cells have no classes to choose a part of them by")
+
+
+def scale(permittivity: np.ndarray) -> np.ndarray:
+  """Maps permittivities [N, H, H] in 1..20 to float32 [N, H, H, 1] in [0, 1].
+
+  Reference:
+    Dangovski et al. 2022 (arXiv 2111.00899), section 5.
+  """
+  scaled = (np.asarray(permittivity, np.float32) - 1) / (MAX_PERMITTIVITY - 1)
+  return scaled[..., None]
+
+
+def open_cells(
+  directory: str | None,
+  train_split: str,
+  test_split: str,
+  generate: Any = None,
+) -> CellSource:
+  """Opens a directory of unit cells.
+
+  Args:
+    directory: with `unlabelled.h5`, `train.h5`, `validation.h5` and `test.h5`,
+      or to make them in.
+    train_split: to pre-train on, such as `unlabelled[:5000]`.
+    test_split: to recognise transformations of, such as `test`.
+    generate: a `config.Generate`: what to make where files are missing.
+
+  Returns:
+    The source.
+
+  Raises:
+    UsageError: there is no such directory or split, or a file is broken.
+  """
+  if directory is None:
+    raise UsageError(
+      "data.name=photonics needs --config.data.dir=DIR, a directory that"
+      " `python -m essl_jax.photonics.generate` has filled"
+    )
+  path = pathlib.Path(directory).expanduser()
+  missing = [name for name in SPLITS if not (path / f"{name}.h5").exists()]
+  if missing and generate is not None and generate.kind is not None:
+    _generate(path, generate)
+  elif missing:
+    raise UsageError(
+      f"data.dir={directory} lacks {', '.join(f'{x}.h5' for x in missing)}:"
+      " `python -m essl_jax.photonics.generate --help` says how to make them"
+    )
+  # Imported here: HDF5 and the physics are not for everybody.
+  from essl_jax.photonics import dataset
+
+  cells = {name: dataset.load(path, name) for name in SPLITS}
+  images = {name: scale(cells[name].permittivity) for name in SPLITS}
+  sizes = {name: len(images[name]) for name in SPLITS}
+
+  def take(split: str) -> np.ndarray:
+    name, part = parse_split(split, sizes)
+    return images[name][part]
+
+  labelled = {
+    name: LabelledCells(
+      images[name], _density(cells[name].density_of_states, name)
+    )
+    for name in SPLITS[1:]
+  }
+  return CellSource(take(train_split), labelled, take(test_split))
+
+
+def _density(density: np.ndarray | None, split: str) -> np.ndarray:
+  if density is None:
+    raise UsageError(
+      f"{split}.h5 has no density of states: make it again with"
+      " `python -m essl_jax.photonics.generate`"
+    )
+  return np.asarray(density, np.float32)[:, :POINTS]
+
+
+def _generate(path: pathlib.Path, settings: Any) -> None:
+  """Makes the cells that a config asks for, going on where it was stopped."""
+  if jax.process_count() > 1:
+    raise UsageError(
+      f"data.dir={path} lacks unit cells, which several processes do not make:"
+      " run `python -m essl_jax.photonics.generate` first"
+    )
+  from essl_jax.photonics import generate
+
+  print(
+    f"making {settings.labelled:,} labelled and {settings.unlabelled:,}"
+    f" unlabelled {settings.kind} cells in {path}, once",
+    flush=True,
+  )
+  generate.main(
+    [
+      f"--kind={settings.kind}",
+      f"--labelled={settings.labelled}",
+      f"--unlabelled={settings.unlabelled}",
+      f"--seed={settings.seed}",
+      f"--out={path}",
+    ]
+  )

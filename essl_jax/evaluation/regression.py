@@ -1,0 +1,177 @@
+"""Fine-tuning for the density of states of photonic crystals.
+
+Protocol (E-SSL's photonics program, arXiv 2111.00899, section 5): all weights
+are trained with Adam on n labelled cells under random symmetries, with the
+squared error on what the density differs by from free space. The original
+reports the smallest error of any epoch on the test cells; here the epoch is
+chosen on validation cells and the original's figure stands beside, named so.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+import numpy as np
+
+from essl_jax import parallel
+from essl_jax.data.cells import POINTS
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation import linear_layer
+from essl_jax.evaluation.regressor import (
+  EMPTY_LATTICE,
+  PICTURED,
+  Problem,
+  Trainer,
+  batch_size,
+  relative_error,
+)
+from essl_jax.evaluation.saved import Saved
+
+
+def run(
+  problem: Problem,
+  mesh: Mesh,
+  *,
+  seed: int = 0,
+  progress: Callable[[int, int], None] | None = None,
+  workdir: pathlib.Path | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+  """Trains for each number of labelled cells and each repetition.
+
+  The last, incomplete batch of an epoch is dropped; fewer cells than a batch
+  are one batch.
+
+  Args:
+    problem: what to train.
+    mesh: of the devices that share each batch.
+    seed: of cells, weights, order and augmentation.
+    progress: called after each step with the steps done and in all; may raise.
+    workdir: where finished repetitions are kept, in `probe/`, so that a
+      stopped evaluation goes on from there; nowhere if absent.
+
+  Returns:
+    Figures with their protocol, errors in percent, that of predicting free
+    space for every test cell among them; and the densities predicted
+    for the first `PICTURED` test cells by the first repetition with the most
+    labelled cells, [PICTURED, 400].
+
+  Raises:
+    UsageError: more labelled cells are asked for than there are, or a batch
+      that the devices cannot divide.
+    FloatingPointError: a training diverges.
+  """
+  settings, cells = problem.settings, problem.cells
+  _check(problem, mesh)
+  runs = [
+    (count, repetition)
+    for count in settings.labelled
+    for repetition in range(settings.repetitions)
+  ]
+  described = _describe(problem, seed)
+  pictured = min(PICTURED, len(cells["test"]))
+  path = workdir / "probe" / "regression.npz" if workdir else None
+  columns = 2 * settings.epochs + pictured * POINTS
+  saved = Saved(path, mesh, columns, np.float32)
+  start = None
+  if problem.encoder is not None:
+    start = features_lib.fingerprint(problem.encoder)
+  saved.claim({**described, "runs": runs, "encoder": start})
+  rows = saved.counts()
+  steps = [
+    settings.epochs * (n // batch_size(problem, n, mesh)) for n, _ in runs
+  ]
+  trainer = Trainer(problem, mesh)
+  for i, (count, repetition) in enumerate(runs):
+    if i < len(rows):
+      continue
+
+    def tick(number: int, done: int = sum(steps[:i])) -> None:
+      if progress is not None:
+        progress(done + number, sum(steps))
+
+    own_seed = linear_layer.repetition_seed(seed, repetition)
+    rows.append(trainer.train(count, own_seed, tick))
+    saved.save(rows)
+  curves: np.ndarray = np.asarray(rows)[:, : 2 * settings.epochs]
+  curves = curves.reshape(len(settings.labelled), settings.repetitions, 2, -1)
+  most = settings.repetitions * int(np.argmax(settings.labelled))
+  samples = np.asarray(rows[most][2 * settings.epochs :], np.float32)
+  by_labelled = {
+    str(count): summarise(*np.moveaxis(each, 1, 0))
+    for count, each in zip(settings.labelled, curves, strict=True)
+  }
+  density = cells["test"].density
+  free = np.broadcast_to(EMPTY_LATTICE, density.shape)
+  figures = {
+    "by_labelled": by_labelled,
+    "dos_error_of_free_space": 100 * relative_error(free, density),
+  } | described
+  return figures, samples.reshape(pictured, POINTS)
+
+
+def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+  """Figures of the repetitions with one number of labelled cells.
+
+  Args:
+    validation: error after each epoch, as a part, [repetitions, epochs].
+    test: likewise.
+
+  Returns:
+    In percent: `dos_error` on the test cells at the epoch that is best on the
+    validation cells, `dos_error_validation` there, and
+    `dos_error_minimum_over_test`, the original program's figure. Each is the
+    mean over repetitions, with `_std`, their sample standard deviation (0 for
+    one), and `_each`. `epoch_each` are the epochs chosen, from 1.
+  """
+  epochs = np.argmin(validation, axis=1)
+  chosen = np.arange(len(epochs)), epochs
+  figures: dict[str, Any] = {}
+  for name, values in (
+    ("dos_error", test[chosen]),
+    ("dos_error_validation", validation[chosen]),
+    ("dos_error_minimum_over_test", test.min(axis=1)),
+  ):
+    each = [100 * float(x) for x in values]
+    figures[name] = float(np.mean(each))
+    figures[f"{name}_std"] = float(np.std(each, ddof=1)) if each[1:] else 0.0
+    figures[f"{name}_each"] = each
+  return figures | {"epoch_each": [int(x) + 1 for x in epochs]}
+
+
+def _check(problem: Problem, mesh: Mesh) -> None:
+  settings, there = problem.settings, len(problem.cells["train"])
+  field = "regression.batch_size"
+  parallel.check_batch_size(settings.batch_size, mesh, field=field)
+  for count in settings.labelled:
+    if count > there:
+      raise UsageError(
+        f"config.regression.labelled asks for {count:,} cells and the split"
+        f" train has {there:,}: give at most that many, or generate more"
+      )
+    if not batch_size(problem, count, mesh):
+      raise UsageError(
+        f"config.regression.labelled: {count} cells are too few for"
+        f" {mesh.size} devices: use more cells or fewer devices"
+      )
+
+
+def _describe(problem: Problem, seed: int) -> dict[str, Any]:
+  """The protocol."""
+  is_new = problem.encoder is None
+  fields = dataclasses.asdict(problem.settings)
+  fields["labelled"] = list(problem.settings.labelled)
+  return fields | {
+    "initial_weights": "random" if is_new else "pre-trained encoder",
+    "seed": seed,
+    "optimizer": "Adam, constant learning rate",
+    "loss": "mean squared error on the density minus that of free space",
+    "augmentation": list(problem.view.groups),
+    "selection": "epoch of the smallest validation error",
+    "unit": "percent, points 100 to 399",
+    "num_train": len(problem.cells["train"]),
+    "num_validation": len(problem.cells["validation"]),
+    "num_test": len(problem.cells["test"]),
+  }

@@ -1,0 +1,1 @@
+"""Photonic crystals: unit cells, bands, densities of states, data sets."""

@@ -1,0 +1,227 @@
+"""Band structures of square photonic crystals, transverse magnetic.
+
+Frequencies are omega a / 2 pi c, Bloch vectors are in units of 2 pi / a, group
+velocities in units of c; a is the side of the cell, c the speed of light.
+Everything is computed in float64, whatever the precision of the program around
+it, which stays as it is.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from essl_jax.errors import UsageError
+from essl_jax.photonics import plane_waves as waves_lib
+from essl_jax.photonics import reduced_basis
+
+METHODS = ("reduced", "full")
+NUM_BANDS = 10
+K_POINTS_PER_SIDE = 25
+PLANE_WAVES = 19
+# Beyond `num_bands`, of the fields that each expansion point gives.
+_MORE_BANDS = 4
+_DIMENSION_PER_BAND = 6.0
+# Bands that cross at k are told apart a hair beside it, off all mirror lines.
+_ASIDE = 1e-7 * np.array([np.cos(1.0), np.sin(1.0)])
+# At k = 0 farther: 1/omega^2 of the lowest band would drown the others.
+_ASIDE_AT_GAMMA = 300.0
+_AT_GAMMA = 1e-9
+
+
+class Bands(NamedTuple):
+  """Bands of N cells at K k-points.
+
+  Attributes:
+    k_points: float64 [K, 2] in 2 pi / a.
+    frequencies: float64 [N, K, B] in omega a / 2 pi c, ascending.
+    group_velocities: float64 [N, K, B, 2] in c. Of bands that touch at a
+      k-point, velocities are those of the branches in one fixed direction: as
+      everywhere in numerical work, only the set of them has a meaning. At k = 0
+      the lowest band, a cone's tip, is given frequency and velocity 0.
+  """
+
+  k_points: np.ndarray
+  frequencies: np.ndarray
+  group_velocities: np.ndarray
+
+
+def k_grid(per_side: int = K_POINTS_PER_SIDE) -> np.ndarray:
+  """Cell-centred k-points of the whole zone, k_i = -1/2 + (i + 1/2) / n.
+
+  Args:
+    per_side: n.
+
+  Returns:
+    float64 [n**2, 2]; x varies fastest, as in MPB's lists.
+  """
+  k = (np.arange(per_side) + 0.5) / per_side - 0.5
+  return np.stack(np.meshgrid(k, k), -1).reshape(-1, 2)
+
+
+def solve(
+  permittivity: np.ndarray,
+  *,
+  k_points: np.ndarray | None = None,
+  num_bands: int = NUM_BANDS,
+  plane_waves: int = PLANE_WAVES,
+  method: str = "reduced",
+  mesh: Mesh | None = None,
+) -> Bands:
+  """Computes the TM bands of cells from their permittivity.
+
+  Half of the zone is solved: omega(-k) = omega(k), v(-k) = -v(k).
+
+  Args:
+    permittivity: [N, P, P], of one pixel each, indexed by cell, x, y; 1 or
+      more everywhere.
+    k_points: [K, 2] in 2 pi / a; `k_grid()` if None.
+    num_bands: B, the lowest bands.
+    plane_waves: in each direction, odd and at most P. The default is within
+      1e-3 of all P**2 for the cells of `cells`.
+    method: "reduced" solves six k-points in full and all others in the basis
+      of their fields, which adds some 1e-5; "full" solves each in
+      full, tens of times slower.
+    mesh: one axis of devices, over which the cells are divided; the first
+      device alone if None.
+
+  Returns:
+    The bands, NumPy arrays in the host's memory.
+
+  Raises:
+    UsageError: an argument is out of range; the message names it.
+  """
+  cells = check_permittivity(permittivity)
+  _check_sizes(cells.shape[1], num_bands, plane_waves, method)
+  k_points = k_grid() if k_points is None else np.asarray(k_points, float)
+  if k_points.ndim != 2 or k_points.shape[1] != 2:
+    raise UsageError(f"k_points are {list(k_points.shape)}: give [K, 2]")
+  half, where, sign = _fold(k_points)
+  devices = 1 if mesh is None else mesh.size
+  padded = np.concatenate([cells, cells[-1:].repeat(-len(cells) % devices, 0)])
+  with jax.enable_x64(True):
+    run = _compiled(num_bands, plane_waves, method, mesh)
+    frequencies, velocities = jax.device_get(run(padded, half))
+  frequencies, velocities = frequencies[: len(cells)], velocities[: len(cells)]
+  return Bands(
+    k_points,
+    frequencies[:, where],
+    velocities[:, where] * sign[None, :, None, None],
+  )
+
+
+def check_permittivity(permittivity: np.ndarray) -> np.ndarray:
+  """Returns cells as float64 [N, P, P]; UsageError if they cannot be."""
+  cells = np.asarray(permittivity, np.float64)
+  if cells.ndim != 3 or cells.shape[1] != cells.shape[2] or 0 in cells.shape:
+    raise UsageError(
+      f"permittivity is {list(cells.shape)}: cells must be square, [N, P, P]"
+    )
+  if not np.isfinite(cells).all():
+    bad = int(np.argwhere(~np.isfinite(cells))[0, 0])
+    raise UsageError(f"permittivity of cell {bad} is not finite everywhere")
+  if cells.min() < 1:
+    bad = int(cells.min(axis=(1, 2)).argmin())
+    raise UsageError(
+      f"permittivity of cell {bad} falls to {cells.min():g}: 1, that of vacuum,"
+      " is the least (are the cells scaled?)"
+    )
+  return cells
+
+
+def _check_sizes(
+  pixels: int, num_bands: int, plane_waves: int, method: str
+) -> None:
+  if method not in METHODS:
+    raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
+  if plane_waves % 2 == 0 or not 1 <= plane_waves <= pixels:
+    raise UsageError(
+      f"plane_waves {plane_waves} must be odd and at most the {pixels} pixels"
+      " of a cell's side"
+    )
+  most = plane_waves**2 - (_MORE_BANDS if method == "reduced" else 0)
+  if not 1 <= num_bands <= most:
+    raise UsageError(
+      f"num_bands {num_bands} must be 1 to {most} with {plane_waves} x"
+      f" {plane_waves} plane waves; raise plane_waves"
+    )
+
+
+def _fold(k_points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Brings k-points to the half zone k_y >= 0, each once.
+
+  Returns those [H, 2], for each given k-point which it is [K], and the sign
+  [K] of its velocities.
+  """
+  k = k_points - np.round(k_points)
+  is_lower = (k[:, 1] < -_AT_GAMMA) | (
+    (np.abs(k[:, 1]) <= _AT_GAMMA) & (k[:, 0] < 0)
+  )
+  sign = np.where(is_lower, -1.0, 1.0)
+  # Rounded, so that k and -k meet; + 0.0 turns -0.0 into 0.0.
+  folded = np.round(k * sign[:, None], 12) + 0.0
+  half, where = np.unique(folded, axis=0, return_inverse=True)
+  return half, where.reshape(-1), sign
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(num_bands: int, size: int, method: str, mesh: Mesh | None):
+  """The jitted function of cells and half zone; call it in 64 bits."""
+  solve_cell = functools.partial(
+    _solve_cell, num_bands=num_bands, size=size, method=method
+  )
+
+  def run(cells: jax.Array, k_points: jax.Array):
+    return jax.lax.map(lambda cell: solve_cell(cell, k_points), cells)
+
+  if mesh is None:
+    return jax.jit(run)
+  axis = P(mesh.axis_names)
+  mapped = jax.shard_map(
+    run, mesh=mesh, in_specs=(axis, P()), out_specs=axis, check_vma=False
+  )
+  return jax.jit(mapped)
+
+
+def _solve_cell(
+  permittivity: jax.Array,
+  k_points: jax.Array,
+  *,
+  num_bands: int,
+  size: int,
+  method: str,
+) -> tuple[jax.Array, jax.Array]:
+  """Frequencies [H, B] and velocities [H, B, 2] of one cell."""
+  matrix = waves_lib.permittivity_matrix(permittivity, size)
+  is_gamma = jnp.max(jnp.abs(k_points), 1, keepdims=True) < _AT_GAMMA
+  aside = jnp.where(is_gamma, _ASIDE_AT_GAMMA, 1.0) * jnp.asarray(_ASIDE)[None]
+  aside += k_points
+  if method == "full":
+
+    def at(k):
+      squares, fields = waves_lib.solve_dense(matrix, k, size, num_bands)
+      frequencies = jnp.sqrt(squares)
+      return frequencies, waves_lib.velocities(fields, frequencies, k, size)
+
+    frequencies, velocities = jax.lax.map(at, aside)
+  else:
+    per_point = num_bands + _MORE_BANDS
+    dimension = min(
+      int(_DIMENSION_PER_BAND * num_bands),
+      per_point * len(reduced_basis.EXPANSION_POINTS),
+    )
+    operator = reduced_basis.build(matrix, size, per_point, dimension)
+    squares, gradients = jax.vmap(
+      lambda k: reduced_basis.solve(operator, k, num_bands)
+    )(aside)
+    frequencies = jnp.sqrt(jnp.maximum(squares, 0))
+    velocities = gradients / jnp.maximum(frequencies, 1e-12)[..., None]
+  is_tip = is_gamma & (jnp.arange(num_bands) == 0)[None]
+  return (
+    jnp.where(is_tip, 0.0, frequencies),
+    jnp.where(is_tip[..., None], 0.0, velocities),
+  )

@@ -1,0 +1,227 @@
+"""Densities of states by the generalised Gilat-Raubenheimer sum.
+
+Around each k-point a band is taken to be linear, so what a square of side 2h of
+the zone adds to the density is, as a function of frequency, a trapezoid
+(B. Liu et al., "Generalized Gilat-Raubenheimer method for density-of-states
+calculation in photonic crystals", J. Opt. 20, 044005, 2018). With the sorted
+magnitudes v1 >= v2 of its velocity's components:
+
+  2h / v1                             where |dw| <= h (v1 - v2)
+  (h (v1 + v2) - |dw|) / (v1 v2)      where |dw| <  h (v1 + v2)
+
+at most (2h)^2 over the width of a bin. A trapezoid sampled on bins is a sum of
+its differences, few of which are not 0: they are scattered, then summed up.
+
+Before it is clipped the density integrates to the number of bands. In an empty
+cell it is 2 pi omega: omega in omega a / 2 pi c, density per cell.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax.errors import UsageError
+from essl_jax.photonics.bands import Bands
+
+NUM_POINTS = 500
+NUM_TARGETS = 400
+_LAST = 1.2
+_BINS = 20_000
+_BEYOND = 1.05  # the largest frequency, where bins end
+_LARGEST = 40.0
+_SIGMA = 100  # bins
+_RADIUS = 4 * _SIGMA
+# Bins below 0, in which trapezoids may begin.
+_BELOW = 20_000
+
+
+def frequencies() -> np.ndarray:
+  """Where a density is given: omega sqrt(mean eps), float64 [500]."""
+  return np.linspace(0, _LAST, NUM_POINTS)
+
+
+def empty_lattice() -> np.ndarray:
+  """The density of an empty cell, 2 pi omega at `frequencies()`, [500]."""
+  return 2 * np.pi * frequencies()
+
+
+def relative_error(output: np.ndarray, target: np.ndarray) -> float:
+  """Mean over cells of sum |output - target| / sum |target|.
+
+  Args:
+    output: densities [N, M], M >= 400, the empty lattice's not subtracted.
+    target: the same of the truth.
+
+  Returns:
+    The mean of the ratios, over points 100 to 399.
+
+  Raises:
+    ValueError: the shapes differ or are no such densities.
+  """
+  output, target = np.asarray(output), np.asarray(target)
+  if (
+    output.shape != target.shape
+    or output.ndim != 2
+    or output.shape[1] < NUM_TARGETS
+  ):
+    raise ValueError(
+      f"output {list(output.shape)} and target {list(target.shape)} must be"
+      f" alike, [N, {NUM_TARGETS} or more]"
+    )
+  part = slice(100, NUM_TARGETS)
+  output = output[:, part].astype(np.float64)
+  target = target[:, part].astype(np.float64)
+  return float((abs(output - target).sum(1) / abs(target).sum(1)).mean())
+
+
+def density_of_states(
+  bands: Bands, mean_permittivity: np.ndarray
+) -> np.ndarray:
+  """Densities of states as the photonic benchmark prepares them.
+
+  The sum on 20,000 bins of [0, 1.05 max omega] is clipped at 40, its bin 0
+  dropped, smoothed by a Gaussian of 100 bins, interpolated from
+  omega sqrt(mean eps) onto `frequencies()` and divided by sqrt(mean eps).
+
+  Args:
+    bands: of N cells on a whole `k_grid`.
+    mean_permittivity: mean eps of each cell, [N].
+
+  Returns:
+    float64 [N, 500].
+
+  Raises:
+    UsageError: the k-points are no whole grid, or lengths differ.
+  """
+  half_cell = 0.5 / _per_side(bands)
+  mean = np.asarray(mean_permittivity, np.float64)
+  if mean.shape != bands.frequencies.shape[:1]:
+    raise UsageError(
+      f"mean_permittivity is {list(mean.shape)}: one for each of the"
+      f" {len(bands.frequencies)} cells"
+    )
+  with jax.enable_x64(True):
+    return np.asarray(
+      _prepare(bands.frequencies, bands.group_velocities, mean, half_cell)
+    )
+
+
+def gilat_raubenheimer(bands: Bands) -> tuple[np.ndarray, np.ndarray]:
+  """The bare sum, neither clipped nor smoothed.
+
+  Args:
+    bands: of N cells on a whole `k_grid`.
+
+  Returns:
+    Bins and densities, float64 [N, 20001] each, in omega a / 2 pi c and its
+    inverse.
+  """
+  half_cell = 0.5 / _per_side(bands)
+  with jax.enable_x64(True):
+    bins, densities = jax.jit(jax.vmap(_sum, (0, 0, None)))(
+      bands.frequencies, bands.group_velocities, half_cell
+    )
+    return np.asarray(bins), np.asarray(densities)
+
+
+def _per_side(bands: Bands) -> int:
+  """Side of the square grid of k-points."""
+  side = round(len(bands.k_points) ** 0.5)
+  if side**2 != len(bands.k_points):
+    raise UsageError(
+      f"{len(bands.k_points)} k-points are no square grid: use bands.k_grid()"
+    )
+  return side
+
+
+@jax.jit
+def _prepare(frequencies, velocities, mean, half_cell):
+  """All of `density_of_states`, mapped over the cells."""
+  post = functools.partial(_prepare_cell, half_cell=half_cell)
+  return jax.lax.map(lambda cell: post(*cell), (frequencies, velocities, mean))
+
+
+def _prepare_cell(frequencies_, velocities, mean, half_cell):
+  bins, density = _sum(frequencies_, velocities, half_cell)
+  density = _smooth(jnp.minimum(density, _LARGEST)[1:])
+  root = jnp.sqrt(mean)
+  return jnp.interp(frequencies(), bins[1:] * root, density) / root
+
+
+def _sum(
+  frequencies_: jax.Array, velocities: jax.Array, half_cell: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Bins and bare density, [20001] each, from [K, B] and [K, B, 2]."""
+  centre = frequencies_.reshape(-1)
+  speeds = jnp.sort(jnp.abs(velocities.reshape(-1, 2)), axis=1)
+  slow, fast = speeds[:, 0], speeds[:, 1]
+  last = _BEYOND * jnp.max(centre)
+  width = last / _BINS
+  highest = (2 * half_cell) ** 2 / width
+  height = jnp.minimum(2 * half_cell / jnp.maximum(fast, 1e-300), highest)
+  outer = half_cell * (slow + fast)
+  inner = jnp.maximum(outer - height * slow * fast, 0.0)
+  to_bins = lambda x: x / width + _BELOW
+  start = jnp.concatenate([to_bins(centre - outer), to_bins(centre + inner)])
+  stop = jnp.concatenate([to_bins(centre - inner), to_bins(centre + outer)])
+  rise = jnp.concatenate([height, -height])
+  density = _edges(start, stop, rise, _BELOW + _BINS + 1)[_BELOW:]
+  return jnp.arange(_BINS + 1) * width, density
+
+
+def _edges(
+  start: jax.Array, stop: jax.Array, rise: jax.Array, length: int
+) -> jax.Array:
+  """The sum of linear edges, sampled at 0 .. length - 1.
+
+  Args:
+    start: where each edge begins, [E].
+    stop: where it ends, no earlier, [E].
+    rise: by how much it rises, [E].
+    length: number of samples.
+
+  Returns:
+    float64 [length].
+  """
+  is_steep = stop - start < 1
+  # Steep: at most one sample lies on the edge, and first differences do.
+  first = jnp.ceil(start)
+  share = jnp.where(first < stop, first - start, 1.0)
+  share /= jnp.where(first < stop, jnp.maximum(stop - start, 1e-300), 1.0)
+  once = jnp.where(is_steep, rise, 0.0)
+  differences = _scatter(
+    length, (first, once * share), (first + 1, once * (1 - share))
+  )
+  # Flat: a ramp from `start` less one from `stop`, by second differences.
+  slope = jnp.where(is_steep, 0.0, rise / jnp.maximum(stop - start, 1.0))
+  low, high = jnp.floor(start), jnp.floor(stop)
+  second = _scatter(
+    length,
+    (low + 1, slope * (1 - (start - low))),
+    (low + 2, slope * (start - low)),
+    (high + 1, -slope * (1 - (stop - high))),
+    (high + 2, -slope * (stop - high)),
+  )
+  return jnp.cumsum(differences + jnp.cumsum(second))
+
+
+def _scatter(length: int, *entries: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Adds values at positions; those past the end have no effect before it."""
+  positions = jnp.concatenate([where for where, _ in entries])
+  values = jnp.concatenate([value for _, value in entries])
+  positions = jnp.clip(positions, 0, length).astype(jnp.int32)
+  return jnp.zeros(length, values.dtype).at[positions].add(values, mode="drop")
+
+
+def _smooth(density: jax.Array) -> jax.Array:
+  """A Gaussian filter that reflects at the borders, as SciPy's does."""
+  offsets = np.arange(-_RADIUS, _RADIUS + 1)
+  kernel = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
+  padded = jnp.pad(density, _RADIUS, mode="symmetric")
+  length = len(padded) + 2 * _RADIUS
+  product = jnp.fft.rfft(padded, length) * jnp.fft.rfft(
+    jnp.asarray(kernel / kernel.sum()), length
+  )
+  return jnp.fft.irfft(product, length)[2 * _RADIUS : len(padded)]

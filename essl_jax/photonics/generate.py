@@ -1,0 +1,282 @@
+"""Command line that generates a data set of unit cells.
+
+python -m essl_jax.photonics.generate --kind=blob --labelled=5000 \
+  --unlabelled=15000 --out=data/blob
+
+writes `unlabelled.h5`, `train.h5`, `validation.h5`, `test.h5`, `manifest.json`
+and `report.png` into --out. The same command resumes after an interruption.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import sys
+import time
+from typing import Any, NoReturn
+
+from essl_jax.photonics import processes
+
+if __name__ in ("__main__", "__mp_main__"):
+  # Read when NumPy, SciPy and JAX are imported.
+  os.environ.update(processes.ONE_THREAD)
+
+import numpy as np  # noqa: E402
+import rich.progress  # noqa: E402
+
+from essl_jax.errors import UsageError  # noqa: E402
+from essl_jax.photonics import bands, cells, storage  # noqa: E402
+
+_LABELLED_PART, _UNLABELLED_PART = 16, 512  # cells, of some seconds' work
+_PLAIN_SECONDS = 30.0  # between two lines where there is no bar
+_PACKAGES = ("essl-jax", "jax", "jaxlib", "numpy", "scipy", "h5py")
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells what is wrong in one line, as the rest of the program does."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UsageError(f"{message}; --help shows the usage")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = _Parser(
+    prog="essl_jax.photonics.generate", description=__doc__.split("\n")[0]
+  )
+  parser.add_argument("--kind", required=True, choices=list(cells.KINDS))
+  parser.add_argument(
+    "--labelled", type=int, default=5000, help="training and test cells"
+  )
+  parser.add_argument(
+    "--test", type=int, help="how many of --labelled are for test; two fifths"
+  )
+  parser.add_argument(
+    "--validation",
+    type=int,
+    help="labelled cells beside --labelled to select by; a tenth of it",
+  )
+  parser.add_argument("--unlabelled", type=int, default=15000)
+  parser.add_argument("--out", required=True, type=pathlib.Path)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--workers", type=int, default=os.cpu_count() or 1, help="processes"
+  )
+  return parser.parse_args(arguments)
+
+
+def counts(
+  labelled: int, unlabelled: int, test: int | None, validation: int | None
+) -> dict[str, int]:
+  """How many cells each split has.
+
+  Args:
+    labelled: training and test cells together.
+    unlabelled: cells without bands.
+    test: of those labelled; two fifths if None, as in the paper.
+    validation: beside those labelled; a tenth as many if None.
+
+  Returns:
+    Counts by split.
+
+  Raises:
+    UsageError: a count is below 0, or nothing is asked for.
+  """
+  test = labelled * 2 // 5 if test is None else test
+  validation = labelled // 10 if validation is None else validation
+  found = {
+    "unlabelled": unlabelled,
+    "train": labelled - test,
+    "validation": validation,
+    "test": test,
+  }
+  wrong = [f"{name} {count}" for name, count in found.items() if count < 0]
+  if wrong or not any(found.values()):
+    raise UsageError(
+      f"{', '.join(wrong) or 'no'} cells: --labelled, --unlabelled, --test and"
+      " --validation are 0 or more, --test at most --labelled"
+    )
+  return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Generates a data set, or what is missing of it.
+
+  Args:
+    arguments: of the command line; the process's own when absent.
+
+  Raises:
+    UsageError: what is asked for cannot be done; what was finished is kept.
+  """
+  options = _parse(arguments)
+  if options.workers < 1:
+    raise UsageError(f"--workers={options.workers} must be 1 or more")
+  if options.seed < 0:
+    raise UsageError(f"--seed={options.seed} must be 0 or more")
+  asked = counts(
+    options.labelled, options.unlabelled, options.test, options.validation
+  )
+  settings = {
+    "kind": options.kind,
+    "seed": options.seed,
+    "counts": asked,
+    "generator": cells.VERSION,
+    "plane_waves": bands.PLANE_WAVES,
+    "num_bands": bands.NUM_BANDS,
+  }
+  directory = options.out.expanduser().absolute()
+  with storage.claim(directory, settings), storage.told(directory):
+    _generate(directory, settings, options.workers)
+
+
+def _generate(
+  directory: pathlib.Path, settings: dict[str, Any], workers: int
+) -> None:
+  parts = {
+    split: list(_parts(count, split))
+    for split, count in settings["counts"].items()
+    if count
+  }
+  waiting = [
+    (split, indices)
+    for split, all_of_it in parts.items()
+    if not (directory / f"{split}.h5").exists()
+    for indices in all_of_it
+    if storage.read_part(directory, split, indices) is None
+  ]
+  total = sum(settings["counts"].values())
+  done = total - sum(len(indices) for _, indices in waiting)
+  if waiting:
+    with (
+      _bar(total, done) as advance,
+      processes.pool(workers, len(waiting)) as pool,
+    ):
+      for split, arrays in _solve(pool, settings, waiting):
+        storage.write_part(directory, split, arrays)
+        advance(len(arrays["index"]))
+  for split, all_of_it in parts.items():
+    if not (directory / f"{split}.h5").exists():
+      storage.assemble(directory, split, all_of_it)
+    storage.remove_parts(directory, split)
+  _finish(directory, settings, list(parts))
+
+
+def _parts(count: int, split: str) -> Iterator[range]:
+  size = _UNLABELLED_PART if split == "unlabelled" else _LABELLED_PART
+  for first in range(0, count, size):
+    yield range(first, min(first + size, count))
+
+
+def _finish(
+  directory: pathlib.Path, settings: dict[str, Any], splits: Sequence[str]
+) -> None:
+  """Writes the picture and the full manifest, and says what there is."""
+  from essl_jax.photonics import report  # matplotlib takes a second to import
+
+  labelled = [split for split in splits if split != "unlabelled"]
+  if not (directory / report.NAME).exists():
+    report.write(directory, labelled[0] if labelled else "unlabelled")
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  files = sorted(directory.glob("*.h5"))
+  storage.write_manifest(
+    directory,
+    {
+      "settings": settings,
+      "versions": versions,
+      "sha256": {path.name: storage.digest(path) for path in files},
+    },
+  )
+  listed = ", ".join(f"{n:,} {k}" for k, n in settings["counts"].items() if n)
+  print(f"{directory}: {listed}; see {directory / report.NAME}")
+
+
+@contextlib.contextmanager
+def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
+  """Shows how far it is; a line every 30 seconds where there is no terminal."""
+  is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+  start, first, last = time.monotonic(), done, time.monotonic()
+  columns = rich.progress.Progress.get_default_columns()
+  with rich.progress.Progress(
+    *columns, rich.progress.MofNCompleteColumn(), disable=not is_terminal
+  ) as bar:
+    task = bar.add_task("cells", total=total, completed=done)
+
+    def advance(count: int) -> None:
+      nonlocal done, last
+      done += count
+      bar.update(task, completed=done)
+      now = time.monotonic()
+      if not is_terminal and (now - last > _PLAIN_SECONDS or done == total):
+        last = now
+        rate = (done - first) / (now - start)
+        print(f"cell {done:,}/{total:,}  {rate:.3g} cells/s", flush=True)
+
+    yield advance
+
+
+def _solve(
+  pool: concurrent.futures.ProcessPoolExecutor | None,
+  settings: dict[str, Any],
+  parts: Sequence[tuple[str, range]],
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+  """Yields parts as they are finished."""
+  kind, seed = settings["kind"], settings["seed"]
+  if pool is None:
+    for split, indices in parts:
+      yield split, make_part(kind, seed, split, indices)
+    return
+  futures = {
+    pool.submit(make_part, kind, seed, split, indices): split
+    for split, indices in parts
+  }
+  for future in concurrent.futures.as_completed(futures):
+    # Popped, so that finished arrays are not kept.
+    yield futures.pop(future), future.result()
+
+
+def make_part(
+  kind: str, seed: int, split: str, indices: Sequence[int]
+) -> dict[str, np.ndarray]:
+  """Makes some cells of a split, with their labels unless it has none.
+
+  Args:
+    kind: as for `cells.make`, like the others.
+    seed: of the data set.
+    split: its name.
+    indices: of the cells, [N].
+
+  Returns:
+    `index` int64 [N], `permittivity` float32 [N, 32, 32] and, but for
+    unlabelled cells, `density_of_states` float32 [N, 500].
+  """
+  made = np.stack([cells.make(kind, seed, split, i) for i in indices])
+  arrays = {"index": np.array(indices, np.int64), "permittivity": made}
+  if split != "unlabelled":
+    from essl_jax.photonics import density
+
+    found = density.density_of_states(
+      bands.solve(made), made.mean((1, 2), dtype=np.float64)
+    )
+    arrays["density_of_states"] = found.astype(np.float32)
+  return arrays
+
+
+def run() -> None:
+  """Runs the program; wrong input ends it with one line and code 2."""
+  try:
+    main()
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print(
+      "interrupted: what is finished is kept; the same command resumes",
+      file=sys.stderr,
+    )
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  run()

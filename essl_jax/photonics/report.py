@@ -1,0 +1,65 @@
+"""A picture of a data set: cells, their bands and densities of states."""
+
+import pathlib
+
+import matplotlib.figure
+import numpy as np
+
+from essl_jax.photonics import bands, dataset, density, storage
+
+NAME = "report.png"
+_ROWS = 4
+_SIDE = 20  # k-points between two corners
+
+
+def write(directory: pathlib.Path, split: str) -> pathlib.Path:
+  """Draws the first cells of a split.
+
+  Args:
+    directory: of the data set, whose `<split>.h5` is written.
+    split: its name.
+
+  Returns:
+    The picture's path.
+  """
+  cells = dataset.load(directory, split)
+  images = cells.permittivity[:_ROWS]
+  path, corners = _path()
+  solved = bands.solve(images, k_points=path)
+  # Not pyplot: it keeps global state and looks for a display.
+  figure = matplotlib.figure.Figure(figsize=(10, 2.8 * len(images)))
+  axes = figure.subplots(len(images), 3, squeeze=False)
+  for row, image, frequencies in zip(
+    axes, images, solved.frequencies, strict=True
+  ):
+    picture = row[0].imshow(
+      image.T, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), vmin=1, vmax=20
+    )
+    figure.colorbar(picture, ax=row[0], label="permittivity")
+    row[1].plot(frequencies, "k", linewidth=0.8)
+    row[1].set_xticks(corners, ["Γ", "X", "M", "Y", "Γ"])
+    row[1].set_ylabel("ωa / 2πc")
+    row[1].grid(axis="x")
+    row[2].plot(density.frequencies(), density.empty_lattice(), "C7--")
+    row[2].set_xlabel("ω √ε̄ a / 2πc")
+    row[2].set_ylabel("density of states")
+  if cells.density_of_states is not None:
+    for row, values in zip(axes, cells.density_of_states, strict=False):
+      row[2].plot(density.frequencies()[: len(values)], values, "C0")
+  figure.suptitle(f"{split}, the first {len(images)} of {len(cells[0]):,}")
+  figure.tight_layout()
+  output = directory / NAME
+  storage.replace(output, lambda file: figure.savefig(file, format="png"))
+  return output
+
+
+def _path() -> tuple[np.ndarray, np.ndarray]:
+  """k-points [K, 2] along the corners of the half zone, and where those are."""
+  corners = 0.5 * np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
+  steps = np.arange(_SIDE)[:, None] / _SIDE
+  legs = [
+    begin + steps * (end - begin)
+    for begin, end in zip(corners[:-1], corners[1:], strict=True)
+  ]
+  points = np.concatenate([*legs, corners[-1:]])
+  return points, _SIDE * np.arange(len(corners))

@@ -1,0 +1,227 @@
+"""What generation leaves on disk, so that a kill at any point loses little.
+
+Cells are written in parts, each a file that appears whole by renaming; a split
+is assembled of its parts into one HDF5 file that appears whole as well, and
+only then are the parts removed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, BinaryIO
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+
+from essl_jax.errors import UsageError
+
+MANIFEST = "manifest.json"
+_PARTS = "parts"
+_BROKEN = (OSError, EOFError, ValueError, KeyError) + (
+  zipfile.BadZipFile,
+  zlib.error,
+)
+
+
+@contextlib.contextmanager
+def claim(
+  directory: pathlib.Path, settings: Mapping[str, Any]
+) -> Iterator[None]:
+  """Holds a directory for one process and one set of settings.
+
+  Args:
+    directory: made if it does not exist.
+    settings: what determines the data; kept in the manifest.
+
+  Raises:
+    UsageError: the directory holds other data, or another process works there.
+  """
+  with told(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / ".lock").open("a")
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UsageError(
+        f"another process is generating into {directory}"
+      ) from error
+    manifest = read_manifest(directory)
+    if manifest is None:
+      foreign = sorted(p.name for p in directory.glob("*.h5"))
+      if foreign:
+        raise UsageError(
+          f"{directory} holds {foreign[0]} but no {MANIFEST}: give another"
+          " --out"
+        )
+      write_manifest(directory, {"settings": dict(settings)})
+    else:
+      _compare(directory, manifest.get("settings", {}), settings)
+    yield
+
+
+def _compare(
+  directory: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+  differ = [
+    f"{name} {old.get(name)!r}, not {new.get(name)!r}"
+    for name in sorted({*old, *new})
+    if old.get(name) != new.get(name)
+  ]
+  if differ:
+    raise UsageError(
+      f"{directory} was begun with {'; '.join(differ)}: give the same settings"
+      " to resume, or another --out"
+    )
+
+
+@contextlib.contextmanager
+def told(directory: pathlib.Path) -> Iterator[None]:
+  """Tells in one line why a directory cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise UsageError(
+        f"no space left for {directory}; what is finished is kept: make room"
+        " and run the same command again"
+      ) from error
+    raise UsageError(
+      f"cannot write {directory}: {error.strerror or error}"
+    ) from error
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+  """The manifest; None if there is none.
+
+  Raises:
+    UsageError: it is damaged.
+  """
+  path = directory / MANIFEST
+  if not path.exists():
+    return None
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+  except (OSError, ValueError, TypeError) as error:
+    raise UsageError(f"{path} is damaged: give another --out") from error
+
+
+def write_manifest(
+  directory: pathlib.Path, manifest: Mapping[str, Any]
+) -> None:
+  """Replaces the manifest in one go."""
+  text = json.dumps(manifest, indent=2) + "\n"
+  replace(directory / MANIFEST, lambda file: file.write(text.encode()))
+
+
+def replace(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
+  """Writes a file beside its place, then renames it: whole or not at all.
+
+  Args:
+    path: where the file is to be.
+    write: writes its content.
+
+  Raises:
+    UsageError: the disk is full, or does not let itself be written.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    with told(path.parent):
+      with temporary.open("w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+
+
+def _part(directory: pathlib.Path, split: str, first: int) -> pathlib.Path:
+  return directory / _PARTS / f"{split}-{first:08d}.npz"
+
+
+def write_part(
+  directory: pathlib.Path, split: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Keeps the cells of one part; `arrays["index"]` says which."""
+  path = _part(directory, split, int(arrays["index"][0]))
+  with told(directory):
+    path.parent.mkdir(exist_ok=True)
+  replace(path, lambda file: _savez(file, arrays))
+
+
+def _savez(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+  named: dict[str, Any] = dict(arrays)
+  np.savez(file, **named)
+
+
+def read_part(
+  directory: pathlib.Path, split: str, indices: range
+) -> dict[str, np.ndarray] | None:
+  """The arrays of a part; None if it is not there, whole and of `indices`."""
+  try:
+    with np.load(_part(directory, split, indices.start)) as file:
+      arrays = {name: file[name] for name in file.files}
+  except _BROKEN:
+    return None
+  is_these = np.array_equal(arrays.get("index", ()), indices)
+  return arrays if is_these else None
+
+
+def assemble(
+  directory: pathlib.Path, split: str, parts: list[range]
+) -> pathlib.Path:
+  """Makes a split's HDF5 file of its parts, in order.
+
+  Args:
+    directory: of the data set.
+    split: its name.
+    parts: the indices of every part; all have been written.
+
+  Returns:
+    The file. Its parts are still there.
+  """
+  path = directory / f"{split}.h5"
+  total = parts[-1].stop
+
+  # In memory, since HDF5 does not survive a disk that fills up beneath it.
+  stream = io.BytesIO()
+  with h5py.File(stream, "w") as file:
+    for indices in parts:
+      arrays = read_part(directory, split, indices)
+      if arrays is None:
+        raise UsageError(
+          f"a part of {split} in {directory} vanished: run the same command"
+          " again"
+        )
+      for name, values in arrays.items():
+        if name not in file:
+          shape = (total, *values.shape[1:])
+          file.create_dataset(name, shape, values.dtype)
+        file[name][indices.start : indices.stop] = values
+  replace(path, lambda output: output.write(stream.getbuffer()))
+  return path
+
+
+def remove_parts(directory: pathlib.Path, split: str) -> None:
+  """Removes the parts of an assembled split, and their empty directory."""
+  for path in (directory / _PARTS).glob(f"{split}-*"):
+    path.unlink(missing_ok=True)
+  if not any((directory / _PARTS).glob("*")):
+    shutil.rmtree(directory / _PARTS, ignore_errors=True)
+
+
+def digest(path: pathlib.Path) -> str:
+  """SHA-256 of a file, in hexadecimal."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,202 @@
+"""Cells an hour of our band solver and of MPB, and how far they are apart.
+
+  python experiments/photonics_speed.py --mpb=/usr/bin/python3
+
+Both solve the same cells at the same 625 k-points with 10 bands and group
+velocities, each with --processes processes of one thread, in turns within one
+run; starting and compiling is not counted. `--mpb` is a Python in which MPB is
+installed (Debian: python3-meep, python3-h5py, python3-matplotlib); without it
+only ours is measured. Writes experiments/results/photonics_speed.json.
+"""
+
+import os
+
+os.environ.update(
+  {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "JAX_PLATFORMS": "cpu",
+  }
+)
+
+import argparse  # noqa: E402
+import concurrent.futures  # noqa: E402
+import json  # noqa: E402
+import multiprocessing  # noqa: E402
+import pathlib  # noqa: E402
+import platform  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from essl_jax import environment  # noqa: E402
+from essl_jax.photonics import bands, cells, density  # noqa: E402
+
+_RESULTS = pathlib.Path(__file__).parent / "results" / "photonics_speed.json"
+_WORKER = pathlib.Path(__file__).parent / "photonics_mpb.py"
+
+
+def make_cells(first: int, count: int) -> np.ndarray:
+  """Cells of all kinds in turn, [count, 32, 32]."""
+  kinds = list(cells.KINDS)
+  return np.stack(
+    [
+      cells.make(kinds[i % len(kinds)], 0, "test", i)
+      for i in range(first, first + count)
+    ]
+  )
+
+
+def solve_ours(permittivity: np.ndarray) -> tuple[float, np.ndarray]:
+  """Seconds for bands and densities of some cells, and the densities."""
+  start = time.perf_counter()
+  found = density.density_of_states(
+    bands.solve(permittivity), permittivity.mean((1, 2), dtype=np.float64)
+  )
+  return time.perf_counter() - start, found
+
+
+def run_ours(pool, processes: int, count: int) -> float:
+  """Cells an hour: each process solves `count` at once."""
+  shares = [make_cells(count * i, count) for i in range(processes)]
+  seconds = [s for s, _ in pool.map(solve_ours, shares)]
+  return sum(3600 * count / s for s in seconds)
+
+
+def run_mpb(python: str, processes: int, turn: int) -> tuple[float, list]:
+  """Cells an hour, each process solving one; what was found."""
+  with tempfile.TemporaryDirectory() as folder:
+    running = []
+    for i in range(processes):
+      name = pathlib.Path(folder) / str(i)
+      np.savez(
+        f"{name}-in.npz",
+        permittivity=make_cells(turn * processes + i, 1),
+        k_points=bands.k_grid(),
+      )
+      command = [python, _WORKER, f"{name}-in.npz", f"{name}-out.npz"]
+      running.append(
+        (name, subprocess.Popen(command, stdout=subprocess.DEVNULL))
+      )
+    found = []
+    for name, process in running:
+      if process.wait():
+        raise SystemExit(f"{python} {_WORKER} failed")
+      with np.load(f"{name}-out.npz") as file:
+        found.append(dict(file))
+  return sum(3600 / float(x["seconds"]) for x in found), found
+
+
+def compare(found: list) -> dict[str, float]:
+  """How far our bands are from MPB's on MPB's own grid of eps."""
+  epsilon = np.concatenate([x["epsilon"] for x in found])
+  theirs = bands.Bands(
+    bands.k_grid(),
+    np.concatenate([x["frequencies"] for x in found]),
+    np.concatenate([x["group_velocities"] for x in found]),
+  )
+  ours = bands.solve(epsilon)
+  is_positive = theirs.frequencies > 1e-6
+  relative = np.abs(
+    ours.frequencies[is_positive] / theirs.frequencies[is_positive] - 1
+  )
+  away = np.linalg.norm(ours.group_velocities - theirs.group_velocities, axis=3)
+  speed = np.linalg.norm(theirs.group_velocities, axis=3)
+  mean = epsilon.mean((1, 2))
+  return {
+    "cells": len(epsilon),
+    "frequency_max_relative": float(relative.max()),
+    "frequency_mean_relative": float(relative.mean()),
+    "velocity_mean_difference_over_mean": float(away.sum() / speed.sum()),
+    "velocity_99.9_percentile_difference": float(np.quantile(away, 0.999)),
+    "density_relative_error": density.relative_error(
+      density.density_of_states(ours, mean),
+      density.density_of_states(theirs, mean),
+    ),
+  }
+
+
+def measure_tricks(repetitions: int = 3) -> dict[str, float]:
+  """Seconds a cell as one trick after the other is added, one process."""
+  cell = make_cells(0, 1)
+  grid = bands.k_grid()
+
+  def dense(k_points: np.ndarray, plane_waves: int) -> float:
+    return timed(
+      lambda: bands.solve(
+        cell, k_points=k_points, plane_waves=plane_waves, method="full"
+      )
+    )
+
+  def timed(function) -> float:
+    function()  # compiles
+    seconds = []
+    for _ in range(repetitions):
+      start = time.perf_counter()
+      function()
+      seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+  few = grid[:8]  # of one row, so that none is another's mirror image
+  all_waves = dense(few[:2], 31) / 2
+  some_waves = dense(few, bands.PLANE_WAVES) / len(few)
+  half = len(grid) // 2 + 1
+  waves = f"{bands.PLANE_WAVES} x {bands.PLANE_WAVES}"
+  return {
+    "31 x 31 waves, 625 k-points (from 2 of them)": all_waves * len(grid),
+    f"{waves} waves, 625 k-points (from 8 of them)": some_waves * len(grid),
+    "and time reversal, 313 k-points (from 8 of them)": some_waves * half,
+    "and the reduced basis": timed(lambda: bands.solve(cell)),
+  }
+
+
+def main() -> None:
+  """Measures in turns; writes and prints the results."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--mpb", help="a Python with MPB")
+  parser.add_argument("--processes", type=int, default=2)
+  parser.add_argument("--turns", type=int, default=3)
+  parser.add_argument("--cells", type=int, default=24, help="of ours, a turn")
+  parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
+  arguments = parser.parse_args()
+
+  ours, theirs, found = [], [], []
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(
+    arguments.processes, context
+  ) as pool:
+    run_ours(pool, arguments.processes, arguments.cells)  # compiles
+    for turn in range(arguments.turns):
+      ours.append(run_ours(pool, arguments.processes, arguments.cells))
+      if arguments.mpb:
+        rate, solved = run_mpb(arguments.mpb, arguments.processes, turn)
+        theirs.append(rate)
+        found += solved
+      print(f"turn {turn}: ours {ours[-1]:.0f}, MPB {theirs[-1:]}", flush=True)
+  results = {
+    "command": "python experiments/photonics_speed.py"
+    + (f" --mpb={arguments.mpb}" if arguments.mpb else "")
+    + f" --processes={arguments.processes} --turns={arguments.turns}"
+    + f" --cells={arguments.cells}",
+    "processor": platform.processor() or platform.machine(),
+    "cores": os.cpu_count(),
+    "load_average_at_end": os.getloadavg()[0],
+    "environment": environment.describe(),
+    "ours_cells_per_hour": ours,
+    "mpb_cells_per_hour": theirs,
+    "ratios": [a / b for a, b in zip(ours, theirs, strict=False)],
+    "against_mpb": compare(found) if found else None,
+    "seconds_a_cell_by_trick": measure_tricks(),
+  }
+  text = json.dumps(results, indent=2)
+  arguments.output.write_text(text + "\n")
+  print(text)
+
+
+if __name__ == "__main__":
+  main()

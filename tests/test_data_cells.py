@@ -1,0 +1,84 @@
+"""Unit cells as a source: scaling, splits, making them, what is missing."""
+
+import numpy as np
+import photonics_helpers
+import pytest
+
+from essl_jax import config as config_lib
+from essl_jax import data
+from essl_jax.data import cells
+from essl_jax.errors import UsageError
+from essl_jax.photonics import density
+
+SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
+
+
+def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
+  asked = photonics_helpers.stand_in(monkeypatch, SIZES)
+  arguments = {
+    "directory": str(tmp_path / "cells"),
+    "train_split": "unlabelled[:16]",
+    "test_split": "test[:3]",
+    "generate": config_lib.Generate("blob", 11, 20, 3),
+  }
+  source = data.make_source("photonics", **arguments)
+  assert asked == [
+    {
+      "kind": "blob",
+      "labelled": "11",
+      "unlabelled": "20",
+      "seed": "3",
+      "out": str(tmp_path / "cells"),
+    }
+  ]
+  assert source.num_examples("train") == 16
+  assert source.num_examples("test") == 3
+  assert source.image_shape == (32, 32, 1)
+  raw = photonics_helpers.permittivities(20, 0)[:16, ..., None]
+  np.testing.assert_allclose(source.train_images, (raw - 1) / 19, atol=1e-6)
+  assert source.train_images.dtype == np.float32
+  assert source.train_images.min() >= 0 and source.train_images.max() <= 1
+  assert [len(source.labelled[x]) for x in list(SIZES)[1:]] == [6, 4, 5]
+  assert source.labelled["test"].density.shape == (5, 400)
+  (tmp_path / "cells").mkdir()
+  for split in SIZES:
+    (tmp_path / "cells" / f"{split}.h5").touch()
+  data.make_source("photonics", **arguments)
+  assert len(asked) == 1, "what is there is not made again"
+
+
+def test_frequencies_are_those_of_the_physics():
+  np.testing.assert_array_equal(cells.FREQUENCIES, density.frequencies())
+  assert density.NUM_TARGETS == cells.POINTS
+
+
+@pytest.mark.parametrize(
+  ("directory", "split", "expected"),
+  [
+    (None, "unlabelled", "data.name=photonics needs --config.data.dir=DIR"),
+    ("nowhere", "unlabelled", "nowhere lacks unlabelled.h5, train.h5"),
+    ("cells", "labelled", "unknown split 'labelled': give one of"),
+    ("cells", "unlabelled[:21]", "0 to 21 of the 20 in 'unlabelled'"),
+  ],
+)
+def test_what_is_missing_is_named(
+  monkeypatch, tmp_path, directory, split, expected
+):
+  monkeypatch.chdir(tmp_path)
+  photonics_helpers.stand_in(monkeypatch, SIZES)
+  (tmp_path / "cells").mkdir()
+  for name in SIZES:
+    (tmp_path / "cells" / f"{name}.h5").touch()
+  with pytest.raises(UsageError, match=expected) as error:
+    data.make_source(
+      "photonics", directory=directory, train_split=split, test_split="test"
+    )
+  assert "\n" not in str(error.value)
+
+
+def test_densities_are_needed(monkeypatch, tmp_path):
+  photonics_helpers.stand_in(monkeypatch, SIZES)
+  with pytest.raises(UsageError, match="test.h5 has no density of states"):
+    cells._density(None, "test")
+  with pytest.raises(UsageError, match="unit cells have no classes"):
+    photonics_helpers.source().take(np.arange(2))

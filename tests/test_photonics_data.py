@@ -1,0 +1,274 @@
+"""Photonic data sets: generation, its interruptions, reading, wrong files."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from essl_jax.errors import UsageError
+from essl_jax.photonics import cells, dataset, generate, storage
+
+_SMALL = [
+  "--kind=blob",
+  "--labelled=5",
+  "--validation=1",
+  "--unlabelled=6",
+  "--workers=1",
+]
+
+
+def _hashes(found):
+  return [hashlib.sha256(x.tobytes()).hexdigest() for x in found.permittivity]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+  """Small parts, and labels that cost nothing."""
+  real = generate.make_part
+
+  def make(kind, seed, split, indices):
+    arrays = real(kind, seed, "unlabelled", indices)
+    made = [cells.make(kind, seed, split, i) for i in indices]
+    arrays["permittivity"] = np.stack(made)
+    if split != "unlabelled":
+      arrays["density_of_states"] = np.ones((len(indices), 500), np.float32)
+    return arrays
+
+  monkeypatch.setattr(generate, "make_part", make)
+  monkeypatch.setattr(generate, "_LABELLED_PART", 2)
+  monkeypatch.setattr(generate, "_UNLABELLED_PART", 4)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("photonics") / "blob"
+  generate.main([*_SMALL, f"--out={directory}"])
+  return directory
+
+
+def test_all_files_are_there_and_hold_what_they_should(generated):
+  names = {path.name for path in generated.iterdir()}
+  splits = {f"{split}.h5" for split in cells.SPLITS}
+  assert names == splits | {"manifest.json", "report.png", ".lock"}
+  manifest = json.loads((generated / "manifest.json").read_text())
+  for split, count in manifest["settings"]["counts"].items():
+    found = dataset.load(generated, split)
+    assert found.permittivity.shape == (count, 32, 32)
+    assert found.permittivity.dtype == np.float32
+    np.testing.assert_array_equal(
+      found.permittivity[-1], cells.make("blob", 0, split, count - 1)
+    )
+    digest = hashlib.sha256((generated / f"{split}.h5").read_bytes())
+    assert manifest["sha256"][f"{split}.h5"] == digest.hexdigest()
+    if split == "unlabelled":
+      assert found.density_of_states is None
+    else:
+      assert found.density_of_states.shape == (count, 500)
+      assert found.density_of_states.dtype == np.float32
+      assert 2 < found.density_of_states[:, 100:400].mean() < 8
+  assert manifest["settings"]["counts"] == {
+    "unlabelled": 6,
+    "train": 3,
+    "validation": 1,
+    "test": 2,
+  }
+
+
+def test_the_default_counts_are_the_papers():
+  found = generate.counts(5000, 15000, None, None)
+  assert found["train"] == 3000 and found["test"] == 2000
+
+
+def test_the_same_command_again_changes_nothing(generated, capsys):
+  before = (generated / "train.h5").stat().st_mtime_ns
+  generate.main([*_SMALL, f"--out={generated}"])
+  assert (generated / "train.h5").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused(generated):
+  with pytest.raises(UsageError, match="begun with seed 0, not 1"):
+    generate.main([*_SMALL, f"--out={generated}", "--seed=1"])
+  with pytest.raises(UsageError, match="begun with kind 'blob', not 'gpm'"):
+    generate.main([*_SMALL, f"--out={generated}", "--kind=gpm"])
+
+
+def test_a_second_process_is_refused(generated):
+  with (
+    storage.claim(generated, storage.read_manifest(generated)["settings"]),
+    pytest.raises(UsageError, match="another process"),
+  ):
+    generate.main([*_SMALL, f"--out={generated}"])
+
+
+def test_no_cell_is_shared_between_splits_or_seeds(fast, tmp_path):
+  found = []
+  for seed in (0, 1):
+    arguments = [*_SMALL, f"--out={tmp_path / str(seed)}", f"--seed={seed}"]
+    generate.main(arguments)
+    for split in cells.SPLITS:
+      found += _hashes(dataset.load(tmp_path / str(seed), split))
+  assert len(found) == len(set(found)) == 2 * 12
+
+
+def test_a_full_disk_loses_nothing(fast, tmp_path, monkeypatch):
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  generate.main([*_SMALL, f"--out={whole}"])
+  real, written = os.fsync, []
+
+  def fill(limit):
+    def fsync(file):
+      written.append(file)
+      if len(written) > limit:
+        raise OSError(errno.ENOSPC, "No space left on device")
+      real(file)
+
+    written.clear()
+    monkeypatch.setattr(os, "fsync", fsync)
+
+  # The manifest, 6 parts, 4 files, the picture and the manifest: stops at each.
+  for limit in (0, 1, 1, 2, 3, 1, 0, 2, 1, 0, 1):
+    fill(limit)
+    with pytest.raises(UsageError, match="no space left .* same command"):
+      generate.main([*_SMALL, f"--out={broken}"])
+    assert not list(broken.rglob("*.tmp"))
+  fill(100)
+  generate.main([*_SMALL, f"--out={broken}"])
+  for split in cells.SPLITS:
+    name = f"{split}.h5"
+    assert (whole / name).read_bytes() == (broken / name).read_bytes()
+
+
+def test_damaged_parts_are_made_again(fast, tmp_path):
+  storage.write_part(
+    tmp_path, "train", generate.make_part("blob", 0, "train", range(2))
+  )
+  part = next((tmp_path / "parts").iterdir())
+  part.write_bytes(part.read_bytes()[:100])
+  assert storage.read_part(tmp_path, "train", range(2)) is None
+  generate.main([*_SMALL, f"--out={tmp_path}"])
+  assert len(set(_hashes(dataset.load(tmp_path, "train")))) == 3
+
+
+@pytest.mark.slow
+def test_a_killed_program_resumes(tmp_path):
+  """Kill -9 with two workers, Ctrl-C, then the rest: no cell lost or twice."""
+  command = [sys.executable, "-m", "essl_jax.photonics.generate", "--kind=gpm"]
+  command += ["--labelled=20", "--unlabelled=2000", f"--out={tmp_path / 'd'}"]
+  command += ["--validation=0", "--workers=2"]
+
+  def start():
+    return subprocess.Popen(
+      command,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+
+  parts = lambda: len(list(tmp_path.glob("d/parts/*.npz")))
+
+  def wait_for_another_part(before):
+    deadline = time.monotonic() + 60
+    while parts() <= before:
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+
+  program = start()
+  wait_for_another_part(0)
+  program.send_signal(signal.SIGKILL)
+  program.communicate()
+  before = parts()  # the killed program may have left several
+  program = start()
+  wait_for_another_part(before)
+  program.send_signal(signal.SIGINT)
+  _, errors = program.communicate(timeout=60)
+  assert program.returncode == 130
+  assert errors.startswith("interrupted: ") and errors.count("\n") == 1
+  program = start()
+  _, errors = program.communicate(timeout=120)
+  assert program.returncode == 0, errors
+  for split, count in (("unlabelled", 2000), ("train", 12), ("test", 8)):
+    found = dataset.load(tmp_path / "d", split).permittivity
+    assert len(found) == count
+    for index in (0, count // 2, count - 1):
+      expected = cells.make("gpm", 0, split, index)
+      np.testing.assert_array_equal(found[index], expected)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--kind=star"], "invalid choice"),
+    (["--kind=blob", "--labelled=-5"], "train -3"),
+    (["--kind=blob", "--labelled=5", "--test=6"], "train -1"),
+    (["--kind=blob", "--labelled=0", "--unlabelled=0"], "no cells"),
+    (["--kind=blob", "--workers=0"], "--workers=0"),
+    (["--kind=blob", "--seed=-1"], "--seed=-1"),
+  ],
+)
+def test_wrong_flags_are_told(tmp_path, arguments, message):
+  with pytest.raises(UsageError, match=message) as caught:
+    generate.main([*arguments, f"--out={tmp_path / 'd'}"])
+  assert "\n" not in str(caught.value)
+
+
+def _original(path, cells_, densities, missing=()):
+  with h5py.File(path, "w") as file:
+    for i, cell in enumerate(cells_):
+      file[f"unitcell/mpbepsimage/{i + 1}"] = cell
+      file[f"unitcell/epsavg/{i + 1}"] = cell.mean()
+      if i not in missing:
+        file[f"mpbcal/DOS/{i + 1}"] = densities[i]
+  return path
+
+
+def test_the_originals_files_are_read(tmp_path):
+  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(12)])
+  densities = np.arange(12 * 500, dtype=np.float64).reshape(12, 500)
+  path = _original(tmp_path / "a.h5", made, densities)
+  found = dataset.load(path)
+  np.testing.assert_array_equal(found.permittivity, made)  # 10 after 9
+  np.testing.assert_array_equal(found.density_of_states, densities)
+
+
+def test_wrong_files_are_told_in_one_line(generated, tmp_path):
+  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(3)])
+  path = _original(tmp_path / "a.h5", made, np.ones((3, 500)), missing=(1,))
+  short = tmp_path / "short.h5"
+  short.write_bytes((generated / "train.h5").read_bytes()[:5000])
+  (tmp_path / "text.h5").write_text("no HDF5")
+  with h5py.File(tmp_path / "other.h5", "w") as file:
+    file["x"] = 1
+  with h5py.File(tmp_path / "scaled.h5", "w") as file:
+    file["permittivity"] = np.zeros((2, 32, 32))
+  wrong = {
+    path: "lacks mpbcal/DOS/2 and so 1 of 3",
+    short: "damaged or truncated",
+    tmp_path / "text.h5": "no HDF5 file",
+    tmp_path / "other.h5": "holds x: needs permittivity, or unitcell",
+    tmp_path / "scaled.h5": "reaches from 0 to 0; 1 to 20",
+    tmp_path / "none.h5": "does not exist",
+  }
+  for source, message in wrong.items():
+    with pytest.raises(UsageError, match=message) as caught:
+      dataset.load(source)
+    assert "\n" not in str(caught.value)
+  with pytest.raises(UsageError, match="'tests' is none of unlabelled"):
+    dataset.load(generated, "tests")
+  with pytest.raises(UsageError, match="holds no test.h5"):
+    dataset.load(tmp_path, "test")
+
+
+def test_a_foreign_directory_is_refused(tmp_path):
+  (tmp_path / "train.h5").write_bytes(io.BytesIO(b"x").getvalue())
+  with pytest.raises(UsageError, match="holds train.h5 but no manifest"):
+    generate.main([*_SMALL, f"--out={tmp_path}"])

@@ -1,0 +1,207 @@
+"""The regression: its measure, its training, devices, resuming, whole runs."""
+
+import dataclasses
+import doctest
+import functools
+import json
+
+import jax
+import numpy as np
+import photonics_helpers
+import pytest
+
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
+from essl_jax import optim, parallel, tasks, train
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import regression, regressor
+from essl_jax.preemption import Stopped
+
+SOURCE = photonics_helpers.source()
+
+
+@functools.cache
+def build(devices=1):
+  config = config_lib.parse(photonics_helpers.raw_config())
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  return experiment_lib.build(config, SOURCE, mesh)
+
+
+@functools.cache
+def problem(devices=1):
+  experiment = build(devices)
+  return tasks.make(experiment)._problem(experiment.create_state())
+
+
+def test_golden_relative_error(golden):
+  file = golden("photonics")
+  error = regressor.relative_error(file["dos_output"], file["dos_target"])
+  np.testing.assert_allclose(error, file["dos_relative_error"], rtol=1e-6)
+  with pytest.raises(ValueError, match=r"\(5, 400\) and \(4, 400\)"):
+    regressor.relative_error(file["dos_output"], file["dos_target"][:4])
+  result = doctest.testmod(regressor)
+  assert result.attempted >= 2 and result.failed == 0
+
+
+def test_golden_schedule(golden):
+  expected = golden("photonics")["pretrain_lr_201epochs_4iters"]
+  schedule = optim.warmup_cosine(1e-3, warmup_steps=0, total_steps=804)
+  actual = jax.vmap(schedule)(np.arange(804))
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_figures_choose_the_epoch_on_validation_cells():
+  validation = np.array([[0.3, 0.1, 0.2], [0.1, 0.2, 0.3]])
+  test = np.array([[0.5, 0.4, 0.2], [0.2, 0.1, 0.3]])
+  figures = regression.summarise(validation, test)
+  assert figures["epoch_each"] == [2, 1]
+  np.testing.assert_allclose(figures["dos_error_each"], [40, 20])
+  np.testing.assert_allclose(figures["dos_error"], 30)
+  np.testing.assert_allclose(figures["dos_error_std"], 200**0.5)
+  np.testing.assert_allclose(figures["dos_error_validation"], 10)
+  np.testing.assert_allclose(figures["dos_error_minimum_over_test"], 15)
+
+
+def test_adam_decays_as_pytorchs_does():
+  """Against the formulas of torch.optim.Adam, whose decay is in the moments."""
+  settings = config_lib.Regression(learning_rate=0.003, weight_decay=0.1)
+  made = regressor.Problem(None, None, {}, settings, None)
+  weights, gradients = np.array([1.0, -2.0]), np.array([[0.3, 0.1], [-0.2, 1]])
+  state, actual = made.optimizer.init(weights), weights
+  first, second = np.zeros(2), np.zeros(2)
+  for step, gradient in enumerate(gradients, start=1):
+    updates, state = made.optimizer.update(gradient, state, actual)
+    actual = actual + updates
+    decayed = gradient + 0.1 * weights
+    first = 0.9 * first + 0.1 * decayed
+    second = 0.999 * second + 0.001 * decayed**2
+    scale = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+    weights = weights - 0.003 * first / (1 - 0.9**step) / scale
+  np.testing.assert_allclose(actual, weights, rtol=1e-5)
+
+
+def test_four_devices_train_as_one():
+  found = []
+  for devices in (1, 4):
+    made = problem(devices)
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    trainer = regressor.Trainer(made, mesh)
+    found.append(trainer.train(20, 7, lambda step: None))
+  one, four = map(np.asarray, found)
+  assert len(one) == 2 * 3 + 4 * 400
+  np.testing.assert_allclose(four[:6], one[:6], rtol=2e-3)
+  np.testing.assert_allclose(four[6:], one[6:], rtol=0.02, atol=0.02)
+
+
+def test_training_learns_and_is_repeatable():
+  made = problem()
+  settings = dataclasses.replace(made.settings, epochs=25)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  made = dataclasses.replace(made, settings=settings)
+  trainer = regressor.Trainer(made, mesh)
+  curves = [trainer.train(24, 3, lambda step: None)[:50] for _ in range(2)]
+  assert curves[0] == curves[1]
+  validation = curves[0][:25]
+  assert min(validation) < 0.6 * validation[0]
+
+
+def test_stopped_between_repetitions_goes_on_there(tmp_path):
+  made, mesh = problem(), parallel.make_mesh(jax.devices()[:1])
+  whole, samples = regression.run(made, mesh)
+  assert list(whole["by_labelled"]) == ["8", "20"]
+  assert whole["initial_weights"] == "pre-trained encoder"
+  assert samples.shape == (4, 400)
+
+  def interrupt(done, total):
+    assert total == 2 * 3 * 1 + 2 * 3 * 2
+    if done == 8:
+      raise Stopped
+
+  with pytest.raises(Stopped):
+    regression.run(made, mesh, workdir=tmp_path, progress=interrupt)
+  rest = []
+  again, kept = regression.run(
+    made, mesh, workdir=tmp_path, progress=lambda done, total: rest.append(done)
+  )
+  assert rest == list(range(7, 19))
+  assert again == whole
+  np.testing.assert_array_equal(kept, samples)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+  monkeypatch.setattr(
+    experiment_lib.data, "make_source", lambda *_, **__: SOURCE
+  )
+
+
+def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
+  config = config_lib.parse(photonics_helpers.raw_config())
+  train.run(config, tmp_path)
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert set(results["figures"]) == {"transformation", "regression"}
+  transformation = results["figures"]["transformation"]
+  assert transformation["group"] == "half_translation"
+  assert transformation["images"] == 11
+  by_labelled = results["figures"]["regression"]["by_labelled"]
+  assert 0 < by_labelled["20"]["dos_error"] < 100
+  assert len(by_labelled["8"]["dos_error_minimum_over_test_each"]) == 2
+  assert (tmp_path / "summary.png").stat().st_size > 10_000
+  printed = " ".join(capsys.readouterr().out.split())
+  for text in ("DOS error", "half_translation recognised"):
+    assert text in printed
+  few = dataclasses.replace(config.regression, labelled=(8,), repetitions=1)
+  again = dataclasses.replace(config, mode="evaluate", regression=few)
+  train.run(again, tmp_path)
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert list(results["figures"]["regression"]["by_labelled"]) == ["8"]
+  assert not (tmp_path / "probe").exists()
+
+
+def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
+  fields = photonics_helpers.raw_config(epochs=0)
+  fields["equivariance"]["weight"] = 0.0
+  config = config_lib.parse(fields)
+  train.run(config, tmp_path)
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert results["step"] == 0 and not (tmp_path / "checkpoints").exists()
+  found = results["figures"]["regression"]
+  assert found["initial_weights"] == "random"
+  made = tasks.make(experiment_lib.build(config))._problem(None)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  trainer = regressor.Trainer(made, mesh)
+  kernels = [
+    trainer._create(np.uint32(seed), None).variables["params"]["encoder"][
+      "conv1"
+    ]
+    for seed in (0, 1)
+  ]
+  assert np.any(kernels[0]["kernel"] != kernels[1]["kernel"])
+
+
+def test_pretrained_weights_are_begun_with():
+  made = problem()
+  trainer = regressor.Trainer(made, build().mesh)
+  state = trainer._create(np.uint32(3), made.encoder)
+  for kind in ("params", "batch_stats"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      state.variables[kind]["encoder"],
+      made.encoder[kind],
+    )
+
+
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    ({"labelled": (8, 25)}, "labelled asks for 25 cells .* train has 24"),
+    ({"batch_size": 7}, "regression.batch_size 7 is not divisible by the 2"),
+    ({"labelled": (1,)}, "1 cells are too few for 2 devices"),
+  ],
+)
+def test_wrong_numbers_are_named(changes, expected):
+  made = problem(2)
+  settings = dataclasses.replace(made.settings, **changes)
+  mesh = parallel.make_mesh(jax.devices()[:2])
+  with pytest.raises(UsageError, match=expected):
+    regression.run(dataclasses.replace(made, settings=settings), mesh)
