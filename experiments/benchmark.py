@@ -41,6 +41,7 @@ def make_config(arguments: argparse.Namespace) -> config_lib.Config:
   simsiam = arguments.method == "simsiam"
   own_fields: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.5},
+    "simclr_nt_xent": {"temperature": 0.1},
     "simsiam": {"predictor_hidden": 512},
     "barlow_twins": {
       "redundancy_weight": 0.0051,

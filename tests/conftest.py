@@ -71,6 +71,7 @@ def tiny_config() -> Any:
     }
     needs: dict[str, Any] = {
       "simclr": {"temperature": 0.5},
+      "simclr_nt_xent": {"temperature": 0.1},
       "simsiam": {"predictor_hidden": 8},
       "barlow_twins": {
         "redundancy_weight": 0.0051,

@@ -89,7 +89,8 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method):
   assert "stablehlo.all_reduce" in text
   # Negatives are gathered, nothing else: examples' embeddings [16, 32].
   gathered = re.findall(r"all_gather.*-> tensor<(\w+)>", text)
-  assert set(gathered) == ({"16x32xf32"} if method == "simclr" else set())
+  is_contrastive = method in ("simclr", "simclr_nt_xent")
+  assert set(gathered) == ({"16x32xf32"} if is_contrastive else set())
   # Three passes of a ResNet-18 at the least, and their gradients.
   assert text.count("stablehlo.convolution") >= 3 * 20
   assert "bf16" in text
