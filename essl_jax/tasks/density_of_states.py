@@ -1,0 +1,135 @@
+"""Densities of states of unit cells: a regression."""
+
+import functools
+import pathlib
+from typing import Any
+
+from essl_jax import experiment as experiment_lib
+from essl_jax import methods, parallel, pictures
+from essl_jax import step as step_lib
+from essl_jax.data import Source
+from essl_jax.data.cells import FREQUENCIES, CellSource
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import regression, regressor, transformation
+from essl_jax.models import convolution
+from essl_jax.models import photonics as photonics_models
+from essl_jax.tasks.task import (
+  Interrupt,
+  Measured,
+  Rows,
+  progress,
+  transformation_rows,
+)
+
+_BATCH = 256  # cells a device encodes at once
+
+
+class DensityOfStates:
+  """Densities of states of unit cells: a regression; see `Task`."""
+
+  monitor_every = 0
+
+  def __init__(self, experiment: experiment_lib.Experiment, source: CellSource):
+    self._experiment = experiment
+    self._source = source
+
+  @property
+  def sources(self) -> tuple[Source, ...]:
+    """The cells."""
+    return (self._source,)
+
+  def monitor(
+    self,
+    state: step_lib.TrainState,
+    *,
+    keep: bool = False,
+    interrupt: Interrupt = lambda: None,
+  ) -> dict[str, float]:
+    """Nothing: a regression takes too long."""
+    del state, keep, interrupt
+    return {}
+
+  def describe(self, figures: dict[str, float]) -> str:
+    """Nothing."""
+    del figures
+    return ""
+
+  def measure(
+    self,
+    state: step_lib.TrainState,
+    interrupt: Interrupt,
+    workdir: pathlib.Path,
+    has_head: bool,
+  ) -> Measured:
+    """The regression and recognised transformations."""
+    config, mesh = self._experiment.config, self._experiment.mesh
+    figures: dict[str, dict[str, Any]] = {}
+    if config.equivariance.weight > 0 and config.epochs and has_head:
+      figures["transformation"] = transformation.run(
+        self._experiment, state, batch_size=_BATCH
+      ) | {"test_split": config.data.test_split}
+    with progress("regression", interrupt) as tick:
+      figures["regression"], samples = regression.run(
+        self._problem(state),
+        mesh,
+        seed=config.seed,
+        progress=tick,
+        workdir=workdir,
+      )
+    true = self._source.labelled["test"].density[: len(samples)]
+    figures["regression"]["samples"] = {
+      "frequencies": FREQUENCIES[: true.shape[1]].round(6),
+      "true": true.astype(float).round(4),
+      "predicted": samples.astype(float).round(4),
+    }
+    draw = functools.partial(
+      pictures.draw_densities, density=true, predicted=samples
+    )
+    return Measured(figures, draw)
+
+  def _problem(self, state: step_lib.TrainState) -> regressor.Problem:
+    config, mesh = self._experiment.config, self._experiment.mesh
+    is_random = not config.epochs and not config.init_from
+    encoder = methods.make_encoder(
+      config,
+      axis_name=parallel.AXIS,
+      conv_general_dilated=convolution.default_conv(
+        mesh.devices.flat[0].platform
+      ),
+    )
+    return regressor.Problem(
+      model=photonics_models.DensityRegressor(
+        encoder, photonics_models.density_head(config.model.width)
+      ),
+      encoder=None if is_random else step_lib.encoder_variables(state),
+      cells=self._source.labelled,
+      settings=config.regression,
+      view=config.views.first,
+    )
+
+  def finetune(
+    self,
+    state: step_lib.TrainState,
+    interrupt: Interrupt,
+    workdir: pathlib.Path,
+  ) -> dict[str, Any]:
+    """Refuses: there are no classes."""
+    raise UsageError("config.mode=finetune is for images with classes")
+
+  def rows(self, results: dict[str, Any]) -> Rows:
+    """Relative errors in percent."""
+    found = results["figures"]["regression"]
+    free = f"{found['dos_error_of_free_space']:.2f}%"
+    rows = [("DOS error of predicting free space", free)]
+    for count, figures in found["by_labelled"].items():
+      trained = (
+        f"{int(count):,} labelled cells, {found['repetitions']} x"
+        f" {found['epochs']} epochs"
+      )
+      for name, title in (
+        ("dos_error", "epoch chosen on validation cells"),
+        ("dos_error_minimum_over_test", "minimum over test (the original's)"),
+      ):
+        spread = f"{figures[name]:.2f}% +- {figures[f'{name}_std']:.2f}"
+        rows.append((f"DOS error, {trained}, {title}", spread))
+    return rows + transformation_rows(results["figures"], "cells")
