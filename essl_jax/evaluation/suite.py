@@ -40,13 +40,13 @@ class Suite:
 
   def _check(self) -> None:
     """Refuses now what a probe after days of training would refuse."""
-    config, experiment = self._experiment.config, self._experiment
-    if config.probe.protocol != "none":
+    probe = self._experiment.config.probe
+    if probe.protocol != "none":
       self._probe_resize()
-    if config.probe.protocol == "paper":
-      number = experiment.source.num_examples("train")
-      recipe = Recipe.of(config.probe)
-      recipe.fitted(number, experiment.mesh, "probe.batch_size")
+    if probe.protocol == "paper":
+      number = self._experiment.source.num_examples("train")
+      mesh = self._experiment.mesh
+      Recipe.of(probe).fitted(number, mesh, "probe.batch_size")
 
   @functools.cached_property
   def bank(self) -> Source:
@@ -108,13 +108,13 @@ class Suite:
 
   def knn(self, bank: Labelled, test: Labelled) -> dict[str, Any]:
     """Classifies the test features by their neighbours in the bank."""
-    config = self._experiment.config
+    settings, source = self._experiment.config.knn, self._experiment.source
     return knn.run(
       *bank,
       *test,
-      num_classes=self._experiment.source.num_classes,
-      k=config.knn.ks,
-      temperature=config.knn.temperature,
+      num_classes=source.num_classes,
+      k=settings.ks,
+      temperature=settings.temperature,
       mesh=self._experiment.mesh,
     )
 
@@ -136,14 +136,12 @@ class Suite:
     Returns:
       The figures of `knn.run`.
     """
-    found = {
-      split: self.features(state, split, interrupt)
-      for split in ("bank", "test")
-    }
+    bank = self.features(state, "bank", interrupt)
+    test = self.features(state, "test", interrupt)
     if keep:
-      variables = step_lib.encoder_variables(state)
-      self._kept = features.fingerprint(variables), found
-    figures = self.knn(found["bank"], found["test"])
+      encoder = features.fingerprint(step_lib.encoder_variables(state))
+      self._kept = encoder, {"bank": bank, "test": test}
+    figures = self.knn(bank, test)
     return {name: figures[name] for name in figures if "top" in name}
 
   def run(
