@@ -187,6 +187,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.predictor_hidden = 16
     config.equivariance.hidden_widths = (32, 32, 16)
     config.knn.update(every_epochs=1, k=(10,), bank_images=0)
-    config.probe.update(epochs=2, batch_size=16)
+    # LARS at the recipe's rate would hardly move in so few steps.
+    config.probe.update(
+      epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.3
+    )
     config.finetune.update(labels=0.5, epochs=2, batch_size=16)
   return config

@@ -6,7 +6,8 @@ process that is killed while saving leaves nothing that could be restored by
 mistake.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import logging as python_logging
 import math
 import os
@@ -213,12 +214,13 @@ class Checkpoints:
       Nested dicts of NumPy arrays, whatever machine saved them.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-      self._manager.item_metadata(step)["state"].tree,
-    )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    return jax.device_get(self._manager.restore(step, args=args)["state"])
+    with self._reading(step):
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+        self._manager.item_metadata(step)["state"].tree,
+      )
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      return jax.device_get(self._manager.restore(step, args=args)["state"])
 
   def restore(self, like: Any, step: int | None = None) -> Any:
     """Restores a state, bit for bit.
@@ -253,11 +255,26 @@ class Checkpoints:
       like,
     )
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    return self._manager.restore(step, args=args)["state"]
+    with self._reading(step):
+      return self._manager.restore(step, args=args)["state"]
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Says in one line which checkpoint cannot be read."""
+    try:
+      yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+      first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+      raise UsageError(
+        f"the checkpoint of step {step} is damaged ({first}): remove the folder"
+        f" {self._directory / str(step)} to go on from an older one, if there"
+        " is any, or train in another --workdir"
+      ) from error
 
   def _check_same_arrays(self, like: Any, step: int) -> None:
     """Raises UsageError naming the first arrays that differ from `like`."""
-    there = _describe_arrays(self._manager.item_metadata(step)["state"].tree)
+    with self._reading(step):
+      there = _describe_arrays(self._manager.item_metadata(step)["state"].tree)
     here = _describe_arrays(like)
     if here == there:
       return

@@ -266,11 +266,13 @@ def build(
   _check_views(config, source.image_shape)
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
-  if steps_per_epoch == 0:
+  if steps_per_epoch == 0 and config.epochs:
     raise UsageError(
       f"config.batch_size {config.batch_size} is more than the {examples}"
-      f" images of {config.data.name} {config.data.train_split}"
+      f" images of {config.data.name} {config.data.train_split}: give a smaller"
+      " --config.batch_size"
     )
+  steps_per_epoch = max(steps_per_epoch, 1)
   groups = make_groups(config, steps_per_epoch)
   return Experiment(
     config=config,

@@ -252,7 +252,11 @@ def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
   table.add_column(overflow="fold")
   for name, value in rows:
     table.add_row(rich.text.Text(name), rich.text.Text(value))
-  rich.console.Console().print(table)
+  console = rich.console.Console()
+  if not console.is_terminal:  # logs are searched, and paths copied
+    longest = max(len(name) + len(value) for name, value in rows)
+    console.width = max(console.width, longest + 8, len(title))
+  console.print(table)
 
 
 @contextlib.contextmanager

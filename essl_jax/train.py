@@ -1,6 +1,7 @@
 """The pre-training loop: restore, step, log, evaluate, save."""
 
 from collections.abc import Callable, Mapping
+import functools
 import pathlib
 import time
 from typing import Any
@@ -41,15 +42,20 @@ def run(
     weights.read_metadata(config.init_from)  # before data is prepared
   elif config.mode != "train":
     checkpoint.read_config(workdir)  # refuses a folder without a run
-  experiment = experiment_lib.build(config)
-  agree(experiment.facts)  # other counts are other steps, and end in a hang
-  checkpoint.check_config(
+  claim = functools.partial(
+    checkpoint.check_config,
     workdir,
     config_lib.to_dict(config),
     ignore=config_lib.FREE_FIELDS,
     defaults=config_lib.defaults(),
     overwrite=is_new,
   )
+  if not is_new:
+    claim()  # before data is prepared
+  experiment = experiment_lib.build(config)
+  agree(experiment.facts)  # other counts are other steps, and end in a hang
+  if is_new:
+    claim()
   if jax.process_index() == 0:
     for warning in experiment.warnings:
       print(f"warning: {warning}")
@@ -211,11 +217,19 @@ def pretrain(
         if config.init_from:
           state, origin = _initialise(experiment)
           logger.info(origin.describe())
-        if task.monitor_every:
-          untrained = task.monitor(state)
-          logger.write(0, untrained)
-          name = "before training" if config.init_from else "untrained"
-          logger.info(f"{name}: {task.describe(untrained)}")
+        try:
+          if task.monitor_every:
+            untrained = task.monitor(state, interrupt=preemption.check)
+            logger.write(0, untrained)
+            name = "before training" if config.init_from else "untrained"
+            logger.info(f"{name}: {task.describe(untrained)}")
+          preemption.check()  # the first step takes long to compile
+        except preemption_lib.Stopped:
+          logger.info(
+            "stopped by SIGTERM before the first step; the same command"
+            " begins again"
+          )
+          return False
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       step_fn = experiment.make_step()

@@ -151,6 +151,28 @@ def test_another_network_is_named_in_one_line(tmp_path):
       checkpoints.restore(other.replace(params=params))
 
 
+@pytest.mark.parametrize("what", ["arrays", "description"])
+def test_a_damaged_checkpoint_is_named_in_one_line(what, tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, make_state(), wait=True)
+  folder = tmp_path / "checkpoints" / "3" / "state"
+  patterns = {"arrays": "d/*", "description": "_METADATA"}
+  damaged = [x for x in folder.glob(patterns[what]) if x.is_file()]
+  assert damaged
+  for path in damaged:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    for read in (
+      lambda: checkpoints.restore(make_state()),
+      lambda: checkpoints.restore_arrays(3),
+    ):
+      with pytest.raises(
+        UsageError, match="checkpoint of step 3 is damaged"
+      ) as e:
+        read()
+      assert "\n" not in str(e.value)
+
+
 def test_no_checkpoint_to_restore(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(UsageError, match="no checkpoint in .*train first"):

@@ -236,11 +236,9 @@ def test_summary_table_cuts_nothing(capsys, monkeypatch):
   )
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].strip() == "Results of [run]"
-  assert max(map(len, lines)) <= 80
   assert any("kNN top-1" in x and "71.3 % [k=200]" in x for x in lines)
-  start = next(i for i, line in enumerate(lines) if "workdir" in line)
-  cells = [re.sub(r"^\s*(workdir)?\s*", "", x).rstrip() for x in lines[start:]]
-  assert "".join(cells).startswith(path)
+  # Not a terminal: what is searched or copied from a log is not divided.
+  assert any("workdir" in x and path in x for x in lines)
 
 
 def test_write_json_is_whole_or_nothing(tmp_path):

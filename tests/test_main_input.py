@@ -128,23 +128,40 @@ def test_an_unfit_probe_is_refused_before_training(tmp_path, tiny_config):
   assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_signal_during_the_monitor_saves_the_epoch(
-  tmp_path, tiny_config, monkeypatch, capsys
+@pytest.mark.parametrize(
+  ("steps", "says"),
+  [(0, "before the first step"), (4, "after step 4")],
+)
+def test_a_signal_during_the_monitor_stops_at_once(
+  steps, says, tmp_path, tiny_config, monkeypatch, capsys
 ):
+  """The untrained encoder's, and that of the first epoch, which is saved."""
+
   def check(self):
-    raise preemption.Stopped
+    if self._step == steps:
+      raise preemption.Stopped
 
   monkeypatch.setattr(preemption.Preemption, "check", check)
   config = tiny_config(
     data={"train_split": "train[:64]", "test_split": "test[:40]"}
   )
   train.run(config, tmp_path / "run")
-  with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
-    step = checkpoints.latest_step()
-  assert f"stopped by SIGTERM after step {step}" in capsys.readouterr().out
-  # The monitor has its turn at the end of the first epoch.
-  assert step == 64 // config.batch_size
+  assert f"stopped by SIGTERM {says}" in capsys.readouterr().out
+  assert checkpoint.exists(tmp_path / "run") == (steps > 0)
+  if steps:
+    with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as found:
+      assert found.latest_step() == steps == 64 // config.batch_size
   assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_foreign_workdir_is_refused_before_data_are_prepared(
+  tmp_path, tiny_config
+):
+  (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+  (tmp_path / "config.json").write_text('{"seed": 7}')
+  config = tiny_config(data={"name": "no_such_set"})
+  with pytest.raises(UsageError, match="holds a run with another config"):
+    train.run(config, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_config):

@@ -173,7 +173,7 @@ def test_two_processes_have_the_parameters_of_one(
 def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
   """SIGTERM to one stops both; both go on as if nothing had been."""
   assert pair.statuses == [0, 0], pair.errors
-  stopped = process_helpers.run(tmp_path, config, 2, disturb="SIGTERM 2 1")
+  stopped = process_helpers.run(tmp_path, config, 2, disturb="SIGTERM 5 1")
   assert stopped.statuses == [0, 0], stopped.errors
   assert "stopped by SIGTERM after step" in stopped.printed[0][-1]
   assert stopped.printed[1] == []
@@ -277,9 +277,9 @@ def test_a_signal_while_evaluating_ends_both_in_good_order(config, tmp_path):
   fields = json.loads(config) | {"epochs": 1}
   fields["optimizer"]["warmup_epochs"] = 0
   fields["probe"] |= {"protocol": "paper", "batch_size": 8, "epochs": 4}
-  # The steps end at 4; the batches and the probe's steps are counted on.
+  # Batches of the monitor, steps and the probe's steps are all counted.
   stopped = process_helpers.run(
-    tmp_path, json.dumps(fields), 2, disturb="SIGTERM 8 1"
+    tmp_path, json.dumps(fields), 2, disturb="SIGTERM 12 1"
   )
   assert stopped.statuses == [0, 0], stopped.errors
   assert "stopped by SIGTERM while evaluating" in stopped.printed[0][-1]

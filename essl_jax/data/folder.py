@@ -102,9 +102,11 @@ class _Folder:
     found = sorted(_folders(root))
     if not name or not self.path.is_dir():
       raise UsageError(
-        f"{root} has no folder {name!r} but {', '.join(found[:9]) or 'none'}: "
-        "set --config.data.train_split and --config.data.test_split to two of "
+        f"{root} has no folder {name!r} but {', '.join(found[:9])}: set "
+        "--config.data.train_split and --config.data.test_split to two of "
         f"them; {_LAYOUT}"
+        if found
+        else f"{root} has no folders: {_LAYOUT}"
       )
     self.classes = sorted(_folders(self.path))
     self.files: list[str] = []

@@ -41,6 +41,8 @@ def load_npz(path: str | pathlib.Path) -> ArraySource:
     raise UsageError(f"{path} does not exist: {needs}") from error
   except _BROKEN_FILE as error:
     reason = " ".join(str(error).split())
+    if "pickle" in reason:  # what NumPy takes a foreign file for
+      reason = "it is no NumPy file, or holds Python objects"
     raise UsageError(f"{path} cannot be read ({reason}): {needs}") from error
   missing = [key for key in NPZ_KEYS if key not in found]
   if missing:
