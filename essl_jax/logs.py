@@ -254,7 +254,7 @@ def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     table.add_row(rich.text.Text(name), rich.text.Text(value))
   console = rich.console.Console()
   if not console.is_terminal:  # logs are searched, and paths copied
-    longest = max(len(name) + len(value) for name, value in rows)
+    longest = sum(max(map(len, texts)) for texts in zip(*rows, strict=True))
     console.width = max(console.width, longest + 8, len(title))
   console.print(table)
 
