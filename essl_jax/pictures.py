@@ -10,7 +10,7 @@ import numpy as np
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
-from essl_jax.data.cells import FREQUENCIES
+from essl_jax.photonics import density as density_lib
 
 _IMAGES = 5  # rows of the sheet of views
 _POINTS = 2000  # test images in the map of the features
@@ -127,8 +127,8 @@ def draw_densities(
     density: of a few test cells, [N, 400].
     predicted: likewise.
   """
-  frequencies = FREQUENCIES[: density.shape[1]]
-  free = 2 * np.pi * frequencies
+  frequencies = density_lib.frequencies()[: density.shape[1]]
+  free = density_lib.empty_lattice()[: density.shape[1]]
   apart = 2.5
   for i, (true, found) in enumerate(zip(density, predicted, strict=True)):
     offset = apart * i - free

@@ -29,6 +29,19 @@ def meet(*places, timeout=5.0):
     return [x.result() for x in [pool.submit(one, *x) for x in places]]
 
 
+def say(address, text, seconds=0.0):
+  """Says something at a port once somebody listens there, and hangs up."""
+  deadline = time.monotonic() + 5
+  while time.monotonic() < deadline:
+    try:
+      with socket.create_connection(launcher.split_address(address)) as peer:
+        peer.sendall(text)
+        time.sleep(seconds)
+      break
+    except OSError:
+      time.sleep(0.05)
+
+
 def close(*all_peers):
   for peers in all_peers:
     for peer in peers.values():
@@ -78,17 +91,9 @@ def test_a_port_in_use():
 
 def test_strangers_are_ignored():
   address = process_helpers.free_address()
-  host, port = launcher.split_address(address)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     both = pool.submit(meet, (0, 2, address))
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-      try:
-        with socket.create_connection((host, port)) as stranger:
-          stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        break
-      except OSError:
-        time.sleep(0.05)
+    say(address, b"GET / HTTP/1.1\r\n\r\n")
     place = launcher.Place(address, 2, 1)
     peers = meeting.gather(place, 5.0)
     (found,) = both.result()
@@ -98,18 +103,9 @@ def test_strangers_are_ignored():
 
 def test_a_process_may_come_again_before_all_are_there():
   address = process_helpers.free_address()
-  host, port = launcher.split_address(address)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     waiting = pool.submit(meet, (0, 3, address))
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-      try:
-        with socket.create_connection((host, port)) as first:
-          first.sendall(b'{"essl_jax": 1, "of": 3}\n')
-          time.sleep(0.2)  # it is heard, and killed
-        break
-      except OSError:
-        time.sleep(0.05)
+    say(address, b'{"essl_jax": 1, "of": 3}\n', 0.2)  # heard, and killed
     others = meet((1, 3, address), (2, 3, address))
     (found,) = waiting.result()
   assert sorted(found) == [1, 2], found

@@ -206,9 +206,7 @@ def random_view(
   own_keys = image_keys(key, count)
   keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
   is_sized = images.shape[1:3] == (view.size, view.size)
-  if crop and view.is_whole and is_sized:
-    pass
-  elif crop:
+  if crop and not (view.is_whole and is_sized):
     boxes = sample_crop_boxes(
       keys[0], count, images.shape[1:], view.scale, view.ratio
     )

@@ -11,12 +11,13 @@ import numpy as np
 from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import parse_split
 from essl_jax.errors import UsageError
+from essl_jax.photonics import density
+from essl_jax.photonics.cells import SPLITS
 
-SPLITS = ("unlabelled", "train", "validation", "test")
 MAX_PERMITTIVITY = 20.0
-POINTS = 400
+POINTS = density.NUM_TARGETS
 """Frequencies of the density of states that are learned, of those stored."""
-FREQUENCIES = np.linspace(0, 1.2, 500)
+FREQUENCIES = density.frequencies()
 """Of the stored densities, in units of c/a."""
 
 
@@ -125,7 +126,7 @@ def open_cells(
       f"data.dir={directory} lacks {', '.join(f'{x}.h5' for x in missing)}:"
       " `python -m essl_jax.photonics.generate --help` says how to make them"
     )
-  # Imported here: HDF5 and the physics are not for everybody.
+  # Imported here: HDF5 is not for everybody.
   from essl_jax.photonics import dataset
 
   cells = {name: dataset.load(path, name) for name in SPLITS}
@@ -145,13 +146,13 @@ def open_cells(
   return CellSource(take(train_split), labelled, take(test_split))
 
 
-def _density(density: np.ndarray | None, split: str) -> np.ndarray:
-  if density is None:
+def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
+  if stored is None:
     raise UsageError(
       f"{split}.h5 has no density of states: make it again with"
       " `python -m essl_jax.photonics.generate`"
     )
-  return np.asarray(density, np.float32)[:, :POINTS]
+  return np.asarray(stored, np.float32)[:, :POINTS]
 
 
 def _generate(path: pathlib.Path, settings: Any) -> None:

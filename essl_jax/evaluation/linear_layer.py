@@ -209,11 +209,26 @@ def summarise(
   for column, name in enumerate((f"{prefix}_top1", f"{prefix}_top5")):
     if column and num_classes <= 5:
       continue
-    each = [100.0 * count[column] / number for count in counts]
-    figures[name] = float(np.mean(each))
-    figures[f"{name}_std"] = float(np.std(each, ddof=1)) if each[1:] else 0.0
-    figures[f"{name}_each"] = each
+    figures |= spread(name, [100.0 * x[column] / number for x in counts])
   return figures
+
+
+def spread(name: str, each: Sequence[float]) -> dict[str, Any]:
+  """A figure of several repetitions.
+
+  Args:
+    name: of the figure.
+    each: its value in each repetition.
+
+  Returns:
+    The mean under `name`, with `_std`, the sample standard deviation (0 for
+    one), and `_each`.
+  """
+  return {
+    name: float(np.mean(each)),
+    f"{name}_std": float(np.std(each, ddof=1)) if each[1:] else 0.0,
+    f"{name}_each": list(each),
+  }
 
 
 def repetition_seed(seed: int, repetition: int) -> int:

@@ -134,10 +134,7 @@ def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     ("dos_error_validation", validation[chosen]),
     ("dos_error_minimum_over_test", test.min(axis=1)),
   ):
-    each = [100 * float(x) for x in values]
-    figures[name] = float(np.mean(each))
-    figures[f"{name}_std"] = float(np.std(each, ddof=1)) if each[1:] else 0.0
-    figures[f"{name}_each"] = each
+    figures |= linear_layer.spread(name, [100 * float(x) for x in values])
   return figures | {"epoch_each": [int(x) + 1 for x in epochs]}
 
 

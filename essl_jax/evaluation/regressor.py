@@ -15,13 +15,13 @@ import optax
 from essl_jax import augment, parallel
 from essl_jax.config_evaluation import Regression
 from essl_jax.data import order
-from essl_jax.data.cells import FREQUENCIES, POINTS, LabelledCells
+from essl_jax.data.cells import POINTS, LabelledCells
 from essl_jax.models.photonics import DensityRegressor
+from essl_jax.photonics import density as density_lib
+from essl_jax.step import image_keys
 
-EMPTY_LATTICE = (2 * np.pi * FREQUENCIES[:POINTS]).astype(np.float32)
+EMPTY_LATTICE = density_lib.empty_lattice()[:POINTS].astype(np.float32)
 """The density of states of free space, [400]."""
-FIRST_POINT = 100
-"""Below it all densities are alike, and the measure leaves them out."""
 PICTURED = 4
 """Test cells whose predictions are kept for a picture."""
 _CHUNK = 256  # cells that a device predicts at once
@@ -95,10 +95,7 @@ def relative_error(predicted: np.ndarray, density: np.ndarray) -> float:
       f"densities must be [N, {POINTS}], got {predicted.shape} and"
       f" {density.shape}"
     )
-  p, y = (
-    np.asarray(x, np.float64)[:, FIRST_POINT:] for x in (predicted, density)
-  )
-  return float(np.mean(np.abs(p - y).sum(1) / np.abs(y).sum(1)))
+  return density_lib.relative_error(predicted, density)
 
 
 class Trainer:
@@ -211,11 +208,8 @@ def make_step(
   def step(
     state: State, batch: dict[str, jax.Array]
   ) -> tuple[State, jax.Array]:
-    n = batch["target"].shape[0]
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * n
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    fold = lambda i: jax.random.fold_in(key, i)
-    keys = jax.vmap(fold)(first + jnp.arange(n))
+    key = jax.random.wrap_key_data(state.key)
+    keys = image_keys(key, state.step, len(batch["target"]), axis_name)
     images = augment.random_view(keys, batch["image"], problem.view)
     params = state.variables["params"]
     statistics = {k: v for k, v in state.variables.items() if k != "params"}
