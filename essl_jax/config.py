@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from essl_jax import augment, config_checks, fields
+from essl_jax import augment, config_checks, fields, transformations
 from essl_jax.config_evaluation import Finetune, Knn, Probe, Regression
 
 
@@ -65,11 +65,28 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """The three augmented views: two for SSL, the third to be transformed."""
+  """The three augmented views: two for SSL, the third to be transformed.
+
+  Attributes:
+    first: for SSL.
+    second: for SSL.
+    third: to be transformed.
+    extra: one more invariance: a group of `transformations.find_augmentation`.
+      Both views for SSL undergo, with probability 1/2 each, one of its elements
+      other than the identity; the third does not.
+  """
 
   first: augment.View
   second: augment.View
   third: augment.View
+  extra: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.extra is not None:
+      try:
+        transformations.find_augmentation(self.extra)
+      except ValueError as error:
+        raise ValueError(f"extra={self.extra!r}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +133,17 @@ class Equivariance:
   """What is predicted, and how much it weighs.
 
   Attributes:
-    group: a name in `transformations.GROUPS`.
+    group: a name in `transformations.GROUPS`, or a product of several, such as
+      `rotation*horizontal_flip`.
     weight: lambda; 0 leaves out view three and the head (the baseline).
     all_elements: applies the whole group to every image, else one random
       element to each.
-    hidden_widths: hidden layers of the prediction head.
+    heads: `joint`: one head tells all combinations of a product apart; `each`:
+      every factor of a product has its own head, their losses are added.
+    relative: the head sees the features of two copies of an image and names
+      what leads from the first to the second, for images that may lie rotated
+      in the data already; for groups whose elements can be undone.
+    hidden_widths: hidden layers of the prediction head; none make it linear.
     hidden_norm: after each of them: `layer` or `batch`.
     last_hidden_relu: whether a ReLU follows the head's last hidden norm.
   """
@@ -128,6 +151,8 @@ class Equivariance:
   group: str = "rotation"
   weight: float = 0.4
   all_elements: bool = True
+  heads: str = "joint"
+  relative: bool = False
   hidden_widths: tuple[int, ...] = (2048, 2048)
   hidden_norm: str = "layer"
   last_hidden_relu: bool = True
@@ -167,7 +192,8 @@ class Config:
   """One run.
 
   Attributes:
-    method: a name in `methods.METHODS`.
+    method: a name in `methods.METHODS`; `none` has no SSL loss and learns by
+      predicting transformations alone (RotNet).
     epochs: of pre-training; 0, for `photonics` alone, leaves it out: the
       regression then begins with random weights, others for each repetition.
     batch_size: images per step, over all devices of all processes.

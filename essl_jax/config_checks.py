@@ -13,6 +13,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
   "model.depth": (18, 34, 50, 101, 152),
   "model.stem": ("cifar", "imagenet"),
   "projector.last_norm": ("batch", "batch_not_affine", "none"),
+  "equivariance.heads": ("joint", "each"),
   "equivariance.hidden_norm": ("layer", "batch"),
   "optimizer.name": ("sgd", "lars"),
   "optimizer.update_rate_every": ("step", "epoch"),
@@ -119,7 +120,8 @@ def _check_sizes(config: Any) -> None:
     "regression.labelled",
   ):
     value = _get(config, name)
-    if not value or min(value) < 1:
+    is_empty = not value and name != "equivariance.hidden_widths"
+    if is_empty or min(value, default=1) < 1:
       raise UsageError(f"config.{name} must be positive sizes; got {value}")
   if not config.knn.ks or min(config.knn.ks) < 1:
     raise UsageError(f"config.knn.k must be at least 1; got {config.knn.k}")

@@ -9,12 +9,21 @@ import jax
 from jax.sharding import Mesh
 import optax
 
-from essl_jax import augment, data, methods, optim, parallel, transformations
+from essl_jax import (
+  augment,
+  config_warnings,
+  data,
+  methods,
+  optim,
+  parallel,
+)
 from essl_jax import config as config_lib
+from essl_jax import networks as networks_lib
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution, photonics
+from essl_jax.models import convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Experiment:
   config: config_lib.Config
   mesh: Mesh
   source: data.Source
-  networks: methods.Networks
+  networks: networks_lib.Networks
   optimizer: optax.GradientTransformation
   groups: Mapping[str, optim.Group]
   steps_per_epoch: int
@@ -48,11 +57,13 @@ class Experiment:
   def encodings_per_image(self) -> int:
     """Encoder passes that one source image causes in a step."""
     equivariance = self.config.equivariance
+    plain = 0 if self.config.method == "none" else 2
     if equivariance.weight == 0:
-      return 2
+      return plain
     if not equivariance.all_elements:
-      return 3
-    return 2 + transformations.GROUPS[equivariance.group].num_classes
+      return plain + (2 if equivariance.relative else 1)
+    prediction = networks_lib.make_prediction(self.config)
+    return plain + prediction.group.num_classes
 
   @property
   def crops(self) -> dict[str, augment.View] | None:
@@ -60,7 +71,9 @@ class Experiment:
     if not self.source.differs_in_size:
       return None
     views = self.config.views
-    crops = {"first": views.first, "second": views.second}
+    crops = {}
+    if self.config.method != "none":
+      crops = {"first": views.first, "second": views.second}
     if self.config.equivariance.weight:
       crops["third"] = views.third
     return crops
@@ -81,32 +94,15 @@ class Experiment:
     weight = config.equivariance.weight
     if not config.epochs:
       return f"{config.data.name} without pre-training"
+    if config.method == "none":
+      return f"{config.equivariance.group} predicted on {config.data.name}"
     prefix = "E-" if weight else ""
     return f"{prefix}{config.method} on {config.data.name}, lambda {weight:g}"
 
   @property
   def warnings(self) -> list[str]:
     """What is allowed and most likely not meant, a line each."""
-    config, group = self.config, self.config.equivariance.group
-    if not config.equivariance.weight or not config.epochs:
-      return []
-    found = []
-    for name in ("first", "second", "third"):
-      applied = getattr(config.views, name).groups
-      if group not in applied:
-        continue
-      why = (
-        "so nothing tells which element was applied and the prediction stays at"
-        " chance"
-        if name == "third"
-        else "so the SSL loss asks the encoder to forget what the prediction"
-        " asks it to keep"
-      )
-      found.append(
-        f"config.views.{name}.groups applies {group} at random and"
-        f" config.equivariance.group predicts it, {why}: leave one out"
-      )
-    return found
+    return config_warnings.find(self.config)
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
@@ -127,18 +123,20 @@ class Experiment:
       self.optimizer,
       seed=self.config.seed,
       image_shape=(size, size, self.source.image_shape[2]),
+      relative=self.config.equivariance.relative,
     )
     return parallel.replicate(state, self.mesh)
 
-  def make_step(self, prepare: step_lib.Prepare | None = None) -> Any:
+  def make_step(self, prepare: views_lib.Prepare | None = None) -> Any:
     """The compiled step over the mesh; `prepare` replaces the augmentation."""
     step = step_lib.make_train_step(
       self.networks,
       methods.make_loss(self.config, parallel.AXIS),
       self.optimizer,
       self.groups["weights"].learning_rate,
-      prepare or step_lib.make_views(self.config, parallel.AXIS),
+      prepare or views_lib.make_views(self.config, parallel.AXIS),
       equivariance_weight=self.config.equivariance.weight,
+      prediction=networks_lib.make_prediction(self.config),
       micro_batches=self.config.micro_batches,
       axis_name=parallel.AXIS,
     )
@@ -208,28 +206,6 @@ def make_groups(
   }
 
 
-def _check_views(
-  config: config_lib.Config, image_shape: tuple[int, ...]
-) -> None:
-  """Refuses views and networks that the images do not fit."""
-  channels = image_shape[2]
-  for name in ("first", "second", "third"):
-    if name == "third" and config.equivariance.weight == 0:
-      continue
-    view = getattr(config.views, name)
-    try:
-      view.check_channels(channels)
-    except ValueError as error:
-      raise UsageError(f"config.views.{name}: {error}") from error
-    needed = (photonics.SIDE, 1)
-    if config.model.name == "photonic_cnn" and (view.size, channels) != needed:
-      raise UsageError(
-        f"config.model.name=photonic_cnn sees {photonics.SIDE} x"
-        f" {photonics.SIDE} pixels of one channel, and config.views.{name} of"
-        f" these images has {view.size} x {view.size} of {channels}"
-      )
-
-
 def build(
   config: config_lib.Config,
   source: data.Source | None = None,
@@ -263,7 +239,7 @@ def build(
       resize_size=config.data.resize_size,
       generate=config.data.generate,
     )
-  _check_views(config, source.image_shape)
+  views_lib.check(config, source.image_shape)
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
   if steps_per_epoch == 0 and config.epochs:
@@ -278,7 +254,7 @@ def build(
     config=config,
     mesh=mesh,
     source=source,
-    networks=methods.make_networks(
+    networks=networks_lib.make_networks(
       config,
       num_classes=source.num_classes,
       axis_name=parallel.AXIS,

@@ -11,77 +11,14 @@ Reference: Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any, NamedTuple
 
-import chex
-import flax.linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import config as config_lib
-from essl_jax import losses, transformations
+from essl_jax import losses
 from essl_jax.errors import UsageError
-from essl_jax.models import heads, photonics, resnet
-
-
-class Outputs(NamedTuple):
-  """What the networks make of one batch.
-
-  Attributes:
-    projections: of views 1 and 2, each [N, D].
-    predictions: of views 1 and 2, each [N, D]; empty without a predictor.
-    logits: [M, elements] of the transformed third view; None for a baseline.
-    class_logits: [N, classes] of view 1; None without an online classifier.
-  """
-
-  projections: tuple[jax.Array, ...]
-  predictions: tuple[jax.Array, ...] = ()
-  logits: jax.Array | None = None
-  class_logits: jax.Array | None = None
-
-
-class Networks(nn.Module):
-  """Encoder and heads, with one encoder pass and its own statistics a view.
-
-  Attributes:
-    encoder: images [N, H, W, C] to features [N, F].
-    projector: features to projections, for the SSL loss.
-    predictor: projections to predictions (SimSiam), or None.
-    transformation_head: features to scores of group elements, or None for a
-      baseline.
-    classifier: features to scores of classes, trained alongside, or None.
-  """
-
-  encoder: nn.Module
-  projector: nn.Module
-  predictor: nn.Module | None = None
-  transformation_head: nn.Module | None = None
-  classifier: nn.Module | None = None
-
-  def __call__(
-    self,
-    view1: chex.Array,
-    view2: chex.Array,
-    transformed: chex.Array | None,
-    *,
-    train: bool,
-  ) -> Outputs:
-    """Runs the passes in the order in which they move running statistics."""
-    features = [self.encoder(view, train=train) for view in (view1, view2)]
-    projections = tuple(self.projector(f, train=train) for f in features)
-    predictions: tuple[jax.Array, ...] = ()
-    if self.predictor is not None:
-      predictions = tuple(self.predictor(z, train=train) for z in projections)
-    logits = None
-    if self.transformation_head is not None:
-      features3 = self.encoder(transformed, train=train)
-      logits = self.transformation_head(features3, train=train)
-    class_logits = None
-    if self.classifier is not None:
-      class_logits = self.classifier(lax.stop_gradient(features[0]))
-    return Outputs(projections, predictions, logits, class_logits)
-
+from essl_jax.networks import Outputs, make_prediction
 
 SslLoss = Callable[[Outputs], jax.Array]
 
@@ -143,11 +80,18 @@ def barlow_twins_loss(
   )
 
 
+def no_loss(outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  """Nothing: the prediction alone is learned, as by RotNet (1803.07728)."""
+  del outputs, axis_name
+  return jnp.zeros(())
+
+
 METHODS: Mapping[str, Method] = {
   "simclr": Method(simclr_loss, loss_fields=("temperature",)),
   "simsiam": Method(simsiam_loss, network_fields=("predictor_hidden",)),
   "barlow_twins": Method(barlow_twins_loss, loss_fields=("redundancy_weight",)),
   "simclr_nt_xent": Method(simclr_nt_xent_loss, loss_fields=("temperature",)),
+  "none": Method(no_loss),
 }
 # Fields of the config that only some methods read.
 _OWN_FIELDS = sorted(
@@ -173,18 +117,21 @@ def check(config: config_lib.Config) -> None:
       f"unknown config.method {config.method!r}; there are:"
       f" {', '.join(METHODS)}"
     )
-  group = config.equivariance.group
-  if group not in transformations.GROUPS:
-    if group in transformations.AUGMENTATIONS:
+  try:
+    make_prediction(config)
+  except ValueError as error:
+    raise UsageError(f"config.equivariance: {error}") from error
+  if config.method == "none":
+    if not config.equivariance.weight:
       raise UsageError(
-        f"config.equivariance.group {group} has too many elements to predict"
-        " and only augments (config.views); these can be predicted:"
-        f" {', '.join(transformations.GROUPS)}"
+        "config.method=none learns by prediction alone, and"
+        " config.equivariance.weight is 0: set it above 0, such as 1"
       )
-    raise UsageError(
-      f"unknown config.equivariance.group {group!r};"
-      f" there are: {', '.join(transformations.GROUPS)}"
-    )
+    if config.online_classifier:
+      raise UsageError(
+        "config.online_classifier sees view 1, which config.method=none does"
+        " not draw: set it to False"
+      )
   method = METHODS[config.method]
   for field in _OWN_FIELDS:
     needed = field in method.loss_fields + method.network_fields
@@ -208,87 +155,3 @@ def make_loss(config: config_lib.Config, axis_name: str | None) -> SslLoss:
   method = METHODS[config.method]
   fields = {name: getattr(config, name) for name in method.loss_fields}
   return functools.partial(method.loss, axis_name=axis_name, **fields)
-
-
-def make_encoder(
-  config: config_lib.Config,
-  *,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-) -> nn.Module:
-  """Builds the encoder alone; arguments as for `make_networks`."""
-  common: dict[str, Any] = {
-    "width": config.model.width,
-    "conv_general_dilated": conv_general_dilated,
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-  }
-  if config.model.name == "photonic_cnn":
-    return photonics.PhotonicCNN(**common)
-  return resnet.ResNet(
-    depth=config.model.depth,
-    stem=config.model.stem,
-    zero_init_last_norm=config.model.zero_init_last_norm,
-    rematerialize=config.model.rematerialize,
-    **common,
-  )
-
-
-def make_networks(
-  config: config_lib.Config,
-  *,
-  num_classes: int | None = None,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-) -> Networks:
-  """Builds the encoder and the heads that a config describes.
-
-  Args:
-    config: a config that `check` has accepted.
-    num_classes: of the labels, for the online classifier.
-    axis_name: mapped axis over which batch norm is synchronised.
-    conv_general_dilated: the convolution; see `models.resnet`.
-
-  Returns:
-    The networks.
-  """
-  common: dict[str, Any] = {
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-  }
-  encoder = make_encoder(
-    config, axis_name=axis_name, conv_general_dilated=conv_general_dilated
-  )
-  projector = heads.projector(
-    config.projector.widths,
-    last_norm=config.projector.last_norm,
-    bias=config.projector.bias,
-    **common,
-  )
-  predictor = None
-  if config.predictor_hidden is not None:
-    predictor = heads.predictor(
-      config.predictor_hidden, config.projector.widths[-1], **common
-    )
-  head = None
-  if config.equivariance.weight > 0:
-    group = transformations.GROUPS[config.equivariance.group]
-    head = heads.transformation_head(
-      config.equivariance.hidden_widths,
-      group.num_classes,
-      last_hidden_relu=config.equivariance.last_hidden_relu,
-      hidden_norm=config.equivariance.hidden_norm,
-      **common,
-    )
-  classifier = None
-  if config.online_classifier:
-    if num_classes is None:
-      raise ValueError("an online classifier needs num_classes")
-    classifier = heads.classifier(num_classes, dtype=common["dtype"])
-  return Networks(
-    encoder=encoder,
-    projector=projector,
-    predictor=predictor,
-    transformation_head=head,
-    classifier=classifier,
-  )

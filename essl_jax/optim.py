@@ -167,7 +167,7 @@ class Group:
 
 
 def label(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Sorts the parameters of `methods.Networks` into the three groups.
+  """Sorts the parameters of `networks.Networks` into the three groups.
 
   Args:
     params: by network.
@@ -186,7 +186,7 @@ def label(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_optimizer(groups: Mapping[str, Group]) -> optax.GradientTransformation:
-  """One optimiser for each group of the parameters of `methods.Networks`.
+  """One optimiser for each group of the parameters of `networks.Networks`.
 
   Args:
     groups: `weights`, `biases` and `predictor`; see `label`. SimSiam's
@@ -209,7 +209,7 @@ def describe_groups(
 
   Args:
     groups: as in `make_optimizer`.
-    params: of `methods.Networks`.
+    params: of `networks.Networks`.
 
   Returns:
     Lines such as `weights: 23,454,912 parameters, learning rate 4.8, weight

@@ -10,9 +10,11 @@ import numpy as np
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 from essl_jax.photonics import density as density_lib
 
 _IMAGES = 5  # rows of the sheet of views
+_COPIES = 8  # transformed ones of an image, shown at most
 _POINTS = 2000  # test images in the map of the features
 
 
@@ -57,13 +59,15 @@ def _draw_views(
   batch = next(experiment.source.evaluation_batches("test", _IMAGES))
   images = np.asarray(batch["image"])
   host = jax.device_get(state)
-  views = jax.jit(step_lib.make_views(config))(host, {"image": images})
+  views = jax.jit(views_lib.make_views(config))(host, {"image": images})
   scale = 255 if images.dtype == np.uint8 else 1
-  rows = [images / scale, views.first, views.second]
-  title = "image, view 1, view 2"
+  rows, title = [images / scale], "image"
+  if views.first is not None:
+    rows += [views.first, views.second]
+    title += ", view 1, view 2"
   if views.transformed is not None:
     parts = len(views.transformed) // len(images)
-    rows += np.split(np.asarray(views.transformed), parts)
+    rows += np.split(np.asarray(views.transformed), parts)[:_COPIES]
     title += ", transformed view 3"
   view = config.views.first
   cells = [rows[0]] + [np.asarray(r) * view.std + view.mean for r in rows[1:]]

@@ -1,17 +1,18 @@
 """The train step: a pure function of one device's share of a batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import chex
 import flax
 import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
 
-from essl_jax import augment, gradient_cache, losses, methods, transformations
-from essl_jax import config as config_lib
+from essl_jax import gradient_cache, losses, methods
+from essl_jax import networks as networks_lib
+from essl_jax import prediction as prediction_lib
+from essl_jax import views as views_lib
 
 Metrics = dict[str, jax.Array]
 
@@ -34,41 +35,22 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: optax.OptState
 
 
-class Views(NamedTuple):
-  """What one step sees of its images, normalised float32.
-
-  Attributes:
-    first: [N, H, W, C].
-    second: [N, H, W, C].
-    transformed: [M, h, w, C] under group elements; None for a baseline.
-    labels: int32 [M], which element; None for a baseline.
-    classes: int32 [N] of the images; None without an online classifier.
-  """
-
-  first: chex.Array
-  second: chex.Array
-  transformed: chex.Array | None = None
-  labels: chex.Array | None = None
-  classes: chex.Array | None = None
-
-
-Prepare = Callable[[TrainState, dict[str, jax.Array]], Views]
-
-
 def create_state(
-  networks: methods.Networks,
+  networks: networks_lib.Networks,
   optimizer: optax.GradientTransformation,
   *,
   seed: int,
   image_shape: tuple[int, int, int],
+  relative: bool = False,
 ) -> TrainState:
   """Initial parameters, statistics and optimiser state, from the seed alone.
 
   Args:
-    networks: from `methods.make_networks`.
+    networks: from `networks.make_networks`.
     optimizer: of the networks' parameters.
     seed: a non-negative integer.
     image_shape: (H, W, C) of a view; parameters do not depend on H and W.
+    relative: whether the transformation head compares two copies.
 
   Returns:
     The state at step 0.
@@ -76,8 +58,9 @@ def create_state(
 
   def init(seed: jax.Array) -> TrainState:
     image = jnp.zeros((2, *image_shape))
+    partners = jnp.zeros((1, 2), jnp.int32) if relative else None
     variables = networks.init(
-      jax.random.key(seed), image, image, image, train=False
+      jax.random.key(seed), image, image, image, partners, train=False
     )
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -90,71 +73,15 @@ def create_state(
   return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
 
 
-def image_keys(
-  key: jax.Array, step: jax.Array, n: int, axis_name: str | None = None
-) -> jax.Array:
-  """One random key per image of a step, [n], from the key of a training.
-
-  Image i of the global batch gets the same key however the batch is spread.
-  """
-  first = 0 if axis_name is None else lax.axis_index(axis_name) * n
-  return augment.keys_by_place(jax.random.fold_in(key, step), n, first)
-
-
-def make_views(
-  config: config_lib.Config, axis_name: str | None = None
-) -> Prepare:
-  """The function that augments a batch and transforms its third view.
-
-  Args:
-    config: the run's config.
-    axis_name: mapped axis of the step.
-
-  Returns:
-    `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
-    named `image`, of which the views are cropped here, or one [N, size, size,
-    3] for each view by its name, cropped by the host. An online classifier
-    wants `label` as well, int32 [N].
-  """
-  equivariance = config.equivariance
-  group = transformations.GROUPS[equivariance.group]
-
-  def prepare(state: TrainState, batch: dict[str, jax.Array]) -> Views:
-    n = next(iter(batch.values())).shape[0]
-    key = jax.random.key(state.seed)
-    keys = image_keys(key, state.step, n, axis_name)
-    purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
-
-    def draw(number: int, name: str) -> jax.Array:
-      view = getattr(config.views, name)
-      images = batch["image"] if "image" in batch else batch[name]
-      return augment.random_view(
-        purposes[:, number], images, view, crop="image" in batch
-      )
-
-    views = Views(draw(0, "first"), draw(1, "second"))
-    if config.online_classifier:
-      views = views._replace(classes=batch.get("label"))
-    if equivariance.weight == 0:
-      return views
-    third = draw(2, "third")
-    if equivariance.all_elements:
-      transformed, labels = group.apply_all(third)
-    else:
-      transformed, labels = group.apply_random(purposes[:, 3], third)
-    return views._replace(transformed=transformed, labels=labels)
-
-  return prepare
-
-
 def make_train_step(
-  networks: methods.Networks,
+  networks: networks_lib.Networks,
   ssl_loss: methods.SslLoss,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
-  prepare: Prepare,
+  prepare: views_lib.Prepare,
   *,
   equivariance_weight: float,
+  prediction: prediction_lib.Prediction | None = None,
   micro_batches: int = 1,
   axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
@@ -168,40 +95,52 @@ def make_train_step(
     ssl_loss: from `methods.make_loss` for the same `axis_name`.
     optimizer: of the networks' parameters.
     schedule: the learning rate, for the metrics.
-    prepare: makes the views of a batch; see `make_views`.
+    prepare: makes the views of a batch; see `views.make_views`.
     equivariance_weight: lambda.
+    prediction: what the transformation head is asked; None for a baseline.
     micro_batches: how many parts the networks see a device's images in; see
       `gradient_cache`.
     axis_name: mapped axis, or None on a single device.
+
+  Raises:
+    ValueError: a weight for a prediction that is not given.
 
   Returns:
     The step. Its metrics are float32 scalars, equal on all devices: `loss`,
     `loss_ssl`, `loss_equivariance` and `equivariance_accuracy` (percent; not
     for a baseline), `loss_online` and `online_top1` (percent; of an online
-    classifier), `gradient_norm`, `learning_rate` and `embedding_std`.
+    classifier), `gradient_norm`, `learning_rate` and `embedding_std` (not
+    where only the transformation is predicted).
   """
+  if equivariance_weight and prediction is None:
+    raise ValueError(
+      f"equivariance_weight {equivariance_weight} needs a prediction"
+    )
   mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
 
-  def forward(params: Any, batch_stats: Any, views: Views) -> tuple[Any, Any]:
+  def forward(
+    params: Any, batch_stats: Any, views: views_lib.Views
+  ) -> tuple[Any, Any]:
     outputs, updates = networks.apply(
       {"params": params, "batch_stats": batch_stats},
       views.first,
       views.second,
       views.transformed,
+      views.partners,
       train=True,
       mutable=["batch_stats"],
     )
     return outputs, updates["batch_stats"]
 
   def objective(
-    outputs: methods.Outputs, views: Views
+    outputs: networks_lib.Outputs, views: views_lib.Views
   ) -> tuple[jax.Array, Metrics]:
     loss = ssl_loss(outputs)
     metrics = {"loss_ssl": loss}
-    if views.labels is not None and outputs.logits is not None:
-      term = losses.transformation_prediction(outputs.logits, views.labels)
+    if prediction is not None and outputs.logits is not None:
+      term = prediction.loss(outputs.logits, views.labels)
       loss = loss + equivariance_weight * term
-      hits = outputs.logits.argmax(-1) == views.labels
+      hits = prediction.classify(outputs.logits) == views.labels
       metrics["loss_equivariance"] = term
       metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
     metrics["loss"] = loss
@@ -233,7 +172,8 @@ def make_train_step(
     )
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     metrics["learning_rate"] = schedule(state.step)
-    metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
+    if outputs.projections:
+      metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
     new_state = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -31,7 +31,7 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax import environment, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 from essl_jax.data import ArraySource, load_npz
 from essl_jax.models import convolution
 
@@ -109,7 +109,7 @@ def build(
   if arguments.augment or arguments.images:
     return experiment, experiment.make_step(), experiment.batches(0)
   views = parallel.shard(random_views(config), experiment.mesh)
-  given = lambda state, batch: step_lib.Views(**batch)
+  given = lambda state, batch: views_lib.Views(**batch)
   step = experiment.make_step(prepare=given)
   return experiment, step, iter(lambda: views, None)
 
@@ -120,7 +120,7 @@ def augmentation_seconds(
   """Median time of making the three views of a batch, alone."""
   n = experiment.config.batch_size
   images = jnp.asarray(experiment.source.train_images[:n])
-  make = jax.jit(step_lib.make_views(experiment.config))
+  make = jax.jit(views_lib.make_views(experiment.config))
   state = jax.device_get(experiment.create_state())
   state = dataclasses.replace(state, params={}, opt_state={})
   seconds = []

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import methods, optim, parallel
+from essl_jax import networks as networks_lib
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 
 CLASSES = 4
 
@@ -46,7 +48,7 @@ def sgd_groups(schedule, predictor_rate):
 def _initial_state(config):
   with jax.enable_x64(False):
     return step_lib.create_state(
-      methods.make_networks(config, num_classes=CLASSES),
+      networks_lib.make_networks(config, num_classes=CLASSES),
       _make_optimizer()[1],
       seed=config.seed,
       image_shape=(16, 16, 3),
@@ -62,12 +64,15 @@ def make_step(config, axis_name, prepare=None):
   """The step of one device's share, not yet compiled."""
   schedule, optimizer = _make_optimizer()
   return step_lib.make_train_step(
-    methods.make_networks(config, num_classes=CLASSES, axis_name=axis_name),
+    networks_lib.make_networks(
+      config, num_classes=CLASSES, axis_name=axis_name
+    ),
     methods.make_loss(config, axis_name),
     optimizer,
     schedule,
-    prepare or step_lib.make_views(config, axis_name),
+    prepare or views_lib.make_views(config, axis_name),
     equivariance_weight=config.equivariance.weight,
+    prediction=networks_lib.make_prediction(config),
     micro_batches=config.micro_batches,
     axis_name=axis_name,
   )
@@ -88,7 +93,7 @@ def exact_parts(config):
   """
   state = make_state(config)
   config = dataclasses.replace(config, precision="float64")
-  prepare = lambda state, batch: step_lib.Views(**batch)
+  prepare = lambda state, batch: views_lib.Views(**batch)
   step = make_step(config, parallel.AXIS, prepare)
   return _double(state), step
 

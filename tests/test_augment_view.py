@@ -87,7 +87,7 @@ def test_groups_leave_the_other_draws_alone():
 @pytest.mark.parametrize(
   ("fields", "channels", "expected"),
   [
-    ({"groups": ("shear",)}, 1, "names 'shear'; there are: rotation, flips"),
+    ({"groups": ("shear",)}, 1, "group 'shear'; there are: rotation, "),
     ({"mean": (0.5, 0.5)}, 1, "mean=.* must be 1 or 3 real"),
     ({"mean": (0.5,) * 3}, 1, "must have one number for each of the 1 channel"),
     ({}, 3, "must have one number for each of the 3 channel"),

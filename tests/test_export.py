@@ -18,6 +18,7 @@ import tpu_report
 
 from essl_jax import experiment as experiment_lib
 from essl_jax import methods, parallel
+from essl_jax import networks as networks_lib
 from essl_jax.models import convolution
 
 PROGRAM = """\
@@ -72,7 +73,7 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method):
   source = tpu_cases.Source(4, (16, 16, 3), False, 64)
   experiment = experiment_lib.build(config, source, mesh)
   # With the convolution of accelerators: the mesh is of CPUs.
-  networks = methods.make_networks(
+  networks = networks_lib.make_networks(
     config, num_classes=4, axis_name=parallel.AXIS
   )
   experiment = dataclasses.replace(experiment, networks=networks)

@@ -10,7 +10,8 @@ import pytest
 import step_helpers
 
 from essl_jax import gradient_cache, methods, parallel
-from essl_jax import step as step_lib
+from essl_jax import networks as networks_lib
+from essl_jax import views as views_lib
 
 N = 16
 
@@ -23,7 +24,7 @@ def config(request, tiny_config):
 
 def _views():
   random = np.random.default_rng(0)
-  return step_lib.Views(
+  return views_lib.Views(
     random.standard_normal((N, 16, 16, 3)),
     random.standard_normal((N, 16, 16, 3)),
     random.standard_normal((4 * N, 8, 8, 3)),
@@ -38,7 +39,7 @@ def _run(config, micro_batches, devices=1, train=False):
   mesh = parallel.make_mesh(jax.devices()[:devices])
   with jax.enable_x64(True):
     wide = dataclasses.replace(config, precision="float64")
-    networks = methods.make_networks(
+    networks = networks_lib.make_networks(
       wide, num_classes=step_helpers.CLASSES, axis_name=parallel.AXIS
     )
     ssl_loss = methods.make_loss(wide, parallel.AXIS)
@@ -122,7 +123,7 @@ def test_batch_norm_sees_one_part_at_a_time(tiny_config):
   """Outputs are those of the parts alone; the statistics move twice."""
   config = tiny_config("simclr")
   state = step_helpers.make_state(config)
-  networks = methods.make_networks(config)
+  networks = networks_lib.make_networks(config)
   views = jax.tree.map(lambda x: np.asarray(x, np.float32), _views())
 
   def forward(params, batch_stats, views):
@@ -147,7 +148,7 @@ def test_batch_norm_sees_one_part_at_a_time(tiny_config):
   for part in (0, 1):
     rows = np.arange(N).reshape(2, -1)[part]
     turned = np.arange(4 * N).reshape(4, 2, -1)[:, part].ravel()
-    cut = step_lib.Views(
+    cut = views_lib.Views(
       views.first[rows], views.second[rows], views.transformed[turned]
     )
     wanted, expected = alone(state.params, expected, cut)

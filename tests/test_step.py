@@ -7,6 +7,7 @@ import pytest
 import step_helpers
 
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 
 GOLDEN_LOSS = 0.550063
 GOLDEN_GRADIENT_NORM = 5.644008
@@ -79,7 +80,7 @@ def test_one_random_element_per_image(tiny_config):
   config = tiny_config("simclr", equivariance={"all_elements": False})
   state = step_helpers.make_state(config)
   step = step_helpers.make_step(config, None)
-  views = step_lib.make_views(config)(state, {"image": step_helpers.images()})
+  views = views_lib.make_views(config)(state, {"image": step_helpers.images()})
   assert views.transformed.shape == (16, 8, 8, 3)
   assert set(np.asarray(views.labels)) <= set(range(4))
   assert len(set(np.asarray(views.labels))) > 1
@@ -90,7 +91,7 @@ def test_one_random_element_per_image(tiny_config):
 def test_views_differ_by_step_and_not_by_anything_else(tiny_config):
   config = tiny_config("simclr")
   state = step_helpers.make_state(config)
-  prepare = jax.jit(step_lib.make_views(config))
+  prepare = jax.jit(views_lib.make_views(config))
   batch = {"image": step_helpers.images()}
   views = prepare(state, batch)
   again = prepare(state, batch)
@@ -157,12 +158,12 @@ def test_crops_of_the_host_are_coloured_here(tiny_config):
   random = np.random.default_rng(0)
   crop = lambda n: random.integers(0, 256, (4, n, n, 3), np.uint8)
   batch = {"first": crop(16), "second": crop(16), "third": crop(8)}
-  views = jax.jit(step_lib.make_views(config))(state, batch)
+  views = jax.jit(views_lib.make_views(config))(state, batch)
   assert views.first.shape == (4, 16, 16, 3)
   assert views.transformed.shape == (16, 8, 8, 3)
   assert np.any(np.abs(views.first - views.second) > 0.1)
   with pytest.raises(ValueError, match="of size 8 must be"):
-    step_lib.make_views(config)(state, batch | {"third": crop(9)})
+    views_lib.make_views(config)(state, batch | {"third": crop(9)})
 
 
 def test_training_lowers_the_loss(simclr_steps):

@@ -11,8 +11,10 @@ import pytest
 import step_helpers
 
 from essl_jax import config as config_lib
-from essl_jax import convert, methods, optim, transformations
+from essl_jax import convert, methods, optim, prediction, transformations
+from essl_jax import networks as networks_lib
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 from essl_jax.models import convolution
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -98,7 +100,7 @@ def trajectory(request, golden):
   base = 0.06 * 32 / 256
   schedule = optim.warmup_cosine(base, warmup_steps=2, total_steps=6)
   optimizer = optim.make_optimizer(step_helpers.sgd_groups(schedule, base))
-  networks = methods.make_networks(
+  networks = networks_lib.make_networks(
     config, conv_general_dilated=convolution.default_conv()
   )
   tensors = _golden_tensors(name)
@@ -119,8 +121,9 @@ def trajectory(request, golden):
       methods.make_loss(config, None),
       optimizer,
       schedule,
-      lambda state, batch: step_lib.Views(*batch),
+      lambda state, batch: views_lib.Views(*batch),
       equivariance_weight=weight,
+      prediction=prediction.make("rotation"),
     )
   )
   names = ("learning_rate", "loss", "loss_ssl", "loss_equivariance")

@@ -79,8 +79,8 @@ class View:
     blur_sigma: smallest and largest standard deviation in pixels.
     solarize: probability of inverting the bright values.
     solarize_threshold: where bright begins, in [0, 1].
-    groups: names in `transformations.AUGMENTATIONS`: one random element of
-      each is applied.
+    groups: names for `transformations.find_augmentation`: one random element
+      of each is applied.
     mean: subtracted at last, per channel: three numbers or one.
     std: divided by at last, per channel.
 
@@ -125,11 +125,10 @@ class View:
       )
     object.__setattr__(self, "groups", tuple(self.groups))
     for name in self.groups:
-      if name not in transformations.AUGMENTATIONS:
-        raise ValueError(
-          f"groups={self.groups!r} of a view names {name!r}; there are:"
-          f" {', '.join(transformations.AUGMENTATIONS)}"
-        )
+      try:
+        transformations.find_augmentation(name)
+      except ValueError as error:
+        raise ValueError(f"groups={self.groups!r} of a view: {error}") from None
     if self.jitter[3] > 0.5:
       raise ValueError(
         f"jitter={self.jitter!r} of a view turns hues, its last number, by "
@@ -177,12 +176,15 @@ def random_view(
   view: View | Mapping[str, Any],
   *,
   crop: bool = True,
+  extra: str | None = None,
+  normalized: bool = True,
 ) -> jax.Array:
   """Draws one view of each image.
 
   In this order: crop, flip, colour jitter, grayscale, blur, solarize,
-  elements of groups, normalise. What has probability or strength 0 is not
-  computed at all, nor is a crop that is the whole image at its own size.
+  elements of groups, the extra group, normalise. What has probability or
+  strength 0 is not computed at all, nor is a crop that is the whole image at
+  its own size.
 
   Args:
     key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys, so
@@ -192,9 +194,13 @@ def random_view(
     images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
     view: a `View`, or a mapping of its fields.
     crop: False where the images are crops of the view's size already.
+    extra: a group of `transformations.find_augmentation`; with probability 1/2
+      one of its elements other than the identity is applied.
+    normalized: False leaves the pixels in [0, 1], which transformations of
+      colour expect; `normalize` comes after them.
 
   Returns:
-    `[N, size, size, C]`, float32, normalised.
+    `[N, size, size, C]`, float32.
 
   Raises:
     ValueError: images to be left uncropped that are not of the view's size,
@@ -238,10 +244,15 @@ def random_view(
   if view.solarize:
     inverted = solarize(images, view.solarize_threshold)
     images = jnp.where(chosen(draws[13], view.solarize), inverted, images)
-  for number, name in enumerate(view.groups, start=2):
+
+  def group_keys(number: int) -> jax.Array:
     # 0 and 1 would be the keys of the crop and of the draws.
-    group_keys = jax.vmap(jax.random.fold_in, (0, None))(own_keys, number)
-    images, _ = transformations.AUGMENTATIONS[name].apply_random(
-      group_keys, images
-    )
-  return normalize(images, view.mean, view.std)
+    return jax.vmap(jax.random.fold_in, (0, None))(own_keys, 2 + number)
+
+  for number, name in enumerate(view.groups):
+    group = transformations.find_augmentation(name)
+    images, _ = group.apply_random(group_keys(number), images)
+  if extra is not None:
+    group = transformations.find_augmentation(extra)
+    images, _ = group.apply_sometimes(group_keys(len(view.groups)), images)
+  return normalize(images, view.mean, view.std) if normalized else images

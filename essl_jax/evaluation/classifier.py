@@ -20,7 +20,7 @@ from essl_jax.evaluation import linear_layer
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.evaluation.saved import Counts, Saved
 from essl_jax.preemption import Stopped
-from essl_jax.step import image_keys
+from essl_jax.views import image_keys
 
 Features = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 """`(params, variables, normalised images) -> (features [N, D], variables)`."""

@@ -18,7 +18,7 @@ from essl_jax.data import order
 from essl_jax.data.cells import POINTS, LabelledCells
 from essl_jax.models.photonics import DensityRegressor
 from essl_jax.photonics import density as density_lib
-from essl_jax.step import image_keys
+from essl_jax.views import image_keys
 
 EMPTY_LATTICE = density_lib.empty_lattice()[:POINTS].astype(np.float32)
 """The density of states of free space, [400]."""

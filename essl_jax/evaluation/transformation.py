@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from essl_jax import augment, parallel, transformations
+from essl_jax import augment, parallel
 from essl_jax import experiment as experiment_lib
+from essl_jax import networks as networks_lib
+from essl_jax import prediction as prediction_lib
 from essl_jax import step as step_lib
 from essl_jax.evaluation import single_pass
 
@@ -31,9 +33,10 @@ def run(
     `transformation_accuracy` in percent, of each element too, and the protocol.
   """
   config, mesh = experiment.config, experiment.mesh
-  group = transformations.GROUPS[config.equivariance.group]
+  prediction = networks_lib.make_prediction(config)
+  group = prediction.group
   predict = parallel.map_examples(
-    make_predict(experiment.networks, group, config.views.third), mesh
+    make_predict(experiment.networks, prediction, config.views.third), mesh
   )
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   size = max(1, batch_size // group.num_classes) * mesh.size
@@ -58,13 +61,14 @@ def run(
 
 
 def make_predict(
-  networks: Any, group: transformations.TransformationGroup, view: augment.View
+  networks: Any, prediction: prediction_lib.Prediction, view: augment.View
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
   """Which elements the head names for all elements of every image.
 
   Args:
-    networks: `methods.Networks` with a transformation head.
-    group: whose elements are applied.
+    networks: `networks.Networks` with a transformation head.
+    prediction: what the head was asked; all elements are applied, and a
+      relative one sees the image itself as well.
     view: crops and normalises the images; the third view of the training.
 
   Returns:
@@ -74,19 +78,16 @@ def make_predict(
 
   def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, keys = batch
-    crops = augment.random_view(keys, images, view)
-    transformed, labels = group.apply_all(crops)
-    features = networks.encoder.apply(
-      _branch(variables, "encoder"), transformed, train=False
+    crops = augment.random_view(keys, images, view, normalized=False)
+    copies = prediction.all_from_identity(crops)
+    logits = networks.apply(
+      variables,
+      augment.normalize(copies.images, view.mean, view.std),
+      copies.partners,
+      train=False,
+      method="predict_transformation",
     )
-    logits = networks.transformation_head.apply(
-      _branch(variables, "transformation_head"), features, train=False
-    )
-    hits = logits.argmax(-1) == labels
-    return hits.reshape(group.num_classes, images.shape[0]).T
+    hits = prediction.classify(logits) == copies.labels
+    return hits.reshape(-1, images.shape[0]).T
 
   return predict
-
-
-def _branch(variables: Any, name: str) -> dict[str, Any]:
-  return {kind: tree[name] for kind, tree in variables.items() if name in tree}

@@ -134,6 +134,20 @@ class MLP(nn.Module):
     )
 
 
+class SideBySide(nn.Module):
+  """Several heads on the same features, their outputs beside each other.
+
+  Attributes:
+    heads: Each maps `[N, F]` to `[N, K]`, with its own K.
+  """
+
+  heads: Sequence[nn.Module]
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps features `[N, F]` to `[N, sum of all K]`, float32."""
+    return jnp.concatenate([head(x, train=train) for head in self.heads], -1)
+
+
 def projector(
   widths: Sequence[int],
   *,
@@ -195,18 +209,20 @@ def predictor(
 
 def transformation_head(
   hidden_widths: Sequence[int],
-  num_classes: int,
+  num_classes: int | Sequence[int],
   *,
   last_hidden_relu: bool = True,
   hidden_norm: str = "layer",
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
-) -> MLP:
+) -> nn.Module:
   """The head that tells the transformations apart: norms and biases.
 
   Args:
-    hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10.
-    num_classes: Number of transformations in the group.
+    hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10, none
+      for a linear head.
+    num_classes: Number of transformations in the group; of several groups, each
+      gets a head of its own.
     last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
       no ReLU after the last hidden layer.
     hidden_norm: After the hidden layers: `"layer"`, or `"batch"` for unit
@@ -217,13 +233,18 @@ def transformation_head(
   Returns:
     The module.
   """
-  return MLP(
-    widths=(*hidden_widths, num_classes),
-    norm=hidden_norm,
-    last_hidden_relu=last_hidden_relu,
-    dtype=dtype,
-    axis_name=axis_name,
-  )
+  sizes = (num_classes,) if isinstance(num_classes, int) else num_classes
+  made = [
+    MLP(
+      widths=(*hidden_widths, size),
+      norm=hidden_norm,
+      last_hidden_relu=last_hidden_relu,
+      dtype=dtype,
+      axis_name=axis_name,
+    )
+    for size in sizes
+  ]
+  return made[0] if len(made) == 1 else SideBySide(tuple(made))
 
 
 def classifier(num_classes: int, *, dtype: Any = jnp.float32) -> nn.Dense:

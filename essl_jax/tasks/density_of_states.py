@@ -5,7 +5,8 @@ import pathlib
 from typing import Any
 
 from essl_jax import experiment as experiment_lib
-from essl_jax import methods, parallel, pictures
+from essl_jax import networks as networks_lib
+from essl_jax import parallel, pictures
 from essl_jax import step as step_lib
 from essl_jax.data import Source
 from essl_jax.data.cells import FREQUENCIES, CellSource
@@ -90,7 +91,7 @@ class DensityOfStates:
   def _problem(self, state: step_lib.TrainState) -> regressor.Problem:
     config, mesh = self._experiment.config, self._experiment.mesh
     is_random = not config.epochs and not config.init_from
-    encoder = methods.make_encoder(
+    encoder = networks_lib.make_encoder(
       config,
       axis_name=parallel.AXIS,
       conv_general_dilated=convolution.default_conv(

@@ -1,0 +1,217 @@
+"""What the head of the equivariance term is asked, and how it is scored."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import losses, transformations
+from essl_jax.transformations import TransformationGroup
+from essl_jax.transformations.group import draw_labels
+
+
+class Transformed(NamedTuple):
+  """Transformed copies of N images, K of each.
+
+  Attributes:
+    images: [K N, H, H, C]: the first copy of all images, then the second, ...
+    labels: int32 [K N], what the head is to say of each.
+    partners: int32 [N, K], the copy of the same image with which each is
+      compared; None where every copy is judged alone.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  partners: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """Which element of a group was applied, or which leads from copy to copy.
+
+  Attributes:
+    group: whose elements are told apart.
+    separate_heads: one head for each factor of a product, instead of one for
+      all combinations.
+    relative: the head sees the features of two copies of an image and names the
+      element that leads from the first to the second. This needs no upright
+      images: it can be asked of data that hold rotated ones already.
+  """
+
+  group: TransformationGroup
+  separate_heads: bool = False
+  relative: bool = False
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """Classes of each head."""
+    if self.separate_heads:
+      return tuple(factor.num_classes for factor in self.group.factors)
+    return (self.group.num_classes,)
+
+  def all_elements(self, images: chex.Array, keys: chex.Array) -> Transformed:
+    """Every element of every image.
+
+    Args:
+      images: [N, H, H, C], in [0, 1].
+      keys: typed keys [N], for the partners of a relative prediction: one
+        random copy of an image for all of its copies.
+
+    Returns:
+      K copies of each image for K elements.
+    """
+    transformed, elements = self.group.apply_all(images)
+    if not self.relative:
+      return Transformed(transformed, elements)
+    partner = draw_labels(keys, 0, self.group.num_classes)
+    return self._relative(transformed, elements, partner)
+
+  def all_from_identity(self, images: chex.Array) -> Transformed:
+    """Every element, compared with the image itself where it is relative."""
+    transformed, elements = self.group.apply_all(images)
+    if not self.relative:
+      return Transformed(transformed, elements)
+    partner = jnp.zeros(images.shape[0], jnp.int32)
+    return self._relative(transformed, elements, partner)
+
+  def random_elements(
+    self, images: chex.Array, keys: chex.Array
+  ) -> Transformed:
+    """One random element of every image; two where it is relative.
+
+    Args:
+      images: [N, H, H, C], in [0, 1].
+      keys: typed keys [N].
+
+    Returns:
+      One copy of each image, or two that are each other's partners.
+    """
+    if not self.relative:
+      return Transformed(*self.group.apply_random(keys, images))
+    n = images.shape[0]
+    pair = jax.vmap(jax.random.split, out_axes=1)(keys)
+    drawn = [self.group.apply_random(key, images) for key in pair]
+    transformed = jnp.concatenate([x for x, _ in drawn])
+    elements = jnp.concatenate([labels for _, labels in drawn])
+    partners = jnp.broadcast_to(jnp.array([[1, 0]], jnp.int32), (n, 2))
+    return Transformed(
+      transformed, self._differences(elements, partners), partners
+    )
+
+  def _relative(
+    self, images: jax.Array, elements: jax.Array, partner: jax.Array
+  ) -> Transformed:
+    """All copies of an image compared with one of them, `partner` [N]."""
+    shape = (partner.shape[0], self.group.num_classes)
+    partners = jnp.broadcast_to(partner[:, None], shape)
+    return Transformed(images, self._differences(elements, partners), partners)
+
+  def _differences(self, elements: jax.Array, partners: jax.Array) -> jax.Array:
+    """Labels [K N] of what leads from its partner to each copy."""
+    n, copies = partners.shape
+    by_copy = elements.reshape(copies, n)
+    from_element = jnp.take_along_axis(by_copy, partners.T, axis=0)
+    table = jnp.asarray(self.group.differences)
+    return table[from_element, by_copy].reshape(-1)
+
+  def loss(self, logits: chex.Array, labels: chex.Array) -> jax.Array:
+    """The cross-entropy, summed over the heads.
+
+    Args:
+      logits: [M, sum of `head_sizes`].
+      labels: int32 [M], elements of the whole group.
+
+    Returns:
+      A float32 scalar, the mean over M.
+    """
+    parts = zip(self._split(logits), self._targets(labels), strict=True)
+    return sum(
+      (losses.transformation_prediction(x, y) for x, y in parts), jnp.zeros(())
+    )
+
+  def classify(self, logits: chex.Array) -> jax.Array:
+    """The element that the heads name, int32 [M]; arguments as for `loss`."""
+    found = jnp.zeros(logits.shape[:1], jnp.int32)
+    for part, size in zip(self._split(logits), self.head_sizes, strict=True):
+      found = found * size + part.argmax(-1).astype(jnp.int32)
+    return found
+
+  def _split(self, logits: chex.Array) -> Sequence[jax.Array]:
+    total = sum(self.head_sizes)
+    if logits.ndim != 2 or logits.shape[1] != total:
+      raise ValueError(
+        f"logits must be [M, {total}] for {self.group.name}, got shape"
+        f" {logits.shape}"
+      )
+    ends = np.cumsum(self.head_sizes)[:-1].tolist()
+    return jnp.split(jnp.asarray(logits), ends, axis=1)
+
+  def _targets(self, labels: chex.Array) -> Sequence[jax.Array]:
+    """The labels of each head, from those of the whole group."""
+    targets = []
+    for size in reversed(self.head_sizes):
+      targets.append(labels % size)
+      labels = labels // size
+    return targets[::-1]
+
+
+def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
+  """Puts the features of each copy behind those of its partner.
+
+  Args:
+    features: [K N, F], in the order of `Transformed.images`.
+    partners: int32 [N, K].
+
+  Returns:
+    [K N, 2 F].
+
+  Raises:
+    ValueError: the numbers of rows do not fit.
+  """
+  n, copies = partners.shape
+  if features.shape[0] != n * copies:
+    raise ValueError(
+      f"features must have {n} x {copies} rows for partners [{n}, {copies}],"
+      f" got shape {features.shape}"
+    )
+  by_copy = features.reshape(copies, n, -1)
+  others = jnp.take_along_axis(by_copy, partners.T[:, :, None], axis=0)
+  return jnp.concatenate([others, by_copy], axis=-1).reshape(n * copies, -1)
+
+
+def make(
+  group: str, *, heads: str = "joint", relative: bool = False
+) -> Prediction:
+  """What a config asks for.
+
+  Args:
+    group: of `transformations.find`.
+    heads: `joint`, or `each` for a head for every factor of a product.
+    relative: see `Prediction`.
+
+  Returns:
+    The prediction.
+
+  Raises:
+    ValueError: an unknown group, separate heads for one that is no product, or
+      a relative prediction of what is no group.
+  """
+  found = transformations.find(group)
+  if heads == "each" and not found.factors:
+    raise ValueError(
+      f"heads=each is for products of groups, and {group} is none: leave heads"
+      " at joint"
+    )
+  if relative and heads == "each":
+    raise ValueError(
+      "relative predictions have one head: leave heads at joint (differences of"
+      " a product do not divide into those of its factors)"
+    )
+  made = Prediction(found, heads == "each", relative)
+  if relative:
+    _ = found.differences  # raises for what is no group
+  return made

@@ -1,0 +1,166 @@
+"""Groups of image transformations, to predict or to augment with.
+
+`GROUPS` are those whose elements a network can predict; `AUGMENTATIONS` has
+them and those with too many elements for that. `find` also makes products, such
+as `rotation*horizontal_flip`. Images are uint8 or floating in [0, 1], not
+normalised: colours are inverted and made gray in that range.
+
+Reference: Dangovski et al. 2022 (arXiv 2111.00899), section 3 and figure 1.
+"""
+
+from collections.abc import Mapping
+import functools
+import itertools
+
+import chex
+import jax
+
+from essl_jax.transformations.elements import (
+  flip,
+  gaussian_blur,
+  half_shift,
+  identity,
+  invert,
+  permute_quadrants,
+  quarter_turns,
+  to_grayscale,
+)
+from essl_jax.transformations.group import (
+  CyclicShifts,
+  TransformationGroup,
+  product,
+)
+
+__all__ = (
+  "ANY_ROLL",
+  "AUGMENTATIONS",
+  "FOUR_FOLD_ROTATION",
+  "GROUPS",
+  "CyclicShifts",
+  "TransformationGroup",
+  "find",
+  "find_augmentation",
+  "four_fold_rotation",
+  "product",
+)
+
+FOUR_FOLD_ROTATION = TransformationGroup(
+  "rotation", tuple(quarter_turns(k) for k in range(4))
+)
+ANY_ROLL = CyclicShifts("any_roll")
+_BLURS = (5, 9, 15)  # kernel sizes in pixels
+
+GROUPS: Mapping[str, TransformationGroup] = {
+  group.name: group
+  for group in (
+    FOUR_FOLD_ROTATION,
+    TransformationGroup("horizontal_flip", (identity, flip(2))),
+    TransformationGroup("vertical_flip", (identity, flip(1))),
+    # Labels of flips and half translations are those of E-SSL's program.
+    TransformationGroup("flips", (identity, flip(1), flip(2), flip(1, 2))),
+    TransformationGroup(
+      "half_translation",
+      (identity, half_shift(2), half_shift(1), half_shift(1, 2)),
+    ),
+    TransformationGroup("half_swap", (identity, half_shift(2))),
+    TransformationGroup("vertical_half_swap", (identity, half_shift(1))),
+    TransformationGroup(
+      "jigsaw",
+      tuple(permute_quadrants(p) for p in itertools.permutations(range(4))),
+    ),
+    TransformationGroup("grayscale", (identity, to_grayscale)),
+    TransformationGroup("inversion", (identity, invert)),
+    TransformationGroup(
+      "blur", (identity, *(gaussian_blur(size) for size in _BLURS))
+    ),
+  )
+}
+AUGMENTATIONS: Mapping[str, TransformationGroup | CyclicShifts] = {
+  **GROUPS,
+  ANY_ROLL.name: ANY_ROLL,
+}
+
+
+@functools.cache
+def find(name: str) -> TransformationGroup:
+  """The group of a name, or the product of several joined by `*`.
+
+  Args:
+    name: a name in `GROUPS`, such as `rotation`, or `rotation*horizontal_flip`.
+
+  Returns:
+    The group; for the same name always the same one.
+
+  Raises:
+    ValueError: an unknown name, or a product with equal elements.
+
+  Example:
+    >>> find("rotation*horizontal_flip").num_classes
+    8
+  """
+  parts = [part.strip() for part in name.split("*")]
+  for part in parts:
+    if part in GROUPS:
+      continue
+    if part in AUGMENTATIONS:
+      raise ValueError(
+        f"{part} has too many elements to predict and only augments; these can"
+        f" be predicted: {', '.join(GROUPS)}, and products like a*b"
+      )
+    raise ValueError(
+      f"unknown transformation group {part!r}; there are: {', '.join(GROUPS)},"
+      " and products like a*b"
+    )
+  groups = [GROUPS[part] for part in parts]
+  return groups[0] if len(groups) == 1 else product(*groups)
+
+
+def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
+  """Like `find`, for augmentation: `any_roll` too.
+
+  Args:
+    name: a name in `AUGMENTATIONS`, or a product of those in `GROUPS`.
+
+  Returns:
+    The group.
+
+  Raises:
+    ValueError: as for `find`.
+  """
+  if name in AUGMENTATIONS:
+    return AUGMENTATIONS[name]
+  try:
+    return find(name)
+  except ValueError as error:
+    if "*" in name:
+      raise
+    raise ValueError(
+      f"unknown transformation group {name!r}; there are:"
+      f" {', '.join(AUGMENTATIONS)}, and products like a*b"
+    ) from error
+
+
+def four_fold_rotation(images: chex.Array) -> tuple[jax.Array, jax.Array]:
+  """All four quarter turns of every image.
+
+  Args:
+    images: [N, H, H, C] of any dtype.
+
+  Returns:
+    Images [4 N, H, H, C] of the same dtype and labels int32 [4 N]; label k
+    means k counter-clockwise quarter turns. All images at 0 degrees come
+    first, then all at 90, 180 and 270.
+
+  Raises:
+    ValueError: the images are not square or not of rank 4.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> rotated, labels = four_fold_rotation(jnp.zeros((2, 8, 8, 3)))
+    >>> rotated.shape, labels.tolist()
+    ((8, 8, 8, 3), [0, 0, 1, 1, 2, 2, 3, 3])
+
+  Reference:
+    Gidaris et al. 2018 (arXiv 1803.07728); Dangovski et al. 2022, section 3.
+  """
+  return FOUR_FOLD_ROTATION.apply_all(images)

@@ -1,0 +1,257 @@
+"""Finite sets of image transformations: all of them, or a random one.
+
+A set knows its number of classes, applies all of its elements to every image,
+or one element to each. Label k names element k, and element 0 is the identity.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Element = Callable[[jax.Array], jax.Array]
+_PROBE_SIDE = 8  # pixels of the image by which elements are told apart
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformationGroup:
+  """A finite set of transformations of images, one function an element.
+
+  Most are groups in the strict sense. Blurs and grayscale are not: what they
+  remove cannot be given back, so no element undoes them (see `differences`).
+
+  Attributes:
+    name: what configs call the group.
+    elements: element k maps images [N, H, W, C] to images of the same shape
+      and dtype; all must differ. Element 0 is the identity.
+    factors: the groups that this one is a product of; none of its own.
+  """
+
+  name: str
+  elements: tuple[Element, ...]
+  factors: tuple["TransformationGroup", ...] = ()
+
+  @property
+  def num_classes(self) -> int:
+    """The number of elements."""
+    return len(self.elements)
+
+  def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
+    """Applies element `labels[i]` to image i.
+
+    Args:
+      images: [N, H, H, C], uint8 or floating in [0, 1].
+      labels: int32 [N].
+
+    Returns:
+      Images [N, H, H, C] of the same dtype.
+    """
+    images = square(images)
+    transformed = images
+    for k, element in enumerate(self.elements[1:], start=1):
+      chosen = (labels == k)[:, None, None, None]
+      transformed = jnp.where(chosen, element(images), transformed)
+    return transformed
+
+  def apply_all(self, images: chex.Array) -> tuple[jax.Array, jax.Array]:
+    """Applies every element to every image.
+
+    Args:
+      images: [N, H, H, C], uint8 or floating in [0, 1].
+
+    Returns:
+      Images [K N, H, H, C] and labels int32 [K N] for K elements: first all
+      images under element 0, then all under element 1, and so on.
+    """
+    images = square(images)
+    transformed = jnp.concatenate([f(images) for f in self.elements])
+    labels = jnp.repeat(
+      jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
+    )
+    return transformed, labels
+
+  def apply_random(
+    self, keys: chex.Array, images: chex.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies one uniformly drawn element to each image.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N].
+    """
+    labels = draw_labels(keys, 0, self.num_classes)
+    return self.apply(images, labels), labels
+
+  def apply_sometimes(
+    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies, with a probability, an element other than the identity.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+      probability: of a uniformly drawn element other than the identity.
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
+    """
+    labels = draw_labels_sometimes(keys, self.num_classes, probability)
+    return self.apply(images, labels), labels
+
+  @functools.cached_property
+  def differences(self) -> np.ndarray:
+    """Which element leads from one element's image to another's.
+
+    Returns:
+      int32 [K, K]: element `differences[a, b]` turns an image under element a
+      into the same image under element b.
+
+    Raises:
+      ValueError: for a set that is no group, which has no such table.
+    """
+    count = self.num_classes
+    side, channels = _PROBE_SIDE, 3
+    once = self._probe()
+    with jax.ensure_compile_time_eval():
+      twice, _ = jax.jit(self.apply_all)(once)
+    # [g, a]: element g applied to the image under element a.
+    twice = np.asarray(twice).reshape(count, count, side, side, channels)
+    table = np.full((count, count), -1, np.int32)
+    for a in range(count):
+      for g in range(count):
+        near = np.abs(once - twice[g, a]).max(axis=(1, 2, 3)) < 1e-6
+        table[a, np.flatnonzero(near)] = g
+    if (table < 0).any():
+      raise ValueError(
+        f"{self.name} is not a group: not every element can be undone by"
+        " another, so two transformed images have no difference to predict"
+      )
+    return table
+
+  def equal_elements(self) -> tuple[int, int] | None:
+    """Labels of two elements that do the same, if there are any."""
+    transformed = self._probe()
+    for k, image in enumerate(transformed):
+      near = np.abs(transformed[:k] - image).max(axis=(1, 2, 3)) < 1e-6
+      if near.any():
+        return int(near.argmax()), k
+    return None
+
+  def _probe(self) -> np.ndarray:
+    """An image without symmetry under every element, [K, H, H, 3]."""
+    shape = (1, _PROBE_SIDE, _PROBE_SIDE, 3)
+    image = np.random.default_rng(0).random(shape, np.float32)
+    with jax.ensure_compile_time_eval():
+      return np.asarray(jax.jit(self.apply_all)(image)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class CyclicShifts:
+  """Shifts by any number of pixels, over the edges: H * H elements.
+
+  Attributes:
+    name: what configs call the group.
+  """
+
+  name: str
+
+  def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
+    """Shifts image i by `labels[i]`.
+
+    Args:
+      images: [N, H, H, C].
+      labels: int32 [N]; label k is a shift by k // H pixels downward and k % H
+        to the right.
+
+    Returns:
+      Images [N, H, H, C] of the same dtype.
+    """
+    images = square(images)
+    side = images.shape[1]
+    shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
+    return jax.vmap(shift)(images, labels)
+
+  def apply_random(
+    self, keys: chex.Array, images: chex.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies one uniformly drawn shift to each image.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N].
+    """
+    labels = draw_labels(keys, 0, square(images).shape[1] ** 2)
+    return self.apply(images, labels), labels
+
+  def apply_sometimes(
+    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
+  ) -> tuple[jax.Array, jax.Array]:
+    """Shifts with a probability; as for `TransformationGroup`."""
+    count = square(images).shape[1] ** 2
+    labels = draw_labels_sometimes(keys, count, probability)
+    return self.apply(images, labels), labels
+
+
+def product(*factors: TransformationGroup) -> TransformationGroup:
+  """One element of each factor, the first factor's applied first.
+
+  Args:
+    *factors: two or more groups.
+
+  Returns:
+    The group of all combinations, named `a*b`. Label k of factors with K and L
+    elements is element k // L of the first and k % L of the second.
+
+  Raises:
+    ValueError: two of its elements do the same, so that their labels could not
+      be told apart.
+  """
+
+  def compose(first: Element, second: Element) -> Element:
+    return lambda images: second(first(images))
+
+  elements = factors[0].elements
+  for factor in factors[1:]:
+    elements = tuple(compose(f, g) for f in elements for g in factor.elements)
+  name = "*".join(factor.name for factor in factors)
+  group = TransformationGroup(name, elements, factors)
+  equal = group.equal_elements()
+  if equal is not None:
+    raise ValueError(
+      f"the product {name} has elements that do the same (labels {equal[0]} and"
+      f" {equal[1]}), so no head can tell them apart: leave one factor out"
+    )
+  return group
+
+
+def square(images: chex.Array) -> jax.Array:
+  """The images, if they are square; ValueError otherwise."""
+  if images.ndim != 4 or images.shape[1] != images.shape[2]:
+    raise ValueError(
+      f"images must be square, [N, H, H, C], got shape {images.shape}"
+    )
+  return jnp.asarray(images)
+
+
+def draw_labels(keys: chex.Array, least: int, count: int) -> jax.Array:
+  """Labels int32 [N] uniform in least .. count - 1, one for each of N keys."""
+  return jax.vmap(lambda key: jax.random.randint(key, (), least, count))(keys)
+
+
+def draw_labels_sometimes(
+  keys: chex.Array, count: int, probability: float
+) -> jax.Array:
+  """Labels int32 [N]: 1 .. count - 1 with a probability, else 0."""
+  which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
+  chosen = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(whether)
+  return jnp.where(chosen, draw_labels(which, 1, count), 0)
