@@ -50,6 +50,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     dir=ml_collections.config_dict.placeholder(str),
     on_device=False,
     train_split="train",
+    labelled_split=ml_collections.config_dict.placeholder(str),
     test_split="test",
     image_size=ml_collections.config_dict.placeholder(int),
     resize_size=ml_collections.config_dict.placeholder(int),
@@ -72,7 +73,10 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     std=(0.2023, 0.1994, 0.2010),
   )
   config.views = dict(
-    first=dict(view), second=dict(view), third=view | dict(size=16)
+    first=dict(view),
+    second=dict(view),
+    third=view | dict(size=16),
+    extra=ml_collections.config_dict.placeholder(str),
   )
 
   config.model = dict(
@@ -89,6 +93,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     group="rotation",
     weight=0.0 if baseline else 0.4,
     all_elements=True,
+    heads="joint",
+    relative=False,
     hidden_widths=(2048, 2048),
     last_hidden_relu=False,
   )

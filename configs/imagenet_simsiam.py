@@ -75,6 +75,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     dir=ml_collections.config_dict.placeholder(str),
     on_device=False,
     train_split="train",
+    labelled_split=ml_collections.config_dict.placeholder(str),
     test_split="validation",
     image_size=224,
     resize_size=256,
@@ -106,6 +107,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
       interpolation="bilinear",
       blur=0.1,
     ),
+    extra=ml_collections.config_dict.placeholder(str),
   )
 
   config.model = dict(
@@ -124,6 +126,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     group="rotation",
     weight=0.0 if "baseline" in chosen else 0.08,
     all_elements=True,
+    heads="joint",
+    relative=False,
     hidden_widths=(2048, 2048, 128),
     last_hidden_relu=False,
   )

@@ -93,6 +93,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     first=view | dict(groups=invariances),
     second=view | dict(groups=invariances),
     third=dict(view),
+    extra=ml_collections.config_dict.placeholder(str),
   )
 
   config.model = dict(name="photonic_cnn", width=64)
@@ -102,6 +103,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     group="half_translation",
     weight=0.0 if kind else 5.0,
     all_elements=True,
+    heads="joint",
+    relative=False,
     hidden_widths=(512, 512),
     hidden_norm="batch",
     last_hidden_relu=True,

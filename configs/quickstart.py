@@ -42,6 +42,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     dir=ml_collections.config_dict.placeholder(str),
     on_device=False,
     train_split="train",
+    labelled_split=ml_collections.config_dict.placeholder(str),
     test_split="test",
     image_size=ml_collections.config_dict.placeholder(int),
     resize_size=ml_collections.config_dict.placeholder(int),
@@ -64,7 +65,10 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     std=(0.38, 0.38, 0.38),
   )
   config.views = dict(
-    first=dict(view), second=dict(view), third=view | dict(scale=(0.7, 1.0))
+    first=dict(view),
+    second=dict(view),
+    third=view | dict(scale=(0.7, 1.0)),
+    extra=ml_collections.config_dict.placeholder(str),
   )
 
   config.model = dict(
@@ -81,6 +85,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     group="rotation",
     weight=0.0 if "baseline" in chosen else 0.4,
     all_elements=True,
+    heads="joint",
+    relative=False,
     hidden_widths=(256, 256),
     last_hidden_relu=True,
   )

@@ -43,7 +43,9 @@ class Data:
     on_device: reads the set once, resized for evaluation, and keeps it in
       device memory instead of streaming it; `digits` and `.npz` always live
       there.
-    train_split: pre-training images, kNN bank, probe training.
+    train_split: pre-training images.
+    labelled_split: kNN bank and training of probes, where the pre-training
+      images have no labels; absent, they are `train_split`.
     test_split: evaluation images; `val` in most image folders.
     image_size: side of evaluation images in pixels, cut from the centre;
       needed where a set's images differ in size. Training crops such images
@@ -57,6 +59,7 @@ class Data:
   dir: str | None = None
   on_device: bool = False
   train_split: str = "train"
+  labelled_split: str | None = None
   test_split: str = "test"
   image_size: int | None = None
   resize_size: int | None = None
@@ -249,6 +252,7 @@ class Config:
 FREE_FIELDS = (
   "mode",
   "data.dir",
+  "data.labelled_split",
   "knn",
   "probe",
   "finetune",

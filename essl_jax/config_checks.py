@@ -108,9 +108,18 @@ def check(config: Any) -> None:
     value = _get(config, name)
     if value is not None and not 0 < value < float("inf"):
       raise UsageError(f"config.{name} must be above 0; got {value}")
+  _check_labels(config)
   _check_sizes(config)
   _check_unread(config)
   _check_optimizer(config)
+
+
+def _check_labels(config: Any) -> None:
+  if config.online_classifier and config.data.labelled_split is not None:
+    raise UsageError(
+      "config.online_classifier wants labels of the pre-training images, and"
+      " config.data.labelled_split says that they have none: unset one of them"
+    )
 
 
 def _check_sizes(config: Any) -> None:
@@ -161,6 +170,7 @@ _UNREAD = {
     "data.on_device",
     "data.image_size",
     "data.resize_size",
+    "data.labelled_split",
     "online_classifier",
     "evaluate_checkpoint",
     "knn",

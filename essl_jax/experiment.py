@@ -34,6 +34,8 @@ class Experiment:
     config: the run's config.
     mesh: over all devices that run it.
     source: of images.
+    labelled: whose training images are the labelled ones, for kNN and probes;
+      `source` itself where those are labelled.
     networks: encoder and heads.
     optimizer: of the networks' parameters.
     groups: what it does to which of them.
@@ -43,6 +45,7 @@ class Experiment:
   config: config_lib.Config
   mesh: Mesh
   source: data.Source
+  labelled: data.Source
   networks: networks_lib.Networks
   optimizer: optax.GradientTransformation
   groups: Mapping[str, optim.Group]
@@ -85,7 +88,10 @@ class Experiment:
       f"number of {split} images": self.source.num_examples(split)
       for split in ("train", "test")
     }
-    return sizes | {"number of classes": self.source.num_classes}
+    return sizes | {
+      "number of labelled images": self.labelled.num_examples("train"),
+      "number of classes": self.source.num_classes,
+    }
 
   @property
   def name(self) -> str:
@@ -206,6 +212,19 @@ def make_groups(
   }
 
 
+def _make_source(settings: config_lib.Data, train_split: str) -> data.Source:
+  return data.make_source(
+    settings.name,
+    directory=settings.dir,
+    on_device=settings.on_device,
+    train_split=train_split,
+    test_split=settings.test_split,
+    image_size=settings.image_size,
+    resize_size=settings.resize_size,
+    generate=settings.generate,
+  )
+
+
 def build(
   config: config_lib.Config,
   source: data.Source | None = None,
@@ -229,16 +248,10 @@ def build(
   mesh = parallel.make_mesh() if mesh is None else mesh
   parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if source is None:
-    source = data.make_source(
-      config.data.name,
-      directory=config.data.dir,
-      on_device=config.data.on_device,
-      train_split=config.data.train_split,
-      test_split=config.data.test_split,
-      image_size=config.data.image_size,
-      resize_size=config.data.resize_size,
-      generate=config.data.generate,
-    )
+    source = _make_source(config.data, config.data.train_split)
+  labelled = source
+  if config.data.labelled_split is not None:
+    labelled = _make_source(config.data, config.data.labelled_split)
   views_lib.check(config, source.image_shape)
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
@@ -254,6 +267,7 @@ def build(
     config=config,
     mesh=mesh,
     source=source,
+    labelled=labelled,
     networks=networks_lib.make_networks(
       config,
       num_classes=source.num_classes,

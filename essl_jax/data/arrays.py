@@ -47,7 +47,8 @@ class ArraySource:
     Args:
       train_images: uint8 [N, H, W, 3], or grayscale [N, H, W] or
         [N, H, W, 1], which is repeated to three channels.
-      train_labels: integers [N] in 0 .. num_classes - 1.
+      train_labels: integers [N] in 0 .. num_classes - 1, or -1 for all where
+        the training images have none.
       test_images: like `train_images`, with the same H and W.
       test_labels: integers [M].
       num_classes: number of labels; None takes the largest label plus one.
@@ -244,7 +245,8 @@ def _to_labels(labels: np.ndarray, name: str, length: int) -> np.ndarray:
       f"{name} is {labels.dtype} {list(labels.shape)}: labels must be "
       f"integers [{length}], one for each image"
     )
-  if labels.min() < 0:
+  is_unlabelled = name == "train_labels" and np.all(labels == -1)
+  if labels.min() < 0 and not is_unlabelled:
     raise UsageError(
       f"{name} holds {labels.min()}: labels must be integers from 0 on"
     )

@@ -1,0 +1,257 @@
+"""What heads are asked: products, pairs of copies, no SSL loss at all."""
+
+import jax
+import numpy as np
+import pytest
+import step_helpers
+
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
+from essl_jax import (
+  gradient_cache,
+  losses,
+  methods,
+  prediction,
+  transformations,
+)
+from essl_jax import views as views_lib
+from essl_jax.data import ArraySource
+from essl_jax.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def images():
+  return np.random.default_rng(0).random((5, 6, 6, 3), np.float32)
+
+
+def _keys(n):
+  return jax.random.split(jax.random.key(1), n)
+
+
+def test_all_elements_alone(images):
+  asked = prediction.make("jigsaw")
+  copies = asked.all_elements(images, _keys(5))
+  assert copies.images.shape == (24 * 5, 6, 6, 3) and copies.partners is None
+  np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(24), 5))
+  assert asked.head_sizes == (24,)
+
+
+def test_separate_heads_of_a_product():
+  asked = prediction.make("rotation*horizontal_flip", heads="each")
+  assert asked.head_sizes == (4, 2)
+  random = np.random.default_rng(0)
+  logits = random.standard_normal((8, 6)).astype(np.float32)
+  labels = np.arange(8)
+  of = losses.transformation_prediction
+  expected = of(logits[:, :4], labels // 2) + of(logits[:, 4:], labels % 2)
+  np.testing.assert_allclose(asked.loss(logits, labels), expected, rtol=1e-6)
+  named = 2 * logits[:, :4].argmax(1) + logits[:, 4:].argmax(1)
+  np.testing.assert_array_equal(asked.classify(logits), named)
+  joint = prediction.make("rotation*horizontal_flip")
+  logits = random.standard_normal((8, 8)).astype(np.float32)
+  np.testing.assert_allclose(
+    joint.loss(logits, labels), of(logits, labels), rtol=1e-6
+  )
+  np.testing.assert_array_equal(joint.classify(logits), logits.argmax(1))
+  with pytest.raises(ValueError, match=r"must be \[M, 8\] .* \(8, 6\)"):
+    joint.loss(logits[:, :6], labels)
+
+
+@pytest.mark.parametrize("name", ["rotation", "rotation*horizontal_flip"])
+@pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
+def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):
+  asked = prediction.make(name, relative=True)
+  copies = jax.jit(getattr(asked, draw))(images, _keys(5))
+  number = {"all_elements": asked.group.num_classes, "random_elements": 2}[draw]
+  assert copies.partners.shape == (5, number)
+  assert copies.images.shape == (number * 5, 6, 6, 3)
+  by_copy = np.asarray(copies.images).reshape(number, 5, 6, 6, 3)
+  labels = np.asarray(copies.labels).reshape(number, 5)
+  for copy in range(number):
+    for i in range(5):
+      partner = by_copy[copies.partners[i, copy], i][None]
+      element = asked.group.elements[labels[copy, i]]
+      np.testing.assert_array_equal(element(partner)[0], by_copy[copy, i])
+
+
+def test_evaluation_compares_with_the_image_itself(images):
+  asked = prediction.make("rotation", relative=True)
+  copies = asked.all_from_identity(images)
+  np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(4), 5))
+  np.testing.assert_array_equal(copies.partners, np.zeros((5, 4)))
+
+
+def test_pairs_of_features_survive_micro_batches():
+  random = np.random.default_rng(0)
+  features = random.standard_normal((3 * 4, 2)).astype(np.float32)
+  partners = random.integers(0, 3, (4, 3)).astype(np.int32)
+  whole = np.asarray(prediction.pair_features(features, partners))
+  for k in range(3):
+    for i in range(4):
+      other = features[4 * partners[i, k] + i]
+      expected = np.concatenate([other, features[4 * k + i]])
+      np.testing.assert_array_equal(whole[4 * k + i], expected)
+  parts = [gradient_cache._divide(x, 4, 2) for x in (features, partners)]
+  paired = jax.vmap(prediction.pair_features)(*parts)
+  np.testing.assert_array_equal(gradient_cache._join(paired, 2), whole)
+  with pytest.raises(ValueError, match=r"4 x 3 rows .* \(11, 2\)"):
+    prediction.pair_features(features[:11], partners)
+
+
+@pytest.mark.parametrize(
+  ("equivariance", "expected"),
+  [
+    ({"group": "shear"}, "config.equivariance: unknown transformation group"),
+    ({"group": "any_roll"}, "any_roll has too many elements to predict"),
+    ({"heads": "each"}, "heads=each is for products of groups, and rotation"),
+    ({"group": "blur", "relative": True}, "blur is not a group"),
+    (
+      {"group": "rotation*inversion", "heads": "each", "relative": True},
+      "relative predictions have one head",
+    ),
+    ({"group": "jigsaw*half_swap"}, "elements that do the same"),
+  ],
+)
+def test_predictions_that_cannot_be_made(tiny_config, equivariance, expected):
+  with pytest.raises(UsageError, match=expected) as error:
+    methods.check(tiny_config("simclr", equivariance=equivariance))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("method", "equivariance", "copies", "metrics"),
+  [
+    ("simclr", {"relative": True}, 4, {"loss_ssl", "embedding_std"}),
+    (
+      "none",
+      {
+        "group": "rotation*horizontal_flip",
+        "heads": "each",
+        "all_elements": False,
+        "hidden_widths": (),
+      },
+      1,
+      {"loss_ssl"},
+    ),
+  ],
+)
+def test_a_step_of_every_kind(
+  tiny_config, method, equivariance, copies, metrics
+):
+  config = tiny_config(method, equivariance=equivariance)
+  methods.check(config)
+  batch = step_helpers.batch()
+  source = ArraySource(*[batch["image"], batch["label"]] * 2)
+  experiment = experiment_lib.build(config, source)
+  views = views_lib.make_views(config)(experiment.create_state(), batch)
+  assert views.transformed.shape == (copies * 16, 8, 8, 3)
+  assert (views.first is None) == (method == "none")
+  state = experiment.create_state()
+  (start,) = [jax.device_get(state.params["encoder"])]
+  step, batches = experiment.make_step(), experiment.batches(0)
+  found = []
+  for _ in range(3):
+    state, measured = step(state, next(batches))
+    found.append(float(measured["loss_equivariance"]))
+  assert metrics < set(measured) and np.isfinite(found).all()
+  assert ("embedding_std" in measured) == (method != "none")
+  moved = jax.tree.map(
+    lambda a, b: float(np.abs(a - b).max()), start, state.params["encoder"]
+  )
+  assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_without_an_ssl_loss_there_must_be_something_to_learn(tiny_config):
+  for changes, expected in (
+    ({"equivariance": {"weight": 0.0}}, "weight is 0: set it above 0"),
+    ({"online_classifier": True}, "view 1, which config.method=none does not"),
+    ({"temperature": 0.5}, "method none does not read config.temperature"),
+  ):
+    with pytest.raises(UsageError, match=expected):
+      methods.check(tiny_config("none", **changes))
+
+
+def test_extra_transforms_half_of_both_ssl_views(tiny_config):
+  plain = {
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+    "flip": 0.0,
+    "jitter_probability": 0.0,
+    "grayscale": 0.0,
+  }
+  views = {name: {"size": 16, **plain} for name in ("first", "second", "third")}
+  config = tiny_config("simclr", views={**views, "extra": "vertical_flip"})
+  batch = {"image": step_helpers.images(64)}
+  state = step_helpers.make_state(config)
+  made = jax.jit(views_lib.make_views(config))(state, batch)
+  bare = tiny_config("simclr", views=views)
+  same = jax.jit(views_lib.make_views(bare))(state, batch)
+  flip = transformations.GROUPS["vertical_flip"].elements[1]
+  flipped = {}
+  for name in ("first", "second"):
+    image, other = getattr(same, name), getattr(made, name)
+    is_same, is_flipped = (
+      np.abs(x - other).max(axis=(1, 2, 3)) < 1e-5 for x in (image, flip(image))
+    )
+    assert np.all(is_same != is_flipped) and 16 < is_flipped.sum() < 48
+    flipped[name] = is_flipped
+  assert np.any(flipped["first"] != flipped["second"])
+  np.testing.assert_allclose(made.transformed, same.transformed, atol=1e-5)
+
+
+def test_views_that_cannot_be_transformed_are_refused(tiny_config):
+  source = ArraySource(*[step_helpers.images(), np.arange(16) % 4] * 2)
+  sizes = lambda third: {
+    "first": {"size": 16},
+    "second": {"size": 16},
+    "third": {"size": third},
+  }
+  for changes, expected in (
+    (
+      {"views": sizes(9), "equivariance": {"group": "jigsaw"}},
+      "config.views.third, jigsaw: .* even sides",
+    ),
+    (
+      {"views": sizes(8) | {"first": {"size": 15}, "extra": "half_swap"}},
+      "config.views.first, half_swap: .* even sides",
+    ),
+  ):
+    with pytest.raises(UsageError, match=expected):
+      experiment_lib.build(tiny_config("simclr", **changes), source)
+  with pytest.raises(UsageError, match="config.views: extra='shear': unknown"):
+    tiny_config("simclr", views=sizes(8) | {"extra": "shear"})
+
+
+@pytest.mark.parametrize(
+  ("group", "views", "expected"),
+  [
+    ("rotation", {}, []),
+    ("horizontal_flip", {}, ["first.flip", "second.flip", "third.flip"]),
+    ("rotation", {"extra": "rotation"}, ["views.extra"]),
+    ("inversion*rotation", {"extra": "inversion"}, ["views.extra"]),
+    ("grayscale", {}, [f"{x}.grayscale" for x in ("first", "second", "third")]),
+  ],
+)
+def test_what_is_predicted_and_drawn_at_random_is_warned_of(
+  tiny_config, group, views, expected
+):
+  sizes = {"first": {"size": 16}, "second": {"size": 16}, "third": {"size": 8}}
+  config = tiny_config(
+    "simclr", equivariance={"group": group}, views=sizes | views
+  )
+  source = ArraySource(*[step_helpers.images(), np.arange(16) % 4] * 2)
+  warnings = experiment_lib.build(config, source).warnings
+  assert len(warnings) == len(expected)
+  for line, name in zip(warnings, expected, strict=True):
+    assert name in line and "leave one out" in line
+
+
+def test_config_of_products_and_pairs_is_parsed(tiny_config):
+  config = tiny_config(
+    "simclr",
+    equivariance={"group": "rotation*vertical_flip", "heads": "each"},
+  )
+  assert config.equivariance.heads == "each"
+  assert config_lib.to_dict(config)["views"]["extra"] is None
+  with pytest.raises(UsageError, match="heads must be one of joint, each"):
+    tiny_config("simclr", equivariance={"heads": "two"})
