@@ -21,6 +21,7 @@ os.environ.update(
 
 import argparse  # noqa: E402
 import concurrent.futures  # noqa: E402
+import functools  # noqa: E402
 import json  # noqa: E402
 import multiprocessing  # noqa: E402
 import pathlib  # noqa: E402
@@ -39,12 +40,12 @@ _RESULTS = pathlib.Path(__file__).parent / "results" / "photonics_speed.json"
 _WORKER = pathlib.Path(__file__).parent / "photonics_mpb.py"
 
 
-def make_cells(first: int, count: int) -> np.ndarray:
+def make_cells(seed: int, first: int, count: int) -> np.ndarray:
   """Cells of all kinds in turn, [count, 32, 32]."""
   kinds = list(cells.KINDS)
   return np.stack(
     [
-      cells.make(kinds[i % len(kinds)], 0, "test", i)
+      cells.make(kinds[i % len(kinds)], seed, "test", i)
       for i in range(first, first + count)
     ]
   )
@@ -59,14 +60,16 @@ def solve_ours(permittivity: np.ndarray) -> tuple[float, np.ndarray]:
   return time.perf_counter() - start, found
 
 
-def run_ours(pool, processes: int, count: int) -> float:
+def run_ours(pool, processes: int, count: int, seed: int) -> float:
   """Cells an hour: each process solves `count` at once."""
-  shares = [make_cells(count * i, count) for i in range(processes)]
+  shares = [make_cells(seed, count * i, count) for i in range(processes)]
   seconds = [s for s, _ in pool.map(solve_ours, shares)]
   return sum(3600 * count / s for s in seconds)
 
 
-def run_mpb(python: str, processes: int, turn: int) -> tuple[float, list]:
+def run_mpb(
+  python: str, processes: int, turn: int, seed: int
+) -> tuple[float, list]:
   """Cells an hour, each process solving one; what was found."""
   with tempfile.TemporaryDirectory() as folder:
     running = []
@@ -74,7 +77,7 @@ def run_mpb(python: str, processes: int, turn: int) -> tuple[float, list]:
       name = pathlib.Path(folder) / str(i)
       np.savez(
         f"{name}-in.npz",
-        permittivity=make_cells(turn * processes + i, 1),
+        permittivity=make_cells(seed, turn * processes + i, 1),
         k_points=bands.k_grid(),
       )
       command = [python, _WORKER, f"{name}-in.npz", f"{name}-out.npz"]
@@ -121,7 +124,7 @@ def compare(found: list) -> dict[str, float]:
 
 def measure_tricks(repetitions: int = 3) -> dict[str, float]:
   """Seconds a cell as one trick after the other is added, one process."""
-  cell = make_cells(0, 1)
+  cell = make_cells(0, 0, 1)
   grid = bands.k_grid()
 
   def dense(k_points: np.ndarray, plane_waves: int) -> float:
@@ -162,6 +165,7 @@ def main() -> None:
   parser.add_argument("--processes", type=int, default=2)
   parser.add_argument("--turns", type=int, default=3)
   parser.add_argument("--cells", type=int, default=24, help="of ours, a turn")
+  parser.add_argument("--seed", type=int, default=0, help="of the cells")
   parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
   arguments = parser.parse_args()
 
@@ -170,11 +174,16 @@ def main() -> None:
   with concurrent.futures.ProcessPoolExecutor(
     arguments.processes, context
   ) as pool:
-    run_ours(pool, arguments.processes, arguments.cells)  # compiles
+    ours_once = functools.partial(
+      run_ours, pool, arguments.processes, arguments.cells, arguments.seed
+    )
+    ours_once()  # compiles
     for turn in range(arguments.turns):
-      ours.append(run_ours(pool, arguments.processes, arguments.cells))
+      ours.append(ours_once())
       if arguments.mpb:
-        rate, solved = run_mpb(arguments.mpb, arguments.processes, turn)
+        rate, solved = run_mpb(
+          arguments.mpb, arguments.processes, turn, arguments.seed
+        )
         theirs.append(rate)
         found += solved
       print(f"turn {turn}: ours {ours[-1]:.0f}, MPB {theirs[-1:]}", flush=True)
@@ -182,7 +191,7 @@ def main() -> None:
     "command": "python experiments/photonics_speed.py"
     + (f" --mpb={arguments.mpb}" if arguments.mpb else "")
     + f" --processes={arguments.processes} --turns={arguments.turns}"
-    + f" --cells={arguments.cells}",
+    + f" --cells={arguments.cells} --seed={arguments.seed}",
     "processor": platform.processor() or platform.machine(),
     "cores": os.cpu_count(),
     "load_average_at_end": os.getloadavg()[0],
