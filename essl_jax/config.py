@@ -10,7 +10,13 @@ import dataclasses
 from typing import Any
 
 from essl_jax import augment, config_checks, fields
-from essl_jax.config_evaluation import Finetune, Knn, Probe, Regression
+from essl_jax.config_evaluation import (
+  Finetune,
+  Knn,
+  Measures,
+  Probe,
+  Regression,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +221,7 @@ class Config:
   optimizer: Optimizer = Optimizer()
   knn: Knn = Knn()
   probe: Probe = Probe()
+  measures: Measures = Measures()
   finetune: Finetune = Finetune()
   regression: Regression = Regression()
 
@@ -225,6 +232,7 @@ FREE_FIELDS = (
   "data.dir",
   "knn",
   "probe",
+  "measures",
   "finetune",
   "regression",
   "log_every",
