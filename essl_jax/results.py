@@ -185,8 +185,10 @@ def _untrained(
   """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
   now = to_json(dataclasses.asdict(experiment.config.knn))
-  begun_with = read_config(workdir) if knn and figures else {}
-  if not begun_with or begun_with.get("knn") != now:
+  if not knn or not figures:
+    return {}
+  begun_with = read_config(workdir)
+  if begun_with.get("knn") != now:
     return {}
   images = experiment.config.measures.images
   if begun_with.get("measures", {}).get("images") != images:
