@@ -119,6 +119,12 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     end_factor=0.0,
     update_rate_every="step",
   )
+  config.measures = dict(
+    groups=()
+    if kind == "supervised"
+    else ("half_translation", "rotation", "flips"),
+    images=2000,
+  )
   config.regression = dict(
     labelled=(3000,),
     repetitions=3,

@@ -10,7 +10,13 @@ import dataclasses
 from typing import Any
 
 from essl_jax import augment, config_checks, fields, transformations
-from essl_jax.config_evaluation import Finetune, Knn, Probe, Regression
+from essl_jax.config_evaluation import (
+  Finetune,
+  Knn,
+  Measures,
+  Probe,
+  Regression,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,11 @@ class Data:
   image_size: int | None = None
   resize_size: int | None = None
   generate: Generate = Generate()
+
+  @property
+  def labelled(self) -> str:
+    """The split whose labels kNN and probes learn from."""
+    return self.labelled_split or self.train_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +255,7 @@ class Config:
   optimizer: Optimizer = Optimizer()
   knn: Knn = Knn()
   probe: Probe = Probe()
+  measures: Measures = Measures()
   finetune: Finetune = Finetune()
   regression: Regression = Regression()
 
@@ -255,6 +267,7 @@ FREE_FIELDS = (
   "data.labelled_split",
   "knn",
   "probe",
+  "measures",
   "finetune",
   "regression",
   "log_every",

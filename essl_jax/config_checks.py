@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from essl_jax import transformations
 from essl_jax.errors import UsageError
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -54,6 +55,7 @@ _AT_LEAST = {
   "probe.initial_std": 0,
   "probe.resize_size": 1,
   "probe.checkpoint_every_epochs": 1,
+  "measures.images": 10,
   "finetune.subset": 0,
   "finetune.epochs": 1,
   "finetune.batch_size": 1,
@@ -110,6 +112,7 @@ def check(config: Any) -> None:
       raise UsageError(f"config.{name} must be above 0; got {value}")
   _check_labels(config)
   _check_sizes(config)
+  _check_groups(config)
   _check_unread(config)
   _check_optimizer(config)
 
@@ -141,6 +144,20 @@ def _check_sizes(config: Any) -> None:
     )
   if config.seed >= 2**32:
     raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
+
+
+def _check_groups(config: Any) -> None:
+  for name in config.measures.groups:
+    try:
+      transformations.find(name)
+    except ValueError as error:
+      raise UsageError(f"config.measures.groups: {error}") from error
+  is_trained = config.epochs or config.init_from
+  if config.measures.groups and not is_trained:
+    raise UsageError(
+      "config.measures.groups are of a trained encoder, and config.epochs is 0"
+      " without config.init_from: leave them out"
+    )
 
 
 def _check_optimizer(config: Any) -> None:

@@ -71,6 +71,21 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measures:
+  """How collapsed, invariant and equivariant the features are.
+
+  Attributes:
+    groups: names in `transformations.GROUPS` whose symmetry is measured at the
+      end; the measures of collapse need none.
+    images: how many training and how many test images at most, a fixed choice:
+      see `data.subsets.sample`. Ranks are bounded by it.
+  """
+
+  groups: tuple[str, ...] = ()
+  images: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
 class Finetune:
   """Fine-tuning of all weights on few labels: `mode=finetune`.
 

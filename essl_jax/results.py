@@ -185,8 +185,15 @@ def _untrained(
   """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
   now = to_json(dataclasses.asdict(experiment.config.knn))
-  if not knn or not figures or read_config(workdir).get("knn") != now:
+  if not knn or not figures:
     return {}
+  begun_with = read_config(workdir)
+  if begun_with.get("knn") != now:
+    return {}
+  images = experiment.config.measures.images
+  if begun_with.get("measures", {}).get("images") != images:
+    # Ranks of another number of images are no comparison.
+    figures = {k: v for k, v in figures.items() if k.startswith("knn_")}
   protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
   return figures | protocol
 

@@ -80,5 +80,12 @@ def test_densities_are_needed(monkeypatch, tmp_path):
   photonics_helpers.stand_in(monkeypatch, SIZES)
   with pytest.raises(UsageError, match="test.h5 has no density of states"):
     cells._density(None, "test")
-  with pytest.raises(UsageError, match="unit cells have no classes"):
-    photonics_helpers.source().take(np.arange(2))
+
+
+def test_some_cells_of_a_split_are_taken():
+  source = photonics_helpers.source()
+  part = source.take(np.array([3, 8]), "test")
+  np.testing.assert_array_equal(part.test_images, source.test_images[[3, 8]])
+  assert part.num_examples("test") == len(part.test_labels) == 2
+  assert part.num_examples("train") == source.num_examples("train")
+  assert part.labelled is source.labelled

@@ -136,10 +136,19 @@ def opened(monkeypatch):
 
 
 def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
-  config = config_lib.parse(photonics_helpers.raw_config())
+  measures = {"groups": ("half_translation",), "images": 10}
+  config = config_lib.parse(photonics_helpers.raw_config(measures=measures))
   train.run(config, tmp_path)
   results = json.loads((tmp_path / "results.json").read_text())
-  assert set(results["figures"]) == {"transformation", "regression"}
+  assert set(results["figures"]) == {
+    "transformation",
+    "collapse",
+    "symmetry",
+    "regression",
+  }
+  found = results["figures"]["symmetry"]["half_translation"]
+  assert (found["num_train"], found["num_test"]) == (10, 10)
+  assert set(found["per_element"]) == {"0", "1", "2", "3"}
   transformation = results["figures"]["transformation"]
   assert transformation["group"] == "half_translation"
   assert transformation["images"] == 11
@@ -165,6 +174,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   train.run(config, tmp_path)
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["step"] == 0 and not (tmp_path / "checkpoints").exists()
+  assert set(results["figures"]) == {"regression"}
   found = results["figures"]["regression"]
   assert found["initial_weights"] == "random"
   made = tasks.make(experiment_lib.build(config))._problem(None)

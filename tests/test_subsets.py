@@ -67,9 +67,9 @@ def test_lists_are_read_or_refused(tmp_path):
     subsets.read_list(tmp_path / "none.txt")
 
 
-def seen(source):
-  """First pixel and label of all training images, in order."""
-  batches = list(source.evaluation_batches("train", 7))
+def seen(source, split="train"):
+  """First pixel and label of all images of a split, in order."""
+  batches = list(source.evaluation_batches(split, 7))
   pixels = np.concatenate([x["image"][:, 0, 0, 0] for x in batches])
   return pixels.tolist(), np.concatenate([x["label"] for x in batches])
 
@@ -95,6 +95,14 @@ def check_few_labels(source):
   assert set(seen(sampled)[0]) < set(pixels)
   assert seen(sampled)[0] == seen(subsets.sample(source, 9))[0]
   assert subsets.sample(source, len(labels)) is source
+  few_tests = subsets.sample(source, 3, "test")
+  assert few_tests.num_examples("train") == source.num_examples("train")
+  assert few_tests.num_examples("test") == 3
+  taken, everything = seen(few_tests, "test"), seen(source, "test")
+  assert set(taken[0]) < set(everything[0])
+  assert [everything[1][everything[0].index(x)] for x in taken[0]] == (
+    taken[1].tolist()
+  )
 
 
 def test_arrays_are_divided():

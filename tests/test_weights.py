@@ -237,7 +237,7 @@ def test_an_imported_encoder_is_evaluated(make_config, tmp_path, capsys):
   train.run(config, workdir)
   results = json.loads((workdir / "results.json").read_text())
   assert results["step"] == 0
-  assert set(results["figures"]) == {"knn", "linear_probe"}
+  assert set(results["figures"]) == {"knn", "collapse", "linear_probe"}
   origin = results["initialised_from"]
   assert origin["initialised"] == ["encoder"]
   assert origin["metadata"]["source"].endswith("(cifar.npz)")
@@ -258,7 +258,7 @@ def test_a_head_from_the_file_is_evaluated_too(make_config, exported, tmp_path):
   )
   train.run(config, tmp_path / "run")
   results = json.loads((tmp_path / "run" / "results.json").read_text())
-  assert set(results["figures"]) == {"knn", "transformation"}
+  assert set(results["figures"]) == {"knn", "collapse", "transformation"}
 
 
 def test_another_architecture_is_named_in_one_line(make_config, exported):

@@ -1,7 +1,8 @@
 """Image sets held in host memory as NumPy arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 
@@ -173,15 +174,15 @@ class ArraySource:
       " place of config.finetune.label_list"
     )
 
-  def take(self, rows: np.ndarray) -> "ArraySource":
-    """Returns a source with these training images only."""
-    return ArraySource(
-      self.train_images[rows],
-      self.train_labels[rows],
-      self.test_images,
-      self.test_labels,
-      num_classes=self.num_classes,
-    )
+  def take(self, rows: np.ndarray, split: str = "train") -> Self:
+    """Returns a source with these images of a split only."""
+    part = copy.copy(self)
+    images, labels = (x[rows] for x in self._arrays(split))
+    if split == "train":
+      part.train_images, part.train_labels = images, labels
+    else:
+      part.test_images, part.test_labels = images, labels
+    return part
 
   def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
     check_split(split)

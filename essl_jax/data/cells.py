@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,10 +75,6 @@ class CellSource(ArraySource):
     self.num_classes = 1
     self.image_shape = self.train_images.shape[1:]
     self.labelled = labelled
-
-  def take(self, rows: np.ndarray) -> NoReturn:
-    """Refuses: classes are what images are chosen by."""
-    raise UsageError("unit cells have no classes to choose a part of them by")
 
 
 def scale(permittivity: np.ndarray) -> np.ndarray:

@@ -197,10 +197,10 @@ class EncodedSource:
     """Returns the training images' file names, `class/name` or `name`."""
     return self._images["train"].file_names()
 
-  def take(self, rows: np.ndarray) -> "EncodedSource":
-    """Returns a source with these training images only."""
+  def take(self, rows: np.ndarray, split: str = "train") -> "EncodedSource":
+    """Returns a source with these images of a split only."""
     part = copy.copy(self)
-    part._images = self._images | {"train": _Rows(self._images["train"], rows)}
+    part._images = self._images | {split: _Rows(self._images[split], rows)}
     part._unreadable = {split: set() for split in SPLITS}
     part._lock = threading.Lock()
     part.broken = {split: [] for split in SPLITS}

@@ -80,7 +80,7 @@ class TFDSSource:
     self.image_shape = image_shape
     self.differs_in_size = differs_in_size
     self._resize = resize
-    self._rows: np.ndarray | None = None
+    self._rows: dict[str, np.ndarray] = {}
     self.is_stored_shuffled = not builder.info.disable_shuffling
 
   def num_examples(self, split: str) -> int:
@@ -143,9 +143,7 @@ class TFDSSource:
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     rows = check_share(self.num_examples(split), process_index, process_count)
-    records = (
-      self._taken() if split == "train" else self._records(self._splits[split])
-    )
+    records = self._taken(split)
     if process_count > 1:
       # As stored: what precedes the share is read, but not decoded.
       records = records.skip(rows.start).take(len(rows))
@@ -164,23 +162,24 @@ class TFDSSource:
     records = self._taken().map(lambda record: record["file_name"])
     return [as_text(name) for name in records.as_numpy_iterator()]
 
-  def take(self, rows: np.ndarray) -> "TFDSSource":
-    """Returns a source with these training images only.
+  def take(self, rows: np.ndarray, split: str = "train") -> "TFDSSource":
+    """Returns a source with these images of a split only.
 
     Training keeps them in memory as they are stored: 1.4 GB for 1% of
     ImageNet. Finding them reads the split as far as the last of them.
     """
     part = copy.copy(self)
-    part._rows = rows if self._rows is None else self._rows[rows]
-    part._sizes = self._sizes | {"train": len(rows)}
+    own = self._rows[split][rows] if split in self._rows else rows
+    part._rows = self._rows | {split: own}
+    part._sizes = self._sizes | {split: len(rows)}
     return part
 
-  def _taken(self) -> Any:
-    """The training records, or those of them that were taken."""
-    records = self._records(self._splits["train"])
-    if self._rows is None:
+  def _taken(self, split: str = "train") -> Any:
+    """A split's records, or those of them that were taken."""
+    records = self._records(self._splits[split])
+    if split not in self._rows:
       return records
-    return records_lib.choose(records, self._rows)
+    return records_lib.choose(records, self._rows[split])
 
   def _shuffled(self, process_index: int, process_count: int) -> Any:
     """Returns (order seed -> shuffled records, parts to divide them into)."""
@@ -190,7 +189,7 @@ class TFDSSource:
     example_bytes = max(1, info.dataset_size // stored)
     size = self._sizes["train"]
     buffer = max(1, SHUFFLE_BYTES // example_bytes)
-    if size <= buffer or self._rows is not None:
+    if size <= buffer or "train" in self._rows:
       kept = self._taken().cache()
       return functools.partial(
         kept.shuffle, size, reshuffle_each_iteration=False

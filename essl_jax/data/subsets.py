@@ -1,4 +1,4 @@
-"""Parts of a training split: few labels, or a sample of the images.
+"""Parts of a split: few labels, or a sample of the images.
 
 Every choice is a function of what is in the set alone, so it is the same on
 all machines and in all processes.
@@ -19,7 +19,7 @@ _NAMED = 3
 
 @runtime_checkable
 class Divisible(Protocol):
-  """A source whose training split can be divided.
+  """A source whose splits can be divided.
 
   Attributes:
     is_stored_shuffled: whether any run of stored images is of all classes.
@@ -33,8 +33,8 @@ class Divisible(Protocol):
   def names(self) -> list[str]:
     """Returns the training images' file names, `class/name` or `name`."""
 
-  def take(self, rows: np.ndarray) -> Any:
-    """Returns a source with these training images only, rows ascending."""
+  def take(self, rows: np.ndarray, split: str = "train") -> Any:
+    """Returns a source with these images of a split only, rows ascending."""
 
 
 def choose(labels: np.ndarray, fraction: float, subset: int = 0) -> np.ndarray:
@@ -95,8 +95,8 @@ def few_labels(
   return divisible.take(choose(labels, fraction, subset))
 
 
-def sample(source: Source, number: int) -> Source:
-  """The source with some of its training images, of all classes.
+def sample(source: Source, number: int, split: str = "train") -> Source:
+  """The source with some of the images of a split, of all classes.
 
   Of files and arrays they are a random choice, the same each time; of a
   TFRecord set the first ones as they are stored, which TFDS has shuffled, so
@@ -105,21 +105,35 @@ def sample(source: Source, number: int) -> Source:
   Args:
     source: the whole set.
     number: how many; all where there are not more.
+    split: of which, "train" or "test".
 
   Returns:
-    A source with these training images.
+    A source with these images of the split and all of the other.
 
   Raises:
     UsageError: the source cannot be divided.
   """
-  size = source.num_examples("train")
+  size = source.num_examples(split)
   if number >= size:
     return source
   divisible = _divisible(source)
   if divisible.is_stored_shuffled:
-    return divisible.take(np.arange(number))
+    return divisible.take(np.arange(number), split)
+  return divisible.take(sample_rows(size, number), split)
+
+
+def sample_rows(size: int, number: int) -> np.ndarray:
+  """A fixed choice of rows; smaller ones are parts of larger ones.
+
+  Args:
+    size: how many rows there are.
+    number: how many to choose; all where there are not more.
+
+  Returns:
+    Rows int64 [min(size, number)], ascending.
+  """
   bits = np.random.Philox(key=0).random_raw(size)
-  return divisible.take(np.sort(np.argsort(bits, kind="stable")[:number]))
+  return np.sort(np.argsort(bits, kind="stable")[:number])
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:

@@ -1,26 +1,25 @@
 """What a run measures: the kNN monitor, and all figures at the end."""
 
 from collections.abc import Callable
-import functools
 import pathlib
 from typing import Any
 
 from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
 from essl_jax import step as step_lib
 from essl_jax.data import Source, subsets
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
-  features,
+  collapse,
   finetune,
   knn,
   linear_probe,
+  symmetry,
   transformation,
 )
+from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
 from essl_jax.evaluation.linear_probe import Labelled
 from essl_jax.evaluation.recipe import Recipe
 
-_BATCH = 256  # images a device encodes at once
 Progress = Callable[[int, int], None]
 
 
@@ -29,86 +28,50 @@ class Suite:
 
   def __init__(self, experiment: experiment_lib.Experiment):
     self._experiment = experiment
-    self._encode = step_lib.make_encode(experiment.networks.encoder)
-    self._mapped_encode = parallel.map_examples(self._encode, experiment.mesh)
-    view = experiment.config.views.first
-    self._pixels: dict[str, Any] = {"mean": view.mean, "std": view.std}
-    is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
-    self._resize = None if is_sized else (view.size, view.size)
-    self._kept: tuple[str, dict[str, Labelled]] = ("", {})
+    self._encoding = Encoding(experiment)
     self._check()
 
   def _check(self) -> None:
-    """Refuses now what a probe after days of training would refuse."""
+    """Refuses now what a measure after days of training would refuse."""
+    symmetry.check(self._encoding)
     probe = self._experiment.config.probe
     if probe.protocol != "none":
       self._probe_resize()
     if probe.protocol == "paper":
-      number = self._experiment.source.num_examples("train")
+      number = self._experiment.labelled.num_examples("train")
       mesh = self._experiment.mesh
       Recipe.of(probe).fitted(number, mesh, "probe.batch_size")
 
-  @functools.cached_property
-  def bank(self) -> Source:
-    """The source whose training images are the bank of kNN."""
-    source = self._experiment.source
-    number = self._experiment.config.knn.bank_images
-    return subsets.sample(source, number) if number else source
+  @property
+  def sources(self) -> tuple[Source, ...]:
+    """The images, those of the bank of kNN, and the sample of `measures`."""
+    experiment, encoding = self._experiment, self._encoding
+    return (
+      experiment.source,
+      experiment.labelled,
+      encoding.bank,
+      encoding.sample,
+    )
 
   def features(
     self,
     state: step_lib.TrainState,
     split: str,
-    interrupt: Callable[[], None] = lambda: None,
+    interrupt: Interrupt = lambda: None,
   ) -> Labelled:
-    """Encodes a split: features float32 [N, F] and labels int32 [N].
-
-    Args:
-      state: whose encoder.
-      split: "train", "test", or "bank" for the training images of kNN.
-      interrupt: called before every batch; may raise.
-
-    Returns:
-      Features and labels.
-    """
-    variables = step_lib.encoder_variables(state)
-    fingerprint, kept = self._kept
-    if split in kept and features.fingerprint(variables) == fingerprint:
-      return kept[split]
-    return self._extract(variables, split, self._resize, interrupt)
-
-  def _extract(
-    self,
-    variables: Any,
-    split: str,
-    resize: tuple[int, int] | None,
-    interrupt: Callable[[], None] = lambda: None,
-  ) -> Labelled:
-    """Encodes a split with given variables and size of images."""
-    mesh = self._experiment.mesh
-    is_bank = split == "bank"
-    encoded, labels = features.extract(
-      self._mapped_encode,
-      variables,
-      self.bank if is_bank else self._experiment.source,
-      "train" if is_bank else split,
-      batch_size=_BATCH * mesh.size,
-      resize=resize,
-      mesh=mesh,
-      interrupt=interrupt,
-      **self._pixels,
-    )
-    if labels.min() < 0:
+    """Encodes a labelled split; arguments as for `Encoding.features`."""
+    found = self._encoding.features(state, split, interrupt)
+    if found[1].min() < 0:
       raise UsageError(
         f"the {split} images of {self._experiment.config.data.name} have no"
-        " labels, which kNN and probe need: set config.data.train_split and"
+        " labels, which kNN and probe need: set config.data.labelled_split and"
         " config.data.test_split to labelled splits"
       )
-    return encoded, labels
+    return found
 
   def knn(self, bank: Labelled, test: Labelled) -> dict[str, Any]:
     """Classifies the test features by their neighbours in the bank."""
-    settings, source = self._experiment.config.knn, self._experiment.source
+    settings, source = self._experiment.config.knn, self._experiment.labelled
     return knn.run(
       *bank,
       *test,
@@ -123,9 +86,9 @@ class Suite:
     state: step_lib.TrainState,
     *,
     keep: bool = False,
-    interrupt: Callable[[], None] = lambda: None,
+    interrupt: Interrupt = lambda: None,
   ) -> dict[str, float]:
-    """The kNN accuracy of a state, percent.
+    """The kNN accuracy of a state, percent, and how collapsed it is.
 
     Args:
       state: what to measure.
@@ -134,15 +97,16 @@ class Suite:
       interrupt: called before every batch; may raise.
 
     Returns:
-      The figures of `knn.run`.
+      The figures of `knn.run` and `collapse.of_features`.
     """
     bank = self.features(state, "bank", interrupt)
     test = self.features(state, "test", interrupt)
     if keep:
-      encoder = features.fingerprint(step_lib.encoder_variables(state))
-      self._kept = encoder, {"bank": bank, "test": test}
+      self._encoding.keep(state, bank=bank, test=test)
     figures = self.knn(bank, test)
-    return {name: figures[name] for name in figures if "top" in name}
+    images = self._experiment.config.measures.images
+    accuracies = {name: figures[name] for name in figures if "top" in name}
+    return accuracies | collapse.of_features(test[0], images)
 
   def run(
     self,
@@ -153,6 +117,7 @@ class Suite:
     *,
     workdir: pathlib.Path | None = None,
     has_head: bool = True,
+    interrupt: Interrupt = lambda: None,
   ) -> dict[str, dict[str, Any]]:
     """All figures of a state, each with its protocol.
 
@@ -163,17 +128,24 @@ class Suite:
       progress: told the steps of a long probe, done and in all.
       workdir: where an unfinished probe is saved; nowhere if absent.
       has_head: whether the transformation head has been trained at all.
+      interrupt: called before every batch of the other measures; may raise.
 
     Returns:
-      `knn`, and where they apply `transformation` and `linear_probe`.
+      `knn`, `collapse`, and where they apply `symmetry`, `transformation` and
+      `linear_probe`.
     """
     config = self._experiment.config
     knn_protocol = self._splits() | {"augmentation": "none"}
     figures = {"knn": self.knn(bank, test) | knn_protocol}
     if config.equivariance.weight > 0 and has_head:
       figures["transformation"] = transformation.run(
-        self._experiment, state, batch_size=_BATCH
+        self._experiment, state, batch_size=BATCH
       ) | {"test_split": config.data.test_split}
+    figures["collapse"] = collapse.run(
+      self._encoding, state, test[0], interrupt
+    )
+    if config.measures.groups:
+      figures["symmetry"] = symmetry.run(self._encoding, state, interrupt)
     if config.probe.protocol != "none":
       figures["linear_probe"] = self.probe(state, bank, test, progress, workdir)
     return figures
@@ -192,17 +164,17 @@ class Suite:
     resize = self._probe_resize()
     is_whole = config.knn.bank_images == 0
     figures = linear_probe.run(
-      self._encode,
+      self._encoding.encode,
       variables,
-      self._experiment.source,
+      self._experiment.labelled,
       protocol=config.probe.protocol,
       recipe=Recipe.of(config.probe),
       seed=config.seed,
       train=lambda: bank if is_whole else self.features(state, "train"),
       test=lambda: (
         test
-        if config.probe.protocol == "fast" or resize == self._resize
-        else self._extract(variables, "test", resize)
+        if config.probe.protocol == "fast" or resize == self._encoding.resize
+        else self._encoding.extract(variables, "test", resize)
       ),
       view=self._train_view(),
       mesh=self._experiment.mesh,
@@ -230,7 +202,7 @@ class Suite:
     Returns:
       The figures and protocol of `finetune.run`.
     """
-    config, source = self._experiment.config, self._experiment.source
+    config, source = self._experiment.config, self._experiment.labelled
     settings = config.finetune
     labelled = subsets.few_labels(
       source, settings.labels, settings.subset, settings.label_list
@@ -243,7 +215,9 @@ class Suite:
       self._experiment.networks.encoder,
       step_lib.encoder_variables(state),
       labelled,
-      lambda variables: self._extract(variables, "test", self._resize),
+      lambda variables: self._encoding.extract(
+        variables, "test", self._encoding.resize
+      ),
       recipe=Recipe(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -262,17 +236,17 @@ class Suite:
       seed=config.seed,
       progress=progress,
       workdir=workdir,
-      circumstances=chosen | self._circumstances(self._resize),
+      circumstances=chosen | self._circumstances(self._encoding.resize),
     )
     return figures | self._splits()
 
   def _splits(self) -> dict[str, str]:
     data = self._experiment.config.data
-    return {"train_split": data.train_split, "test_split": data.test_split}
+    return {"train_split": data.labelled, "test_split": data.test_split}
 
   def _train_view(self) -> Any:
     config = self._experiment.config
-    size, pixels = config.views.first.size, self._pixels
+    size, pixels = config.views.first.size, self._encoding.pixels
     return linear_probe.train_view(
       size, **pixels, interpolation=config.probe.interpolation
     )
@@ -281,8 +255,8 @@ class Suite:
     """How the device resizes test images for the probe."""
     config = self._experiment.config
     if config.probe.resize_size is None:
-      return self._resize
-    if self._experiment.source.differs_in_size:
+      return self._encoding.resize
+    if self._experiment.labelled.differs_in_size:
       raise UsageError(
         "config.probe.resize_size is for images of one size; those of"
         f" {config.data.name} differ: set config.data.resize_size instead"
@@ -293,7 +267,7 @@ class Suite:
     """What beside a recipe decides the figures of a classifier."""
     config = self._experiment.config
     steps = []
-    if self._experiment.source.differs_in_size:
+    if self._experiment.labelled.differs_in_size:
       size = config.data.image_size
       shorter = config.data.resize_size or size
       steps.append(f"Resize {shorter} bilinear, CenterCrop {size}")

@@ -30,7 +30,9 @@ def run(
     batch_size: transformed images that a device encodes at once.
 
   Returns:
-    `transformation_accuracy` in percent, of each element too, and the protocol.
+    `transformation_accuracy` in percent, of each element too; `confusion`, how
+    many images under each element (rows) were named each (columns); and the
+    protocol.
   """
   config, mesh = experiment.config, experiment.mesh
   prediction = networks_lib.make_prediction(config)
@@ -48,12 +50,16 @@ def run(
     placed = parallel.shard((images, np.asarray(keys)), mesh)
     return predict(variables, placed)
 
-  recognised, _ = single_pass.run(
+  named, _ = single_pass.run(
     recognise, experiment.source, "test", batch_size=size, mesh=mesh
   )
+  elements = np.arange(group.num_classes)
+  recognised = named == elements[None]
+  confusion = (named[..., None] == elements).sum(axis=0)
   return {
     "transformation_accuracy": 100 * float(recognised.mean()),
     "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
+    "confusion": confusion.tolist(),
     "group": group.name,
     "images": int(len(recognised)),
     "augmentation": "one third-view crop an image",
@@ -63,7 +69,7 @@ def run(
 def make_predict(
   networks: Any, prediction: prediction_lib.Prediction, view: augment.View
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-  """Which elements the head names for all elements of every image.
+  """Which elements the head names for every image under all elements.
 
   Args:
     networks: `networks.Networks` with a transformation head.
@@ -73,7 +79,7 @@ def make_predict(
 
   Returns:
     A pure function of all variables and of (uint8 images [N, H, W, 3], one
-    random key per image [N]) to booleans [N, K]: was element k recognised?
+    random key per image [N]) to integers [N, K]: what element k was named.
   """
 
   def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -87,7 +93,6 @@ def make_predict(
       train=False,
       method="predict_transformation",
     )
-    hits = prediction.classify(logits) == copies.labels
-    return hits.reshape(-1, images.shape[0]).T
+    return prediction.classify(logits).reshape(-1, images.shape[0]).T
 
   return predict

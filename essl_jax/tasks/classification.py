@@ -13,6 +13,7 @@ from essl_jax.tasks.task import (
   Interrupt,
   Measured,
   Rows,
+  measures_rows,
   progress,
   transformation_rows,
 )
@@ -25,12 +26,11 @@ class Classification:
     self._suite = suite_lib.Suite(experiment)
     self.monitor_every = experiment.config.knn.every_epochs
     self.monitor = self._suite.monitor
-    self._source = experiment.source
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """The images, and those of the bank of kNN."""
-    return self._source, self._suite.bank
+    """See `Suite.sources`."""
+    return self._suite.sources
 
   def describe(self, figures: dict[str, float]) -> str:
     """The accuracy of kNN."""
@@ -43,7 +43,7 @@ class Classification:
     workdir: pathlib.Path,
     has_head: bool,
   ) -> Measured:
-    """kNN, linear probe and recognised transformations."""
+    """kNN, linear probe, collapse, symmetry, recognised transformations."""
     # All processes take part in encoding; only one of them writes.
     bank, test = (
       self._suite.features(state, split, interrupt)
@@ -51,7 +51,13 @@ class Classification:
     )
     with progress("linear probe", interrupt) as tick:
       figures = self._suite.run(
-        state, bank, test, tick, workdir=workdir, has_head=has_head
+        state,
+        bank,
+        test,
+        tick,
+        workdir=workdir,
+        has_head=has_head,
+        interrupt=interrupt,
       )
     draw = functools.partial(
       pictures.draw_features, features=test[0], labels=test[1]
@@ -92,4 +98,5 @@ class Classification:
           f"{probe['linear_top1']:.2f}% +- {probe['linear_top1_std']:.2f}",
         )
       )
-    return rows + transformation_rows(figures, "images")
+    rows += transformation_rows(figures, "images")
+    return rows + measures_rows(figures)

@@ -11,18 +11,24 @@ from essl_jax import step as step_lib
 from essl_jax.data import Source
 from essl_jax.data.cells import FREQUENCIES, CellSource
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import regression, regressor, transformation
+from essl_jax.evaluation import (
+  collapse,
+  regression,
+  regressor,
+  symmetry,
+  transformation,
+)
+from essl_jax.evaluation.encoding import BATCH, Encoding
 from essl_jax.models import convolution
 from essl_jax.models import photonics as photonics_models
 from essl_jax.tasks.task import (
   Interrupt,
   Measured,
   Rows,
+  measures_rows,
   progress,
   transformation_rows,
 )
-
-_BATCH = 256  # cells a device encodes at once
 
 
 class DensityOfStates:
@@ -33,11 +39,16 @@ class DensityOfStates:
   def __init__(self, experiment: experiment_lib.Experiment, source: CellSource):
     self._experiment = experiment
     self._source = source
+    self._encoding = Encoding(experiment)
+    config = experiment.config
+    self._is_random = not config.epochs and not config.init_from
+    if not self._is_random:
+      symmetry.check(self._encoding)
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """The cells."""
-    return (self._source,)
+    """The cells, and the sample of `measures`."""
+    return self._source, self._encoding.sample
 
   def monitor(
     self,
@@ -62,13 +73,18 @@ class DensityOfStates:
     workdir: pathlib.Path,
     has_head: bool,
   ) -> Measured:
-    """The regression and recognised transformations."""
+    """The regression, collapse, symmetry and recognised transformations."""
     config, mesh = self._experiment.config, self._experiment.mesh
     figures: dict[str, dict[str, Any]] = {}
     if config.equivariance.weight > 0 and config.epochs and has_head:
       figures["transformation"] = transformation.run(
-        self._experiment, state, batch_size=_BATCH
+        self._experiment, state, batch_size=BATCH
       ) | {"test_split": config.data.test_split}
+    if not self._is_random:
+      test, _ = self._encoding.features(state, "test", interrupt)
+      figures["collapse"] = collapse.run(self._encoding, state, test, interrupt)
+      if config.measures.groups:
+        figures["symmetry"] = symmetry.run(self._encoding, state, interrupt)
     with progress("regression", interrupt) as tick:
       figures["regression"], samples = regression.run(
         self._problem(state),
@@ -90,7 +106,6 @@ class DensityOfStates:
 
   def _problem(self, state: step_lib.TrainState) -> regressor.Problem:
     config, mesh = self._experiment.config, self._experiment.mesh
-    is_random = not config.epochs and not config.init_from
     encoder = networks_lib.make_encoder(
       config,
       axis_name=parallel.AXIS,
@@ -102,7 +117,7 @@ class DensityOfStates:
       model=photonics_models.DensityRegressor(
         encoder, photonics_models.density_head(config.model.width)
       ),
-      encoder=None if is_random else step_lib.encoder_variables(state),
+      encoder=None if self._is_random else step_lib.encoder_variables(state),
       cells=self._source.labelled,
       settings=config.regression,
       view=config.views.first,
@@ -133,4 +148,5 @@ class DensityOfStates:
       ):
         spread = f"{figures[name]:.2f}% +- {figures[f'{name}_std']:.2f}"
         rows.append((f"DOS error, {trained}, {title}", spread))
-    return rows + transformation_rows(results["figures"], "cells")
+    rows += transformation_rows(results["figures"], "cells")
+    return rows + measures_rows(results["figures"])

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 from essl_jax import logs
 from essl_jax import step as step_lib
 from essl_jax.data import Source
+from essl_jax.evaluation.encoding import Interrupt
 
-Interrupt = Callable[[], None]
 Rows = list[tuple[str, str]]
 
 
@@ -96,6 +96,35 @@ def progress(
       advance(done, total)
 
     yield tick
+
+
+def measures_rows(figures: dict[str, Any]) -> Rows:
+  """Collapse and symmetry, where they were measured."""
+  rows: Rows = []
+  if found := figures.get("collapse"):
+    rows.append(
+      (
+        f"effective rank of {found['width']} features; uniformity, alignment",
+        f"{found['effective_rank']:.1f}; {found['uniformity']:.2f},"
+        f" {found['alignment']:.2f}",
+      )
+    )
+  for name, found in figures.get("symmetry", {}).items():
+    rows += [
+      (
+        f"{name}, cosine to the image (between images)",
+        f"{found['cosine']:.3f} ({found['cosine_other_images']:.3f})",
+      ),
+      (
+        f"{name}, linear read-out",
+        f"{found['readout_accuracy']:.2f}% (chance {found['chance']:.1f}%)",
+      ),
+      (
+        f"{name}, R2 of a linear map (of the identity)",
+        f"{found['equivariance_r2']:.3f} ({found['identity_r2']:.3f})",
+      ),
+    ]
+  return rows
 
 
 def transformation_rows(figures: dict[str, Any], what: str) -> Rows:

@@ -1,0 +1,241 @@
+"""How far features have collapsed: their spread, rank and uniformity.
+
+The functions take embeddings [N, D] of any real dtype and compute in float64.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import augment, parallel
+from essl_jax import step as step_lib
+from essl_jax.data import subsets
+from essl_jax.evaluation import single_pass
+from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+
+RANKME_EPSILON = 1e-7
+_BLOCK_ROWS = 1024
+
+
+def embedding_std(embeddings: np.ndarray) -> float:
+  """Mean per-dimension deviation of unit-length embeddings [N, D].
+
+  `step.embedding_std` in float64: 1/sqrt(D) where they spread over the sphere,
+  0 where they have collapsed.
+
+  Reference:
+    Chen and He 2021 (arXiv 2011.10566), figure 2.
+  """
+  return float(unit_length(embeddings).std(axis=0).mean())
+
+
+def effective_rank(embeddings: np.ndarray) -> float:
+  """The exponential of the entropy of the singular values' shares.
+
+  From 1 to min(N, D), which k equal singular values beside zeros make k; 0 for
+  a matrix of zeros. `rankme` differs by what it adds to every share.
+
+  Args:
+    embeddings: [N, D], taken as they are; subtract their mean to ask in how
+      many directions they vary.
+
+  Returns:
+    exp(-sum p log p) of the shares p = sigma / sum sigma.
+
+  Reference:
+    Roy and Vetterli 2007 (EUSIPCO), definition 1.
+  """
+  return _entropic_rank(embeddings, 0.0)
+
+
+def rankme(embeddings: np.ndarray) -> float:
+  """RankMe: the effective rank with 1e-7 added to every share.
+
+  The paper takes 25,600 embeddings of a projector, uncentred.
+
+  Args:
+    embeddings: [N, D], taken as they are.
+
+  Returns:
+    exp(-sum p log p) of p = sigma / sum sigma + 1e-7; 0 for zeros alone.
+
+  Reference:
+    Garrido et al. 2023 (arXiv 2210.02885), equation 1.
+  """
+  return _entropic_rank(embeddings, RANKME_EPSILON)
+
+
+def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
+  """Log of the mean Gaussian potential of all pairs of embeddings.
+
+  Args:
+    embeddings: [N, D], scaled to unit length here.
+    t: in exp(-t |x - y|^2).
+
+  Returns:
+    At most 0, which means collapse; about -2 t for many that spread evenly
+    over a sphere of many dimensions.
+
+  Raises:
+    ValueError: there are fewer than two.
+
+  Reference:
+    Wang and Isola 2020 (arXiv 2005.10242), equation 2 and figure 5.
+  """
+  rows = unit_length(embeddings)
+  number = len(rows)
+  if number < 2:
+    raise ValueError(f"uniformity wants two embeddings or more, got {number}")
+  total = 0.0
+  for start in range(0, number, _BLOCK_ROWS):
+    block = rows[start : start + _BLOCK_ROWS]
+    cosines = np.clip(block @ rows.T, -1, 1)
+    potentials = np.exp(-2 * t * (1 - cosines))
+    own = potentials[np.arange(len(block)), start + np.arange(len(block))]
+    total += float(potentials.sum() - own.sum())
+  return float(np.log(total / (number * (number - 1))))
+
+
+def alignment(first: np.ndarray, second: np.ndarray) -> float:
+  """Mean squared distance of positive pairs at unit length.
+
+  Args:
+    first: [N, D], of one view of every image.
+    second: [N, D], of another view of the same images.
+
+  Returns:
+    From 0, where views do not matter, to 4.
+
+  Reference:
+    Wang and Isola 2020 (arXiv 2005.10242), equation 1 with alpha = 2.
+  """
+  if first.shape != second.shape:
+    raise ValueError(f"pairs differ in shape: {first.shape}, {second.shape}")
+  difference = unit_length(first) - unit_length(second)
+  return float((difference**2).sum(axis=1).mean())
+
+
+def unit_length(embeddings: np.ndarray) -> np.ndarray:
+  """Rows at length one, float64; rows of zeros stay zeros."""
+  rows = np.asarray(embeddings, np.float64)
+  norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+  return rows / np.maximum(norms, 1e-12)
+
+
+def of_features(features: np.ndarray, images: int) -> dict[str, float]:
+  """What can be told without encoding anything more.
+
+  Args:
+    features: [N, D] of one image each.
+    images: how many of them to take, by `subsets.sample_rows`.
+
+  Returns:
+    `feature_std`, `effective_rank` of the features minus their mean, `rankme`
+    of the features as they are, and `uniformity`.
+  """
+  rows = features[subsets.sample_rows(len(features), images)]
+  return {
+    "feature_std": embedding_std(rows),
+    "effective_rank": effective_rank(_centred(rows)),
+    "rankme": rankme(rows),
+    "uniformity": uniformity(rows),
+  }
+
+
+def run(
+  encoding: Encoding,
+  state: step_lib.TrainState,
+  features: np.ndarray,
+  interrupt: Interrupt = lambda: None,
+) -> dict[str, Any]:
+  """All measures of collapse, on test images.
+
+  An image's two views are a function of the seed and of its place, as in
+  `transformation.run`.
+
+  Args:
+    encoding: of the experiment.
+    state: what to measure.
+    features: of all test images, [N, D].
+    interrupt: called before every batch; may raise.
+
+  Returns:
+    The figures of `of_features`, `alignment` and the protocol.
+  """
+  config = encoding.experiment.config
+  found = of_features(features, config.measures.images)
+  pairs = _pairs(encoding, state, interrupt)
+  return found | {
+    "alignment": alignment(pairs[:, 0], pairs[:, 1]),
+    "width": features.shape[1],
+    "feature_std_of_sphere": features.shape[1] ** -0.5,
+    "images": min(len(features), config.measures.images),
+    "features": "encoder; minus their mean for effective_rank",
+    "rankme_epsilon": RANKME_EPSILON,
+    "uniformity_t": 2.0,
+    "alignment_alpha": 2.0,
+    "positive_pairs": "one first view and one second view of a test image",
+    "test_split": config.data.test_split,
+  }
+
+
+def _centred(features: np.ndarray) -> np.ndarray:
+  """Minus their mean; dimensions that vary by rounding alone become zero."""
+  rows = np.asarray(features, np.float64)
+  varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
+  return np.where(varies, rows - rows.mean(axis=0), 0)
+
+
+def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:
+  rows = np.asarray(embeddings, np.float64)
+  values = np.linalg.svd(rows, compute_uv=False)
+  if not values.sum():
+    return 0.0
+  shares = values / values.sum() + epsilon
+  shares = shares[shares > 0]
+  return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _pairs(
+  encoding: Encoding, state: step_lib.TrainState, interrupt: Interrupt
+) -> np.ndarray:
+  """Features of two views of every sampled test image, [N, 2, F]."""
+  experiment = encoding.experiment
+  mesh, views = experiment.mesh, experiment.config.views
+  variables = step_lib.encoder_variables(state)
+  compiled: dict[augment.View, Any] = {}
+
+  def encode_view(view: augment.View) -> Any:
+    def function(variables: Any, batch: tuple[jax.Array, jax.Array]) -> Any:
+      images, keys = batch
+      return encoding.encode(variables, augment.random_view(keys, images, view))
+
+    return parallel.map_examples(function, mesh)
+
+  for view in (views.first, views.second):
+    if view not in compiled:  # one compilation where both are the same
+      compiled[view] = encode_view(view)
+
+  def encode_both(images: np.ndarray, first: int) -> jax.Array:
+    interrupt()
+    found = []
+    for number, view in enumerate((views.first, views.second)):
+      # Legacy ones, which lie on devices as images do.
+      key = jax.random.fold_in(
+        jax.random.PRNGKey(experiment.config.seed), number
+      )
+      keys = augment.keys_by_place(key, len(images), first)
+      batch = parallel.shard((images, np.asarray(keys)), mesh)
+      found.append(compiled[view](variables, batch))
+    return jnp.stack(found, axis=1)
+
+  pairs, _ = single_pass.run(
+    encode_both,
+    encoding.sample,
+    "test",
+    batch_size=BATCH * mesh.size,
+    mesh=mesh,
+  )
+  return pairs

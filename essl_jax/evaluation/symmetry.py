@@ -1,0 +1,235 @@
+"""How invariant and how equivariant features are to transformation groups.
+
+For an encoder f and elements g of a group: is f(gx) the same as f(x), can g be
+read out of f(gx), and is f(gx) a linear function of f(x)? Elements act on
+images in [0, 1], resized as kNN sees them, before they are normalised.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import augment, parallel, transformations
+from essl_jax import step as step_lib
+from essl_jax.augment.arrays import as_float
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import ridge, single_pass
+from essl_jax.evaluation.collapse import unit_length
+from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+
+_HELD_OUT_EVERY = 5  # training image, to choose the penalty on
+
+
+def check(encoding: Encoding) -> None:
+  """Refuses groups that cannot act on the images, and too few images.
+
+  Raises:
+    UsageError: in one line.
+  """
+  experiment = encoding.experiment
+  for split in ("train", "test"):
+    number = encoding.sample.num_examples(split)
+    if number < 2:
+      raise UsageError(
+        f"config.data.{split}_split has {number} image, and what is measured"
+        " of a representation compares images: give at least 2"
+      )
+  size = experiment.config.views.first.size
+  channels = experiment.source.image_shape[2]
+  images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+  for name in experiment.config.measures.groups:
+    try:
+      jax.eval_shape(transformations.find(name).apply_all, images)
+    except ValueError as error:
+      raise UsageError(
+        f"config.measures.groups: {name} does not act on images of"
+        f" {size} x {size} x {channels} ({error}): leave it out"
+      ) from error
+
+
+def run(
+  encoding: Encoding,
+  state: step_lib.TrainState,
+  interrupt: Interrupt = lambda: None,
+) -> dict[str, Any]:
+  """Measures all groups that the config names.
+
+  Args:
+    encoding: of the experiment.
+    state: what to measure.
+    interrupt: called before every batch; may raise.
+
+  Returns:
+    By group, the figures of `measure` and the protocol.
+  """
+  config = encoding.experiment.config
+  figures = {}
+  for name in config.measures.groups:
+    train, test = _features(encoding, state, name, interrupt)
+    figures[name] = measure(train, test) | {
+      "num_train": len(train),
+      "num_test": len(test),
+      "classifier": "ridge regression of the elements' indicators",
+      "features": "encoder; standardised by the training images for the maps",
+      "train_split": config.data.labelled,
+      "test_split": config.data.test_split,
+    }
+  return figures
+
+
+def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+  """The figures of one group.
+
+  Args:
+    train: [N, K, D], features of every training image under all K elements,
+      of which the first is the identity.
+    test: [M, K, D], of the test images.
+
+  Returns:
+    Of test images, with accuracies in percent:
+      `cosine`: mean of cos(f(x), f(gx)) over images and other elements than
+        the identity; 1 for an invariant encoder.
+      `cosine_other_images`: mean of cos(f(x), f(x')) over pairs of different
+        images: what `cosine` is to be compared with.
+      `readout_accuracy`: of a linear classifier that names g from f(gx),
+        fitted on the training images; `chance` is that of guessing.
+      `equivariance_r2`: mean over other elements than the identity of the part
+        of the variance of f(gx) that a linear map of f(x), fitted on the
+        training images, explains; `identity_r2`: that f(x) itself explains.
+        See `explained` for features that do not vary.
+      `per_element`: the same by number of the element.
+      `readout_penalty`, `equivariance_penalty`: of the ridge regressions, as
+        chosen on a fifth of the training images.
+  """
+  elements = range(1, test.shape[1])
+  cosines = (unit_length(test) * unit_length(test[:, :1])).sum(-1).mean(0)
+  accuracies, readout_penalty = _read_out(train, test)
+  explained_by_map, penalty = _equivariance(train, test)
+  identity = [explained(test[:, k], test[:, 0]) for k in elements]
+  per_element: dict[str, dict[str, float]] = {
+    "0": {"readout_accuracy": accuracies[0]}
+  }
+  for k in elements:
+    per_element[str(k)] = {
+      "cosine": float(cosines[k]),
+      "readout_accuracy": accuracies[k],
+      "equivariance_r2": explained_by_map[k - 1],
+      "identity_r2": identity[k - 1],
+    }
+  return {
+    "cosine": float(cosines[1:].mean()),
+    "cosine_other_images": cosine_of_pairs(test[:, 0]),
+    "readout_accuracy": float(np.mean(accuracies)),
+    "chance": 100 / test.shape[1],
+    "equivariance_r2": float(np.mean(explained_by_map)),
+    "identity_r2": float(np.mean(identity)),
+    "per_element": per_element,
+    "readout_penalty": readout_penalty,
+    "equivariance_penalty": penalty,
+  }
+
+
+def cosine_of_pairs(features: np.ndarray) -> float:
+  """Mean cosine of all pairs of different rows of [N, D], N at least 2."""
+  rows = unit_length(features)
+  total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
+  return float(total / (len(rows) * (len(rows) - 1)))
+
+
+def explained(true: np.ndarray, predicted: np.ndarray) -> float:
+  """R²: the part of the variance, over all dimensions, that is explained.
+
+  Dimensions are added up before the division, so that the figure depends on no
+  basis. It is negative where the mean would predict better. Features that do
+  not vary leave nothing to explain: their R² is reported as 0.
+
+  Args:
+    true: [N, D].
+    predicted: [N, D].
+
+  Returns:
+    1 - sum (true - predicted)^2 / sum (true - mean)^2.
+  """
+  true = np.asarray(true, np.float64)
+  variance = ((true - true.mean(axis=0)) ** 2).sum()
+  # Rounding is no variance.
+  if variance <= 1e-12 * (true**2).sum():
+    return 0.0
+  return float(1 - ((true - predicted) ** 2).sum() / variance)
+
+
+def _read_out(train: np.ndarray, test: np.ndarray) -> tuple[list[float], float]:
+  """Percent of right names of each element, and the penalty chosen."""
+  number, elements, width = train.shape
+  inputs = train.reshape(-1, width)
+  indicators = np.tile(np.eye(elements), (number, 1))
+  # All elements of an image are held out together.
+  held_out = np.repeat(_held_out(number), elements)
+  penalty = ridge.choose_penalty(inputs, [indicators], held_out)
+  fitted = ridge.Ridge(inputs, test.reshape(-1, width))
+  (scores,) = fitted.predict(indicators, [penalty])
+  named = scores.argmax(axis=1).reshape(len(test), elements)
+  hits = (named == np.arange(elements)).mean(axis=0)
+  return [100 * float(x) for x in hits], penalty
+
+
+def _equivariance(
+  train: np.ndarray, test: np.ndarray
+) -> tuple[list[float], float]:
+  """R² of the map of each element but the identity, and the penalty."""
+  elements = range(1, train.shape[1])
+  targets = [train[:, k] for k in elements]
+  penalty = ridge.choose_penalty(train[:, 0], targets, _held_out(len(train)))
+  fitted = ridge.Ridge(train[:, 0], test[:, 0])
+  found = []
+  for k, target in zip(elements, targets, strict=True):
+    (predicted,) = fitted.predict(target, [penalty])
+    found.append(explained(test[:, k], predicted))
+  return found, penalty
+
+
+def _held_out(number: int) -> np.ndarray:
+  return np.arange(number) % _HELD_OUT_EVERY == 0
+
+
+def _features(
+  encoding: Encoding,
+  state: step_lib.TrainState,
+  name: str,
+  interrupt: Interrupt,
+) -> list[np.ndarray]:
+  """Features [N, K, D] of sampled training and test images."""
+  mesh, group = encoding.experiment.mesh, transformations.find(name)
+  variables = step_lib.encoder_variables(state)
+
+  def encode(variables: Any, images: jax.Array) -> jax.Array:
+    images = as_float(images)
+    if encoding.resize is not None:
+      images = augment.center_crop_resize(images, *encoding.resize)
+    transformed, _ = group.apply_all(images)
+    transformed = augment.normalize(transformed, **encoding.pixels)
+    found = encoding.encode(variables, transformed)
+    by_element = found.reshape(group.num_classes, len(images), -1)
+    return jnp.swapaxes(by_element, 0, 1)
+
+  mapped = parallel.map_examples(encode, mesh)
+
+  def encode_batch(images: np.ndarray, _: int) -> jax.Array:
+    interrupt()
+    return mapped(variables, parallel.shard(images, mesh))
+
+  size = max(1, BATCH // group.num_classes) * mesh.size
+  found = []
+  for split in ("train", "test"):
+    features, _ = single_pass.run(
+      encode_batch, encoding.sample, split, batch_size=size, mesh=mesh
+    )
+    if not np.isfinite(features).all():
+      raise FloatingPointError(
+        f"features of {split} images under {name} are not finite: the encoder"
+        " has diverged"
+      )
+    found.append(features)
+  return found

@@ -1,0 +1,361 @@
+"""Collapse, symmetry and confusion against hand-computed numbers."""
+
+import dataclasses
+import json
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
+from essl_jax import parallel, train
+from essl_jax import step as step_lib
+from essl_jax.data import ArraySource, subsets
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import (
+  collapse,
+  ridge,
+  suite,
+  symmetry,
+  transformation,
+)
+from essl_jax.evaluation.encoding import Encoding
+
+SIDE = 4
+WHOLE = {
+  "size": SIDE,
+  "scale": (1.0, 1.0),
+  "ratio": (1.0, 1.0),
+  "flip": 0.0,
+  "jitter_probability": 0.0,
+  "grayscale": 0.0,
+}
+
+
+class Pixels(nn.Module):
+  """Exactly equivariant: a turned image's features are permuted."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    """Features [N, H W C]."""
+    return images.reshape(len(images), -1)
+
+
+class Means(nn.Module):
+  """Exactly invariant to whatever moves pixels."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    """Features [N, C]."""
+    return images.mean(axis=(1, 2))
+
+
+class Corners(nn.Module):
+  """Names the rotation that brings the first pixel to the brightest corner."""
+
+  @nn.compact
+  def __call__(self, features, train=False):
+    """Scores [N, 4]."""
+    return features.reshape(-1, SIDE**2, 3)[:, jnp.array([0, 12, 15, 3]), 0]
+
+
+def images(number, seed):
+  """Noise, the first row brighter: they have an upright position."""
+  random = np.random.default_rng(seed)
+  noise = random.integers(0, 160, (number, SIDE, SIDE, 3))
+  noise[:, 0] += 90
+  return noise.astype(np.uint8)
+
+
+@pytest.fixture
+def make(tiny_config):
+  """An experiment of an encoder without weights, and its state."""
+
+  def build(encoder, devices=1, test_images=None, view=None, **measures):
+    test = images(61, 1) if test_images is None else test_images
+    views = dict.fromkeys(("first", "second", "third"), WHOLE | (view or {}))
+    config = tiny_config(views=views, measures=measures)
+    experiment = experiment_lib.build(
+      config,
+      source=ArraySource(
+        images(300, 0), np.arange(300) % 3, test, np.arange(len(test)) % 3
+      ),
+      mesh=parallel.make_mesh(jax.devices()[:devices]),
+    )
+    networks = experiment.networks.clone(
+      encoder=encoder, transformation_head=Corners()
+    )
+    nothing = {"encoder": {}, "transformation_head": {}}
+    state = step_lib.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      seed=jnp.zeros((), jnp.uint32),
+      params=nothing,
+      batch_stats=nothing,
+      opt_state=(),
+    )
+    return dataclasses.replace(experiment, networks=networks), state
+
+  return build
+
+
+def test_ranks_of_equal_singular_values():
+  """As many as there are is the rank; RankMe adds a little for the rest."""
+  orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))
+  for k in (1, 3, 7):
+    equal = orthogonal[:, :k] @ np.eye(k, 10) * 5
+    np.testing.assert_allclose(collapse.effective_rank(equal), k, rtol=1e-6)
+    shares = np.array([1 / k + 1e-7] * k + [1e-7] * (10 - k))
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    np.testing.assert_allclose(collapse.rankme(equal), expected, rtol=1e-6)
+    assert collapse.rankme(equal) > k
+  # Shares 3/4 and 1/4 by hand.
+  two = np.diag([3.0, 1.0])
+  np.testing.assert_allclose(
+    collapse.effective_rank(two), 4 / 3**0.75, rtol=1e-12
+  )
+
+
+def test_identical_embeddings_are_collapsed():
+  same = np.tile(np.array([[0.3, 1.7, -0.1]], np.float32), (50, 1))
+  figures = collapse.of_features(same, 100)
+  np.testing.assert_allclose(figures["feature_std"], 0, atol=1e-12)
+  np.testing.assert_allclose(figures["uniformity"], 0, atol=1e-12)
+  assert figures["effective_rank"] == 0
+  np.testing.assert_allclose(figures["rankme"], 1, atol=1e-5)
+  assert collapse.alignment(same, 3 * same) == pytest.approx(0)
+  assert collapse.alignment(same, -same) == pytest.approx(4)
+  assert collapse.rankme(np.zeros((4, 3))) == 0
+
+
+@pytest.mark.parametrize("number", [2, 40, 1500])
+def test_uniformity_of_points_on_a_circle(number):
+  """Against the sum over distances, and Bessel's closed form for many."""
+  angles = 2 * np.pi * np.arange(number) / number
+  points = 7 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  expected = np.exp(-4 * (1 - np.cos(angles[1:]))).mean()
+  found = collapse.uniformity(points)
+  np.testing.assert_allclose(found, math.log(expected), rtol=1e-10)
+  if number > 1000:
+    np.testing.assert_allclose(found, -4 + math.log(np.i0(4)), atol=0.04)
+  with pytest.raises(ValueError, match="two embeddings or more, got 1"):
+    collapse.uniformity(points[:1])
+
+
+def test_isotropic_features_spread_over_the_sphere():
+  width = 32
+  normal = np.random.default_rng(0).normal(size=(3000, width))
+  figures = collapse.of_features(normal.astype(np.float32), 2000)
+  np.testing.assert_allclose(figures["feature_std"], width**-0.5, rtol=0.02)
+  np.testing.assert_allclose(figures["effective_rank"], width, rtol=0.01)
+  # 0F1(D/2, t^2) of a sphere of D - 1 dimensions.
+  terms = [1.0]
+  for k in range(1, 30):
+    terms.append(terms[-1] * 4 / (k * (width / 2 + k - 1)))
+  expected = -4 + math.log(sum(terms))
+  np.testing.assert_allclose(figures["uniformity"], expected, atol=0.01)
+  # A sample: other figures than those of all.
+  rows = subsets.sample_rows(3000, 2000)
+  assert figures["rankme"] == pytest.approx(collapse.rankme(normal[rows]))
+  np.testing.assert_allclose(
+    collapse.embedding_std(normal),
+    step_lib.embedding_std(jnp.asarray(normal, jnp.float32)),
+    rtol=1e-4,
+  )
+
+
+def test_a_common_mean_lowers_rankme_alone():
+  normal = np.random.default_rng(0).normal(size=(500, 16))
+  moved = collapse.of_features(normal + 100, 500)
+  plain = collapse.of_features(normal, 500)
+  np.testing.assert_allclose(
+    moved["effective_rank"], plain["effective_rank"], rtol=1e-6
+  )
+  assert moved["rankme"] < 4 < 15 < plain["rankme"]
+
+
+def test_a_ridge_finds_a_map_and_a_mean():
+  random = np.random.default_rng(0)
+  inputs, new = random.normal(size=(200, 5)), random.normal(size=(30, 5))
+  matrix = random.normal(size=(5, 3))
+  held_out = np.arange(200) % 5 == 0
+  targets = inputs @ matrix + 4
+  assert ridge.choose_penalty(inputs, [targets], held_out) == 1e-6
+  (found,) = ridge.Ridge(inputs, new).predict(targets, [1e-6])
+  np.testing.assert_allclose(found, new @ matrix + 4, rtol=1e-4, atol=1e-4)
+  noise = random.normal(size=(200, 3))
+  assert ridge.choose_penalty(inputs, [noise], held_out) >= 1
+  (found,) = ridge.Ridge(np.ones((200, 5)), new).predict(targets, [1e-6])
+  np.testing.assert_allclose(found, np.tile(targets.mean(0), (30, 1)))
+
+
+def test_symmetry_of_two_features_by_hand():
+  """An element that swaps the features of (1, 0) and (0, 1)."""
+  plain = np.tile(np.eye(2), (20, 1))
+  features = np.stack([plain, plain[:, ::-1]], axis=1)
+  found = symmetry.measure(features, features[:2])
+  assert found["cosine"] == found["cosine_other_images"] == 0
+  np.testing.assert_allclose(found["equivariance_r2"], 1, atol=1e-6)
+  np.testing.assert_allclose(found["identity_r2"], -3)
+  # Either image under either element is the same pair of features.
+  assert found["readout_accuracy"] == found["chance"] == 50
+  assert set(found["per_element"]) == {"0", "1"}
+
+
+def test_constant_features_explain_nothing():
+  constant = np.ones((40, 3, 4), np.float32)
+  found = symmetry.measure(constant, constant[:7])
+  np.testing.assert_allclose(found["cosine"], 1)
+  np.testing.assert_allclose(found["cosine_other_images"], 1)
+  assert found["equivariance_r2"] == found["identity_r2"] == 0
+  np.testing.assert_allclose(found["readout_accuracy"], 100 / 3)
+
+
+def test_an_invariant_encoder(make):
+  experiment, state = make(Means(), groups=("rotation", "flips"))
+  figures = symmetry.run(Encoding(experiment), state)
+  assert set(figures) == {"rotation", "flips"}
+  for found in figures.values():
+    np.testing.assert_allclose(found["cosine"], 1, atol=1e-6)
+    assert found["cosine_other_images"] < 0.9
+    np.testing.assert_allclose(found["identity_r2"], 1, atol=1e-6)
+    np.testing.assert_allclose(found["equivariance_r2"], 1, atol=1e-4)
+    assert abs(found["readout_accuracy"] - 25) < 5
+    assert (found["num_train"], found["num_test"]) == (300, 61)
+
+
+def test_an_equivariant_encoder_on_one_and_eight_devices(make):
+  found = []
+  for devices in (1, 8):
+    experiment, state = make(
+      Pixels(), devices, groups=("rotation",), images=250
+    )
+    figures = symmetry.run(Encoding(experiment), state)["rotation"]
+    assert (figures["num_train"], figures["num_test"]) == (250, 61)
+    assert figures["equivariance_r2"] > 0.9999 > 0.5 > figures["identity_r2"]
+    assert figures["readout_accuracy"] > 90 > 25 == figures["chance"]
+    each = figures.pop("per_element")
+    accuracies = [each[str(k)]["readout_accuracy"] for k in range(4)]
+    assert np.mean(accuracies) == pytest.approx(figures["readout_accuracy"])
+    found.append((each, figures))
+  jax.tree.map(
+    lambda one, eight: one == eight or np.testing.assert_allclose(one, eight),
+    *found,
+  )
+
+
+def test_views_are_aligned_as_far_as_they_agree(make):
+  """Whole images are their own views; crops differ, the same on 8 devices."""
+  experiment, state = make(Pixels())
+  encoding = Encoding(experiment)
+  test, _ = encoding.features(state, "test")
+  assert collapse.run(encoding, state, test)["alignment"] == 0
+  found = []
+  for devices in (1, 8):
+    experiment, state = make(
+      Pixels(), devices, view={"scale": (0.2, 1.0), "flip": 0.5}, images=50
+    )
+    encoding = Encoding(experiment)
+    found.append(collapse.run(encoding, state, test))
+    assert found[-1]["images"] == 50
+  assert 0.05 < found[0]["alignment"] < 2
+  np.testing.assert_allclose(found[0]["alignment"], found[1]["alignment"])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_confusion_is_counted_over_all_images(make, devices):
+  """40 upright images are named right, 21 lie on their side."""
+  lying = np.zeros((61, SIDE, SIDE, 3), np.uint8)
+  lying[:40, 0, 0], lying[40:, -1, 0] = 255, 255
+  experiment, state = make(Pixels(), devices, test_images=lying)
+  found = transformation.run(experiment, state, batch_size=32)
+  right, turned = np.eye(4, dtype=int), np.roll(np.eye(4, dtype=int), 1, 1)
+  assert found["confusion"] == (40 * right + 21 * turned).tolist()
+  np.testing.assert_allclose(found["per_element"], [100 * 40 / 61] * 4)
+  np.testing.assert_allclose(found["transformation_accuracy"], 100 * 40 / 61)
+
+
+def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):
+  odd = np.zeros((5, 7, 7, 3), np.uint8)
+  source = ArraySource(odd, np.zeros(5, int), odd, np.zeros(5, int))
+  config = tiny_config(
+    batch_size=4,
+    views=dict.fromkeys(("first", "second", "third"), {"size": 7}),
+    measures={"groups": ("half_translation",)},
+  )
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  experiment = experiment_lib.build(config, source, mesh)
+  with pytest.raises(UsageError, match="half_translation does not act on .*7"):
+    suite.Suite(experiment)
+  experiment, _ = make(Pixels(), test_images=images(1, 0))
+  with pytest.raises(UsageError, match="test_split has 1 image"):
+    suite.Suite(experiment)
+
+
+def test_a_run_reports_them_and_an_old_one_is_measured_again(
+  tiny_config, tmp_path, capsys, monkeypatch
+):
+  one = parallel.make_mesh(jax.devices()[:1])
+  monkeypatch.setattr(parallel, "make_mesh", lambda: one)
+  config = tiny_config(
+    "simclr",
+    epochs=1,
+    views=dict.fromkeys(("first", "second", "third"), WHOLE | {"size": 8}),
+    data={"train_split": "train[:64]", "test_split": "test[:40]"},
+    optimizer={"warmup_epochs": 0},
+    knn={"k": 5},
+    measures={"groups": ("rotation",), "images": 30},
+    probe={"protocol": "none"},
+  )
+  train.run(config, tmp_path)
+  printed = capsys.readouterr().out
+  assert "rotation, linear read-out" in printed
+  assert "effective rank of 64 features" in printed
+  results = json.loads((tmp_path / "results.json").read_text())
+  figures = results["figures"]
+  rotation = figures["symmetry"]["rotation"]
+  assert (rotation["num_train"], rotation["num_test"]) == (30, 30)
+  assert 0 < rotation["cosine"] < 1 and rotation["equivariance_r2"] < 1
+  monitored = ("feature_std", "effective_rank", "rankme", "uniformity")
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  last = [x for x in map(json.loads, lines) if "rankme" in x][-1]
+  for name in monitored:
+    assert last[name] == pytest.approx(figures["collapse"][name], rel=1e-5)
+    assert name in results["untrained"]
+  confusion = np.array(figures["transformation"]["confusion"])
+  np.testing.assert_array_equal(confusion.sum(axis=1), [40] * 4)
+  np.testing.assert_allclose(
+    100 * np.diag(confusion) / 40, figures["transformation"]["per_element"]
+  )
+
+  written = tmp_path / "config.json"
+  old = json.loads(written.read_text())
+  assert old.pop("measures")["images"] == 30
+  written.write_text(json.dumps(old))
+  other = config_lib.Measures(groups=("flips",), images=20)
+  again = dataclasses.replace(config, mode="evaluate", measures=other)
+  train.run(again, tmp_path)
+  after = json.loads((tmp_path / "results.json").read_text())
+  assert set(after["figures"]["symmetry"]) == {"flips"}
+  assert after["figures"]["collapse"]["images"] == 20
+  assert after["figures"]["knn"] == figures["knn"]
+  # What was logged with 30 images is no comparison.
+  assert "knn_top1" in after["untrained"] and "rankme" not in after["untrained"]
+
+
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    ({"groups": ("shear",)}, "names 'shear'; there are: rotation, flips, half"),
+    ({"groups": "rotation"}, "measures.groups must be a tuple"),
+    ({"images": 9}, "measures.images must be at least 10; got 9"),
+    ({"every": 9}, "no field config.measures.every"),
+  ],
+)
+def test_wrong_measures_are_refused(tiny_config, fields, expected):
+  with pytest.raises(UsageError, match=expected) as error:
+    tiny_config(measures=fields)
+  assert "\n" not in str(error.value)
