@@ -1,0 +1,113 @@
+"""Recipes of sets that cannot be had here, on stand-ins of a few images."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import data_helpers
+import numpy as np
+import pytest
+
+from essl_jax import config as config_lib
+from essl_jax import data, methods
+from essl_jax import experiment as experiment_lib
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import suite as suite_lib
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def _recipe(name, variant=""):
+  made = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
+  config = config_lib.parse(made.to_dict())
+  methods.check(config)
+  return config
+
+
+@pytest.mark.parametrize("method", ["simclr", "simsiam"])
+@pytest.mark.parametrize("variant", ["", "baseline", "small,baseline"])
+def test_flowers_and_stl10(method, variant):
+  for name in ("flowers", "stl10"):
+    config = _recipe(f"{name}_{method}", variant)
+    is_baseline = "baseline" in variant
+    assert config.method == method
+    assert (config.equivariance.weight == 0) == is_baseline
+    assert config.optimizer.learning_rate == (0.03 if is_baseline else 0.06)
+    sizes = [
+      getattr(config.views, x).size for x in ("first", "second", "third")
+    ]
+    assert sizes == ([48, 48, 24] if "small" in variant else [96, 96, 48])
+
+
+@pytest.fixture(scope="module")
+def sized_set(tmp_path_factory):
+  """A set of images of many sizes with a third split."""
+  return data_helpers.make_records_dir(tmp_path_factory)
+
+
+def test_flowers_reads_images_of_many_sizes(sized_set):
+  config = _recipe("flowers_simclr", "small")
+  assert config.data.name == "oxford_flowers102"
+  assert config.data.train_split == "train+validation"
+  stand_in = dataclasses.replace(
+    config.data, name="tiny_sized", dir=sized_set, train_split="train+test"
+  )
+  config = dataclasses.replace(config, data=stand_in, batch_size=8)
+  experiment = experiment_lib.build(config)
+  assert experiment.source.num_examples("train") == data_helpers.SIZE + 7
+  assert experiment.source.image_shape == (48, 48, 3)
+  batch = next(experiment.batches(0))
+  shapes = {name: batch[name].shape for name in ("first", "second", "third")}
+  assert shapes == {
+    "first": (8, 48, 48, 3),
+    "second": (8, 48, 48, 3),
+    "third": (8, 24, 24, 3),
+  }
+
+
+def test_unlabelled_images_have_labelled_ones_beside_them(
+  tmp_path, tiny_config
+):
+  """As STL-10's: pre-training on some, kNN and probes on others."""
+  images = data_helpers.numbered_images(96, shape=(16, 16, 3))
+  labels = np.arange(96) % 4
+  path = tmp_path / "images.npz"
+  np.savez(
+    path,
+    train_images=images[:64],
+    train_labels=labels[:64],
+    test_images=images[64:],
+    test_labels=labels[64:],
+  )
+  settings = {
+    "name": str(path),
+    "train_split": "train[:40]",
+    "labelled_split": "train[40:]",
+  }
+  experiment = experiment_lib.build(tiny_config("simsiam", data=settings))
+  assert experiment.source.num_examples("train") == 40
+  suite = suite_lib.Suite(experiment)
+  _, bank = suite.features(experiment.create_state(), "bank")
+  np.testing.assert_array_equal(bank, labels[40:64])
+  assert experiment.facts["number of labelled images"] == 24
+  # Without labels of its own and without others, there is nothing to measure.
+  bare = data.ArraySource(
+    images[:64], np.full(64, -1), images[64:], labels[64:]
+  )
+  experiment = experiment_lib.build(tiny_config("simsiam"), bare)
+  with pytest.raises(UsageError, match="no labels.*set config.data.labelled"):
+    suite_lib.Suite(experiment).features(experiment.create_state(), "bank")
+
+
+def test_what_has_no_labels_trains_no_classifier(tiny_config):
+  settings = {"name": "digits", "labelled_split": "train"}
+  with pytest.raises(UsageError, match="online_classifier wants labels"):
+    tiny_config("simsiam", data=settings, online_classifier=True)
+  mixed = np.array([-1, 0, 1, 2])
+  with pytest.raises(UsageError, match="train_labels holds -1"):
+    data.ArraySource(
+      data_helpers.numbered_images(4),
+      mixed,
+      data_helpers.numbered_images(4),
+      np.arange(4),
+    )
