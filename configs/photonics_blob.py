@@ -145,6 +145,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.projector.widths = (128, 128, 64)
     config.equivariance.hidden_widths = (128, 128)
     config.optimizer.learning_rate = 0.03
-    config.regression.labelled = (64, 256)
+    config.regression.labelled = (256,)
     config.regression.learning_rate = 1e-3
   return config
