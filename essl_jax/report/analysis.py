@@ -41,6 +41,7 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
   principal = centred @ axes[:_WIDEST].T
   try:
     from sklearn import manifold
+    import threadpoolctl  # which scikit-learn requires
   except ImportError:
     why = "PCA, as scikit-learn (pip install 'essl-jax[digits]') is missing"
     return principal[:, :2], why
@@ -48,7 +49,10 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
     return principal[:, :2], "PCA, as there are few"
   perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
   tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
-  return tsne.fit_transform(principal), f"t-SNE, perplexity {perplexity:g}"
+  # Beside a training, several threads wait for each other for minutes.
+  with threadpoolctl.threadpool_limits(1):
+    points = tsne.fit_transform(principal)
+  return points, f"t-SNE, perplexity {perplexity:g}"
 
 
 def agreement(points: np.ndarray, labels: np.ndarray) -> float:

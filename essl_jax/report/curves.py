@@ -6,18 +6,19 @@ from essl_jax.report import figures
 from essl_jax.report.markup import Html, figure, tag
 from essl_jax.report.runs import Points, Run
 
+# Title and unit.
 _TITLES = {
-  "loss": "Loss, all terms",
-  "loss_ssl": "SSL loss",
-  "loss_equivariance": "Loss of the transformation prediction",
-  "loss_online": "Loss of the online classifier",
-  "equivariance_accuracy": "Prediction accuracy on training images, %",
-  "online_top1": "Online classifier on training images, top-1, %",
-  "knn_top1": "kNN top-1, %",
-  "knn_top5": "kNN top-5, %",
-  "learning_rate": "Learning rate",
-  "embedding_std": "Deviation of unit-length embeddings",
-  "gradient_norm": "Norm of the gradient",
+  "loss": ("Loss, all terms", "loss"),
+  "loss_ssl": ("SSL loss", "loss"),
+  "loss_equivariance": ("Loss of the transformation prediction", "loss"),
+  "loss_online": ("Loss of the online classifier", "loss"),
+  "equivariance_accuracy": ("Transformations recognised in training", "%"),
+  "online_top1": ("Online classifier in training, top-1", "%"),
+  "knn_top1": ("kNN top-1", "%"),
+  "knn_top5": ("kNN top-5", "%"),
+  "learning_rate": ("Learning rate", "rate"),
+  "embedding_std": ("Deviation of unit-length embeddings", "deviation"),
+  "gradient_norm": ("Norm of the gradient", "norm"),
 }
 _LOGARITHMIC = ("gradient_norm",)
 
@@ -34,7 +35,7 @@ def write(runs: Sequence[Run]) -> Html:
 
 
 def _curve(name: str, runs: Sequence[Run]) -> Html:
-  title = _TITLES.get(name, name.replace("_", " "))
+  title, unit = _TITLES.get(name, (name.replace("_", " "), "value"))
   lines = {run.name: run.curve(name) for run in runs if run.curve(name)}
   x = "step"
   if name.startswith("knn_"):
@@ -49,12 +50,12 @@ def _curve(name: str, runs: Sequence[Run]) -> Html:
     lines,
     [run.name for run in runs],
     x=x,
-    y=title,
+    y=unit,
     reference=_reference(name, runs),
     is_logarithmic=name in _LOGARITHMIC,
   )
   told = "; ".join(f"{run}: {_describe(p, x)}" for run, p in lines.items())
-  return figure(png, f"{title} by {x}. {told}.", title)
+  return figure(png, f"{title} ({unit}) by {x}. {told}.", title)
 
 
 def _describe(points: Points, x: str) -> str:

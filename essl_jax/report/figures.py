@@ -69,7 +69,7 @@ def curves(
   if is_logarithmic:
     axes.set_yscale("log")
   if len(names) > 1 or reference is not None:
-    figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False)
   return _png(figure)
 
 
@@ -118,6 +118,7 @@ def embedding(
     The PNG file.
   """
   figure, axes = _axes(4.6)
+  axes.spines[:].set_color("#cccccc")
   classes = np.unique(values) if has_classes else np.array([])
   if has_classes and len(classes) <= _LEGEND:
     from matplotlib import colormaps
@@ -178,7 +179,7 @@ def errors_by_labelled(
   axes.set_xlabel("labelled cells")
   axes.set_ylabel("error (%)")
   axes.grid(color="#dddddd", linewidth=0.6)
-  figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+  figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False)
   return _png(figure)
 
 

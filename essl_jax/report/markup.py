@@ -58,7 +58,7 @@ def image(png: bytes, alt: str, **attributes: Any) -> Html:
 
 def figure(png: bytes, alt: str, caption: Any) -> Html:
   """A picture with a caption."""
-  return tag("figure", image(png, alt), tag("figcaption", caption))
+  return tag("figure", tag("figcaption", caption), image(png, alt))
 
 
 def table(
@@ -92,7 +92,7 @@ def table(
   ]
   whole = tag(
     "table",
-    tag("caption", caption),
+    tag("caption", tag("span", caption)),
     tag("thead", tag("tr", *headings)),
     tag("tbody", *lines),
     **attributes,

@@ -1,13 +1,13 @@
 """Opens the data and the network of a finished run, only to look at them."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from essl_jax import checkpoint, data, parallel, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
 from essl_jax.data import prepared, subsets
 from essl_jax.errors import UsageError
 from essl_jax.report.runs import Run
@@ -71,28 +71,29 @@ def test_images(
 
 
 def restore(
-  run: Run, experiment: experiment_lib.Experiment, state: step_lib.TrainState
-) -> tuple[step_lib.TrainState, int]:
-  """The state that was evaluated, and its step.
+  run: Run, experiment: experiment_lib.Experiment
+) -> tuple[dict[str, Any], int]:
+  """The encoder that was evaluated.
 
   Args:
     run: whose workdir; nothing in it changes.
     experiment: from `build`.
-    state: at its beginning.
 
   Returns:
-    The state and its step.
+    The encoder's variables, and the step of the checkpoint.
 
   Raises:
     UsageError: the encoder was not pre-trained, or no checkpoint can be read.
   """
-  config = experiment.config
+  config, step = experiment.config, 0
   if checkpoint.exists(run.path):
     with checkpoint.Checkpoints(run.path, read_only=True) as checkpoints:
       step = checkpoints.choose(config.evaluate_checkpoint)
-      return checkpoints.restore(state, step), step
-  if config.init_from:
-    return weights.initialise(state, config.init_from)[0], 0
-  if not config.epochs:
+      tree = checkpoints.restore_arrays(step)
+  elif config.init_from:
+    tree, _ = weights.load(config.init_from)
+  elif not config.epochs:
     raise UsageError("the run has no pre-trained encoder, config.epochs is 0")
-  raise UsageError(f"{run.path} holds no checkpoint")
+  else:
+    raise UsageError(f"{run.path} holds no checkpoint")
+  return {x: tree[x]["encoder"] for x in ("params", "batch_stats")}, step

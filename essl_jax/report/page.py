@@ -28,7 +28,12 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0;
 figure { margin: 0; max-width: 36rem; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption, caption { color: #333; text-align: left; }
+figcaption { margin-bottom: .25rem; }
 caption { padding: .5rem 0; font-weight: 600; }
+/* A long caption stays in the window where its table does not. */
+caption span { display: inline-block; position: sticky; left: 0;
+  max-width: min(48rem, calc(100vw - 2rem)); }
+code { white-space: nowrap; }
 .scroll { overflow-x: auto; margin: 0 0 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
@@ -41,7 +46,8 @@ small { display: block; color: #444; line-height: 1.3; }
 .differs { background: #fff4d6; }
 abbr { text-decoration: none; }
 .pictures th, .pictures td { padding: .3rem .4rem; min-width: 4.5rem; }
-.pictures thead th { font-size: .8rem; max-width: 5rem; }
+.pictures thead th { font-size: .8rem; min-width: 5.5rem; max-width: 7rem;
+  overflow-wrap: normal; }
 .pictures img { width: 4.5rem; height: 4.5rem; object-fit: contain;
   display: block; image-rendering: pixelated; }
 .right img { outline: 3px solid #00785a; }

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from typing import Any
 
+import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, data
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
 from essl_jax.data import subsets
-from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run, element_names
@@ -22,7 +24,12 @@ _QUERIES = 6  # of which nearest neighbours are shown
 _MISTAKES = 2  # of those, chosen because the nearest is wrong
 _NEAREST = 5
 # A run whose data or weights cannot be had is still shown.
-_ERRORS = (UsageError, OSError, ValueError, FloatingPointError)
+_ERRORS = (
+  OSError,
+  ValueError,  # UsageError too
+  FloatingPointError,
+  flax.errors.FlaxError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +98,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
   try:
     experiment = opening.build(run)
     test, split = opening.test_images(experiment, images)
-    state = experiment.create_state()
-    _view(found, experiment, state, test, split)
+    _view(found, experiment, test, split)
   except _ERRORS as error:
     what = "neighbours, embedding and spectrum"
     what = what if found.views else f"views, {what}"
@@ -100,8 +106,8 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     return found
   try:
     tell(f"{run.name}: encoding images")
-    state, found.step = opening.restore(run, experiment, state)
-    _encode(found, experiment, state, test, split, images)
+    variables, found.step = opening.restore(run, experiment)
+    _encode(found, experiment, variables, test, split, images)
   except _ERRORS as error:
     found.missing = f"no neighbours, embedding and spectrum: {_line(error)}"
   return found
@@ -110,11 +116,10 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
 def _view(
   found: Samples,
   experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
   source: data.Source,
   split: str,
 ) -> None:
-  """Draws the views of a few test images as a step of the training does."""
+  """Draws the views of a few test images as the first step does."""
   config = experiment.config
   rows = _some_of_all_classes(_labels(source, split), _VIEWED)
   shown = _take(source, split, rows)
@@ -123,6 +128,7 @@ def _view(
   prepare = step_lib.make_views(
     dataclasses.replace(config, equivariance=every, online_classifier=False)
   )
+  state = step_lib.TrainState(jnp.int32(0), jnp.uint32(config.seed), {}, {}, ())
   views = jax.device_get(jax.jit(prepare)(state, {"image": images}))
   normalised = [
     (f"View {i}, {view.size} px", x, view)
@@ -154,7 +160,7 @@ def _view(
 def _encode(
   found: Samples,
   experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
+  variables: Any,
   source: data.Source,
   split: str,
   number: int,
@@ -167,7 +173,7 @@ def _encode(
   def extract(source: data.Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     return features_lib.extract(
       encode,
-      step_lib.encoder_variables(state),
+      variables,
       source,
       split,
       mean=view.mean,

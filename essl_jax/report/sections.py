@@ -29,7 +29,7 @@ def views(found: Found) -> Html:
 def _views(run: Run, samples: Samples) -> Html:
   rows = [
     (
-      _class(original),
+      f"{number}, {_class(original)}",
       [
         _cell(picture, f"test image {number}, {_class(original)}, {column}")
         for picture, column in zip(
@@ -59,8 +59,9 @@ def confusions(found: Found) -> Html:
     notes = tag(
       "p",
       f"No confusion matrix in results.json of: {', '.join(absent)}."
-      " Evaluating again with --config.mode=evaluate adds one where there is a"
-      " head.",
+      " Evaluating again with ",
+      tag("code", "--config.mode=evaluate"),
+      " adds one where there is a head.",
     )
   grid = tag("div", *drawn, class_="grid") if drawn else Html()
   return join([notes, grid])
@@ -113,7 +114,7 @@ def _neighbours(run: Run, samples: Samples) -> Html:
       alt += f", cosine {picture.note}, {kind}" if kind else ""
       note = f"{mark}{_class(picture)}, {picture.note}"
       cells.append(_cell(picture, alt, tag("small", note), kind or None))
-    rows.append((_class(query), cells))
+    rows.append((f"{number}, {_class(query)}", cells))
   head = ["Test image", "As it is"]
   head += [f"Neighbour {i}" for i in range(1, len(samples.neighbours[0]))]
   caption = f"{run.name}, among {samples.bank:,} training images"
@@ -187,7 +188,7 @@ def _spectrum(
   png = figures.curves(
     lines,
     [run.name for run in runs],
-    x="number",
+    x="index",
     y="singular value over the largest",
     is_logarithmic=True,
   )

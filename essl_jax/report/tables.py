@@ -14,6 +14,7 @@ Cells = dict[str, tuple[str, str]]
 
 _DRAWN = ("confusion", "samples")  # too long for a table, and drawn
 _ABSENT = "–"
+_TITLES = {"knn": "kNN", "transformation": "the recognised transformations"}
 
 
 def figures(runs: Sequence[Run]) -> Html:
@@ -36,7 +37,8 @@ def protocols(runs: Sequence[Run]) -> Html:
   found = []
   for measure in _union([run.results.get("figures", {}) for run in runs]):
     trees = [_without_drawn(run.figures(measure)) for run in runs]
-    title = f"All of {_words(measure)}, with its protocol"
+    title = f"All of {_TITLES.get(measure, _words(measure))}"
+    title += ", with its protocol"
     found.append(details(title, side_by_side(title, runs, trees)))
   return join(found)
 
