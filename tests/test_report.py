@@ -88,9 +88,10 @@ def test_the_page_has_every_part(written, trained):
     figures["transformation"]["transformation_accuracy"],
   ):
     assert f"{value:.2f}%" in page.text
-  assert results["environment"]["git_commit"] in page.text
-  assert page.text.count("12.3457") == 2  # among the figures and in its part
-  assert "No confusion matrix in results.json of: first" in page.text
+  assert results["environment"]["jaxlib"] in page.text
+  # Among the figures, in the whole of the measure, and in its own part.
+  assert page.text.count("12.3457") == 3
+  assert "first: results.json holds no confusion matrix" in page.text
 
 
 def test_pictures_say_what_they_show(written):

@@ -175,7 +175,7 @@ def errors_by_labelled(
   axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
   axes.set_xticks([], minor=True)
   axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-  axes.set_ylim(bottom=0)
+  axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
   axes.set_xlabel("labelled cells")
   axes.set_ylabel("error (%)")
   axes.grid(color="#dddddd", linewidth=0.6)

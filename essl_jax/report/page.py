@@ -23,7 +23,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0;
 .notes { padding: .5rem 1rem; background: #fff4d6;
   border-left: 4px solid #8a6100; }
 .notes ul { margin: 0; padding-left: 1.25rem; }
-.grid { display: grid; gap: 1.5rem;
+.grid { display: grid; gap: 1.5rem; align-items: end;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; max-width: 36rem; }
 figure img { max-width: 100%; height: auto; display: block; }

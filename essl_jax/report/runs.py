@@ -93,7 +93,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
   results = [_results(path) for path in paths]
   names = _names(resolved)
   return [
-    Run(name, path, found, *_metrics(path))
+    Run(name, path, found, *_metrics(path, found["config"].get("epochs") != 0))
     for name, path, found in zip(names, paths, results, strict=True)
   ]
 
@@ -130,9 +130,11 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _metrics(
-  path: pathlib.Path,
+  path: pathlib.Path, is_trained: bool
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
   """The lines of `metrics.jsonl`, and what is wrong with it."""
+  if not is_trained:
+    return [], ()
   try:
     text = (path / "metrics.jsonl").read_text(encoding="utf-8")
   except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ def views(found: Found) -> Html:
 def _views(run: Run, samples: Samples) -> Html:
   rows = [
     (
-      f"{number}, {_class(original)}",
+      _numbered(number, original),
       [
         _cell(picture, f"test image {number}, {_class(original)}, {column}")
         for picture, column in zip(
@@ -45,26 +45,29 @@ def _views(run: Run, samples: Samples) -> Html:
 
 def confusions(found: Found) -> Html:
   """What the transformation head takes for what."""
-  drawn, absent = [], []
+  drawn, old, without = [], [], []
   for run, _ in found:
     transformation = run.figures("transformation")
     if transformation.get("confusion"):
       drawn.append(_confusion(run))
-    elif transformation:
-      absent.append(run.name)
     else:
-      absent.append(f"{run.name} (no head was measured)")
-  notes = Html()
-  if absent:
-    notes = tag(
-      "p",
-      f"No confusion matrix in results.json of: {', '.join(absent)}."
-      " Evaluating again with ",
-      tag("code", "--config.mode=evaluate"),
-      " adds one where there is a head.",
+      (old if transformation else without).append(run.name)
+  parts = []
+  if old:
+    parts.append(
+      tag(
+        "p",
+        f"{', '.join(old)}: results.json holds no confusion matrix;"
+        " evaluating again with ",
+        tag("code", "--config.mode=evaluate"),
+        " adds it.",
+      )
     )
-  grid = tag("div", *drawn, class_="grid") if drawn else Html()
-  return join([notes, grid])
+  if without:
+    parts.append(tag("p", f"{', '.join(without)}: no trained head."))
+  if drawn:
+    parts.append(tag("div", *drawn, class_="grid"))
+  return join(parts)
 
 
 def _confusion(run: Run) -> Html:
@@ -114,7 +117,7 @@ def _neighbours(run: Run, samples: Samples) -> Html:
       alt += f", cosine {picture.note}, {kind}" if kind else ""
       note = f"{mark}{_class(picture)}, {picture.note}"
       cells.append(_cell(picture, alt, tag("small", note), kind or None))
-    rows.append((f"{number}, {_class(query)}", cells))
+    rows.append((_numbered(number, query), cells))
   head = ["Test image", "As it is"]
   head += [f"Neighbour {i}" for i in range(1, len(samples.neighbours[0]))]
   caption = f"{run.name}, among {samples.bank:,} training images"
@@ -250,6 +253,10 @@ def _cell(
   return tag(
     "td", image(figures.thumbnail(picture.pixels), alt), note, class_=kind
   )
+
+
+def _numbered(number: int, picture: Picture) -> str:
+  return f"{number}, {_class(picture)}" if picture.label >= 0 else str(number)
 
 
 def _class(picture: Picture) -> str:

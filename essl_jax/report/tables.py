@@ -173,7 +173,10 @@ def _transformation(found: Mapping[str, Any]) -> Cells:
 
 
 def _regression(found: Mapping[str, Any]) -> Cells:
-  note = f"{found.get('repetitions')} × {found.get('epochs')} epochs"
+  note = (
+    f"{found.get('repetitions')} × {found.get('epochs')} epochs,"
+    f" {_count(found, 'num_test')} test cells"
+  )
   cells: Cells = {}
   for count, errors in found.get("by_labelled", {}).items():
     for name, title in (
