@@ -45,7 +45,9 @@ def _views(run: Run, samples: Samples) -> Html:
 
 def confusions(found: Found) -> Html:
   """What the transformation head takes for what."""
-  drawn, old, without = [], [], []
+  drawn: list[Html] = []
+  old: list[str] = []
+  without: list[str] = []
   for run, _ in found:
     transformation = run.figures("transformation")
     if transformation.get("confusion"):
@@ -100,9 +102,9 @@ def neighbours(found: Found) -> Html:
     return Html()
   explanation = tag(
     "p",
-    "Cosine of encoder features. The first rows are of different classes;"
-    " where the nearest image of one more test image has another class, up to"
-    " two such rows follow.",
+    "By the cosine of encoder features, which stands beside each class. The"
+    " first six test images are of different classes, where there are as many;"
+    " up to two more are some whose nearest neighbour has another class.",
   )
   return join([explanation, *shown])
 

@@ -255,5 +255,12 @@ def _without_drawn(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _union(columns: Sequence[Iterable[str]]) -> list[str]:
-  """All names, in the order in which they appear."""
-  return list(dict.fromkeys(name for column in columns for name in column))
+  """All names; one that only a later column has follows its neighbour there."""
+  names: list[str] = []
+  for column in columns:
+    place = 0
+    for name in column:
+      if name not in names:
+        names.insert(place, name)
+      place = names.index(name) + 1
+  return names
