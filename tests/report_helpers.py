@@ -11,6 +11,7 @@ from essl_jax.report import __main__ as program
 _VOID = ("img", "meta")
 # Put into a copy of the page: the page itself runs no script.
 _LOOK = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(x => { x.open = true; });
   const images = [...document.images];
   const found = {
     inner: innerWidth,
