@@ -66,16 +66,28 @@ def open_builder(name: str, data_dir: str | None) -> Any:
       had.
   """
   _, tfds = import_tensorflow()
+  builder = _builder(name, data_dir, tfds)
+  if not builder.info.splits:
+    _prepare(builder, name, tfds)
+  return builder
+
+
+def check_prepared(name: str, data_dir: str | None) -> None:
+  """Raises UsageError where `open_builder` would have to prepare the set."""
+  _, tfds = import_tensorflow()
+  builder = _builder(name, data_dir, tfds)
+  if not builder.info.splits:
+    raise UsageError(_not_prepared(builder, name))
+
+
+def _builder(name: str, data_dir: str | None, tfds: Any) -> Any:
   directory = None if data_dir is None else os.path.expanduser(data_dir)
   try:
-    builder = tfds.builder(name, data_dir=directory)
+    return tfds.builder(name, data_dir=directory)
   except tfds.core.DatasetNotFoundError as error:
     raise UsageError(_unknown_name(name, directory, tfds)) from error
   except Exception as error:
     raise UsageError(f"data.name={name!r}: {_one_line(error)}") from error
-  if not builder.info.splits:
-    _prepare(builder, name, tfds)
-  return builder
 
 
 def check_tfds_split(builder: Any, split: str) -> int:
@@ -110,7 +122,7 @@ def _prepare(builder: Any, name: str, tfds: Any) -> None:
     "machine with a network and give --config.data.dir=DIR, or use "
     "--config.data.name=folder (see docs/images.md), digits or an .npz file"
   )
-  looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
+  looked_for = _not_prepared(builder, name)
   obstacle = _network_obstacle(builder)
   if obstacle:
     raise UsageError(f"{looked_for}, and {obstacle}: {advice}")
@@ -124,6 +136,10 @@ def _prepare(builder: Any, name: str, tfds: Any) -> None:
     ) from error
   finally:
     tfds.disable_progress_bar()
+
+
+def _not_prepared(builder: Any, name: str) -> str:
+  return f"data set {name!r} is not prepared in {builder.data_dir}"
 
 
 def _network_obstacle(builder: Any) -> str | None:

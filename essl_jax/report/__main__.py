@@ -1,0 +1,113 @@
+"""Command line: `python -m essl_jax.report WORKDIR [WORKDIR ...]`."""
+
+import argparse
+from collections.abc import Sequence
+import os
+import pathlib
+import sys
+import tempfile
+from typing import NoReturn
+
+import jax
+
+from essl_jax.errors import UsageError
+from essl_jax.report import runs as runs_lib
+from essl_jax.workdir import local_path, replace_text
+
+NAME = "report.html"
+_FEWEST = 10  # of which a map and a spectrum say something
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells what is wrong in one line, as the rest of the program does."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UsageError(f"{message}; --help shows the usage")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = _Parser(
+    prog="essl_jax.report",
+    description="Writes one HTML page that shows runs side by side.",
+  )
+  parser.add_argument(
+    "workdirs", nargs="+", metavar="WORKDIR", help="of a finished run"
+  )
+  parser.add_argument(
+    "--out", help=f"the page; {NAME} in the first workdir when absent"
+  )
+  parser.add_argument(
+    "--images",
+    type=int,
+    default=1000,
+    help="test images to encode at most, and five times as many training"
+    " images; 0 reads neither data nor checkpoints (default: 1000)",
+  )
+  return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Writes the page.
+
+  Args:
+    arguments: of the command line; the process's own when absent.
+
+  Raises:
+    UsageError: what is asked for cannot be done; nothing was written.
+  """
+  options = _parse(arguments)
+  if options.images and options.images < _FEWEST:
+    raise UsageError(
+      f"--images={options.images} must be {_FEWEST} or more, or 0 to read"
+      " neither data nor checkpoints"
+    )
+  runs = runs_lib.read(options.workdirs)
+  out = runs[0].path / NAME
+  if options.out is not None:
+    out = local_path(options.out)
+  _check_writable(out)
+  # Beside a training, its accelerators must be left alone.
+  jax.config.update("jax_platforms", "cpu")
+  # Imported here: wrong input is told before matplotlib and Orbax load.
+  from essl_jax.report import page, samples
+
+  found = [samples.collect(run, options.images, print) for run in runs]
+  try:
+    replace_text(out, page.write(runs, found))
+  except OSError as error:
+    raise UsageError(_unwritable(out, error)) from error
+  print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _check_writable(out: pathlib.Path) -> None:
+  """Raises UsageError now, not after a minute of work."""
+  if out.is_dir():
+    raise UsageError(f"--out={out} is a folder: give the name of a file")
+  try:
+    with tempfile.TemporaryFile(dir=out.parent):
+      pass
+    if out.exists() and not os.access(out, os.W_OK):
+      raise PermissionError("the file is write-protected")
+  except OSError as error:
+    raise UsageError(_unwritable(out, error)) from error
+
+
+def _unwritable(out: pathlib.Path, error: OSError) -> str:
+  reason = error.strerror or str(error)
+  return f"cannot write {out} ({reason}): give another file with --out"
+
+
+def run() -> None:
+  """Runs the program; wrong input ends it with one line and code 2."""
+  try:
+    main()
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted: nothing was written", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  run()

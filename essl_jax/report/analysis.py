@@ -1,0 +1,95 @@
+"""What is computed of features [N, D]: neighbours, a map, a spectrum."""
+
+import numpy as np
+
+_PERPLEXITY = 30.0
+_FEWEST = 10  # of which t-SNE makes a map
+_WIDEST = 50  # dimensions that t-SNE sees
+_MAP_NEIGHBOURS = 10
+
+
+def neighbours(
+  features: np.ndarray, bank: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k features of a bank that point most nearly the same way.
+
+  Args:
+    features: [N, D].
+    bank: [M, D], M at least k.
+    k: how many.
+
+  Returns:
+    Rows of the bank int [N, k], nearest first, and their cosines [N, k].
+  """
+  cosines = _unit(features) @ _unit(bank).T
+  rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+  return rows, np.take_along_axis(cosines, rows, axis=1)
+
+
+def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
+  """Places features in the plane.
+
+  Args:
+    features: [N, D]; only their directions matter.
+
+  Returns:
+    Points [N, 2] and how they were found.
+  """
+  unit = _unit(features)
+  centred = unit - unit.mean(axis=0)
+  axes = np.linalg.svd(centred, full_matrices=False)[2]
+  principal = centred @ axes[:_WIDEST].T
+  try:
+    from sklearn import manifold
+    import threadpoolctl  # which scikit-learn requires
+  except ImportError:
+    why = "PCA, as scikit-learn (pip install 'essl-jax[digits]') is missing"
+    return principal[:, :2], why
+  if len(features) < _FEWEST:
+    return principal[:, :2], "PCA, as there are few"
+  perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
+  tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
+  # Beside a training, several threads wait for each other for minutes.
+  with threadpoolctl.threadpool_limits(1):
+    points = tsne.fit_transform(principal)
+  return points, f"t-SNE, perplexity {perplexity:g}"
+
+
+def agreement(points: np.ndarray, labels: np.ndarray) -> float:
+  """How often near points [N, 2] have one label, in percent."""
+  squared = (points**2).sum(axis=1)
+  distances = squared[:, None] + squared[None] - 2 * points @ points.T
+  np.fill_diagonal(distances, np.inf)
+  k = min(_MAP_NEIGHBOURS, len(points) - 1)
+  near = np.argsort(distances, axis=1)[:, :k]
+  return 100 * float((labels[near] == labels[:, None]).mean())
+
+
+def spectrum(features: np.ndarray) -> tuple[np.ndarray, float]:
+  """How features fill their dimensions.
+
+  Args:
+    features: [N, D].
+
+  Returns:
+    Singular values of the centred features over the largest, descending
+    [min(N - 1, D)], and their effective rank: the exponential of their
+    entropy, 0 where all features are equal.
+
+  Reference:
+    Roy and Vetterli 2007, "The effective rank".
+  """
+  centred = features.astype(np.float64) - features.mean(axis=0)
+  values = np.linalg.svd(centred, compute_uv=False)
+  values = values[: max(len(features) - 1, 1)]  # centring takes one away
+  if values[0] <= 1e-6 * np.abs(features).max():  # rounding alone
+    return np.zeros_like(values), 0.0
+  parts = values / values.sum()
+  parts = parts[parts > 0]
+  rank = float(np.exp(-(parts * np.log(parts)).sum()))
+  return values / values[0], rank
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+  norms = np.linalg.norm(features, axis=1, keepdims=True)
+  return features / np.maximum(norms, 1e-12)

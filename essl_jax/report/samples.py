@@ -1,0 +1,268 @@
+"""What needs images and weights: views, features, nearest neighbours."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import augment, data
+from essl_jax import experiment as experiment_lib
+from essl_jax import step as step_lib
+from essl_jax.data import subsets
+from essl_jax.evaluation import features as features_lib
+from essl_jax.report import analysis, opening
+from essl_jax.report.runs import Run, element_names
+
+_BANK = 5  # training images to a test image
+_BATCH = 256
+_VIEWED = 5  # test images whose views are shown
+_QUERIES = 6  # of which nearest neighbours are shown
+_MISTAKES = 2  # of those, chosen because the nearest is wrong
+_NEAREST = 5
+# A run whose data or weights cannot be had is still shown.
+_ERRORS = (
+  OSError,
+  ValueError,  # UsageError too
+  FloatingPointError,
+  flax.errors.FlaxError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """An image as it is shown.
+
+  Attributes:
+    pixels: floating [H, W, C] in [0, 1].
+    label: its class; -1 if it has none.
+    note: what else is to be said, in a word or two.
+  """
+
+  pixels: np.ndarray
+  label: int
+  note: str = ""
+
+
+@dataclasses.dataclass
+class Samples:
+  """What a run sees and what its encoder makes of it.
+
+  Attributes:
+    columns: of the views, from the second on.
+    views: for each test image itself and its views.
+    features: of test images [N, D]; None where they could not be had.
+    values: that colour them, [N]: classes, or mean permittivities.
+    has_classes: which of the two.
+    neighbours: for each test image itself and the nearest training images.
+    right: how often the nearest has the same class, percent.
+    bank: number of training images among which they were looked for.
+    step: of the checkpoint; None where there is none.
+    missing: what is not there and why; empty if nothing.
+  """
+
+  columns: Sequence[str] = ()
+  views: Sequence[Sequence[Picture]] = ()
+  features: np.ndarray | None = None
+  values: np.ndarray | None = None
+  has_classes: bool = True
+  neighbours: Sequence[Sequence[Picture]] = ()
+  right: float | None = None
+  bank: int = 0
+  step: int | None = None
+  missing: str = ""
+
+
+def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
+  """Restores the network of a run and shows it images of its data.
+
+  Reads only; data that are not there are neither made nor downloaded.
+
+  Args:
+    run: whose workdir and data.
+    images: test images to encode at most; 0 for none.
+    tell: told what is under way.
+
+  Returns:
+    What was found, and why something was not.
+  """
+  found = Samples()
+  if not images:
+    found.missing = (
+      "no views, neighbours, embedding and spectrum: --images=0 leaves them out"
+    )
+    return found
+  try:
+    experiment = opening.build(run)
+    test, split = opening.test_images(experiment, images)
+    _view(found, experiment, test, split)
+  except _ERRORS as error:
+    what = "neighbours, embedding and spectrum"
+    what = what if found.views else f"views, {what}"
+    found.missing = f"no {what}: {_line(error)}"
+    return found
+  try:
+    tell(f"{run.name}: encoding images")
+    variables, found.step = opening.restore(run, experiment)
+    _encode(found, experiment, variables, test, split, images)
+  except _ERRORS as error:
+    found.missing = f"no neighbours, embedding and spectrum: {_line(error)}"
+  return found
+
+
+def _view(
+  found: Samples,
+  experiment: experiment_lib.Experiment,
+  source: data.Source,
+  split: str,
+) -> None:
+  """Draws the views of a few test images as the first step does."""
+  config = experiment.config
+  rows = _some_of_all_classes(_labels(source, split), _VIEWED)
+  shown = _take(source, split, rows)
+  images = np.stack([pixels for pixels, _ in shown])
+  every = dataclasses.replace(config.equivariance, all_elements=True)
+  prepare = step_lib.make_views(
+    dataclasses.replace(config, equivariance=every, online_classifier=False)
+  )
+  state = step_lib.TrainState(jnp.int32(0), jnp.uint32(config.seed), {}, {}, ())
+  views = jax.device_get(jax.jit(prepare)(state, {"image": images}))
+  normalised = [
+    (f"View {i}, {view.size} px", x, view)
+    for i, x, view in (
+      (1, views.first, config.views.first),
+      (2, views.second, config.views.second),
+    )
+  ]
+  if views.transformed is not None:
+    number = len(views.transformed) // len(images)
+    names = element_names(config.equivariance.group, number)
+    third = config.views.third
+    parts = np.split(views.transformed, number)
+    normalised += [
+      (f"View 3, {third.size} px, {name}", x, third)
+      for name, x in zip(names, parts, strict=True)
+    ]
+  columns = [_shown(x, view) for _, x, view in normalised]
+  found.columns = [title for title, _, _ in normalised]
+  found.views = [
+    [
+      Picture(image, label),
+      *(Picture(column[row], label) for column in columns),
+    ]
+    for row, (image, label) in enumerate(shown)
+  ]
+
+
+def _encode(
+  found: Samples,
+  experiment: experiment_lib.Experiment,
+  variables: Any,
+  source: data.Source,
+  split: str,
+  number: int,
+) -> None:
+  """Fills in the features of test images and what is near them."""
+  view = experiment.config.views.first
+  is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
+  encode = step_lib.make_encode(experiment.networks.encoder)
+
+  def extract(source: data.Source, split: str) -> tuple[np.ndarray, np.ndarray]:
+    return features_lib.extract(
+      encode,
+      variables,
+      source,
+      split,
+      mean=view.mean,
+      std=view.std,
+      batch_size=_BATCH,
+      resize=None if is_sized else (view.size, view.size),
+    )
+
+  features, labels = (x[:number] for x in extract(source, split))
+  found.features = features
+  found.values, found.has_classes = labels, bool(labels.min() >= 0)
+  if isinstance(experiment.source, data.CellSource):
+    cells = experiment.source.test_images[:number]
+    found.values = cells.mean(axis=(1, 2, 3))
+    return
+  bank = subsets.sample(experiment.source, _BANK * number)
+  _compare(found, labels, extract(bank, "train"), (source, split), bank)
+
+
+def _compare(
+  found: Samples,
+  labels: np.ndarray,
+  encoded: tuple[np.ndarray, np.ndarray],
+  test: tuple[data.Source, str],
+  bank: data.Source,
+) -> None:
+  """Fills in the nearest neighbours of a few test images."""
+  assert found.features is not None
+  bank_features, bank_labels = encoded
+  found.bank = len(bank_labels)
+  near, cosines = analysis.neighbours(found.features, bank_features, _NEAREST)
+  shown = _some_of_all_classes(labels, _QUERIES)
+  if labels.min() >= 0 and bank_labels.min() >= 0:
+    is_right = bank_labels[near[:, 0]] == labels
+    found.right = 100 * float(is_right.mean())
+    wrong = [
+      row for row in np.flatnonzero(~is_right).tolist() if row not in shown
+    ]
+    shown += wrong[:_MISTAKES]
+  queries = _take(*test, shown)
+  wanted = np.unique(near[shown]).tolist()
+  there = dict(zip(wanted, _take(bank, "train", wanted), strict=True))
+  found.neighbours = [
+    [
+      Picture(*query),
+      *(
+        Picture(there[i][0], there[i][1], f"{cosine:.2f}")
+        for i, cosine in zip(near[row], cosines[row], strict=True)
+      ),
+    ]
+    for row, query in zip(shown, queries, strict=True)
+  ]
+
+
+def _shown(images: np.ndarray, view: augment.View) -> np.ndarray:
+  """Undoes a view's normalisation."""
+  mean, std = np.array(view.mean, np.float32), np.array(view.std, np.float32)
+  return np.clip(np.asarray(images) * std + mean, 0, 1)
+
+
+def _labels(source: data.Source, split: str) -> np.ndarray:
+  batches = source.evaluation_batches(split, _BATCH)
+  return np.concatenate([batch["label"] for batch in batches])
+
+
+def _some_of_all_classes(labels: np.ndarray, number: int) -> list[int]:
+  """The first rows of different classes, then the first of the others."""
+  first = np.unique(labels, return_index=True)[1]
+  others = np.setdiff1d(np.arange(len(labels)), first)
+  return [int(x) for x in (*np.sort(first), *others)][:number]
+
+
+def _take(
+  source: data.Source, split: str, rows: Sequence[int]
+) -> list[tuple[np.ndarray, int]]:
+  """Images in [0, 1] and labels of some rows, in their order."""
+  wanted, found, first = set(rows), {}, 0
+  for batch in source.evaluation_batches(split, _BATCH):
+    for row in wanted.intersection(range(first, first + len(batch["label"]))):
+      image = np.asarray(batch["image"][row - first])
+      scale = 255 if image.dtype == np.uint8 else 1
+      found[row] = image / np.float32(scale), int(batch["label"][row - first])
+    first += len(batch["label"])
+    if len(found) == len(wanted):
+      break
+  return [found[row] for row in rows]
+
+
+def _line(error: Exception) -> str:
+  """An error in one line, without a full stop."""
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text[:300].rstrip(".")
