@@ -52,22 +52,19 @@ def _open(settings: config_lib.Data) -> data.Source:
 
 def test_images(
   experiment: experiment_lib.Experiment, number: int
-) -> tuple[data.Source, str]:
-  """Test images of all classes.
+) -> data.Source:
+  """The source with test images of all classes.
 
   Args:
     experiment: from `build`.
-    number: how many at most; unit cells are all there.
+    number: how many test images at most; unit cells are all there.
 
   Returns:
-    A source and its split that holds them.
+    A source.
   """
   if isinstance(experiment.source, data.CellSource):
-    return experiment.source, "test"
-  settings = experiment.config.data
-  # Only training splits can be sampled, so the test images are opened as one.
-  whole = _open(dataclasses.replace(settings, train_split=settings.test_split))
-  return subsets.sample(whole, number), "train"
+    return experiment.source
+  return subsets.sample(experiment.labelled, number, "test")
 
 
 def restore(

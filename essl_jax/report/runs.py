@@ -16,6 +16,13 @@ _ELEMENTS = {
   "rotation": ("0°", "90°", "180°", "270°"),
   "flips": ("identity", "up-down", "left-right", "both"),
   "half_translation": ("identity", "right", "down", "both"),
+  "horizontal_flip": ("identity", "left-right"),
+  "vertical_flip": ("identity", "up-down"),
+  "half_swap": ("identity", "swapped"),
+  "vertical_half_swap": ("identity", "swapped"),
+  "grayscale": ("colour", "gray"),
+  "inversion": ("identity", "negative"),
+  "blur": ("identity", "5 px", "9 px", "15 px"),
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from essl_jax import augment, data
 from essl_jax import experiment as experiment_lib
 from essl_jax import step as step_lib
+from essl_jax import views as views_lib
 from essl_jax.data import subsets
 from essl_jax.evaluation import features as features_lib
 from essl_jax.report import analysis, opening
@@ -97,8 +98,8 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     return found
   try:
     experiment = opening.build(run)
-    test, split = opening.test_images(experiment, images)
-    _view(found, experiment, test, split)
+    test = opening.test_images(experiment, images)
+    _view(found, experiment, test)
   except _ERRORS as error:
     what = "neighbours, embedding and spectrum"
     what = what if found.views else f"views, {what}"
@@ -107,7 +108,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
   try:
     tell(f"{run.name}: encoding images")
     variables, found.step = opening.restore(run, experiment)
-    _encode(found, experiment, variables, test, split, images)
+    _encode(found, experiment, variables, test, images)
   except _ERRORS as error:
     found.missing = f"no neighbours, embedding and spectrum: {_line(error)}"
   return found
@@ -117,15 +118,14 @@ def _view(
   found: Samples,
   experiment: experiment_lib.Experiment,
   source: data.Source,
-  split: str,
 ) -> None:
   """Draws the views of a few test images as the first step does."""
   config = experiment.config
-  rows = _some_of_all_classes(_labels(source, split), _VIEWED)
-  shown = _take(source, split, rows)
+  rows = _some_of_all_classes(_labels(source), _VIEWED)
+  shown = _take(source, "test", rows)
   images = np.stack([pixels for pixels, _ in shown])
   every = dataclasses.replace(config.equivariance, all_elements=True)
-  prepare = step_lib.make_views(
+  prepare = views_lib.make_views(
     dataclasses.replace(config, equivariance=every, online_classifier=False)
   )
   state = step_lib.TrainState(jnp.int32(0), jnp.uint32(config.seed), {}, {}, ())
@@ -136,6 +136,7 @@ def _view(
       (1, views.first, config.views.first),
       (2, views.second, config.views.second),
     )
+    if x is not None
   ]
   if views.transformed is not None:
     number = len(views.transformed) // len(images)
@@ -162,7 +163,6 @@ def _encode(
   experiment: experiment_lib.Experiment,
   variables: Any,
   source: data.Source,
-  split: str,
   number: int,
 ) -> None:
   """Fills in the features of test images and what is near them."""
@@ -182,22 +182,22 @@ def _encode(
       resize=None if is_sized else (view.size, view.size),
     )
 
-  features, labels = (x[:number] for x in extract(source, split))
+  features, labels = (x[:number] for x in extract(source, "test"))
   found.features = features
   found.values, found.has_classes = labels, bool(labels.min() >= 0)
   if isinstance(experiment.source, data.CellSource):
     cells = experiment.source.test_images[:number]
     found.values = cells.mean(axis=(1, 2, 3))
     return
-  bank = subsets.sample(experiment.source, _BANK * number)
-  _compare(found, labels, extract(bank, "train"), (source, split), bank)
+  bank = subsets.sample(experiment.labelled, _BANK * number)
+  _compare(found, labels, extract(bank, "train"), source, bank)
 
 
 def _compare(
   found: Samples,
   labels: np.ndarray,
   encoded: tuple[np.ndarray, np.ndarray],
-  test: tuple[data.Source, str],
+  test: data.Source,
   bank: data.Source,
 ) -> None:
   """Fills in the nearest neighbours of a few test images."""
@@ -213,7 +213,7 @@ def _compare(
       row for row in np.flatnonzero(~is_right).tolist() if row not in shown
     ]
     shown += wrong[:_MISTAKES]
-  queries = _take(*test, shown)
+  queries = _take(test, "test", shown)
   wanted = np.unique(near[shown]).tolist()
   there = dict(zip(wanted, _take(bank, "train", wanted), strict=True))
   found.neighbours = [
@@ -234,8 +234,8 @@ def _shown(images: np.ndarray, view: augment.View) -> np.ndarray:
   return np.clip(np.asarray(images) * std + mean, 0, 1)
 
 
-def _labels(source: data.Source, split: str) -> np.ndarray:
-  batches = source.evaluation_batches(split, _BATCH)
+def _labels(source: data.Source) -> np.ndarray:
+  batches = source.evaluation_batches("test", _BATCH)
   return np.concatenate([batch["label"] for batch in batches])
 
 
