@@ -30,7 +30,6 @@ def config(tiny_config):
     data={"train_split": "train[:64]", "test_split": "test[:40]"},
     views={"first": plain, "second": plain, "third": plain | {"size": 8}},
     optimizer={"learning_rate": 0.003},
-    measures={"groups": ("rotation",), "images": 30},
     probe={
       "protocol": "paper",
       "epochs": 2,
@@ -102,25 +101,16 @@ def test_two_processes_measure_as_one_does(pair, alone):
     expected["untrained"]["knn_top1"],
     atol=100 / 40 + 1e-6,
   )
-  for name in ("feature_std", "effective_rank", "rankme", "uniformity"):
-    np.testing.assert_allclose(
-      actual["untrained"][name], expected["untrained"][name], rtol=1e-3
-    )
   assert actual["figures"].keys() == expected["figures"].keys()
   for name in actual["figures"]:
     assert actual["figures"][name].keys() == expected["figures"][name].keys()
   for name, sizes in (
     ("knn", ("bank_size", "num_queries")),
-    ("collapse", ("images", "width")),
     ("transformation", ("images",)),
     ("linear_probe", ("num_train", "num_test")),
   ):
     for size in sizes:
       assert actual["figures"][name][size] == expected["figures"][name][size]
-  found = actual["figures"]["symmetry"]["rotation"]
-  assert (found["num_train"], found["num_test"]) == (30, 30)
-  confusion = np.array(actual["figures"]["transformation"]["confusion"])
-  np.testing.assert_array_equal(confusion.sum(axis=1), [40] * 4)
   nothing = {"number": 0, "names": []}
   assert actual["data"]["broken"] == {"train": nothing, "test": nothing}
 
