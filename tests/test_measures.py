@@ -1,20 +1,19 @@
-"""Collapse, symmetry and confusion against hand-computed numbers."""
+"""Symmetry, alignment and confusion of encoders whose symmetry is known."""
 
 import dataclasses
 import json
-import math
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import measures_helpers
+from measures_helpers import SIDE, WHOLE, Means, Pixels, images
 import numpy as np
+import process_helpers
 import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import parallel, train
-from essl_jax import step as step_lib
-from essl_jax.data import ArraySource, subsets
+from essl_jax.data import ArraySource
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
   collapse,
@@ -25,156 +24,46 @@ from essl_jax.evaluation import (
 )
 from essl_jax.evaluation.encoding import Encoding
 
-SIDE = 4
-WHOLE = {
-  "size": SIDE,
-  "scale": (1.0, 1.0),
-  "ratio": (1.0, 1.0),
-  "flip": 0.0,
-  "jitter_probability": 0.0,
-  "grayscale": 0.0,
-}
+# Two processes of two devices each; one of them writes what both have found.
+TWO_PROCESSES = """
+  import json, sys
+  import jax
+  address, process, config, out = sys.argv[1:]
+  jax.distributed.initialize(address, 2, int(process))
+  import measures_helpers
+  from essl_jax import config as config_lib
 
-
-class Pixels(nn.Module):
-  """Exactly equivariant: a turned image's features are permuted."""
-
-  @nn.compact
-  def __call__(self, images, train=False):
-    """Features [N, H W C]."""
-    return images.reshape(len(images), -1)
-
-
-class Means(nn.Module):
-  """Exactly invariant to whatever moves pixels."""
-
-  @nn.compact
-  def __call__(self, images, train=False):
-    """Features [N, C]."""
-    return images.mean(axis=(1, 2))
-
-
-class Corners(nn.Module):
-  """Names the rotation that brings the first pixel to the brightest corner."""
-
-  @nn.compact
-  def __call__(self, features, train=False):
-    """Scores [N, 4]."""
-    return features.reshape(-1, SIDE**2, 3)[:, jnp.array([0, 12, 15, 3]), 0]
-
-
-def images(number, seed):
-  """Noise, the first row brighter: they have an upright position."""
-  random = np.random.default_rng(seed)
-  noise = random.integers(0, 160, (number, SIDE, SIDE, 3))
-  noise[:, 0] += 90
-  return noise.astype(np.uint8)
+  found = measures_helpers.measure(config_lib.parse(json.loads(config)))
+  if process == "0":
+    with open(out, "w") as file:
+      json.dump(found, file)
+"""
 
 
 @pytest.fixture
-def make(tiny_config):
+def make_config(tiny_config):
+  """A config of whole images."""
+
+  def make(view=None, **measures):
+    views = dict.fromkeys(("first", "second", "third"), WHOLE | (view or {}))
+    return tiny_config(views=views, measures=measures)
+
+  return make
+
+
+@pytest.fixture
+def make(make_config):
   """An experiment of an encoder without weights, and its state."""
 
   def build(encoder, devices=1, test_images=None, view=None, **measures):
-    test = images(61, 1) if test_images is None else test_images
-    views = dict.fromkeys(("first", "second", "third"), WHOLE | (view or {}))
-    config = tiny_config(views=views, measures=measures)
-    experiment = experiment_lib.build(
-      config,
-      source=ArraySource(
-        images(300, 0), np.arange(300) % 3, test, np.arange(len(test)) % 3
-      ),
-      mesh=parallel.make_mesh(jax.devices()[:devices]),
+    return measures_helpers.make(
+      make_config(view, **measures),
+      encoder,
+      jax.devices()[:devices],
+      images(61, 1) if test_images is None else test_images,
     )
-    networks = experiment.networks.clone(
-      encoder=encoder, transformation_head=Corners()
-    )
-    nothing = {"encoder": {}, "transformation_head": {}}
-    state = step_lib.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      seed=jnp.zeros((), jnp.uint32),
-      params=nothing,
-      batch_stats=nothing,
-      opt_state=(),
-    )
-    return dataclasses.replace(experiment, networks=networks), state
 
   return build
-
-
-def test_ranks_of_equal_singular_values():
-  """As many as there are is the rank; RankMe adds a little for the rest."""
-  orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))
-  for k in (1, 3, 7):
-    equal = orthogonal[:, :k] @ np.eye(k, 10) * 5
-    np.testing.assert_allclose(collapse.effective_rank(equal), k, rtol=1e-6)
-    shares = np.array([1 / k + 1e-7] * k + [1e-7] * (10 - k))
-    expected = np.exp(-(shares * np.log(shares)).sum())
-    np.testing.assert_allclose(collapse.rankme(equal), expected, rtol=1e-6)
-    assert collapse.rankme(equal) > k
-  # Shares 3/4 and 1/4 by hand.
-  two = np.diag([3.0, 1.0])
-  np.testing.assert_allclose(
-    collapse.effective_rank(two), 4 / 3**0.75, rtol=1e-12
-  )
-
-
-def test_identical_embeddings_are_collapsed():
-  same = np.tile(np.array([[0.3, 1.7, -0.1]], np.float32), (50, 1))
-  figures = collapse.of_features(same, 100)
-  np.testing.assert_allclose(figures["feature_std"], 0, atol=1e-12)
-  np.testing.assert_allclose(figures["uniformity"], 0, atol=1e-12)
-  assert figures["effective_rank"] == 0
-  np.testing.assert_allclose(figures["rankme"], 1, atol=1e-5)
-  assert collapse.alignment(same, 3 * same) == pytest.approx(0)
-  assert collapse.alignment(same, -same) == pytest.approx(4)
-  assert collapse.rankme(np.zeros((4, 3))) == 0
-
-
-@pytest.mark.parametrize("number", [2, 40, 1500])
-def test_uniformity_of_points_on_a_circle(number):
-  """Against the sum over distances, and Bessel's closed form for many."""
-  angles = 2 * np.pi * np.arange(number) / number
-  points = 7 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-  expected = np.exp(-4 * (1 - np.cos(angles[1:]))).mean()
-  found = collapse.uniformity(points)
-  np.testing.assert_allclose(found, math.log(expected), rtol=1e-10)
-  if number > 1000:
-    np.testing.assert_allclose(found, -4 + math.log(np.i0(4)), atol=0.04)
-  with pytest.raises(ValueError, match="two embeddings or more, got 1"):
-    collapse.uniformity(points[:1])
-
-
-def test_isotropic_features_spread_over_the_sphere():
-  width = 32
-  normal = np.random.default_rng(0).normal(size=(3000, width))
-  figures = collapse.of_features(normal.astype(np.float32), 2000)
-  np.testing.assert_allclose(figures["feature_std"], width**-0.5, rtol=0.02)
-  np.testing.assert_allclose(figures["effective_rank"], width, rtol=0.01)
-  # 0F1(D/2, t^2) of a sphere of D - 1 dimensions.
-  terms = [1.0]
-  for k in range(1, 30):
-    terms.append(terms[-1] * 4 / (k * (width / 2 + k - 1)))
-  expected = -4 + math.log(sum(terms))
-  np.testing.assert_allclose(figures["uniformity"], expected, atol=0.01)
-  # A sample: other figures than those of all.
-  rows = subsets.sample_rows(3000, 2000)
-  assert figures["rankme"] == pytest.approx(collapse.rankme(normal[rows]))
-  np.testing.assert_allclose(
-    collapse.embedding_std(normal),
-    step_lib.embedding_std(jnp.asarray(normal, jnp.float32)),
-    rtol=1e-4,
-  )
-
-
-def test_a_common_mean_lowers_rankme_alone():
-  normal = np.random.default_rng(0).normal(size=(500, 16))
-  moved = collapse.of_features(normal + 100, 500)
-  plain = collapse.of_features(normal, 500)
-  np.testing.assert_allclose(
-    moved["effective_rank"], plain["effective_rank"], rtol=1e-6
-  )
-  assert moved["rankme"] < 4 < 15 < plain["rankme"]
 
 
 def test_a_ridge_finds_a_map_and_a_mean():
@@ -263,6 +152,19 @@ def test_views_are_aligned_as_far_as_they_agree(make):
     assert found[-1]["images"] == 50
   assert 0.05 < found[0]["alignment"] < 2
   np.testing.assert_allclose(found[0]["alignment"], found[1]["alignment"])
+
+
+def test_two_processes_measure_as_one_does(make_config, tmp_path):
+  """Shares of 31 and 30 images, in batches that do not divide them."""
+  config = make_config({"scale": (0.2, 1.0)}, groups=("rotation",), images=100)
+  out = tmp_path / "found.json"
+  raw = json.dumps(config_lib.to_dict(config))
+  process_helpers.run_code(TWO_PROCESSES, raw, str(out))
+  jax.tree.map(
+    lambda two, one: two == one or np.testing.assert_allclose(two, one),
+    json.loads(out.read_text()),
+    measures_helpers.measure(config, jax.devices()[:1]),
+  )
 
 
 @pytest.mark.parametrize("devices", [1, 8])
