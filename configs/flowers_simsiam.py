@@ -130,6 +130,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     resize_size=ml_collections.config_dict.placeholder(int),
     checkpoint_every_epochs=10,
   )
+  config.measures = dict(groups=("rotation",), images=2000)
   config.finetune = dict(
     labels=0.01,
     label_list=ml_collections.config_dict.placeholder(str),

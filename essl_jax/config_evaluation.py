@@ -75,7 +75,7 @@ class Measures:
   """How collapsed, invariant and equivariant the features are.
 
   Attributes:
-    groups: names in `transformations.GROUPS` whose symmetry is measured at the
+    groups: names for `transformations.find` whose symmetry is measured at the
       end; the measures of collapse need none.
     images: how many training and how many test images at most, a fixed choice:
       see `data.subsets.sample`. Ranks are bounded by it.
