@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -114,6 +115,14 @@ def list_cells(
     dataclasses.replace(cell, flags=(*cell.flags, *options.flag))
     for cell in study.cells(options.scale, seeds)
   ]
+
+
+def known_cells(study: Study, options: argparse.Namespace) -> list[Cell]:
+  """The cells asked for, and those of other seeds that have results."""
+  names = [path.stem for path in options.results.glob("*-seed*.json")]
+  found = [re.search(r"-seed(\d+)$", name) for name in names]
+  seeds = {int(x.group(1)) for x in found if x} | set(options.seeds)
+  return list_cells(study, options, sorted(seeds))
 
 
 def command(cell: Cell, options: argparse.Namespace) -> list[str]:

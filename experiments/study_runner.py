@@ -7,7 +7,6 @@ import dataclasses
 import fcntl
 import os
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -190,11 +189,22 @@ def start(
     return subprocess.Popen(
       study_lib.command(cell, options),
       cwd=study_lib.ROOT,
+      env=_environment(options.scale),
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=log,
       process_group=0,  # Ctrl-C is for this program, which ends the cells
     )
+
+
+def _environment(scale: str) -> dict[str, str]:
+  """Of the cells."""
+  if scale != "smoke":
+    return dict(os.environ)
+  # Compiling would take longer than all else.
+  flags = os.environ.get("XLA_FLAGS", "")
+  fast = "--xla_backend_optimization_level=0"
+  return os.environ | {"XLA_FLAGS": f"{flags} {fast}"}
 
 
 @contextlib.contextmanager
@@ -224,16 +234,6 @@ def _failure(
   return (
     f"cell {cell.name} {ended}: {said[-1]}; log: {path}; command: {command}"
   )
-
-
-def _known_cells(
-  study: study_lib.Study, options: argparse.Namespace
-) -> list[study_lib.Cell]:
-  """The cells asked for, and those of other seeds that have results."""
-  names = [path.stem for path in options.results.glob("*-seed*.json")]
-  found = [re.search(r"-seed(\d+)$", name) for name in names]
-  seeds = {int(x.group(1)) for x in found if x} | set(options.seeds)
-  return study_lib.list_cells(study, options, sorted(seeds))
 
 
 def main(
@@ -278,7 +278,7 @@ def _run(study: study_lib.Study, options: argparse.Namespace) -> int:
   failures: list[str] = []
   if missing and not options.collect_only:
     failures = run_cells(study, missing, options)
-  known = _known_cells(study, options)
+  known = study_lib.known_cells(study, options)
   found: list[Any] = [study_lib.load(study, cell, options) for cell in known]
   records = [record for record in found if record is not None]
   rows = list(dict.fromkeys(cell.row for cell in known))
