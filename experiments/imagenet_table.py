@@ -81,7 +81,7 @@ def draw(figure: Any, records: list[dict[str, Any]]) -> None:
       label = _WAYS[way].format(name)
       if not paper:
         continue
-      axes.plot(list(paper), list(paper.values()), f"C{i}:")
+      axes.plot(list(paper), list(paper.values()), f"C{i}x:")
       for epochs in paper:
         row = _row(stem, way, epochs)
         found = study_report.known(records, row, "linear_top1")
@@ -90,7 +90,7 @@ def draw(figure: Any, records: list[dict[str, Any]]) -> None:
           axes.errorbar(epochs, mean, error, fmt=f"C{i}o", capsize=3)
       axes.plot([], [], f"C{i}o", label=label)
     axes.set_xlabel("epochs")
-    axes.set_title(f"{name} (dotted: the paper)")
+    axes.set_title(f"{name} (crosses: the paper)")
     axes.legend(fontsize=7)
 
 
