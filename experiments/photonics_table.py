@@ -77,10 +77,11 @@ def read(
     results: of `results.json`.
 
   Returns:
-    The figures and the protocol.
+    The figures, those of the most labelled cells, and the protocol.
   """
   found = results["figures"]["regression"]
-  ((labelled, errors),) = found["by_labelled"].items()
+  sizes = found["by_labelled"].items()
+  labelled, errors = max(sizes, key=lambda item: int(item[0]))
   transformation = results["figures"].get("transformation", {})
   samples = found["samples"]
   thin = lambda curve: np.round(curve[::_EVERY], 3).tolist()

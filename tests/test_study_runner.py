@@ -163,7 +163,7 @@ def _program(monkeypatch, *words):
 
 
 def _wait_for(path):
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 120
   while not path.exists():
     assert time.monotonic() < deadline
     time.sleep(0.02)
@@ -217,9 +217,11 @@ sys.exit(study_runner.main(cifar10_table.STUDY, "", sys.argv[1:]))
     stderr=subprocess.PIPE,
     text=True,
   )
-  _wait_for(tmp_path / "begun")
-  started.send_signal(number)
-  assert "stopped: the same command" in started.communicate(timeout=60)[1]
+  try:
+    _wait_for(tmp_path / "begun")
+  finally:
+    started.send_signal(number)
+  assert "stopped: the same command" in started.communicate(timeout=120)[1]
   assert started.returncode == 130
   log = (tmp_path / "w/cifar_simclr-seed0.log").read_text()
   assert log.endswith("saved\n")
