@@ -189,22 +189,11 @@ def start(
     return subprocess.Popen(
       study_lib.command(cell, options),
       cwd=study_lib.ROOT,
-      env=_environment(options.scale),
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=log,
       process_group=0,  # Ctrl-C is for this program, which ends the cells
     )
-
-
-def _environment(scale: str) -> dict[str, str]:
-  """Of the cells."""
-  if scale != "smoke":
-    return dict(os.environ)
-  # Compiling would take longer than all else.
-  flags = os.environ.get("XLA_FLAGS", "")
-  fast = "--xla_backend_optimization_level=0"
-  return os.environ | {"XLA_FLAGS": f"{flags} {fast}"}
 
 
 @contextlib.contextmanager
