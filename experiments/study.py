@@ -1,0 +1,243 @@
+"""What a table or figure is made of, and what its cells have left on disk.
+
+A script of this folder describes a `Study` and hands it to `study_runner.main`.
+A cell is one run of the program with one seed. It is finished once
+`results/<study>/<scale>/<cell>.json` or its workdir's `results.json` exists,
+and then never run again; an unfinished one goes on in its workdir.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+from essl_jax import workdir as workdir_lib
+from essl_jax.errors import UsageError
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+SCALES = ("full", "small", "smoke")
+_SIZES = {"small", "tiny"}  # variants that the name of the folder tells
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run of the program.
+
+  Attributes:
+    row: of the table; the cells of a row differ in the seed alone.
+    recipe: a file of `configs/` without its ending, variants after a colon.
+    seed: of the pre-training.
+    flags: of the program, beside those of seed, data and workdir.
+    label: tells it from other cells of the same recipe and variants.
+    data: the folder in --data-dir that it reads; None where it reads none.
+    makes: data that the first of all cells that name it makes for the others.
+  """
+
+  row: str
+  recipe: str
+  seed: int
+  flags: tuple[str, ...] = ()
+  label: str = ""
+  data: str | None = "."
+  makes: str = ""
+
+  @property
+  def name(self) -> str:
+    """Of its workdir and of its file."""
+    stem, _, variants = self.recipe.partition(":")
+    parts = [x for x in variants.split(",") if x and x not in _SIZES]
+    words = [stem, *parts, self.label, f"seed{self.seed}"]
+    return "-".join(filter(None, words)).replace("=", "")
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What makes another run the same cell."""
+    stem, _, variants = self.recipe.partition(":")
+    config = f"configs/{stem}.py" + (f":{variants}" if variants else "")
+    return {"config": config, "flags": list(self.flags), "seed": self.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quoted:
+  """A figure of others, of the full recipe, shown beside ours.
+
+  Attributes:
+    row: it belongs to.
+    text: the figure and what it is, such as "linear 67.6".
+    source: where it stands, under which protocol, and how certain it is.
+  """
+
+  row: str
+  text: str
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A table or figure.
+
+  Attributes:
+    name: of its folder.
+    title: what it asks.
+    cells: of a scale and seeds.
+    columns: the table's titles by the figures that they show; the first figure
+      is what is compared with the baseline.
+    read: the figures and the protocol of a `results.json`.
+    draw: draws the records of cells into a matplotlib figure.
+    captions: by scale, what its cells are.
+    seeds: by scale, which are run where none are asked for.
+    quoted: figures of others.
+    baseline: the row that others are compared with, seed by seed, if any.
+  """
+
+  name: str
+  title: str
+  cells: Callable[[str, Sequence[int]], list[Cell]]
+  columns: Mapping[str, str]
+  read: Callable[[Mapping[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+  draw: Callable[[Any, list[dict[str, Any]]], None]
+  captions: Mapping[str, str]
+  seeds: Mapping[str, tuple[int, ...]]
+  quoted: tuple[Quoted, ...] = ()
+  baseline: str = ""
+
+
+def list_cells(
+  study: Study, options: argparse.Namespace, seeds: Sequence[int]
+) -> list[Cell]:
+  """The cells of some seeds, with the flags that all of them are to have."""
+  return [
+    dataclasses.replace(cell, flags=(*cell.flags, *options.flag))
+    for cell in study.cells(options.scale, seeds)
+  ]
+
+
+def known_cells(study: Study, options: argparse.Namespace) -> list[Cell]:
+  """The cells asked for, and those of other seeds that have results."""
+  names = [path.stem for path in options.results.glob("*-seed*.json")]
+  found = [re.search(r"-seed(\d+)$", name) for name in names]
+  seeds = {int(x.group(1)) for x in found if x} | set(options.seeds)
+  return list_cells(study, options, sorted(seeds))
+
+
+def command(cell: Cell, options: argparse.Namespace) -> list[str]:
+  """The words that run a cell, or go on with it, in `ROOT`."""
+  words = [sys.executable, "-m", "essl_jax.main"]
+  words += [f"--config={cell.identity['config']}", *cell.flags]
+  words.append(f"--config.seed={cell.seed}")
+  if options.data_dir and cell.data is not None:
+    words.append(f"--config.data.dir={options.data_dir / cell.data}")
+  return [*words, f"--workdir={options.workdirs / cell.name}"]
+
+
+def log_path(cell: Cell, options: argparse.Namespace) -> pathlib.Path:
+  """What the program says goes here."""
+  return options.workdirs / f"{cell.name}.log"
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The content of a JSON file.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    What it holds.
+
+  Raises:
+    UsageError: it cannot be read.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UsageError(
+      f"cannot read {path} ({error}): restore or remove it"
+    ) from error
+
+
+def check_identity(
+  cell: Cell, found: Mapping[str, Any], path: pathlib.Path, remedy: str
+) -> None:
+  """Refuses what another run has left under a cell's name.
+
+  Args:
+    cell: that is looked for.
+    found: what a file says of the run that it is of.
+    path: of that file.
+    remedy: what to do.
+
+  Raises:
+    UsageError: it is another run's; says what differs.
+  """
+  different = [
+    f"{key} is {found.get(key)!r} there, {value!r} here"
+    for key, value in cell.identity.items()
+    if found.get(key) != value
+  ]
+  if different:
+    what = "; ".join(different)
+    raise UsageError(f"{path} is of another run: {what}: {remedy}")
+
+
+def claim(cell: Cell, options: argparse.Namespace) -> None:
+  """Notes beside a workdir which cell it is of, or compares that note.
+
+  Args:
+    cell: whose workdir it is to be.
+    options: from `study_runner.parse`.
+
+  Raises:
+    UsageError: it is another run's.
+  """
+  path = options.workdirs / f"{cell.name}.cell.json"
+  if path.exists():
+    check_identity(cell, read_json(path), path, "give other --workdirs")
+  elif not options.dry_run:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(path, cell.identity)
+
+
+def load(
+  study: Study, cell: Cell, options: argparse.Namespace
+) -> dict[str, Any] | None:
+  """The record of a finished cell; makes it where that was not done yet.
+
+  Args:
+    study: of the cell.
+    cell: perhaps finished.
+    options: from `study_runner.parse`.
+
+  Returns:
+    What its file holds; None where it is not finished.
+
+  Raises:
+    UsageError: the file or the workdir is of another run, or broken.
+  """
+  path = options.results / f"{cell.name}.json"
+  if path.exists():
+    record = read_json(path)
+    check_identity(cell, record, path, "move it away or give other --results")
+    return record
+  source = options.workdirs / cell.name / "results.json"
+  if not source.exists():
+    return None
+  claim(cell, options)
+  results = read_json(source)
+  found = cell.identity | {"seed": results["config"]["seed"]}
+  check_identity(cell, found, source, "give other --workdirs")
+  figures, protocol = study.read(results)
+  training = results["training"]
+  record = {"name": cell.name, "row": cell.row, **cell.identity}
+  record |= {"figures": figures, "protocol": protocol}
+  for name in ("wall_seconds", "source_images_per_second"):
+    record[name] = training.get(name)
+  record |= {"environment": results["environment"], "note": options.note}
+  if not options.dry_run:
+    options.results.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(path, record)
+  return record

@@ -1,0 +1,282 @@
+"""The program behind the scripts: runs missing cells, collects, tells."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, NoReturn
+
+import study as study_lib
+import study_report
+
+from essl_jax.errors import UsageError
+
+_POLL_SECONDS = 0.2
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells what is wrong in one line, as the program does."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UsageError(f"{message}; --help shows the usage")
+
+
+def parse(
+  study: study_lib.Study, description: str, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+  """The command line of every script that runs a study.
+
+  Args:
+    study: what to run.
+    description: of the script.
+    arguments: the process's own when absent.
+
+  Returns:
+    The options, folders absolute; `results` and `workdirs` are those of this
+    study and scale.
+
+  Raises:
+    UsageError: an unknown option or an impossible value.
+  """
+  parser = _Parser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--scale", choices=study_lib.SCALES, default="small")
+  add("--seeds", type=int, nargs="+", help="of the pre-training")
+  add("--data-dir", type=pathlib.Path, help="config.data.dir of the cells")
+  add("--workdirs", type=pathlib.Path, help="default: runs/<study>_<scale>")
+  add("--results", type=pathlib.Path, default=study_lib.RESULTS)
+  add("--jobs", type=int, default=1, help="cells at a time, which share cores")
+  add("--keep-going", action="store_true", help="although a cell has failed")
+  add("--collect-only", action="store_true", help="run nothing")
+  add("--dry-run", action="store_true", help="list the cells, write nothing")
+  add("--note", default="", help="kept with the cells collected now")
+  add(
+    "--flag",
+    action="append",
+    default=[],
+    help="handed to every cell, such as --flag=--config.precision=bfloat16",
+  )
+  options = parser.parse_args(arguments)
+  options.seeds = options.seeds or list(study.seeds[options.scale])
+  if min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
+    given = " ".join(map(str, options.seeds))
+    raise UsageError(f"--seeds must be different numbers from 0; got {given}")
+  if options.jobs < 1:
+    raise UsageError(f"--jobs must be at least 1; got {options.jobs}")
+  default = pathlib.Path("runs", f"{study.name}_{options.scale}")
+  options.workdirs = (options.workdirs or default).expanduser().absolute()
+  options.results = options.results.expanduser().absolute()
+  options.results = options.results / study.name / options.scale
+  if options.data_dir:
+    options.data_dir = options.data_dir.expanduser().absolute()
+  return options
+
+
+@dataclasses.dataclass
+class _Running:
+  cell: study_lib.Cell
+  process: subprocess.Popen[bytes]
+  begun: float
+
+
+def run_cells(
+  study: study_lib.Study,
+  cells: Sequence[study_lib.Cell],
+  options: argparse.Namespace,
+) -> list[str]:
+  """Runs or resumes cells, `options.jobs` at a time, and collects each.
+
+  Args:
+    study: of the cells.
+    cells: those that are not finished.
+    options: from `parse`.
+
+  Returns:
+    A line for each cell that failed. Without `keep_going` the first failure
+    stops the others, which save what they have.
+
+  Raises:
+    UsageError: a workdir is of another run.
+    KeyboardInterrupt: Ctrl-C or SIGTERM; the cells have saved what they have.
+  """
+  for cell in cells:
+    study_lib.claim(cell, options)
+  waiting, failures = list(cells), []
+  running: dict[int, _Running] = {}
+  made: set[str] = set()
+  try:
+    while waiting or running:
+      for slot in sorted(set(range(options.jobs)) - set(running)):
+        cell = _next(waiting, [x.cell for x in running.values()], made)
+        if cell is None:
+          break
+        waiting.remove(cell)
+        number = f"{len(cells) - len(waiting)}/{len(cells)}"
+        log = study_lib.log_path(cell, options)
+        print(f"cell {number}, {cell.name}: log {log}", flush=True)
+        process = start(cell, options, slot)
+        running[slot] = _Running(cell, process, time.monotonic())
+      time.sleep(_POLL_SECONDS)
+      for slot, one in list(running.items()):
+        code = one.process.poll()
+        if code is None:
+          continue
+        del running[slot]
+        made.add(one.cell.makes)
+        if study_lib.load(study, one.cell, options) is not None:
+          seconds = time.monotonic() - one.begun
+          print(f"{one.cell.name}: finished in {seconds:,.0f} s", flush=True)
+          continue
+        failures.append(_failure(one.cell, code, options))
+        if not options.keep_going:
+          return failures
+  finally:
+    for one in running.values():
+      one.process.terminate()  # the program then saves its state
+    for one in running.values():
+      one.process.wait()
+  return failures
+
+
+def _next(
+  waiting: Sequence[study_lib.Cell],
+  running: Sequence[study_lib.Cell],
+  made: set[str],
+) -> study_lib.Cell | None:
+  """The first cell whose data are there, or that nobody else is making."""
+  making = {cell.makes for cell in running} - made - {""}
+  return next((cell for cell in waiting if cell.makes not in making), None)
+
+
+def start(
+  cell: study_lib.Cell, options: argparse.Namespace, slot: int
+) -> subprocess.Popen[bytes]:
+  """Starts the program on a cell; what it says goes to the cell's log.
+
+  Args:
+    cell: to run.
+    options: from `parse`.
+    slot: which of `options.jobs` it is, and so its share of the cores.
+
+  Returns:
+    The process.
+
+  Raises:
+    UsageError: another process runs this cell.
+  """
+  path = study_lib.log_path(cell, options)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("ab") as log, _share_of_cores(slot, options.jobs):
+    try:
+      # The child holds the open file, so that the lock outlives this process.
+      fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UsageError(
+        f"another process runs cell {cell.name} and writes {path}: wait for"
+        " it, or stop it"
+      ) from error
+    return subprocess.Popen(
+      study_lib.command(cell, options),
+      cwd=study_lib.ROOT,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      process_group=0,  # Ctrl-C is for this program, which ends the cells
+    )
+
+
+@contextlib.contextmanager
+def _share_of_cores(slot: int, jobs: int) -> Iterator[None]:
+  """Processes started within get every `jobs`-th core, from `slot` on."""
+  if jobs == 1 or not hasattr(os, "sched_setaffinity"):
+    yield
+    return
+  cores = sorted(os.sched_getaffinity(0))
+  share = cores[slot % len(cores) :: jobs]
+  os.sched_setaffinity(0, share)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, cores)
+
+
+def _failure(
+  cell: study_lib.Cell, code: int, options: argparse.Namespace
+) -> str:
+  """Which cell failed and why, its command and its log, in one line."""
+  path = study_lib.log_path(cell, options)
+  lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+  said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
+  ended = f"failed with exit code {code}" if code else "stopped before its end"
+  command = shlex.join(study_lib.command(cell, options))
+  return (
+    f"cell {cell.name} {ended}: {said[-1]}; log: {path}; command: {command}"
+  )
+
+
+def main(
+  study: study_lib.Study,
+  description: str,
+  arguments: Sequence[str] | None = None,
+) -> int:
+  """Runs what is missing, collects, writes table and figure, prints.
+
+  Args:
+    study: what to run.
+    description: of the script.
+    arguments: of the command line; the process's own when absent.
+
+  Returns:
+    The exit code: 0; 1 where a cell failed; 2 for wrong input; 130 after
+    Ctrl-C or SIGTERM.
+  """
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    return _run(study, parse(study, description, arguments))
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("stopped: the same command goes on from here", file=sys.stderr)
+    return 130
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _run(study: study_lib.Study, options: argparse.Namespace) -> int:
+  cells = study_lib.list_cells(study, options, options.seeds)
+  missing = [x for x in cells if study_lib.load(study, x, options) is None]
+  if options.dry_run:
+    for cell in cells:
+      state = "missing" if cell in missing else "finished"
+      words = shlex.join(study_lib.command(cell, options))
+      print(f"{state:8}  {cell.name}  {words}")
+    print(f"{len(missing)} of {len(cells)} cells are missing")
+    return 0
+  failures: list[str] = []
+  if missing and not options.collect_only:
+    failures = run_cells(study, missing, options)
+  known = study_lib.known_cells(study, options)
+  found: list[Any] = [study_lib.load(study, cell, options) for cell in known]
+  records = [record for record in found if record is not None]
+  rows = list(dict.fromkeys(cell.row for cell in known))
+  print(study_report.write(study, options, rows, records))
+  there = {record["name"] for record in records}
+  missing = [cell for cell in cells if cell.name not in there]
+  if missing:
+    names = ", ".join(cell.name for cell in missing)
+    print(f"missing {len(missing)} of {len(cells)} cells: {names}")
+  for line in failures:
+    print(f"error: {line}", file=sys.stderr)
+  return 1 if failures else 0

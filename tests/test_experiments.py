@@ -1,0 +1,153 @@
+"""Studies of this repository: their cells, tables, figures."""
+
+import importlib
+import pathlib
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+import study
+from study_helpers import make_options, results
+import study_report
+import study_runner
+
+from essl_jax import config as config_lib
+from essl_jax import fields, methods
+
+SCRIPTS = (
+  "ablations",
+  "cifar10_table",
+  "flowers_table",
+  "imagenet_table",
+  "lambda_sweep",
+  "photonics_table",
+  "transformation_study",
+)
+STUDIES = {name: importlib.import_module(name).STUDY for name in SCRIPTS}
+HAS_GROUPS = fields.find(config_lib.Config, "equivariance.heads") is None
+NEW = re.compile(
+  r"views\.extra=|equivariance\.(heads|relative)=|method=none|widths=\(\)"
+  r"|group=(?!rotation$|half_translation$)"
+)
+
+
+def _waits(cell):
+  """Whether a cell needs a recipe or a field that is not there yet."""
+  stem = cell.recipe.partition(":")[0]
+  if not (study.ROOT / "configs" / f"{stem}.py").exists():
+    return True
+  return not HAS_GROUPS and any(NEW.search(flag) for flag in cell.flags)
+
+
+def _parse(words, monkeypatch):
+  """The config that the program makes of its words, by flags of its own."""
+  monkeypatch.setattr(sys, "argv", words[2:])  # where ml_collections looks
+  values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file("config", flag_values=values)
+  flags.DEFINE_string("workdir", None, "", flag_values=values)
+  for word in words[3:]:
+    if word.startswith("--config."):
+      name = word.removeprefix("--config.").partition("=")[0]
+      assert fields.find(config_lib.Config, name) is None
+  assert values(words[2:]) == words[2:3]  # nothing is left over
+  parsed = config_lib.parse(config.value.to_dict())
+  methods.check(parsed)
+  return parsed
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+@pytest.mark.parametrize("scale", study.SCALES)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
+  monkeypatch.chdir(study.ROOT)
+  chosen = STUDIES[script]
+  options = make_options(tmp_path, chosen, f"--scale={scale}")
+  cells = study.list_cells(chosen, options, [3])
+  assert len({cell.name for cell in cells}) == len(cells) > 0
+  assert len({cell.row for cell in cells}) == len(cells)
+  waiting, seen = 0, {}
+  for cell in cells:
+    if _waits(cell):
+      waiting += 1
+      continue
+    config = _parse(study.command(cell, options), monkeypatch)
+    assert config.seed == 3
+    # Every cell computes something else.
+    assert seen.setdefault(config, cell.name) == cell.name
+  assert chosen.seeds[scale] and chosen.captions[scale]
+  rows = {cell.row for cell in chosen.cells("full", [0])}
+  assert {x.row for x in chosen.quoted} <= rows
+  assert not chosen.baseline or chosen.baseline in rows
+  if waiting:
+    pytest.skip(f"{waiting} of {len(cells)} cells need what is not there yet")
+
+
+def test_names_are_those_of_earlier_workdirs():
+  names = [x.name for x in STUDIES["cifar10_table"].cells("small", [2])]
+  assert "cifar_simclr-seed2" in names
+  assert "cifar_simclr-baseline-seed2" in names
+  photonics = STUDIES["photonics_table"]
+  names = {x.name for x in photonics.cells("small", [0])}
+  assert "photonics_blob-seed0" in names
+  assert "photonics_gpm-transform-seed0" in names
+  options = study_runner.parse(photonics, "", [])
+  assert options.workdirs == pathlib.Path("runs/photonics_small").absolute()
+  long = STUDIES["imagenet_table"].cells("full", [0])
+  assert "imagenet_simclr-epochs800-scalesmall-seed0" in [x.name for x in long]
+
+
+def test_spread_and_changes_are_those_by_hand():
+  record = lambda row, seed, x: {"row": row, "seed": seed, "figures": {"a": x}}
+  records = [
+    record("ours", 0, 3.0),
+    record("ours", 1, 5.0),
+    record("ours", 2, 10.0),
+    record("base", 1, 1.0),
+    record("base", 0, 2.0),
+    record("base", 3, 9.0),
+  ]
+  assert study_report.spread([1.0, 2.0, 4.0]) == "2.33 ± 1.53"
+  assert study_report.spread([2.0]) == "2.00"
+  assert study_report.spread([2.0, None]) == study_report.spread([]) == "–"
+  assert study_report.changes(records, "ours", "base", "a") == [1.0, 4.0]
+  assert study_report.changes(records, "ours", "base", "b") == []
+  mean, deviation = study_report.mean_and_deviation([3.0, 5.0, 10.0])
+  assert (mean, deviation) == (6.0, pytest.approx(13**0.5))
+
+
+@pytest.mark.parametrize(
+  ("script", "scale"),
+  [*((script, "full") for script in SCRIPTS), ("imagenet_table", "small")],
+)
+def test_every_study_draws_and_quotes(script, scale, tmp_path):
+  chosen = STUDIES[script]
+  options = make_options(tmp_path, chosen, f"--scale={scale}")
+  cells = study.list_cells(chosen, options, [0, 1])
+  sample = {"frequencies": [0.0, 1.0], "true": [[1, 2]], "predicted": [[2, 1]]}
+  figures = dict.fromkeys(chosen.columns, 40.0) | {"samples": sample}
+  records = [
+    {
+      "row": cell.row,
+      "seed": cell.seed,
+      "figures": figures,
+      "environment": results(0.0, 0)["environment"],
+      "wall_seconds": 2.0,
+      "note": "by hand",
+    }
+    for cell in cells[:-1]  # the last cell is not finished
+  ]
+  options.results.mkdir(parents=True)
+  rows = list(dict.fromkeys(cell.row for cell in cells))
+  text = study_report.write(chosen, options, rows, records)
+  assert (options.results / "figure.pdf").read_bytes()[:4] == b"%PDF"
+  lines = [line for line in text.splitlines() if line.startswith("| ")]
+  assert [line.split(" | ")[1] for line in lines[1:]] == ["2"] * (
+    len(rows) - 1
+  ) + ["1"]
+  assert len({line.count("|") for line in lines}) == 1
+  for quoted in chosen.quoted if scale == "full" else ():
+    (line,) = [x for x in lines if x.startswith(f"| {quoted.row} |")]
+    assert quoted.text in line
+  assert "Commit: abcdef0." in text and text.endswith("by hand")
