@@ -57,7 +57,7 @@ def changes(width: int) -> dict[str, tuple[str, tuple[str, ...]]]:
       "relative",
       ("--config.equivariance.relative=True",),
     ),
-    "prediction alone (RotNet)": ("rotnet", ("--config.method=none",)),
+    "prediction alone (RotNet)": ("rotnet", ()),
     "SSL alone": ("ssl", ("--config.equivariance.weight=0.0",)),
     "rotations, no random flips": ("unflipped", _UNFLIPPED),
     "rotations × flips, one head": (
@@ -75,7 +75,15 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
   """A cell for every change."""
   rows = changes(image_study.width(scale))
   return [
-    image_study.cell(scale, row, "cifar_simclr", seed, flags=flags, label=label)
+    image_study.cell(
+      scale,
+      row,
+      "cifar_simclr",
+      seed,
+      variants=("rotnet",) if label == "rotnet" else (),
+      flags=flags,
+      label="" if label == "rotnet" else label,
+    )
     for seed in seeds
     for row, (label, flags) in rows.items()
   ]
