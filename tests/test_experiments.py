@@ -2,7 +2,6 @@
 
 import importlib
 import pathlib
-import re
 import sys
 
 from absl import flags
@@ -26,19 +25,6 @@ SCRIPTS = (
   "transformation_study",
 )
 STUDIES = {name: importlib.import_module(name).STUDY for name in SCRIPTS}
-HAS_GROUPS = fields.find(config_lib.Config, "equivariance.heads") is None
-NEW = re.compile(
-  r"views\.extra=|equivariance\.(heads|relative)=|method=none|widths=\(\)"
-  r"|group=(?!rotation$|half_translation$)"
-)
-
-
-def _waits(cell):
-  """Whether a cell needs a recipe or a field that is not there yet."""
-  stem = cell.recipe.partition(":")[0]
-  if not (study.ROOT / "configs" / f"{stem}.py").exists():
-    return True
-  return not HAS_GROUPS and any(NEW.search(flag) for flag in cell.flags)
 
 
 def _parse(words, monkeypatch):
@@ -67,11 +53,8 @@ def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
   cells = study.list_cells(chosen, options, [3])
   assert len({cell.name for cell in cells}) == len(cells) > 0
   assert len({cell.row for cell in cells}) == len(cells)
-  waiting, seen = 0, {}
+  seen = {}
   for cell in cells:
-    if _waits(cell):
-      waiting += 1
-      continue
     config = _parse(study.command(cell, options), monkeypatch)
     assert config.seed == 3
     # Every cell computes something else.
@@ -80,8 +63,6 @@ def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
   rows = {cell.row for cell in chosen.cells("full", [0])}
   assert {x.row for x in chosen.quoted} <= rows
   assert not chosen.baseline or chosen.baseline in rows
-  if waiting:
-    pytest.skip(f"{waiting} of {len(cells)} cells need what is not there yet")
 
 
 def test_names_are_those_of_earlier_workdirs():
