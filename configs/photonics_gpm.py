@@ -95,7 +95,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     first=view | dict(groups=invariances),
     second=view | dict(groups=invariances),
     third=dict(view),
-    extra=ml_collections.config_dict.placeholder(str),
   )
 
   config.model = dict(name="photonic_cnn", width=64)

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from essl_jax import augment, config_checks, fields, transformations
+from essl_jax.config_data import Data
 from essl_jax.config_evaluation import (
   Finetune,
   Knn,
@@ -17,64 +18,6 @@ from essl_jax.config_evaluation import (
   Probe,
   Regression,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Generate:
-  """Unit cells to be made in `data.dir` where they are missing.
-
-  Attributes:
-    kind: of cells: `blob` or `gpm`; absent, nothing is made.
-    labelled: cells with a density of states, of all three splits together.
-    unlabelled: cells without.
-    seed: of the cells.
-  """
-
-  kind: str | None = None
-  labelled: int = 0
-  unlabelled: int = 0
-  seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """Where the images come from.
-
-  Attributes:
-    name: a TFDS data set, `folder` (files in `dir/<split>/<class>/`), `digits`
-      (scikit-learn), `photonics` (unit cells, from
-      `python -m essl_jax.photonics.generate`), or the path of an `.npz`.
-    dir: the TFDS data directory, TFDS's own default when absent; the root of
-      an image folder or of unit cells, which have no default.
-    on_device: reads the set once, resized for evaluation, and keeps it in
-      device memory instead of streaming it; `digits` and `.npz` always live
-      there.
-    train_split: pre-training images.
-    labelled_split: kNN bank and training of probes, where the pre-training
-      images have no labels; absent, they are `train_split`.
-    test_split: evaluation images; `val` in most image folders.
-    image_size: side of evaluation images in pixels, cut from the centre;
-      needed where a set's images differ in size. Training crops such images
-      from their full size.
-    resize_size: shorter side (bilinear) before that cut, such as 256 for an
-      `image_size` of 224; absent, it is `image_size`.
-    generate: of `photonics` alone: what to make where `dir` lacks it.
-  """
-
-  name: str
-  dir: str | None = None
-  on_device: bool = False
-  train_split: str = "train"
-  labelled_split: str | None = None
-  test_split: str = "test"
-  image_size: int | None = None
-  resize_size: int | None = None
-  generate: Generate = Generate()
-
-  @property
-  def labelled(self) -> str:
-    """The split whose labels kNN and probes learn from."""
-    return self.labelled_split or self.train_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +149,8 @@ class Config:
   """One run.
 
   Attributes:
-    method: a name in `methods.METHODS`; `none` has no SSL loss and learns by
-      predicting transformations alone (RotNet).
+    method: a name in `methods.METHODS`; `none` has no SSL loss, learns by
+      predicting transformations alone (RotNet) and reads no field of a loss.
     epochs: of pre-training; 0, for `photonics` alone, leaves it out: the
       regression then begins with random weights, others for each repetition.
     batch_size: images per step, over all devices of all processes.

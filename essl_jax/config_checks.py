@@ -188,6 +188,7 @@ _UNREAD = {
     "data.image_size",
     "data.resize_size",
     "data.labelled_split",
+    "views.extra",
     "online_classifier",
     "evaluate_checkpoint",
     "knn",

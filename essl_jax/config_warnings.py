@@ -2,6 +2,19 @@
 
 from typing import Any
 
+# What groups have in common beside the identity: these do the same somewhere
+# if they share a word, others if they have the same name.
+_SHIFTS = {"across", "down"}
+_PARTS = {
+  "horizontal_flip": {"mirror"},
+  "vertical_flip": {"turn over"},
+  "flips": {"mirror", "turn over"},
+  "half_swap": {"across"},
+  "vertical_half_swap": {"down"},
+  "half_translation": _SHIFTS,
+  "jigsaw": _SHIFTS,
+  "any_roll": _SHIFTS,
+}
 # Fields of a view that draw elements of a group at random already.
 _DRAWN_BY_FIELDS = {
   "horizontal_flip": ("flip",),
@@ -24,7 +37,7 @@ def find(config: Any) -> list[str]:
   if not config.equivariance.weight or not config.epochs:
     return []
   found = []
-  for predicted in config.equivariance.group.split("*"):
+  for predicted in _factors(config.equivariance.group):
     for name in ("first", "second", "third"):
       if config.method == "none" and name != "third":
         continue
@@ -36,8 +49,8 @@ def find(config: Any) -> list[str]:
         " asks it to keep"
       )
       found += [
-        f"{field} applies {predicted} at random and config.equivariance.group"
-        f" predicts it, {why}: leave one out"
+        f"{field} applies elements of {predicted} at random and"
+        f" config.equivariance.group predicts them, {why}: leave one out"
         for field in _drawn_at_random(config, name, predicted)
       ]
   return found
@@ -52,9 +65,19 @@ def _drawn_at_random(config: Any, name: str, group: str) -> list[str]:
     for field in _DRAWN_BY_FIELDS.get(group, ())
     if getattr(view, field) > 0
   ]
-  if any(group in drawn.split("*") for drawn in view.groups):
+  if any(_overlap(group, drawn) for drawn in view.groups):
     fields.append(f"{path}.groups")
   extra = config.views.extra
-  if name == "first" and extra is not None and group in extra.split("*"):
+  if name == "first" and extra is not None and _overlap(group, extra):
     fields.append("config.views.extra")
   return fields
+
+
+def _factors(product: str) -> list[str]:
+  return [factor.strip() for factor in product.split("*")]
+
+
+def _overlap(group: str, product: str) -> bool:
+  """Whether a group shares an element with a factor of a product."""
+  parts = lambda name: _PARTS.get(name, {name})
+  return any(parts(group) & parts(factor) for factor in _factors(product))

@@ -212,6 +212,13 @@ def make_groups(
   }
 
 
+def _has_no_labels(source: data.Source) -> bool:
+  """Whether labels are known to be missing, without reading anything."""
+  if not isinstance(source, arrays.ArraySource):
+    return False
+  return bool(source.train_labels.min() < 0)
+
+
 def _make_source(settings: config_lib.Data, train_split: str) -> data.Source:
   return data.make_source(
     settings.name,
@@ -253,6 +260,11 @@ def build(
   if config.data.labelled_split is not None:
     labelled = _make_source(config.data, config.data.labelled_split)
   views_lib.check(config, source.image_shape)
+  if config.online_classifier and _has_no_labels(source):
+    raise UsageError(
+      "config.online_classifier wants labels of the pre-training images, and"
+      f" those of {config.data.name} {config.data.train_split} have none"
+    )
   examples = source.num_examples("train")
   steps_per_epoch = examples // config.batch_size
   if steps_per_epoch == 0 and config.epochs:

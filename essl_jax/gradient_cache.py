@@ -30,6 +30,7 @@ def gradients(
   batch_stats: Any,
   inputs: Any,
   *,
+  examples: int | None = None,
   micro_batches: int = 1,
 ) -> tuple[Any, Any, Any, Any]:
   """Differentiates `objective(forward(params, batch_stats, inputs))`.
@@ -43,6 +44,7 @@ def gradients(
     batch_stats: running statistics, handed from one micro-batch to the next.
     inputs: tree of arrays [N, ...] or [K * N, ...], where rows i, N + i,
       2N + i, ... belong to example i.
+    examples: N; the smallest number of rows when absent.
     micro_batches: how many to divide the N examples into.
 
   Returns:
@@ -61,7 +63,8 @@ def gradients(
     grads, rest = jax.grad(whole, has_aux=True)(params)
     return grads, *rest
 
-  examples = min(x.shape[0] for x in jax.tree.leaves(inputs))
+  if examples is None:
+    examples = min(x.shape[0] for x in jax.tree.leaves(inputs))
   if examples % micro_batches:
     raise ValueError(
       f"{examples} examples cannot be divided into {micro_batches}"

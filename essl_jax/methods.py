@@ -127,6 +127,11 @@ def check(config: config_lib.Config) -> None:
         "config.method=none learns by prediction alone, and"
         " config.equivariance.weight is 0: set it above 0, such as 1"
       )
+    if config.views.extra is not None:
+      raise UsageError(
+        "config.views.extra is for the views of an SSL loss, and"
+        " config.method=none has none: leave it unset"
+      )
     if config.online_classifier:
       raise UsageError(
         "config.online_classifier sees view 1, which config.method=none does"
@@ -138,7 +143,8 @@ def check(config: config_lib.Config) -> None:
     given = getattr(config, field) is not None
     if needed and not given:
       raise UsageError(f"method {config.method} needs config.{field}")
-    if given and not needed:
+    # Prediction alone may be asked of every recipe, whatever its SSL loss.
+    if given and not needed and config.method != "none":
       raise UsageError(f"method {config.method} does not read config.{field}")
 
 

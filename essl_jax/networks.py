@@ -175,7 +175,7 @@ def make_networks(
       **common,
     )
   predictor = None
-  if config.predictor_hidden is not None:
+  if config.predictor_hidden is not None and projector is not None:
     predictor = heads.predictor(
       config.predictor_hidden, config.projector.widths[-1], **common
     )
@@ -183,7 +183,7 @@ def make_networks(
   if config.equivariance.weight > 0:
     head = heads.transformation_head(
       config.equivariance.hidden_widths,
-      make_prediction(config).head_sizes,
+      make_prediction(config).heads,
       last_hidden_relu=config.equivariance.last_hidden_relu,
       hidden_norm=config.equivariance.hidden_norm,
       **common,

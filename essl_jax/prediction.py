@@ -47,11 +47,10 @@ class Prediction:
   relative: bool = False
 
   @property
-  def head_sizes(self) -> tuple[int, ...]:
-    """Classes of each head."""
-    if self.separate_heads:
-      return tuple(factor.num_classes for factor in self.group.factors)
-    return (self.group.num_classes,)
+  def heads(self) -> dict[str, int]:
+    """The number of classes of each head by the name of its group."""
+    groups = self.group.factors if self.separate_heads else (self.group,)
+    return {group.name: group.num_classes for group in groups}
 
   def all_elements(self, images: chex.Array, keys: chex.Array) -> Transformed:
     """Every element of every image.
@@ -59,7 +58,7 @@ class Prediction:
     Args:
       images: [N, H, H, C], in [0, 1].
       keys: typed keys [N], for the partners of a relative prediction: one
-        random copy of an image for all of its copies.
+        random copy of an image for all of its copies, itself included.
 
     Returns:
       K copies of each image for K elements.
@@ -68,15 +67,10 @@ class Prediction:
     if not self.relative:
       return Transformed(transformed, elements)
     partner = draw_labels(keys, 0, self.group.num_classes)
-    return self._relative(transformed, elements, partner)
-
-  def all_from_identity(self, images: chex.Array) -> Transformed:
-    """Every element, compared with the image itself where it is relative."""
-    transformed, elements = self.group.apply_all(images)
-    if not self.relative:
-      return Transformed(transformed, elements)
-    partner = jnp.zeros(images.shape[0], jnp.int32)
-    return self._relative(transformed, elements, partner)
+    shape = (partner.shape[0], self.group.num_classes)
+    partners = jnp.broadcast_to(partner[:, None], shape)
+    labels = self._differences(elements, partners)
+    return Transformed(transformed, labels, partners)
 
   def random_elements(
     self, images: chex.Array, keys: chex.Array
@@ -102,14 +96,6 @@ class Prediction:
       transformed, self._differences(elements, partners), partners
     )
 
-  def _relative(
-    self, images: jax.Array, elements: jax.Array, partner: jax.Array
-  ) -> Transformed:
-    """All copies of an image compared with one of them, `partner` [N]."""
-    shape = (partner.shape[0], self.group.num_classes)
-    partners = jnp.broadcast_to(partner[:, None], shape)
-    return Transformed(images, self._differences(elements, partners), partners)
-
   def _differences(self, elements: jax.Array, partners: jax.Array) -> jax.Array:
     """Labels [K N] of what leads from its partner to each copy."""
     n, copies = partners.shape
@@ -122,7 +108,7 @@ class Prediction:
     """The cross-entropy, summed over the heads.
 
     Args:
-      logits: [M, sum of `head_sizes`].
+      logits: [M, classes of all heads].
       labels: int32 [M], elements of the whole group.
 
     Returns:
@@ -136,24 +122,27 @@ class Prediction:
   def classify(self, logits: chex.Array) -> jax.Array:
     """The element that the heads name, int32 [M]; arguments as for `loss`."""
     found = jnp.zeros(logits.shape[:1], jnp.int32)
-    for part, size in zip(self._split(logits), self.head_sizes, strict=True):
+    for part, size in zip(
+      self._split(logits), self.heads.values(), strict=True
+    ):
       found = found * size + part.argmax(-1).astype(jnp.int32)
     return found
 
   def _split(self, logits: chex.Array) -> Sequence[jax.Array]:
-    total = sum(self.head_sizes)
+    sizes = list(self.heads.values())
+    total = sum(sizes)
     if logits.ndim != 2 or logits.shape[1] != total:
       raise ValueError(
         f"logits must be [M, {total}] for {self.group.name}, got shape"
         f" {logits.shape}"
       )
-    ends = np.cumsum(self.head_sizes)[:-1].tolist()
+    ends = np.cumsum(sizes)[:-1].tolist()
     return jnp.split(jnp.asarray(logits), ends, axis=1)
 
   def _targets(self, labels: chex.Array) -> Sequence[jax.Array]:
     """The labels of each head, from those of the whole group."""
     targets = []
-    for size in reversed(self.head_sizes):
+    for size in reversed(self.heads.values()):
       targets.append(labels % size)
       labels = labels // size
     return targets[::-1]
@@ -197,8 +186,8 @@ def make(
     The prediction.
 
   Raises:
-    ValueError: an unknown group, separate heads for one that is no product, or
-      a relative prediction of what is no group.
+    ValueError: an unknown group, a product with equal elements, separate heads
+      for what is no product, or a relative prediction of what is no group.
   """
   found = transformations.find(group)
   if heads == "each" and not found.factors:
@@ -211,6 +200,7 @@ def make(
       "relative predictions have one head: leave heads at joint (differences of"
       " a product do not divide into those of its factors)"
     )
+  found.check_elements()
   made = Prediction(found, heads == "each", relative)
   if relative:
     _ = found.differences  # raises for what is no group

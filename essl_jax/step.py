@@ -164,6 +164,8 @@ def make_train_step(
       state.params,
       state.batch_stats,
       views,
+      # Views may hold transformed copies alone, several of each image.
+      examples=min(x.shape[0] for x in jax.tree.leaves(batch)),
       micro_batches=micro_batches,
     )
     gradients, metrics = mean(gradients), mean(metrics)

@@ -1,6 +1,7 @@
 """The pre-training loop: restore, step, log, evaluate, save."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import pathlib
 import time
@@ -92,9 +93,13 @@ def _initialise(
   experiment: experiment_lib.Experiment,
 ) -> tuple[step_lib.TrainState, weights.Origin]:
   """The state at step 0, with the weights that `init_from` names."""
-  path = experiment.config.init_from
-  assert path is not None
-  return weights.initialise(experiment.create_state(), path)
+  config = experiment.config
+  assert config.init_from is not None
+  return weights.initialise(
+    experiment.create_state(),
+    config.init_from,
+    dataclasses.asdict(config.equivariance),
+  )
 
 
 def _restore(

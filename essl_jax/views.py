@@ -118,11 +118,8 @@ def check(config: config_lib.Config, image_shape: tuple[int, ...]) -> None:
   """
   channels = image_shape[2]
   for name in ("first", "second", "third"):
-    if name == "third":
-      is_drawn = config.equivariance.weight > 0
-    else:
-      is_drawn = config.method != "none"
-    if not is_drawn:
+    # Evaluation draws the first two whatever the method.
+    if name == "third" and config.equivariance.weight == 0:
       continue
     view = getattr(config.views, name)
     try:
@@ -151,8 +148,12 @@ def _check_groups(config: config_lib.Config, name: str, channels: int) -> None:
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   for group in drawn:
     try:
-      jax.eval_shape(
-        transformations.find_augmentation(group).apply, image, label
-      )
+      found = transformations.find_augmentation(group)
+      jax.eval_shape(found.apply, image, label)
+      if isinstance(found, transformations.TransformationGroup):
+        found.check_elements()
     except ValueError as error:
-      raise UsageError(f"config.views.{name}, {group}: {error}") from error
+      raise UsageError(
+        f"config.views.{name}, {group}: {error}: set"
+        f" config.views.{name}.size to fit or choose another group"
+      ) from error

@@ -191,7 +191,11 @@ class Origin:
     return line
 
 
-def initialise(state: Any, path: str | os.PathLike[str]) -> tuple[Any, Origin]:
+def initialise(
+  state: Any,
+  path: str | os.PathLike[str],
+  equivariance: Mapping[str, Any] | None = None,
+) -> tuple[Any, Origin]:
   """Puts the weights of a file into a state at its beginning.
 
   The encoder has to fit; a head is taken if the file has one of equal shapes.
@@ -200,6 +204,8 @@ def initialise(state: Any, path: str | os.PathLike[str]) -> tuple[Any, Origin]:
   Args:
     state: a `TrainState` at step 0.
     path: a file of Flax weights.
+    equivariance: the run's, as in its config: a head of the file that was
+      trained to predict something else is not taken.
 
   Returns:
     The state, placed on the devices as before, and what was done.
@@ -226,6 +232,11 @@ def initialise(state: Any, path: str | os.PathLike[str]) -> tuple[Any, Origin]:
       reasons[name] = "not in the file"
     elif _differences(stored[name], own[name]):
       reasons[name] = "of another shape in the file"
+  head = "transformation_head"
+  if head in own and head not in reasons and equivariance is not None:
+    there = metadata.get("equivariance", equivariance)
+    if _question(there) != _question(equivariance):
+      reasons[head] = f"for {there['group']} in the file"
   taken = tuple(name for name in own if name not in reasons)
 
   def fill(collection: str, leaves: Any) -> Any:
@@ -242,6 +253,12 @@ def initialise(state: Any, path: str | os.PathLike[str]) -> tuple[Any, Origin]:
   )
   unused = tuple(name for name in stored if name not in own)
   return state, Origin(os.fspath(path), metadata, taken, reasons, unused)
+
+
+def _question(equivariance: Mapping[str, Any]) -> tuple[Any, ...]:
+  """What a transformation head is asked; older files have one form of it."""
+  get = equivariance.get
+  return get("group"), get("heads", "joint"), get("relative", False)
 
 
 def _by_network(variables: Any) -> dict[str, _Arrays]:

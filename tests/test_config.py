@@ -9,8 +9,8 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
+from essl_jax import config_data, methods, train
 from essl_jax import experiment as experiment_lib
-from essl_jax import methods, train
 from essl_jax.data import arrays, cells
 from essl_jax.errors import UsageError
 from essl_jax.variants import variants
@@ -237,7 +237,7 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
     str(tmp_path / "cells"),
     "unlabelled",
     "test",
-    config_lib.Generate("blob", 14, 16),
+    config_data.Generate("blob", 14, 16),
   )
   monkeypatch.setattr(experiment_lib.data, "make_source", lambda *_, **__: made)
   fields = photonics_helpers.raw_config(epochs=0)

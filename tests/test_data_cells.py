@@ -4,8 +4,7 @@ import numpy as np
 import photonics_helpers
 import pytest
 
-from essl_jax import config as config_lib
-from essl_jax import data
+from essl_jax import config_data, data
 from essl_jax.data import cells
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density
@@ -19,7 +18,7 @@ def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
     "directory": str(tmp_path / "cells"),
     "train_split": "unlabelled[:16]",
     "test_split": "test[:3]",
-    "generate": config_lib.Generate("blob", 11, 20, 3),
+    "generate": config_data.Generate("blob", 11, 20, 3),
   }
   source = data.make_source("photonics", **arguments)
   assert asked == [

@@ -251,7 +251,7 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
 @pytest.mark.parametrize(
   ("fields", "expected"),
   [
-    ({"groups": ("shear",)}, "names 'shear'; there are: rotation, flips, half"),
+    ({"groups": ("shear",)}, "group 'shear'; there are: rotation, "),
     ({"groups": "rotation"}, "measures.groups must be a tuple"),
     ({"images": 9}, "measures.images must be at least 10; got 9"),
     ({"every": 9}, "no field config.measures.every"),

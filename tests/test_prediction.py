@@ -1,27 +1,37 @@
 """What heads are asked: products, pairs of copies, no SSL loss at all."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
 from essl_jax import (
+  augment,
   gradient_cache,
   losses,
   methods,
+  parallel,
   prediction,
   transformations,
 )
+from essl_jax import config as config_lib
+from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
 from essl_jax.data import ArraySource
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import transformation
 
 
 @pytest.fixture(scope="module")
 def images():
   return np.random.default_rng(0).random((5, 6, 6, 3), np.float32)
+
+
+SIZES = {"first": {"size": 16}, "second": {"size": 16}, "third": {"size": 8}}
 
 
 def _keys(n):
@@ -33,12 +43,12 @@ def test_all_elements_alone(images):
   copies = asked.all_elements(images, _keys(5))
   assert copies.images.shape == (24 * 5, 6, 6, 3) and copies.partners is None
   np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(24), 5))
-  assert asked.head_sizes == (24,)
+  assert asked.heads == {"jigsaw": 24}
 
 
 def test_separate_heads_of_a_product():
   asked = prediction.make("rotation*horizontal_flip", heads="each")
-  assert asked.head_sizes == (4, 2)
+  assert asked.heads == {"rotation": 4, "horizontal_flip": 2}
   random = np.random.default_rng(0)
   logits = random.standard_normal((8, 6)).astype(np.float32)
   labels = np.arange(8)
@@ -72,13 +82,6 @@ def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):
       partner = by_copy[copies.partners[i, copy], i][None]
       element = asked.group.elements[labels[copy, i]]
       np.testing.assert_array_equal(element(partner)[0], by_copy[copy, i])
-
-
-def test_evaluation_compares_with_the_image_itself(images):
-  asked = prediction.make("rotation", relative=True)
-  copies = asked.all_from_identity(images)
-  np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(4), 5))
-  np.testing.assert_array_equal(copies.partners, np.zeros((5, 4)))
 
 
 def test_pairs_of_features_survive_micro_batches():
@@ -165,7 +168,7 @@ def test_without_an_ssl_loss_there_must_be_something_to_learn(tiny_config):
   for changes, expected in (
     ({"equivariance": {"weight": 0.0}}, "weight is 0: set it above 0"),
     ({"online_classifier": True}, "view 1, which config.method=none does not"),
-    ({"temperature": 0.5}, "method none does not read config.temperature"),
+    ({"views": SIZES | {"extra": "flips"}}, "config.views.extra is for the"),
   ):
     with pytest.raises(UsageError, match=expected):
       methods.check(tiny_config("none", **changes))
@@ -199,6 +202,109 @@ def test_extra_transforms_half_of_both_ssl_views(tiny_config):
   np.testing.assert_allclose(made.transformed, same.transformed, atol=1e-5)
 
 
+def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
+  """Also where the views hold nothing but copies: K rows for each image."""
+  config = tiny_config("none", micro_batches=2, equivariance={"weight": 1.0})
+  state = step_helpers.make_state(config)
+  views = views_lib.make_views(config)(state, step_helpers.batch())
+  seen = []
+
+  def forward(params, statistics, views):
+    seen.append(views.labels.shape)
+    return {"labels": views.labels.astype("float32")}, statistics
+
+  _, _, outputs, _ = gradient_cache.gradients(
+    forward,
+    lambda outputs: (outputs["labels"].sum(), None),
+    {},
+    {},
+    views,
+    examples=16,
+    micro_batches=2,
+  )
+  np.testing.assert_array_equal(outputs["labels"], views.labels)
+  for part in np.asarray(gradient_cache._divide(views.labels, 16, 2)):
+    assert np.bincount(part).tolist() == [8, 8, 8, 8]
+  assert set(seen) == {(32,)}
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"equivariance": {"relative": True}},
+    {"equivariance": {"relative": True, "all_elements": False}},
+    {"views": SIZES | {"extra": "jigsaw"}},
+    {"views": SIZES | {"extra": "any_roll"}},
+  ],
+)
+def test_views_of_eight_devices_are_those_of_one(tiny_config, changes):
+  config = tiny_config("simclr", **changes)
+  state, batch = step_helpers.make_state(config), step_helpers.batch()
+  shard = jax.sharding.PartitionSpec(parallel.AXIS)
+  spread = jax.jit(
+    jax.shard_map(
+      views_lib.make_views(config, parallel.AXIS),
+      mesh=parallel.make_mesh(jax.devices()[:8]),
+      in_specs=(jax.sharding.PartitionSpec(), shard),
+      out_specs=shard,
+    )
+  )(state, batch)
+  whole = jax.jit(views_lib.make_views(config))(state, batch)
+  copies = whole.labels.shape[0] // 16
+
+  def in_order(x):
+    """Copies of all devices in the order of one device's."""
+    by_device = np.asarray(x).reshape(8, copies, 2, *x.shape[1:])
+    return np.moveaxis(by_device, 0, 1).reshape(copies * 16, *x.shape[1:])
+
+  np.testing.assert_allclose(spread.first, whole.first, atol=1e-5)
+  np.testing.assert_array_equal(in_order(spread.labels), whole.labels)
+  np.testing.assert_allclose(
+    in_order(spread.transformed), whole.transformed, atol=1e-5
+  )
+  if whole.partners is not None:
+    np.testing.assert_array_equal(spread.partners, whole.partners)
+
+
+def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
+  """A head that is always right is so for every element, whatever the pairs."""
+  asked = prediction.make("rotation", relative=True)
+
+  class Perfect:
+    def apply(self, variables, images, partners, **_):
+      copies = asked.all_elements(variables["crops"], variables["keys"])
+      np.testing.assert_array_equal(partners, copies.partners)
+      assert len(set(np.asarray(partners[:, 0]).tolist())) > 1
+      return jax.nn.one_hot(copies.labels, 4)
+
+  view = tiny_config("simclr").views.third
+  images = step_helpers.images()
+  keys = jax.random.split(jax.random.PRNGKey(0), 16)
+  crops = augment.random_view(keys, images, view, normalized=False)
+  partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
+    jax.random.wrap_key_data(keys), transformation._PARTNERS
+  )
+  predict = transformation.make_predict(Perfect(), asked, view)
+  named = predict({"crops": crops, "keys": partner_keys}, (images, keys))
+  np.testing.assert_array_equal(named, np.tile(np.arange(4), (16, 1)))
+
+
+def test_names_of_products_are_checked_before_jax_starts():
+  """Several processes must meet before a backend starts."""
+  code = """
+import runpy
+from essl_jax import config
+raw = runpy.run_path("configs/cifar_simclr.py")["get_config"]().to_dict()
+raw["views"]["extra"] = "rotation*inversion"
+raw["measures"]["groups"] = ("rotation*horizontal_flip",)
+assert config.parse(raw).views.extra == "rotation*inversion"
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+  root = pathlib.Path(__file__).parents[1]
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
 def test_views_that_cannot_be_transformed_are_refused(tiny_config):
   source = ArraySource(*[step_helpers.images(), np.arange(16) % 4] * 2)
   sizes = lambda third: {
@@ -228,16 +334,17 @@ def test_views_that_cannot_be_transformed_are_refused(tiny_config):
     ("rotation", {}, []),
     ("horizontal_flip", {}, ["first.flip", "second.flip", "third.flip"]),
     ("rotation", {"extra": "rotation"}, ["views.extra"]),
-    ("inversion*rotation", {"extra": "inversion"}, ["views.extra"]),
+    ("inversion * rotation", {"extra": "inversion"}, ["views.extra"]),
+    ("jigsaw", {"extra": "any_roll"}, ["views.extra"]),
+    ("half_swap", {"extra": "vertical_half_swap"}, []),
     ("grayscale", {}, [f"{x}.grayscale" for x in ("first", "second", "third")]),
   ],
 )
 def test_what_is_predicted_and_drawn_at_random_is_warned_of(
   tiny_config, group, views, expected
 ):
-  sizes = {"first": {"size": 16}, "second": {"size": 16}, "third": {"size": 8}}
   config = tiny_config(
-    "simclr", equivariance={"group": group}, views=sizes | views
+    "simclr", equivariance={"group": group}, views=SIZES | views
   )
   source = ArraySource(*[step_helpers.images(), np.arange(16) % 4] * 2)
   warnings = experiment_lib.build(config, source).warnings

@@ -57,6 +57,7 @@ def test_elements_differ_and_begin_with_the_identity(name, images):
   group = transformations.find(name)
   assert group.name == name
   assert transformations.find(name) is group
+  group.check_elements()
   transformed = [np.asarray(f(images)) for f in group.elements]
   np.testing.assert_array_equal(transformed[0], images)
   for i, element in enumerate(transformed):
@@ -130,17 +131,25 @@ def test_label_of_a_product_names_both_elements(images):
     ("shear", "unknown transformation group 'shear'; there are: rotation, "),
     ("any_roll", "any_roll has too many elements to predict"),
     ("rotation*shear", "unknown transformation group 'shear'"),
-    (
-      "rotation*flips",
-      r"product rotation\*flips has elements that do ",
-    ),
-    ("flips*flips", "has elements that do the same .labels 1 and 4"),
+    ("rotation*jigsaw*flips", "has 384 elements, more than 128"),
     ("", "unknown transformation group ''"),
   ],
 )
 def test_groups_that_cannot_be_had(name, expected):
   with pytest.raises(ValueError, match=expected):
     transformations.find(name)
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    ("rotation*flips", r"product rotation\*flips has elements that do "),
+    ("flips*flips", "has elements that do the same .labels 1 and 4"),
+  ],
+)
+def test_products_with_equal_elements(name, expected):
+  with pytest.raises(ValueError, match=expected):
+    transformations.find(name).check_elements()
 
 
 def test_jigsaw_permutes_the_quadrants():

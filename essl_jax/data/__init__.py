@@ -213,7 +213,7 @@ def _hold(source: Source) -> ArraySource:
   """Reads the evaluation images of a set into memory once.
 
   Broken ones stay named, though `num_examples` no longer counts them. Raises
-  UsageError where a label is missing (TFDS writes -1).
+  UsageError where only some labels are missing (TFDS writes -1).
   """
 
   def read(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -177,6 +177,7 @@ def run(
     "uniformity_t": 2.0,
     "alignment_alpha": 2.0,
     "positive_pairs": "one first view and one second view of a test image",
+    "extra": config.views.extra,
     "test_split": config.data.test_split,
   }
 
@@ -210,7 +211,8 @@ def _pairs(
   def encode_view(view: augment.View) -> Any:
     def function(variables: Any, batch: tuple[jax.Array, jax.Array]) -> Any:
       images, keys = batch
-      return encoding.encode(variables, augment.random_view(keys, images, view))
+      drawn = augment.random_view(keys, images, view, extra=views.extra)
+      return encoding.encode(variables, drawn)
 
     return parallel.map_examples(function, mesh)
 

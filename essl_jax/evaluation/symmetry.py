@@ -41,7 +41,9 @@ def check(encoding: Encoding) -> None:
   images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
   for name in experiment.config.measures.groups:
     try:
-      jax.eval_shape(transformations.find(name).apply_all, images)
+      group = transformations.find(name)
+      jax.eval_shape(group.apply_all, images)
+      group.check_elements()
     except ValueError as error:
       raise UsageError(
         f"config.measures.groups: {name} does not act on images of"

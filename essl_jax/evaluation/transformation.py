@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, parallel
@@ -11,7 +12,10 @@ from essl_jax import experiment as experiment_lib
 from essl_jax import networks as networks_lib
 from essl_jax import prediction as prediction_lib
 from essl_jax import step as step_lib
+from essl_jax.augment.arrays import image_keys
 from essl_jax.evaluation import single_pass
+
+_PARTNERS = 2**31 - 1  # no other use of an image's key has this number
 
 
 def run(
@@ -61,8 +65,11 @@ def run(
     "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
     "confusion": confusion.tolist(),
     "group": group.name,
+    "relative": prediction.relative,
+    "separate_heads": prediction.separate_heads,
     "images": int(len(recognised)),
-    "augmentation": "one third-view crop an image",
+    "augmentation": "one third-view crop an image"
+    + (", one random copy of it the partner" if prediction.relative else ""),
   }
 
 
@@ -73,8 +80,8 @@ def make_predict(
 
   Args:
     networks: `networks.Networks` with a transformation head.
-    prediction: what the head was asked; all elements are applied, and a
-      relative one sees the image itself as well.
+    prediction: what the head was asked; all elements are applied, and of a
+      relative one all copies are compared with one of them, as in training.
     view: crops and normalises the images; the third view of the training.
 
   Returns:
@@ -85,7 +92,11 @@ def make_predict(
   def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, keys = batch
     crops = augment.random_view(keys, images, view, normalized=False)
-    copies = prediction.all_from_identity(crops)
+    # Another use of the key than the crop's, as in training.
+    partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
+      image_keys(keys, len(images)), _PARTNERS
+    )
+    copies = prediction.all_elements(crops, partner_keys)
     logits = networks.apply(
       variables,
       augment.normalize(copies.images, view.mean, view.std),
@@ -93,6 +104,11 @@ def make_predict(
       train=False,
       method="predict_transformation",
     )
-    return prediction.classify(logits).reshape(-1, images.shape[0]).T
+    named, labels = (
+      x.reshape(-1, images.shape[0]).T
+      for x in (prediction.classify(logits), copies.labels)
+    )
+    # By what leads to a copy from its partner, which is not always upright.
+    return jnp.take_along_axis(named, labels.argsort(axis=1), axis=1)
 
   return predict

@@ -9,7 +9,7 @@ References: Chen et al. (arXiv 2002.05709), Chen and He (arXiv 2011.10566),
 Dangovski et al. (arXiv 2111.00899).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -209,7 +209,7 @@ def predictor(
 
 def transformation_head(
   hidden_widths: Sequence[int],
-  num_classes: int | Sequence[int],
+  num_classes: int | Mapping[str, int],
   *,
   last_hidden_relu: bool = True,
   hidden_norm: str = "layer",
@@ -221,8 +221,8 @@ def transformation_head(
   Args:
     hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10, none
       for a linear head.
-    num_classes: Number of transformations in the group; of several groups, each
-      gets a head of its own.
+    num_classes: Number of transformations in the group; or, by name, of several
+      groups, each of which gets a head of its own.
     last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
       no ReLU after the last hidden layer.
     hidden_norm: After the hidden layers: `"layer"`, or `"batch"` for unit
@@ -233,18 +233,21 @@ def transformation_head(
   Returns:
     The module.
   """
-  sizes = (num_classes,) if isinstance(num_classes, int) else num_classes
+  if isinstance(num_classes, int):
+    num_classes = {"": num_classes}
+  is_single = len(num_classes) == 1
   made = [
     MLP(
+      name=None if is_single else name,
       widths=(*hidden_widths, size),
       norm=hidden_norm,
       last_hidden_relu=last_hidden_relu,
       dtype=dtype,
       axis_name=axis_name,
     )
-    for size in sizes
+    for name, size in num_classes.items()
   ]
-  return made[0] if len(made) == 1 else SideBySide(tuple(made))
+  return made[0] if is_single else SideBySide(tuple(made))
 
 
 def classifier(num_classes: int, *, dtype: Any = jnp.float32) -> nn.Dense:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from essl_jax.evaluation.collapse import effective_rank, unit_length
+
 _PERPLEXITY = 30.0
 _FEWEST = 10  # of which t-SNE makes a map
 _WIDEST = 50  # dimensions that t-SNE sees
@@ -21,7 +23,7 @@ def neighbours(
   Returns:
     Rows of the bank int [N, k], nearest first, and their cosines [N, k].
   """
-  cosines = _unit(features) @ _unit(bank).T
+  cosines = unit_length(features) @ unit_length(bank).T
   rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
   return rows, np.take_along_axis(cosines, rows, axis=1)
 
@@ -35,7 +37,7 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
   Returns:
     Points [N, 2] and how they were found.
   """
-  unit = _unit(features)
+  unit = unit_length(features)
   centred = unit - unit.mean(axis=0)
   axes = np.linalg.svd(centred, full_matrices=False)[2]
   principal = centred @ axes[:_WIDEST].T
@@ -84,12 +86,4 @@ def spectrum(features: np.ndarray) -> tuple[np.ndarray, float]:
   values = values[: max(len(features) - 1, 1)]  # centring takes one away
   if values[0] <= 1e-6 * np.abs(features).max():  # rounding alone
     return np.zeros_like(values), 0.0
-  parts = values / values.sum()
-  parts = parts[parts > 0]
-  rank = float(np.exp(-(parts * np.log(parts)).sum()))
-  return values / values[0], rank
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-  norms = np.linalg.norm(features, axis=1, keepdims=True)
-  return features / np.maximum(norms, 1e-12)
+  return values / values[0], effective_rank(centred)

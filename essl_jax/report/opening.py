@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, data, parallel, weights
+from essl_jax import checkpoint, config_data, data, parallel, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax.data import prepared, subsets
@@ -29,7 +29,7 @@ def build(run: Run) -> experiment_lib.Experiment:
   config = dataclasses.replace(
     config,
     data=dataclasses.replace(
-      config.data, on_device=False, generate=config_lib.Generate()
+      config.data, on_device=False, generate=config_data.Generate()
     ),
   )
   mesh = parallel.make_mesh(jax.local_devices()[:1])

@@ -125,8 +125,8 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
     )
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-      raise ValueError("it holds no object")
+    if not isinstance(found, dict) or found.get("config", {}) is None:
+      raise ValueError("it holds no object, or none as its config")
   except (OSError, ValueError) as error:
     raise UsageError(
       f"cannot read {file} ({error}): {again} to write it anew"

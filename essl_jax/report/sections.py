@@ -216,6 +216,7 @@ def densities(runs: Sequence[Run]) -> Html:
     name: {
       int(count): (each["dos_error"], each.get("dos_error_std", 0.0))
       for count, each in regression.get("by_labelled", {}).items()
+      if each.get("dos_error") is not None  # a regression that diverged
     }
     for name, regression in found.items()
   }

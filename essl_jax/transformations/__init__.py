@@ -89,10 +89,12 @@ def find(name: str) -> TransformationGroup:
     name: a name in `GROUPS`, such as `rotation`, or `rotation*horizontal_flip`.
 
   Returns:
-    The group; for the same name always the same one.
+    The group; for the same name always the same one. Nothing is computed, so
+    that names can be checked before JAX starts; see
+    `TransformationGroup.check_elements` for products.
 
   Raises:
-    ValueError: an unknown name, or a product with equal elements.
+    ValueError: an unknown name, or a product of too many elements.
 
   Example:
     >>> find("rotation*horizontal_flip").num_classes

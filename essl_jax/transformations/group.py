@@ -7,6 +7,7 @@ or one element to each. Label k names element k, and element 0 is the identity.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 import chex
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Element = Callable[[jax.Array], jax.Array]
+_MOST_ELEMENTS = 128  # of a product
 _PROBE_SIDE = 8  # pixels of the image by which elements are told apart
 
 
@@ -135,14 +137,17 @@ class TransformationGroup:
       )
     return table
 
-  def equal_elements(self) -> tuple[int, int] | None:
-    """Labels of two elements that do the same, if there are any."""
-    transformed = self._probe()
+  def check_elements(self) -> None:
+    """Raises ValueError for a product of which two elements do the same."""
+    transformed = self._probe() if self.factors else np.empty((0,))
     for k, image in enumerate(transformed):
       near = np.abs(transformed[:k] - image).max(axis=(1, 2, 3)) < 1e-6
       if near.any():
-        return int(near.argmax()), k
-    return None
+        raise ValueError(
+          f"the product {self.name} has elements that do the same (labels"
+          f" {near.argmax()} and {k}), so no head can tell them apart: leave"
+          " one factor out"
+        )
 
   def _probe(self) -> np.ndarray:
     """An image without symmetry under every element, [K, H, H, 3]."""
@@ -210,12 +215,19 @@ def product(*factors: TransformationGroup) -> TransformationGroup:
 
   Returns:
     The group of all combinations, named `a*b`. Label k of factors with K and L
-    elements is element k // L of the first and k % L of the second.
+    elements is element k // L of the first and k % L of the second. Whether
+    all of them differ is for `check_elements` to say.
 
   Raises:
-    ValueError: two of its elements do the same, so that their labels could not
-      be told apart.
+    ValueError: it would have more than 128 elements.
   """
+  name = "*".join(factor.name for factor in factors)
+  count = math.prod(factor.num_classes for factor in factors)
+  if count > _MOST_ELEMENTS:
+    raise ValueError(
+      f"the product {name} has {count} elements, more than {_MOST_ELEMENTS}:"
+      " leave one factor out"
+    )
 
   def compose(first: Element, second: Element) -> Element:
     return lambda images: second(first(images))
@@ -223,15 +235,7 @@ def product(*factors: TransformationGroup) -> TransformationGroup:
   elements = factors[0].elements
   for factor in factors[1:]:
     elements = tuple(compose(f, g) for f in elements for g in factor.elements)
-  name = "*".join(factor.name for factor in factors)
-  group = TransformationGroup(name, elements, factors)
-  equal = group.equal_elements()
-  if equal is not None:
-    raise ValueError(
-      f"the product {name} has elements that do the same (labels {equal[0]} and"
-      f" {equal[1]}), so no head can tell them apart: leave one factor out"
-    )
-  return group
+  return TransformationGroup(name, elements, factors)
 
 
 def square(images: chex.Array) -> jax.Array:
