@@ -16,6 +16,9 @@ views undergo; which of four translations by half a cell was applied is
 predicted (not for the variants without equivariance), since the inclusion has
 a fixed place in these cells.
 
+Fine-tuning augments with the variant's own invariances, so that of `transform`
+with one more.
+
 Variants:
   simclr      nothing is predicted.
   transform   SimCLR that translates its views by half cells instead.
@@ -31,7 +34,8 @@ Where this differs from the original program: cells are shuffled in every epoch;
 flips are one of four (none, either, both) instead of one of three; projector
 and classifier have a batch norm for each layer instead of sharing one; the
 last, incomplete batch of fine-tuning is dropped; the reported epoch is chosen
-on validation cells (the original's minimum over test epochs stands beside it).
+on validation cells; the minimum over epochs on test cells stands beside it, but
+of the last checkpoint alone, where the original takes it over checkpoints too.
 """
 
 import ml_collections
