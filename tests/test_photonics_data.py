@@ -251,53 +251,6 @@ def test_an_empty_directory_name_is_refused():
     generate.main(["--kind=blob", "--out="])
 
 
-def _original(path, cells_, densities, missing=()):
-  with h5py.File(path, "w") as file:
-    for i, cell in enumerate(cells_):
-      file[f"unitcell/mpbepsimage/{i + 1}"] = cell
-      file[f"unitcell/epsavg/{i + 1}"] = cell.mean()
-      if i not in missing:
-        file[f"mpbcal/DOS/{i + 1}"] = densities[i]
-  return path
-
-
-def test_the_originals_files_are_read(tmp_path):
-  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(12)])
-  densities = np.arange(12 * 500, dtype=np.float64).reshape(12, 500)
-  path = _original(tmp_path / "a.h5", made, densities)
-  found = dataset.load(path)
-  np.testing.assert_array_equal(found.permittivity, made)  # 10 after 9
-  np.testing.assert_array_equal(found.density_of_states, densities)
-
-
-def test_wrong_files_are_told_in_one_line(generated, tmp_path):
-  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(3)])
-  path = _original(tmp_path / "a.h5", made, np.ones((3, 500)), missing=(1,))
-  short = tmp_path / "short.h5"
-  short.write_bytes((generated / "train.h5").read_bytes()[:5000])
-  (tmp_path / "text.h5").write_text("no HDF5")
-  with h5py.File(tmp_path / "other.h5", "w") as file:
-    file["x"] = 1
-  with h5py.File(tmp_path / "scaled.h5", "w") as file:
-    file["permittivity"] = np.zeros((2, 32, 32))
-  wrong = {
-    path: "lacks mpbcal/DOS/2 and so 1 of 3",
-    short: "damaged or truncated",
-    tmp_path / "text.h5": "no HDF5 file",
-    tmp_path / "other.h5": "holds x: needs permittivity, or unitcell",
-    tmp_path / "scaled.h5": "reaches from 0 to 0; 1 to 20",
-    tmp_path / "none.h5": "does not exist",
-  }
-  for source, message in wrong.items():
-    with pytest.raises(UsageError, match=message) as caught:
-      dataset.load(source)
-    assert "\n" not in str(caught.value)
-  with pytest.raises(UsageError, match="'tests' is none of unlabelled"):
-    dataset.load(generated, "tests")
-  with pytest.raises(UsageError, match="holds no test.h5"):
-    dataset.load(tmp_path, "test")
-
-
 def test_a_foreign_directory_is_refused(tmp_path):
   for number, (name, message) in enumerate(
     {
