@@ -22,7 +22,8 @@ with one more.
 Variants:
   simclr      nothing is predicted.
   transform   SimCLR that translates its views by half cells instead.
-  supervised  no pre-training: the labelled cells alone, from random weights.
+  supervised  no pre-training: the labelled cells alone, from random weights;
+              DIR needs no unlabelled.h5.
   small       makes its own few hundred labelled cells; minutes on 2 CPU cores.
 
 Reference: arXiv 2111.00899, section 5 (its cells were never published, nor was
@@ -69,7 +70,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.data = dict(
     name="photonics",
     dir=ml_collections.config_dict.placeholder(str),
-    train_split="unlabelled",
+    train_split="train" if kind == "supervised" else "unlabelled",
     test_split="test",
     generate=dict(
       kind=ml_collections.config_dict.placeholder(str),

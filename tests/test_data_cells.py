@@ -84,6 +84,7 @@ def test_frequencies_are_those_of_the_physics():
 @pytest.mark.parametrize(
   ("directory", "split", "expected"),
   [
+    ("cells", "unlabeled", "unknown split 'unlabeled': give one of"),
     (None, "unlabelled", "data.name=photonics needs --config.data.dir=DIR"),
     ("nowhere", "unlabelled", "nowhere lacks unlabelled.h5, train.h5"),
     ("cells", "labelled", "unknown split 'labelled': give one of"),
@@ -103,6 +104,16 @@ def test_what_is_missing_is_named(
       "photonics", directory=directory, train_split=split, test_split="test"
     )
   assert "\n" not in str(error.value)
+
+
+def test_unlabelled_cells_are_needed_to_pretrain_on(monkeypatch, tmp_path):
+  photonics_helpers.stand_in(monkeypatch, SIZES)
+  for name in ("train", "validation", "test"):
+    (tmp_path / f"{name}.h5").touch()
+  source = cells.open_cells(str(tmp_path), "train", "test")
+  assert source.num_examples("train") == SIZES["train"]
+  with pytest.raises(UsageError, match="lacks unlabelled.h5: `python"):
+    cells.open_cells(str(tmp_path), "unlabelled[:3]", "test")
 
 
 def test_densities_are_needed(monkeypatch, tmp_path):

@@ -100,8 +100,8 @@ def open_cells(
   """Opens a directory of unit cells.
 
   Args:
-    directory: with `unlabelled.h5`, `train.h5`, `validation.h5` and `test.h5`,
-      or to make them in.
+    directory: with `train.h5`, `validation.h5`, `test.h5` and, if a split is
+      of it, `unlabelled.h5`; or to make them in.
     train_split: to pre-train on, such as `unlabelled[:5000]`.
     test_split: to recognise transformations of, such as `test`.
     generate: a `config.Generate`: what to make where files are missing.
@@ -119,7 +119,14 @@ def open_cells(
       " `python -m essl_jax.photonics.generate` has filled"
     )
   path = pathlib.Path(directory).expanduser()
-  missing = [name for name in SPLITS if not (path / f"{name}.h5").exists()]
+  names = [
+    name
+    for name in SPLITS
+    if name != "unlabelled"
+    or train_split.startswith(name)
+    or test_split.startswith(name)
+  ]
+  missing = [name for name in names if not (path / f"{name}.h5").exists()]
   is_made = generate is not None and generate.kind is not None
   if is_made:
     _compare(path, generate)
@@ -133,9 +140,9 @@ def open_cells(
   # Imported here: HDF5 is not for everybody.
   from essl_jax.photonics import dataset, storage
 
-  cells = {name: dataset.load(path, name) for name in SPLITS}
-  images = {name: scale(cells[name].permittivity) for name in SPLITS}
-  sizes = {name: len(images[name]) for name in SPLITS}
+  cells = {name: dataset.load(path, name) for name in names}
+  images = {name: scale(cells[name].permittivity) for name in names}
+  sizes = {name: len(images[name]) for name in names}
 
   def take(split: str) -> np.ndarray:
     name, part = parse_split(split, sizes)
