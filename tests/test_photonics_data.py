@@ -10,6 +10,8 @@ import sys
 import time
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -125,6 +127,27 @@ def test_a_second_process_is_refused(generated):
     pytest.raises(UsageError, match="another process"),
   ):
     generate.main([*_SMALL, f"--out={generated}"])
+
+
+def test_bands_are_solved_on_the_cpu(fast, tmp_path, monkeypatch):
+  used = []
+  make = generate.make_part
+
+  def spy(*arguments):
+    used.append(jnp.ones(1).device)
+    return make(*arguments)
+
+  monkeypatch.setattr(generate, "make_part", spy)
+  with jax.default_device(jax.devices()[3]):
+    generate.main([*_SMALL, f"--out={tmp_path / 'a'}"])
+  assert set(used) == {jax.local_devices(backend="cpu")[0]}
+
+  def none(backend):
+    raise RuntimeError(f"Unknown backend {backend}")
+
+  monkeypatch.setattr(jax, "local_devices", none)
+  with pytest.raises(UsageError, match="JAX_PLATFORMS leaves out the CPU"):
+    generate.main([*_SMALL, f"--out={tmp_path / 'b'}"])
 
 
 def test_no_cell_is_shared_between_splits_or_seeds(fast, tmp_path):
