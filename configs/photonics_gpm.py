@@ -18,10 +18,14 @@ mirror line (plane group pm) has a fixed direction. No more than half of the
 turns can be recognised: a half turn leaves the mirror line as it is, and the
 cells are as likely upside down.
 
+Fine-tuning augments with the variant's own invariances, so that of `transform`
+with one more.
+
 Variants:
   simclr      nothing is predicted.
   transform   SimCLR that turns its views by quarters instead.
-  supervised  no pre-training: the labelled cells alone, from random weights.
+  supervised  no pre-training: the labelled cells alone, from random weights;
+              DIR needs no unlabelled.h5.
   small       makes its own few hundred labelled cells; minutes on 2 CPU cores.
 
 Reference: arXiv 2111.00899, section 5 (its cells were never published, nor was
@@ -33,7 +37,8 @@ Where this differs from the original program: cells are shuffled in every epoch;
 flips are one of four (none, either, both) instead of one of three; projector
 and classifier have a batch norm for each layer instead of sharing one; the
 last, incomplete batch of fine-tuning is dropped; the reported epoch is chosen
-on validation cells (the original's minimum over test epochs stands beside it).
+on validation cells; the minimum over epochs on test cells stands beside it, but
+of the last checkpoint alone, where the original takes it over checkpoints too.
 """
 
 import ml_collections
@@ -67,7 +72,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.data = dict(
     name="photonics",
     dir=ml_collections.config_dict.placeholder(str),
-    train_split="unlabelled",
+    train_split="train" if kind == "supervised" else "unlabelled",
     test_split="test",
     generate=dict(
       kind=ml_collections.config_dict.placeholder(str),

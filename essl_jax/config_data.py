@@ -9,8 +9,9 @@ class Generate:
 
   Attributes:
     kind: of cells: `blob` or `gpm`; absent, nothing is made.
-    labelled: cells with a density of states, of all three splits together.
-    unlabelled: cells without.
+    labelled: training and test cells, which have a density of states; a tenth
+      as many come on top to validate on, so 10 or more.
+    unlabelled: cells without, 1 or more.
     seed: of the cells.
   """
 

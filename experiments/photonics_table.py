@@ -127,7 +127,7 @@ def _draw_densities(
     label = row.partition(", ")[2]
     axes.plot(frequencies, predicted, color=f"C{i}", lw=0.9, label=label)
   axes.set_title(f"test cell {number}")
-  axes.set_xlabel(r"$\omega a / 2 \pi c$")
+  axes.set_xlabel(r"$\omega \sqrt{\bar\varepsilon}\, a / 2 \pi c$")
 
 
 _ORDER = (
@@ -141,7 +141,7 @@ STUDY = study.Study(
   cells=cells,
   columns={
     "dos_error": "DOS error",
-    "dos_error_minimum_over_test": "minimum over test",
+    "dos_error_minimum_over_test": "minimum over epochs on test",
     "recognised": "recognised",
   },
   read=read,

@@ -48,7 +48,7 @@ def test_a_group_predicted_and_applied_is_warned_of():
     _photonics(**views), photonics_helpers.source()
   )
   group = ("half_translation",)
-  assert build(first=("any_roll", "flips"), third=("flips",)).warnings == []
+  assert build(first=("rotation", "flips"), third=("flips",)).warnings == []
   (warning,) = build(first=group).warnings
   assert "views.first.groups" in warning and "asks the encoder" in warning
   (warning,) = build(third=group).warnings

@@ -1,5 +1,7 @@
 """Unit cells as a source: scaling, splits, making them, what is missing."""
 
+import dataclasses
+
 import numpy as np
 import photonics_helpers
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from essl_jax import config_data, data
 from essl_jax.data import cells
 from essl_jax.errors import UsageError
-from essl_jax.photonics import density
+from essl_jax.photonics import density, settings, storage
 
 SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
 
@@ -46,6 +48,34 @@ def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
   assert len(asked) == 1, "what is there is not made again"
 
 
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    ({"seed": 1}, "holds cells of seed 0, not 1 as config.data.generate asks"),
+    ({"kind": "gpm"}, "holds cells of kind blob, not gpm as"),
+    ({"labelled": 20}, "holds cells of labelled 11, not 20 as"),
+    ({"unlabelled": 0}, "generate.unlabelled=0 must be above 0"),
+    ({"labelled": 9}, "generate.labelled=9 leaves no cells to validate on"),
+  ],
+)
+def test_cells_of_other_settings_are_refused(
+  monkeypatch, tmp_path, changes, expected
+):
+  asked = photonics_helpers.stand_in(monkeypatch, SIZES)
+  made = settings.make("blob", 0, settings.counts(11, 20, None, None))
+  storage.write_manifest(tmp_path, {"settings": made})
+  for name in SIZES:
+    (tmp_path / f"{name}.h5").touch()
+  wanted = config_data.Generate("blob", 11, 20)
+  arguments = (str(tmp_path), "unlabelled", "test")
+  for generate in (wanted, config_data.Generate()):
+    source = cells.open_cells(*arguments, generate)
+    assert source.made == {"kind": "blob", "seed": 0}
+  with pytest.raises(UsageError, match=expected) as error:
+    cells.open_cells(*arguments, dataclasses.replace(wanted, **changes))
+  assert "\n" not in str(error.value) and not asked
+
+
 def test_frequencies_are_those_of_the_physics():
   np.testing.assert_array_equal(cells.FREQUENCIES, density.frequencies())
   assert density.NUM_TARGETS == cells.POINTS
@@ -54,6 +84,7 @@ def test_frequencies_are_those_of_the_physics():
 @pytest.mark.parametrize(
   ("directory", "split", "expected"),
   [
+    ("cells", "unlabeled", "unknown split 'unlabeled': give one of"),
     (None, "unlabelled", "data.name=photonics needs --config.data.dir=DIR"),
     ("nowhere", "unlabelled", "nowhere lacks unlabelled.h5, train.h5"),
     ("cells", "labelled", "unknown split 'labelled': give one of"),
@@ -73,6 +104,16 @@ def test_what_is_missing_is_named(
       "photonics", directory=directory, train_split=split, test_split="test"
     )
   assert "\n" not in str(error.value)
+
+
+def test_unlabelled_cells_are_needed_to_pretrain_on(monkeypatch, tmp_path):
+  photonics_helpers.stand_in(monkeypatch, SIZES)
+  for name in ("train", "validation", "test"):
+    (tmp_path / f"{name}.h5").touch()
+  source = cells.open_cells(str(tmp_path), "train", "test")
+  assert source.num_examples("train") == SIZES["train"]
+  with pytest.raises(UsageError, match="lacks unlabelled.h5: `python"):
+    cells.open_cells(str(tmp_path), "unlabelled[:3]", "test")
 
 
 def test_densities_are_needed(monkeypatch, tmp_path):

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
 import signal
@@ -11,11 +10,13 @@ import sys
 import time
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.photonics import cells, dataset, generate, storage
+from essl_jax.photonics import cells, dataset, generate, settings, storage
 
 _SMALL = [
   "--kind=blob",
@@ -84,21 +85,40 @@ def test_all_files_are_there_and_hold_what_they_should(generated):
 
 
 def test_the_default_counts_are_the_papers():
-  found = generate.counts(5000, 15000, None, None)
+  found = settings.counts(5000, 15000, None, None)
   assert found["train"] == 3000 and found["test"] == 2000
 
 
-def test_the_same_command_again_changes_nothing(generated, capsys):
-  before = (generated / "train.h5").stat().st_mtime_ns
+def test_the_same_command_again_changes_nothing(generated):
+  times = lambda: {x.name: x.stat().st_mtime_ns for x in generated.iterdir()}
+  before = times()
   generate.main([*_SMALL, f"--out={generated}"])
-  assert (generated / "train.h5").stat().st_mtime_ns == before
+  assert times() == before | {".lock": times()[".lock"]}
+
+
+def test_a_damaged_file_is_not_certified(fast, tmp_path):
+  generate.main([*_SMALL, f"--out={tmp_path}"])
+  path, before = tmp_path / "train.h5", storage.read_manifest(tmp_path)
+  content = path.read_bytes()
+  path.write_bytes(content[:-100])
+  message = r"train.h5 is not what manifest.json says: delete it and run again"
+  with pytest.raises(UsageError, match=message):
+    generate.main([*_SMALL, f"--out={tmp_path}"])
+  assert storage.read_manifest(tmp_path) == before
+  path.unlink()
+  generate.main([*_SMALL, f"--out={tmp_path}"])
+  assert path.read_bytes() == content
 
 
 def test_other_settings_are_refused(generated):
-  with pytest.raises(UsageError, match="begun with seed 0, not 1"):
-    generate.main([*_SMALL, f"--out={generated}", "--seed=1"])
-  with pytest.raises(UsageError, match="begun with kind 'blob', not 'gpm'"):
-    generate.main([*_SMALL, f"--out={generated}", "--kind=gpm"])
+  for change, message in (
+    ("--seed=1", "--seed was 0 when this directory was begun, now 1: give"),
+    ("--kind=gpm", "--kind was blob when this directory was begun, now gpm"),
+    ("--labelled=8", "--labelled was 5 when this directory was begun, now 8:"),
+    ("--test=1", "--test was 2 when this directory was begun, now 1: give"),
+  ):
+    with pytest.raises(UsageError, match=message):
+      generate.main([*_SMALL, f"--out={generated}", change])
 
 
 def test_a_second_process_is_refused(generated):
@@ -107,6 +127,27 @@ def test_a_second_process_is_refused(generated):
     pytest.raises(UsageError, match="another process"),
   ):
     generate.main([*_SMALL, f"--out={generated}"])
+
+
+def test_bands_are_solved_on_the_cpu(fast, tmp_path, monkeypatch):
+  used = []
+  make = generate.make_part
+
+  def spy(*arguments):
+    used.append(jnp.ones(1).device)
+    return make(*arguments)
+
+  monkeypatch.setattr(generate, "make_part", spy)
+  with jax.default_device(jax.devices()[3]):
+    generate.main([*_SMALL, f"--out={tmp_path / 'a'}"])
+  assert set(used) == {jax.local_devices(backend="cpu")[0]}
+
+  def none(backend):
+    raise RuntimeError(f"Unknown backend {backend}")
+
+  monkeypatch.setattr(jax, "local_devices", none)
+  with pytest.raises(UsageError, match="JAX_PLATFORMS leaves out the CPU"):
+    generate.main([*_SMALL, f"--out={tmp_path / 'b'}"])
 
 
 def test_no_cell_is_shared_between_splits_or_seeds(fast, tmp_path):
@@ -134,8 +175,8 @@ def test_a_full_disk_loses_nothing(fast, tmp_path, monkeypatch):
     written.clear()
     monkeypatch.setattr(os, "fsync", fsync)
 
-  # The manifest, 6 parts, 4 files, the picture and the manifest: stops at each.
-  for limit in (0, 1, 1, 2, 3, 1, 0, 2, 1, 0, 1):
+  # The manifest, 6 parts, 4 files with their digests, and the picture.
+  for limit in (0, 1, 1, 2, 2, 0, 1, 1, 2, 0, 3, 2, 0):
     fill(limit)
     with pytest.raises(UsageError, match="no space left .* same command"):
       generate.main([*_SMALL, f"--out={broken}"])
@@ -148,9 +189,10 @@ def test_a_full_disk_loses_nothing(fast, tmp_path, monkeypatch):
 
 
 def test_damaged_parts_are_made_again(fast, tmp_path):
-  storage.write_part(
-    tmp_path, "train", generate.make_part("blob", 0, "train", range(2))
-  )
+  asked = settings.make("blob", 0, settings.counts(5, 6, None, 1))
+  with storage.claim(tmp_path, asked):
+    made = generate.make_part("blob", 0, "train", range(2))
+    storage.write_part(tmp_path, "train", made)
   part = next((tmp_path / "parts").iterdir())
   part.write_bytes(part.read_bytes()[:100])
   assert storage.read_part(tmp_path, "train", range(2)) is None
@@ -196,20 +238,26 @@ def test_a_killed_program_resumes(tmp_path):
   program = start()
   _, errors = program.communicate(timeout=120)
   assert program.returncode == 0, errors
+  hashes = []
   for split, count in (("unlabelled", 2000), ("train", 12), ("test", 8)):
     found = dataset.load(tmp_path / "d", split).permittivity
     assert len(found) == count
+    with h5py.File(tmp_path / "d" / f"{split}.h5") as file:
+      np.testing.assert_array_equal(file["index"], np.arange(count))
+    hashes += _hashes(dataset.load(tmp_path / "d", split))
     for index in (0, count // 2, count - 1):
       expected = cells.make("gpm", 0, split, index)
       np.testing.assert_array_equal(found[index], expected)
+  assert len(set(hashes)) == len(hashes) == 2020
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["--kind=star"], "invalid choice"),
-    (["--kind=blob", "--labelled=-5"], "train -3"),
-    (["--kind=blob", "--labelled=5", "--test=6"], "train -1"),
+    (["--kind=blob", "--labelled=-5"], "--labelled=-5 must be 0 or more"),
+    (["--kind=blob", "--labelled=5", "--test=6"], "--test=6 is more than"),
+    (["--kind=blob", "--labelled=9"], "--labelled=9 leaves no cells to valid"),
     (["--kind=blob", "--labelled=0", "--unlabelled=0"], "no cells"),
     (["--kind=blob", "--workers=0"], "--workers=0"),
     (["--kind=blob", "--seed=-1"], "--seed=-1"),
@@ -221,54 +269,23 @@ def test_wrong_flags_are_told(tmp_path, arguments, message):
   assert "\n" not in str(caught.value)
 
 
-def _original(path, cells_, densities, missing=()):
-  with h5py.File(path, "w") as file:
-    for i, cell in enumerate(cells_):
-      file[f"unitcell/mpbepsimage/{i + 1}"] = cell
-      file[f"unitcell/epsavg/{i + 1}"] = cell.mean()
-      if i not in missing:
-        file[f"mpbcal/DOS/{i + 1}"] = densities[i]
-  return path
-
-
-def test_the_originals_files_are_read(tmp_path):
-  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(12)])
-  densities = np.arange(12 * 500, dtype=np.float64).reshape(12, 500)
-  path = _original(tmp_path / "a.h5", made, densities)
-  found = dataset.load(path)
-  np.testing.assert_array_equal(found.permittivity, made)  # 10 after 9
-  np.testing.assert_array_equal(found.density_of_states, densities)
-
-
-def test_wrong_files_are_told_in_one_line(generated, tmp_path):
-  made = np.stack([cells.make("gpm", 0, "test", i) for i in range(3)])
-  path = _original(tmp_path / "a.h5", made, np.ones((3, 500)), missing=(1,))
-  short = tmp_path / "short.h5"
-  short.write_bytes((generated / "train.h5").read_bytes()[:5000])
-  (tmp_path / "text.h5").write_text("no HDF5")
-  with h5py.File(tmp_path / "other.h5", "w") as file:
-    file["x"] = 1
-  with h5py.File(tmp_path / "scaled.h5", "w") as file:
-    file["permittivity"] = np.zeros((2, 32, 32))
-  wrong = {
-    path: "lacks mpbcal/DOS/2 and so 1 of 3",
-    short: "damaged or truncated",
-    tmp_path / "text.h5": "no HDF5 file",
-    tmp_path / "other.h5": "holds x: needs permittivity, or unitcell",
-    tmp_path / "scaled.h5": "reaches from 0 to 0; 1 to 20",
-    tmp_path / "none.h5": "does not exist",
-  }
-  for source, message in wrong.items():
-    with pytest.raises(UsageError, match=message) as caught:
-      dataset.load(source)
-    assert "\n" not in str(caught.value)
-  with pytest.raises(UsageError, match="'tests' is none of unlabelled"):
-    dataset.load(generated, "tests")
-  with pytest.raises(UsageError, match="holds no test.h5"):
-    dataset.load(tmp_path, "test")
+def test_an_empty_directory_name_is_refused():
+  with pytest.raises(UsageError, match="--out: is empty: give a directory"):
+    generate.main(["--kind=blob", "--out="])
 
 
 def test_a_foreign_directory_is_refused(tmp_path):
-  (tmp_path / "train.h5").write_bytes(io.BytesIO(b"x").getvalue())
-  with pytest.raises(UsageError, match="holds train.h5 but no manifest"):
+  for number, (name, message) in enumerate(
+    {
+      "train.h5": "holds train.h5 but no manifest",
+      "parts/train-00000000.npz": "holds parts but no manifest",
+    }.items()
+  ):
+    path = tmp_path / str(number) / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    with pytest.raises(UsageError, match=message):
+      generate.main([*_SMALL, f"--out={tmp_path / str(number)}"])
+  (tmp_path / "manifest.json").write_text('{"settings": 3}')
+  with pytest.raises(UsageError, match="manifest.json holds no settings: give"):
     generate.main([*_SMALL, f"--out={tmp_path}"])

@@ -44,8 +44,10 @@ def test_free_space():
     np.testing.assert_allclose(cell[100:400], expected[100:400], rtol=1e-3)
 
 
-def test_the_bare_sum_integrates_to_the_number_of_bands(mpb_bands):
-  bins, found = density.gilat_raubenheimer(mpb_bands)
+@pytest.mark.parametrize("whose", ["mpb", "ours"])
+def test_the_bare_sum_integrates_to_the_number_of_bands(mpb, mpb_bands, whose):
+  made = mpb_bands if whose == "mpb" else bands.solve(mpb["epsilon"])
+  bins, found = density.gilat_raubenheimer(made)
   # Less what is cut off at 0 and above the last bin, and bands so flat that
   # one bin's limit applies.
   integral = (found * bins[:, 1:2]).sum(1)
@@ -105,6 +107,17 @@ def test_wrong_input_is_told(mpb_bands):
     density.density_of_states(
       mpb_bands._replace(k_points=mpb_bands.k_points[:5]), np.ones(6)
     )
+  path = mpb_bands._replace(
+    k_points=np.linspace(0, 0.5, 162).reshape(81, 2),
+    frequencies=mpb_bands.frequencies[:, :81],
+    group_velocities=mpb_bands.group_velocities[:, :81],
+  )
+  with pytest.raises(UsageError, match="81 k-points are no square grid"):
+    density.density_of_states(path, np.ones(6))
+  for mean in (np.nan, np.inf, 0, -1):
+    means = np.array([1, 2, 3, mean, 1, 1])
+    with pytest.raises(UsageError, match=f"of cell 3 is {mean}: finite"):
+      density.density_of_states(mpb_bands, means)
   with pytest.raises(UsageError, match="one for each of the 6 cells"):
     density.density_of_states(mpb_bands, np.ones(5))
   with pytest.raises(ValueError, match="must be alike"):

@@ -152,6 +152,7 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
   transformation = results["figures"]["transformation"]
   assert transformation["group"] == "half_translation"
   assert transformation["images"] == 11
+  assert results["figures"]["regression"]["cells_seed"] == 7
   by_labelled = results["figures"]["regression"]["by_labelled"]
   assert 0 < by_labelled["20"]["dos_error"] < 100
   assert len(by_labelled["8"]["dos_error_minimum_over_test_each"]) == 2
@@ -209,9 +210,22 @@ def test_pretrained_weights_are_begun_with():
     ({"labelled": (1,)}, "1 cells are too few for 2 devices"),
   ],
 )
-def test_wrong_numbers_are_named(changes, expected):
+def test_wrong_numbers_are_named_before_pretraining(changes, expected):
   made = problem(2)
   settings = dataclasses.replace(made.settings, **changes)
   mesh = parallel.make_mesh(jax.devices()[:2])
   with pytest.raises(UsageError, match=expected):
     regression.run(dataclasses.replace(made, settings=settings), mesh)
+  config = dataclasses.replace(build(2).config, regression=settings)
+  with pytest.raises(UsageError, match=expected):
+    tasks.make(experiment_lib.build(config, SOURCE, mesh))
+
+
+def test_no_step_is_taken_with_wrong_numbers(opened, tmp_path):
+  config = config_lib.parse(photonics_helpers.raw_config())
+  wrong = dataclasses.replace(config.regression, labelled=(25,))
+  config = dataclasses.replace(config, regression=wrong)
+  with pytest.raises(UsageError, match="asks for 25 cells"):
+    train.run(config, tmp_path)
+  assert not (tmp_path / "checkpoints").exists()
+  assert not (tmp_path / "metrics.jsonl").exists()

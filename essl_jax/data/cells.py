@@ -18,7 +18,7 @@ MAX_PERMITTIVITY = 20.0
 POINTS = density.NUM_TARGETS
 """Frequencies of the density of states that are learned, of those stored."""
 FREQUENCIES = density.frequencies()
-"""Of the stored densities, in units of c/a."""
+"""Of the stored densities: omega sqrt(mean eps) a / 2 pi c, [500]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ class CellSource(ArraySource):
   Attributes:
     labelled: cells with densities of states by split: `train`, `validation`
       and `test`.
+    made: `kind` and `seed` of the cells, where a manifest says.
     others: as of `ArraySource`, with float32 images [N, H, H, 1] in [0, 1] and
       labels of -1, which means none.
   """
@@ -58,6 +59,7 @@ class CellSource(ArraySource):
     unlabelled: np.ndarray,
     labelled: Mapping[str, LabelledCells],
     test_images: np.ndarray | None = None,
+    made: Mapping[str, Any] | None = None,
   ):
     """Keeps the arrays.
 
@@ -65,6 +67,7 @@ class CellSource(ArraySource):
       unlabelled: float32 [N, H, H, 1], to pre-train on.
       labelled: the three splits.
       test_images: like `unlabelled`; those of `labelled["test"]` when absent.
+      made: `kind` and `seed` of the cells; unknown when absent.
     """
     self.train_images = unlabelled
     self.test_images = labelled["test"].image
@@ -75,6 +78,7 @@ class CellSource(ArraySource):
     self.num_classes = 1
     self.image_shape = self.train_images.shape[1:]
     self.labelled = labelled
+    self.made = dict(made or {})
 
 
 def scale(permittivity: np.ndarray) -> np.ndarray:
@@ -96,8 +100,8 @@ def open_cells(
   """Opens a directory of unit cells.
 
   Args:
-    directory: with `unlabelled.h5`, `train.h5`, `validation.h5` and `test.h5`,
-      or to make them in.
+    directory: with `train.h5`, `validation.h5`, `test.h5` and, if a split is
+      of it, `unlabelled.h5`; or to make them in.
     train_split: to pre-train on, such as `unlabelled[:5000]`.
     test_split: to recognise transformations of, such as `test`.
     generate: a `config.Generate`: what to make where files are missing.
@@ -106,7 +110,8 @@ def open_cells(
     The source.
 
   Raises:
-    UsageError: there is no such directory or split, or a file is broken.
+    UsageError: there is no such directory or split, a file is broken, or cells
+      of other settings are there than those to make.
   """
   if directory is None:
     raise UsageError(
@@ -114,8 +119,18 @@ def open_cells(
       " `python -m essl_jax.photonics.generate` has filled"
     )
   path = pathlib.Path(directory).expanduser()
-  missing = [name for name in SPLITS if not (path / f"{name}.h5").exists()]
-  if missing and generate is not None and generate.kind is not None:
+  names = [
+    name
+    for name in SPLITS
+    if name != "unlabelled"
+    or train_split.startswith(name)
+    or test_split.startswith(name)
+  ]
+  missing = [name for name in names if not (path / f"{name}.h5").exists()]
+  is_made = generate is not None and generate.kind is not None
+  if is_made:
+    _compare(path, generate)
+  if missing and is_made:
     _generate(path, generate)
   elif missing:
     raise UsageError(
@@ -123,11 +138,11 @@ def open_cells(
       " `python -m essl_jax.photonics.generate --help` says how to make them"
     )
   # Imported here: HDF5 is not for everybody.
-  from essl_jax.photonics import dataset
+  from essl_jax.photonics import dataset, storage
 
-  cells = {name: dataset.load(path, name) for name in SPLITS}
-  images = {name: scale(cells[name].permittivity) for name in SPLITS}
-  sizes = {name: len(images[name]) for name in SPLITS}
+  cells = {name: dataset.load(path, name) for name in names}
+  images = {name: scale(cells[name].permittivity) for name in names}
+  sizes = {name: len(images[name]) for name in names}
 
   def take(split: str) -> np.ndarray:
     name, part = parse_split(split, sizes)
@@ -139,7 +154,9 @@ def open_cells(
     )
     for name in SPLITS[1:]
   }
-  return CellSource(take(train_split), labelled, take(test_split))
+  settings = (storage.read_manifest(path) or {}).get("settings", {})
+  made = {x: settings[x] for x in ("kind", "seed") if x in settings}
+  return CellSource(take(train_split), labelled, take(test_split), made)
 
 
 def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
@@ -149,6 +166,36 @@ def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
       " `python -m essl_jax.photonics.generate`"
     )
   return np.asarray(stored, np.float32)[:, :POINTS]
+
+
+def _compare(path: pathlib.Path, asked: Any) -> None:
+  """Refuses what cannot be made, and cells of other settings."""
+  from essl_jax.photonics import settings as settings_lib
+  from essl_jax.photonics import storage
+
+  field = "config.data.generate"
+  if asked.labelled < 10:
+    raise UsageError(
+      f"{field}.labelled={asked.labelled} leaves no cells to validate on, a"
+      " tenth of it: give 10 or more"
+    )
+  if asked.unlabelled < 1:
+    raise UsageError(f"{field}.unlabelled={asked.unlabelled} must be above 0")
+  manifest = storage.read_manifest(path)
+  if manifest is None:
+    return
+  counts = settings_lib.counts(asked.labelled, asked.unlabelled, None, None)
+  new = settings_lib.make(asked.kind, asked.seed, counts)
+  differ = [
+    f"{name} {was}, not {now}"
+    for name, was, now in settings_lib.differences(manifest["settings"], new)
+    if name in settings_lib.FLAGS
+  ]
+  if differ:
+    raise UsageError(
+      f"data.dir={path} holds cells of {', '.join(differ)} as {field} asks for:"
+      " give another --config.data.dir"
+    )
 
 
 def _generate(path: pathlib.Path, settings: Any) -> None:

@@ -167,7 +167,7 @@ class Trainer:
     cells = self._problem.cells["train"]
     rows = np.random.default_rng(seed).permutation(len(cells))[:count]
     chosen = cells.take(rows)
-    size = batch_size(self._problem, count, self._mesh)
+    size = batch_size(self._problem.settings, count, self._mesh)
     held = {"image": chosen.image, "target": chosen.density - EMPTY_LATTICE}
     indices = order.batch_indices(count, count // size, size, seed, 0)
     batches = parallel.stream_from_memory(held, indices, self._mesh)
@@ -264,6 +264,6 @@ def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:
   ]
 
 
-def batch_size(problem: Problem, count: int, mesh: Mesh) -> int:
+def batch_size(settings: Regression, count: int, mesh: Mesh) -> int:
   """What the settings say, or all of fewer cells that the devices divide."""
-  return min(problem.settings.batch_size, count - count % mesh.size)
+  return min(settings.batch_size, count - count % mesh.size)

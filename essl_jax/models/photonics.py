@@ -3,7 +3,7 @@
 Sizes are the original's at width 64; every layer scales with the width.
 
 Reference: Dangovski et al. 2022 (arXiv 2111.00899), section 5; Loh et al. 2022
-(arXiv 2111.08406).
+(arXiv 2110.08406).
 """
 
 from collections.abc import Callable

@@ -7,6 +7,7 @@ it, which stays as it is.
 """
 
 import functools
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -81,8 +82,9 @@ def solve(
       more everywhere.
     k_points: [K, 2] in 2 pi / a; `k_grid()` if None.
     num_bands: B, the lowest bands.
-    plane_waves: in each direction, odd and at most P. The default is within
-      1e-3 of all P**2 for the cells of `cells`.
+    plane_waves: in each direction, odd and at most P. The default's frequencies
+      are within 1e-3 of those of all P**2 for usual cells of `cells`, within
+      4e-3 for contrasts above about 10, and densities of states within 0.25%.
     method: "reduced" solves six k-points in full and all others in the basis
       of their fields, which adds some 1e-5; "full" solves each in
       full, tens of times slower.
@@ -98,8 +100,10 @@ def solve(
   cells = check_permittivity(permittivity)
   _check_sizes(cells.shape[1], num_bands, plane_waves, method)
   k_points = k_grid() if k_points is None else np.asarray(k_points, float)
-  if k_points.ndim != 2 or k_points.shape[1] != 2:
+  if k_points.ndim != 2 or k_points.shape[1] != 2 or not len(k_points):
     raise UsageError(f"k_points are {list(k_points.shape)}: give [K, 2]")
+  if not np.isfinite(k_points).all():
+    raise UsageError("k_points are not finite everywhere")
   half, where, sign = _fold(k_points)
   devices = 1 if mesh is None else mesh.size
   padded = np.concatenate([cells, cells[-1:].repeat(-len(cells) % devices, 0)])
@@ -116,6 +120,8 @@ def solve(
 
 def check_permittivity(permittivity: np.ndarray) -> np.ndarray:
   """Returns cells as float64 [N, P, P]; UsageError if they cannot be."""
+  if np.iscomplexobj(permittivity):
+    raise UsageError("permittivity is complex: give real numbers (no losses)")
   cells = np.asarray(permittivity, np.float64)
   if cells.ndim != 3 or cells.shape[1] != cells.shape[2] or 0 in cells.shape:
     raise UsageError(
@@ -138,6 +144,10 @@ def _check_sizes(
 ) -> None:
   if method not in METHODS:
     raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
+  sizes = {"num_bands": num_bands, "plane_waves": plane_waves}
+  for name, size in sizes.items():
+    if not isinstance(size, numbers.Integral):
+      raise UsageError(f"{name} {size!r} must be a whole number")
   if plane_waves % 2 == 0 or not 1 <= plane_waves <= pixels:
     raise UsageError(
       f"plane_waves {plane_waves} must be odd and at most the {pixels} pixels"

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -12,7 +12,9 @@ from essl_jax.photonics.cells import SPLITS
 from essl_jax.photonics.density import NUM_TARGETS
 
 _ORIGINAL_CELLS = "unitcell/mpbepsimage"
+_ORIGINAL_MEANS = "unitcell/epsavg"
 _ORIGINAL_DENSITIES = "mpbcal/DOS"
+_MEAN_TOLERANCE = 1e-2  # relative; MPB averages over other points
 _LEAST, _MOST = 1.0, 20.0
 
 
@@ -34,8 +36,9 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
 
   Args:
     source: a directory that `generate` wrote, or an HDF5 file: one of those, or
-      one of the original's layout, `unitcell/mpbepsimage/<i>` and
-      `mpbcal/DOS/<i>`.
+      one of the original's layout, `unitcell/mpbepsimage/<i>`,
+      `mpbcal/DOS/<i>` and, compared with the cell's mean where it is there,
+      `unitcell/epsavg/<i>`.
     split: "unlabelled", "train", "validation" or "test" of a directory; a file
       is one split, read whole.
 
@@ -54,7 +57,7 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
     raise UsageError(f"{path} is no HDF5 file")
   try:
     with h5py.File(path, "r") as file:
-      cells = _read(path, file)
+      cells, names = _read(path, file)
   except UsageError:
     raise
   except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -62,11 +65,15 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
       f"{path} is damaged or truncated ({_first_line(error)}): make or copy it"
       " again"
     ) from error
-  _check(path, cells)
+  _check(path, cells, names)
   return cells
 
 
 def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
+  if split is None:
+    raise UsageError(
+      f"{directory} is a directory: give split=, one of {', '.join(SPLITS)}"
+    )
   if split not in SPLITS:
     raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
   path = directory / f"{split}.h5"
@@ -80,58 +87,106 @@ def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
   return path
 
 
-def _read(path: pathlib.Path, file: h5py.File) -> Cells:
+def _read(path: pathlib.Path, file: h5py.File) -> tuple[Cells, list[str]]:
+  """The cells, and by which names to tell of them."""
   if "permittivity" in file:
-    labels = file.get("density_of_states")
-    return Cells(
-      np.asarray(file["permittivity"][()], np.float32),
-      None if labels is None else np.asarray(labels[()], np.float32),
-    )
-  images = file.get(_ORIGINAL_CELLS)
-  if not isinstance(images, h5py.Group) or not len(images):
+    images, labels = _array(path, file, "permittivity"), None
+    if "density_of_states" in file:
+      labels = _array(path, file, "density_of_states")
+    return Cells(images, labels), [str(i) for i in range(len(images))]
+  if not isinstance(file.get(_ORIGINAL_CELLS), h5py.Group):
     found = ", ".join(sorted(file)) or "nothing"
     raise UsageError(
       f"{path} holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
     )
-  numbers = sorted(images, key=_number)
-  labels = file.get(_ORIGINAL_DENSITIES)
-  if labels is not None:
-    missing = [number for number in numbers if number not in labels]
-    if missing:
+  names = _numbers(path, file, _ORIGINAL_CELLS)
+  if not names:
+    raise UsageError(f"{path} holds no cells in {_ORIGINAL_CELLS}")
+  cells = Cells(_stack(path, file, _ORIGINAL_CELLS, names), None)
+  if _ORIGINAL_MEANS in file:
+    _check_means(path, file, cells.permittivity, names)
+  if _ORIGINAL_DENSITIES in file:
+    _check_numbers(path, names, _numbers(path, file, _ORIGINAL_DENSITIES))
+    densities = _stack(path, file, _ORIGINAL_DENSITIES, names)
+    cells = cells._replace(density_of_states=densities)
+  return cells, names
+
+
+def _numbers(path: pathlib.Path, file: h5py.File, group: str) -> list[str]:
+  """The names in a group, in the order of the numbers that they are."""
+  if not isinstance(file[group], h5py.Group):
+    raise UsageError(f"{path}: {group} is an array, not a group of {group}/<i>")
+  for name in file[group]:
+    if not name.isdecimal():
+      raise UsageError(f"{path}: {group}/{name}: cells are named by numbers")
+  return sorted(file[group], key=int)
+
+
+def _check_numbers(
+  path: pathlib.Path, cells: list[str], densities: list[str]
+) -> None:
+  known, there = set(densities), set(cells)
+  missing = [name for name in cells if name not in known]
+  if missing:
+    raise UsageError(
+      f"{path} lacks {_ORIGINAL_DENSITIES}/{missing[0]} and so"
+      f" {len(missing)} of {len(cells)} densities"
+    )
+  surplus = [name for name in densities if name not in there]
+  if surplus:
+    raise UsageError(
+      f"{path} holds {_ORIGINAL_DENSITIES}/{surplus[0]} and so {len(surplus)}"
+      " densities without a cell"
+    )
+
+
+def _check_means(
+  path: pathlib.Path, file: h5py.File, images: np.ndarray, names: list[str]
+) -> None:
+  known = set(_numbers(path, file, _ORIGINAL_MEANS))
+  for name, image in zip(names, images, strict=True):
+    if name not in known:
+      continue
+    mean = float(_array(path, file, f"{_ORIGINAL_MEANS}/{name}").mean())
+    actual = float(image.mean())
+    if not abs(mean - actual) <= _MEAN_TOLERANCE * actual:
       raise UsageError(
-        f"{path} lacks {_ORIGINAL_DENSITIES}/{missing[0]} and so"
-        f" {len(missing)} of {len(numbers)} densities"
+        f"{path}: {_ORIGINAL_MEANS}/{name} is {mean:g}, but the mean of"
+        f" {_ORIGINAL_CELLS}/{name} is {actual:g}"
       )
-  return Cells(
-    _stack(images, numbers),
-    None if labels is None else _stack(labels, numbers),
-  )
 
 
-def _number(name: str) -> int:
-  """The number of a cell, by which names are ordered."""
-  if not name.isdecimal():
-    raise UsageError(f"{_ORIGINAL_CELLS}/{name}: cells are named by numbers")
-  return int(name)
+def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
+  """One array, float32."""
+  found = file[name]
+  if not isinstance(found, h5py.Dataset):
+    raise UsageError(f"{path}: {name} is a group, not an array")
+  if found.dtype.kind not in "fiu":
+    raise UsageError(f"{path}: {name} is {found.dtype}, not real numbers")
+  return np.asarray(found[()], np.float32)
 
 
-def _stack(group: Any, names: list[str]) -> np.ndarray:
-  return np.stack([np.squeeze(group[n][()]) for n in names]).astype(np.float32)
+def _stack(
+  path: pathlib.Path, file: h5py.File, group: str, names: list[str]
+) -> np.ndarray:
+  arrays: list[np.ndarray] = []
+  for name in names:
+    arrays.append(np.squeeze(_array(path, file, f"{group}/{name}")))
+    if arrays[-1].shape != arrays[0].shape:
+      raise UsageError(
+        f"{path}: {group}/{name} is {list(arrays[-1].shape)}, but"
+        f" {group}/{names[0]} is {list(arrays[0].shape)}"
+      )
+  return np.stack(arrays)
 
 
-def _check(path: pathlib.Path, cells: Cells) -> None:
+def _check(path: pathlib.Path, cells: Cells, names: list[str]) -> None:
   images, labels = cells
   if images.ndim != 3 or images.shape[1] != images.shape[2] or not images.size:
     raise UsageError(
       f"{path}: permittivity is {list(images.shape)}, not [N, P, P]"
     )
-  if not np.isfinite(images).all():
-    raise UsageError(f"{path}: permittivity is not finite everywhere")
-  if images.min() < _LEAST - 1e-4 or images.max() > _MOST + 1e-4:
-    raise UsageError(
-      f"{path}: permittivity reaches from {images.min():g} to"
-      f" {images.max():g}; {_LEAST:g} to {_MOST:g} is allowed"
-    )
+  _check_values(path, "permittivity", names, images, _LEAST, _MOST)
   if labels is None:
     return
   if (
@@ -143,8 +198,34 @@ def _check(path: pathlib.Path, cells: Cells) -> None:
       f"{path}: density_of_states is {list(labels.shape)}, not"
       f" [{len(images)}, {NUM_TARGETS} or more]"
     )
-  if not np.isfinite(labels).all():
-    raise UsageError(f"{path}: density_of_states is not finite everywhere")
+  _check_values(path, "density_of_states", names, labels, 0, np.inf)
+
+
+def _check_values(
+  path: pathlib.Path,
+  what: str,
+  names: list[str],
+  values: np.ndarray,
+  least: float,
+  most: float,
+) -> None:
+  """Names the first cell with a value that is not finite or out of range."""
+  flat = values.reshape(len(values), -1)
+  low, high = flat.min(1), flat.max(1)  # NaN where there is one
+  is_finite = np.isfinite(low) & np.isfinite(high)
+  is_right = is_finite & (low >= least - 1e-4) & (high <= most + 1e-4)
+  if is_right.all():
+    return
+  bad = int(is_right.argmin())
+  if not is_finite[bad]:
+    raise UsageError(
+      f"{path}: {what} of cell {names[bad]} is not finite everywhere"
+    )
+  allowed = f"{least:g} or more" if most == np.inf else f"{least:g} to {most:g}"
+  raise UsageError(
+    f"{path}: {what} of cell {names[bad]} reaches from {low[bad]:g} to"
+    f" {high[bad]:g}; {allowed} is allowed"
+  )
 
 
 def _first_line(error: Exception) -> str:

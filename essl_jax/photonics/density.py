@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax.errors import UsageError
-from essl_jax.photonics.bands import Bands
+from essl_jax.photonics.bands import Bands, k_grid
 
 NUM_POINTS = 500
 NUM_TARGETS = 400
@@ -87,13 +87,14 @@ def density_of_states(
 
   Args:
     bands: of N cells on a whole `k_grid`.
-    mean_permittivity: mean eps of each cell, [N].
+    mean_permittivity: mean eps of each cell, [N], 1 or more.
 
   Returns:
     float64 [N, 500].
 
   Raises:
-    UsageError: the k-points are no whole grid, or lengths differ.
+    UsageError: the k-points are no whole grid, lengths differ, or a mean is no
+      permittivity's.
   """
   half_cell = 0.5 / _per_side(bands)
   mean = np.asarray(mean_permittivity, np.float64)
@@ -101,6 +102,12 @@ def density_of_states(
     raise UsageError(
       f"mean_permittivity is {list(mean.shape)}: one for each of the"
       f" {len(bands.frequencies)} cells"
+    )
+  is_wrong = ~(np.isfinite(mean) & (mean >= 1 - 1e-6))
+  if is_wrong.any():
+    raise UsageError(
+      f"mean_permittivity of cell {is_wrong.argmax()} is"
+      f" {mean[is_wrong.argmax()]:g}: finite and 1, that of vacuum, or more"
     )
   with jax.enable_x64(True):
     return np.asarray(
@@ -129,9 +136,13 @@ def gilat_raubenheimer(bands: Bands) -> tuple[np.ndarray, np.ndarray]:
 def _per_side(bands: Bands) -> int:
   """Side of the square grid of k-points."""
   side = round(len(bands.k_points) ** 0.5)
-  if side**2 != len(bands.k_points):
+  expected = k_grid(side)
+  if len(expected) != len(bands.k_points) or not np.allclose(
+    bands.k_points, expected, atol=1e-6
+  ):
     raise UsageError(
-      f"{len(bands.k_points)} k-points are no square grid: use bands.k_grid()"
+      f"{len(bands.k_points)} k-points are no square grid of the whole zone:"
+      " use bands.k_grid()"
     )
   return side
 

@@ -24,11 +24,13 @@ if __name__ in ("__main__", "__mp_main__"):
   # Read when NumPy, SciPy and JAX are imported.
   os.environ.update(processes.ONE_THREAD)
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import rich.progress  # noqa: E402
 
 from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.photonics import bands, cells, storage  # noqa: E402
+from essl_jax.photonics import settings as settings_lib  # noqa: E402
 
 _LABELLED_PART, _UNLABELLED_PART = 16, 512  # cells, of some seconds' work
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
@@ -59,7 +61,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     help="labelled cells beside --labelled to select by; a tenth of it",
   )
   parser.add_argument("--unlabelled", type=int, default=15000)
-  parser.add_argument("--out", required=True, type=pathlib.Path)
+  parser.add_argument("--out", required=True, type=_directory)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--workers", type=int, default=os.cpu_count() or 1, help="processes"
@@ -67,38 +69,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def counts(
-  labelled: int, unlabelled: int, test: int | None, validation: int | None
-) -> dict[str, int]:
-  """How many cells each split has.
-
-  Args:
-    labelled: training and test cells together.
-    unlabelled: cells without bands.
-    test: of those labelled; two fifths if None, as in the paper.
-    validation: beside those labelled; a tenth as many if None.
-
-  Returns:
-    Counts by split.
-
-  Raises:
-    UsageError: a count is below 0, or nothing is asked for.
-  """
-  test = labelled * 2 // 5 if test is None else test
-  validation = labelled // 10 if validation is None else validation
-  found = {
-    "unlabelled": unlabelled,
-    "train": labelled - test,
-    "validation": validation,
-    "test": test,
-  }
-  wrong = [f"{name} {count}" for name, count in found.items() if count < 0]
-  if wrong or not any(found.values()):
-    raise UsageError(
-      f"{', '.join(wrong) or 'no'} cells: --labelled, --unlabelled, --test and"
-      " --validation are 0 or more, --test at most --labelled"
-    )
-  return found
+def _directory(text: str) -> pathlib.Path:
+  if not text:
+    raise argparse.ArgumentTypeError("is empty: give a directory")
+  return pathlib.Path(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,20 +89,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise UsageError(f"--workers={options.workers} must be 1 or more")
   if options.seed < 0:
     raise UsageError(f"--seed={options.seed} must be 0 or more")
-  asked = counts(
+  asked = settings_lib.counts(
     options.labelled, options.unlabelled, options.test, options.validation
   )
-  settings = {
-    "kind": options.kind,
-    "seed": options.seed,
-    "counts": asked,
-    "generator": cells.VERSION,
-    "plane_waves": bands.PLANE_WAVES,
-    "num_bands": bands.NUM_BANDS,
-  }
+  settings = settings_lib.make(options.kind, options.seed, asked)
   directory = options.out.expanduser().absolute()
-  with storage.claim(directory, settings), storage.told(directory):
+  with (
+    storage.claim(directory, settings),
+    storage.told(directory),
+    jax.default_device(_cpu()),
+  ):
     _generate(directory, settings, options.workers)
+
+
+def _cpu() -> jax.Device:
+  """Where bands are solved: not every accelerator has float64."""
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError as error:
+    raise UsageError(
+      "JAX_PLATFORMS leaves out the CPU, which solves for bands: add it, as in"
+      " JAX_PLATFORMS=tpu,cpu"
+    ) from error
 
 
 def _generate(
@@ -139,10 +121,11 @@ def _generate(
     for split, count in settings["counts"].items()
     if count
   }
+  whole = storage.recorded(directory)
   waiting = [
     (split, indices)
     for split, all_of_it in parts.items()
-    if not (directory / f"{split}.h5").exists()
+    if split not in whole
     for indices in all_of_it
     if storage.read_part(directory, split, indices) is None
   ]
@@ -156,9 +139,11 @@ def _generate(
       for split, arrays in _solve(pool, settings, waiting):
         storage.write_part(directory, split, arrays)
         advance(len(arrays["index"]))
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   for split, all_of_it in parts.items():
-    if not (directory / f"{split}.h5").exists():
+    if split not in whole:
       storage.assemble(directory, split, all_of_it)
+      storage.record(directory, split, versions)
     storage.remove_parts(directory, split)
   _finish(directory, settings, list(parts))
 
@@ -172,22 +157,12 @@ def _parts(count: int, split: str) -> Iterator[range]:
 def _finish(
   directory: pathlib.Path, settings: dict[str, Any], splits: Sequence[str]
 ) -> None:
-  """Writes the picture and the full manifest, and says what there is."""
+  """Writes the picture, and says what there is."""
   from essl_jax.photonics import report  # matplotlib takes a second to import
 
   labelled = [split for split in splits if split != "unlabelled"]
   if not (directory / report.NAME).exists():
     report.write(directory, labelled[0] if labelled else "unlabelled")
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  files = sorted(directory.glob("*.h5"))
-  storage.write_manifest(
-    directory,
-    {
-      "settings": settings,
-      "versions": versions,
-      "sha256": {path.name: storage.digest(path) for path in files},
-    },
-  )
   listed = ", ".join(f"{n:,} {k}" for k, n in settings["counts"].items() if n)
   print(f"{directory}: {listed}; see {directory / report.NAME}")
 

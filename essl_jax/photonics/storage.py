@@ -1,8 +1,8 @@
 """What generation leaves on disk, so that a kill at any point loses little.
 
 Cells are written in parts, each a file that appears whole by renaming; a split
-is assembled of its parts into one HDF5 file that appears whole as well, and
-only then are the parts removed.
+is assembled of its parts into one HDF5 file that appears whole as well, whose
+digest the manifest then keeps, and only then are the parts removed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from essl_jax.errors import UsageError
+from essl_jax.photonics import settings as settings_lib
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
@@ -57,7 +58,9 @@ def claim(
       ) from error
     manifest = read_manifest(directory)
     if manifest is None:
+      # Parts do not say of which kind and seed they are.
       foreign = sorted(p.name for p in directory.glob("*.h5"))
+      foreign += [_PARTS] if any(directory.glob(f"{_PARTS}/*")) else []
       if foreign:
         raise UsageError(
           f"{directory} holds {foreign[0]} but no {MANIFEST}: give another"
@@ -73,15 +76,52 @@ def _compare(
   directory: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
   differ = [
-    f"{name} {old.get(name)!r}, not {new.get(name)!r}"
-    for name in sorted({*old, *new})
-    if old.get(name) != new.get(name)
+    f"--{name} was {was} when this directory was begun, now {now}"
+    if name in settings_lib.FLAGS
+    else f"it was begun with {name} {was}, now {now}"
+    for name, was, now in settings_lib.differences(old, new)
   ]
   if differ:
     raise UsageError(
-      f"{directory} was begun with {'; '.join(differ)}: give the same settings"
-      " to resume, or another --out"
+      f"{directory}: {'; '.join(differ)}: give the same settings to resume, or"
+      " another --out"
     )
+
+
+def recorded(directory: pathlib.Path) -> list[str]:
+  """The splits that are there and what the manifest says they are.
+
+  Files without a digest are not among them: a kill came before it was kept.
+
+  Raises:
+    UsageError: a file is not what was written.
+  """
+  digests = (read_manifest(directory) or {}).get("sha256", {})
+  there = [x for x in sorted(digests) if (directory / x).exists()]
+  for name in there:
+    if digest(directory / name) != digests[name]:
+      raise UsageError(
+        f"{directory / name} is not what {MANIFEST} says: delete it and run"
+        " again"
+      )
+  return [name.removesuffix(".h5") for name in there]
+
+
+def record(
+  directory: pathlib.Path, split: str, versions: Mapping[str, str]
+) -> None:
+  """Keeps the digest of a split that was just written in the manifest.
+
+  Args:
+    directory: of the data set.
+    split: its name.
+    versions: of the packages that made it.
+  """
+  manifest = read_manifest(directory) or {}
+  name = f"{split}.h5"
+  found = {**manifest.get("sha256", {}), name: digest(directory / name)}
+  manifest |= {"versions": dict(versions), "sha256": found}
+  write_manifest(directory, manifest)
 
 
 @contextlib.contextmanager
@@ -110,9 +150,18 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
   except (OSError, ValueError, TypeError) as error:
     raise UsageError(f"{path} is damaged: give another --out") from error
+  settings = manifest.get("settings")
+  counts = settings.get("counts") if isinstance(settings, dict) else None
+  if not isinstance(counts, dict) or not all(
+    isinstance(x, int) for x in counts.values()
+  ):
+    raise UsageError(f"{path} holds no settings: give another --out")
+  if not isinstance(manifest.get("sha256", {}), dict):
+    raise UsageError(f"{path} holds no digests: give another --out")
+  return manifest
 
 
 def write_manifest(

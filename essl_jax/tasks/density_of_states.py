@@ -41,6 +41,7 @@ class DensityOfStates:
     self._source = source
     self._encoding = Encoding(experiment)
     config = experiment.config
+    regression.check(config.regression, source.labelled, experiment.mesh)
     self._is_random = not config.epochs and not config.init_from
     if not self._is_random:
       symmetry.check(self._encoding)
@@ -93,6 +94,8 @@ class DensityOfStates:
         progress=tick,
         workdir=workdir,
       )
+    for name, value in self._source.made.items():
+      figures["regression"][f"cells_{name}"] = value
     true = self._source.labelled["test"].density[: len(samples)]
     figures["regression"]["samples"] = {
       "frequencies": FREQUENCIES[: true.shape[1]].round(6),
@@ -144,7 +147,7 @@ class DensityOfStates:
       )
       for name, title in (
         ("dos_error", "epoch chosen on validation cells"),
-        ("dos_error_minimum_over_test", "minimum over test (the original's)"),
+        ("dos_error_minimum_over_test", "minimum over epochs on test cells"),
       ):
         spread = f"{figures[name]:.2f}% +- {figures[f'{name}_std']:.2f}"
         rows.append((f"DOS error, {trained}, {title}", spread))

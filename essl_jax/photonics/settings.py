@@ -1,0 +1,108 @@
+"""What determines a data set of unit cells, as its manifest keeps it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from essl_jax.errors import UsageError
+from essl_jax.photonics import bands, cells
+
+FLAGS = ("kind", "seed", "labelled", "test", "validation", "unlabelled")
+"""Settings that a flag of `generate` gives; the others are the program's."""
+
+
+def make(kind: str, seed: int, asked: Mapping[str, int]) -> dict[str, Any]:
+  """The settings of a data set.
+
+  Args:
+    kind: of cells.
+    seed: of the data set.
+    asked: counts by split.
+
+  Returns:
+    What the manifest keeps.
+  """
+  return {
+    "kind": kind,
+    "seed": seed,
+    "counts": dict(asked),
+    "generator": cells.VERSION,
+    "plane_waves": bands.PLANE_WAVES,
+    "num_bands": bands.NUM_BANDS,
+  }
+
+
+def counts(
+  labelled: int, unlabelled: int, test: int | None, validation: int | None
+) -> dict[str, int]:
+  """How many cells each split has.
+
+  Args:
+    labelled: training and test cells together.
+    unlabelled: cells without bands.
+    test: of those labelled; two fifths if None, as in the paper.
+    validation: beside those labelled; a tenth as many if None.
+
+  Returns:
+    Counts by split.
+
+  Raises:
+    UsageError: a count is below 0, nothing is asked for, or a tenth of the
+      labelled cells is none.
+  """
+  given = {
+    "labelled": labelled,
+    "unlabelled": unlabelled,
+    "test": test or 0,
+    "validation": validation or 0,
+  }
+  for name, count in given.items():
+    if count < 0:
+      raise UsageError(f"--{name}={count} must be 0 or more")
+  if given["test"] > labelled:
+    raise UsageError(f"--test={test} is more than --labelled={labelled}")
+  if not labelled + unlabelled + given["validation"]:
+    raise UsageError("no cells: give --labelled, --unlabelled or --validation")
+  if validation is None and 0 < labelled < 10:
+    raise UsageError(
+      f"--labelled={labelled} leaves no cells to validate on, a tenth of it:"
+      " give 10 or more, or --validation=COUNT"
+    )
+  test = labelled * 2 // 5 if test is None else test
+  validation = labelled // 10 if validation is None else validation
+  return {
+    "unlabelled": unlabelled,
+    "train": labelled - test,
+    "validation": validation,
+    "test": test,
+  }
+
+
+def differences(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+  """Names, old and new values of what differs between two settings.
+
+  Counts are named as they are asked for: `labelled` is training and test cells,
+  and where it differs, `test` and `validation`, parts of it, are left out.
+  """
+  old, new = _flat(old), _flat(new)
+  found = [
+    (name, old.get(name), new.get(name))
+    for name in [*new, *(set(old) - set(new))]
+    if old.get(name) != new.get(name)
+  ]
+  if old.get("labelled") != new.get("labelled"):
+    found = [x for x in found if x[0] not in ("test", "validation")]
+  return found
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+  by_split = settings.get("counts", {})
+  get = lambda name: by_split.get(name, 0)
+  flat = {name: x for name, x in settings.items() if name != "counts"}
+  return flat | {
+    "labelled": get("train") + get("test"),
+    "test": get("test"),
+    "validation": get("validation"),
+    "unlabelled": get("unlabelled"),
+  }
