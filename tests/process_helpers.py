@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -68,6 +69,9 @@ class Finished:
     """The one `results.json`."""
     (path,) = self.workdir.rglob("results.json*")
     return json.loads(path.read_text())
+
+
+_GLOO = re.compile(r"\[Gloo\]|connected peer ranks")
 
 
 def free_address() -> str:
@@ -152,9 +156,10 @@ def run(
   return Finished(
     folder / "run",
     statuses,
-    # Gloo itself reports its connections on the standard output.
+    # Gloo itself reports its connections on the standard output, several at
+    # once, which may cut a line in two.
     [
-      [line for line in text.splitlines() if "[Gloo]" not in line]
+      [line for line in text.splitlines() if not _GLOO.search(line)]
       for text in outputs
     ],
     [(folder / f"{i}.err").read_text() for i in range(count)],

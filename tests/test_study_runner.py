@@ -216,6 +216,8 @@ sys.exit(study_runner.main(cifar10_table.STUDY, "", sys.argv[1:]))
     env=os.environ | {"PYTHONPATH": path},
     stderr=subprocess.PIPE,
     text=True,
+    # Shells start what runs in the background with Ctrl-C ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     _wait_for(tmp_path / "begun")
