@@ -12,21 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import study as study_lib
 import study_report
 
+from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 
 _POLL_SECONDS = 0.2
-
-
-class _Parser(argparse.ArgumentParser):
-  """Tells what is wrong in one line, as the program does."""
-
-  def error(self, message: str) -> NoReturn:
-    raise UsageError(f"{message}; --help shows the usage")
 
 
 def parse(
@@ -46,7 +40,7 @@ def parse(
   Raises:
     UsageError: an unknown option or an impossible value.
   """
-  parser = _Parser(
+  parser = arguments_lib.Parser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

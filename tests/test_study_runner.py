@@ -203,7 +203,9 @@ def test_two_do_not_run_one_cell(tmp_path, monkeypatch):
 def test_a_stopped_study_stops_its_cells(tmp_path, number):
   """The study ends when its cell has saved what it has."""
   script = f"""
-import sys, cifar10_table, study, study_runner
+import signal, sys, cifar10_table, study, study_runner
+# Shells start what runs in the background with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 study.command = lambda *_: {
     [sys.executable, "-c", PROGRAM, "wait", str(tmp_path / "begun")]
   }
@@ -216,8 +218,6 @@ sys.exit(study_runner.main(cifar10_table.STUDY, "", sys.argv[1:]))
     env=os.environ | {"PYTHONPATH": path},
     stderr=subprocess.PIPE,
     text=True,
-    # Shells start what runs in the background with Ctrl-C ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     _wait_for(tmp_path / "begun")

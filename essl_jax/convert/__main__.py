@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import os
 import pathlib
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 
+from essl_jax import arguments as arguments_lib
 from essl_jax import weights
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
@@ -17,15 +18,8 @@ from essl_jax.errors import UsageError
 _SHOWN = 3  # names of tensors that one line quotes
 
 
-class _Parser(argparse.ArgumentParser):
-  """Tells what is wrong in one line, as the rest of the program does."""
-
-  def error(self, message: str) -> NoReturn:
-    raise UsageError(f"{message}; --help shows the usage")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = _Parser(prog="essl_jax.convert", description=__doc__)
+  parser = arguments_lib.Parser(prog="essl_jax.convert", description=__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
 
   load = commands.add_parser(

@@ -16,8 +16,9 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
+from essl_jax import arguments as arguments_lib
 from essl_jax.photonics import processes
 
 if __name__ in ("__main__", "__mp_main__"):
@@ -37,15 +38,8 @@ _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
 _PACKAGES = ("essl-jax", "jax", "jaxlib", "numpy", "scipy", "h5py")
 
 
-class _Parser(argparse.ArgumentParser):
-  """Tells what is wrong in one line, as the rest of the program does."""
-
-  def error(self, message: str) -> NoReturn:
-    raise UsageError(f"{message}; --help shows the usage")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = _Parser(
+  parser = arguments_lib.Parser(
     prog="essl_jax.photonics.generate", description=__doc__.split("\n")[0]
   )
   parser.add_argument("--kind", required=True, choices=list(cells.KINDS))

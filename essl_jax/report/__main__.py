@@ -6,10 +6,10 @@ import os
 import pathlib
 import sys
 import tempfile
-from typing import NoReturn
 
 import jax
 
+from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 from essl_jax.report import runs as runs_lib
 from essl_jax.workdir import local_path, replace_text
@@ -18,15 +18,8 @@ NAME = "report.html"
 _FEWEST = 10  # of which a map and a spectrum say something
 
 
-class _Parser(argparse.ArgumentParser):
-  """Tells what is wrong in one line, as the rest of the program does."""
-
-  def error(self, message: str) -> NoReturn:
-    raise UsageError(f"{message}; --help shows the usage")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  parser = _Parser(
+  parser = arguments_lib.Parser(
     prog="essl_jax.report",
     description="Writes one HTML page that shows runs side by side.",
   )

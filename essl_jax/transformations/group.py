@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import math
+from typing import Protocol
 
 import chex
 import jax
@@ -19,8 +20,50 @@ _MOST_ELEMENTS = 128  # of a product
 _PROBE_SIDE = 8  # pixels of the image by which elements are told apart
 
 
+class _Drawn(Protocol):
+  """Draws elements for images, of whatever `apply` applies."""
+
+  def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
+    """Applies element `labels[i]` to image i."""
+
+  def _count(self, images: jax.Array) -> int:
+    """The number of elements for images of this size."""
+
+  def apply_random(
+    self, keys: chex.Array, images: chex.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies one uniformly drawn element to each image.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N].
+    """
+    labels = draw_labels(keys, 0, self._count(square(images)))
+    return self.apply(images, labels), labels
+
+  def apply_sometimes(
+    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies, with a probability, an element other than the identity.
+
+    Args:
+      keys: one random key per image, typed keys [N].
+      images: [N, H, H, C].
+      probability: of a uniformly drawn element other than the identity.
+
+    Returns:
+      Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
+    """
+    count = self._count(square(images))
+    labels = draw_labels_sometimes(keys, count, probability)
+    return self.apply(images, labels), labels
+
+
 @dataclasses.dataclass(frozen=True)
-class TransformationGroup:
+class TransformationGroup(_Drawn):
   """A finite set of transformations of images, one function an element.
 
   Most are groups in the strict sense. Blurs and grayscale are not: what they
@@ -41,6 +84,10 @@ class TransformationGroup:
   def num_classes(self) -> int:
     """The number of elements."""
     return len(self.elements)
+
+  def _count(self, images: jax.Array) -> int:
+    del images
+    return self.num_classes
 
   def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
     """Applies element `labels[i]` to image i.
@@ -76,37 +123,6 @@ class TransformationGroup:
     )
     return transformed, labels
 
-  def apply_random(
-    self, keys: chex.Array, images: chex.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies one uniformly drawn element to each image.
-
-    Args:
-      keys: one random key per image, typed keys [N].
-      images: [N, H, H, C].
-
-    Returns:
-      Images [N, H, H, C] and labels int32 [N].
-    """
-    labels = draw_labels(keys, 0, self.num_classes)
-    return self.apply(images, labels), labels
-
-  def apply_sometimes(
-    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies, with a probability, an element other than the identity.
-
-    Args:
-      keys: one random key per image, typed keys [N].
-      images: [N, H, H, C].
-      probability: of a uniformly drawn element other than the identity.
-
-    Returns:
-      Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
-    """
-    labels = draw_labels_sometimes(keys, self.num_classes, probability)
-    return self.apply(images, labels), labels
-
   @functools.cached_property
   def differences(self) -> np.ndarray:
     """Which element leads from one element's image to another's.
@@ -120,7 +136,7 @@ class TransformationGroup:
     """
     count = self.num_classes
     side, channels = _PROBE_SIDE, 3
-    once = self._probe()
+    once = self._probe
     with jax.ensure_compile_time_eval():
       twice, _ = jax.jit(self.apply_all)(once)
     # [g, a]: element g applied to the image under element a.
@@ -139,7 +155,7 @@ class TransformationGroup:
 
   def check_elements(self) -> None:
     """Raises ValueError for a product of which two elements do the same."""
-    transformed = self._probe() if self.factors else np.empty((0,))
+    transformed = self._probe if self.factors else np.empty((0,))
     for k, image in enumerate(transformed):
       near = np.abs(transformed[:k] - image).max(axis=(1, 2, 3)) < 1e-6
       if near.any():
@@ -149,6 +165,7 @@ class TransformationGroup:
           " one factor out"
         )
 
+  @functools.cached_property
   def _probe(self) -> np.ndarray:
     """An image without symmetry under every element, [K, H, H, 3]."""
     shape = (1, _PROBE_SIDE, _PROBE_SIDE, 3)
@@ -158,7 +175,7 @@ class TransformationGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class CyclicShifts:
+class CyclicShifts(_Drawn):
   """Shifts by any number of pixels, over the edges: H * H elements.
 
   Attributes:
@@ -183,28 +200,8 @@ class CyclicShifts:
     shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
     return jax.vmap(shift)(images, labels)
 
-  def apply_random(
-    self, keys: chex.Array, images: chex.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies one uniformly drawn shift to each image.
-
-    Args:
-      keys: one random key per image, typed keys [N].
-      images: [N, H, H, C].
-
-    Returns:
-      Images [N, H, H, C] and labels int32 [N].
-    """
-    labels = draw_labels(keys, 0, square(images).shape[1] ** 2)
-    return self.apply(images, labels), labels
-
-  def apply_sometimes(
-    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
-  ) -> tuple[jax.Array, jax.Array]:
-    """Shifts with a probability; as for `TransformationGroup`."""
-    count = square(images).shape[1] ** 2
-    labels = draw_labels_sometimes(keys, count, probability)
-    return self.apply(images, labels), labels
+  def _count(self, images: jax.Array) -> int:
+    return images.shape[1] ** 2
 
 
 def product(*factors: TransformationGroup) -> TransformationGroup:
