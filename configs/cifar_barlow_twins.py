@@ -43,6 +43,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.seed = 0
   config.precision = "float32"
   config.log_every = 20
+  config.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
   config.checkpoint_every_epochs = 10
   config.evaluate_checkpoint = "latest"
   config.init_from = ml_collections.config_dict.placeholder(str)

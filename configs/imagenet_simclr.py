@@ -70,6 +70,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.seed = 0
   config.precision = "bfloat16"
   config.log_every = 50
+  config.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
   config.checkpoint_every_epochs = 1
   config.evaluate_checkpoint = "latest"
   config.init_from = ml_collections.config_dict.placeholder(str)

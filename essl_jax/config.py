@@ -170,6 +170,10 @@ class Config:
     online_classifier: trains a linear classifier of the labels on view 1's
       features alongside, without a gradient into the encoder.
     log_every: steps between two lines of metrics.
+    steps_per_dispatch: most steps that the devices do as one program, of which
+      an epoch is a multiple; for images that stay in their memory. Absent, 256
+      on accelerators and 1 on CPUs, which gain nothing by it. Order, draws and
+      losses are those of single steps.
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which one the figures at the end are of: `latest`, or
       `best` by the kNN monitor.
@@ -190,6 +194,7 @@ class Config:
   redundancy_weight: float | None = None
   online_classifier: bool = False
   log_every: int = 20
+  steps_per_dispatch: int | None = None
   checkpoint_every_epochs: int = 10
   evaluate_checkpoint: str = "latest"
   model: Model = Model()
@@ -214,6 +219,7 @@ FREE_FIELDS = (
   "finetune",
   "regression",
   "log_every",
+  "steps_per_dispatch",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
 )

@@ -29,6 +29,7 @@ _AT_LEAST = {
   "micro_batches": 1,
   "seed": 0,
   "log_every": 1,
+  "steps_per_dispatch": 1,
   "checkpoint_every_epochs": 1,
   "model.width": 1,
   "predictor_hidden": 1,

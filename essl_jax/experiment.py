@@ -1,12 +1,12 @@
 """An experiment: all the parts that a config describes, checked and built."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
 from essl_jax import (
@@ -16,6 +16,7 @@ from essl_jax import (
   methods,
   optim,
   parallel,
+  parameter_groups,
 )
 from essl_jax import config as config_lib
 from essl_jax import networks as networks_lib
@@ -133,9 +134,11 @@ class Experiment:
     )
     return parallel.replicate(state, self.mesh)
 
-  def make_step(self, prepare: views_lib.Prepare | None = None) -> Any:
-    """The compiled step over the mesh; `prepare` replaces the augmentation."""
-    step = step_lib.make_train_step(
+  def pure_step(
+    self, prepare: views_lib.Prepare | None = None
+  ) -> Callable[[step_lib.TrainState, Any], Any]:
+    """The step of one device's share; `prepare` replaces the augmentation."""
+    return step_lib.make_train_step(
       self.networks,
       methods.make_loss(self.config, parallel.AXIS),
       self.optimizer,
@@ -146,70 +149,41 @@ class Experiment:
       micro_batches=self.config.micro_batches,
       axis_name=parallel.AXIS,
     )
-    return parallel.map_step(step, self.mesh)
+
+  def make_step(self, prepare: views_lib.Prepare | None = None) -> Any:
+    """The compiled `pure_step` over the mesh."""
+    return parallel.map_step(self.pure_step(prepare), self.mesh)
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """Endless global batches on the devices, from a step on."""
-    order: dict[str, Any] = {
-      "batch_size": self.config.batch_size,
-      "seed": self.config.seed,
-      "start_step": start_step,
-    }
     if isinstance(self.source, arrays.ArraySource):
-      held = {
-        "image": self.source.train_images,
-        "label": self.source.train_labels,
-      }
-      indices = self.source.indices(**order)
-      return parallel.stream_from_memory(held, indices, self.mesh)
+      held, rows = self.held_batches(start_step)
+      return parallel.stream_from_memory(held, rows, self.mesh)
     host = self.source.batches(
-      **order,
+      batch_size=self.config.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
       crops=self.crops,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
     return parallel.stream(host, self.mesh)
 
-
-def make_groups(
-  config: config_lib.Config, steps_per_epoch: int
-) -> dict[str, optim.Group]:
-  """The parameter groups of a config: see `optim.make_optimizer`.
-
-  Args:
-    config: a checked config.
-    steps_per_epoch: in which warm-up and cosine are counted.
-
-  Returns:
-    `weights`, `biases` and `predictor`, whose rate is constant.
-  """
-  recipe = config.optimizer
-  scale = config.batch_size / 256 if recipe.scale_with_batch else 1.0
-  peak = recipe.learning_rate * scale
-  bias_peak = peak
-  if recipe.bias_learning_rate is not None:
-    bias_peak = recipe.bias_learning_rate * scale
-  schedule = functools.partial(
-    optim.warmup_cosine,
-    warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-    total_steps=max(config.epochs, 1) * steps_per_epoch,
-    end_factor=recipe.end_factor,
-    constant_steps=steps_per_epoch
-    if recipe.update_rate_every == "epoch"
-    else 1,
-  )
-  trust = {"sgd": None, "lars": recipe.trust_coefficient}
-  group = functools.partial(
-    optim.Group,
-    weight_decay=recipe.weight_decay,
-    momentum=recipe.momentum,
-    trust_coefficient=trust[recipe.name],
-  )
-  return {
-    "weights": group(schedule(peak), peak),
-    "biases": group(schedule(bias_peak), bias_peak),
-    "predictor": group(peak, peak),
-  }
+  def held_batches(
+    self, start_step: int
+  ) -> tuple[dict[str, np.ndarray], Iterator[np.ndarray]]:
+    """All images, for the devices to hold, and each step's rows of them."""
+    assert isinstance(self.source, arrays.ArraySource)
+    held = {
+      "image": self.source.train_images,
+      "label": self.source.train_labels,
+    }
+    rows = self.source.indices(
+      batch_size=self.config.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
+    )
+    return held, rows
 
 
 def _has_no_labels(source: data.Source) -> bool:
@@ -259,6 +233,14 @@ def build(
   labelled = source
   if config.data.labelled_split is not None:
     labelled = _make_source(config.data, config.data.labelled_split)
+  if (config.steps_per_dispatch or 1) > 1 and not isinstance(
+    source, arrays.ArraySource
+  ):
+    raise UsageError(
+      f"config.steps_per_dispatch {config.steps_per_dispatch} wants images in"
+      " device memory, and these are streamed: add"
+      " --config.data.on_device=True, or leave it out"
+    )
   views_lib.check(config, source.image_shape)
   if config.online_classifier and _has_no_labels(source):
     raise UsageError(
@@ -274,7 +256,7 @@ def build(
       " --config.batch_size"
     )
   steps_per_epoch = max(steps_per_epoch, 1)
-  groups = make_groups(config, steps_per_epoch)
+  groups = parameter_groups.make(config, steps_per_epoch)
   return Experiment(
     config=config,
     mesh=mesh,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -72,6 +73,36 @@ def map_step(step: Callable, mesh: Mesh) -> Callable:
     step,
     mesh=mesh,
     in_specs=(P(), P(AXIS)),
+    out_specs=(P(), P()),
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=0)
+
+
+def map_steps(step: Callable, mesh: Mesh) -> Callable:
+  """Maps several steps, on images the devices hold, as one program.
+
+  Args:
+    step: as in `map_step`.
+    mesh: from `make_mesh`.
+
+  Returns:
+    `(state, held, rows) -> (state, metrics)`: of a replicated state, whose
+    buffers are donated; of replicated arrays of all images, by name; and of
+    the int32 rows [S, N] of S global batches, sharded over N. The metrics are
+    those of the S steps, [S].
+  """
+
+  def steps(state: Any, held: Any, rows: jax.Array) -> tuple[Any, Any]:
+    def body(state: Any, rows: jax.Array) -> tuple[Any, Any]:
+      return step(state, {name: x[rows] for name, x in held.items()})
+
+    return lax.scan(body, state, rows)
+
+  mapped = jax.shard_map(
+    steps,
+    mesh=mesh,
+    in_specs=(P(), P(), P(None, AXIS)),
     out_specs=(P(), P()),
     check_vma=False,
   )
@@ -202,7 +233,14 @@ def replicate_copies(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(lambda x: _spread(np.asarray(x), mesh, P()), tree)
 
 
+def shard_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
+  """Makes a global array [S, N], sharded over N, of rows all processes hold."""
+  return _spread(rows, mesh, P(None, AXIS))
+
+
 def _spread(x: np.ndarray, mesh: Mesh, spec: P) -> jax.Array:
   """A global array of what every process holds, without asking the others."""
   sharding = NamedSharding(mesh, spec)
-  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+  places = sharding.addressable_devices_indices_map(x.shape)
+  shares = [jax.device_put(x[rows], device) for device, rows in places.items()]
+  return jax.make_array_from_single_device_arrays(x.shape, sharding, shares)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, logs, results, tasks, weights
+from essl_jax import checkpoint, dispatch, logs, results, tasks, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
@@ -112,7 +112,7 @@ def _restore(
 
 
 class _Metrics:
-  """Reads the metrics of a step only when the next one is under way.
+  """Reads the metrics of steps only when the next are under way.
 
   The devices then never wait for the host.
   """
@@ -121,26 +121,27 @@ class _Metrics:
     self._logger = logger
     self._log_every = log_every
     self._last_step = last_step
-    self._pending: tuple[int, Any] | None = None
+    self._pending: tuple[int, Any, int] | None = None
     self.latest: dict[str, float] = {}
 
-  def push(self, step: int, values: Any) -> None:
-    """Hands in what step `step` will return, and reads the one before."""
+  def push(self, step: int, values: Any, count: int) -> None:
+    """Hands in what `count` steps up to `step` return; reads those before."""
     self.settle()
-    self._pending = (step, values)
+    self._pending = (step, values, count)
 
   def settle(self) -> None:
-    """Waits for the pending step, checks it and logs it when due."""
+    """Waits for the pending steps, checks them and logs those that are due."""
     if self._pending is None:
       return
-    step, values = self._pending
+    last, values, count = self._pending
     self._pending = None
-    figures = {k: float(v) for k, v in jax.device_get(values).items()}
-    logs.check_finite(step, figures)
-    if step % self._log_every == 0 or step == self._last_step:
-      self._logger.write(step, figures)
+    each = dispatch.metrics_by_step(values, count)
+    for step, figures in enumerate(each, last - count + 1):
+      logs.check_finite(step, figures)
+      if step % self._log_every == 0 or step == self._last_step:
+        self._logger.write(step, figures)
     shown = ("loss", "loss_ssl", "equivariance_accuracy")
-    self._logger.progress(step, {k: figures[k] for k in shown if k in figures})
+    self._logger.progress(last, {k: figures[k] for k in shown if k in figures})
     self.latest = figures
 
 
@@ -237,17 +238,18 @@ def pretrain(
           return False
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
-      step_fn = experiment.make_step()
+      per_epoch, step = experiment.steps_per_epoch, start
+      advance = dispatch.make_advance(experiment, start)
       metrics = _Metrics(logger, config.log_every, total)
-      batches = experiment.batches(start) if start < total else iter(())
-      for step in range(start + 1, total + 1):
-        state, values = step_fn(state, next(batches))
-        metrics.push(step, values)
-        if step == start + 1:
+      while step < total:
+        state, values, count = advance(state, per_epoch - step % per_epoch)
+        metrics.push(step + count, values, count)
+        if step == start:
           jax.block_until_ready(values)  # compilation is not counted
-          clock.start(step)
+          clock.start(step + count)
+        step += count
         stop = preemption.reached(step)
-        epoch, rest = divmod(step, experiment.steps_per_epoch)
+        epoch, rest = divmod(step, per_epoch)
         if rest and not stop:
           continue
 

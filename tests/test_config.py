@@ -9,7 +9,7 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import config_data, methods, train
+from essl_jax import config_data, methods, parameter_groups, train
 from essl_jax import experiment as experiment_lib
 from essl_jax.data import arrays, cells
 from essl_jax.errors import UsageError
@@ -58,7 +58,7 @@ def test_imagenet_recipes_are_the_papers(method, weight, batch, peaks):
   assert config.batch_size == batch
   assert config.equivariance.weight == weight
   assert config.views.third.scale == (0.08, 1.0)
-  groups = experiment_lib.make_groups(config, 312)
+  groups = parameter_groups.make(config, 312)
   actual = [groups[name].peak for name in ("weights", "biases")]
   np.testing.assert_allclose(actual, peaks)
   assert config_lib.parse(recipe().to_dict()).views.third.scale == (0.05, 0.14)

@@ -8,7 +8,7 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
-from essl_jax import methods
+from essl_jax import methods, parameter_groups
 from essl_jax.errors import UsageError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -90,7 +90,7 @@ def test_photonics_recipes_are_the_papers():
     assert parse("transform").views.first.groups == (*invariances, group)
     assert parse("supervised").regression == config.regression
     assert config.regression == config_lib.Regression()
-    peaks = experiment_lib.make_groups(config, 4)["weights"]
+    peaks = parameter_groups.make(config, 4)["weights"]
     assert (peaks.peak, peaks.weight_decay, peaks.momentum) == (1e-3, 0.0, 0.9)
     with pytest.raises(UsageError, match="simclr and transform exclude each"):
       parse("simclr,transform")

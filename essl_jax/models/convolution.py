@@ -5,6 +5,7 @@ CPU kernels (YNNPACK) for weight gradients; accelerators need none of this.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import os
 from typing import Any
 
@@ -86,13 +87,82 @@ def cpu_conv(
   products; the last stage of a ResNet on 16x16 images is made of these.
   1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
   """
+  _check_plain(lhs, rhs, **options)
   lhs = _written_once(lhs)
   small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
   if small or rhs.shape[:2] == (1, 1):
     return im2col_conv(lhs, rhs, window_strides, padding, **options)
+  window = (tuple(window_strides), tuple(map(tuple, padding)))
+  return _conv(lhs, rhs, window, options.get("precision"))
+
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_Window = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(
+  lhs: jax.Array, rhs: jax.Array, window: _Window, precision: Any
+) -> jax.Array:
+  """A convolution all of whose gradients are NHWC by HWIO again.
+
+  XLA calls its fast code for that layout alone. It brings others into it, but
+  not within loops, where weight gradients then take a hundred times as long.
+  """
+  strides, padding = window
   return jax.lax.conv_general_dilated(
-    lhs, rhs, window_strides, padding, **options
+    lhs,
+    rhs,
+    strides,
+    padding,
+    dimension_numbers=_LAYOUT,
+    precision=precision,
   )
+
+
+def _conv_forward(
+  lhs: jax.Array, rhs: jax.Array, window: _Window, precision: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _conv(lhs, rhs, window, precision), (lhs, rhs)
+
+
+def _conv_backward(
+  window: _Window,
+  precision: Any,
+  saved: tuple[jax.Array, jax.Array],
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  lhs, rhs = saved
+  strides, padding = window
+  convolve = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=(1, 1),
+    dimension_numbers=_LAYOUT,
+    precision=precision,
+  )
+  around, behind = [], []
+  for i, stride in enumerate(strides):
+    low, _ = padding[i]
+    size, kernel = lhs.shape[1 + i], rhs.shape[i]
+    last = (cotangent.shape[1 + i] - 1) * stride  # where the last window lies
+    around.append((kernel - 1 - low, size - 1 - last + low))
+    behind.append((low, last + kernel - size - low))
+  gradient = convolve(
+    cotangent,
+    jnp.swapaxes(rhs[::-1, ::-1], 2, 3),
+    padding=around,
+    lhs_dilation=strides,
+  )
+  kernel_gradient = convolve(
+    jnp.transpose(lhs, (3, 1, 2, 0)),
+    jnp.transpose(cotangent, (1, 2, 0, 3)),
+    padding=behind,
+    rhs_dilation=strides,
+  )
+  return gradient, jnp.transpose(kernel_gradient, (1, 2, 0, 3))
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def default_conv(platform: str | None = None) -> Callable[..., jax.Array]:

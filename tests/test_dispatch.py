@@ -1,0 +1,117 @@
+"""Several steps as one program are the same steps."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from essl_jax import dispatch, parallel, train
+from essl_jax import experiment as experiment_lib
+from essl_jax.data import ArraySource
+from essl_jax.errors import UsageError
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def source():
+  """Four steps an epoch of noise."""
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (64, 16, 16, 3), np.uint8)
+  labels = np.arange(64) % 10
+  return ArraySource(images, labels, images[:40], labels[:40])
+
+
+def _experiment(make, source, **fields):
+  mesh = parallel.make_mesh(jax.devices()[:2])
+  return experiment_lib.build(make("simclr", **fields), source, mesh)
+
+
+def _advance(experiment, start=0):
+  """The state after two epochs, every step's metrics, steps a program."""
+  state, step, found, counts = experiment.create_state(), start, [], []
+  advance = dispatch.make_advance(experiment, start)
+  while step < 2 * STEPS:
+    state, metrics, count = advance(state, STEPS - step % STEPS)
+    found += dispatch.metrics_by_step(metrics, count)
+    counts.append(count)
+    step += count
+  return jax.device_get(state), found, counts
+
+
+def test_two_steps_at_a_time_are_the_same_bit_for_bit(tiny_config, source):
+  """Also where a run begins so that an epoch ends with a single step."""
+  one = _advance(_experiment(tiny_config, source), start=1)
+  more = _experiment(tiny_config, source, steps_per_dispatch=2)
+  two = _advance(more, start=1)
+  assert (one[2], two[2]) == ([1] * 7, [2, 1, 2, 2])
+  jax.tree.map(np.testing.assert_array_equal, two[0], one[0])
+  # What is reported of a step leaves the program and may round otherwise.
+  for metrics, expected in zip(two[1], one[1], strict=True):
+    assert metrics == pytest.approx(expected, rel=1e-6)
+  assert len({metrics["loss"] for metrics in two[1]}) == 7
+
+
+def test_a_run_logs_every_step(tiny_config, source, tmp_path, monkeypatch):
+  fields = {"steps_per_dispatch": 2, "probe": {"protocol": "none"}}
+  fields["knn"] = {"k": 20, "every_epochs": 2}
+  experiment = _experiment(tiny_config, source, **fields)
+  monkeypatch.setattr(experiment_lib, "build", lambda _: experiment)
+  train.run(experiment.config, tmp_path)
+  text = (tmp_path / "metrics.jsonl").read_text()
+  lines = [json.loads(line) for line in text.splitlines()]
+  found = {line["step"]: line["loss"] for line in lines if "loss" in line}
+  _, metrics, _ = _advance(experiment)
+  expected = {i: figures["loss"] for i, figures in enumerate(metrics, 1)}
+  assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("most", "steps", "expected"),
+  [(1, 97, 1), (100, 97, 97), (100, 195, 65), (8, 12, 6), (5, 7, 1)],
+)
+def test_a_program_divides_an_epoch(tiny_config, source, most, steps, expected):
+  experiment = _experiment(tiny_config, source, steps_per_dispatch=most)
+  object.__setattr__(experiment, "steps_per_epoch", steps)
+  assert dispatch.steps_per_dispatch(experiment) == expected
+
+
+def test_cpus_do_single_steps_unless_told(tiny_config, source):
+  experiment = _experiment(tiny_config, source)
+  assert dispatch.steps_per_dispatch(experiment) == 1
+
+
+def test_streamed_images_are_refused(tiny_config, source):
+  class Streamed:
+    image_shape, num_classes, differs_in_size = (16, 16, 3), 10, False
+
+    def num_examples(self, split):
+      return source.num_examples(split)
+
+  with pytest.raises(UsageError, match="data.on_device=True") as error:
+    _experiment(tiny_config, Streamed(), steps_per_dispatch=2)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_training_neither_recompiles_nor_copies_unasked(
+  tiny_config, source, size
+):
+  """After the first program nothing is compiled or moved by accident."""
+  experiment = _experiment(tiny_config, source, steps_per_dispatch=size)
+  state = experiment.create_state()
+  advance = dispatch.make_advance(experiment, 0)
+  state, metrics, _ = advance(state, STEPS)
+  jax.block_until_ready(metrics)
+  compiled = []
+  listen = lambda name, *_, **__: compiled.append(name)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with jax.transfer_guard("disallow"):
+      for _ in range(3):
+        state, metrics, count = advance(state, STEPS)
+        dispatch.metrics_by_step(metrics, count)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert not [name for name in compiled if "compile" in name]
