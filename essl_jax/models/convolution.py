@@ -92,12 +92,15 @@ def cpu_conv(
   small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
   if small or rhs.shape[:2] == (1, 1):
     return im2col_conv(lhs, rhs, window_strides, padding, **options)
-  window = (tuple(window_strides), tuple(map(tuple, padding)))
+  window = (
+    tuple(window_strides),
+    tuple((low, high) for low, high in padding),
+  )
   return _conv(lhs, rhs, window, options.get("precision"))
 
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_Window = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
+_Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
