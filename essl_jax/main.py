@@ -10,11 +10,10 @@ import jax
 
 import essl_jax
 from essl_jax import cluster as cluster_lib
-from essl_jax import command_line, train
+from essl_jax import command_line, cpu, train
 from essl_jax import config as config_lib
 from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution
 
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
@@ -24,7 +23,7 @@ def _main(_: Sequence[str]) -> int:
   if not flags.FLAGS["verbosity"].present:
     is_quiet = place is not None and place.process_id > 0
     logging.set_verbosity(logging.ERROR if is_quiet else logging.WARNING)
-  convolution.tune_cpu()
+  cpu.tune()
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
     jax.config.update("jax_compilation_cache_dir", cache)

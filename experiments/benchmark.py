@@ -29,11 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax import environment, methods, parallel, transformations
+from essl_jax import cpu, environment, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
 from essl_jax.data import ArraySource, load_npz
-from essl_jax.models import convolution
 
 
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
@@ -148,7 +147,7 @@ def main() -> None:
   parser.add_argument("--images", help="an .npz: measures with the input too")
   parser.add_argument("--cache", help="folder of the compilation cache")
   arguments = parser.parse_args()
-  convolution.tune_cpu()  # as the program does
+  cpu.tune()  # as the program does
   if arguments.cache:
     jax.config.update("jax_compilation_cache_dir", arguments.cache)
 

@@ -22,8 +22,7 @@ from typing import Any
 import benchmark
 import jax
 
-from essl_jax import environment
-from essl_jax.models import convolution
+from essl_jax import cpu, environment
 
 OUT = pathlib.Path(__file__).parent / "results" / "memory_cpu.json"
 SETTINGS = {
@@ -112,7 +111,7 @@ def main() -> None:
   parser.add_argument("--precision", default="float32")
   parser.add_argument("--out", type=pathlib.Path, default=OUT)
   arguments = parser.parse_args()
-  convolution.tune_cpu()  # as the program does
+  cpu.tune()  # as the program does
 
   own = {"rotation_weight": 0.4, "augment": True, "images": None}
   asked = argparse.Namespace(**vars(arguments) | own)

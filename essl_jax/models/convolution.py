@@ -1,32 +1,22 @@
 """Convolutions for CPUs, in the form that `flax.linen.Conv` takes them.
 
-XLA's convolution on CPUs is slow for some shapes, as is its newer library of
-CPU kernels (YNNPACK) for weight gradients; accelerators need none of this.
+XLA's convolution on CPUs is slow for some shapes, and does all the
+multiplications of 3x3 kernels; accelerators need none of this.
 """
 
 from collections.abc import Callable, Sequence
 import functools
-import os
 from typing import Any
 
 import jax
-from jax.experimental import xla_metadata
 import jax.numpy as jnp
-import jaxlib
 
+from essl_jax.models import winograd
 
-def tune_cpu() -> None:
-  """Keeps YNNPACK to reductions, unless `XLA_FLAGS` is set.
+_Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
-  Its weight gradients of convolutions are half as fast. To be called
-  before JAX's first computation; affects CPUs only. XLA ends a program that
-  sets a flag it does not know, so only versions known to have it are tuned.
-  """
-  version = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
-  if version == (0, 10) and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = (
-      "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
-    )
+# With fewer, the transforms take longer than the multiplications they save.
+_WINOGRAD_CHANNELS = 64
 
 
 def im2col_conv(
@@ -88,19 +78,35 @@ def cpu_conv(
   1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
   """
   _check_plain(lhs, rhs, **options)
-  lhs = _written_once(lhs)
-  small = min(_output_size(lhs, rhs, window_strides, padding)) <= 2
-  if small or rhs.shape[:2] == (1, 1):
-    return im2col_conv(lhs, rhs, window_strides, padding, **options)
+  size = _output_size(lhs, rhs, window_strides, padding)
+  lhs = winograd.written_once(lhs)
   window = (
     tuple(window_strides),
     tuple((low, high) for low, high in padding),
   )
-  return _conv(lhs, rhs, window, options.get("precision"))
+  precision = options.get("precision")
+  is_small = min(size) <= 2 and not _is_winograd(lhs, rhs, window, precision)
+  if is_small or rhs.shape[:2] == (1, 1):
+    return im2col_conv(lhs, rhs, window_strides, padding, **options)
+  return _conv(lhs, rhs, window, precision)
+
+
+def _is_winograd(
+  lhs: jax.Array, rhs: jax.Array, window: _Window, precision: Any
+) -> bool:
+  """Whether fewer multiplications make up for what they cost."""
+  strides, padding = window
+  return (
+    strides == (1, 1)
+    and rhs.shape[:2] == (3, 3)
+    and min(rhs.shape[2:]) >= _WINOGRAD_CHANNELS
+    and all(0 <= side <= 2 for sides in padding for side in sides)
+    and lhs.dtype == rhs.dtype == jnp.float32
+    and precision in (None, jax.lax.Precision.DEFAULT)
+  )
 
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -113,6 +119,8 @@ def _conv(
   not within loops, where weight gradients then take a hundred times as long.
   """
   strides, padding = window
+  if _is_winograd(lhs, rhs, window, precision):
+    return winograd.convolve(lhs, rhs, padding, precision)
   return jax.lax.conv_general_dilated(
     lhs,
     rhs,
@@ -137,6 +145,11 @@ def _conv_backward(
 ) -> tuple[jax.Array, jax.Array]:
   lhs, rhs = saved
   strides, padding = window
+  if _is_winograd(lhs, rhs, window, precision):
+    return (
+      winograd.image_gradient(cotangent, rhs, padding, precision),
+      winograd.kernel_gradient(lhs, cotangent, padding, precision),
+    )
   convolve = functools.partial(
     jax.lax.conv_general_dilated,
     window_strides=(1, 1),
@@ -181,18 +194,6 @@ def default_conv(platform: str | None = None) -> Callable[..., jax.Array]:
   if (platform or jax.default_backend()) == "cpu":
     return cpu_conv
   return jax.lax.conv_general_dilated
-
-
-def _written_once(images: jax.Array) -> jax.Array:
-  """Keeps XLA from computing `images` again for the weight gradient.
-
-  That gradient reads them transposed, and XLA fuses into the transposition
-  all that it can follow backwards: the norms, sums and ReLUs of several blocks,
-  read against the grain. An `optimization_barrier` alone does not help, since
-  XLA removes it before it fuses; a call that it may not inline does.
-  """
-  with xla_metadata.set_xla_metadata(inlineable="false"):
-    return jax.jit(jax.lax.optimization_barrier)(images)
 
 
 def _output_size(
