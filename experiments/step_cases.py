@@ -132,16 +132,14 @@ def build(
   Raises:
     UsageError: there is no such step, or there are not so many devices.
   """
-  there = jax.devices()
-  if not 1 <= (arguments.devices or len(there)) <= len(there):
-    raise UsageError(
-      f"--devices={arguments.devices}: there are {len(there)} devices"
-    )
+  there, wanted = jax.devices(), arguments.devices
+  if wanted is not None and not 1 <= wanted <= len(there):
+    raise UsageError(f"--devices={wanted}: there are {len(there)} devices")
   config = make_config(arguments)
   experiment = experiment_lib.build(
     config,
     make_source(config, arguments.examples),
-    parallel.make_mesh(there[: arguments.devices]),
+    parallel.make_mesh(there[:wanted]),
   )
   if arguments.augment or arguments.images:
     return experiment, experiment.make_step(), experiment.batches(0)
