@@ -36,6 +36,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import peer
+import programs
 import step_cases
 
 from essl_jax import arguments as arguments_lib
@@ -74,6 +75,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   Raises:
     UsageError: there is no such step.
   """
+  host = programs.host()  # before this program is its load
   experiment, step, batches = step_cases.build(arguments)
   state = experiment.create_state()
   start = time.perf_counter()
@@ -102,6 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "device": machine["device_kind"],
     "devices": experiment.mesh.size,
     "git_commit": machine["git_commit"],
+    "host": host,
     "method": arguments.method,
     "batch": arguments.batch,
     "width": arguments.width,

@@ -236,7 +236,11 @@ def _run(options: argparse.Namespace) -> int:
     "flags": options.flag,
     "device": machine["kind"],
   }
-  record: dict[str, Any] = {**circumstances, "cells": []}
+  record: dict[str, Any] = {
+    **circumstances,
+    "host": programs.host(),
+    "cells": [],
+  }
   path = options.out / "growth.json"
   if path.exists():
     found = json.loads(path.read_text())
@@ -257,11 +261,11 @@ def _run(options: argparse.Namespace) -> int:
       record["cells"].append(cell)
       options.out.mkdir(parents=True, exist_ok=True)
       workdir_lib.replace_text(path, json.dumps(record, indent=1) + "\n")
-      print(
-        f"{AXES[axis]} {value}: {cell['step_seconds']:.4g} s a step,"
-        f" {cell['temporary_bytes'] / 2**20:.1f} MiB",
-        flush=True,
-      )
+      seconds = f"{cell['step_seconds']:.4g} s a step"
+      if "epoch_seconds" in cell:
+        seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
+      memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
+      print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
   write_figure(options, record["cells"])
   return 0
 

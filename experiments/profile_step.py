@@ -29,6 +29,7 @@ import device_peaks
 import hlo_parts
 import jax
 import profile_report
+import programs
 import step_cases
 import tpu_flops
 import trace_reader
@@ -156,7 +157,7 @@ def main(words: Sequence[str] | None = None) -> int:
   """Profiles, prints, writes; returns the exit code."""
   words = sys.argv[1:] if words is None else words
   try:
-    arguments = parse(words)
+    arguments, host = parse(words), programs.host()
     step_cases.start(arguments)
     # Names in a cached program would be those of the source it was made from.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
@@ -175,6 +176,7 @@ def main(words: Sequence[str] | None = None) -> int:
     "command": shlex.join(command),
     "arguments": chosen,
     "environment": environment.describe(),
+    "host": host,
     **record,
   }
   if arguments.json:

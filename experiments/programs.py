@@ -1,7 +1,9 @@
-"""Runs programs that print one line of JSON."""
+"""Runs programs that print one line of JSON; says on what machine."""
 
 from collections.abc import Mapping, Sequence
 import json
+import os
+import pathlib
 import shlex
 import subprocess
 from typing import Any
@@ -39,3 +41,21 @@ def last_line(
   raise UsageError(
     f"{shlex.join(command)} ended with exit code {done.returncode}: {said[-1]}"
   )
+
+
+def host() -> dict[str, Any]:
+  """What a time depends on beside the device.
+
+  Returns:
+    The CPU's `cpu` name, `cores` that this process may use, and the
+    `load_average` of the last minute, in which an idle machine has 0.
+  """
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [x.partition(": ")[2] for x in lines if x.startswith("model name")]
+  has_affinity = hasattr(os, "sched_getaffinity")
+  return {
+    "cpu": names[0] if names else None,
+    "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+    "load_average": round(os.getloadavg()[0], 1),
+  }
