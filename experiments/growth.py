@@ -60,6 +60,7 @@ SCALES: dict[str, tuple[dict[str, int], dict[str, Sequence[int]]]] = {
     },
   ),
 }
+POINTS = {"textcoords": "offset points"}
 _PROBE = (
   "import jax, json; x = jax.devices(); print(json.dumps({'count': len(x),"
   " 'kind': x[0].device_kind, 'platform': x[0].platform}))"
@@ -200,6 +201,9 @@ def draw(figure: Any, cells: Sequence[Mapping[str, Any]]) -> None:
       power = exponent(values, costs)
       axes.set_title("" if power is None else f"grows with power {power:.2f}")
       axes.set_xticks(values, map(str, values), rotation=45)
+      for x, cost in zip(values, costs, strict=True):
+        axes.annotate(f"{cost:.3g}", (x, cost), (-3, 6), ha="right", **POINTS)
+      axes.margins(0.2)
       axes.minorticks_off()
       axes.set_xlabel(AXES[axis])
       axes.set_ylabel(title)
