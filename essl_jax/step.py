@@ -132,6 +132,7 @@ def make_train_step(
     )
     return outputs, updates["batch_stats"]
 
+  @jax.named_scope("losses")
   def objective(
     outputs: networks_lib.Outputs, views: views_lib.Views
   ) -> tuple[jax.Array, Metrics]:
@@ -156,7 +157,9 @@ def make_train_step(
     return loss, metrics
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-    views = prepare(state, batch)
+    # Scopes name the operations for a profile; they compute nothing.
+    with jax.named_scope("augmentation"):
+      views = prepare(state, batch)
     # The local loss is differentiated, then averaged; see `losses`.
     gradients, metrics, outputs, batch_stats = gradient_cache.gradients(
       forward,
@@ -168,17 +171,21 @@ def make_train_step(
       examples=min(x.shape[0] for x in jax.tree.leaves(batch)),
       micro_batches=micro_batches,
     )
-    gradients, metrics = mean(gradients), mean(metrics)
-    updates, opt_state = optimizer.update(
-      gradients, state.opt_state, state.params
-    )
-    metrics["gradient_norm"] = optax.tree.norm(gradients)
-    metrics["learning_rate"] = schedule(state.step)
-    if outputs.projections:
-      metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
+    with jax.named_scope("exchange"):
+      gradients, metrics = mean(gradients), mean(metrics)
+    with jax.named_scope("optimizer"):
+      updates, opt_state = optimizer.update(
+        gradients, state.opt_state, state.params
+      )
+      params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("metrics"):
+      metrics["gradient_norm"] = optax.tree.norm(gradients)
+      metrics["learning_rate"] = schedule(state.step)
+      if outputs.projections:
+        metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
     new_state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
     )

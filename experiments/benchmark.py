@@ -3,6 +3,8 @@
   python experiments/benchmark.py --method=simsiam --batch=64 --steps=5
   python experiments/benchmark.py --batch=512 --steps=50 --precision=bfloat16
   python experiments/benchmark.py --batch=512 --steps=50 --images=cifar10.npz
+  python experiments/benchmark.py --peer=torch_essl.py --peer-python=PYTHON \
+    --check=experiments/results/step_benchmark_cpu.json
 
 Without `--images` the views are random arrays already on the device: the step
 alone. `--augment` adds the augmentation of three views inside the step, and
@@ -14,103 +16,34 @@ count; --micro_batches and --rematerialize trade time for it.
 
 The line also says how long compilation took; a second start with the same
 arguments reads the compilation cache instead.
+
+With `--peer`, a program that prints such a line for the same step in PyTorch,
+both run in turn, `--rounds` times, and the record of all runs is printed. With
+`--check` as well, the exit code is 1, with one line, where we have become
+slower beside the peer than the given record says.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 import dataclasses
 import json
+import pathlib
 import statistics
+import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import peer
+import programs
+import step_cases
 
-from essl_jax import config as config_lib
-from essl_jax import cpu, environment, methods, parallel, transformations
+from essl_jax import arguments as arguments_lib
+from essl_jax import environment
 from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
-from essl_jax.data import ArraySource, load_npz
-
-
-def make_config(arguments: argparse.Namespace) -> config_lib.Config:
-  """The CIFAR-10 recipe at the size to be measured."""
-  simsiam = arguments.method == "simsiam"
-  own_fields: dict[str, dict[str, Any]] = {
-    "simclr": {"temperature": 0.5},
-    "simclr_nt_xent": {"temperature": 0.1},
-    "simsiam": {"predictor_hidden": 512},
-    "barlow_twins": {
-      "redundancy_weight": 0.0051,
-      "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"},
-    },
-  }
-  return config_lib.parse(
-    {
-      "method": arguments.method,
-      "batch_size": arguments.batch,
-      "precision": arguments.precision,
-      "micro_batches": arguments.micro_batches,
-      "data": {"name": arguments.images or "digits"},
-      "views": {
-        "first": {"size": 32},
-        "second": {"size": 32},
-        "third": {"size": 16},
-      },
-      "model": {
-        "width": arguments.width,
-        "rematerialize": arguments.rematerialize,
-      },
-      "equivariance": {
-        "weight": arguments.rotation_weight,
-        "last_hidden_relu": not simsiam,
-      },
-      **own_fields[arguments.method],
-    }
-  )
-
-
-def random_views(config: config_lib.Config) -> dict[str, np.ndarray]:
-  """Views as the step would make them, but of noise."""
-  random = np.random.default_rng(0)
-  n, weight = config.batch_size, config.equivariance.weight
-  shape = lambda view: (n, view.size, view.size, 3)
-  draw = lambda view: random.standard_normal(shape(view), np.float32)
-  views = {"first": draw(config.views.first)}
-  views["second"] = draw(config.views.second)
-  if weight:
-    turned, labels = transformations.four_fold_rotation(
-      draw(config.views.third)
-    )
-    views |= {"transformed": np.asarray(turned), "labels": np.asarray(labels)}
-  return views
-
-
-def make_source(config: config_lib.Config) -> ArraySource:
-  """The given images, or noise of CIFAR-10's shape."""
-  if config.data.name != "digits":
-    return load_npz(config.data.name)
-  random = np.random.default_rng(0)
-  shape = (max(config.batch_size, 1024), 32, 32, 3)
-  images = random.integers(0, 256, shape, np.uint8)
-  labels = np.arange(len(images)) % 10
-  return ArraySource(images, labels, images, labels)
-
-
-def build(
-  arguments: argparse.Namespace,
-) -> tuple[experiment_lib.Experiment, Callable, Iterator[Any]]:
-  """The experiment, its compiled step, and what feeds it."""
-  config = make_config(arguments)
-  experiment = experiment_lib.build(config, make_source(config))
-  if arguments.augment or arguments.images:
-    return experiment, experiment.make_step(), experiment.batches(0)
-  views = parallel.shard(random_views(config), experiment.mesh)
-  given = lambda state, batch: views_lib.Views(**batch)
-  step = experiment.make_step(prepare=given)
-  return experiment, step, iter(lambda: views, None)
+from essl_jax.errors import UsageError
 
 
 def augmentation_seconds(
@@ -130,28 +63,20 @@ def augmentation_seconds(
   return statistics.median(seconds[1:])
 
 
-def main() -> None:
-  """Parses the command line, times steps, prints the line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--method", choices=methods.METHODS, default="simsiam")
-  parser.add_argument("--batch", type=int, default=64)
-  parser.add_argument("--steps", type=int, default=5)
-  parser.add_argument("--width", type=int, default=64)
-  parser.add_argument("--micro_batches", type=int, default=1)
-  parser.add_argument("--rematerialize", action="store_true")
-  parser.add_argument("--rotation-weight", type=float, default=0.4)
-  parser.add_argument("--precision", default="float32")
-  parser.add_argument("--augment", action="store_true")
-  parser.add_argument("--images", help="an .npz: measures with the input too")
-  parser.add_argument("--cache", help="folder of the compilation cache")
-  arguments = parser.parse_args()
-  cpu.tune()  # as the program does
-  if arguments.cache:
-    jax.config.update("jax_compilation_cache_dir", arguments.cache)
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Compiles the step and times it.
 
-  experiment, step, batches = build(arguments)
+  Args:
+    arguments: of `step_cases.add_arguments`, and `steps`.
+
+  Returns:
+    What is printed.
+
+  Raises:
+    UsageError: there is no such step.
+  """
+  host = programs.host()  # before this program is its load
+  experiment, step, batches = step_cases.build(arguments)
   state = experiment.create_state()
   start = time.perf_counter()
   batch = next(batches)
@@ -173,33 +98,85 @@ def main() -> None:
   views = augmentation_seconds(experiment)
   machine = environment.describe()
   rate = arguments.batch / mean
-  print(
-    json.dumps(
-      {
-        "program": "essl_jax",
-        "version": f"jax {machine['jax']}",
-        "device": machine["device_kind"],
-        "git_commit": machine["git_commit"],
-        "method": arguments.method,
-        "batch": arguments.batch,
-        "width": arguments.width,
-        "precision": arguments.precision,
-        "micro_batches": arguments.micro_batches,
-        "rematerialize": arguments.rematerialize,
-        "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
-        "pipeline": bool(arguments.images),
-        "augment": bool(arguments.augment or arguments.images),
-        "first_step_seconds": compile_seconds,
-        "median_step_seconds": median,
-        "mean_step_seconds": mean,
-        "source_images_per_second": rate,
-        "encoder_images_per_second": rate * experiment.encodings_per_image,
-        "augmentation_seconds": views,
-        "augmentation_share_of_step": views / median,
-      }
-    )
+  return {
+    "program": "essl_jax",
+    "version": f"jax {machine['jax']}",
+    "device": machine["device_kind"],
+    "devices": experiment.mesh.size,
+    "git_commit": machine["git_commit"],
+    "host": host,
+    "method": arguments.method,
+    "batch": arguments.batch,
+    "width": arguments.width,
+    "size": arguments.size,
+    "precision": arguments.precision,
+    "micro_batches": arguments.micro_batches,
+    "rematerialize": arguments.rematerialize,
+    "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
+    "pipeline": bool(arguments.images),
+    "augment": bool(arguments.augment or arguments.images),
+    "first_step_seconds": compile_seconds,
+    "median_step_seconds": median,
+    "mean_step_seconds": mean,
+    "source_images_per_second": rate,
+    "encoder_images_per_second": rate * experiment.encodings_per_image,
+    "augmentation_seconds": views,
+    "augmentation_share_of_step": views / median,
+  }
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """The command line, and what of it is not about peers.
+
+  Raises:
+    UsageError: an unknown option or an impossible value.
+  """
+  peers = arguments_lib.Parser(add_help=False, allow_abbrev=False)
+  add = peers.add_argument
+  add("--peer", type=pathlib.Path, help="a PyTorch program of the same step")
+  add("--peer-python", default=sys.executable, help="a Python with PyTorch")
+  add("--peer-arguments", default="", help='of the peer, such as "--compile"')
+  add("--rounds", type=int, default=3, help="of both programs in turn")
+  add("--check", type=pathlib.Path, help="a record to be compared with")
+  add("--tolerance", type=float, default=0.1, help="of --check, as a share")
+  parser = arguments_lib.Parser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    parents=[peers],
   )
+  step_cases.add_arguments(parser)
+  parser.add_argument("--steps", type=int, default=5)
+  arguments = parser.parse_args(words)
+  if arguments.check and not arguments.peer:
+    raise UsageError("--check compares with a peer: give --peer=PROGRAM")
+  for name, least in (("steps", 1), ("rounds", 1), ("tolerance", 0)):
+    if getattr(arguments, name) < least:
+      value = getattr(arguments, name)
+      raise UsageError(f"--{name} must be at least {least}; got {value}")
+  return arguments, peers.parse_known_args(words)[1]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+  """Times the step, or both programs; returns the exit code."""
+  words = sys.argv[1:] if words is None else words
+  try:
+    arguments, own = parse(words)
+    if arguments.peer is None:
+      step_cases.start(arguments)
+      print(json.dumps(measure(arguments)))
+      return 0
+    committed = peer.load(arguments.check) if arguments.check else None
+    record = peer.alternate(arguments, own)
+    print(json.dumps(record, indent=1), flush=True)
+    worse = committed and peer.compare(record, committed, arguments.tolerance)
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  if worse:
+    print(f"FAIL {worse}", file=sys.stderr)
+    return 1
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -19,8 +19,8 @@ import pathlib
 import time
 from typing import Any
 
-import benchmark
 import jax
+import step_cases
 
 from essl_jax import cpu, environment
 
@@ -39,7 +39,7 @@ class Step:
   """A compiled step, and what feeds it."""
 
   def __init__(self, arguments: argparse.Namespace) -> None:
-    experiment, step, self._batches = benchmark.build(arguments)
+    experiment, step, self._batches = step_cases.build(arguments)
     self._state = experiment.create_state()
     self._batch = next(self._batches)
     self._step = step.lower(self._state, self._batch).compile()
@@ -113,8 +113,7 @@ def main() -> None:
   arguments = parser.parse_args()
   cpu.tune()  # as the program does
 
-  own = {"rotation_weight": 0.4, "augment": True, "images": None}
-  asked = argparse.Namespace(**vars(arguments) | own)
+  asked = step_cases.defaults(**vars(arguments) | {"augment": True})
   circumstances = {
     key: getattr(arguments, key) for key in ("method", "width", "precision")
   }

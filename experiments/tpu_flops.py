@@ -62,7 +62,7 @@ def _convolution(equation: Any) -> int:
   out = equation.outvars[0].aval.shape
   pairs = 1
   for axis in range(len(params["window_strides"])):
-    pairs *= _pairs(
+    pairs *= pairs_along(
       images[numbers.lhs_spec[2 + axis]],
       kernel[numbers.rhs_spec[2 + axis]],
       out[numbers.out_spec[2 + axis]],
@@ -76,7 +76,7 @@ def _convolution(equation: Any) -> int:
   return 2 * batch * features * depth * pairs
 
 
-def _pairs(
+def pairs_along(
   inputs: int,
   kernel: int,
   outputs: int,

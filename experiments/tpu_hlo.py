@@ -13,7 +13,7 @@ COLLECTIVES = (
 )
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
-  r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z\d-]*)\((.*)$"
+  r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z\d-]*)\((.*)$"
 )
 _SHAPE = re.compile(r"\b(pred|bf16|[a-z]\d+)\w*\[([\d,]*)\]")
 _CALLED = re.compile(
@@ -28,12 +28,14 @@ class Instruction(NamedTuple):
 
   Attributes:
     computation: the function it is in.
+    name: of its result.
     shape: of its result, as text.
     opcode: such as `all-reduce`.
     rest: what follows the opening parenthesis.
   """
 
   computation: str
+  name: str
   shape: str
   opcode: str
   rest: str
@@ -117,7 +119,8 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
   return totals
 
 
-def _called(line: Instruction) -> list[str]:
+def called(line: Instruction) -> list[str]:
+  """The computations that a line runs."""
   names = _CALLED.findall(line.rest)
   for branches in _BRANCHES.findall(line.rest):
     names += re.findall(r"[\w.-]+", branches)
@@ -127,7 +130,7 @@ def _called(line: Instruction) -> list[str]:
 def _fused(lines: list[Instruction]) -> set[str]:
   """Computations that are the inside of fusions."""
   return {
-    name for line in lines if line.opcode == "fusion" for name in _called(line)
+    name for line in lines if line.opcode == "fusion" for name in called(line)
   }
 
 
@@ -157,7 +160,7 @@ def _runs(lines: list[Instruction]) -> dict[str, int]:
     times = 1
     if line.opcode == "while" and (found := _CONDITION.search(line.rest)):
       times = turns.get(found[1], 1)
-    for name in _called(line):
+    for name in called(line):
       callers.setdefault(name, []).append((line.computation, times))
   runs: dict[str, int] = {}
 

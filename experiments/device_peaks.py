@@ -1,0 +1,64 @@
+"""What the device can do at most, measured: arithmetic and memory."""
+
+from collections.abc import Callable
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Calls this long are timed one by one, and larger ones are no faster.
+_LONG, _SAMPLES = 0.05, 10
+
+
+def flops_per_second(precision: str, largest: int = 8192) -> float:
+  """The best rate of a square matrix product.
+
+  Args:
+    precision: the dtype of the matrices, at JAX's default precision.
+    largest: side to stop at.
+
+  Returns:
+    Operations a second; a multiplication with an addition is two.
+  """
+  best, side = 0.0, min(512, largest)
+  multiply = jax.jit(jnp.matmul)
+  while side <= largest:
+    matrix = jnp.full((side, side), 0.5, jnp.dtype(precision))
+    seconds = _fastest(lambda _, x=matrix: multiply(x, x), matrix)
+    best = max(best, 2 * side**3 / seconds)
+    if seconds > _LONG:
+      break
+    side *= 2
+  return best
+
+
+def bytes_per_second(size: int = 2**28) -> float:
+  """The best rate of reading and writing a large array.
+
+  It is written in place, since a step's memory is not asked of the operating
+  system anew either.
+
+  Args:
+    size: bytes of the array.
+
+  Returns:
+    Bytes read and written a second.
+  """
+  array = jnp.full((size // 4,), 0.5, jnp.float32)
+  return 2 * size / _fastest(jax.jit(jnp.negative, donate_argnums=0), array)
+
+
+def _fastest(function: Callable[[Any], Any], first: Any) -> float:
+  """Seconds of `x = function(x)`, at the best of some rows of calls."""
+  x = jax.block_until_ready(function(first))
+  seconds, calls = [], 1
+  for _ in range(_SAMPLES):
+    start = time.perf_counter()
+    for _ in range(calls):
+      x = function(x)
+    jax.block_until_ready(x)
+    seconds.append((time.perf_counter() - start) / calls)
+    # What is short would be measured with the time of starting it.
+    calls = max(1, min(20, int(_LONG / min(seconds))))
+  return min(seconds)

@@ -1,0 +1,190 @@
+"""Says where the time of one E-SSL training step goes; prints Markdown.
+
+  python experiments/profile_step.py --method=simsiam --batch=64 --augment
+  python experiments/profile_step.py --batch=512 --precision=bfloat16 \
+    --images=cifar10.npz --json=profile.json --trace-dir=trace
+
+The step is that of benchmark.py, with the same options. It is run `--steps`
+times as training runs it (a step is dispatched before the metrics of the one
+before are waited for), then so often again under `jax.profiler`. The trace's
+operations are assigned to parts of the program (encoder by stage, heads,
+losses, augmentation, optimizer) and to kinds by the compiled program's text,
+and the whole is compared with what the device can do at most, which is
+measured too. docs/performance.md explains the rows.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+import json
+import pathlib
+import re
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+import device_peaks
+import hlo_parts
+import jax
+import profile_report
+import programs
+import step_cases
+import tpu_flops
+import trace_reader
+
+from essl_jax import arguments as arguments_lib
+from essl_jax import environment
+from essl_jax.errors import UsageError
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+  """The command line.
+
+  Raises:
+    UsageError: an unknown option or an impossible value.
+  """
+  parser = arguments_lib.Parser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  step_cases.add_arguments(parser)
+  add = parser.add_argument
+  add("--steps", type=int, default=5, help="timed, and traced")
+  add("--trace-dir", type=pathlib.Path, help="where the trace is kept")
+  add("--json", type=pathlib.Path, help="where the record is written")
+  arguments = parser.parse_args(words)
+  if arguments.steps < 1:
+    raise UsageError(f"--steps must be at least 1; got {arguments.steps}")
+  return arguments
+
+
+def run_steps(
+  step: Callable[..., Any], state: Any, batches: Iterator[Any], count: int
+) -> tuple[Any, float, float]:
+  """Runs steps as the training loop does.
+
+  Args:
+    step: compiled.
+    state: to begin with.
+    batches: what feeds it.
+    count: of steps.
+
+  Returns:
+    The state, seconds of a step, and median seconds of getting a batch.
+  """
+  waits, before = [], None
+  start = time.perf_counter()
+  for _ in range(count):
+    asked = time.perf_counter()
+    batch = next(batches)
+    waits.append(time.perf_counter() - asked)
+    state, metrics = step(state, batch)
+    jax.block_until_ready(before)
+    before = metrics
+  jax.block_until_ready((state, before))
+  seconds = (time.perf_counter() - start) / count
+  return state, seconds, statistics.median(waits)
+
+
+def trace_steps(
+  step: Callable[..., Any],
+  state: Any,
+  batches: Iterator[Any],
+  count: int,
+  folder: pathlib.Path,
+) -> list[trace_reader.Run]:
+  """What the first device runs in some steps; the trace stays in the folder."""
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0  # it slows the host down
+  with jax.profiler.trace(str(folder), profiler_options=options):
+    run_steps(step, state, batches, count)
+  return trace_reader.runs(trace_reader.load(folder))
+
+
+def profile(
+  arguments: argparse.Namespace, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Builds, times and traces the step.
+
+  Args:
+    arguments: from `parse`.
+    folder: for the trace.
+
+  Returns:
+    The record: see `profile_report.summarise` and `roofline`.
+
+  Raises:
+    UsageError: there is no such step.
+  """
+  experiment, step, batches = step_cases.build(arguments)
+  state = experiment.create_state()
+  traced = step.trace(state, next(batches))
+  compiled = traced.lower().compile()
+  warmups = 1 if jax.default_backend() == "cpu" else 10
+  count = arguments.steps
+  state, *_ = run_steps(compiled, state, batches, warmups)
+  state, seconds, waited = run_steps(compiled, state, batches, count)
+  runs = trace_steps(compiled, state, batches, count, folder)
+  text = compiled.as_text()
+  module = re.match(r"HloModule ([\w.-]+)", text)
+  summary = profile_report.summarise(
+    runs, hlo_parts.read(text), module[1] if module else "", count
+  )
+  costs = compiled.cost_analysis() or {}
+  peaks = {
+    "flops_per_second": device_peaks.flops_per_second(arguments.precision),
+    "bytes_per_second": device_peaks.bytes_per_second(),
+  }
+  has_input = arguments.augment or arguments.images
+  return {
+    "steps": count,
+    "step_seconds": seconds,
+    "input_seconds": waited if has_input else None,
+    "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    "roofline": profile_report.roofline(
+      costs.get("flops", 0.0),
+      tpu_flops.matrix_flops(traced.jaxpr),
+      costs.get("bytes accessed", 0.0),
+      peaks,
+      seconds,
+    ),
+    **summary,
+  }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+  """Profiles, prints, writes; returns the exit code."""
+  words = sys.argv[1:] if words is None else words
+  try:
+    arguments, host = parse(words), programs.host()
+    step_cases.start(arguments)
+    # Names in a cached program would be those of the source it was made from.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+    with tempfile.TemporaryDirectory() as temporary:
+      folder = arguments.trace_dir or pathlib.Path(temporary)
+      record = profile(arguments, folder)
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  command = ["python", "experiments/profile_step.py", *words]
+  chosen = {
+    key: str(value) if isinstance(value, pathlib.Path) else value
+    for key, value in vars(arguments).items()
+  }
+  record = {
+    "command": shlex.join(command),
+    "arguments": chosen,
+    "environment": environment.describe(),
+    "host": host,
+    **record,
+  }
+  if arguments.json:
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+  print(profile_report.table(record))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

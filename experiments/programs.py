@@ -1,0 +1,61 @@
+"""Runs programs that print one line of JSON; says on what machine."""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+from typing import Any
+
+from essl_jax.errors import UsageError
+
+
+def last_line(
+  command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+  """Runs a program.
+
+  Args:
+    command: its words.
+    environment: its variables; this process's when absent.
+
+  Returns:
+    The last line that it prints, read as JSON.
+
+  Raises:
+    UsageError: it failed or printed something else; quotes its last error.
+  """
+  try:
+    done = subprocess.run(
+      command, capture_output=True, text=True, check=False, env=environment
+    )
+  except OSError as error:
+    raise UsageError(f"{command[0]} cannot be run: {error.strerror}") from error
+  if done.returncode == 0:
+    try:
+      return json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+      pass
+  said = done.stderr.strip().splitlines() or ["it printed no line of JSON"]
+  raise UsageError(
+    f"{shlex.join(command)} ended with exit code {done.returncode}: {said[-1]}"
+  )
+
+
+def host() -> dict[str, Any]:
+  """What a time depends on beside the device.
+
+  Returns:
+    The CPU's `cpu` name, `cores` that this process may use, and the
+    `load_average` of the last minute, in which an idle machine has 0.
+  """
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [x.partition(": ")[2] for x in lines if x.startswith("model name")]
+  has_affinity = hasattr(os, "sched_getaffinity")
+  return {
+    "cpu": names[0] if names else None,
+    "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+    "load_average": round(os.getloadavg()[0], 1),
+  }

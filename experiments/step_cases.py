@@ -1,0 +1,148 @@
+"""The training step that the programs here measure: the CIFAR-10 recipe's.
+
+Without `--images` the views are random arrays already on the device: the step
+alone. `--augment` adds the augmentation of three views inside the step, and
+`--images` (an .npz with the arrays that `data.name` accepts) the whole path:
+images held on the device, gathered, augmented, trained on.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from essl_jax import arguments as arguments_lib
+from essl_jax import config as config_lib
+from essl_jax import cpu, methods, parallel, transformations
+from essl_jax import experiment as experiment_lib
+from essl_jax import views as views_lib
+from essl_jax.data import ArraySource, load_npz
+from essl_jax.errors import UsageError
+
+OWN_FIELDS: dict[str, dict[str, Any]] = {
+  "simclr": {"temperature": 0.5},
+  "simclr_nt_xent": {"temperature": 0.1},
+  "simsiam": {"predictor_hidden": 512},
+  "barlow_twins": {
+    "redundancy_weight": 0.0051,
+    "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"},
+  },
+  "none": {},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that say which step it is."""
+  add = parser.add_argument
+  add("--method", choices=methods.METHODS, default="simsiam")
+  add("--batch", type=int, default=64)
+  add("--width", type=int, default=64)
+  add("--size", type=int, default=32, help="pixels of views 1 and 2, twice 3's")
+  add("--micro_batches", type=int, default=1)
+  add("--rematerialize", action="store_true")
+  add("--rotation-weight", type=float, default=0.4)
+  add("--precision", default="float32")
+  add("--augment", action="store_true")
+  add("--images", help="an .npz: measures with the input too")
+  add("--examples", type=int, help="images of noise, without --images")
+  add("--devices", type=int, help="the first so many; all by default")
+  add("--cache", help="folder of the compilation cache")
+
+
+def defaults(**chosen: Any) -> argparse.Namespace:
+  """The options of `add_arguments`, all but the chosen ones as they are."""
+  parser = arguments_lib.Parser()
+  add_arguments(parser)
+  return argparse.Namespace(**vars(parser.parse_args([])) | chosen)
+
+
+def start(arguments: argparse.Namespace) -> None:
+  """Prepares JAX as the program does; before its first computation."""
+  cpu.tune()
+  if arguments.cache:
+    jax.config.update("jax_compilation_cache_dir", arguments.cache)
+
+
+def make_config(arguments: argparse.Namespace) -> config_lib.Config:
+  """The CIFAR-10 recipe at the size to be measured."""
+  view = {"size": arguments.size}
+  return config_lib.parse(
+    {
+      "method": arguments.method,
+      "batch_size": arguments.batch,
+      "precision": arguments.precision,
+      "micro_batches": arguments.micro_batches,
+      "data": {"name": arguments.images or "digits"},
+      "views": {
+        "first": view,
+        "second": view,
+        "third": {"size": arguments.size // 2},
+      },
+      "model": {
+        "width": arguments.width,
+        "rematerialize": arguments.rematerialize,
+      },
+      "equivariance": {
+        "weight": arguments.rotation_weight,
+        "last_hidden_relu": arguments.method != "simsiam",
+      },
+      **OWN_FIELDS[arguments.method],
+    }
+  )
+
+
+def random_views(config: config_lib.Config) -> dict[str, np.ndarray]:
+  """Views as the step would make them, but of noise."""
+  random = np.random.default_rng(0)
+  n, weight = config.batch_size, config.equivariance.weight
+  shape = lambda view: (n, view.size, view.size, 3)
+  draw = lambda view: random.standard_normal(shape(view), np.float32)
+  views = {"first": draw(config.views.first)}
+  views["second"] = draw(config.views.second)
+  if weight:
+    turned, labels = transformations.four_fold_rotation(
+      draw(config.views.third)
+    )
+    views |= {"transformed": np.asarray(turned), "labels": np.asarray(labels)}
+  return views
+
+
+def make_source(
+  config: config_lib.Config, examples: int | None = None
+) -> ArraySource:
+  """The given images, or noise of the views' shape."""
+  if config.data.name != "digits":
+    return load_npz(config.data.name)
+  random = np.random.default_rng(0)
+  count = examples or max(config.batch_size, 1024)
+  side = config.views.first.size
+  images = random.integers(0, 256, (count, side, side, 3), np.uint8)
+  labels = np.arange(count) % 10
+  return ArraySource(images, labels, images[:10], labels[:10])
+
+
+def build(
+  arguments: argparse.Namespace,
+) -> tuple[experiment_lib.Experiment, Callable, Iterator[Any]]:
+  """The experiment, its step to be compiled, and what feeds it.
+
+  Raises:
+    UsageError: there is no such step, or there are not so many devices.
+  """
+  there, wanted = jax.devices(), arguments.devices
+  if wanted is not None and not 1 <= wanted <= len(there):
+    raise UsageError(f"--devices={wanted}: there are {len(there)} devices")
+  config = make_config(arguments)
+  experiment = experiment_lib.build(
+    config,
+    make_source(config, arguments.examples),
+    parallel.make_mesh(there[:wanted]),
+  )
+  if arguments.augment or arguments.images:
+    return experiment, experiment.make_step(), experiment.batches(0)
+  views = parallel.shard(random_views(config), experiment.mesh)
+  given = lambda state, batch: views_lib.Views(**batch)
+  step = experiment.make_step(prepare=given)
+  return experiment, step, iter(lambda: views, None)

@@ -1,0 +1,246 @@
+"""Speed beside a peer, and what a step costs as things grow."""
+
+import json
+import pathlib
+import sys
+
+import benchmark
+import growth
+import memory
+import peer
+import programs
+import pytest
+import step_cases
+
+from essl_jax.errors import UsageError
+
+COMMITTED = (
+  pathlib.Path(benchmark.__file__).parent / "results/step_benchmark_cpu.json"
+)
+# A peer in five lines: prints what torch_essl.py prints.
+PEER = """\
+import argparse, json
+parser = argparse.ArgumentParser()
+for name in ("method", "batch", "steps", "rotation-weight"):
+  parser.add_argument(f"--{name}")
+options = parser.parse_args()
+print(json.dumps({
+  "program": "torch", "device": "DEVICE", "method": options.method,
+  "batch": int(options.batch), "pipeline": False,
+  "median_step_seconds": 3.0}))
+"""
+
+
+def _ours(**fields):
+  line = {
+    "program": "essl_jax",
+    "device": "cpu",
+    "devices": 1,
+    "method": "simsiam",
+    "batch": 64,
+    "width": 64,
+    "size": 32,
+    "precision": "float32",
+    "micro_batches": 1,
+    "pipeline": False,
+    "augment": True,
+    "median_step_seconds": 4.0,
+  }
+  return line | fields
+
+
+@pytest.fixture
+def peer_options(tmp_path, monkeypatch):
+  """Words for benchmark.py: a peer that takes 3 s where we take 4."""
+  path = tmp_path / "peer.py"
+  path.write_text(PEER.replace("DEVICE", "cpu"))
+  (tmp_path / "torch.py").touch()
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # where it "is installed"
+  ours = tmp_path / "ours.py"
+  ours.write_text(f"import sys\nprint({json.dumps(json.dumps(_ours()))})")
+  monkeypatch.setattr(peer, "OURS", ours)
+  return [
+    f"--peer={path}",
+    f"--peer-python={sys.executable}",
+    "--rounds=2",
+    "--augment",
+  ]
+
+
+def test_both_programs_run_in_turn(peer_options, capsys):
+  assert benchmark.main(peer_options) == 0
+  record = json.loads(capsys.readouterr().out)
+  assert record["torch_over_jax_step_time"] == [0.75, 0.75]
+  assert record["images_per_second_ratio"] == 0.75
+  programs_run = [run["program"] for run in record["runs"]]
+  assert programs_run == ["torch", "essl_jax"] * 2
+  assert record["commands"][1] == "python experiments/benchmark.py --augment"
+  assert "--batch=64" in record["commands"][0]
+
+
+def test_the_committed_ratio_passes(peer_options, capsys):
+  # 0.75 now; the median of the record is 0.756.
+  assert benchmark.main([*peer_options, f"--check={COMMITTED}"]) == 0
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tolerance", "code"), [("0.1", 1), ("0.3", 0)])
+def test_a_drop_of_the_ratio_fails_in_one_line(
+  peer_options, tmp_path, capsys, tolerance, code
+):
+  record = json.loads(COMMITTED.read_text())
+  record["torch_over_jax_step_time"] = [0.9, 1.0, 1.1]
+  path = tmp_path / "record.json"
+  path.write_text(json.dumps(record))
+  words = [*peer_options, f"--check={path}", f"--tolerance={tolerance}"]
+  assert benchmark.main(words) == code
+  error = capsys.readouterr().err
+  if code:
+    assert "0.750 times" in error and "1.000 in the record: 25% less" in error
+    assert len(error.splitlines()) == 1
+  else:
+    assert not error
+
+
+def test_another_step_or_device_is_not_compared():
+  committed = peer.load(COMMITTED)
+  fields = {"torch_over_jax_step_time": [0.75]}
+  assert peer.compare(fields | {"runs": [_ours()]}, committed, 0.1) is None
+  for name, value in (("batch", 32), ("device", "H100"), ("augment", False)):
+    now = fields | {"runs": [_ours(**{name: value})]}
+    with pytest.raises(UsageError, match=f"is of {name}"):
+      peer.compare(now, committed, 0.1)
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--peer=absent.py"], "no such file"),
+    (["--check=record.json"], "--check compares with a peer"),
+    (["--rounds=0"], "--rounds must be at least 1"),
+    (["--peer-python=absent"], "PyTorch cannot be imported by absent"),
+    (["--width=32"], "the peer's step has width 64"),
+    (["--method=barlow_twins"], "the peer has no barlow_twins"),
+    (["--check=absent.json"], "is not a record"),
+    ([f"--check={__file__}"], "is not a record"),
+    (["--devices=0"], "there are"),
+  ],
+)
+def test_wrong_arguments_end_with_one_line(
+  peer_options, words, message, capsys
+):
+  given = [] if words[0].startswith("--check=record") else peer_options
+  given = [] if "devices" in words[0] else given
+  assert benchmark.main([*given, *words]) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
+
+
+def test_peers_of_another_device_or_precision_are_refused(
+  peer_options, monkeypatch, capsys, tmp_path
+):
+  theirs = {"device": "cpu"}
+  with pytest.raises(UsageError, match="--precision=float32"):
+    peer.check_same_device(theirs, _ours(precision="bfloat16"))
+  theirs = {"device": "H100"}
+  with pytest.raises(UsageError, match="--precision=bfloat16"):
+    peer.check_same_device(theirs, _ours(device="H100"))
+  (tmp_path / "peer.py").write_text(PEER.replace("DEVICE", "H100"))
+  assert benchmark.main(peer_options) == 2
+  assert "the peer ran on H100 and we on cpu" in capsys.readouterr().err
+
+
+def test_a_program_that_fails_is_quoted():
+  with pytest.raises(UsageError, match="exit code 3: no memory"):
+    code = "import sys; print('no memory', file=sys.stderr); sys.exit(3)"
+    programs.last_line([sys.executable, "-c", code])
+  with pytest.raises(UsageError, match="printed no line"):
+    programs.last_line([sys.executable, "-c", "print('hello')"])
+  with pytest.raises(UsageError, match="cannot be run"):
+    programs.last_line(["./absent"])
+
+
+def test_steps_are_those_of_the_options():
+  arguments = step_cases.defaults(size=16, method="simclr", batch=8)
+  config = step_cases.make_config(arguments)
+  assert (config.batch_size, config.views.third.size) == (8, 8)
+  assert config.temperature == 0.5
+  views = step_cases.random_views(config)
+  assert views["first"].shape == (8, 16, 16, 3)
+  assert views["transformed"].shape == (32, 8, 8, 3)
+  source = step_cases.make_source(config, examples=12)
+  assert source.train_images.shape == (12, 16, 16, 3)
+  # Of another program with options of its own.
+  assert memory.SETTINGS["rematerialize"].keys() <= vars(arguments).keys()
+
+
+def test_costs_grow_with_the_power_by_hand():
+  assert growth.exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+  assert growth.exponent([1, 2, 4], [5, 5, 5]) == pytest.approx(0)
+  assert growth.exponent([2, 8], [4, 64]) == pytest.approx(2)
+  assert growth.exponent([4], [1]) is growth.exponent([4, 4], [1, 2]) is None
+
+
+def test_cells_get_the_devices_that_they_want(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "--kept")
+  found = growth.variables("cpu", "devices", 4)
+  flags = "--kept --xla_force_host_platform_device_count=4"
+  assert (found["XLA_FLAGS"], found["NPROC"]) == (flags, "32")
+  for platform, axis in (("gpu", "devices"), ("cpu", "batch")):
+    assert growth.variables(platform, axis, 4)["XLA_FLAGS"] == "--kept"
+
+
+def test_every_cell_is_a_command_of_the_benchmark(tmp_path):
+  for scale in growth.SCALES:
+    options = growth.parse([f"--scale={scale}", "--flag=--precision=bfloat16"])
+    for axis, values in options.values.items():
+      for value in values:
+        script, *words = growth.command(options, axis, value)
+        arguments, _ = benchmark.parse(words)
+        assert script == "experiments/benchmark.py"
+        assert getattr(arguments, axis) == value and arguments.augment
+        assert arguments.precision == "bfloat16"
+        if axis == "examples":
+          assert arguments.steps * arguments.batch == value
+
+
+def test_growth_is_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
+  asked = []
+
+  def last_line(command, environment=None):
+    if "-c" in command:
+      return {"count": 2, "kind": "toy", "platform": "gpu"}
+    asked.append(command)
+    (batch,) = (x for x in command if x.startswith("--batch="))
+    number = int(batch.partition("=")[2])
+    step = {"median_step_seconds": number / 10, "mean_step_seconds": number / 5}
+    return step | {"temporary_bytes": number * 2**20}
+
+  monkeypatch.setattr(programs, "last_line", last_line)
+  words = [f"--out={tmp_path}", "--devices", "1", "2", "4"]
+  assert growth.main(words) == 0
+  output = capsys.readouterr()
+  assert "left out 4 devices: there are 2" in output.err
+  assert "global batch 16: 1.6 s a step, 16.0 MiB" in output.out
+  record = json.loads((tmp_path / "growth.json").read_text())
+  assert len(record["cells"]) == len(asked) == 2 + 2 + 2 + 2
+  epochs = [x["epoch_seconds"] for x in record["cells"] if "epoch_seconds" in x]
+  assert epochs == [2 * 8 / 5, 4 * 8 / 5]
+  assert (tmp_path / "figure.png").stat().st_size > 1000
+  assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
+  assert growth.main(words) == 0 and len(asked) == 8
+  assert growth.main([*words, "--flag=--width=16"]) == 2
+  assert "of another scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--batch", "0"], "--batch must be at least 1"),
+    (["--axes", "depth"], "invalid choice"),
+  ],
+)
+def test_wrong_arguments_of_growth_end_with_one_line(words, message, capsys):
+  assert growth.main(words) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
