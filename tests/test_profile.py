@@ -346,7 +346,9 @@ def test_a_step_is_profiled_as_a_whole(short_resnet, tmp_path, capsys):
   assert share["other"] < 10
   roofline = record["roofline"]
   counted = sum(x["flops"] for x in record["parts"])
-  assert counted == pytest.approx(roofline["matrix_flops"], rel=0.05)
+  # As traced, the step differentiates the images too; the compiler drops that.
+  assert counted == pytest.approx(roofline["matrix_flops"], rel=0.1)
+  assert counted <= roofline["matrix_flops"]
   assert roofline["bound_seconds"] > 0 and record["input_seconds"] > 0
   assert record["environment"]["jax"] == jax.__version__
   assert list(traces.glob("**/*.xplane.pb"))
