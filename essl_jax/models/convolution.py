@@ -75,20 +75,20 @@ def cpu_conv(
   XLA's own is fast except around images of at most 2x2 pixels (as output, or
   as its gradient), where it takes up to a hundred times as long as matrix
   products; the last stage of a ResNet on 16x16 images is made of these.
-  1x1 kernels are plain matrix products. Takes what `im2col_conv` takes.
+  1x1 kernels are plain matrix products, and 3x3 ones with many channels go by
+  Winograd's filtering. Takes what `im2col_conv` takes.
   """
   _check_plain(lhs, rhs, **options)
   size = _output_size(lhs, rhs, window_strides, padding)
   lhs = winograd.written_once(lhs)
-  window = (
-    tuple(window_strides),
-    tuple((low, high) for low, high in padding),
-  )
+  strides = tuple(window_strides)
+  sides = tuple((low, high) for low, high in padding)
   precision = options.get("precision")
-  is_small = min(size) <= 2 and not _is_winograd(lhs, rhs, window, precision)
-  if is_small or rhs.shape[:2] == (1, 1):
+  if _is_winograd(lhs, rhs, (strides, sides), precision):
+    return winograd.convolve(lhs, rhs, sides, precision)
+  if min(size) <= 2 or rhs.shape[:2] == (1, 1):
     return im2col_conv(lhs, rhs, window_strides, padding, **options)
-  return _conv(lhs, rhs, window, precision)
+  return _conv(lhs, rhs, (strides, sides), precision)
 
 
 def _is_winograd(
@@ -119,8 +119,6 @@ def _conv(
   not within loops, where weight gradients then take a hundred times as long.
   """
   strides, padding = window
-  if _is_winograd(lhs, rhs, window, precision):
-    return winograd.convolve(lhs, rhs, padding, precision)
   return jax.lax.conv_general_dilated(
     lhs,
     rhs,
@@ -145,11 +143,6 @@ def _conv_backward(
 ) -> tuple[jax.Array, jax.Array]:
   lhs, rhs = saved
   strides, padding = window
-  if _is_winograd(lhs, rhs, window, precision):
-    return (
-      winograd.image_gradient(cotangent, rhs, padding, precision),
-      winograd.kernel_gradient(lhs, cotangent, padding, precision),
-    )
   convolve = functools.partial(
     jax.lax.conv_general_dilated,
     window_strides=(1, 1),

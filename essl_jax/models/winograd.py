@@ -16,6 +16,7 @@ CVPR 2016 (arXiv 1509.09308), section 4.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -78,15 +79,16 @@ _F4 = _Filtering(
 _DOWN, _ALONG = _F2, _F4
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(
   images: jax.Array, kernel: jax.Array, padding: Padding, precision: Any = None
 ) -> jax.Array:
-  """Convolves with stride 1.
+  """Convolves with stride 1; differentiable by the two functions below.
 
   Args:
     images: `[N, H, W, C]`, floating point.
     kernel: `[3, 3, C, C']`.
-    padding: `((top, bottom), (left, right))` in pixels, 0 or more.
+    padding: `((top, bottom), (left, right))` in pixels, 0 to 2.
     precision: of the matrix products.
 
   Returns:
@@ -106,7 +108,7 @@ def image_gradient(
   Args:
     cotangent: of its result, `[N, H', W', C']`.
     kernel: as in `convolve`.
-    padding: as in `convolve`, at most 2.
+    padding: as in `convolve`.
     precision: of the matrix products.
 
   Returns:
@@ -193,6 +195,28 @@ def kernel_gradient(
   return jnp.stack([jnp.stack(x) for x in taps], axis=1)
 
 
+def _forward(
+  images: jax.Array, kernel: jax.Array, padding: Padding, precision: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return convolve(images, kernel, padding, precision), (images, kernel)
+
+
+def _backward(
+  padding: Padding,
+  precision: Any,
+  saved: tuple[jax.Array, jax.Array],
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  images, kernel = saved
+  return (
+    image_gradient(cotangent, kernel, padding, precision),
+    kernel_gradient(images, cotangent, padding, precision),
+  )
+
+
+convolve.defvjp(_forward, _backward)
+
+
 def written_once(tree: Any) -> Any:
   """Keeps XLA from computing arrays again wherever they are read.
 
@@ -219,8 +243,8 @@ def _transform_images(
     images,
     (
       (0, 0),
-      (top, bottom + _tiles(height, _DOWN) * _DOWN.outputs - height),
-      (left, right + _tiles(width, _ALONG) * _ALONG.outputs - width),
+      (top, bottom + -height % _DOWN.outputs),
+      (left, right + -width % _ALONG.outputs),
       (0, 0),
     ),
   )
