@@ -237,6 +237,9 @@ def pretrain(
           )
           return False
 
+      if start >= total:
+        return True  # no batches are prepared for a finished run
+
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       per_epoch, step = experiment.steps_per_epoch, start
       advance = dispatch.make_advance(experiment, start)
