@@ -68,15 +68,7 @@ def map_step(step: Callable, mesh: Mesh) -> Callable:
     The same function of a replicated state, whose buffers are donated, and of
     a batch sharded over its leading dimension.
   """
-  # Replication is not tracked: the step averages its gradients itself.
-  mapped = jax.shard_map(
-    step,
-    mesh=mesh,
-    in_specs=(P(), P(AXIS)),
-    out_specs=(P(), P()),
-    check_vma=False,
-  )
-  return jax.jit(mapped, donate_argnums=0)
+  return _map_training(step, mesh, P(), P(AXIS))
 
 
 def map_steps(step: Callable, mesh: Mesh) -> Callable:
@@ -95,14 +87,20 @@ def map_steps(step: Callable, mesh: Mesh) -> Callable:
 
   def steps(state: Any, held: Any, rows: jax.Array) -> tuple[Any, Any]:
     def body(state: Any, rows: jax.Array) -> tuple[Any, Any]:
-      return step(state, {name: x[rows] for name, x in held.items()})
+      return step(state, _take(held, rows))
 
     return lax.scan(body, state, rows)
 
+  return _map_training(steps, mesh, P(), P(), P(None, AXIS))
+
+
+def _map_training(function: Callable, mesh: Mesh, *in_specs: P) -> Callable:
+  """Compiles `(state, ...) -> (state, metrics)`; the state is donated."""
+  # Replication is not tracked: the step averages its gradients itself.
   mapped = jax.shard_map(
-    steps,
+    function,
     mesh=mesh,
-    in_specs=(P(), P(), P(None, AXIS)),
+    in_specs=in_specs,
     out_specs=(P(), P()),
     check_vma=False,
   )
@@ -215,12 +213,15 @@ def stream_from_memory(
     The rows of every array, sharded over the mesh.
   """
   held = replicate(dict(arrays), mesh)
-  take = jax.jit(
-    lambda held, rows: {name: x[rows] for name, x in held.items()},
-    out_shardings=NamedSharding(mesh, P(AXIS)),
-  )
+  take = jax.jit(_take, out_shardings=NamedSharding(mesh, P(AXIS)))
   for rows in indices:
     yield take(held, _spread(rows, mesh, P()))
+
+
+def _take(
+  held: Mapping[str, jax.Array], rows: jax.Array
+) -> dict[str, jax.Array]:
+  return {name: x[rows] for name, x in held.items()}
 
 
 def shard_copies(batch: Any, mesh: Mesh) -> Any:
