@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 
+import flops_helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,24 +122,9 @@ def test_rearrangements_leave_out_what_is_fused():
   }
 
 
-def _layer(kernel, images, stride):
-  out = jax.lax.conv_general_dilated(
-    images,
-    kernel,
-    (stride, stride),
-    ((1, 1), (1, 1)),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
-  return jnp.sum(out)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 def test_flops_of_convolutions_and_their_gradients_leave_out_padding(stride):
-  arguments = jnp.ones((3, 3, 5, 7)), jnp.ones((2, 9, 9, 5))
-  function = jax.jit(
-    jax.grad(lambda *x: _layer(*x, stride) ** 2, argnums=(0, 1))
-  )
-  traced = function.trace(*arguments)
+  traced = flops_helpers.trace_convolution(stride)
   counted = tpu_flops.matrix_flops(traced.jaxpr)
   # Forward and both gradients, each as many products of real inputs.
   side = {1: 9 * 3 - 2, 2: 5 * 3 - 2}[stride]
