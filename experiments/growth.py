@@ -25,6 +25,7 @@ import pathlib
 import sys
 from typing import Any
 
+import figures
 import programs
 
 from essl_jax import arguments as arguments_lib
@@ -102,11 +103,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
   return options
 
 
+def steps_per_epoch(options: argparse.Namespace, examples: int) -> int:
+  """Whole batches in so many images; at least one."""
+  return max(1, examples // SCALES[options.scale][0]["batch"])
+
+
 def command(options: argparse.Namespace, axis: str, value: int) -> list[str]:
   """The words of benchmark.py for one cell."""
   fields = SCALES[options.scale][0] | {"devices": 1, axis: value}
   if axis == "examples":
-    fields["steps"] = max(1, value // fields["batch"])
+    fields["steps"] = steps_per_epoch(options, value)
   flags = [f"--{name}={number}" for name, number in fields.items()]
   return ["experiments/benchmark.py", "--augment", *flags, *options.flag]
 
@@ -152,7 +158,7 @@ def measure(
     "run": line,
   }
   if axis == "examples":
-    steps = max(1, value // SCALES[options.scale][0]["batch"])
+    steps = steps_per_epoch(options, value)
     cell["epoch_seconds"] = steps * line["mean_step_seconds"]
   return cell
 
@@ -210,17 +216,6 @@ def draw(figure: Any, cells: Sequence[Mapping[str, Any]]) -> None:
       axes.grid(alpha=0.4)
 
 
-def write_figure(options: argparse.Namespace, cells: Sequence[Any]) -> None:
-  """Writes figure.png and figure.pdf."""
-  from matplotlib import figure as figure_lib  # takes a second to import
-
-  figure = figure_lib.Figure(figsize=(15, 7), layout="constrained")
-  draw(figure, cells)
-  figure.savefig(options.out / "figure.png", dpi=110)
-  undated = {"CreationDate": None}  # the same figures give the same file
-  figure.savefig(options.out / "figure.pdf", metadata=undated)
-
-
 def main(words: Sequence[str] | None = None) -> int:
   """Measures what is missing, writes, prints; returns the exit code."""
   try:
@@ -270,7 +265,7 @@ def _run(options: argparse.Namespace) -> int:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
       memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
       print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
-  write_figure(options, record["cells"])
+  figures.write(options.out, (15, 7), lambda x: draw(x, record["cells"]))
   return 0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import step_cases
 
-from essl_jax import cpu, environment
+from essl_jax import environment
 
 OUT = pathlib.Path(__file__).parent / "results" / "memory_cpu.json"
 SETTINGS = {
@@ -111,9 +111,8 @@ def main() -> None:
   parser.add_argument("--precision", default="float32")
   parser.add_argument("--out", type=pathlib.Path, default=OUT)
   arguments = parser.parse_args()
-  cpu.tune()  # as the program does
-
   asked = step_cases.defaults(**vars(arguments) | {"augment": True})
+  step_cases.start(asked)
   circumstances = {
     key: getattr(arguments, key) for key in ("method", "width", "precision")
   }

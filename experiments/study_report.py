@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import statistics
 from typing import Any
 
+import figures
 import study as study_lib
 
 from essl_jax import workdir as workdir_lib
@@ -157,13 +158,8 @@ def write(
   if not records:
     return text
   workdir_lib.replace_text(options.results / "table.md", text + "\n")
-  from matplotlib import figure as figure_lib  # takes a second to import
-
-  figure = figure_lib.Figure(figsize=(11, 5), layout="constrained")
-  study.draw(figure, list(records))
-  figure.savefig(options.results / "figure.png", dpi=110)
-  undated = {"CreationDate": None}  # the same figures give the same file
-  figure.savefig(options.results / "figure.pdf", metadata=undated)
+  draw = lambda figure: study.draw(figure, list(records))
+  figures.write(options.results, (11, 5), draw)
   return text
 
 
