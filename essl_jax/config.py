@@ -170,10 +170,11 @@ class Config:
     online_classifier: trains a linear classifier of the labels on view 1's
       features alongside, without a gradient into the encoder.
     log_every: steps between two lines of metrics.
-    steps_per_dispatch: most steps that the devices do as one program, of which
-      an epoch is a multiple; for images that stay in their memory. Absent, 256
-      on accelerators and 1 on CPUs, which gain nothing by it. Order, draws and
-      losses are those of single steps.
+    steps_per_dispatch: most steps that the devices do as one program, at
+      most an epoch; for images that stay in their memory. Absent, 256 on
+      accelerators and 1 on CPUs, which gain nothing by it. Order and draws are
+      those of single steps. SIGTERM is noticed between programs, of which two
+      may be under way.
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which one the figures at the end are of: `latest`, or
       `best` by the kNN monitor.

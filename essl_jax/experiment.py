@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ from essl_jax import views as views_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
 from essl_jax.models import convolution
+
+# Enough to hide the host; a run shows progress and stops between programs.
+_MOST_STEPS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,21 @@ class Experiment:
   def total_steps(self) -> int:
     """Steps of the whole pre-training."""
     return self.config.epochs * self.steps_per_epoch
+
+  @property
+  def steps_per_dispatch(self) -> int:
+    """Steps that the devices do as one program, as the config allows.
+
+    The programs of an epoch are as few and as alike as possible: of 97 steps,
+    where 50 are allowed, 49 and 48.
+    """
+    most = self.config.steps_per_dispatch
+    if most is None:
+      is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+      is_held = isinstance(self.source, arrays.ArraySource)
+      most = _MOST_STEPS if is_held and not is_cpu else 1
+    programs = math.ceil(self.steps_per_epoch / most)
+    return math.ceil(self.steps_per_epoch / programs)
 
   @property
   def encodings_per_image(self) -> int:
@@ -120,6 +139,8 @@ class Experiment:
       f"{self.name}: {size:,} parameters, {self.total_steps:,} steps"
       f" of {self.config.batch_size} images on {devices}"
     )
+    if self.steps_per_dispatch > 1:
+      first += f", {self.steps_per_dispatch} steps a program"
     return [first, *optim.describe_groups(self.groups, params)]
 
   def create_state(self) -> step_lib.TrainState:

@@ -24,7 +24,7 @@ class Preemption:
     with Preemption() as preemption:
       for step in range(start, end):
         ...
-        if preemption.reached(step):
+        if preemption.reached():
           break
   """
 
@@ -32,7 +32,7 @@ class Preemption:
     self._is_reached = False
     self._is_installed = False
     self._previous: Any = None
-    self._step = 0
+    self._moment = 0
 
   def __enter__(self) -> Self:
     is_main = threading.current_thread() is threading.main_thread()
@@ -54,32 +54,24 @@ class Preemption:
     del number, frame
     self._is_reached = True
 
-  def reached(self, step: int) -> bool:
+  def reached(self) -> bool:
     """Returns whether to stop now; once True, it stays so.
 
-    Args:
-      step: the step just done. With several processes, all must ask after
-        every step: the answer comes at the same step in each.
-
-    Returns:
-      True from the step on at which the run should save and stop.
+    With several processes, all must ask at the same moments of their work: the
+    answer comes at the same one in each.
     """
-    # JAX wants rising numbers, and work between the steps is counted as well.
-    self._step = max(step, self._step + 1)
+    # JAX wants numbers that rise by one: it waits for the largest, plus one.
+    self._moment += 1
     if not self._is_reached and jax.process_count() > 1:
       try:
         self._is_reached = multihost_utils.reached_preemption_sync_point(
-          self._step
+          self._moment
         )
       except RuntimeError:  # the service is switched off: no one will tell
         return False
     return self._is_reached
 
   def check(self) -> None:
-    """Raises Stopped if the run should stop now.
-
-    For long work outside the steps. With several processes, all must ask at
-    the same moments of it: the answer comes at the same one in each.
-    """
-    if self.reached(self._step + 1):
+    """Raises Stopped where `reached`: for long work outside the steps."""
+    if self.reached():
       raise Stopped

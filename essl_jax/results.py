@@ -164,7 +164,7 @@ def _training(
   images = experiment.config.batch_size * sum(
     record["timed_steps"] for record in starts
   )
-  speed = images / timed if timed else None
+  speed = images / timed if images else None
   steps = starts[-1]["end_step"]
   return {
     "steps": steps,

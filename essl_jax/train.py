@@ -156,7 +156,10 @@ class _Clock:
     self._since: tuple[float, int] | None = None
 
   def start(self, step: int) -> None:
-    """Counts from here on; the devices are idle after step `step`."""
+    """Counts from here on, what came before only up to the last `pause`.
+
+    The devices are idle after step `step`.
+    """
     self._since = (time.monotonic(), step)
 
   def pause(self, step: int) -> None:
@@ -189,7 +192,7 @@ def pretrain(
     experiment: from `experiment.build`.
     task: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
-    preemption: asked after every step.
+    preemption: asked whenever steps were dispatched.
 
   Returns:
     Whether to go on to the evaluation: False where SIGTERM came, after the
@@ -244,14 +247,16 @@ def pretrain(
       per_epoch, step = experiment.steps_per_epoch, start
       advance = dispatch.make_advance(experiment, start)
       metrics = _Metrics(logger, config.log_every, total)
+      compiled: set[int] = set()
       while step < total:
         state, values, count = advance(state, per_epoch - step % per_epoch)
         metrics.push(step + count, values, count)
-        if step == start:
-          jax.block_until_ready(values)  # compilation is not counted
+        if count not in compiled:  # which is not counted
+          compiled.add(count)
+          jax.block_until_ready(values)
           clock.start(step + count)
         step += count
-        stop = preemption.reached(step)
+        stop = preemption.reached()
         epoch, rest = divmod(step, per_epoch)
         if rest and not stop:
           continue

@@ -31,15 +31,15 @@ DISTURBED = """
   name, at, victim = os.environ["TEST_SIGNAL"].split()
   reached = preemption.Preemption.reached
 
-  def disturbed(self, step):
+  def disturbed(self):
     # Who is to be killed and to resume has a checkpoint, written meanwhile.
-    is_time = step == int(at)
+    is_time = self._moment + 1 == int(at)
     if name == "SIGKILL":
       is_time = checkpoint.exists(os.environ["TEST_RUN"])
     if is_time and f"--process_id={victim}" in os.sys.argv:
       os.kill(os.getpid(), signal.Signals[name])
     time.sleep(0.6)
-    return reached(self, step)
+    return reached(self)
 
   preemption.Preemption.reached = disturbed
   main.run()
@@ -71,7 +71,7 @@ class Finished:
     return json.loads(path.read_text())
 
 
-_GLOO = re.compile(r"\[Gloo\]|connected peer ranks")
+_GLOO = re.compile(r"\[Gloo\]|connected peer ranks|^\d+$")
 
 
 def free_address() -> str:
@@ -99,8 +99,9 @@ def run(
     config: JSON.
     count: of processes.
     devices: of all of them together.
-    disturb: "SIGNAL STEP PROCESS", which that process sends itself there;
-      SIGKILL as soon as there is a checkpoint.
+    disturb: "SIGNAL MOMENT PROCESS", which that process sends itself when it
+      has asked so many times whether to stop; SIGKILL as soon as there is a
+      checkpoint.
     flags: more of them, by process.
     directories: in which each process starts; this one's if absent.
     seconds: after which what still runs is killed.

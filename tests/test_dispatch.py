@@ -69,17 +69,21 @@ def test_a_run_logs_every_step(tiny_config, source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   ("most", "steps", "expected"),
-  [(1, 97, 1), (100, 97, 97), (100, 195, 65), (8, 12, 6), (5, 7, 1)],
+  [(1, 97, 1), (100, 97, 97), (100, 195, 98), (8, 12, 6), (5, 7, 4), (3, 7, 3)],
 )
-def test_a_program_divides_an_epoch(tiny_config, source, most, steps, expected):
+def test_the_programs_of_an_epoch_are_alike(
+  tiny_config, source, most, steps, expected
+):
   experiment = _experiment(tiny_config, source, steps_per_dispatch=most)
   object.__setattr__(experiment, "steps_per_epoch", steps)
-  assert dispatch.steps_per_dispatch(experiment) == expected
+  assert experiment.steps_per_dispatch == expected
+  text = experiment.describe(experiment.create_state().params)[0]
+  assert (f"{expected} steps a program" in text) == (expected > 1)
 
 
 def test_cpus_do_single_steps_unless_told(tiny_config, source):
   experiment = _experiment(tiny_config, source)
-  assert dispatch.steps_per_dispatch(experiment) == 1
+  assert experiment.steps_per_dispatch == 1
 
 
 def test_streamed_images_are_refused(tiny_config, source):

@@ -138,7 +138,7 @@ def test_a_second_sigterm_does_not_disturb_the_save(tmp_path):
         for step in range(1, 100):
           if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-          if preemption.reached(step):
+          if preemption.reached():
             checkpoints.save(step, {"x": jnp.full((1000, 1000), step)})
             os.kill(os.getpid(), signal.SIGTERM)
             break
@@ -184,13 +184,13 @@ ONE_OF_TWO = """
         checkpoints.save(step, {"x": x}, {"knn_top1": 1.0})
         if jax.process_index() == 1:
           os.kill(os.getpid(), signal.SIGTERM)
-      if preemption.reached(step):
+      if preemption.reached():
         checkpoints.save(step, {"x": x}, wait=True)
         break
       time.sleep(0.01)
   value = np.asarray(x.addressable_data(0))
   assert (value == step).all(), (value, step)
-  print(start, step, preemption.reached(step + 1), flush=True)
+  print(start, step, preemption.reached(), flush=True)
 """
 
 
@@ -228,11 +228,11 @@ def test_sigterm_is_noted_and_the_old_handler_comes_back():
   try:
     with Preemption() as preemption:
       assert signal.getsignal(signal.SIGINT) is interrupt
-      assert not preemption.reached(0)
+      assert not preemption.reached()
       signal.raise_signal(signal.SIGTERM)
       signal.raise_signal(signal.SIGTERM)
-      assert preemption.reached(1)
-      assert preemption.reached(2)
+      assert preemption.reached()
+      assert preemption.reached()
     assert not seen
     signal.raise_signal(signal.SIGTERM)
     assert seen == [signal.SIGTERM]
@@ -247,7 +247,7 @@ def test_preemption_does_nothing_off_the_main_thread():
   def work() -> None:
     with Preemption() as preemption:
       results.append(signal.getsignal(signal.SIGTERM) is before)
-      results.append(preemption.reached(0))
+      results.append(preemption.reached())
 
   thread = threading.Thread(target=work)
   thread.start()

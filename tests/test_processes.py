@@ -186,6 +186,20 @@ def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_are_preempted_between_programs(config, tmp_path):
+  """Where several steps are one program, the signal is not overlooked."""
+  fields = json.loads(config) | {"steps_per_dispatch": 2}
+  fields["data"]["on_device"] = True
+  stopped = process_helpers.run(
+    tmp_path, json.dumps(fields), 2, disturb="SIGTERM 5 1"
+  )
+  assert stopped.statuses == [0, 0], stopped.errors
+  assert "2 steps a program" in stopped.printed[0][0]
+  assert "stopped by SIGTERM after step" in stopped.printed[0][-1]
+  assert max(stopped.history()) in (2, 4, 6)
+
+
+@pytest.mark.slow
 def test_two_processes_are_killed_and_resume(config, pair, tmp_path):
   """`kill -9` of one ends the other with a line."""
   killed = process_helpers.run(tmp_path, config, 2, disturb="SIGKILL 6 1")
