@@ -113,3 +113,46 @@ def test_weight_gradients_read_activations_that_were_computed_once():
   w, x = jnp.ones((3, 3, 5, 4)), jnp.ones((2, 8, 8, 5))
   compiled = jax.jit(jax.grad(value)).lower(w, x).compile().as_text()
   assert compiled.count(" maximum(") == 1
+
+
+@pytest.mark.parametrize(
+  ("images", "kernel", "options"),
+  [
+    ((2, 6, 6, 8), (3, 3, 4, 8), {"feature_group_count": 2}),
+    ((2, 6, 6, 64), (3, 3, 64, 64), {"rhs_dilation": (2, 2)}),
+    ((2, 6, 6, 64), (3, 3, 64, 64), {"lhs_dilation": [1, 1]}),
+    ((0, 6, 6, 64), (3, 3, 64, 64), {}),
+    ((2, 2, 6, 64), (3, 3, 64, 64), {"padding": ((0, 0), (1, 1))}),
+    ((2, 1, 1, 64), (3, 3, 64, 64), {}),
+  ],
+)
+def test_cpu_conv_takes_what_xla_takes(images, kernel, options):
+  x = jax.random.normal(KEY, images)
+  w = jax.random.normal(jax.random.key(1), kernel)
+  arguments = {
+    "window_strides": (1, 1),
+    "padding": ((1, 1), (1, 1)),
+    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    **options,
+  }
+  expected = jax.lax.conv_general_dilated(x, w, **arguments)
+  found = convolution.cpu_conv(x, w, **arguments)
+  assert found.shape == expected.shape
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_default_precision_decides_whether_rounding_may_grow():
+  x, w = jnp.ones((2, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+
+  def text():
+    convolve = functools.partial(
+      convolution.cpu_conv,
+      window_strides=(1, 1),
+      padding=((1, 1), (1, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jax.jit(lambda x, w: convolve(x, w)).lower(x, w).as_text()
+
+  assert "stablehlo.convolution" not in text()
+  with jax.default_matmul_precision("highest"):
+    assert "stablehlo.convolution" in text()

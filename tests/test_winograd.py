@@ -35,8 +35,9 @@ def _make(n, height, width, channels, outputs, dtype=np.float64):
     (1, 1, 1, SAME),
     (1, 3, 9, ((0, 0), (0, 0))),
     (2, 4, 6, ((0, 2), (2, 1))),
-    (6, 32, 32, SAME),  # several images at a time, in a loop
-    (5, 32, 32, SAME),
+    (5, 32, 32, SAME),  # four and one
+    (8, 32, 32, SAME),  # in a loop, several images at a time
+    (13, 32, 32, SAME),  # and with a rest
   ],
 )
 def test_sums_and_gradients_are_those_of_the_plain_convolution(
@@ -116,6 +117,65 @@ def test_cpu_conv_of_many_channels_has_the_gradients_of_xla():
   for found, one in zip(run(convolution.cpu_conv), expected, strict=True):
     limit = 1e-5 * np.abs(one).max()
     np.testing.assert_allclose(found, one, rtol=0, atol=limit)
+
+
+def test_images_that_no_loop_divides_are_still_done_a_few_at_a_time():
+  def temporaries(n):
+    images, kernel = _make(n, 32, 32, 64, 64, np.float32)
+    convolve = jax.jit(winograd.convolve, static_argnums=2)
+    compiled = convolve.lower(images, kernel, SAME).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  result = 61 * 32 * 32 * 64 * 4  # the loop's part, before it is put together
+  assert temporaries(61) < temporaries(64) + 1.5 * result
+
+
+@pytest.mark.parametrize(
+  ("images", "kernel", "padding", "message"),
+  [
+    ((2, 8, 8, 4), (5, 5, 4, 4), SAME, r"\[3, 3, C, C'\]"),
+    ((2, 8, 8, 4), (3, 3, 5, 4), SAME, r"\(3, 3, 5, 4\)"),
+    ((2, 8, 8, 4), (3, 3, 4, 4), ((3, 3), (1, 1)), "0 to 2 pixels"),
+    ((0, 8, 8, 4), (3, 3, 4, 4), SAME, "nothing to do"),
+    ((2, 2, 8, 4), (3, 3, 4, 4), ((0, 0), (1, 1)), "nothing to do"),
+  ],
+)
+def test_other_convolutions_are_refused(images, kernel, padding, message):
+  with pytest.raises(ValueError, match=message):
+    winograd.convolve(jnp.ones(images), jnp.ones(kernel), padding)
+  with pytest.raises(ValueError, match="floating point"):
+    winograd.convolve(
+      jnp.ones((2, 8, 8, 4), jnp.uint8), jnp.ones((3, 3, 4, 4)), SAME
+    )
+
+
+def test_the_environment_may_choose_the_allocator(monkeypatch):
+  monkeypatch.setattr(cpu.glob, "glob", lambda _: [])
+  monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: pytest.fail("was changed"))
+  monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+  assert not cpu.keep_memory()
+  monkeypatch.delenv("MALLOC_ARENA_MAX")
+  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+  assert not cpu.keep_memory()
+
+
+@pytest.mark.parametrize(
+  ("version", "before", "after"),
+  [
+    ("0.10.2", None, "--{}=LIBRARY_FUSION_TYPE_REDUCE"),
+    ("0.10.2", "--a=1", "--a=1 --{}=LIBRARY_FUSION_TYPE_REDUCE"),
+    ("0.10.2", "--{}=OTHER", "--{}=OTHER"),
+    ("0.11.0", "--a=1", "--a=1"),
+  ],
+)
+def test_kernels_are_chosen_where_the_flag_is_known(
+  monkeypatch, version, before, after
+):
+  flag = "xla_cpu_experimental_ynn_fusion_type"
+  monkeypatch.setattr(cpu.jaxlib, "__version__", version)
+  monkeypatch.setenv("XLA_FLAGS", (before or "").format(flag))
+  cpu.choose_kernels()
+  assert cpu.os.environ["XLA_FLAGS"] == after.format(flag)
 
 
 def test_memory_is_left_alone_beside_accelerators(monkeypatch):

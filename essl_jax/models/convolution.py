@@ -10,11 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from essl_jax.models import winograd
 
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
+# Precisions that allow for Winograd's rounding.
+_FAST = (None, "default", "fastest", jax.lax.Precision.DEFAULT)
 # With fewer, the transforms take longer than the multiplications they save.
 _WINOGRAD_CHANNELS = 64
 
@@ -41,7 +45,8 @@ def im2col_conv(
   Raises:
     ValueError: For any other kind of convolution.
   """
-  _check_plain(lhs, rhs, **options)
+  if fault := _find_fault(lhs, rhs, **options):
+    raise ValueError(f"im2col_conv takes {fault}.")
   height, width = _output_size(lhs, rhs, window_strides, padding)
   images = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
   stride_y, stride_x = window_strides
@@ -76,9 +81,15 @@ def cpu_conv(
   as its gradient), where it takes up to a hundred times as long as matrix
   products; the last stage of a ResNet on 16x16 images is made of these.
   1x1 kernels are plain matrix products, and 3x3 ones with many channels go by
-  Winograd's filtering. Takes what `im2col_conv` takes.
+  Winograd's filtering. What `im2col_conv` does not take is left to XLA.
+
+  Differentiable in reverse mode alone, and within `jax.shard_map` with
+  `check_vma=False` alone.
   """
-  _check_plain(lhs, rhs, **options)
+  if _find_fault(lhs, rhs, **options):
+    return jax.lax.conv_general_dilated(
+      lhs, rhs, window_strides, padding, **options
+    )
   size = _output_size(lhs, rhs, window_strides, padding)
   lhs = winograd.written_once(lhs)
   strides = tuple(window_strides)
@@ -96,17 +107,18 @@ def _is_winograd(
 ) -> bool:
   """Whether fewer multiplications make up for what they cost."""
   strides, padding = window
+  size = _output_size(lhs, rhs, strides, padding)
   return (
     strides == (1, 1)
     and rhs.shape[:2] == (3, 3)
     and min(rhs.shape[2:]) >= _WINOGRAD_CHANNELS
+    and len(lhs) > 0
+    and min(size) > 0
+    and max(size) > 1  # of one pixel's tile all but an eighth is for nothing
     and all(0 <= side <= 2 for sides in padding for side in sides)
     and lhs.dtype == rhs.dtype == jnp.float32
-    and precision in (None, jax.lax.Precision.DEFAULT)
+    and (precision or jax.config.jax_default_matmul_precision) in _FAST
   )
-
-
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -198,20 +210,22 @@ def _output_size(
   return [(padded[i] - rhs.shape[i]) // strides[i] + 1 for i in (0, 1)]
 
 
-def _check_plain(lhs: jax.Array, rhs: jax.Array, **options: Any) -> None:
+def _find_fault(lhs: jax.Array, rhs: jax.Array, **options: Any) -> str | None:
+  """What another kind of convolution lacks to be a plain one."""
   if lhs.ndim != 4 or rhs.ndim != 4 or lhs.shape[-1] != rhs.shape[-2]:
-    raise ValueError(
-      "im2col_conv takes [N, H, W, C] images and [height, width, C, C'] "
-      f"kernels, got shapes {lhs.shape} and {rhs.shape}."
+    return (
+      "[N, H, W, C] images and [height, width, C, C'] kernels, got shapes"
+      f" {lhs.shape} and {rhs.shape}"
     )
   numbers = options.pop("dimension_numbers", None)
   given, plain = (
     jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout)
-    for layout in (numbers, ("NHWC", "HWIO", "NHWC"))
+    for layout in (numbers, _LAYOUT)
   )
   if given != plain:
-    raise ValueError(f"im2col_conv takes NHWC and HWIO, got {given}.")
+    return f"NHWC and HWIO, got {given}"
   options.pop("precision", None)
   for name, value in options.items():
-    if value not in (None, 1, (1, 1)):
-      raise ValueError(f"im2col_conv takes no {name}={value}.")
+    if value is not None and set(np.ravel(value)) != {1}:
+      return f"no {name}={value}"
+  return None

@@ -14,7 +14,6 @@ Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 CVPR 2016 (arXiv 1509.09308), section 4.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -24,7 +23,7 @@ from jax import lax
 from jax.experimental import xla_metadata
 import jax.numpy as jnp
 
-Padding = Sequence[tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]
 _Matrix = tuple[tuple[float, ...], ...]
 
 # Tiles at a time: enough for the matrix products, few enough for the cache.
@@ -93,8 +92,12 @@ def convolve(
 
   Returns:
     `[N, H', W', C']`.
+
+  Raises:
+    ValueError: for other shapes, dtypes or paddings.
   """
-  return _convolve(images, _transform_kernel(kernel), 0, padding, precision)
+  _check(images, kernel, padding)
+  return _convolve(images, kernel, padding, precision)
 
 
 def image_gradient(
@@ -114,23 +117,25 @@ def image_gradient(
   Returns:
     `[N, H, W, C]`.
   """
-  around = [(2 - low, 2 - high) for low, high in padding]
-  kernels = _transform_kernel(kernel[::-1, ::-1])
-  return _convolve(cotangent, kernels, 1, around, precision)
+  around = tuple((2 - low, 2 - high) for low, high in padding)
+  return _convolve(cotangent, kernel, around, precision, is_back=True)
 
 
+# Layers have few shapes: jit traces and lowers each of them once.
+@functools.partial(jax.jit, static_argnums=(2, 3), static_argnames="is_back")
 def _convolve(
   images: jax.Array,
-  kernels: list[list[jax.Array]],
-  channel_axis: int,
+  kernel: jax.Array,
   padding: Padding,
   precision: Any,
+  is_back: bool = False,
 ) -> jax.Array:
-  """Convolves by transformed kernels, of which an axis has C channels."""
+  """Convolves by a kernel or, back from C' to C, by its mirror image."""
   height, width = _output_size(images, padding)
+  kernels = _transform_kernel(kernel[::-1, ::-1] if is_back else kernel)
 
   def product(tile: jax.Array, kernel: jax.Array) -> jax.Array:
-    over = ((3,), (channel_axis,)), ((), ())
+    over = ((3,), (1 if is_back else 0,)), ((), ())
     return lax.dot_general(tile, kernel, over, precision=precision)
 
   def some(images: jax.Array) -> jax.Array:
@@ -143,12 +148,15 @@ def _convolve(
     outputs = _combine(_ALONG.to_output, written_once(rows))
     return _interleave(outputs, axis=2)[:, :height, :width]
 
-  parts = _divide(images, _some_images(images, padding))
-  if len(parts) == 1:
-    return some(images)
-  return lax.map(some, parts).reshape(len(images), height, width, -1)
+  parts, rest = _divide(images, _some_images(images, padding))
+  found = list(map(some, rest))
+  if len(parts):
+    together = lax.map(some, parts)
+    found.insert(0, together.reshape(-1, *together.shape[2:]))
+  return jnp.concatenate(found)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def kernel_gradient(
   images: jax.Array,
   cotangent: jax.Array,
@@ -178,16 +186,15 @@ def kernel_gradient(
     return jax.tree.map(product, tiles, _transform_cotangent(cotangent))
 
   size = _some_images(images, padding)
-  parts = _divide(images, size), _divide(cotangent, size)
-  if len(parts[0]) == 1:
-    products = some(images, cotangent)
-  else:
-    zeros = jnp.zeros((images.shape[3], cotangent.shape[3]), cotangent.dtype)
-    products, _ = lax.scan(
-      lambda total, part: (jax.tree.map(jnp.add, total, some(*part)), None),
-      [[zeros] * _DOWN.products for _ in range(_ALONG.products)],
-      parts,
-    )
+  divided = _divide(images, size), _divide(cotangent, size)
+  parts, rest = zip(*divided, strict=True)
+  add = lambda total, part: jax.tree.map(jnp.add, total, some(*part))
+  zeros = jnp.zeros((images.shape[3], cotangent.shape[3]), cotangent.dtype)
+  products = [[zeros] * _DOWN.products for _ in range(_ALONG.products)]
+  if len(parts[0]):
+    products, _ = lax.scan(lambda *x: (add(*x), None), products, parts)
+  for part in zip(*rest, strict=True):
+    products = add(products, part)
   columns = zip(*products, strict=True)
   along = [_combine(_transpose(_ALONG.to_kernel), list(x)) for x in columns]
   down = zip(*written_once(along), strict=True)
@@ -320,13 +327,38 @@ def _tiles(size: int, filtering: _Filtering) -> int:
 
 
 def _some_images(images: jax.Array, padding: Padding) -> int:
-  """The smallest divisor of N that has enough tiles, or N."""
+  """How many images have enough tiles: if possible a divisor of N."""
   height, width = _output_size(images, padding)
   tiles = _tiles(height, _DOWN) * _tiles(width, _ALONG)
-  number = len(images)
-  enough = (n for n in range(1, number) if n * tiles >= _TILES)
-  return next((n for n in enough if number % n == 0), number)
+  number, least = len(images), -(-_TILES // tiles)
+  some = range(least, min(2 * least, number))
+  return next((n for n in some if number % n == 0), min(least, number))
 
 
-def _divide(x: jax.Array, size: int) -> jax.Array:
-  return x.reshape(-1, size, *x.shape[1:])
+def _divide(x: jax.Array, size: int) -> tuple[jax.Array, list[jax.Array]]:
+  """Parts of so many images for a loop, and what is better left out of it."""
+  number = len(x) // size
+  looped = number * size if number > 1 else 0
+  parts = x[:looped].reshape(-1, size, *x.shape[1:])
+  return parts, [x[i : i + size] for i in range(looped, len(x), size)]
+
+
+def _check(images: jax.Array, kernel: jax.Array, padding: Padding) -> None:
+  is_kernel = images.ndim == kernel.ndim == 4 and kernel.shape[:2] == (3, 3)
+  if not is_kernel or images.shape[3] != kernel.shape[2]:
+    raise ValueError(
+      "winograd.convolve takes [N, H, W, C] images and [3, 3, C, C'] kernels,"
+      f" got shapes {images.shape} and {kernel.shape}."
+    )
+  if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, kernel)):
+    raise ValueError(
+      "winograd.convolve takes floating point numbers, got"
+      f" {images.dtype} and {kernel.dtype}."
+    )
+  if not all(0 <= side <= 2 for sides in padding for side in sides):
+    raise ValueError(f"winograd.convolve pads by 0 to 2 pixels, got {padding}.")
+  if images.size == 0 or min(_output_size(images, padding)) < 1:
+    raise ValueError(
+      f"winograd.convolve has nothing to do: images are {images.shape}, padded"
+      f" by {padding}."
+    )
