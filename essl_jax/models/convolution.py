@@ -18,6 +18,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
 # Precisions that allow for Winograd's rounding.
+_DEFAULT_PRECISION = "jax_default_matmul_precision"
 _FAST = (None, "default", "fastest", jax.lax.Precision.DEFAULT)
 # With fewer, the transforms take longer than the multiplications they save.
 _WINOGRAD_CHANNELS = 64
@@ -117,7 +118,7 @@ def _is_winograd(
     and max(size) > 1  # of one pixel's tile all but an eighth is for nothing
     and all(0 <= side <= 2 for sides in padding for side in sides)
     and lhs.dtype == rhs.dtype == jnp.float32
-    and (precision or jax.config.jax_default_matmul_precision) in _FAST
+    and (precision or getattr(jax.config, _DEFAULT_PRECISION)) in _FAST
   )
 
 

@@ -186,14 +186,16 @@ def kernel_gradient(
     return jax.tree.map(product, tiles, _transform_cotangent(cotangent))
 
   size = _some_images(images, padding)
-  divided = _divide(images, size), _divide(cotangent, size)
-  parts, rest = zip(*divided, strict=True)
+  parts, rest = _divide(images, size)
+  parts_after, rest_after = _divide(cotangent, size)
   add = lambda total, part: jax.tree.map(jnp.add, total, some(*part))
   zeros = jnp.zeros((images.shape[3], cotangent.shape[3]), cotangent.dtype)
   products = [[zeros] * _DOWN.products for _ in range(_ALONG.products)]
-  if len(parts[0]):
-    products, _ = lax.scan(lambda *x: (add(*x), None), products, parts)
-  for part in zip(*rest, strict=True):
+  if len(parts):
+    products, _ = lax.scan(
+      lambda *x: (add(*x), None), products, (parts, parts_after)
+    )
+  for part in zip(rest, rest_after, strict=True):
     products = add(products, part)
   columns = zip(*products, strict=True)
   along = [_combine(_transpose(_ALONG.to_kernel), list(x)) for x in columns]
