@@ -28,6 +28,19 @@ def test_time_is_shared_by_hand_and_sums_to_the_total():
   assert trace_reader.share([], lambda run: False).total == 0
 
 
+def test_runs_of_no_length_take_no_time():
+  second = 1e9
+  runs = [
+    _run(0, 0, "mark"),
+    _run(1 * second, 2 * second, "conv"),
+    _run(3 * second, 4 * second, "conv"),
+  ]
+  shares = trace_reader.share(runs, lambda run: False)
+  assert shares.seconds["jit_step", "mark"] == 0
+  assert shares.seconds["jit_step", "conv"] == pytest.approx(2)
+  assert (shares.gap, shares.total) == (2.0, 4.0)
+
+
 SPACE = """
 planes {
   name: "/device:GPU:0"
