@@ -106,6 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "git_commit": machine["git_commit"],
     "host": host,
     "method": arguments.method,
+    "rotation_weight": arguments.rotation_weight,
     "batch": arguments.batch,
     "width": arguments.width,
     "size": arguments.size,

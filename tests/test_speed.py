@@ -16,15 +16,16 @@ from essl_jax.errors import UsageError
 COMMITTED = (
   pathlib.Path(benchmark.__file__).parent / "results/step_benchmark_cpu.json"
 )
-# A peer in five lines: prints what torch_essl.py prints.
+# A peer in five lines: prints what docs/performance.md asks for.
 PEER = """\
 import argparse, json
 parser = argparse.ArgumentParser()
 for name in ("method", "batch", "steps", "rotation-weight"):
   parser.add_argument(f"--{name}")
+parser.add_argument("--compile", action="store_true")
 options = parser.parse_args()
 print(json.dumps({
-  "program": "torch", "device": "DEVICE", "method": options.method,
+  "device": "DEVICE", "method": options.method,
   "batch": int(options.batch), "pipeline": False,
   "median_step_seconds": 3.0}))
 """
@@ -43,6 +44,8 @@ def _ours(**fields):
     "micro_batches": 1,
     "pipeline": False,
     "augment": True,
+    "rotation_weight": 0.4,
+    "steps_per_dispatch": 1,
     "median_step_seconds": 4.0,
   }
   return line | fields
@@ -72,7 +75,7 @@ def test_both_programs_run_in_turn(peer_options, capsys):
   assert record["torch_over_jax_step_time"] == [0.75, 0.75]
   assert record["images_per_second_ratio"] == 0.75
   programs_run = [run["program"] for run in record["runs"]]
-  assert programs_run == ["torch", "essl_jax"] * 2
+  assert programs_run == ["peer", "essl_jax"] * 2
   assert record["commands"][1] == "python experiments/benchmark.py --augment"
   assert "--batch=64" in record["commands"][0]
 
@@ -103,12 +106,22 @@ def test_a_drop_of_the_ratio_fails_in_one_line(
 
 def test_another_step_or_device_is_not_compared():
   committed = peer.load(COMMITTED)
-  fields = {"torch_over_jax_step_time": [0.75]}
+  fields = {"torch_over_jax_step_time": [0.75], "peer_arguments": []}
   assert peer.compare(fields | {"runs": [_ours()]}, committed, 0.1) is None
   for name, value in (("batch", 32), ("device", "H100"), ("augment", False)):
     now = fields | {"runs": [_ours(**{name: value})]}
     with pytest.raises(UsageError, match=f"is of {name}"):
       peer.compare(now, committed, 0.1)
+  # Fields that the committed record lacks are compared where there are any.
+  now = fields | {"runs": [_ours()]}
+  changed = [
+    ("rotation_weight", {"runs": [_ours(rotation_weight=0.8)]}),
+    ("steps_per_dispatch", {"runs": [_ours(steps_per_dispatch=4)]}),
+    ("peer_arguments", {"peer_arguments": ["--compile"]}),
+  ]
+  for name, other in changed:
+    with pytest.raises(UsageError, match=f"is of {name}"):
+      peer.compare(now, now | other, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +162,53 @@ def test_peers_of_another_device_or_precision_are_refused(
   assert "the peer ran on H100 and we on cpu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ('"method": options.method', '"method": "simclr"', "the peer ran method"),
+    ("int(options.batch)", "32", "the peer ran batch 32 and we 64"),
+    ('"pipeline": False', '"pipeline": True', "the peer ran pipeline True"),
+    ('"pipeline": False,', "", "the peer's line lacks pipeline"),
+    ("3.0", "None", "median_step_seconds is None"),
+  ],
+)
+def test_a_peer_of_another_step_or_form_is_refused(
+  peer_options, tmp_path, capsys, old, new, message
+):
+  path = tmp_path / "peer.py"
+  assert path.read_text().count(old) == 1
+  path.write_text(path.read_text().replace(old, new))
+  assert benchmark.main(peer_options) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_peer_keeps_its_name_and_its_arguments(
+  peer_options, tmp_path, capsys
+):
+  path = tmp_path / "peer.py"
+  named = path.read_text().replace("{\n", '{\n  "program": "essl_jax",', 1)
+  path.write_text(named)
+  words = [*peer_options, "--peer-arguments=--compile"]
+  assert benchmark.main(words) == 0
+  record = json.loads(capsys.readouterr().out)
+  assert record["peer_arguments"] == ["--compile"]
+  assert record["commands"][0].endswith("--compile")
+  # Whatever it calls itself, the record's own step is ours.
+  assert peer.compare(record, record, 0.1) is None
+  narrow = record | {"runs": [_ours(width=32)]}
+  with pytest.raises(UsageError, match="is of width 32 and this run of 64"):
+    peer.compare(record, narrow, 0.1)
+
+
 def test_a_program_that_fails_is_quoted():
   with pytest.raises(UsageError, match="exit code 3: no memory"):
     code = "import sys; print('no memory', file=sys.stderr); sys.exit(3)"
     programs.last_line([sys.executable, "-c", code])
   with pytest.raises(UsageError, match="printed no line"):
     programs.last_line([sys.executable, "-c", "print('hello')"])
+  with pytest.raises(UsageError, match="printed no line"):
+    programs.last_line([sys.executable, "-c", "print(3)"])
   with pytest.raises(UsageError, match="cannot be run"):
     programs.last_line(["./absent"])
 
