@@ -5,8 +5,10 @@
     --images=cifar10.npz --json=profile.json --trace-dir=trace
 
 The step is that of benchmark.py, with the same options. It is run `--steps`
-times as training runs it (a step is dispatched before the metrics of the one
-before are waited for), then so often again under `jax.profiler`. The trace's
+times as training runs single steps (each is dispatched before the metrics of
+the one before are waited for), then so often again under `jax.profiler`. Many
+steps as one program, as accelerators train on images that they hold, are timed
+by benchmark.py --steps-per-dispatch and not profiled. The trace's
 operations are assigned to parts of the program (encoder by stage, heads,
 losses, augmentation, optimizer) and to kinds by the compiled program's text,
 and the whole is compared with what the device can do at most, which is
@@ -56,6 +58,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   arguments = parser.parse_args(words)
   if arguments.steps < 1:
     raise UsageError(f"--steps must be at least 1; got {arguments.steps}")
+  if arguments.steps_per_dispatch != 1:
+    raise UsageError(
+      "a profile is of steps that are dispatched one by one: leave"
+      " --steps-per-dispatch"
+    )
   return arguments
 
 
@@ -79,7 +86,7 @@ def run_steps(
     asked = time.perf_counter()
     batch = next(batches)
     waits.append(time.perf_counter() - asked)
-    state, metrics = step(state, batch)
+    state, metrics = step(state, *batch)
     jax.block_until_ready(before)
     before = metrics
   jax.block_until_ready((state, before))
@@ -119,7 +126,7 @@ def profile(
   """
   experiment, step, batches = step_cases.build(arguments)
   state = experiment.create_state()
-  traced = step.trace(state, next(batches))
+  traced = step.trace(state, *next(batches))
   compiled = traced.lower().compile()
   warmups = 1 if jax.default_backend() == "cpu" else 10
   count = arguments.steps

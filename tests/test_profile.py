@@ -10,9 +10,6 @@ import jax
 import profile_report
 import profile_step
 import pytest
-import step_cases
-
-from essl_jax.models import resnet
 
 
 def test_a_bound_is_the_longer_of_both_times():
@@ -32,18 +29,16 @@ def test_peaks_are_faster_than_nothing_and_slower_than_a_known_bound():
 
 
 @pytest.fixture
-def short_resnet(monkeypatch):
-  """ResNet-18 with one block in each of two stages: compiles in seconds."""
-  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
-  fields = {"projector": {"widths": (32, 32)}, "predictor_hidden": 8}
-  fields["equivariance"] = {"hidden_widths": (32,), "weight": 0.4}
-  monkeypatch.setitem(step_cases.OWN_FIELDS, "simsiam", fields)
+def known_peaks(monkeypatch):
+  """A device of 1 TFLOP/s and 10 GB/s."""
   peaks = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
   for name, value in peaks.items():
     monkeypatch.setattr(device_peaks, name, lambda *_, value=value: value)
 
 
-def test_a_step_is_profiled_as_a_whole(short_resnet, tmp_path, capsys):
+def test_a_step_is_profiled_as_a_whole(
+  short_resnet, known_peaks, tmp_path, capsys
+):
   path, traces = tmp_path / "record.json", tmp_path / "traces"
   code = profile_step.main(
     [
@@ -85,6 +80,7 @@ def test_a_step_is_profiled_as_a_whole(short_resnet, tmp_path, capsys):
   ("words", "message"),
   [
     (["--steps=0"], "--steps must be at least 1"),
+    (["--steps-per-dispatch=2"], "dispatched one by one"),
     (["--devices=99"], "there are 8 devices"),
     (["--batch=x"], "invalid int value"),
     (["--method=moco"], "invalid choice"),

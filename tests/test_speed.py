@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import benchmark
+import jax
 import memory
 import peer
 import programs
@@ -136,13 +137,19 @@ def test_another_step_or_device_is_not_compared():
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
     (["--devices=0"], "there are"),
+    (["--examples=64"], "want --augment and no --images"),
+    (["--examples=64", "--augment", "--images=x.npz"], "and no --images"),
+    (["--examples=0", "--augment"], "--examples=0 must be at least --batch=64"),
+    (["--examples=-5", "--augment"], "must be at least --batch=64"),
+    (["--steps-per-dispatch=2"], "wants images held on the device"),
+    (["--steps-per-dispatch=0"], "--steps-per-dispatch must be at least 1"),
   ],
 )
 def test_wrong_arguments_end_with_one_line(
   peer_options, words, message, capsys
 ):
-  given = [] if words[0].startswith("--check=record") else peer_options
-  given = [] if "devices" in words[0] else given
+  alone = ("--check=record", "--devices", "--examples", "--steps-per")
+  given = [] if words[0].startswith(alone) else peer_options
   assert benchmark.main([*given, *words]) == 2
   error = capsys.readouterr().err
   assert message in error and len(error.splitlines()) == 1
@@ -225,3 +232,33 @@ def test_steps_are_those_of_the_options():
   assert source.train_images.shape == (12, 16, 16, 3)
   # Of another program with options of its own.
   assert memory.SETTINGS["rematerialize"].keys() <= vars(arguments).keys()
+
+
+def test_seconds_are_of_a_step_and_programs_are_whole(monkeypatch):
+  clock = iter(range(0, 1000, 8))  # a program takes 8 seconds
+  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+  calls = []
+
+  def program(state, *batch):
+    calls.append(batch)
+    return state + 4, None
+
+  batches = iter([("held", "rows")] * 9)
+  seconds = benchmark.time_steps(program, 0, batches, 6, 4)
+  assert seconds == [2.0, 2.0]
+  assert calls == [("held", "rows")] * 2
+
+
+def test_several_steps_are_measured_as_one_program(short_resnet, capsys):
+  words = ["--width=4", "--batch=8", "--size=8", "--devices=2", "--augment"]
+  words += ["--steps=3", "--steps-per-dispatch=2", "--examples=24"]
+  assert benchmark.main(words) == 0
+  record = json.loads(capsys.readouterr().out)
+  assert (record["steps_per_dispatch"], record["steps"]) == (2, 4)
+  assert (record["devices"], record["rotation_weight"]) == (2, 0.4)
+  assert record["median_step_seconds"] > 0
+  experiment, steps, batches = step_cases.build(benchmark.parse(words)[0])
+  held, rows = next(batches)
+  assert (held["image"].shape[0], rows.shape) == (24, (2, 8))
+  _, metrics = jax.eval_shape(steps, experiment.create_state(), held, rows)
+  assert metrics["loss"].shape == (2,)
