@@ -108,6 +108,27 @@ def test_flops_of_compiled_convolutions_are_those_traced_and_xlas(stride):
   assert compiled.cost_analysis()["flops"] == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.parametrize(("argnums", "products"), [(0, 2), ((0, 1), 3)])
+def test_flops_that_no_result_needs_are_left_out(argnums, products):
+  # Traced, this gradient is by kernel and images, asked for or not.
+  @jax.jit
+  def both(a, b, out):
+    return out @ b.T, a.T @ out
+
+  @jax.custom_vjp
+  def product(a, b):
+    return a @ b
+
+  product.defvjp(
+    lambda a, b: (a @ b, (a, b)), lambda saved, out: both(*saved, out)
+  )
+  value = lambda a, b: jnp.sum(product(a, b) ** 2)
+  traced = jax.jit(jax.grad(value, argnums)).trace(
+    jnp.ones((6, 5)), jnp.ones((5, 7))
+  )
+  assert tpu_flops.matrix_flops(traced.jaxpr) == products * 2 * 6 * 5 * 7
+
+
 def test_flops_of_a_compiled_product_are_known():
   compiled = jax.jit(jnp.matmul).lower(jnp.ones((6, 5)), jnp.ones((5, 7)))
   ops = hlo_parts.read(compiled.compile().as_text())
