@@ -11,6 +11,10 @@ alone. `--augment` adds the augmentation of three views inside the step, and
 `--images` (an .npz with the arrays that `data.name` accepts) the whole path:
 images held on the device, gathered, augmented, trained on.
 
+With `--steps-per-dispatch` so many steps are one program, as in training on
+accelerators; the seconds of a step are the program's divided by their number.
+Whole programs are timed: `--steps` steps or the next more.
+
 `temporary_bytes` is what the step needs beside its arguments, by XLA's own
 count; --micro_batches and --rematerialize trade time for it.
 
@@ -24,9 +28,10 @@ slower beside the peer than the given record says.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -63,6 +68,23 @@ def augmentation_seconds(
   return statistics.median(seconds[1:])
 
 
+def time_steps(
+  program: Callable[..., Any],
+  state: Any,
+  batches: Iterator[Any],
+  steps: int,
+  steps_of_program: int,
+) -> list[float]:
+  """Seconds of a step in each of so many programs as hold `steps` of them."""
+  seconds = []
+  for _ in range(math.ceil(steps / steps_of_program)):
+    start = time.perf_counter()
+    state, _ = program(state, *next(batches))
+    jax.block_until_ready(state)
+    seconds.append((time.perf_counter() - start) / steps_of_program)
+  return seconds
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   """Compiles the step and times it.
 
@@ -80,20 +102,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   state = experiment.create_state()
   start = time.perf_counter()
   batch = next(batches)
-  step = step.lower(state, batch).compile()
-  state, metrics = step(state, batch)
+  step = step.lower(state, *batch).compile()
+  state, metrics = step(state, *batch)
   jax.block_until_ready(metrics)
   compile_seconds = time.perf_counter() - start
   for _ in range(1 if jax.default_backend() == "cpu" else 10):
-    state, metrics = step(state, next(batches))
+    state, metrics = step(state, *next(batches))
   jax.block_until_ready(state)
 
-  seconds = []
-  for _ in range(arguments.steps):
-    start = time.perf_counter()
-    state, metrics = step(state, next(batches))
-    jax.block_until_ready(state)
-    seconds.append(time.perf_counter() - start)
+  each = arguments.steps_per_dispatch
+  seconds = time_steps(step, state, batches, arguments.steps, each)
   mean, median = statistics.fmean(seconds), statistics.median(seconds)
   views = augmentation_seconds(experiment)
   machine = environment.describe()
@@ -106,12 +124,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "git_commit": machine["git_commit"],
     "host": host,
     "method": arguments.method,
+    "rotation_weight": arguments.rotation_weight,
     "batch": arguments.batch,
     "width": arguments.width,
     "size": arguments.size,
     "precision": arguments.precision,
     "micro_batches": arguments.micro_batches,
     "rematerialize": arguments.rematerialize,
+    "steps_per_dispatch": each,
+    "steps": each * len(seconds),
     "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
     "pipeline": bool(arguments.images),
     "augment": bool(arguments.augment or arguments.images),

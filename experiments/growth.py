@@ -9,11 +9,14 @@ median) and the memory that the step needs beside its arguments on one device,
 against the global batch, the size of views 1 and 2, and the number of devices
 that share a batch; and the seconds of a whole epoch against the number of
 images. On a CPU devices are simulated: they share the machine's cores, so that
-their figure shows the price of dividing the work, not its gain.
+their figure shows the price of dividing the work, not its gain. An epoch is the
+sum of its steps, each timed with the gathering of its batch, so that its power
+is near 1 unless a step depends on how many images are held.
 
 Cells are in `--out`/growth.json as soon as they are measured, and a second
-start measures the rest; beside it lie figure.png and figure.pdf. `smoke` shows
-that it runs, with a narrow network.
+start measures the rest, at the same commit and on the same machine; beside it
+lie figure.png and figure.pdf. `smoke` shows that it runs, with a narrow
+network.
 """
 
 import argparse
@@ -25,7 +28,9 @@ import pathlib
 import sys
 from typing import Any
 
+import benchmark
 import figures
+import growth_figure
 import programs
 
 from essl_jax import arguments as arguments_lib
@@ -34,12 +39,7 @@ from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
 
 FOLDER = pathlib.Path(__file__).parent
-AXES = {
-  "batch": "global batch",
-  "size": "pixels a side of views 1 and 2",
-  "devices": "devices",
-  "examples": "training images",
-}
+AXES = growth_figure.AXES
 # By scale: options of all cells, and the values along each axis.
 SCALES: dict[str, tuple[dict[str, int], dict[str, Sequence[int]]]] = {
   "smoke": (
@@ -61,11 +61,17 @@ SCALES: dict[str, tuple[dict[str, int], dict[str, Sequence[int]]]] = {
     },
   ),
 }
-POINTS = {"textcoords": "offset points"}
-_PROBE = (
-  "import jax, json; x = jax.devices(); print(json.dumps({'count': len(x),"
-  " 'kind': x[0].device_kind, 'platform': x[0].platform}))"
-)
+_PROBE = """
+import json, jax
+from essl_jax import environment
+found = environment.describe()
+print(json.dumps({
+  "count": found["device_count"],
+  "kind": found["device_kind"],
+  "platform": jax.default_backend(),
+  "git_commit": found["git_commit"],
+}))
+"""
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,7 +98,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
   options = parser.parse_args(words)
   chosen = SCALES[options.scale][1]
   options.values = {
-    axis: sorted(getattr(options, axis) or chosen[axis])
+    axis: sorted(set(getattr(options, axis) or chosen[axis]))
     for axis in options.axes
   }
   for axis, values in options.values.items():
@@ -100,7 +106,35 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
       raise UsageError(f"--{axis} must be at least 1; got {values[0]}")
   default = FOLDER / "results" / "growth" / options.scale
   options.out = options.out or default
+  _check_flags(options)
   return options
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+  """Refuses flags that change what is ours, or that there are not."""
+  for axis, values in options.values.items():
+    for value in values:
+      found, _ = benchmark.parse(command(options, axis, value)[1:])
+      if found.peer:
+        raise UsageError("--flag=--peer: peers are compared by benchmark.py")
+      ours = _fields(options, axis, value)
+      for name in (*AXES, "steps"):
+        if name in ours and getattr(found, name) != ours[name]:
+          axes = ", ".join(f"--{axis}" for axis in AXES)
+          raise UsageError(
+            f"--flag sets --{name}, which each cell sets itself: leave it out;"
+            f" values along an axis are given by {axes}"
+          )
+
+
+def _fields(
+  options: argparse.Namespace, axis: str, value: int
+) -> dict[str, int]:
+  """What a cell is measured at."""
+  fields = SCALES[options.scale][0] | {"devices": 1, axis: value}
+  if axis == "examples":
+    fields["steps"] = steps_per_epoch(options, value)
+  return fields
 
 
 def steps_per_epoch(options: argparse.Namespace, examples: int) -> int:
@@ -110,9 +144,7 @@ def steps_per_epoch(options: argparse.Namespace, examples: int) -> int:
 
 def command(options: argparse.Namespace, axis: str, value: int) -> list[str]:
   """The words of benchmark.py for one cell."""
-  fields = SCALES[options.scale][0] | {"devices": 1, axis: value}
-  if axis == "examples":
-    fields["steps"] = steps_per_epoch(options, value)
+  fields = _fields(options, axis, value)
   flags = [f"--{name}={number}" for name, number in fields.items()]
   return ["experiments/benchmark.py", "--augment", *flags, *options.flag]
 
@@ -158,62 +190,10 @@ def measure(
     "run": line,
   }
   if axis == "examples":
+    # The sum of what was measured: as many steps as an epoch has.
     steps = steps_per_epoch(options, value)
     cell["epoch_seconds"] = steps * line["mean_step_seconds"]
   return cell
-
-
-def exponent(values: Sequence[float], costs: Sequence[float]) -> float | None:
-  """The power of the values that costs grow with, by least squares.
-
-  Args:
-    values: at least two different ones.
-    costs: positive.
-
-  Returns:
-    1 where the cost is in proportion, 0 where it stays; None without two.
-  """
-  pairs = [
-    (math.log(x), math.log(y))
-    for x, y in zip(values, costs, strict=True)
-    if y > 0
-  ]
-  if len({x for x, _ in pairs}) < 2:
-    return None
-  centre = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
-  above = sum((x - centre[0]) * (y - centre[1]) for x, y in pairs)
-  return above / sum((x - centre[0]) ** 2 for x, _ in pairs)
-
-
-def draw(figure: Any, cells: Sequence[Mapping[str, Any]]) -> None:
-  """Time above memory, one column for each axis that was measured."""
-  measured = [x for x in AXES if any(cell["axis"] == x for cell in cells)]
-  grid = figure.subplots(2, len(measured), squeeze=False)
-  for column, axis in enumerate(measured):
-    found = sorted(
-      (x for x in cells if x["axis"] == axis), key=lambda x: x["value"]
-    )
-    values = [x["value"] for x in found]
-    is_epoch = axis == "examples"
-    seconds = [
-      x["epoch_seconds" if is_epoch else "step_seconds"] for x in found
-    ]
-    memory = [x["temporary_bytes"] / 2**20 for x in found]
-    title = "seconds of an epoch" if is_epoch else "seconds of a step"
-    rows = ((title, seconds), ("MiB of temporaries a device", memory))
-    for row, (title, costs) in enumerate(rows):
-      axes = grid[row][column]
-      axes.loglog(values, costs, f"C{row}o-")
-      power = exponent(values, costs)
-      axes.set_title("" if power is None else f"grows with power {power:.2f}")
-      axes.set_xticks(values, map(str, values), rotation=45)
-      for x, cost in zip(values, costs, strict=True):
-        axes.annotate(f"{cost:.3g}", (x, cost), (-3, 6), ha="right", **POINTS)
-      axes.margins(0.2)
-      axes.minorticks_off()
-      axes.set_xlabel(AXES[axis])
-      axes.set_ylabel(title)
-      axes.grid(alpha=0.4)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -227,27 +207,46 @@ def main(words: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _run(options: argparse.Namespace) -> int:
-  machine = programs.last_line([sys.executable, "-c", _PROBE])
-  limit = math.inf if machine["platform"] == "cpu" else machine["count"]
+def _load(
+  path: pathlib.Path, options: argparse.Namespace, machine: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What is measured already, in the same circumstances; or nothing yet."""
+  host = programs.host()
   circumstances = {
     "scale": options.scale,
     "flags": options.flag,
     "device": machine["kind"],
+    "git_commit": machine["git_commit"],
+    "cpu": host["cpu"],
+    "cores": host["cores"],
   }
-  record: dict[str, Any] = {
-    **circumstances,
-    "host": programs.host(),
-    "cells": [],
-  }
-  path = options.out / "growth.json"
-  if path.exists():
-    found = json.loads(path.read_text())
-    if any(found.get(key) != value for key, value in circumstances.items()):
+  if not path.exists():
+    return {**circumstances, "cells": []}  # each with its load average
+  try:
+    record = json.loads(path.read_text())
+    is_record = all(
+      cell["axis"] in AXES and cell["value"] for cell in record["cells"]
+    )
+  except (OSError, ValueError, TypeError, KeyError):
+    is_record = False
+  if not is_record:
+    raise UsageError(
+      f"{path} is not a record of growth.py: remove it, or give another --out"
+    )
+  for name, value in circumstances.items():
+    if record.get(name) != value:
       raise UsageError(
-        f"{path} is of another scale, device or other flags: give another --out"
+        f"{path} is of {name} {record.get(name)} and this start of {value}:"
+        " give another --out, or remove it to measure all anew"
       )
-    record = found
+  return record
+
+
+def _run(options: argparse.Namespace) -> int:
+  machine = programs.last_line([sys.executable, "-c", _PROBE])
+  limit = math.inf if machine["platform"] == "cpu" else machine["count"]
+  path = options.out / "growth.json"
+  record = _load(path, options, machine)
   known = {(cell["axis"], cell["value"]) for cell in record["cells"]}
   for axis, values in options.values.items():
     for value in values:
@@ -265,7 +264,9 @@ def _run(options: argparse.Namespace) -> int:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
       memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
       print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
-  figures.write(options.out, (15, 7), lambda x: draw(x, record["cells"]))
+  figures.write(
+    options.out, (15, 7), lambda x: growth_figure.draw(x, record["cells"])
+  )
   return 0
 
 

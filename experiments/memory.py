@@ -42,13 +42,13 @@ class Step:
     experiment, step, self._batches = step_cases.build(arguments)
     self._state = experiment.create_state()
     self._batch = next(self._batches)
-    self._step = step.lower(self._state, self._batch).compile()
+    self._step = step.lower(self._state, *self._batch).compile()
     self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
 
   def run(self) -> float:
     """Seconds of one step."""
     start = time.perf_counter()
-    self._state, metrics = self._step(self._state, self._batch)
+    self._state, metrics = self._step(self._state, *self._batch)
     jax.block_until_ready((self._state, metrics))
     return time.perf_counter() - start
 

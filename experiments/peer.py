@@ -15,10 +15,14 @@ import programs
 from essl_jax.errors import UsageError
 
 OURS = pathlib.Path(__file__).with_name("benchmark.py")
-# What the peer is told, and what must be the same in a record.
-_SAME = ("method", "batch", "device", "pipeline")
+# What a peer must say, and what both must agree in, here and in a record.
+_SAME = ("method", "batch", "pipeline")
+_NEEDED = (*_SAME, "device", "median_step_seconds")
 # Ours alone: earlier records lack some, which are then not compared.
-_OURS = ("width", "size", "precision", "micro_batches", "augment", "devices")
+_OURS = (
+  *("width", "size", "precision", "micro_batches", "augment", "devices"),
+  *("rotation_weight", "steps_per_dispatch"),
+)
 _METHODS = ("simsiam", "simclr")
 
 
@@ -34,12 +38,14 @@ def alternate(
   Returns:
     `torch_over_jax_step_time`, one ratio a round, of median steps: how many
     images we train on in the time of one of the peer's. Their median is
-    `images_per_second_ratio`; `commands` and `runs` are both programs'.
+    `images_per_second_ratio`; `commands` and `runs` are both programs';
+    `peer_arguments` are the peer's own.
 
   Raises:
     UsageError: the peer cannot run, or not this step.
   """
   _check(arguments)
+  own_of_peer = shlex.split(arguments.peer_arguments)
   theirs = [
     *(arguments.peer_python, str(arguments.peer)),
     f"--method={arguments.method}",
@@ -47,13 +53,14 @@ def alternate(
     f"--steps={arguments.steps}",
     f"--rotation-weight={arguments.rotation_weight}",
     *([f"--images={arguments.images}"] if arguments.images else []),
-    *shlex.split(arguments.peer_arguments),
+    *own_of_peer,
   ]
   ours = [sys.executable, str(OURS), *own]
   runs, ratios = [], []
   for _ in range(arguments.rounds):
-    pair = programs.last_line(theirs), programs.last_line(ours)
+    pair = _named(programs.last_line(theirs)), programs.last_line(ours)
     check_same_device(*pair)
+    check_same_step(*pair)
     runs += pair
     ratios.append(
       pair[0]["median_step_seconds"] / pair[1]["median_step_seconds"]
@@ -63,6 +70,7 @@ def alternate(
       shlex.join(["python", arguments.peer.name, *theirs[2:]]),
       shlex.join(["python", "experiments/benchmark.py", *own]),
     ],
+    "peer_arguments": own_of_peer,
     "images_per_second_ratio": statistics.median(ratios),
     "torch_over_jax_step_time": ratios,
     "runs": runs,
@@ -93,6 +101,32 @@ def _check(arguments: argparse.Namespace) -> None:
       f"PyTorch cannot be imported by {arguments.peer_python}: give a Python"
       " that has it as --peer-python"
     ) from error
+
+
+def _named(line: Mapping[str, Any]) -> dict[str, Any]:
+  """What a peer has printed, with its name; refuses what lacks something."""
+  missing = [name for name in _NEEDED if name not in line]
+  if missing:
+    raise UsageError(
+      f"the peer's line lacks {', '.join(missing)}: it must hold"
+      f" {', '.join(_NEEDED)}"
+    )
+  seconds = line["median_step_seconds"]
+  if not (isinstance(seconds, (int, float)) and seconds > 0):
+    raise UsageError(
+      f"the peer's median_step_seconds is {seconds!r}: it must be above 0"
+    )
+  return {"program": "peer", **line}
+
+
+def check_same_step(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+  """Refuses a peer that says that it ran another step than ours."""
+  for name in _SAME:
+    if theirs[name] != ours[name]:
+      raise UsageError(
+        f"the peer ran {name} {theirs[name]} and we {ours[name]}: it must obey"
+        " its options"
+      )
 
 
 def check_same_device(
@@ -131,7 +165,19 @@ def load(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _ours(record: Mapping[str, Any]) -> Mapping[str, Any]:
-  return next(x for x in record["runs"] if x["program"] == "essl_jax")
+  # Ours are the later of each round, whatever a peer calls itself.
+  runs = reversed(record["runs"])
+  return next(x for x in runs if x["program"] == "essl_jax")
+
+
+def _check_same(
+  name: str, now: Mapping[str, Any], committed: Mapping[str, Any]
+) -> None:
+  if name in committed and now[name] != committed[name]:
+    raise UsageError(
+      f"the record is of {name} {committed[name]} and this run of"
+      f" {now[name]}: they cannot be compared"
+    )
 
 
 def compare(
@@ -151,12 +197,9 @@ def compare(
     UsageError: the record is of another step or another kind of device.
   """
   ours, theirs = _ours(now), _ours(committed)
-  for name in (*_SAME, *_OURS):
-    if name in theirs and ours[name] != theirs[name]:
-      raise UsageError(
-        f"the record is of {name} {theirs[name]} and this run of"
-        f" {ours[name]}: they cannot be compared"
-      )
+  for name in (*_SAME, "device", *_OURS):
+    _check_same(name, ours, theirs)
+  _check_same("peer_arguments", now, committed)
   ratio, before = (
     statistics.median(record["torch_over_jax_step_time"])
     for record in (now, committed)

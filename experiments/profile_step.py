@@ -5,8 +5,10 @@
     --images=cifar10.npz --json=profile.json --trace-dir=trace
 
 The step is that of benchmark.py, with the same options. It is run `--steps`
-times as training runs it (a step is dispatched before the metrics of the one
-before are waited for), then so often again under `jax.profiler`. The trace's
+times as training runs single steps (each is dispatched before the metrics of
+the one before are waited for), then so often again under `jax.profiler`. Many
+steps as one program, as accelerators train on images that they hold, are timed
+by benchmark.py --steps-per-dispatch and not profiled. The trace's
 operations are assigned to parts of the program (encoder by stage, heads,
 losses, augmentation, optimizer) and to kinds by the compiled program's text,
 and the whole is compared with what the device can do at most, which is
@@ -16,6 +18,7 @@ measured too. docs/performance.md explains the rows.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -56,7 +59,33 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   arguments = parser.parse_args(words)
   if arguments.steps < 1:
     raise UsageError(f"--steps must be at least 1; got {arguments.steps}")
+  if arguments.steps_per_dispatch != 1:
+    raise UsageError(
+      "a profile is of steps that are dispatched one by one: leave"
+      " --steps-per-dispatch"
+    )
+  _check_outputs(arguments)
   return arguments
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+  """Makes the folders of what is written; says now what cannot be."""
+  path, traces = arguments.json, arguments.trace_dir
+  try:
+    if traces:
+      traces.mkdir(parents=True, exist_ok=True)
+    if path:
+      path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(
+      f"{error.filename} cannot be made a folder: {error.strerror}"
+    ) from error
+  if traces and not os.access(traces, os.W_OK):
+    raise UsageError(f"--trace-dir={traces} is not writable")
+  if path and path.is_dir():
+    raise UsageError(f"--json={path} is a folder: give a file")
+  if path and not os.access(path if path.exists() else path.parent, os.W_OK):
+    raise UsageError(f"--json={path} is not writable")
 
 
 def run_steps(
@@ -79,7 +108,7 @@ def run_steps(
     asked = time.perf_counter()
     batch = next(batches)
     waits.append(time.perf_counter() - asked)
-    state, metrics = step(state, batch)
+    state, metrics = step(state, *batch)
     jax.block_until_ready(before)
     before = metrics
   jax.block_until_ready((state, before))
@@ -102,6 +131,28 @@ def trace_steps(
   return trace_reader.runs(trace_reader.load(folder))
 
 
+def peaks_of_device(
+  precision: str, mesh: jax.sharding.Mesh
+) -> dict[str, float]:
+  """What one device can do at most, measured.
+
+  Simulated devices of a CPU share the machine: each has its part of it.
+
+  Args:
+    precision: the dtype of the matrices.
+    mesh: of the devices that run the step.
+
+  Returns:
+    `flops_per_second` and `bytes_per_second`.
+  """
+  is_cpu = mesh.devices.flat[0].platform == "cpu"
+  sharing = mesh.size if is_cpu else 1
+  return {
+    "flops_per_second": device_peaks.flops_per_second(precision) / sharing,
+    "bytes_per_second": device_peaks.bytes_per_second() / sharing,
+  }
+
+
 def profile(
   arguments: argparse.Namespace, folder: pathlib.Path
 ) -> dict[str, Any]:
@@ -119,7 +170,7 @@ def profile(
   """
   experiment, step, batches = step_cases.build(arguments)
   state = experiment.create_state()
-  traced = step.trace(state, next(batches))
+  traced = step.trace(state, *next(batches))
   compiled = traced.lower().compile()
   warmups = 1 if jax.default_backend() == "cpu" else 10
   count = arguments.steps
@@ -132,13 +183,10 @@ def profile(
     runs, hlo_parts.read(text), module[1] if module else "", count
   )
   costs = compiled.cost_analysis() or {}
-  peaks = {
-    "flops_per_second": device_peaks.flops_per_second(arguments.precision),
-    "bytes_per_second": device_peaks.bytes_per_second(),
-  }
   has_input = arguments.augment or arguments.images
   return {
     "steps": count,
+    "devices": experiment.mesh.size,
     "step_seconds": seconds,
     "input_seconds": waited if has_input else None,
     "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
@@ -146,7 +194,7 @@ def profile(
       costs.get("flops", 0.0),
       tpu_flops.matrix_flops(traced.jaxpr),
       costs.get("bytes accessed", 0.0),
-      peaks,
+      peaks_of_device(arguments.precision, experiment.mesh),
       seconds,
     ),
     **summary,
@@ -180,7 +228,6 @@ def main(words: Sequence[str] | None = None) -> int:
     **record,
   }
   if arguments.json:
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(record, indent=1) + "\n")
   print(profile_report.table(record))
   return 0

@@ -21,7 +21,7 @@ def last_line(
     environment: its variables; this process's when absent.
 
   Returns:
-    The last line that it prints, read as JSON.
+    The last line that it prints, a JSON object.
 
   Raises:
     UsageError: it failed or printed something else; quotes its last error.
@@ -34,7 +34,9 @@ def last_line(
     raise UsageError(f"{command[0]} cannot be run: {error.strerror}") from error
   if done.returncode == 0:
     try:
-      return json.loads(done.stdout.strip().splitlines()[-1])
+      found = json.loads(done.stdout.strip().splitlines()[-1])
+      if isinstance(found, dict):
+        return found
     except (ValueError, IndexError):
       pass
   said = done.stderr.strip().splitlines() or ["it printed no line of JSON"]

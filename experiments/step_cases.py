@@ -3,11 +3,14 @@
 Without `--images` the views are random arrays already on the device: the step
 alone. `--augment` adds the augmentation of three views inside the step, and
 `--images` (an .npz with the arrays that `data.name` accepts) the whole path:
-images held on the device, gathered, augmented, trained on.
+images held on the device, gathered, augmented, trained on. With
+`--steps-per-dispatch` so many steps are one program, as training does them on
+accelerators with images that the devices hold.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+import itertools
 from typing import Any
 
 import jax
@@ -46,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--precision", default="float32")
   add("--augment", action="store_true")
   add("--images", help="an .npz: measures with the input too")
-  add("--examples", type=int, help="images of noise, without --images")
+  add("--examples", type=int, help="images of noise, of --augment alone")
+  add("--steps-per-dispatch", type=int, default=1, help="as one program")
   add("--devices", type=int, help="the first so many; all by default")
   add("--cache", help="folder of the compilation cache")
 
@@ -116,21 +120,52 @@ def make_source(
   if config.data.name != "digits":
     return load_npz(config.data.name)
   random = np.random.default_rng(0)
-  count = examples or max(config.batch_size, 1024)
+  count = max(config.batch_size, 1024) if examples is None else examples
   side = config.views.first.size
   images = random.integers(0, 256, (count, side, side, 3), np.uint8)
   labels = np.arange(count) % 10
   return ArraySource(images, labels, images[:10], labels[:10])
 
 
+def check(arguments: argparse.Namespace) -> None:
+  """Raises UsageError where options contradict each other."""
+  examples, steps = arguments.examples, arguments.steps_per_dispatch
+  has_input = arguments.augment or arguments.images
+  if examples is not None:
+    if arguments.images or not has_input:
+      raise UsageError(
+        f"--examples={examples} are images of noise, which want --augment and"
+        " no --images"
+      )
+    if examples < arguments.batch:
+      raise UsageError(
+        f"--examples={examples} must be at least --batch={arguments.batch}"
+      )
+  if steps < 1:
+    raise UsageError(f"--steps-per-dispatch must be at least 1; got {steps}")
+  if steps > 1 and not has_input:
+    raise UsageError(
+      f"--steps-per-dispatch={steps} wants images held on the device: add"
+      " --augment or --images"
+    )
+
+
 def build(
   arguments: argparse.Namespace,
-) -> tuple[experiment_lib.Experiment, Callable, Iterator[Any]]:
+) -> tuple[experiment_lib.Experiment, Callable, Iterator[tuple[Any, ...]]]:
   """The experiment, its step to be compiled, and what feeds it.
+
+  Args:
+    arguments: of `add_arguments`.
+
+  Returns:
+    The second, a step or several as one program, is called with the state and
+    a tuple of the third.
 
   Raises:
     UsageError: there is no such step, or there are not so many devices.
   """
+  check(arguments)
   there, wanted = jax.devices(), arguments.devices
   if wanted is not None and not 1 <= wanted <= len(there):
     raise UsageError(f"--devices={wanted}: there are {len(there)} devices")
@@ -140,9 +175,25 @@ def build(
     make_source(config, arguments.examples),
     parallel.make_mesh(there[:wanted]),
   )
+  mesh = experiment.mesh
+  if arguments.steps_per_dispatch > 1:
+    steps = parallel.map_steps(experiment.pure_step(), mesh)
+    return experiment, steps, _rows(experiment, arguments.steps_per_dispatch)
   if arguments.augment or arguments.images:
-    return experiment, experiment.make_step(), experiment.batches(0)
-  views = parallel.shard(random_views(config), experiment.mesh)
+    batches = ((batch,) for batch in experiment.batches(0))
+    return experiment, experiment.make_step(), batches
+  views = parallel.shard(random_views(config), mesh)
   given = lambda state, batch: views_lib.Views(**batch)
   step = experiment.make_step(prepare=given)
-  return experiment, step, iter(lambda: views, None)
+  return experiment, step, itertools.repeat((views,))
+
+
+def _rows(
+  experiment: experiment_lib.Experiment, steps: int
+) -> Iterator[tuple[Any, jax.Array]]:
+  """All images, on the devices, and the rows of so many batches of them."""
+  images, indices = experiment.held_batches(0)
+  held = parallel.replicate(images, experiment.mesh)
+  while True:
+    rows = np.stack([next(indices) for _ in range(steps)])
+    yield held, parallel.shard_rows(rows, experiment.mesh)

@@ -5,7 +5,7 @@ program is followed as JAX traces it, before any compiler, loops and blocks
 that are computed twice included.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import math
 from typing import Any
 
@@ -13,21 +13,33 @@ import jax
 import numpy as np
 
 
-def matrix_flops(jaxpr: Any) -> int:
+def matrix_flops(jaxpr: Any, wanted: Sequence[bool] | None = None) -> int:
   """Multiplications and additions of all dots and convolutions.
+
+  What no result needs is left out, as compilers do: the gradient by a step's
+  images, for one, which a convolution that owns its gradients has traced too.
 
   Args:
     jaxpr: from `jax.make_jaxpr`, or the `jaxpr` of `jax.jit(...).trace(...)`.
       Inside of `shard_map` shapes are one device's, and so is the count. The
       body of a `while` of unknown length counts once, of a `cond` every
       branch.
+    wanted: which of its results are; all when absent.
 
   Returns:
     Operations; a multiplication with an addition is two. Products with padding
     and with the holes of dilated images are left out.
   """
   total = 0
-  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+  wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
+  results = zip(jaxpr.outvars, wanted, strict=True)
+  needed = {id(x) for x, is_wanted in results if is_wanted}
+  for equation in reversed(jaxpr.eqns):
+    used = [id(x) in needed for x in equation.outvars]
+    if not any(used) and not equation.effects:
+      continue
+    needed |= {id(x) for x in equation.invars}
     name = equation.primitive.name
     if name == "dot_general":
       total += _dot(equation)
@@ -35,8 +47,11 @@ def matrix_flops(jaxpr: Any) -> int:
       total += _convolution(equation)
     else:
       times = equation.params["length"] if name == "scan" else 1
-      inner = (matrix_flops(x) for x in _inner(equation.params))
-      total += times * sum(inner)
+      for inner in _inner(equation.params):
+        # What a loop leaves may be what its next turn begins with.
+        is_call = name not in ("scan", "while")
+        is_same = is_call and len(inner.out_avals) == len(used)
+        total += times * matrix_flops(inner, used if is_same else None)
   return total
 
 

@@ -148,6 +148,8 @@ def share(found: Sequence[Run], is_container: Callable[[Run], bool]) -> Shares:
         seconds[key] += (now - before) / 1e9 / len(running)
       gap += 0.0 if running else (now - before) / 1e9
       before = now
+    if found[i].end <= found[i].start:
+      continue  # its end is sorted before its start
     chosen = outer if is_container(found[i]) else inner
     (chosen.add if is_start else chosen.discard)(i)
   return Shares(seconds, counts, gap, (before - moments[0][0]) / 1e9)

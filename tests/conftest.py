@@ -90,6 +90,19 @@ def tiny_config() -> Any:
   return make
 
 
+@pytest.fixture
+def short_resnet(monkeypatch: Any) -> None:
+  """Measured E-SimSiam steps are of two blocks: they compile in seconds."""
+  import step_cases
+
+  from essl_jax.models import resnet
+
+  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
+  fields = {"projector": {"widths": (32, 32)}, "predictor_hidden": 8}
+  fields["equivariance"] = {"hidden_widths": (32,), "weight": 0.4}
+  monkeypatch.setitem(step_cases.OWN_FIELDS, "simsiam", fields)
+
+
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory: Any) -> pathlib.Path:
   """A recipe that trains a tiny E-SimCLR on digits."""

@@ -1,11 +1,11 @@
-"""Speed beside a peer, and what a step costs as things grow."""
+"""Speed beside a peer, and the steps that are measured."""
 
 import json
 import pathlib
 import sys
 
 import benchmark
-import growth
+import jax
 import memory
 import peer
 import programs
@@ -17,15 +17,16 @@ from essl_jax.errors import UsageError
 COMMITTED = (
   pathlib.Path(benchmark.__file__).parent / "results/step_benchmark_cpu.json"
 )
-# A peer in five lines: prints what torch_essl.py prints.
+# A peer in five lines: prints what docs/performance.md asks for.
 PEER = """\
 import argparse, json
 parser = argparse.ArgumentParser()
 for name in ("method", "batch", "steps", "rotation-weight"):
   parser.add_argument(f"--{name}")
+parser.add_argument("--compile", action="store_true")
 options = parser.parse_args()
 print(json.dumps({
-  "program": "torch", "device": "DEVICE", "method": options.method,
+  "device": "DEVICE", "method": options.method,
   "batch": int(options.batch), "pipeline": False,
   "median_step_seconds": 3.0}))
 """
@@ -44,6 +45,8 @@ def _ours(**fields):
     "micro_batches": 1,
     "pipeline": False,
     "augment": True,
+    "rotation_weight": 0.4,
+    "steps_per_dispatch": 1,
     "median_step_seconds": 4.0,
   }
   return line | fields
@@ -73,7 +76,7 @@ def test_both_programs_run_in_turn(peer_options, capsys):
   assert record["torch_over_jax_step_time"] == [0.75, 0.75]
   assert record["images_per_second_ratio"] == 0.75
   programs_run = [run["program"] for run in record["runs"]]
-  assert programs_run == ["torch", "essl_jax"] * 2
+  assert programs_run == ["peer", "essl_jax"] * 2
   assert record["commands"][1] == "python experiments/benchmark.py --augment"
   assert "--batch=64" in record["commands"][0]
 
@@ -104,12 +107,22 @@ def test_a_drop_of_the_ratio_fails_in_one_line(
 
 def test_another_step_or_device_is_not_compared():
   committed = peer.load(COMMITTED)
-  fields = {"torch_over_jax_step_time": [0.75]}
+  fields = {"torch_over_jax_step_time": [0.75], "peer_arguments": []}
   assert peer.compare(fields | {"runs": [_ours()]}, committed, 0.1) is None
   for name, value in (("batch", 32), ("device", "H100"), ("augment", False)):
     now = fields | {"runs": [_ours(**{name: value})]}
     with pytest.raises(UsageError, match=f"is of {name}"):
       peer.compare(now, committed, 0.1)
+  # Fields that the committed record lacks are compared where there are any.
+  now = fields | {"runs": [_ours()]}
+  changed = [
+    ("rotation_weight", {"runs": [_ours(rotation_weight=0.8)]}),
+    ("steps_per_dispatch", {"runs": [_ours(steps_per_dispatch=4)]}),
+    ("peer_arguments", {"peer_arguments": ["--compile"]}),
+  ]
+  for name, other in changed:
+    with pytest.raises(UsageError, match=f"is of {name}"):
+      peer.compare(now, now | other, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -124,13 +137,19 @@ def test_another_step_or_device_is_not_compared():
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
     (["--devices=0"], "there are"),
+    (["--examples=64"], "want --augment and no --images"),
+    (["--examples=64", "--augment", "--images=x.npz"], "and no --images"),
+    (["--examples=0", "--augment"], "--examples=0 must be at least --batch=64"),
+    (["--examples=-5", "--augment"], "must be at least --batch=64"),
+    (["--steps-per-dispatch=2"], "wants images held on the device"),
+    (["--steps-per-dispatch=0"], "--steps-per-dispatch must be at least 1"),
   ],
 )
 def test_wrong_arguments_end_with_one_line(
   peer_options, words, message, capsys
 ):
-  given = [] if words[0].startswith("--check=record") else peer_options
-  given = [] if "devices" in words[0] else given
+  alone = ("--check=record", "--devices", "--examples", "--steps-per")
+  given = [] if words[0].startswith(alone) else peer_options
   assert benchmark.main([*given, *words]) == 2
   error = capsys.readouterr().err
   assert message in error and len(error.splitlines()) == 1
@@ -150,12 +169,53 @@ def test_peers_of_another_device_or_precision_are_refused(
   assert "the peer ran on H100 and we on cpu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ('"method": options.method', '"method": "simclr"', "the peer ran method"),
+    ("int(options.batch)", "32", "the peer ran batch 32 and we 64"),
+    ('"pipeline": False', '"pipeline": True', "the peer ran pipeline True"),
+    ('"pipeline": False,', "", "the peer's line lacks pipeline"),
+    ("3.0", "None", "median_step_seconds is None"),
+  ],
+)
+def test_a_peer_of_another_step_or_form_is_refused(
+  peer_options, tmp_path, capsys, old, new, message
+):
+  path = tmp_path / "peer.py"
+  assert path.read_text().count(old) == 1
+  path.write_text(path.read_text().replace(old, new))
+  assert benchmark.main(peer_options) == 2
+  error = capsys.readouterr().err
+  assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_peer_keeps_its_name_and_its_arguments(
+  peer_options, tmp_path, capsys
+):
+  path = tmp_path / "peer.py"
+  named = path.read_text().replace("{\n", '{\n  "program": "essl_jax",', 1)
+  path.write_text(named)
+  words = [*peer_options, "--peer-arguments=--compile"]
+  assert benchmark.main(words) == 0
+  record = json.loads(capsys.readouterr().out)
+  assert record["peer_arguments"] == ["--compile"]
+  assert record["commands"][0].endswith("--compile")
+  # Whatever it calls itself, the record's own step is ours.
+  assert peer.compare(record, record, 0.1) is None
+  narrow = record | {"runs": [_ours(width=32)]}
+  with pytest.raises(UsageError, match="is of width 32 and this run of 64"):
+    peer.compare(record, narrow, 0.1)
+
+
 def test_a_program_that_fails_is_quoted():
   with pytest.raises(UsageError, match="exit code 3: no memory"):
     code = "import sys; print('no memory', file=sys.stderr); sys.exit(3)"
     programs.last_line([sys.executable, "-c", code])
   with pytest.raises(UsageError, match="printed no line"):
     programs.last_line([sys.executable, "-c", "print('hello')"])
+  with pytest.raises(UsageError, match="printed no line"):
+    programs.last_line([sys.executable, "-c", "print(3)"])
   with pytest.raises(UsageError, match="cannot be run"):
     programs.last_line(["./absent"])
 
@@ -174,73 +234,31 @@ def test_steps_are_those_of_the_options():
   assert memory.SETTINGS["rematerialize"].keys() <= vars(arguments).keys()
 
 
-def test_costs_grow_with_the_power_by_hand():
-  assert growth.exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
-  assert growth.exponent([1, 2, 4], [5, 5, 5]) == pytest.approx(0)
-  assert growth.exponent([2, 8], [4, 64]) == pytest.approx(2)
-  assert growth.exponent([4], [1]) is growth.exponent([4, 4], [1, 2]) is None
+def test_seconds_are_of_a_step_and_programs_are_whole(monkeypatch):
+  clock = iter(range(0, 1000, 8))  # a program takes 8 seconds
+  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+  calls = []
+
+  def program(state, *batch):
+    calls.append(batch)
+    return state + 4, None
+
+  batches = iter([("held", "rows")] * 9)
+  seconds = benchmark.time_steps(program, 0, batches, 6, 4)
+  assert seconds == [2.0, 2.0]
+  assert calls == [("held", "rows")] * 2
 
 
-def test_cells_get_the_devices_that_they_want(monkeypatch):
-  monkeypatch.setenv("XLA_FLAGS", "--kept")
-  found = growth.variables("cpu", "devices", 4)
-  flags = "--kept --xla_force_host_platform_device_count=4"
-  assert (found["XLA_FLAGS"], found["NPROC"]) == (flags, "32")
-  for platform, axis in (("gpu", "devices"), ("cpu", "batch")):
-    assert growth.variables(platform, axis, 4)["XLA_FLAGS"] == "--kept"
-
-
-def test_every_cell_is_a_command_of_the_benchmark(tmp_path):
-  for scale in growth.SCALES:
-    options = growth.parse([f"--scale={scale}", "--flag=--precision=bfloat16"])
-    for axis, values in options.values.items():
-      for value in values:
-        script, *words = growth.command(options, axis, value)
-        arguments, _ = benchmark.parse(words)
-        assert script == "experiments/benchmark.py"
-        assert getattr(arguments, axis) == value and arguments.augment
-        assert arguments.precision == "bfloat16"
-        if axis == "examples":
-          assert arguments.steps * arguments.batch == value
-
-
-def test_growth_is_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
-  asked = []
-
-  def last_line(command, environment=None):
-    if "-c" in command:
-      return {"count": 2, "kind": "toy", "platform": "gpu"}
-    asked.append(command)
-    (batch,) = (x for x in command if x.startswith("--batch="))
-    number = int(batch.partition("=")[2])
-    step = {"median_step_seconds": number / 10, "mean_step_seconds": number / 5}
-    return step | {"temporary_bytes": number * 2**20}
-
-  monkeypatch.setattr(programs, "last_line", last_line)
-  words = [f"--out={tmp_path}", "--devices", "1", "2", "4"]
-  assert growth.main(words) == 0
-  output = capsys.readouterr()
-  assert "left out 4 devices: there are 2" in output.err
-  assert "global batch 16: 1.6 s a step, 16.0 MiB" in output.out
-  record = json.loads((tmp_path / "growth.json").read_text())
-  assert len(record["cells"]) == len(asked) == 2 + 2 + 2 + 2
-  epochs = [x["epoch_seconds"] for x in record["cells"] if "epoch_seconds" in x]
-  assert epochs == [2 * 8 / 5, 4 * 8 / 5]
-  assert (tmp_path / "figure.png").stat().st_size > 1000
-  assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
-  assert growth.main(words) == 0 and len(asked) == 8
-  assert growth.main([*words, "--flag=--width=16"]) == 2
-  assert "of another scale" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  ("words", "message"),
-  [
-    (["--batch", "0"], "--batch must be at least 1"),
-    (["--axes", "depth"], "invalid choice"),
-  ],
-)
-def test_wrong_arguments_of_growth_end_with_one_line(words, message, capsys):
-  assert growth.main(words) == 2
-  error = capsys.readouterr().err
-  assert message in error and len(error.splitlines()) == 1
+def test_several_steps_are_measured_as_one_program(short_resnet, capsys):
+  words = ["--width=4", "--batch=8", "--size=8", "--devices=2", "--augment"]
+  words += ["--steps=3", "--steps-per-dispatch=2", "--examples=24"]
+  assert benchmark.main(words) == 0
+  record = json.loads(capsys.readouterr().out)
+  assert (record["steps_per_dispatch"], record["steps"]) == (2, 4)
+  assert (record["devices"], record["rotation_weight"]) == (2, 0.4)
+  assert record["median_step_seconds"] > 0
+  experiment, steps, batches = step_cases.build(benchmark.parse(words)[0])
+  held, rows = next(batches)
+  assert (held["image"].shape[0], rows.shape) == (24, (2, 8))
+  _, metrics = jax.eval_shape(steps, experiment.create_state(), held, rows)
+  assert metrics["loss"].shape == (2,)
