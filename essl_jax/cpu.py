@@ -2,7 +2,6 @@
 
 import ctypes
 import glob
-import mmap
 import os
 import platform
 
@@ -10,7 +9,6 @@ import jaxlib
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_HUGE_PAGE = 2 << 20
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 # Of NVIDIA's and AMD's GPUs, and of TPUs.
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*", "dxg")
@@ -41,9 +39,7 @@ def keep_memory() -> bool:
 
   XLA allocates and frees what a step needs at every step, and the system then
   hands out and clears each page of a gigabyte anew. The process may take
-  several times as much memory as a step. Where Linux
-  offers huge pages to those who ask, half of the machine's memory may consist
-  of them: the processor finds them faster.
+  several times as much memory as a step.
 
   Returns:
     Whether it was done: with the GNU C library, no accelerator in sight, and
@@ -58,25 +54,7 @@ def keep_memory() -> bool:
   found = [x for name in _ACCELERATORS for x in glob.glob(f"/dev/{name}")]
   if platform.libc_ver()[0] != "glibc" or (found and not is_cpu):
     return False
-  libc = ctypes.CDLL(None)
+  mallopt = ctypes.CDLL(None).mallopt
   # One arena: those of later threads are too small to hold a step's memory.
   choices = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
-  is_kept = all(libc.mallopt(name, value) == 1 for name, value in choices)
-  if is_kept:
-    _ask_for_huge_pages(libc)
-  return is_kept
-
-
-def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-  """Reserves addresses, not memory: a page is taken when it is first used."""
-  size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-  libc.malloc.restype = ctypes.c_void_p
-  address = libc.malloc(ctypes.c_size_t(size))
-  if address is None:
-    return  # the process may not have so much: it goes without
-  first = -(-address // _HUGE_PAGE) * _HUGE_PAGE
-  rest = (address + size - first) // _HUGE_PAGE * _HUGE_PAGE
-  libc.madvise(
-    ctypes.c_void_p(first), ctypes.c_size_t(rest), mmap.MADV_HUGEPAGE
-  )
-  libc.free(ctypes.c_void_p(address))  # what is free is kept, and its advice
+  return all(mallopt(name, value) == 1 for name, value in choices)
