@@ -93,7 +93,7 @@ def draw(figure: Any, records: list[dict[str, Any]]) -> None:
   axes.set_yticks(range(len(GROUPS)), GROUPS.values())
   axes.invert_yaxis()
   axes.set_xlabel("kNN accuracy above random crops alone (points, by seed)")
-  axes.legend()
+  axes.legend(loc="lower left")
 
 
 _RATE = " All cells have the learning rate of the baseline."
