@@ -44,19 +44,39 @@ def make_advance(
 
     return advance_one
 
-  mesh = experiment.mesh
-  steps = parallel.map_steps(experiment.pure_step(), mesh)
-  images, indices = experiment.held_batches(start_step)
-  held = parallel.replicate(images, mesh)
+  steps, take = make_steps(experiment, start_step)
 
   def advance(
     state: step_lib.TrainState, left: int
   ) -> tuple[step_lib.TrainState, Any, int]:
     count = min(size, left)
-    rows = np.stack([next(indices) for _ in range(count)])
-    return *steps(state, held, parallel.shard_rows(rows, mesh)), count
+    return *steps(state, *take(count)), count
 
   return advance
+
+
+def make_steps(
+  experiment: experiment_lib.Experiment, start_step: int
+) -> tuple[Callable, Callable[[int], tuple[Any, jax.Array]]]:
+  """Several steps as one program, and what it is called with.
+
+  Args:
+    experiment: whose images stay in the devices' memory.
+    start_step: of the state that the first call gets.
+
+  Returns:
+    `(state, images, rows) -> (state, metrics [steps])`, and a function of a
+    number of steps that returns all images and the rows of the next batches.
+  """
+  mesh = experiment.mesh
+  images, indices = experiment.held_batches(start_step)
+  held = parallel.replicate(images, mesh)
+
+  def take(count: int) -> tuple[Any, jax.Array]:
+    rows = np.stack([next(indices) for _ in range(count)])
+    return held, parallel.shard_rows(rows, mesh)
+
+  return parallel.map_steps(experiment.pure_step(), mesh), take
 
 
 def metrics_by_step(metrics: Any, steps: int) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
-from essl_jax import cpu, methods, parallel, transformations
+from essl_jax import cpu, dispatch, methods, parallel, transformations
 from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
 from essl_jax.data import ArraySource, load_npz
@@ -175,25 +175,14 @@ def build(
     make_source(config, arguments.examples),
     parallel.make_mesh(there[:wanted]),
   )
-  mesh = experiment.mesh
   if arguments.steps_per_dispatch > 1:
-    steps = parallel.map_steps(experiment.pure_step(), mesh)
-    return experiment, steps, _rows(experiment, arguments.steps_per_dispatch)
+    steps, take = dispatch.make_steps(experiment, 0)
+    batches = map(take, itertools.repeat(arguments.steps_per_dispatch))
+    return experiment, steps, batches
   if arguments.augment or arguments.images:
     batches = ((batch,) for batch in experiment.batches(0))
     return experiment, experiment.make_step(), batches
-  views = parallel.shard(random_views(config), mesh)
+  views = parallel.shard(random_views(config), experiment.mesh)
   given = lambda state, batch: views_lib.Views(**batch)
   step = experiment.make_step(prepare=given)
   return experiment, step, itertools.repeat((views,))
-
-
-def _rows(
-  experiment: experiment_lib.Experiment, steps: int
-) -> Iterator[tuple[Any, jax.Array]]:
-  """All images, on the devices, and the rows of so many batches of them."""
-  images, indices = experiment.held_batches(0)
-  held = parallel.replicate(images, experiment.mesh)
-  while True:
-    rows = np.stack([next(indices) for _ in range(steps)])
-    yield held, parallel.shard_rows(rows, experiment.mesh)
