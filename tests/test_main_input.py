@@ -137,10 +137,17 @@ def test_a_signal_during_the_monitor_stops_at_once(
 ):
   """The untrained encoder's, and that of the first epoch, which is saved."""
 
+  dispatched = []
+
+  def reached(self):
+    dispatched.append(self)
+    return False
+
   def check(self):
-    if self._step == steps:
+    if bool(dispatched) == (steps > 0):
       raise preemption.Stopped
 
+  monkeypatch.setattr(preemption.Preemption, "reached", reached)
   monkeypatch.setattr(preemption.Preemption, "check", check)
   config = tiny_config(
     data={"train_split": "train[:64]", "test_split": "test[:40]"}
