@@ -8,16 +8,20 @@ import platform
 import jaxlib
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
+_LARGE_BLOCK = 128 * 1024  # bytes; glibc's own to begin with
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 # Of NVIDIA's and AMD's GPUs, and of TPUs.
 _ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*", "dxg")
 
 
 def tune() -> None:
-  """Does all of this file; to be called before JAX's first computation."""
+  """Sets up what can be before JAX's first computation.
+
+  `keep_memory` is for later.
+  """
   choose_kernels()
-  keep_memory()
+  return_large_blocks()
 
 
 def choose_kernels() -> None:
@@ -34,17 +38,40 @@ def choose_kernels() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
 
 
+def return_large_blocks() -> bool:
+  """Lets the process give large blocks back to the system as it frees them.
+
+  Otherwise glibc soon keeps them, and a compilation of XLA leaves thousands of
+  holes, among which each later allocation searches for its place: the steps of
+  a program that compiled them took twice as long as those of one that read them
+  from a cache.
+
+  Returns:
+    Whether it was done; see `keep_memory`.
+  """
+  return _set_allocator((_M_MMAP_THRESHOLD, _LARGE_BLOCK))
+
+
 def keep_memory() -> bool:
-  """Lets the process keep what it frees, on machines without accelerators.
+  """Lets the process keep what it frees, from now on.
 
   XLA allocates and frees what a step needs at every step, and the system then
   hands out and clears each page of a gigabyte anew. The process may take
-  several times as much memory as a step.
+  several times as much memory as a step. To be called after the step has been
+  compiled; see `return_large_blocks`.
 
   Returns:
     Whether it was done: with the GNU C library, no accelerator in sight, and
     no other wishes in the environment (`MALLOC_*`, `GLIBC_TUNABLES`).
   """
+  # One arena: those of later threads are too small to hold a step's memory.
+  return _set_allocator(
+    (_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)
+  )
+
+
+def _set_allocator(*choices: tuple[int, int]) -> bool:
+  """Sets parameters of malloc, unless that is for others to do."""
   wishes = os.environ.get("GLIBC_TUNABLES", "")
   if "glibc.malloc." in wishes or any(
     name.startswith("MALLOC_") for name in os.environ
@@ -55,6 +82,4 @@ def keep_memory() -> bool:
   if platform.libc_ver()[0] != "glibc" or (found and not is_cpu):
     return False
   mallopt = ctypes.CDLL(None).mallopt
-  # One arena: those of later threads are too small to hold a step's memory.
-  choices = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
   return all(mallopt(name, value) == 1 for name, value in choices)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, dispatch, logs, results, tasks, weights
+from essl_jax import checkpoint, cpu, dispatch, logs, results, tasks, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
@@ -254,6 +254,7 @@ def pretrain(
         if count not in compiled:  # which is not counted
           compiled.add(count)
           jax.block_until_ready(values)
+          cpu.keep_memory()
           clock.start(step + count)
         step += count
         stop = preemption.reached()

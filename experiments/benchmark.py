@@ -45,7 +45,7 @@ import programs
 import step_cases
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import environment
+from essl_jax import cpu, environment
 from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
 from essl_jax.errors import UsageError
@@ -106,6 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   state, metrics = step(state, *batch)
   jax.block_until_ready(metrics)
   compile_seconds = time.perf_counter() - start
+  cpu.keep_memory()
   for _ in range(1 if jax.default_backend() == "cpu" else 10):
     state, metrics = step(state, *next(batches))
   jax.block_until_ready(state)

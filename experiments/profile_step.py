@@ -38,7 +38,7 @@ import tpu_flops
 import trace_reader
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import environment
+from essl_jax import cpu, environment
 from essl_jax.errors import UsageError
 
 
@@ -172,6 +172,7 @@ def profile(
   state = experiment.create_state()
   traced = step.trace(state, *next(batches))
   compiled = traced.lower().compile()
+  cpu.keep_memory()
   warmups = 1 if jax.default_backend() == "cpu" else 10
   count = arguments.steps
   state, *_ = run_steps(compiled, state, batches, warmups)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax import cpu
 from essl_jax.models import convolution, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -147,38 +146,3 @@ def test_other_convolutions_are_refused(images, kernel, padding, message):
     winograd.convolve(
       jnp.ones((2, 8, 8, 4), jnp.uint8), jnp.ones((3, 3, 4, 4)), SAME
     )
-
-
-def test_the_environment_may_choose_the_allocator(monkeypatch):
-  monkeypatch.setattr(cpu.glob, "glob", lambda _: [])
-  monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: pytest.fail("was changed"))
-  monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-  assert not cpu.keep_memory()
-  monkeypatch.delenv("MALLOC_ARENA_MAX")
-  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-  assert not cpu.keep_memory()
-
-
-@pytest.mark.parametrize(
-  ("version", "before", "after"),
-  [
-    ("0.10.2", None, "--{}=LIBRARY_FUSION_TYPE_REDUCE"),
-    ("0.10.2", "--a=1", "--a=1 --{}=LIBRARY_FUSION_TYPE_REDUCE"),
-    ("0.10.2", "--{}=OTHER", "--{}=OTHER"),
-    ("0.11.0", "--a=1", "--a=1"),
-  ],
-)
-def test_kernels_are_chosen_where_the_flag_is_known(
-  monkeypatch, version, before, after
-):
-  flag = "xla_cpu_experimental_ynn_fusion_type"
-  monkeypatch.setattr(cpu.jaxlib, "__version__", version)
-  monkeypatch.setenv("XLA_FLAGS", (before or "").format(flag))
-  cpu.choose_kernels()
-  assert cpu.os.environ["XLA_FLAGS"] == after.format(flag)
-
-
-def test_memory_is_left_alone_beside_accelerators(monkeypatch):
-  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-  monkeypatch.setattr(cpu.glob, "glob", lambda _: ["/dev/nvidia0"])
-  assert not cpu.keep_memory()
