@@ -1,0 +1,161 @@
+"""Times the kNN monitor's classification; prints one JSON line.
+
+  python experiments/knn_benchmark.py
+  python experiments/knn_benchmark.py \
+    --step=experiments/results/step_benchmark_cpu.json
+
+Random features of unit variance are classified as by the monitor
+(`essl_jax.evaluation.knn`): a block of queries at a time, on one device. With
+`--step`, a record of benchmark.py from the same kind of device, the time is
+also given as a share of an epoch of training on as many images as the bank
+has. What extracts the features is not part of it.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import programs
+
+from essl_jax import arguments as arguments_lib
+from essl_jax import cpu, environment
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import knn
+
+NUM_CLASSES, TEMPERATURE = 10, 0.1
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Times `arguments.rounds` classifications after one that compiles.
+
+  Args:
+    arguments: of `parse`.
+
+  Returns:
+    What is printed.
+  """
+  host = programs.host()  # before this program is its load
+  keys = jax.random.split(jax.random.key(0), 3)
+  shape = (arguments.bank, arguments.features)
+  bank = jax.random.normal(keys[0], shape)
+  labels = jax.random.randint(keys[1], shape[:1], 0, NUM_CLASSES)
+  shape = (arguments.queries, arguments.features)
+  queries = jax.random.normal(keys[2], shape)
+
+  def classify() -> jax.Array:
+    return knn.predict(
+      bank,
+      labels,
+      queries,
+      num_classes=NUM_CLASSES,
+      k=arguments.k,
+      temperature=TEMPERATURE,
+    )
+
+  jax.block_until_ready(classify())
+  cpu.keep_memory()
+  seconds = []
+  for _ in range(arguments.rounds):
+    start = time.perf_counter()
+    jax.block_until_ready(classify())
+    seconds.append(time.perf_counter() - start)
+  machine = environment.describe()
+  return {
+    "program": "essl_jax",
+    "version": f"jax {machine['jax']}",
+    "device": machine["device_kind"],
+    "git_commit": machine["git_commit"],
+    "host": host,
+    "bank": arguments.bank,
+    "queries": arguments.queries,
+    "features": arguments.features,
+    "k": arguments.k,
+    "each_seconds": seconds,
+    "median_seconds": statistics.median(seconds),
+  }
+
+
+def share_of_epoch(found: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+  """Compares with an epoch of the step that a record is of.
+
+  Args:
+    found: from `measure`.
+    path: of what benchmark.py printed, with or without a peer.
+
+  Returns:
+    The epoch's seconds, on as many images as the bank has, and the share.
+
+  Raises:
+    UsageError: the file is no such record, or of another kind of device.
+  """
+  try:
+    record = json.loads(path.read_text())
+    ours = [
+      run
+      for run in record.get("runs", [record])
+      if run["program"] == "essl_jax"
+    ]
+    rate = statistics.median(run["source_images_per_second"] for run in ours)
+    device = ours[0]["device"]
+  except OSError as error:
+    raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UsageError(f"{path} is no record of benchmark.py") from error
+  if device != found["device"]:
+    raise UsageError(
+      f"{path} is of {device!r}, and this is {found['device']!r}: give a record"
+      " of this kind of device"
+    )
+  seconds = found["bank"] / rate
+  return {
+    "epoch_seconds": seconds,
+    "share_of_epoch": found["median_seconds"] / seconds,
+  }
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+  """The command line."""
+  parser = arguments_lib.Parser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--bank", type=int, default=50_000, help="images to compare with")
+  add("--queries", type=int, default=10_000, help="images to classify")
+  add("--features", type=int, default=512, help="numbers of each image")
+  add("--k", type=int, default=200, help="neighbours that vote")
+  add("--rounds", type=int, default=3)
+  add("--step", type=pathlib.Path, help="a record of benchmark.py")
+  arguments = parser.parse_args(words)
+  for name in ("bank", "queries", "features", "k", "rounds"):
+    if (value := getattr(arguments, name)) < 1:
+      raise UsageError(f"--{name} must be at least 1; got {value}")
+  if arguments.k > arguments.bank:
+    raise UsageError(
+      f"--k={arguments.k} must be at most --bank={arguments.bank}"
+    )
+  return arguments
+
+
+def main(words: Sequence[str]) -> int:
+  """Returns the exit code."""
+  try:
+    arguments = parse(words)
+    cpu.tune()
+    found = measure(arguments)
+    if arguments.step:
+      found |= share_of_epoch(found, arguments.step)
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  print(json.dumps(found))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
