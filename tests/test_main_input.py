@@ -136,7 +136,6 @@ def test_a_signal_during_the_monitor_stops_at_once(
   steps, says, tmp_path, tiny_config, monkeypatch, capsys
 ):
   """The untrained encoder's, and that of the first epoch, which is saved."""
-
   dispatched = []
 
   def reached(self):
