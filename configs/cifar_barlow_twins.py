@@ -80,6 +80,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     second=dict(view),
     third=view | dict(size=16),
     extra=ml_collections.config_dict.placeholder(str),
+    resolution=(),
   )
 
   config.model = dict(

@@ -83,6 +83,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     second=dict(view),
     third=view | dict(size=48),
     extra=ml_collections.config_dict.placeholder(str),
+    resolution=(),
   )
 
   config.model = dict(

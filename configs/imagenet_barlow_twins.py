@@ -114,6 +114,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
       blur=0.1,
     ),
     extra=ml_collections.config_dict.placeholder(str),
+    resolution=(),
   )
 
   config.model = dict(

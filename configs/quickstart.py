@@ -70,6 +70,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     second=dict(view),
     third=view | dict(scale=(0.7, 1.0)),
     extra=ml_collections.config_dict.placeholder(str),
+    resolution=(),
   )
 
   config.model = dict(

@@ -31,12 +31,18 @@ class Views:
     extra: one more invariance: a group of `transformations.find_augmentation`.
       Both views for SSL undergo, with probability 1/2 each, one of its elements
       other than the identity; the third does not.
+    resolution: stages of growing sizes, pairs of a part of the training, at
+      which a stage begins (rounded down to an epoch), and the fraction of all
+      views' sizes from there on (rounded to a multiple of 4, 8 or more):
+      `((0.0, 0.5), (0.6, 1.0))` trains six tenths of the epochs at half size.
+      Empty, sizes are full all the time. Evaluations always see full size.
   """
 
   first: augment.View
   second: augment.View
   third: augment.View
   extra: str | None = None
+  resolution: tuple[tuple[float, float], ...] = ()
 
   def __post_init__(self) -> None:
     if self.extra is not None:

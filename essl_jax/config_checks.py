@@ -1,5 +1,6 @@
 """Values that no run can have, refused by name."""
 
+import itertools
 from typing import Any
 
 from essl_jax import transformations
@@ -113,6 +114,7 @@ def check(config: Any) -> None:
       raise UsageError(f"config.{name} must be above 0; got {value}")
   _check_labels(config)
   _check_sizes(config)
+  _check_resolution(config.views.resolution)
   _check_groups(config)
   _check_unread(config)
   _check_optimizer(config)
@@ -145,6 +147,21 @@ def _check_sizes(config: Any) -> None:
     )
   if config.seed >= 2**32:
     raise UsageError(f"config.seed must be below 2**32; got {config.seed}")
+
+
+def _check_resolution(stages: tuple[tuple[float, ...], ...]) -> None:
+  begins = [stage[0] for stage in stages if stage]
+  rises = all(a < b for a, b in itertools.pairwise(begins))
+  if (
+    any(len(stage) != 2 or not 0 < stage[1] <= 1 for stage in stages)
+    or (stages and begins[0] != 0)
+    or not (rises and all(0 <= begin < 1 for begin in begins))
+  ):
+    raise UsageError(
+      "config.views.resolution must be pairs (part of the training, fraction"
+      " of the views' sizes), the parts rising from 0 and below 1, the"
+      f" fractions above 0 and at most 1; got {stages}"
+    )
 
 
 def _check_groups(config: Any) -> None:
@@ -183,6 +200,7 @@ _UNREAD = {
     "model.stem",
     "model.zero_init_last_norm",
     "model.rematerialize",
+    "views.resolution",
   ),
   ("data.name", "photonics"): (
     "data.on_device",
@@ -190,6 +208,7 @@ _UNREAD = {
     "data.resize_size",
     "data.labelled_split",
     "views.extra",
+    "views.resolution",
     "online_classifier",
     "evaluate_checkpoint",
     "knn",

@@ -1,13 +1,16 @@
 """How steps reach the devices: one by one, or many as one program."""
 
 from collections.abc import Callable
+import dataclasses
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
+from essl_jax import parallel, resolution
 from essl_jax import step as step_lib
 
 # `(state, left) -> (state, metrics, steps)`: does up to `left` steps. The
@@ -29,28 +32,34 @@ def make_advance(
   Returns:
     A function to be called with the state it returned before. Each number of
     steps is a program of its own: a call with fewer steps left than
-    `experiment.steps_per_dispatch` does those.
+    `experiment.steps_per_dispatch` does those. So are the sizes of the views,
+    which change only where an epoch begins: `left` may not reach beyond.
   """
-  size = experiment.steps_per_dispatch
+  size, done = experiment.steps_per_dispatch, start_step
   if size == 1:
-    step = experiment.make_step()
+    step = functools.cache(lambda views: _at(experiment, views).make_step())
     batches = experiment.batches(start_step)
 
     def advance_one(
       state: step_lib.TrainState, left: int
     ) -> tuple[step_lib.TrainState, Any, int]:
       del left
-      return *step(state, next(batches)), 1
+      nonlocal done
+      views, done = views_at(experiment, done), done + 1
+      return *step(views)(state, next(batches)), 1
 
     return advance_one
 
-  steps, take = make_steps(experiment, start_step)
+  steps = functools.cache(lambda views: _map_steps(_at(experiment, views)))
+  take = _make_take(experiment, start_step)
 
   def advance(
     state: step_lib.TrainState, left: int
   ) -> tuple[step_lib.TrainState, Any, int]:
+    nonlocal done
     count = min(size, left)
-    return *steps(state, *take(count)), count
+    views, done = views_at(experiment, done), done + count
+    return *steps(views)(state, *take(count)), count
 
   return advance
 
@@ -65,9 +74,36 @@ def make_steps(
     start_step: of the state that the first call gets.
 
   Returns:
-    `(state, images, rows) -> (state, metrics [steps])`, and a function of a
-    number of steps that returns all images and the rows of the next batches.
+    `(state, images, rows) -> (state, metrics [steps])` with views of full
+    size, and a function of a number of steps that returns all images and the
+    rows of the next batches.
   """
+  return _map_steps(experiment), _make_take(experiment, start_step)
+
+
+def views_at(
+  experiment: experiment_lib.Experiment, step: int
+) -> config_lib.Views:
+  """The views of the step after `step` others, at their sizes then."""
+  config = experiment.config
+  epoch = step // experiment.steps_per_epoch
+  return resolution.at_epoch(config.views, config.epochs, epoch)
+
+
+def _at(
+  experiment: experiment_lib.Experiment, views: config_lib.Views
+) -> experiment_lib.Experiment:
+  config = dataclasses.replace(experiment.config, views=views)
+  return dataclasses.replace(experiment, config=config)
+
+
+def _map_steps(experiment: experiment_lib.Experiment) -> Callable:
+  return parallel.map_steps(experiment.pure_step(), experiment.mesh)
+
+
+def _make_take(
+  experiment: experiment_lib.Experiment, start_step: int
+) -> Callable[[int], tuple[Any, jax.Array]]:
   mesh = experiment.mesh
   images, indices = experiment.held_batches(start_step)
   held = parallel.replicate(images, mesh)
@@ -76,7 +112,7 @@ def make_steps(
     rows = np.stack([next(indices) for _ in range(count)])
     return held, parallel.shard_rows(rows, mesh)
 
-  return parallel.map_steps(experiment.pure_step(), mesh), take
+  return take
 
 
 def metrics_by_step(metrics: Any, steps: int) -> list[dict[str, float]]:

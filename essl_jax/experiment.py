@@ -18,6 +18,7 @@ from essl_jax import (
   optim,
   parallel,
   parameter_groups,
+  resolution,
 )
 from essl_jax import config as config_lib
 from essl_jax import networks as networks_lib
@@ -141,7 +142,8 @@ class Experiment:
     )
     if self.steps_per_dispatch > 1:
       first += f", {self.steps_per_dispatch} steps a program"
-    return [first, *optim.describe_groups(self.groups, params)]
+    sizes = resolution.describe(self.config.views, self.config.epochs)
+    return [first, *sizes, *optim.describe_groups(self.groups, params)]
 
   def create_state(self) -> step_lib.TrainState:
     """The replicated state at step 0."""
@@ -262,7 +264,7 @@ def build(
       " device memory, and these are streamed: add"
       " --config.data.on_device=True, or leave it out"
     )
-  views_lib.check(config, source.image_shape)
+  views_lib.check(config, source)
   if config.online_classifier and _has_no_labels(source):
     raise UsageError(
       "config.online_classifier wants labels of the pre-training images, and"

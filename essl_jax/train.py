@@ -247,12 +247,13 @@ def pretrain(
       per_epoch, step = experiment.steps_per_epoch, start
       advance = dispatch.make_advance(experiment, start)
       metrics = _Metrics(logger, config.log_every, total)
-      compiled: set[int] = set()
+      compiled: set[Any] = set()
       while step < total:
+        views = dispatch.views_at(experiment, step)
         state, values, count = advance(state, per_epoch - step % per_epoch)
         metrics.push(step + count, values, count)
-        if count not in compiled:  # which is not counted
-          compiled.add(count)
+        if (count, views) not in compiled:  # which is not counted
+          compiled.add((count, views))
           jax.block_until_ready(values)
           cpu.keep_memory()
           clock.start(step + count)

@@ -1,6 +1,7 @@
 """What a step sees of its images: two views for SSL, transformed copies."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import chex
@@ -8,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from essl_jax import augment, transformations
+from essl_jax import augment, data, resolution, transformations
 from essl_jax import config as config_lib
 from essl_jax import networks as networks_lib
 from essl_jax.errors import UsageError
@@ -106,17 +107,31 @@ def make_views(
   return prepare
 
 
-def check(config: config_lib.Config, image_shape: tuple[int, ...]) -> None:
+def check(config: config_lib.Config, source: data.Source) -> None:
   """Refuses views and networks that the images do not fit.
 
   Args:
     config: of the run.
-    image_shape: (H, W, C) of the source.
+    source: of the images.
 
   Raises:
     UsageError: in one line.
   """
-  channels = image_shape[2]
+  if config.views.resolution and source.differs_in_size:
+    raise UsageError(
+      "config.views.resolution wants images that the devices crop, and those of"
+      f" {config.data.name} differ in size and are cropped by the host: leave"
+      " it empty"
+    )
+  full = dataclasses.replace(config.views, resolution=())
+  stages = resolution.stages(config.views, config.epochs)
+  # Evaluation draws the views at their full sizes.
+  for views in dict.fromkeys([full, *(views for _, views in stages)]):
+    stage = dataclasses.replace(config, views=views)
+    _check_stage(stage, source.image_shape[2])
+
+
+def _check_stage(config: config_lib.Config, channels: int) -> None:
   for name in ("first", "second", "third"):
     # Evaluation draws the first two whatever the method.
     if name == "third" and config.equivariance.weight == 0:

@@ -18,6 +18,7 @@ from essl_jax import fields, methods
 SCRIPTS = (
   "ablations",
   "cifar10_table",
+  "fast_study",
   "flowers_table",
   "imagenet_table",
   "lambda_sweep",

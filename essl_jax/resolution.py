@@ -1,0 +1,90 @@
+"""Training at growing image sizes: which sizes the views have when."""
+
+import dataclasses
+
+from essl_jax import config as config_lib
+
+_MULTIPLE = 4  # the halvings of an encoder then lose little at the borders
+_LEAST = 8
+
+
+def scaled_size(size: int, fraction: float) -> int:
+  """A view's size at a stage.
+
+  Args:
+    size: the full one, in pixels.
+    fraction: of it, in (0, 1].
+
+  Returns:
+    The nearest multiple of 4, at least 8, and never above the full size; at
+    fraction 1 the full size itself.
+  """
+  if fraction == 1:
+    return size
+  nearest = _MULTIPLE * int(size * fraction / _MULTIPLE + 0.5)
+  return min(size, max(_LEAST, nearest))
+
+
+def at_epoch(
+  views: config_lib.Views, epochs: int, epoch: int
+) -> config_lib.Views:
+  """The views of an epoch, at their sizes then.
+
+  Args:
+    views: from the config; `views.resolution` says when sizes change.
+    epochs: of the whole training.
+    epoch: counted from 0.
+
+  Returns:
+    The views with sizes that hold in that epoch, and without a `resolution`.
+  """
+  fraction = 1.0
+  for begin, value in views.resolution:
+    if epoch >= first_epoch(begin, epochs):
+      fraction = value
+  scale = lambda view: dataclasses.replace(
+    view, size=scaled_size(view.size, fraction)
+  )
+  return dataclasses.replace(
+    views,
+    first=scale(views.first),
+    second=scale(views.second),
+    third=scale(views.third),
+    resolution=(),
+  )
+
+
+def first_epoch(begin: float, epochs: int) -> int:
+  """The epoch in which a stage begins that starts at a part of the training.
+
+  Rounded down, so that the last stage has at least one epoch.
+  """
+  return int(begin * epochs + 1e-9)  # 0.29 of 100 is 28.999...
+
+
+def stages(
+  views: config_lib.Views, epochs: int
+) -> list[tuple[int, config_lib.Views]]:
+  """The first epoch and the views of every stage, in order.
+
+  Args:
+    views: from the config.
+    epochs: of the whole training.
+
+  Returns:
+    One stage where sizes never change. A stage is left out where the next
+    begins in the same epoch.
+  """
+  begins = {0, *(first_epoch(x, epochs) for x, _ in views.resolution)}
+  return [(x, at_epoch(views, epochs, x)) for x in sorted(begins)]
+
+
+def describe(views: config_lib.Views, epochs: int) -> list[str]:
+  """Says which sizes the views have from which epoch on, if they change."""
+  if not views.resolution:
+    return []
+  parts = [
+    f"{at.first.size}, {at.second.size}, {at.third.size} from epoch {epoch + 1}"
+    for epoch, at in stages(views, epochs)
+  ]
+  return [f"pixels of the three views: {'; '.join(parts)}"]
