@@ -45,11 +45,26 @@ def parse(
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--scale", choices=study_lib.SCALES, default="small")
-  add("--seeds", type=int, nargs="+", help="of the pre-training")
+  add(
+    "--scale",
+    choices=study_lib.SCALES,
+    default="small",
+    help="the paper's recipe, minutes a cell (the default), or whether it runs",
+  )
+  add(
+    "--seeds",
+    type=int,
+    nargs="+",
+    help="of the pre-training, with spaces between; the study's by default",
+  )
   add("--data-dir", type=pathlib.Path, help="config.data.dir of the cells")
   add("--workdirs", type=pathlib.Path, help="default: runs/<study>_<scale>")
-  add("--results", type=pathlib.Path, default=study_lib.RESULTS)
+  add(
+    "--results",
+    type=pathlib.Path,
+    default=study_lib.RESULTS,
+    help="default: experiments/results",
+  )
   add("--jobs", type=int, default=1, help="cells at a time, which share cores")
   add("--keep-going", action="store_true", help="although a cell has failed")
   add("--collect-only", action="store_true", help="run nothing")
@@ -258,6 +273,11 @@ def _run(study: study_lib.Study, options: argparse.Namespace) -> int:
       print(f"{state:8}  {cell.name}  {words}")
     print(f"{len(missing)} of {len(cells)} cells are missing")
     return 0
+  if options.data_dir and all(cell.data is None for cell in cells):
+    print(
+      f"--data-dir is not read: cells of --scale={options.scale} take images"
+      " that come with the library"
+    )
   failures: list[str] = []
   if missing and not options.collect_only:
     failures = run_cells(study, missing, options)

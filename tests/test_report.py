@@ -44,7 +44,9 @@ def second(trained):
     results["config"]["seed"] = 31
     results["figures"]["transformation"]["confusion"] = CONFUSION
     results["figures"]["collapse"] = {"effective_rank": 12.34567891}
-    results["figures"]["symmetry"] = {"rotation": {"invariance": 0.4321}}
+    measures = {"cosine": 0.4321, "readout_accuracy": 46.05, "chance": 25.0}
+    measures |= {"readout_penalty": 0.01}
+    results["figures"]["symmetry"] = {"rotation": measures}
 
   _change(workdir, change)
   return workdir
@@ -91,6 +93,10 @@ def test_the_page_has_every_part(written, trained):
   assert results["environment"]["jaxlib"] in page.text
   # Among the figures, in the whole of the measure, and in its own part.
   assert page.text.count("12.3457") == 3
+  # A figure in the first table, and with its circumstances below.
+  read_out = "Under rotation: linear read-out of the element"
+  assert page.text.count(read_out) == 1 and "46.05%" in page.text
+  assert page.text.count("rotation.readout_penalty") == 2
   assert "first: results.json holds no confusion matrix" in page.text
 
 

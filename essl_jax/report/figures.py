@@ -22,6 +22,7 @@ _STYLES: Sequence[Mapping[str, Any]] = (
 )
 _DPI = 144
 _WIDTH = 5.6  # inches: half of a wide window, all of a narrow one
+_SHORT_NAME = 30  # characters, of which two fit beside each other
 _LEGEND = 20  # classes that a legend still names
 _THUMBNAIL = 96  # pixels of the longer side of an image
 
@@ -69,7 +70,7 @@ def curves(
   if is_logarithmic:
     axes.set_yscale("log")
   if len(names) > 1 or reference is not None:
-    figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+    _name_lines(figure, names)
   return _png(figure)
 
 
@@ -179,8 +180,19 @@ def errors_by_labelled(
   axes.set_xlabel("labelled cells")
   axes.set_ylabel("error (%)")
   axes.grid(color="#dddddd", linewidth=0.6)
-  figure.legend(loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+  _name_lines(figure, list(errors))
   return _png(figure)
+
+
+def _name_lines(figure: Any, names: Sequence[str]) -> None:
+  """A legend below, one name a line where two would not fit."""
+  is_short = max(map(len, names), default=0) <= _SHORT_NAME
+  figure.legend(
+    loc="outside lower left",
+    ncols=2 if is_short else 1,
+    fontsize=9,
+    frameon=False,
+  )
 
 
 def densities(true: np.ndarray, predicted: np.ndarray) -> bytes:

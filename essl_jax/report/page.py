@@ -57,6 +57,12 @@ abbr { text-decoration: none; }
 .pictures td small { margin-top: .3rem; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; padding: .25rem 0; color: #00558a; }
+@media (max-width: 40rem) {
+  th, td { padding: .3rem .4rem; }
+  tbody th { max-width: 8rem; overflow-wrap: anywhere; }
+  td, thead th { min-width: 5.5rem; }
+  caption span { max-width: calc(100vw - 3rem); }
+}
 footer { margin-top: 3rem; color: #444; font-size: .9rem; }
 """
 

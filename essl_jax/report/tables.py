@@ -122,6 +122,8 @@ def _headline(run: Run) -> Cells:
     "linear_probe": _linear_probe,
     "transformation": _transformation,
     "regression": _regression,
+    "collapse": _collapse,
+    "symmetry": _symmetry,
   }
   for measure in _union([known, run.results.get("figures", {})]):
     found = run.figures(measure)
@@ -188,6 +190,42 @@ def _regression(found: Mapping[str, Any]) -> Cells:
   if "dos_error_of_free_space" in found:
     value = _percent(found["dos_error_of_free_space"])
     cells["DOS error of predicting free space"] = value, ""
+  return cells
+
+
+def _collapse(found: Mapping[str, Any]) -> Cells:
+  note = f"{_count(found, 'images')} test images"
+  sphere = found.get("feature_std_of_sphere")
+  titles = {
+    "feature_std": ("Deviation of features", f"{show(sphere)} on a sphere"),
+    "effective_rank": ("Effective rank", f"of {show(found.get('width'))}"),
+    "rankme": ("RankMe", f"of {show(found.get('width'))}"),
+    "alignment": ("Alignment", "0 is best"),
+    "uniformity": ("Uniformity", "lower is better"),
+  }
+  return {
+    title: (show(found[name]), f"{scale}, {note}")
+    for name, (title, scale) in titles.items()
+    if name in found
+  }
+
+
+def _symmetry(found: Mapping[str, Any]) -> Cells:
+  cells: Cells = {}
+  for group, measures in found.items():
+    name = _words(group)
+    for measure, title, reference in (
+      ("cosine", "cosine to the transformed image", "cosine_other_images"),
+      ("equivariance_r2", "R² of a linear map", "identity_r2"),
+    ):
+      if measure in measures:
+        than = "other images" if measure == "cosine" else "no map"
+        note = f"{show(measures.get(reference))} for {than}"
+        cells[f"Under {name}: {title}"] = show(measures[measure]), note
+    if "readout_accuracy" in measures:
+      note = f"chance {show(measures.get('chance'))}%"
+      value = _percent(measures["readout_accuracy"])
+      cells[f"Under {name}: linear read-out of the element"] = value, note
   return cells
 
 

@@ -109,9 +109,10 @@ def find(name: str) -> TransformationGroup:
         f"{part} has too many elements to predict and only augments; these can"
         f" be predicted: {', '.join(GROUPS)}, and products like a*b"
       )
+    of = f" in {name!r}" if part != name else ""
     raise ValueError(
-      f"unknown transformation group {part!r}; there are: {', '.join(GROUPS)},"
-      " and products like a*b"
+      f"unknown transformation group {part!r}{of}; there are:"
+      f" {', '.join(GROUPS)}, and products like a*b"
     )
   groups = [GROUPS[part] for part in parts]
   return groups[0] if len(groups) == 1 else product(*groups)
