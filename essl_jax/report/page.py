@@ -59,7 +59,7 @@ details { margin: .5rem 0; }
 summary { cursor: pointer; padding: .25rem 0; color: #00558a; }
 @media (max-width: 40rem) {
   th, td { padding: .3rem .4rem; }
-  tbody th { max-width: 8rem; overflow-wrap: anywhere; }
+  tbody th { max-width: 8rem; overflow-wrap: anywhere; hyphens: auto; }
   td, thead th { min-width: 5.5rem; }
   caption span { max-width: calc(100vw - 3rem); }
 }
