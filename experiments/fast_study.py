@@ -66,17 +66,16 @@ class Change:
   third: int = 16
   stages: tuple[tuple[float, float], ...] = ()
 
-  @property
-  def passes(self) -> float:
-    """Passes over 32 x 32 pixels for one image of the data."""
-    ends = [begin for begin, _ in self.stages[1:]] + [1.0]
-    parts = zip(self.stages or ((0.0, 1.0),), ends, strict=True)
-    sizes = [(end - x[0], x[1]) for x, end in parts]
-    area = lambda size: sum(
-      part * (resolution.scaled_size(size, fraction) / 32) ** 2
-      for part, fraction in sizes
-    )
-    return 2 * area(32) + self.copies * area(self.third)
+  def passes(self, epochs: int) -> float:
+    """Passes over 32 x 32 pixels for one image of the data, in all epochs."""
+    begins = [(resolution.first_epoch(x, epochs), y) for x, y in self.stages]
+    begins = begins or [(0, 1.0)]
+    ends = [epoch for epoch, _ in begins[1:]] + [epochs]
+    total = 0.0
+    for (begin, fraction), end in zip(begins, ends, strict=True):
+      area = lambda x, y=fraction: (resolution.scaled_size(x, y) / 32) ** 2
+      total += (end - begin) * (2 * area(32) + self.copies * area(self.third))
+    return total
 
 
 def changes(scale: str) -> dict[str, Change]:
@@ -126,9 +125,10 @@ def _views(change: str) -> tuple[str, ...]:
 
 
 def epochs(change: Change, scale: str) -> int:
-  """How many fit the budget."""
-  budget = change.budget * _EPOCHS[scale] * Change("").passes
-  return max(1, round(budget / change.passes))
+  """How many come nearest to the budget, as stages are of whole epochs."""
+  base = _EPOCHS[scale]
+  budget = change.budget * Change("").passes(base)
+  return min(range(1, 4 * base), key=lambda n: abs(change.passes(n) - budget))
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
@@ -179,14 +179,14 @@ def read(
     results: of `results.json`.
 
   Returns:
-    The figures, with passes (in millions) and seconds of training without
+    The figures, with passes (in thousands) and seconds of training without
     compilation, evaluation and saving; and the protocol.
   """
   figures, protocol = image_study.read(results)
   config = config_lib.parse(results["config"])
   images = results["training"]["steps"] * config.batch_size
   speed = results["training"]["source_images_per_second"]
-  figures["passes"] = images * passes_per_image(config) / 1e6
+  figures["passes"] = images * passes_per_image(config) / 1e3
   figures["seconds"] = images / speed if speed else None
   return figures, protocol
 
@@ -194,16 +194,16 @@ def read(
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
   """Accuracy over arithmetic and over seconds, all seeds of a row together."""
   axes = figure.subplots(1, 2, sharey=True)
-  titles = ("passes over 32 × 32 pixels (millions)", "seconds of training")
+  titles = ("passes over 32 × 32 pixels (thousands)", "seconds of training")
   for ax, key, title in zip(axes, ("passes", "seconds"), titles, strict=True):
     curve = [_point(records, row, key) for row in (LESS, BASELINE, MORE)]
     there = [point for point in curve if point]
-    ax.plot(*zip(*there, strict=True), "k-o", label=f"{BASELINE}, ½, 1, 2 ×")
+    xs, ys = [x for x, _ in there], [y for _, y in there]
+    ax.plot(xs, ys, "k-o", label=f"{BASELINE}, ½, 1, 2 ×")
     others = [x for x in changes("full") if x not in (LESS, BASELINE, MORE)]
     for i, row in enumerate(others):
       if point := _point(records, row, key):
         ax.plot(*point, f"C{i % 10}{'os^'[i // 10]}", label=row)
-    ax.set_xscale("log")
     ax.set_xlabel(title)
     ax.grid(alpha=0.4)
   axes[0].set_ylabel("kNN (%)")
@@ -230,7 +230,7 @@ STUDY = study.Study(
   columns={
     "knn_top1": "kNN",
     "linear_top1": "linear probe",
-    "passes": "passes (millions)",
+    "passes": "passes (thousands)",
     "seconds": "seconds of training",
   },
   read=read,
