@@ -1,5 +1,6 @@
 """How steps reach the devices: one by one, or many as one program."""
 
+import bisect
 from collections.abc import Callable
 import dataclasses
 import functools
@@ -13,10 +14,11 @@ from essl_jax import experiment as experiment_lib
 from essl_jax import parallel, resolution
 from essl_jax import step as step_lib
 
-# `(state, left) -> (state, metrics, steps)`: does up to `left` steps. The
-# metrics of several steps are [steps], those of one may be scalars.
+# `(state, left) -> (state, metrics, steps, is_new)`: does up to `left` steps,
+# with a program that `is_new` where it had to be compiled. The metrics of
+# several steps are [steps], those of one may be scalars.
 Advance = Callable[
-  [step_lib.TrainState, int], tuple[step_lib.TrainState, Any, int]
+  [step_lib.TrainState, int], tuple[step_lib.TrainState, Any, int, bool]
 ]
 
 
@@ -35,31 +37,29 @@ def make_advance(
     `experiment.steps_per_dispatch` does those. So are the sizes of the views,
     which change only where an epoch begins: `left` may not reach beyond.
   """
-  size, done = experiment.steps_per_dispatch, start_step
+  size, per_epoch = experiment.steps_per_dispatch, experiment.steps_per_epoch
+  config = experiment.config
+  stages = resolution.stages(config.views, config.epochs)
+  begins = [epoch for epoch, _ in stages]
   if size == 1:
-    step = functools.cache(lambda views: _at(experiment, views).make_step())
     batches = experiment.batches(start_step)
-
-    def advance_one(
-      state: step_lib.TrainState, left: int
-    ) -> tuple[step_lib.TrainState, Any, int]:
-      del left
-      nonlocal done
-      views, done = views_at(experiment, done), done + 1
-      return *step(views)(state, next(batches)), 1
-
-    return advance_one
-
-  steps = functools.cache(lambda views: _map_steps(_at(experiment, views)))
-  take = _make_take(experiment, start_step)
+    make: Callable = experiment_lib.Experiment.make_step
+    take: Callable = lambda _: (next(batches),)
+  else:
+    make, take = _map_steps, _make_take(experiment, start_step)
+  program = functools.cache(lambda views: make(_at(experiment, views)))
+  done, compiled = start_step, set()
 
   def advance(
     state: step_lib.TrainState, left: int
-  ) -> tuple[step_lib.TrainState, Any, int]:
+  ) -> tuple[step_lib.TrainState, Any, int, bool]:
     nonlocal done
     count = min(size, left)
-    views, done = views_at(experiment, done), done + count
-    return *steps(views)(state, *take(count)), count
+    _, views = stages[bisect.bisect(begins, done // per_epoch) - 1]
+    is_new = (views, count) not in compiled
+    compiled.add((views, count))
+    done += count
+    return *program(views)(state, *take(count)), count, is_new
 
   return advance
 
@@ -79,15 +79,6 @@ def make_steps(
     rows of the next batches.
   """
   return _map_steps(experiment), _make_take(experiment, start_step)
-
-
-def views_at(
-  experiment: experiment_lib.Experiment, step: int
-) -> config_lib.Views:
-  """The views of the step after `step` others, at their sizes then."""
-  config = experiment.config
-  epoch = step // experiment.steps_per_epoch
-  return resolution.at_epoch(config.views, config.epochs, epoch)
 
 
 def _at(

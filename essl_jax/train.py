@@ -247,13 +247,11 @@ def pretrain(
       per_epoch, step = experiment.steps_per_epoch, start
       advance = dispatch.make_advance(experiment, start)
       metrics = _Metrics(logger, config.log_every, total)
-      compiled: set[Any] = set()
       while step < total:
-        views = dispatch.views_at(experiment, step)
-        state, values, count = advance(state, per_epoch - step % per_epoch)
+        left = per_epoch - step % per_epoch
+        state, values, count, is_new = advance(state, left)
         metrics.push(step + count, values, count)
-        if (count, views) not in compiled:  # which is not counted
-          compiled.add((count, views))
+        if is_new:  # its compilation is not counted
           jax.block_until_ready(values)
           cpu.keep_memory()
           clock.start(step + count)

@@ -33,7 +33,7 @@ def _advance(experiment, start=0):
   state, step, found, counts = experiment.create_state(), start, [], []
   advance = dispatch.make_advance(experiment, start)
   while step < 2 * STEPS:
-    state, metrics, count = advance(state, STEPS - step % STEPS)
+    state, metrics, count, _ = advance(state, STEPS - step % STEPS)
     found += dispatch.metrics_by_step(metrics, count)
     counts.append(count)
     step += count
@@ -106,7 +106,7 @@ def test_training_neither_recompiles_nor_copies_unasked(
   experiment = _experiment(tiny_config, source, steps_per_dispatch=size)
   state = experiment.create_state()
   advance = dispatch.make_advance(experiment, 0)
-  state, metrics, _ = advance(state, STEPS)
+  state, metrics, *_ = advance(state, STEPS)
   jax.block_until_ready(metrics)
   compiled = []
   listen = lambda name, *_, **__: compiled.append(name)
@@ -114,7 +114,7 @@ def test_training_neither_recompiles_nor_copies_unasked(
   try:
     with jax.transfer_guard("disallow"):
       for _ in range(3):
-        state, metrics, count = advance(state, STEPS)
+        state, metrics, count, _ = advance(state, STEPS)
         dispatch.metrics_by_step(metrics, count)
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)

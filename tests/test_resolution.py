@@ -51,7 +51,7 @@ def _train(experiment, stop, start=0, state=None):
   counts = []
   while start < stop:
     left = min(stop, STEPS * (start // STEPS + 1)) - start
-    state, _, count = advance(state, left)
+    state, _, count, _ = advance(state, left)
     start += count
     counts.append(count)
   return state, counts
