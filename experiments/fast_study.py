@@ -68,14 +68,24 @@ class Change:
 
   def passes(self, epochs: int) -> float:
     """Passes over 32 x 32 pixels for one image of the data, in all epochs."""
-    begins = [(resolution.first_epoch(x, epochs), y) for x, y in self.stages]
-    begins = begins or [(0, 1.0)]
-    ends = [epoch for epoch, _ in begins[1:]] + [epochs]
-    total = 0.0
-    for (begin, fraction), end in zip(begins, ends, strict=True):
-      area = lambda x, y=fraction: (resolution.scaled_size(x, y) / 32) ** 2
-      total += (end - begin) * (2 * area(32) + self.copies * area(self.third))
-    return total
+    views = (32, 2), (self.third, self.copies)
+    return _passes(views, self.stages, epochs)
+
+
+def _passes(
+  views: Sequence[tuple[int, int]],
+  stages: Sequence[tuple[float, float]],
+  epochs: int,
+) -> float:
+  """Of views by full size and number, through all epochs."""
+  begins = [(resolution.first_epoch(x, epochs), y) for x, y in stages]
+  begins = begins or [(0, 1.0)]
+  ends = [epoch for epoch, _ in begins[1:]] + [epochs]
+  total = 0.0
+  for (begin, fraction), end in zip(begins, ends, strict=True):
+    area = lambda x, y=fraction: (resolution.scaled_size(x, y) / 32) ** 2
+    total += (end - begin) * sum(n * area(size) for size, n in views)
+  return total
 
 
 def changes(scale: str) -> dict[str, Change]:
@@ -162,12 +172,10 @@ def passes_per_image(config: config_lib.Config) -> float:
   """
   copies = 4 if config.equivariance.all_elements else 1
   copies = copies if config.equivariance.weight else 0
-  total = 0.0
-  for epoch in range(config.epochs):
-    views = resolution.at_epoch(config.views, config.epochs, epoch)
-    area = views.first.size**2 + views.second.size**2
-    total += (area + copies * views.third.size**2) / 32**2
-  return total / config.epochs
+  views = config.views
+  seen = (views.first.size, 1), (views.second.size, 1)
+  seen = *seen, (views.third.size, copies)
+  return _passes(seen, views.resolution, config.epochs) / config.epochs
 
 
 def read(
