@@ -1,5 +1,8 @@
 """How a program that trains on CPUs is set up."""
 
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -40,6 +43,7 @@ def test_memory_is_left_alone_beside_accelerators(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setattr(cpu.glob, "glob", lambda _: ["/dev/nvidia0"])
   assert not cpu.keep_memory() and not cpu.return_large_blocks()
+  assert not cpu.compute_in_callers_thread()
 
 
 def test_memory_is_kept_only_once_a_step_is_compiled(monkeypatch):
@@ -52,8 +56,50 @@ def test_memory_is_kept_only_once_a_step_is_compiled(monkeypatch):
   monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.36"))
   monkeypatch.setattr(cpu.glob, "glob", lambda _: [])
   monkeypatch.setattr(cpu.os, "environ", {})
+  monkeypatch.setattr(cpu, "compute_in_callers_thread", lambda: None)
   cpu.tune()
   assert chosen == {-3: 128 * 1024}  # M_MMAP_THRESHOLD
   assert cpu.keep_memory()
   assert chosen[-4] == 0  # M_MMAP_MAX
   assert chosen[-1] == -1  # M_TRIM_THRESHOLD
+
+
+KEPT = """
+import resource
+import jax
+import jax.numpy as jnp
+from essl_jax import cpu
+cpu.tune()
+step = jax.jit(lambda x: jnp.cumsum(jnp.sin(x))[::7].sum())
+x = jnp.ones(20_000_000)  # 80 MB, and twice as much for a step to work with
+jax.block_until_ready(step(x))
+cpu.keep_memory()
+faults = []
+for _ in range(3):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  jax.block_until_ready(step(x))
+  faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*faults)
+"""
+
+
+@pytest.mark.skipif(
+  cpu.platform.libc_ver()[0] != "glibc", reason="needs the GNU C library"
+)
+def test_the_memory_of_a_step_is_used_again():
+  """The system hands out no page of it anew after the first time."""
+  environment = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("MALLOC_", "GLIBC_", "JAX_CPU_"))
+  } | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  done = subprocess.run(
+    [sys.executable, "-c", KEPT],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  first, *later = map(int, done.stdout.split())
+  assert first > 10_000  # of 4 KiB
+  assert max(later) < 1_000
