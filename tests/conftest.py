@@ -62,7 +62,7 @@ def tiny_config() -> Any:
       "checkpoint_every_epochs": 1,
       "data": {"name": "digits"},
       "views": {"first": view, "second": view, "third": {"size": 8}},
-      "model": {"width": 8},
+      "model": {"depth": 10, "width": 8},
       "projector": {"widths": (32, 32)},
       "equivariance": {"hidden_widths": (32, 32)},
       "optimizer": {"warmup_epochs": 1},

@@ -16,7 +16,7 @@ GOLDEN_GRADIENT_NORM = 5.644008
 @pytest.fixture(scope="module")
 def simsiam_step(tiny_config):
   """State and metrics after one step of a tiny E-SimSiam in float32."""
-  config = tiny_config("simsiam")
+  config = tiny_config("simsiam", model={"depth": 18})
   state = step_helpers.make_state(config)
   step = step_helpers.make_step(config, None)
   return jax.jit(step)(state, {"image": step_helpers.images()})
@@ -107,7 +107,8 @@ def test_views_differ_by_step_and_not_by_anything_else(tiny_config):
 def test_bfloat16_keeps_parameters_and_losses_in_float32(
   tiny_config, simsiam_step
 ):
-  config = tiny_config("simsiam", precision="bfloat16")
+  model = {"depth": 18}  # as `simsiam_step`
+  config = tiny_config("simsiam", model=model, precision="bfloat16")
   state = step_helpers.make_state(config)
   step = step_helpers.make_step(config, None)
   half_step = jax.jit(step)(state, {"image": step_helpers.images()})
