@@ -59,7 +59,7 @@ class Model:
   Attributes:
     name: `resnet`, or `photonic_cnn` for unit cells, which reads of the others
       the width alone.
-    depth: 10, 18, 34, 50, 101 or 152 layers.
+    depth: 18, 34, 50, 101 or 152 layers.
     stem: `cifar` or `imagenet`.
     width: channels of the first stage; of `photonic_cnn` the whole network
       scales with it, the head of its regression too.

@@ -12,7 +12,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
   "evaluate_checkpoint": ("latest", "best"),
   "data.generate.kind": (None, "blob", "gpm"),
   "model.name": ("resnet", "photonic_cnn"),
-  "model.depth": (10, 18, 34, 50, 101, 152),
+  "model.depth": (18, 34, 50, 101, 152),
   "model.stem": ("cifar", "imagenet"),
   "projector.last_norm": ("batch", "batch_not_affine", "none"),
   "equivariance.heads": ("joint", "each"),

@@ -4,8 +4,13 @@ import os
 
 # Before the first import of jax: both are read when its backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # Compiling takes most of the time, running little.
+    "--xla_backend_optimization_level=0",
+  ]
 )
 # Two cores and eight devices dead-lock in collectives with fewer threads.
 os.environ["NPROC"] = "32"
@@ -62,7 +67,7 @@ def tiny_config() -> Any:
       "checkpoint_every_epochs": 1,
       "data": {"name": "digits"},
       "views": {"first": view, "second": view, "third": {"size": 8}},
-      "model": {"depth": 10, "width": 8},
+      "model": {"width": 8},
       "projector": {"widths": (32, 32)},
       "equivariance": {"hidden_widths": (32, 32)},
       "optimizer": {"warmup_epochs": 1},

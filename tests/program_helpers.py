@@ -22,7 +22,7 @@ def get_config(variant=None):
                 test_split="test[:40]",
                 dir=ml_collections.config_dict.placeholder(str)),
       views=dict(first=dict(view), second=dict(view), third=dict(size=8)),
-      model=dict(depth=10, width=8), projector=dict(widths=(32, 32)),
+      model=dict(width=8), projector=dict(widths=(32, 32)),
       equivariance=dict(group="rotation", hidden_widths=(32,),
                         weight=0.0 if chosen else 0.4),
       optimizer=dict(warmup_epochs=1), knn=dict(k=20, every_epochs=2),

@@ -149,7 +149,7 @@ def _raw(**changes):
     ({"temperature": 0.0}, "config.temperature must be above 0"),
     ({"equivariance": {"weight": -0.5}}, "must be at least 0; got -0.5"),
     ({"equivariance": {"weight": float("nan")}}, "at least 0; got nan"),
-    ({"model": {"depth": 20}}, "config.model.depth must be one of 10, 18, 34"),
+    ({"model": {"depth": 20}}, "config.model.depth must be one of 18, 34"),
     ({"projector": {"widths": 8}}, "config.projector.widths must be a tuple"),
     ({"views": {"first": {"size": 0}}}, "config.views.first"),
     ({"knn": {"k": (20, 0)}}, r"config.knn.k must be at least 1; .*\(20, 0\)"),

@@ -32,8 +32,6 @@ def run(model, variables, x, train):
     (50, "imagenet", 23_508_032),
     (101, "imagenet", 42_500_160),
     (152, "imagenet", 58_143_808),
-    # He et al. give none: the sum of its layers.
-    (10, "imagenet", 4_905_792),
     # The 3x3 stem has 64*3*(49-9) weights fewer.
     (18, "cifar", 11_168_832),
   ],
@@ -184,7 +182,7 @@ def test_constructors_build_the_recipes_layers():
 @pytest.mark.parametrize(
   ("build", "message"),
   [
-    (lambda: resnet.ResNet(depth=20), r"10, 18, 34, 50, 101, 152.*20"),
+    (lambda: resnet.ResNet(depth=20), r"18, 34, 50, 101, 152.*20"),
     (lambda: resnet.ResNet(stem="mnist"), "cifar.*imagenet.*mnist"),
     (lambda: resnet.ResNet(width=0), "width.*0"),
     (lambda: heads.MLP(widths=()), "widths"),

@@ -20,8 +20,8 @@ GROWS = ((0.0, 0.5), (0.5, 1.0))  # of two epochs, one each
 
 @pytest.fixture(autouse=True)
 def two_blocks(monkeypatch):
-  """Instead of four: each size is a program to compile."""
-  monkeypatch.setitem(resnet.STAGES, 10, ((1, 1, 0, 0), False))
+  """Instead of eight: each size is a program to compile."""
+  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,11 @@ from essl_jax import views as views_lib
 from essl_jax.models import convolution
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-TRAJECTORIES = ("simsiam_lambda0.4", "simsiam_lambda0.0", "simclr_lambda0.4")
+TRAJECTORIES = (
+  "simsiam_lambda0.4",
+  pytest.param("simsiam_lambda0.0", marks=pytest.mark.slow),
+  pytest.param("simclr_lambda0.4", marks=pytest.mark.slow),
+)
 # The PyTorch program registers encoder and projector twice; the tensors were
 # filled under the second name and are recorded under the first.
 FILLED = {

@@ -1,4 +1,4 @@
-"""Residual networks of 10 to 152 layers with a CIFAR or an ImageNet stem.
+"""Residual networks of 18 to 152 layers with a CIFAR or an ImageNet stem.
 
 The architecture is torchvision's ("v1.5": a bottleneck strides in its 3x3
 convolution), down to its symmetric padding, so that PyTorch weights carry over
@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 # Blocks per stage, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
-  10: ((1, 1, 1, 1), False),
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
   50: ((3, 4, 6, 3), True),
@@ -116,7 +115,7 @@ class ResNet(_Layers):
   whatever `dtype` is.
 
   Attributes:
-    depth: 10, 18, 34, 50, 101 or 152.
+    depth: 18, 34, 50, 101 or 152.
     stem: `"cifar"` (3x3 convolution, stride 1) or `"imagenet"` (7x7, stride 2,
       then 3x3 max-pooling, stride 2).
     width: Channels of the first stage; the later ones double it.
