@@ -95,6 +95,16 @@ def tiny_config() -> Any:
   return make
 
 
+@pytest.fixture(scope="module")
+def two_blocks() -> Any:
+  """A ResNet-18 has two blocks in place of eight: compiling takes a third."""
+  from essl_jax.models import resnet
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
+    yield
+
+
 @pytest.fixture
 def short_resnet(monkeypatch: Any) -> None:
   """Measured E-SimSiam steps are of two blocks: they compile in seconds."""

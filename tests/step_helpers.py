@@ -11,6 +11,7 @@ from essl_jax import methods, optim, parallel
 from essl_jax import networks as networks_lib
 from essl_jax import step as step_lib
 from essl_jax import views as views_lib
+from essl_jax.models import resnet
 
 CLASSES = 4
 
@@ -45,7 +46,8 @@ def sgd_groups(schedule, predictor_rate):
 
 
 @functools.cache
-def _initial_state(config):
+def _initial_state(config, stages):
+  del stages  # of which ResNets are made; see `conftest.two_blocks`
   with jax.enable_x64(False):
     return step_lib.create_state(
       networks_lib.make_networks(config, num_classes=CLASSES),
@@ -57,7 +59,9 @@ def _initial_state(config):
 
 def make_state(config):
   """The state at step 0: a copy that may be donated, compiled only once."""
-  return jax.tree.map(jnp.array, _initial_state(config))
+  return jax.tree.map(
+    jnp.array, _initial_state(config, resnet.STAGES[config.model.depth])
+  )
 
 
 def make_step(config, axis_name, prepare=None):

@@ -197,6 +197,7 @@ def test_variants():
     variants("big", allowed)
 
 
+@pytest.mark.usefixtures("two_blocks")
 def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   """A field that nobody reads would silently do nothing."""
   read = set()

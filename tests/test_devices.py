@@ -11,6 +11,8 @@ from essl_jax import parallel
 from essl_jax.errors import UsageError
 from essl_jax.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 METHODS_SLOW = [
   "simclr",
   pytest.param("simsiam", marks=pytest.mark.slow),
@@ -72,11 +74,9 @@ def one_device(request, tiny_config):
 @pytest.mark.parametrize(
   ("one_device", "devices"),
   [
-    # All but SimCLR's only on eight: the others take long.
+    # Eight alone: more take long.
     pytest.param(
-      method,
-      devices,
-      marks=() if method == "simclr" or devices == 8 else pytest.mark.slow,
+      method, devices, marks=() if devices == 8 else pytest.mark.slow
     )
     for method in METHODS
     for devices in (2, 4, 8)

@@ -10,15 +10,10 @@ from essl_jax import dispatch, parallel, train
 from essl_jax import experiment as experiment_lib
 from essl_jax.data import ArraySource
 from essl_jax.errors import UsageError
-from essl_jax.models import resnet
+
+pytestmark = pytest.mark.usefixtures("two_blocks")
 
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def two_blocks(monkeypatch):
-  """Instead of eight: each number of steps is a program to compile."""
-  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
 
 
 @pytest.fixture(scope="module")

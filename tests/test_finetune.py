@@ -17,6 +17,8 @@ from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.preemption import Stopped
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 VIEW = linear_probe.train_view(8, **PIXELS)
 

@@ -13,6 +13,8 @@ from essl_jax import gradient_cache, methods, parallel
 from essl_jax import networks as networks_lib
 from essl_jax import views as views_lib
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 N = 16
 
 

@@ -12,6 +12,8 @@ import pytest
 from essl_jax import checkpoint, preemption, train
 from essl_jax.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 WRONG = {
   "method": (["--config.method=byol"], "there are: simclr, simsiam"),
   "variant": (

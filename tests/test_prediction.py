@@ -25,6 +25,8 @@ from essl_jax.data import ArraySource
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import transformation
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 
 @pytest.fixture(scope="module")
 def images():

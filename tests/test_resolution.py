@@ -12,16 +12,11 @@ from essl_jax import dispatch, parallel, resolution, train
 from essl_jax import experiment as experiment_lib
 from essl_jax.data import ArraySource
 from essl_jax.errors import UsageError
-from essl_jax.models import resnet
+
+pytestmark = pytest.mark.usefixtures("two_blocks")
 
 STEPS = 2
 GROWS = ((0.0, 0.5), (0.5, 1.0))  # of two epochs, one each
-
-
-@pytest.fixture(autouse=True)
-def two_blocks(monkeypatch):
-  """Instead of eight: each size is a program to compile."""
-  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +57,7 @@ def _assert_identical(a, b):
   jax.tree.map(np.testing.assert_array_equal, *jax.device_get((a, b)))
 
 
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("most", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_see_the_sizes_of_their_epoch(tiny_config, source, most):
   """As one training at half size, gone on with at full size by hand."""
   small = _experiment(tiny_config, source, _views(8), most)
@@ -78,7 +73,9 @@ def test_steps_see_the_sizes_of_their_epoch(tiny_config, source, most):
   assert np.any(np.asarray(kernel(found)) != np.asarray(kernel(plain)))
 
 
-@pytest.mark.parametrize("stop", [1, STEPS, STEPS + 1])
+@pytest.mark.parametrize(
+  "stop", [1, pytest.param(STEPS, marks=pytest.mark.slow), STEPS + 1]
+)
 def test_a_resumed_training_is_the_uninterrupted_one(tiny_config, source, stop):
   experiment = _experiment(tiny_config, source, _views(16, stages=GROWS))
   expected, _ = _train(experiment, 2 * STEPS)

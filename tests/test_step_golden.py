@@ -1,0 +1,30 @@
+"""The train step, recorded."""
+
+import jax
+import numpy as np
+import step_helpers
+
+GOLDEN_LOSS = 0.550063
+GOLDEN_GRADIENT_NORM = 5.644008
+
+
+def test_one_step_golden(tiny_config):
+  """One step of a tiny E-SimSiam, recorded.
+
+  Update these numbers only when the meaning of a step changes on purpose:
+  initialisation, augmentation, objective or optimiser. Then trained results
+  change as well, and CHANGELOG.md has to say so.
+  """
+  config = tiny_config("simsiam")
+  step = jax.jit(step_helpers.make_step(config, None))
+  batch = {"image": step_helpers.images()}
+  _, metrics = step(step_helpers.make_state(config), batch)
+  # The gradient is the less exact: rounding moves images across the ReLUs.
+  recorded = {
+    "loss": (GOLDEN_LOSS, 2e-4),
+    "gradient_norm": (GOLDEN_GRADIENT_NORM, 3e-3),
+  }
+  for name, (value, tolerance) in recorded.items():
+    np.testing.assert_allclose(
+      metrics[name], value, rtol=tolerance, err_msg=name
+    )
