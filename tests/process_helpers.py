@@ -180,7 +180,9 @@ def run_code(code: str, *arguments: str, seconds: float = 240) -> None:
     AssertionError: a process did not end well; quotes its errors.
   """
   environment = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    # As the tests' own: numbers are compared.
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
+    " --xla_backend_optimization_level=0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
   }
   address = free_address()

@@ -197,8 +197,8 @@ def test_finetune_and_evaluate_fill_one_results_file(
     def __getattr__(self, name):
       return getattr(self._inner, name)
 
-    def take(self, rows):
-      return Spy(self._inner.take(rows))
+    def take(self, rows, split="train"):
+      return Spy(self._inner.take(rows, split))
 
     def evaluation_batches(self, split, batch_size, **share):
       if batch_size > 5:  # not the picture's images
@@ -216,8 +216,9 @@ def test_finetune_and_evaluate_fill_one_results_file(
     ):
       if not change:
         train.run(tiny_config("simclr", **base), tmp_path)
-        # The untrained encoder is not measured, the final one once.
-        assert extracted == [("train", 20), ("test", 48)]
+        # The untrained encoder is not measured, the final one once; the test
+        # images are read again as pairs of views, for the alignment.
+        assert extracted == [("train", 20), ("test", 48), ("test", 48)]
         extracted.clear()
         first = json.loads((tmp_path / "results.json").read_text())
         assert "left out" in (printed := capsys.readouterr().out)
