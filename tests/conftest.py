@@ -2,15 +2,12 @@
 
 import os
 
+import xla_flags
+
 # Before the first import of jax: both are read when its backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-  [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_force_host_platform_device_count=8",
-    # Compiling takes most of the time, running little.
-    "--xla_backend_optimization_level=0",
-  ]
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " " + xla_flags.make(devices=8)
 )
 # Two cores and eight devices dead-lock in collectives with fewer threads.
 os.environ["NPROC"] = "32"
@@ -36,6 +33,7 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+TWO_BLOCKS = ((1, 1, 0, 0), False)  # as in `resnet.STAGES`
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +99,7 @@ def two_blocks() -> Any:
   from essl_jax.models import resnet
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
+    patch.setitem(resnet.STAGES, 18, TWO_BLOCKS)
     yield
 
 
@@ -112,7 +110,7 @@ def short_resnet(monkeypatch: Any) -> None:
 
   from essl_jax.models import resnet
 
-  monkeypatch.setitem(resnet.STAGES, 18, ((1, 1, 0, 0), False))
+  monkeypatch.setitem(resnet.STAGES, 18, TWO_BLOCKS)
   fields = {"projector": {"widths": (32, 32)}, "predictor_hidden": 8}
   fields["equivariance"] = {"hidden_widths": (32,), "weight": 0.4}
   monkeypatch.setitem(step_cases.OWN_FIELDS, "simsiam", fields)

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import jax
+import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -109,10 +110,8 @@ def run(
   Returns:
     What the processes left; a status of None stands for one that was killed.
   """
-  here = f"--xla_force_host_platform_device_count={devices // count}"
   environment = os.environ | {
-    # Compiling takes most of the time.
-    "XLA_FLAGS": f"{here} --xla_backend_optimization_level=0",
+    "XLA_FLAGS": xla_flags.make(devices // count),
     "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),
@@ -180,9 +179,7 @@ def run_code(code: str, *arguments: str, seconds: float = 240) -> None:
     AssertionError: a process did not end well; quotes its errors.
   """
   environment = os.environ | {
-    # As the tests' own: numbers are compared.
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2"
-    " --xla_backend_optimization_level=0",
+    "XLA_FLAGS": xla_flags.make(devices=2),
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
   }
   address = free_address()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = """
@@ -34,8 +35,7 @@ def environment():
   """One device, the tests' compilation cache."""
   cache = jax.config.jax_compilation_cache_dir
   return os.environ | {
-    # Compiling takes most of the time.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": xla_flags.make(),
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),

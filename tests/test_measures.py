@@ -161,9 +161,7 @@ def test_two_processes_measure_as_one_does(make_config, tmp_path):
   raw = json.dumps(config_lib.to_dict(config))
   process_helpers.run_code(TWO_PROCESSES, raw, str(out))
   jax.tree.map(
-    lambda two, one: (
-      two == one or np.testing.assert_allclose(two, one, rtol=1e-6)
-    ),
+    lambda two, one: two == one or np.testing.assert_allclose(two, one),
     json.loads(out.read_text()),
     measures_helpers.measure(config, jax.devices()[:1]),
   )

@@ -16,13 +16,15 @@ def test_one_step_golden(tiny_config):
   change as well, and CHANGELOG.md has to say so.
   """
   config = tiny_config("simsiam")
-  step = jax.jit(step_helpers.make_step(config, None))
+  # As it was recorded; other tests are compiled without optimisations.
+  options = {"xla_backend_optimization_level": 3}
+  step = jax.jit(step_helpers.make_step(config, None), compiler_options=options)
   batch = {"image": step_helpers.images()}
   _, metrics = step(step_helpers.make_state(config), batch)
   # The gradient is the less exact: rounding moves images across the ReLUs.
   recorded = {
     "loss": (GOLDEN_LOSS, 2e-4),
-    "gradient_norm": (GOLDEN_GRADIENT_NORM, 3e-3),
+    "gradient_norm": (GOLDEN_GRADIENT_NORM, 1e-3),
   }
   for name, (value, tolerance) in recorded.items():
     np.testing.assert_allclose(

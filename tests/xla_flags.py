@@ -1,0 +1,13 @@
+"""XLA's flags for the tests and the programs that they start."""
+
+
+def make(devices: int = 1) -> str:
+  """Simulates devices, and compiles fast rather than well.
+
+  Compiling takes most of the tests' time. Numbers are compared between
+  processes, so that all of them compile alike.
+  """
+  return (
+    f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=0"
+  )
