@@ -1,0 +1,150 @@
+"""Times the program from its start to its first step; prints one JSON line.
+
+  python experiments/start_benchmark.py
+  python experiments/start_benchmark.py --config=configs/cifar_fast.py:small \
+    --flag=--config.data.dir=DIR
+
+The first start fills a compilation cache of its own, and is told apart from the
+`--rounds` that follow, which read it. Each is a process of its own, that is
+killed after its first step: what it wrote is thrown away. Everything counts:
+Python's imports, the data, the untrained encoder's kNN accuracy, compilation
+and the step itself.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import programs
+
+from essl_jax import arguments as arguments_lib
+from essl_jax import environment
+from essl_jax.errors import UsageError
+
+_PAUSE = 0.05  # seconds between two looks at the metrics
+
+
+def first_step(
+  command: Sequence[str], workdir: pathlib.Path, variables: Mapping[str, str]
+) -> float:
+  """Starts a program and kills it after its first step.
+
+  Args:
+    command: its words.
+    workdir: where it writes the metrics of each step.
+    variables: its environment.
+
+  Returns:
+    Seconds from its start to the time that it notes for step 1.
+
+  Raises:
+    UsageError: it ended before; quotes its last error.
+  """
+  start = time.time()
+  with (
+    tempfile.TemporaryFile() as errors,
+    subprocess.Popen(
+      command, env=variables, stdout=subprocess.DEVNULL, stderr=errors
+    ) as process,
+  ):
+    try:
+      while (seen := _time_of_step_1(workdir / "metrics.jsonl")) is None:
+        if process.poll() is not None:
+          errors.seek(0)
+          said = errors.read().decode(errors="replace").strip().splitlines()
+          raise UsageError(
+            f"{shlex.join(command)} ended with exit code {process.returncode}"
+            f" before its first step: {(said or ['it said nothing'])[-1]}"
+          )
+        time.sleep(_PAUSE)
+    finally:
+      process.kill()
+  return seen - start
+
+
+def _time_of_step_1(path: pathlib.Path) -> float | None:
+  """When a program wrote the metrics of its first step, in seconds of 1970."""
+  text = path.read_text() if path.exists() else ""
+  for line in text.split("\n")[:-1]:  # the last may be half written
+    found = json.loads(line)
+    if found["step"] == 1:
+      return found["wall_time"]
+  return None
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Starts the program once with an empty cache, then with a filled one.
+
+  Args:
+    arguments: of `parse`.
+
+  Returns:
+    What is printed.
+
+  Raises:
+    UsageError: the program ended before its first step.
+  """
+  host = programs.host()  # before this program is its load
+  seconds = []
+  with tempfile.TemporaryDirectory() as folder:
+    cache = pathlib.Path(folder) / "cache"
+    variables = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    for i in range(arguments.rounds + 1):
+      workdir = pathlib.Path(folder) / str(i)
+      command = [sys.executable, "-m", "essl_jax.main"]
+      command += [f"--config={arguments.config}", f"--workdir={workdir}"]
+      command += ["--config.log_every=1", *arguments.flag]
+      seconds.append(first_step(command, workdir, variables))
+  machine = environment.describe()
+  empty, *filled = seconds
+  return {
+    "program": "essl_jax",
+    "version": f"jax {machine['jax']}",
+    "device": machine["device_kind"],
+    "git_commit": machine["git_commit"],
+    "host": host,
+    "config": arguments.config,
+    "flags": arguments.flag,
+    "empty_cache_seconds": empty,
+    "each_seconds": filled,
+    "median_seconds": statistics.median(filled),
+  }
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+  """The command line."""
+  parser = arguments_lib.Parser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--config", default="configs/quickstart.py", help="of the program")
+  add("--flag", action="append", default=[], help="handed to the program")
+  add("--rounds", type=int, default=3, help="starts with a filled cache")
+  arguments = parser.parse_args(words)
+  if arguments.rounds < 1:
+    raise UsageError(f"--rounds must be at least 1; got {arguments.rounds}")
+  return arguments
+
+
+def main(words: Sequence[str]) -> int:
+  """Returns the exit code."""
+  try:
+    found = measure(parse(words))
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  print(json.dumps(found))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
