@@ -42,10 +42,11 @@ import jax
 import jax.numpy as jnp
 import peer
 import programs
+import records
 import step_cases
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu, environment
+from essl_jax import cpu
 from essl_jax import experiment as experiment_lib
 from essl_jax import views as views_lib
 from essl_jax.errors import UsageError
@@ -115,15 +116,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   seconds = time_steps(step, state, batches, arguments.steps, each)
   mean, median = statistics.fmean(seconds), statistics.median(seconds)
   views = augmentation_seconds(experiment)
-  machine = environment.describe()
   rate = arguments.batch / mean
   return {
-    "program": "essl_jax",
-    "version": f"jax {machine['jax']}",
-    "device": machine["device_kind"],
+    **records.origin(host),
     "devices": experiment.mesh.size,
-    "git_commit": machine["git_commit"],
-    "host": host,
     "method": arguments.method,
     "rotation_weight": arguments.rotation_weight,
     "batch": arguments.batch,

@@ -32,6 +32,7 @@ import benchmark
 import figures
 import growth_figure
 import programs
+import records
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import cpu
@@ -211,7 +212,7 @@ def _load(
   path: pathlib.Path, options: argparse.Namespace, machine: Mapping[str, Any]
 ) -> dict[str, Any]:
   """What is measured already, in the same circumstances; or nothing yet."""
-  host = programs.host()
+  host = programs.host()  # its load average is each cell's
   circumstances = {
     "scale": options.scale,
     "flags": options.flag,
@@ -220,26 +221,7 @@ def _load(
     "cpu": host["cpu"],
     "cores": host["cores"],
   }
-  if not path.exists():
-    return {**circumstances, "cells": []}  # each with its load average
-  try:
-    record = json.loads(path.read_text())
-    is_record = all(
-      cell["axis"] in AXES and cell["value"] for cell in record["cells"]
-    )
-  except (OSError, ValueError, TypeError, KeyError):
-    is_record = False
-  if not is_record:
-    raise UsageError(
-      f"{path} is not a record of growth.py: remove it, or give another --out"
-    )
-  for name, value in circumstances.items():
-    if record.get(name) != value:
-      raise UsageError(
-        f"{path} is of {name} {record.get(name)} and this start of {value}:"
-        " give another --out, or remove it to measure all anew"
-      )
-  return record
+  return records.resume(path, circumstances, ("axis", "value", "step_seconds"))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -22,9 +22,10 @@ from typing import Any
 
 import jax
 import programs
+import records
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu, environment
+from essl_jax import cpu
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import knn
 
@@ -65,13 +66,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     jax.block_until_ready(classify())
     seconds.append(time.perf_counter() - start)
-  machine = environment.describe()
   return {
-    "program": "essl_jax",
-    "version": f"jax {machine['jax']}",
-    "device": machine["device_kind"],
-    "git_commit": machine["git_commit"],
-    "host": host,
+    **records.origin(host),
     "bank": arguments.bank,
     "queries": arguments.queries,
     "features": arguments.features,

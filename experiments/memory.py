@@ -7,22 +7,29 @@ The full-width E-SimCLR step of the CIFAR-10 recipe, augmentation included, as
 it is, in micro-batches and with rematerialised blocks. Memory is what XLA's own
 analysis of the compiled step counts beside parameters and batch; nothing is run
 for it. Batches up to `--timed` are also run: all settings in turn, `--steps`
-times, of which the fastest is kept. On CPUs micro-batches are not: XLA runs
-their loops tens of times slower there, which says nothing of accelerators.
+times, of which the fastest is kept.
 
-Every finished cell is in `--out` at once; a second start measures the rest.
+A batch size is in `--out` as soon as it is measured, and a second start
+measures the rest, at the same commit and on the same machine.
 """
 
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
+import sys
 import time
 from typing import Any
 
 import jax
+import programs
+import records
 import step_cases
 
-from essl_jax import environment
+from essl_jax import arguments as arguments_lib
+from essl_jax import cpu
+from essl_jax import workdir as workdir_lib
+from essl_jax.errors import UsageError
 
 OUT = pathlib.Path(__file__).parent / "results" / "memory_cpu.json"
 SETTINGS = {
@@ -62,11 +69,11 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
     steps[name] = Step(argparse.Namespace(**chosen))
   seconds: dict[str, list[float]] = {name: [] for name in steps}
   if batch <= arguments.timed:
+    cpu.keep_memory()
     # In turn, so that what else the machine does meets all of them.
     for _ in range(arguments.steps + 1):
       for name, step in steps.items():
-        if not ("micro" in name and jax.default_backend() == "cpu"):
-          seconds[name].append(step.run())
+        seconds[name].append(step.run())
   return [
     {
       "batch": batch,
@@ -98,37 +105,68 @@ def table(cells: list[dict[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def main() -> None:
-  """Measures what is missing, writes, prints."""
-  parser = argparse.ArgumentParser(
+def parse(words: Sequence[str]) -> argparse.Namespace:
+  """The command line.
+
+  Raises:
+    UsageError: an unknown option or an impossible value.
+  """
+  parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--method", default="simclr")
-  parser.add_argument("--batches", type=int, nargs="+", default=[64, 256])
-  parser.add_argument("--timed", type=int, default=64, help="largest batch run")
-  parser.add_argument("--steps", type=int, default=2)
-  parser.add_argument("--width", type=int, default=64)
-  parser.add_argument("--precision", default="float32")
-  parser.add_argument("--out", type=pathlib.Path, default=OUT)
-  arguments = parser.parse_args()
-  asked = step_cases.defaults(**vars(arguments) | {"augment": True})
-  step_cases.start(asked)
-  circumstances = {
-    key: getattr(arguments, key) for key in ("method", "width", "precision")
-  }
-  record: dict[str, Any] = {"cells": []}
-  if arguments.out.exists():
-    found = json.loads(arguments.out.read_text())
-    if circumstances.items() <= found.items():
-      record = found
-  record |= circumstances | {"environment": environment.describe()}
+  add = parser.add_argument
+  add("--method", choices=step_cases.OWN_FIELDS, default="simclr")
+  add("--batches", type=int, nargs="+", default=[64, 256])
+  add("--timed", type=int, default=64, help="largest batch run; 0 runs none")
+  add("--steps", type=int, default=2, help="of each setting, in turn")
+  add("--width", type=int, default=64)
+  add("--precision", choices=("float32", "bfloat16"), default="float32")
+  add("--out", type=pathlib.Path, default=OUT)
+  arguments = parser.parse_args(words)
   for batch in arguments.batches:
-    if all(cell["batch"] != batch for cell in record["cells"]):
-      record["cells"] += measure(asked, batch)
-      arguments.out.parent.mkdir(parents=True, exist_ok=True)
-      arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    # The most micro-batches of a setting.
+    if batch < 1 or batch % 8:
+      raise UsageError(f"--batches must be multiples of 8; got {batch}")
+  for name, least in (("timed", 0), ("steps", 1), ("width", 1)):
+    if (value := getattr(arguments, name)) < least:
+      raise UsageError(f"--{name} must be at least {least}; got {value}")
+  return arguments
+
+
+def _load(arguments: argparse.Namespace) -> dict[str, Any]:
+  """What is measured already, in the same circumstances; or nothing yet."""
+  origin = records.origin(programs.host())
+  host = origin.pop("host")
+  circumstances = {
+    "method": arguments.method,
+    "width": arguments.width,
+    "precision": arguments.precision,
+    **origin,
+    "cpu": host["cpu"],
+    "cores": host["cores"],
+  }
+  return records.resume(arguments.out, circumstances, ("batch", "setting"))
+
+
+def main(words: Sequence[str]) -> int:
+  """Measures what is missing, writes, prints; returns the exit code."""
+  try:
+    arguments = parse(words)
+    asked = step_cases.defaults(**vars(arguments) | {"augment": True})
+    step_cases.start(asked)
+    record = _load(arguments)
+    for batch in arguments.batches:
+      if all(cell["batch"] != batch for cell in record["cells"]):
+        record["cells"] += measure(asked, batch)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, indent=1) + "\n"
+        workdir_lib.replace_text(arguments.out, text)
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
   print(table(record["cells"]))
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main(sys.argv[1:]))

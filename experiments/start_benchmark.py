@@ -25,9 +25,9 @@ import time
 from typing import Any
 
 import programs
+import records
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import environment
 from essl_jax.errors import UsageError
 
 _PAUSE = 0.05  # seconds between two looks at the metrics
@@ -104,14 +104,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
       command += [f"--config={arguments.config}", f"--workdir={workdir}"]
       command += ["--config.log_every=1", *arguments.flag]
       seconds.append(first_step(command, workdir, variables))
-  machine = environment.describe()
   empty, *filled = seconds
   return {
-    "program": "essl_jax",
-    "version": f"jax {machine['jax']}",
-    "device": machine["device_kind"],
-    "git_commit": machine["git_commit"],
-    "host": host,
+    **records.origin(host),
     "config": arguments.config,
     "flags": arguments.flag,
     "empty_cache_seconds": empty,

@@ -99,7 +99,7 @@ def test_cells_of_other_circumstances_are_not_mixed(
     path.write_text(text)
     assert growth.main(words) == 2
     error = capsys.readouterr().err
-    assert "is not a record of growth.py: remove it" in error
+    assert "is no record of such measurements: remove it" in error
     assert len(error.splitlines()) == 1
   assert len(asked) == 1
 

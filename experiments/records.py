@@ -1,0 +1,65 @@
+"""Records of measurements: where they are from, and how to go on with one."""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+from essl_jax import environment
+from essl_jax.errors import UsageError
+
+
+def origin(host: Mapping[str, Any]) -> dict[str, Any]:
+  """What measured.
+
+  Args:
+    host: of `programs.host`, from before the measurement was its load.
+
+  Returns:
+    `program`, its `version`, the kind of `device`, `git_commit` and `host`.
+  """
+  machine = environment.describe()
+  return {
+    "program": "essl_jax",
+    "version": f"jax {machine['jax']}",
+    "device": machine["device_kind"],
+    "git_commit": machine["git_commit"],
+    "host": dict(host),
+  }
+
+
+def resume(
+  path: pathlib.Path, circumstances: Mapping[str, Any], keys: Sequence[str]
+) -> dict[str, Any]:
+  """Reads the cells that an earlier start has measured.
+
+  Args:
+    path: of the record, which need not be there yet.
+    circumstances: of this start, by name.
+    keys: that each cell has, beside others.
+
+  Returns:
+    The record: circumstances, and `cells`.
+
+  Raises:
+    UsageError: the file is no such record, or of other circumstances.
+  """
+  if not path.exists():
+    return {**circumstances, "cells": []}
+  try:
+    record = json.loads(path.read_text())
+    is_record = all(cell[key] for cell in record["cells"] for key in keys)
+  except (OSError, ValueError, TypeError, KeyError):
+    is_record = False
+  if not is_record:
+    raise UsageError(
+      f"{path} is no record of such measurements: remove it, or give another"
+      " --out"
+    )
+  for name, value in circumstances.items():
+    if record.get(name) != value:
+      raise UsageError(
+        f"{path} is of {name} {record.get(name)} and this start of {value}:"
+        " give another --out, or remove it to measure all anew"
+      )
+  return record
