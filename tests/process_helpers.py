@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import jax
+import program_helpers
 import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -27,7 +28,7 @@ def get_config():
 # The signal a process sends itself, and time for the others to be told.
 DISTURBED = """
   import os, signal, time
-  from essl_jax import checkpoint, main, preemption
+  from essl_jax import checkpoint, preemption
 
   name, at, victim = os.environ["TEST_SIGNAL"].split()
   reached = preemption.Preemption.reached
@@ -43,7 +44,6 @@ DISTURBED = """
     return reached(self)
 
   preemption.Preemption.reached = disturbed
-  main.run()
 """
 
 
@@ -120,9 +120,8 @@ def run(
   }
   file, address = folder / "config.py", free_address()
   file.write_text(CONFIG.format(config))
-  program = (
-    ["-c", textwrap.dedent(DISTURBED)] if disturb else ["-m", "essl_jax.main"]
-  )
+  code = textwrap.dedent(DISTURBED) if disturb else ""
+  program = ["-c", code + program_helpers.TWO_BLOCKS]
   processes = []
   for index in range(count):
     command = [sys.executable, *program, f"--config={file}"]

@@ -33,6 +33,12 @@ def test_sets_read_from_tfds_into_arrays(tfds_dir):
     list(held.evaluation_batches("train", 10)),
     list(streamed.evaluation_batches("train", 10)),
   )
+  # Both train in one order, from any step on: 4 steps are an epoch.
+  for step in (0, 3, 6):
+    assert_equal_batches(
+      take(held, 5, batch_size=8, start_step=step),
+      take(streamed, 5, batch_size=8, start_step=step),
+    )
 
 
 def test_grayscale_tfds(tfds_dir):

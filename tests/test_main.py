@@ -15,6 +15,8 @@ from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 
 @pytest.fixture(scope="module")
 def finished(config_file, tmp_path_factory):
@@ -98,7 +100,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   """Bit for bit; SIGTERM saves at once and exits with 0."""
   workdir = tmp_path / "run"
   process = subprocess.Popen(
-    program_helpers.command(config_file, workdir),
+    program_helpers.short_command(config_file, workdir),
     env=program_helpers.environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """Encoded records of a TFDS set, as tf.data datasets whose order is fixed."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from essl_jax.data.prepared import import_tensorflow
 
 _FILES_AT_ONCE = 16
+_KEPT, _READ_AT_ONCE = ("image", "label"), 1024
 
 
 def read(builder: Any, split: Any, file_order: Any = None) -> Any:
@@ -65,6 +67,33 @@ def choose(records: Any, rows: np.ndarray) -> Any:
     .filter(lambda row, _: is_wanted[row])
     .map(lambda _, record: record)
   )
+
+
+def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
+  """Keeps records in memory and takes them in any order.
+
+  Args:
+    records: a dataset; its encoded images and labels are read at once.
+    batches: positions in it, int [share] each.
+
+  Returns:
+    A dataset of the records at these positions, one by one.
+  """
+  tf, _ = import_tensorflow()
+  parts = records.map(lambda record: {k: record[k] for k in _KEPT})
+  chunks = list(parts.batch(_READ_AT_ONCE).as_numpy_iterator())
+  kept = {
+    key: tf.constant(np.concatenate([part[key] for part in chunks]))
+    for key in _KEPT
+  }
+  spec = tf.TensorSpec([None], tf.int64)
+  positions = tf.data.Dataset.from_generator(
+    lambda: batches, output_signature=spec
+  )
+  taken = positions.map(
+    lambda rows: {key: tf.gather(values, rows) for key, values in kept.items()}
+  )
+  return taken.unbatch()
 
 
 def in_batches(records: Any, batch_size: int) -> Any:

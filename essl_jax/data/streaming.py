@@ -1,11 +1,11 @@
 """Image sets of TensorFlow Datasets, streamed with tf.data.
 
 The order. A split of at most `SHUFFLE_BYTES` encoded is kept in memory as it
-is stored and shuffled whole: an epoch is one exact permutation, a function of
-(seed, epoch), and process p of n takes the p-th n-th of every global batch. A
-larger split is shuffled by files and through a buffer of `SHUFFLE_BYTES`;
-each process then reads and shuffles only its own n-th of the split, so there
-the order is a function of (seed, epoch, n).
+is stored: an epoch is one exact permutation, a function of (seed, epoch) and
+the same as of arrays, and process p of n takes the p-th n-th of every global
+batch. A larger split is shuffled by files and through a buffer of
+`SHUFFLE_BYTES`; each process then reads and shuffles only its own n-th of the
+split, so there the order is a function of (seed, epoch, n).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +28,7 @@ from essl_jax.data.checks import (
   check_split,
 )
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
+from essl_jax.data.order import batch_indices
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
 
@@ -108,23 +109,19 @@ class TFDSSource:
       process_index=process_index,
       process_count=process_count,
     )
-    tf, _ = import_tensorflow()
     share = batch_size // process_count
-    first_epoch, done = divmod(start_step, steps)
-    shuffled, parts = self._shuffled(process_index, process_count)
-
-    # TFDS's functions are wrapped in a way that AutoGraph warns about.
-    @tf.autograph.experimental.do_not_convert
-    def epoch_records(epoch: Any) -> Any:
-      order = (seed % 2**40) * _SEED_STRIDE + epoch
-      shares = shuffled(order).batch(share, drop_remainder=True)
-      if parts > 1:
-        shares = shares.take(steps * parts).shard(parts, process_index)
-      # Skipped as stored: resuming decodes nothing twice.
-      skip = tf.where(epoch == first_epoch, tf.constant(done, tf.int64), 0)
-      return shares.take(steps).skip(skip).unbatch()
-
-    records = tf.data.Dataset.range(first_epoch, 2**62).flat_map(epoch_records)
+    if self._fits():
+      orders = batch_indices(
+        self._sizes["train"], steps, batch_size, seed, start_step
+      )
+      mine = slice(process_index * share, (process_index + 1) * share)
+      records = records_lib.gather(
+        self._taken(), (order[mine] for order in orders)
+      )
+    else:
+      records = self._shuffled(
+        steps, share, seed, start_step, process_index, process_count
+      )
     if crops is None:
       return self._whole_images(records, share)
 
@@ -181,30 +178,47 @@ class TFDSSource:
       return records
     return records_lib.choose(records, self._rows[split])
 
-  def _shuffled(self, process_index: int, process_count: int) -> Any:
-    """Returns (order seed -> shuffled records, parts to divide them into)."""
-    _, tfds = import_tensorflow()
-    info, split = self._builder.info, self._splits["train"]
+  @property
+  def _buffer(self) -> int:
+    """How many records `SHUFFLE_BYTES` hold."""
+    info = self._builder.info
     stored = sum(part.num_examples for part in info.splits.values())
-    example_bytes = max(1, info.dataset_size // stored)
-    size = self._sizes["train"]
-    buffer = max(1, SHUFFLE_BYTES // example_bytes)
-    if size <= buffer or "train" in self._rows:
-      kept = self._taken().cache()
-      return functools.partial(
-        kept.shuffle, size, reshuffle_each_iteration=False
-      ), process_count
+    return max(1, SHUFFLE_BYTES // max(1, info.dataset_size // stored))
+
+  def _fits(self) -> bool:
+    """Whether the training records are kept in memory."""
+    return self._sizes["train"] <= self._buffer or "train" in self._rows
+
+  def _shuffled(
+    self,
+    steps: int,
+    share: int,
+    seed: int,
+    start_step: int,
+    process_index: int,
+    process_count: int,
+  ) -> Any:
+    """One process's training records, shuffled by files and in a buffer."""
+    tf, tfds = import_tensorflow()
+    split = self._splits["train"]
     if process_count > 1:
       split = tfds.even_splits(split, process_count, drop_remainder=True)[
         process_index
       ]
+    first_epoch, done = divmod(start_step, steps)
 
-    def shuffle(order: Any) -> Any:
-      return self._records(split, order).shuffle(
-        buffer, seed=order, reshuffle_each_iteration=False
+    # TFDS's functions are wrapped in a way that AutoGraph warns about.
+    @tf.autograph.experimental.do_not_convert
+    def epoch_records(epoch: Any) -> Any:
+      order = (seed % 2**40) * _SEED_STRIDE + epoch
+      shuffled = self._records(split, order).shuffle(
+        self._buffer, seed=order, reshuffle_each_iteration=False
       )
+      # Skipped as stored: resuming decodes nothing twice.
+      skip = tf.where(epoch == first_epoch, tf.constant(done, tf.int64), 0)
+      return shuffled.take(steps * share).skip(skip * share)
 
-    return shuffle, 1
+    return tf.data.Dataset.range(first_epoch, 2**62).flat_map(epoch_records)
 
   def _records(self, split: Any, file_order: Any = None) -> Any:
     return records_lib.read(self._builder, split, file_order)
