@@ -57,6 +57,7 @@ def parse(
     nargs="+",
     help="of the pre-training, with spaces between; the study's by default",
   )
+  add("--rows", nargs="+", help="of the table, to run these alone")
   add("--data-dir", type=pathlib.Path, help="config.data.dir of the cells")
   add("--workdirs", type=pathlib.Path, help="default: runs/<study>_<scale>")
   add(
@@ -265,6 +266,12 @@ def main(
 
 def _run(study: study_lib.Study, options: argparse.Namespace) -> int:
   cells = study_lib.list_cells(study, options, options.seeds)
+  if options.rows:
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    if unknown := [row for row in options.rows if row not in rows]:
+      names = ", ".join(map(repr, rows))
+      raise UsageError(f"--rows: no row {unknown[0]!r}; there are {names}")
+    cells = [cell for cell in cells if cell.row in options.rows]
   missing = [x for x in cells if study_lib.load(study, x, options) is None]
   if options.dry_run:
     for cell in cells:

@@ -33,7 +33,6 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-TWO_BLOCKS = ((1, 1, 0, 0), False)  # as in `resnet.STAGES`
 
 
 @pytest.fixture(scope="session")
@@ -96,21 +95,24 @@ def tiny_config() -> Any:
 @pytest.fixture(scope="module")
 def two_blocks() -> Any:
   """A ResNet-18 has two blocks in place of eight: compiling takes a third."""
+  import program_helpers
+
   from essl_jax.models import resnet
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(resnet.STAGES, 18, TWO_BLOCKS)
+    patch.setitem(resnet.STAGES, 18, program_helpers.TWO_BLOCKS)
     yield
 
 
 @pytest.fixture
 def short_resnet(monkeypatch: Any) -> None:
   """Measured E-SimSiam steps are of two blocks: they compile in seconds."""
+  import program_helpers
   import step_cases
 
   from essl_jax.models import resnet
 
-  monkeypatch.setitem(resnet.STAGES, 18, TWO_BLOCKS)
+  monkeypatch.setitem(resnet.STAGES, 18, program_helpers.TWO_BLOCKS)
   fields = {"projector": {"widths": (32, 32)}, "predictor_hidden": 8}
   fields["equivariance"] = {"hidden_widths": (32,), "weight": 0.4}
   monkeypatch.setitem(step_cases.OWN_FIELDS, "simsiam", fields)

@@ -121,7 +121,7 @@ def run(
   file, address = folder / "config.py", free_address()
   file.write_text(CONFIG.format(config))
   code = textwrap.dedent(DISTURBED) if disturb else ""
-  program = ["-c", code + program_helpers.TWO_BLOCKS]
+  program = ["-c", code + program_helpers.SHORT_PROGRAM]
   processes = []
   for index in range(count):
     command = [sys.executable, *program, f"--config={file}"]

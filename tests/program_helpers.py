@@ -29,12 +29,13 @@ def get_config(variant=None):
       optimizer=dict(warmup_epochs=1), knn=dict(k=20, every_epochs=2),
       probe=dict(protocol="fast", epochs=3, repetitions=2)))
 """
+TWO_BLOCKS = ((1, 1, 0, 0), False)  # as in `resnet.STAGES`
 # The program but for its ResNet-18, which has two blocks: it is traced and
 # compiled in a third of the time.
-TWO_BLOCKS = f"""
+SHORT_PROGRAM = f"""
 from essl_jax import main
 from essl_jax.models import resnet
-resnet.STAGES[18] = {xla_flags.TWO_BLOCKS}
+resnet.STAGES[18] = {TWO_BLOCKS}
 main.run()
 """
 
@@ -63,7 +64,7 @@ def command(config_file, workdir, *flags, program=("-m", "essl_jax.main")):
 
 def short_command(*arguments):
   """The words of a start with two blocks."""
-  return command(*arguments, program=("-c", TWO_BLOCKS))
+  return command(*arguments, program=("-c", SHORT_PROGRAM))
 
 
 def run(*arguments):

@@ -70,6 +70,22 @@ def test_further_seeds_stay_in_the_table(tmp_path, runner, capsys):
   assert len(runner.ran) == 12
 
 
+def test_rows_are_run_alone_and_all_are_shown(tmp_path, runner, capsys):
+  assert _run(tmp_path, "--seeds=0") == 0
+  words = ["--seeds", "0", "1", "--rows", "SimSiam", "E-SimCLR"]
+  assert _run(tmp_path, *words) == 0
+  assert runner.ran[6:] == [
+    "cifar_simclr-seed1",
+    "cifar_simsiam-baseline-seed1",
+  ]
+  out = capsys.readouterr().out
+  assert "missing" not in out
+  assert "| E-SimCLR | 2 | " in out and "| SimCLR | 1 | " in out
+  assert _run(tmp_path, "--rows", "E-SimCLR", "BYOL") == 2
+  error = capsys.readouterr().err
+  assert error.startswith("error: --rows: no row 'BYOL'; there are 'E-SimCLR'")
+
+
 def test_dry_run_writes_nothing(tmp_path, runner, capsys):
   assert _run(tmp_path, "--seeds=0", "--dry-run", "--data-dir=/tfds") == 0
   assert list(tmp_path.iterdir()) == runner.ran == []
