@@ -87,11 +87,12 @@ def cpu_conv(
   Differentiable in reverse mode alone, and within `jax.shard_map` with
   `check_vma=False` alone.
   """
-  if _find_fault(lhs, rhs, **options):
+  fault = _find_fault(lhs, rhs, **options)
+  size = (0, 0) if fault else _output_size(lhs, rhs, window_strides, padding)
+  if min(size) < 1:
     return jax.lax.conv_general_dilated(
       lhs, rhs, window_strides, padding, **options
     )
-  size = _output_size(lhs, rhs, window_strides, padding)
   lhs = winograd.written_once(lhs)
   strides = tuple(window_strides)
   sides = tuple((low, high) for low, high in padding)
@@ -114,7 +115,6 @@ def _is_winograd(
     and rhs.shape[:2] == (3, 3)
     and min(rhs.shape[2:]) >= _WINOGRAD_CHANNELS
     and len(lhs) > 0
-    and min(size) > 0
     and max(size) > 1  # of one pixel's tile all but an eighth is for nothing
     and all(0 <= side <= 2 for sides in padding for side in sides)
     and lhs.dtype == rhs.dtype == jnp.float32

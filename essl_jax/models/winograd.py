@@ -14,7 +14,6 @@ Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 CVPR 2016 (arXiv 1509.09308), section 4.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -23,59 +22,23 @@ from jax import lax
 from jax.experimental import xla_metadata
 import jax.numpy as jnp
 
+from essl_jax.models.filtering import (
+  F2,
+  F4,
+  Filtering,
+  combine,
+  interleave,
+  slices,
+  transpose,
+)
+
 Padding = tuple[tuple[int, int], ...]
-_Matrix = tuple[tuple[float, ...], ...]
 
 # Tiles at a time: enough for the matrix products, few enough for the cache.
 _TILES = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class _Filtering:
-  """F(outputs, 3): output = to_output @ (to_kernel @ k * to_input @ x)."""
-
-  outputs: int
-  to_input: _Matrix
-  to_kernel: _Matrix
-  to_output: _Matrix
-
-  @property
-  def products(self) -> int:
-    return self.outputs + 2
-
-
-_F2 = _Filtering(
-  2,
-  ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-  ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-  ((1, 1, 1, 0), (0, 1, -1, -1)),
-)
-_F4 = _Filtering(
-  4,
-  (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-  ),
-  (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-  ),
-  (
-    (1, 1, 1, 1, 1, 0),
-    (0, 1, -1, 2, -2, 0),
-    (0, 1, 1, 4, 4, 0),
-    (0, 1, -1, 8, -8, 1),
-  ),
-)
-_DOWN, _ALONG = _F2, _F4
+_DOWN, _ALONG = F2, F4
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -144,9 +107,9 @@ def _convolve(
       _transform_images(images, padding), kernels, strict=True
     ):
       products = list(map(product, tiles, column))
-      rows.append(_interleave(_combine(_DOWN.to_output, products), axis=1))
-    outputs = _combine(_ALONG.to_output, written_once(rows))
-    return _interleave(outputs, axis=2)[:, :height, :width]
+      rows.append(interleave(combine(_DOWN.to_output, products), axis=1))
+    outputs = combine(_ALONG.to_output, written_once(rows))
+    return interleave(outputs, axis=2)[:, :height, :width]
 
   parts, rest = _divide(images, _some_images(images, padding))
   found = list(map(some, rest))
@@ -198,9 +161,9 @@ def kernel_gradient(
   for part in zip(rest, rest_after, strict=True):
     products = add(products, part)
   columns = zip(*products, strict=True)
-  along = [_combine(_transpose(_ALONG.to_kernel), list(x)) for x in columns]
+  along = [combine(transpose(_ALONG.to_kernel), list(x)) for x in columns]
   down = zip(*written_once(along), strict=True)
-  taps = [_combine(_transpose(_DOWN.to_kernel), list(x)) for x in down]
+  taps = [combine(transpose(_DOWN.to_kernel), list(x)) for x in down]
   return jnp.stack([jnp.stack(x) for x in taps], axis=1)
 
 
@@ -238,8 +201,8 @@ def written_once(tree: Any) -> Any:
 
 def _transform_kernel(kernel: jax.Array) -> list[list[jax.Array]]:
   """`[C, C']` by product along the rows, then down the columns."""
-  along = [_combine(_ALONG.to_kernel, list(row)) for row in kernel]
-  return [_combine(_DOWN.to_kernel, list(x)) for x in zip(*along, strict=True)]
+  along = [combine(_ALONG.to_kernel, list(row)) for row in kernel]
+  return [combine(_DOWN.to_kernel, list(x)) for x in zip(*along, strict=True)]
 
 
 def _transform_images(
@@ -257,10 +220,10 @@ def _transform_images(
       (0, 0),
     ),
   )
-  columns = _slices(images, 2, _ALONG, _ALONG.products)
-  columns = written_once(_combine(_ALONG.to_input, columns))
+  columns = slices(images, 2, _ALONG, _ALONG.products)
+  columns = written_once(combine(_ALONG.to_input, columns))
   return [
-    _combine(_DOWN.to_input, _slices(x, 1, _DOWN, _DOWN.products))
+    combine(_DOWN.to_input, slices(x, 1, _DOWN, _DOWN.products))
     for x in columns
   ]
 
@@ -277,46 +240,10 @@ def _transform_cotangent(cotangent: jax.Array) -> list[list[jax.Array]]:
       (0, 0),
     ),
   )
-  columns = _slices(cotangent, 2, _ALONG, _ALONG.outputs)
-  columns = written_once(_combine(_transpose(_ALONG.to_output), columns))
-  back = _transpose(_DOWN.to_output)
-  return [_combine(back, _slices(x, 1, _DOWN, _DOWN.outputs)) for x in columns]
-
-
-def _combine(matrix: _Matrix, arrays: list[jax.Array]) -> list[jax.Array]:
-  """One sum of multiples of the arrays for every row of the matrix."""
-  sums = []
-  for row in matrix:
-    terms = [
-      array if factor == 1 else factor * array
-      for factor, array in zip(row, arrays, strict=True)
-      if factor
-    ]
-    sums.append(sum(terms[1:], start=terms[0]))
-  return sums
-
-
-def _slices(
-  x: jax.Array, axis: int, filtering: _Filtering, number: int
-) -> list[jax.Array]:
-  """What lies at place 0, 1, .. of every tile, by place."""
-  step = filtering.outputs
-  tiles = (x.shape[axis] - number) // step + 1
-  return [
-    lax.slice_in_dim(x, i, i + (tiles - 1) * step + 1, step, axis)
-    for i in range(number)
-  ]
-
-
-def _interleave(arrays: list[jax.Array], axis: int) -> jax.Array:
-  """The inverse of `_slices` where tiles do not overlap."""
-  shape = list(arrays[0].shape)
-  shape[axis] *= len(arrays)
-  return jnp.stack(arrays, axis + 1).reshape(shape)
-
-
-def _transpose(matrix: _Matrix) -> _Matrix:
-  return tuple(zip(*matrix, strict=True))
+  columns = slices(cotangent, 2, _ALONG, _ALONG.outputs)
+  columns = written_once(combine(transpose(_ALONG.to_output), columns))
+  back = transpose(_DOWN.to_output)
+  return [combine(back, slices(x, 1, _DOWN, _DOWN.outputs)) for x in columns]
 
 
 def _output_size(images: jax.Array, padding: Padding) -> tuple[int, int]:
@@ -324,7 +251,7 @@ def _output_size(images: jax.Array, padding: Padding) -> tuple[int, int]:
   return height, width
 
 
-def _tiles(size: int, filtering: _Filtering) -> int:
+def _tiles(size: int, filtering: Filtering) -> int:
   return -(-size // filtering.outputs)
 
 
