@@ -251,7 +251,8 @@ def pretrain(
         left = per_epoch - step % per_epoch
         state, values, count, is_new = advance(state, left)
         metrics.push(step + count, values, count)
-        if is_new:  # its compilation is not counted
+        if is_new:  # it has been waited for, and its compilation is not counted
+          metrics.settle()
           clock.start(step + count)
         step += count
         stop = preemption.reached()

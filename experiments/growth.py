@@ -33,6 +33,7 @@ import figures
 import growth_figure
 import programs
 import records
+import step_cases
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import cpu
@@ -126,6 +127,13 @@ def _check_flags(options: argparse.Namespace) -> None:
             f"--flag sets --{name}, which each cell sets itself: leave it out;"
             f" values along an axis are given by {axes}"
           )
+      try:
+        step_cases.check(found)
+        step_cases.make_config(found)
+        if found.batch % found.devices:
+          raise UsageError(f"a batch of {found.batch} cannot be divided so")
+      except UsageError as error:
+        raise UsageError(f"--{axis} {value}: {error}") from error
 
 
 def _fields(
@@ -228,6 +236,7 @@ def _run(options: argparse.Namespace) -> int:
   machine = programs.last_line([sys.executable, "-c", _PROBE])
   limit = math.inf if machine["platform"] == "cpu" else machine["count"]
   path = options.out / "growth.json"
+  records.make_folder(options.out)
   record = _load(path, options, machine)
   known = {(cell["axis"], cell["value"]) for cell in record["cells"]}
   for axis, values in options.values.items():
@@ -239,7 +248,6 @@ def _run(options: argparse.Namespace) -> int:
         continue
       cell = measure(options, machine, axis, value)
       record["cells"].append(cell)
-      options.out.mkdir(parents=True, exist_ok=True)
       workdir_lib.replace_text(path, json.dumps(record, indent=1) + "\n")
       seconds = f"{cell['step_seconds']:.4g} s a step"
       if "epoch_seconds" in cell:

@@ -25,7 +25,7 @@ import programs
 import records
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu
+from essl_jax import cpu, environment
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import knn
 
@@ -77,18 +77,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def share_of_epoch(found: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
-  """Compares with an epoch of the step that a record is of.
+def load_step(path: pathlib.Path) -> tuple[float, str]:
+  """Reads how fast a step trains.
 
   Args:
-    found: from `measure`.
     path: of what benchmark.py printed, with or without a peer.
 
   Returns:
-    The epoch's seconds, on as many images as the bank has, and the share.
+    Images a second, the median of our runs, and the kind of device.
 
   Raises:
-    UsageError: the file is no such record, or of another kind of device.
+    UsageError: the file is no such record.
   """
   try:
     record = json.loads(path.read_text())
@@ -98,21 +97,11 @@ def share_of_epoch(found: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
       if run["program"] == "essl_jax"
     ]
     rate = statistics.median(run["source_images_per_second"] for run in ours)
-    device = ours[0]["device"]
+    return rate, ours[0]["device"]
   except OSError as error:
     raise UsageError(f"{path} cannot be read: {error.strerror}") from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UsageError(f"{path} is no record of benchmark.py") from error
-  if device != found["device"]:
-    raise UsageError(
-      f"{path} is of {device!r}, and this is {found['device']!r}: give a record"
-      " of this kind of device"
-    )
-  seconds = found["bank"] / rate
-  return {
-    "epoch_seconds": seconds,
-    "share_of_epoch": found["median_seconds"] / seconds,
-  }
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -143,9 +132,20 @@ def main(words: Sequence[str]) -> int:
   try:
     arguments = parse(words)
     cpu.tune()
-    found = measure(arguments)
+    rate = None
     if arguments.step:
-      found |= share_of_epoch(found, arguments.step)
+      rate, device = load_step(arguments.step)
+      kind = environment.describe()["device_kind"]
+      if device != kind:
+        raise UsageError(
+          f"{arguments.step} is of {device!r}, and this is {kind!r}: give a"
+          " record of this kind of device"
+        )
+    found = measure(arguments)
+    if rate is not None:
+      seconds = found["bank"] / rate
+      share = found["median_seconds"] / seconds
+      found |= {"epoch_seconds": seconds, "share_of_epoch": share}
   except UsageError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

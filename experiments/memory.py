@@ -154,11 +154,11 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(words)
     asked = step_cases.defaults(**vars(arguments) | {"augment": True})
     step_cases.start(asked)
+    records.make_folder(arguments.out.parent)
     record = _load(arguments)
     for batch in arguments.batches:
       if all(cell["batch"] != batch for cell in record["cells"]):
         record["cells"] += measure(asked, batch)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, indent=1) + "\n"
         workdir_lib.replace_text(arguments.out, text)
   except UsageError as error:

@@ -45,7 +45,7 @@ def alternate(
     UsageError: the peer cannot run, or not this step.
   """
   _check(arguments)
-  own_of_peer = shlex.split(arguments.peer_arguments)
+  own_of_peer = _split(arguments.peer_arguments)
   theirs = [
     *(arguments.peer_python, str(arguments.peer)),
     f"--method={arguments.method}",
@@ -103,6 +103,15 @@ def _check(arguments: argparse.Namespace) -> None:
     ) from error
 
 
+def _split(words: str) -> list[str]:
+  try:
+    return shlex.split(words)
+  except ValueError as error:
+    raise UsageError(
+      f"--peer-arguments={words!r} are no words of a shell: {error}"
+    ) from error
+
+
 def _named(line: Mapping[str, Any]) -> dict[str, Any]:
   """What a peer has printed, with its name; refuses what lacks something."""
   missing = [name for name in _NEEDED if name not in line]
@@ -155,9 +164,10 @@ def load(path: pathlib.Path) -> dict[str, Any]:
   """
   try:
     record = json.loads(path.read_text())
-    if record["torch_over_jax_step_time"] and _ours(record):
+    ratios = record["torch_over_jax_step_time"]
+    if ratios and min(ratios) > 0 and set(_SAME) <= _ours(record).keys():
       return record
-  except (OSError, ValueError, TypeError, KeyError, StopIteration):
+  except (OSError, ValueError, LookupError, TypeError, StopIteration):
     pass
   raise UsageError(
     f"--check={path} is not a record that benchmark.py --peer has printed"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -26,6 +27,25 @@ def origin(host: Mapping[str, Any]) -> dict[str, Any]:
     "git_commit": machine["git_commit"],
     "host": dict(host),
   }
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Makes the folder of a record, before anything is measured for it.
+
+  Args:
+    path: of the folder, which may be there.
+
+  Raises:
+    UsageError: it cannot be made, or not be written to.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(
+      f"{path} cannot be made a folder: {error.strerror}"
+    ) from error
+  if not os.access(path, os.W_OK):
+    raise UsageError(f"{path} is not writable: give another --out")
 
 
 def resume(

@@ -121,6 +121,10 @@ def test_a_value_given_twice_is_measured_once(asked, tmp_path):
     (["--flag=--devices=2"], "--flag sets --devices"),
     (["--flag=--peer=x.py"], "peers are compared by benchmark.py"),
     (["--flag=--depth=3"], "unrecognized arguments: --depth=3"),
+    (["--devices", "3"], "--devices 3: a batch of 8 cannot be divided so"),
+    (["--examples", "4"], "--examples 4: --examples=4 must be at least"),
+    (["--batch", "1"], "--batch 1: config.batch_size must be at least 2"),
+    ([f"--out={__file__}/new"], "cannot be made a folder"),
   ],
 )
 def test_wrong_arguments_of_growth_end_with_one_line(words, message, capsys):

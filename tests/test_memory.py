@@ -68,6 +68,7 @@ def test_other_circumstances_are_not_mixed(compiled, tmp_path, capsys):
     (["--method=byol"], "invalid choice: 'byol'"),
     (["--precision=float16"], "invalid choice: 'float16'"),
     ([f"--out={__file__}"], "is no record of such measurements"),
+    ([f"--out={__file__}/new.json"], "cannot be made a folder"),
   ],
 )
 def test_wrong_input_is_told_in_one_line(words, message, compiled, capsys):

@@ -103,6 +103,15 @@ def test_a_drop_of_the_ratio_fails_in_one_line(
     assert not error
 
 
+@pytest.mark.parametrize("ratios", [3, ["a"], [], [0.0], None])
+def test_ratios_that_are_none_are_refused(tmp_path, ratios):
+  record = json.loads(COMMITTED.read_text())
+  path = tmp_path / "record.json"
+  path.write_text(json.dumps(record | {"torch_over_jax_step_time": ratios}))
+  with pytest.raises(UsageError, match="is not a record"):
+    peer.load(path)
+
+
 def test_another_step_or_device_is_not_compared():
   committed = peer.load(COMMITTED) | {"torch_over_jax_step_time": [0.75]}
   fields = {"torch_over_jax_step_time": [0.75], "peer_arguments": []}
@@ -131,6 +140,7 @@ def test_another_step_or_device_is_not_compared():
     (["--peer-python=absent"], "PyTorch cannot be imported by absent"),
     (["--width=32"], "the peer's step has width 64"),
     (["--method=barlow_twins"], "the peer has no barlow_twins"),
+    (["--peer-arguments='"], "are no words of a shell: No closing"),
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
     (["--devices=0"], "there are"),
