@@ -105,7 +105,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     rematerialize=False,
   )
   config.projector = dict(widths=(2048, 2048), last_norm="batch_not_affine")
-  config.temperature = 0.5
+  config.temperature = 0.2
   config.online_classifier = False
   config.equivariance = dict(
     group="rotation",
@@ -119,7 +119,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 
   config.optimizer = dict(
     name="sgd",
-    learning_rate=0.03 if baseline else 0.06,  # times batch_size / 256
+    learning_rate=0.06 if baseline else 0.12,  # times batch_size / 256
     weight_decay=5e-4,
     momentum=0.9,
     warmup_epochs=10,
