@@ -16,6 +16,8 @@ from essl_jax.report import opening, runs, samples
 
 CONFUSION = [[30, 6, 3, 1], [4, 31, 2, 3], [9, 1, 28, 2], [0, 2, 3, 35]]
 
+pytestmark = pytest.mark.usefixtures("two_blocks")
+
 
 def _change(workdir, change):
   """Rewrites a workdir's results."""
