@@ -14,8 +14,9 @@ The aim is 90% kNN accuracy within 10 minutes on one GPU of the H200's class.
 Neither this accuracy nor that time has been measured. What has been is what
 learns fast at first: experiments/fast_study.py changes one thing at a time with
 5,000 images, a quarter of the width and a budget of arithmetic. There this
-recipe is at a kNN accuracy of 40.8% where cifar_simclr.py is at 34.3% and, with
-twice the budget, at 37.9% (seed 0; experiments/README.md, Time to accuracy).
+recipe is at a kNN accuracy of 41.2 +- 0.4% where cifar_simclr.py is at 35.0 +-
+0.9% (three seeds) and, with twice the budget, at 37.9% (one;
+experiments/README.md, Time to accuracy).
 
 What differs from cifar_simclr.py, and what it is for:
   temperature 0.2 in place of 0.5: 4.6 points in that study.
