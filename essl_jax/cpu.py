@@ -10,8 +10,7 @@ import jaxlib
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-# glibc's own to begin with; the first is in bytes, and of both thresholds.
-_LARGE_BLOCK, _MOST_BLOCKS = 128 * 1024, 65536
+_LARGE_BLOCK = 128 * 1024  # bytes; glibc's own to begin with
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 _ASYNCHRONOUS = "jax_cpu_enable_async_dispatch"
 # Of NVIDIA's and AMD's GPUs, and of TPUs.
@@ -48,19 +47,12 @@ def return_large_blocks() -> bool:
   Otherwise glibc soon keeps them, and a compilation of XLA leaves thousands of
   holes, among which each later allocation searches for its place: the steps of
   a program that compiled them took twice as long as those of one that read them
-  from a cache. Memory that `keep_memory` has kept is given back.
+  from a cache.
 
   Returns:
     Whether it was done; see `keep_memory`.
   """
-  done = _set_allocator(
-    (_M_MMAP_MAX, _MOST_BLOCKS),
-    (_M_MMAP_THRESHOLD, _LARGE_BLOCK),
-    (_M_TRIM_THRESHOLD, _LARGE_BLOCK),
-  )
-  if done:
-    ctypes.CDLL(None).malloc_trim(0)
-  return done
+  return _set_allocator((_M_MMAP_THRESHOLD, _LARGE_BLOCK))
 
 
 def keep_memory() -> bool:

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax import cpu, parallel, resolution
 from essl_jax import experiment as experiment_lib
+from essl_jax import parallel, resolution
 from essl_jax import step as step_lib
 
 # `(state, left) -> (state, metrics, steps, is_new)`: does up to `left` steps,
-# with a program that `is_new` where it had to be compiled, and is then waited
-# for. The metrics of several steps are [steps], those of one may be scalars.
+# with a program that `is_new` where it had to be compiled. The metrics of
+# several steps are [steps], those of one may be scalars.
 Advance = Callable[
   [step_lib.TrainState, int], tuple[step_lib.TrainState, Any, int, bool]
 ]
@@ -59,13 +59,7 @@ def make_advance(
     is_new = (views, count) not in compiled
     compiled.add((views, count))
     done += count
-    if is_new:
-      cpu.return_large_blocks()
-    state, metrics = program(views)(state, *take(count))
-    if is_new:
-      jax.block_until_ready(metrics)
-      cpu.keep_memory()
-    return state, metrics, count, is_new
+    return *program(views)(state, *take(count)), count, is_new
 
   return advance
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, dispatch, logs, results, tasks, weights
+from essl_jax import checkpoint, cpu, dispatch, logs, results, tasks, weights
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
 from essl_jax import preemption as preemption_lib
@@ -251,8 +251,9 @@ def pretrain(
         left = per_epoch - step % per_epoch
         state, values, count, is_new = advance(state, left)
         metrics.push(step + count, values, count)
-        if is_new:  # it has been waited for, and its compilation is not counted
+        if is_new:  # its compilation is not counted
           metrics.settle()
+          cpu.keep_memory()
           clock.start(step + count)
         step += count
         stop = preemption.reached()
