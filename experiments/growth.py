@@ -1,6 +1,6 @@
 """What a training step costs as batch, images, devices and data grow.
 
-  python experiments/growth.py --scale=full
+  python experiments/growth.py --scale=full --out=FOLDER
   python experiments/growth.py --axes devices --devices 1 2 4 8
   python experiments/growth.py --flag=--precision=bfloat16 --batch 512 1024 2048
 

@@ -1,7 +1,8 @@
-"""Memory and time of a training step against batch size; prints a table.
+r"""Memory and time of a training step against batch size; prints a table.
 
-  python experiments/memory.py
-  python experiments/memory.py --batches 128 256 512 --precision=bfloat16
+  python experiments/memory.py --out=memory.json
+  python experiments/memory.py --out=memory.json --batches 128 256 512 \
+    --precision=bfloat16
 
 The full-width E-SimCLR step of the CIFAR-10 recipe, augmentation included, as
 it is, in micro-batches and with rematerialised blocks. Memory is what XLA's own
@@ -145,7 +146,9 @@ def _load(arguments: argparse.Namespace) -> dict[str, Any]:
     "cpu": host["cpu"],
     "cores": host["cores"],
   }
-  return records.resume(arguments.out, circumstances, ("batch", "setting"))
+  return records.resume(
+    arguments.out, circumstances, ("batch", "setting", "temporary_bytes")
+  )
 
 
 def main(words: Sequence[str]) -> int:

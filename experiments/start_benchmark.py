@@ -1,4 +1,4 @@
-"""Times the program from its start to its first step; prints one JSON line.
+r"""Times the program from its start to its first step; prints one JSON line.
 
   python experiments/start_benchmark.py
   python experiments/start_benchmark.py --config=configs/cifar_fast.py:small \

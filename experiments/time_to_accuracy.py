@@ -37,7 +37,8 @@ def find(workdir: pathlib.Path, accuracy: float) -> dict[str, Any]:
   """
   path = workdir / "metrics.jsonl"
   try:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    whole = path.read_text().split("\n")[:-1]  # the last may be half written
+    lines = [json.loads(line) for line in whole]
     looks = [line for line in lines if line.get(_KNN) is not None]
     start = lines[0]["wall_time"] if lines else 0.0
     for line in looks:

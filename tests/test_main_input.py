@@ -186,9 +186,9 @@ def test_no_tensorflow_is_imported(config_file, tmp_path):
     "import sys; sys.modules['tensorflow'] = None;"
     "sys.modules['tensorflow_datasets'] = None;"
     f"sys.argv = {command[2:]!r};"
-    "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none'];"
-    "from essl_jax import main; main.run()"
+    "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none']"
   )
+  code += program_helpers.SHORT_PROGRAM
   done = subprocess.run(
     [sys.executable, "-c", code],
     env=program_helpers.environment(),

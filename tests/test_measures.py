@@ -197,6 +197,7 @@ def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):
     suite.Suite(experiment)
 
 
+@pytest.mark.usefixtures("two_blocks")
 def test_a_run_reports_them_and_an_old_one_is_measured_again(
   tiny_config, tmp_path, capsys, monkeypatch
 ):

@@ -74,7 +74,12 @@ def test_steps_see_the_sizes_of_their_epoch(tiny_config, source, most):
 
 
 @pytest.mark.parametrize(
-  "stop", [1, pytest.param(STEPS, marks=pytest.mark.slow), STEPS + 1]
+  "stop",
+  [
+    pytest.param(1, marks=pytest.mark.slow),
+    pytest.param(STEPS, marks=pytest.mark.slow),
+    STEPS + 1,
+  ],
 )
 def test_a_resumed_training_is_the_uninterrupted_one(tiny_config, source, stop):
   experiment = _experiment(tiny_config, source, _views(16, stages=GROWS))
@@ -85,7 +90,11 @@ def test_a_resumed_training_is_the_uninterrupted_one(tiny_config, source, stop):
 
 
 @pytest.mark.parametrize(
-  ("stages", "size"), [(((0.0, 1.0),), 16), (((0.0, 0.5),), 8)]
+  ("stages", "size"),
+  [
+    pytest.param(((0.0, 1.0),), 16, marks=pytest.mark.slow),
+    (((0.0, 0.5),), 8),
+  ],
 )
 def test_one_size_alone_is_that_size(tiny_config, source, stages, size):
   one, _ = _train(

@@ -26,6 +26,8 @@ def test_the_first_look_that_is_high_enough(
   tmp_path, capsys, accuracy, seconds, step
 ):
   _write(tmp_path, _LINES)
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 25, "wall')  # as a run leaves it that goes on
   assert time_to_accuracy.main([str(tmp_path), f"--knn={accuracy}"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert (found["seconds"], found["step"]) == (seconds, step)

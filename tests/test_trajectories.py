@@ -128,7 +128,8 @@ def trajectory(request, golden):
       lambda state, batch: views_lib.Views(*batch),
       equivariance_weight=weight,
       prediction=prediction.make("rotation"),
-    )
+    ),
+    compiler_options={"xla_backend_optimization_level": 2},
   )
   names = ("learning_rate", "loss", "loss_ssl", "loss_equivariance")
   rows = []

@@ -7,8 +7,10 @@ import numpy as np
 
 from essl_jax.data.prepared import import_tensorflow
 
+# What training reads of a record.
+FEATURES = ("image", "label")
 _FILES_AT_ONCE = 16
-_KEPT, _READ_AT_ONCE = ("image", "label"), 1024
+_READ_AT_ONCE = 1024  # records
 
 
 def read(builder: Any, split: Any, file_order: Any = None) -> Any:
@@ -77,14 +79,15 @@ def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
     batches: positions in it, int [share] each.
 
   Returns:
-    A dataset of the records at these positions, one by one.
+    A dataset of the records at these positions, one by one, with `FEATURES`
+    alone; to be iterated once, as `batches` are.
   """
   tf, _ = import_tensorflow()
-  parts = records.map(lambda record: {k: record[k] for k in _KEPT})
+  parts = records.map(lambda record: {k: record[k] for k in FEATURES})
   chunks = list(parts.batch(_READ_AT_ONCE).as_numpy_iterator())
   kept = {
     key: tf.constant(np.concatenate([part[key] for part in chunks]))
-    for key in _KEPT
+    for key in FEATURES
   }
   spec = tf.TensorSpec([None], tf.int64)
   positions = tf.data.Dataset.from_generator(

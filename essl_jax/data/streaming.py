@@ -256,7 +256,9 @@ class TFDSSource:
     first_step: int = 0,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Reads records with tf.data and decodes them with PIL."""
-    encoded = records.map(lambda r: {k: r[k] for k in ("image", "label")})
+    encoded = records.map(
+      lambda record: {key: record[key] for key in records_lib.FEATURES}
+    )
     stored = records_lib.in_batches(encoded, batch_size).as_numpy_iterator()
 
     def job(step: int, batch: dict[str, np.ndarray]) -> batches_lib.Job:
