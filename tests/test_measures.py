@@ -216,7 +216,7 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
   train.run(config, tmp_path)
   printed = capsys.readouterr().out
   assert "rotation, linear read-out" in printed
-  assert "effective rank of 64 features" in printed
+  assert "effective rank of 16 features" in printed
   results = json.loads((tmp_path / "results.json").read_text())
   figures = results["figures"]
   rotation = figures["symmetry"]["rotation"]
