@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
-import shlex
 import statistics
 import subprocess
 import sys
@@ -61,9 +60,10 @@ def first_step(
         if process.poll() is not None:
           errors.seek(0)
           said = errors.read().decode(errors="replace").strip().splitlines()
+          last = (said or ["it said nothing"])[-1].removeprefix("error: ")
           raise UsageError(
-            f"{shlex.join(command)} ended with exit code {process.returncode}"
-            f" before its first step: {(said or ['it said nothing'])[-1]}"
+            "the program ended before its first step, with exit code"
+            f" {process.returncode}: {last}"
           )
         time.sleep(_PAUSE)
     finally:

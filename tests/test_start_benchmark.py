@@ -36,7 +36,7 @@ def test_the_first_step_is_waited_for_and_the_program_killed(tmp_path):
 
 def test_a_program_that_ends_before_is_quoted(tmp_path):
   command = [sys.executable, "-c", "raise SystemExit('no such thing')"]
-  with pytest.raises(UsageError, match="code 1 before its first.*no such"):
+  with pytest.raises(UsageError, match="before its first.*code 1: no such"):
     start_benchmark.first_step(command, tmp_path / "run", os.environ)
 
 
