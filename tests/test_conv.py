@@ -125,6 +125,11 @@ def test_weight_gradients_read_activations_that_were_computed_once():
     ((2, 2, 6, 64), (3, 3, 64, 64), {"padding": ((0, 0), (1, 1))}),
     ((2, 1, 1, 64), (3, 3, 64, 64), {}),
     ((2, 1, 1, 5), (3, 3, 5, 4), {"padding": ((0, 0), (0, 0))}),
+    (
+      (2, 1, 6, 5),
+      (3, 3, 5, 4),
+      {"padding": ((0, 0), (0, 0)), "window_strides": (3, 2)},
+    ),
   ],
 )
 def test_cpu_conv_takes_what_xla_takes(images, kernel, options):

@@ -54,8 +54,8 @@ def im2col_conv(
   slices = [
     images[
       :,
-      y : y + (height - 1) * stride_y + 1 : stride_y,
-      x : x + (width - 1) * stride_x + 1 : stride_x,
+      y : y + max(0, (height - 1) * stride_y + 1) : stride_y,
+      x : x + max(0, (width - 1) * stride_x + 1) : stride_x,
     ]
     for y in range(rhs.shape[0])
     for x in range(rhs.shape[1])
@@ -87,12 +87,11 @@ def cpu_conv(
   Differentiable in reverse mode alone, and within `jax.shard_map` with
   `check_vma=False` alone.
   """
-  fault = _find_fault(lhs, rhs, **options)
-  size = (0, 0) if fault else _output_size(lhs, rhs, window_strides, padding)
-  if min(size) < 1:
+  if _find_fault(lhs, rhs, **options):
     return jax.lax.conv_general_dilated(
       lhs, rhs, window_strides, padding, **options
     )
+  size = _output_size(lhs, rhs, window_strides, padding)
   lhs = winograd.written_once(lhs)
   strides = tuple(window_strides)
   sides = tuple((low, high) for low, high in padding)
@@ -115,6 +114,7 @@ def _is_winograd(
     and rhs.shape[:2] == (3, 3)
     and min(rhs.shape[2:]) >= _WINOGRAD_CHANNELS
     and len(lhs) > 0
+    and min(size) > 0
     and max(size) > 1  # of one pixel's tile all but an eighth is for nothing
     and all(0 <= side <= 2 for sides in padding for side in sides)
     and lhs.dtype == rhs.dtype == jnp.float32
@@ -208,7 +208,7 @@ def _output_size(
   if isinstance(padding, str):
     raise ValueError(f"Padding must be given in pixels, got {padding!r}.")
   padded = [lhs.shape[1 + i] + sum(padding[i]) for i in (0, 1)]
-  return [(padded[i] - rhs.shape[i]) // strides[i] + 1 for i in (0, 1)]
+  return [max(0, (padded[i] - rhs.shape[i]) // strides[i] + 1) for i in (0, 1)]
 
 
 def _find_fault(lhs: jax.Array, rhs: jax.Array, **options: Any) -> str | None:
