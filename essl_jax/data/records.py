@@ -7,8 +7,7 @@ import numpy as np
 
 from essl_jax.data.prepared import import_tensorflow
 
-# What training reads of a record.
-FEATURES = ("image", "label")
+_FEATURES = ("image", "label")
 _FILES_AT_ONCE = 16
 _READ_AT_ONCE = 1024  # records
 
@@ -71,6 +70,11 @@ def choose(records: Any, rows: np.ndarray) -> Any:
   )
 
 
+def images_and_labels(records: Any) -> Any:
+  """Leaves out what else records hold; images stay encoded."""
+  return records.map(lambda record: {key: record[key] for key in _FEATURES})
+
+
 def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
   """Keeps records in memory and takes them in any order.
 
@@ -79,15 +83,15 @@ def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
     batches: positions in it, int [share] each.
 
   Returns:
-    A dataset of the records at these positions, one by one, with `FEATURES`
-    alone; to be iterated once, as `batches` are.
+    A dataset of the images and labels at these positions, one by one; to be
+    iterated once, as `batches` are.
   """
   tf, _ = import_tensorflow()
-  parts = records.map(lambda record: {k: record[k] for k in FEATURES})
-  chunks = list(parts.batch(_READ_AT_ONCE).as_numpy_iterator())
+  parts = images_and_labels(records).batch(_READ_AT_ONCE)
+  chunks = list(parts.as_numpy_iterator())
   kept = {
     key: tf.constant(np.concatenate([part[key] for part in chunks]))
-    for key in FEATURES
+    for key in _FEATURES
   }
   spec = tf.TensorSpec([None], tf.int64)
   positions = tf.data.Dataset.from_generator(

@@ -256,9 +256,7 @@ class TFDSSource:
     first_step: int = 0,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Reads records with tf.data and decodes them with PIL."""
-    encoded = records.map(
-      lambda record: {key: record[key] for key in records_lib.FEATURES}
-    )
+    encoded = records_lib.images_and_labels(records)
     stored = records_lib.in_batches(encoded, batch_size).as_numpy_iterator()
 
     def job(step: int, batch: dict[str, np.ndarray]) -> batches_lib.Job:
