@@ -1,9 +1,35 @@
 """The command lines of the programs beside `main`."""
 
 import argparse
-from typing import NoReturn
+from collections.abc import Callable
+import functools
+import sys
+from typing import NoReturn, ParamSpec
 
 from essl_jax.errors import UsageError
+
+_P = ParamSpec("_P")
+
+
+def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
+  """Lets a program end wrong input with one line, as `main` does.
+
+  Args:
+    main: returns the exit code, or raises UsageError.
+
+  Returns:
+    The same function, which prints the error and returns 2 in its place.
+  """
+
+  @functools.wraps(main)
+  def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+    try:
+      return main(*args, **kwargs)
+    except UsageError as error:
+      print(f"error: {error}", file=sys.stderr)
+      return 2
+
+  return run
 
 
 class Parser(argparse.ArgumentParser):

@@ -174,22 +174,19 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   return arguments, peers.parse_known_args(words)[1]
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str] | None = None) -> int:
   """Times the step, or both programs; returns the exit code."""
   words = sys.argv[1:] if words is None else words
-  try:
-    arguments, own = parse(words)
-    if arguments.peer is None:
-      step_cases.start(arguments)
-      print(json.dumps(measure(arguments)))
-      return 0
-    committed = peer.load(arguments.check) if arguments.check else None
-    record = peer.alternate(arguments, own)
-    print(json.dumps(record, indent=1), flush=True)
-    worse = committed and peer.compare(record, committed, arguments.tolerance)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  arguments, own = parse(words)
+  if arguments.peer is None:
+    step_cases.start(arguments)
+    print(json.dumps(measure(arguments)))
+    return 0
+  committed = peer.load(arguments.check) if arguments.check else None
+  record = peer.alternate(arguments, own)
+  print(json.dumps(record, indent=1), flush=True)
+  worse = committed and peer.compare(record, committed, arguments.tolerance)
   if worse:
     print(f"FAIL {worse}", file=sys.stderr)
     return 1

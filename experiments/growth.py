@@ -205,15 +205,12 @@ def measure(
   return cell
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str] | None = None) -> int:
   """Measures what is missing, writes, prints; returns the exit code."""
-  try:
-    options = parse(words)
-    cpu.choose_kernels()  # the cells inherit it, simulated devices or not
-    return _run(options)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  options = parse(words)
+  cpu.choose_kernels()  # the cells inherit it, simulated devices or not
+  return _run(options)
 
 
 def _load(

@@ -127,28 +127,25 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   return arguments
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
   """Returns the exit code."""
-  try:
-    arguments = parse(words)
-    cpu.tune()
-    rate = None
-    if arguments.step:
-      rate, device = load_step(arguments.step)
-      kind = environment.describe()["device_kind"]
-      if device != kind:
-        raise UsageError(
-          f"{arguments.step} is of {device!r}, and this is {kind!r}: give a"
-          " record of this kind of device"
-        )
-    found = measure(arguments)
-    if rate is not None:
-      seconds = found["bank"] / rate
-      share = found["median_seconds"] / seconds
-      found |= {"epoch_seconds": seconds, "share_of_epoch": share}
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  arguments = parse(words)
+  cpu.tune()
+  rate = None
+  if arguments.step:
+    rate, device = load_step(arguments.step)
+    kind = environment.describe()["device_kind"]
+    if device != kind:
+      raise UsageError(
+        f"{arguments.step} is of {device!r}, and this is {kind!r}: give a"
+        " record of this kind of device"
+      )
+  found = measure(arguments)
+  if rate is not None:
+    seconds = found["bank"] / rate
+    share = found["median_seconds"] / seconds
+    found |= {"epoch_seconds": seconds, "share_of_epoch": share}
   print(json.dumps(found))
   return 0
 

@@ -151,22 +151,19 @@ def _load(arguments: argparse.Namespace) -> dict[str, Any]:
   )
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
   """Measures what is missing, writes, prints; returns the exit code."""
-  try:
-    arguments = parse(words)
-    asked = step_cases.defaults(**vars(arguments) | {"augment": True})
-    step_cases.start(asked)
-    records.make_folder(arguments.out.parent)
-    record = _load(arguments)
-    for batch in arguments.batches:
-      if all(cell["batch"] != batch for cell in record["cells"]):
-        record["cells"] += measure(asked, batch)
-        text = json.dumps(record, indent=1) + "\n"
-        workdir_lib.replace_text(arguments.out, text)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  arguments = parse(words)
+  asked = step_cases.defaults(**vars(arguments) | {"augment": True})
+  step_cases.start(asked)
+  records.make_folder(arguments.out.parent)
+  record = _load(arguments)
+  for batch in arguments.batches:
+    if all(cell["batch"] != batch for cell in record["cells"]):
+      record["cells"] += measure(asked, batch)
+      text = json.dumps(record, indent=1) + "\n"
+      workdir_lib.replace_text(arguments.out, text)
   print(table(record["cells"]))
   return 0
 

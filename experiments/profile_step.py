@@ -33,6 +33,7 @@ import hlo_parts
 import jax
 import profile_report
 import programs
+import records
 import step_cases
 import tpu_flops
 import trace_reader
@@ -71,15 +72,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def _check_outputs(arguments: argparse.Namespace) -> None:
   """Makes the folders of what is written; says now what cannot be."""
   path, traces = arguments.json, arguments.trace_dir
-  try:
-    if traces:
-      traces.mkdir(parents=True, exist_ok=True)
-    if path:
-      path.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UsageError(
-      f"{error.filename} cannot be made a folder: {error.strerror}"
-    ) from error
+  if traces:
+    records.make_folder(traces)
+  if path:
+    records.make_folder(path.parent)
   if traces and not os.access(traces, os.W_OK):
     raise UsageError(f"--trace-dir={traces} is not writable")
   if path and path.is_dir():
@@ -202,20 +198,17 @@ def profile(
   }
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str] | None = None) -> int:
   """Profiles, prints, writes; returns the exit code."""
   words = sys.argv[1:] if words is None else words
-  try:
-    arguments, host = parse(words), programs.host()
-    step_cases.start(arguments)
-    # Names in a cached program would be those of the source it was made from.
-    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    with tempfile.TemporaryDirectory() as temporary:
-      folder = arguments.trace_dir or pathlib.Path(temporary)
-      record = profile(arguments, folder)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  arguments, host = parse(words), programs.host()
+  step_cases.start(arguments)
+  # Names in a cached program would be those of the source it was made from.
+  jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = arguments.trace_dir or pathlib.Path(temporary)
+    record = profile(arguments, folder)
   command = ["python", "experiments/profile_step.py", *words]
   chosen = {
     key: str(value) if isinstance(value, pathlib.Path) else value

@@ -36,16 +36,31 @@ def make_folder(path: pathlib.Path) -> None:
     path: of the folder, which may be there.
 
   Raises:
-    UsageError: it cannot be made, or not be written to.
+    UsageError: it cannot be made.
   """
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UsageError(
-      f"{path} cannot be made a folder: {error.strerror}"
+      f"{error.filename} cannot be made a folder: {error.strerror}"
     ) from error
-  if not os.access(path, os.W_OK):
-    raise UsageError(f"{path} is not writable: give another --out")
+
+
+def read_metrics(workdir: pathlib.Path) -> list[Any]:
+  """Reads the metrics of a run, which may be going on.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    The lines of `metrics.jsonl`, but for a last one that is half written.
+
+  Raises:
+    OSError: they cannot be read.
+    ValueError: a line is no JSON.
+  """
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def resume(
@@ -54,7 +69,7 @@ def resume(
   """Reads the cells that an earlier start has measured.
 
   Args:
-    path: of the record, which need not be there yet.
+    path: of the record, which need not be there yet; its folder is.
     circumstances: of this start, by name.
     keys: that each cell has, beside others.
 
@@ -62,8 +77,11 @@ def resume(
     The record: circumstances, and `cells`.
 
   Raises:
-    UsageError: the file is no such record, or of other circumstances.
+    UsageError: the file is no such record or of other circumstances, or its
+      folder cannot be written to.
   """
+  if not os.access(path.parent, os.W_OK):
+    raise UsageError(f"{path.parent} is not writable: give another --out")
   if not path.exists():
     return {**circumstances, "cells": []}
   try:

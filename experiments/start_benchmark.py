@@ -56,7 +56,7 @@ def first_step(
     ) as process,
   ):
     try:
-      while (seen := _time_of_step_1(workdir / "metrics.jsonl")) is None:
+      while (seen := _time_of_step_1(workdir)) is None:
         if process.poll() is not None:
           errors.seek(0)
           said = errors.read().decode(errors="replace").strip().splitlines()
@@ -71,14 +71,13 @@ def first_step(
   return seen - start
 
 
-def _time_of_step_1(path: pathlib.Path) -> float | None:
+def _time_of_step_1(workdir: pathlib.Path) -> float | None:
   """When a program wrote the metrics of its first step, in seconds of 1970."""
-  text = path.read_text() if path.exists() else ""
-  for line in text.split("\n")[:-1]:  # the last may be half written
-    found = json.loads(line)
-    if found["step"] == 1:
-      return found["wall_time"]
-  return None
+  try:
+    lines = records.read_metrics(workdir)
+  except FileNotFoundError:
+    return None
+  return next((x["wall_time"] for x in lines if x["step"] == 1), None)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -130,13 +129,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   return arguments
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
   """Returns the exit code."""
-  try:
-    found = measure(parse(words))
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  found = measure(parse(words))
   print(json.dumps(found))
   return 0
 

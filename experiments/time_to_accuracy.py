@@ -16,6 +16,8 @@ import pathlib
 import sys
 from typing import Any
 
+import records
+
 from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 
@@ -37,8 +39,7 @@ def find(workdir: pathlib.Path, accuracy: float) -> dict[str, Any]:
   """
   path = workdir / "metrics.jsonl"
   try:
-    whole = path.read_text().split("\n")[:-1]  # the last may be half written
-    lines = [json.loads(line) for line in whole]
+    lines = records.read_metrics(workdir)
     looks = [line for line in lines if line.get(_KNN) is not None]
     start = lines[0]["wall_time"] if lines else 0.0
     for line in looks:
@@ -63,6 +64,7 @@ def find(workdir: pathlib.Path, accuracy: float) -> dict[str, Any]:
   )
 
 
+@arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
   """Returns the exit code."""
   parser = arguments_lib.Parser(
@@ -70,14 +72,10 @@ def main(words: Sequence[str]) -> int:
   )
   parser.add_argument("workdir", type=pathlib.Path)
   parser.add_argument("--knn", type=float, default=90.0, help="percent")
-  try:
-    arguments = parser.parse_args(words)
-    if not 0 <= arguments.knn <= 100:
-      raise UsageError(f"--knn must be 0 to 100; got {arguments.knn:g}")
-    print(json.dumps(find(arguments.workdir, arguments.knn)))
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  arguments = parser.parse_args(words)
+  if not 0 <= arguments.knn <= 100:
+    raise UsageError(f"--knn must be 0 to 100; got {arguments.knn:g}")
+  print(json.dumps(find(arguments.workdir, arguments.knn)))
   return 0
 
 

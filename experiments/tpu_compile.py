@@ -41,9 +41,9 @@ import tpu_flops  # noqa: E402
 import tpu_hlo  # noqa: E402
 import tpu_report  # noqa: E402
 
+from essl_jax import arguments as arguments_lib  # noqa: E402
 from essl_jax import environment  # noqa: E402
 from essl_jax import experiment as experiment_lib  # noqa: E402
-from essl_jax.errors import UsageError  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tpu_compile"
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
@@ -189,6 +189,7 @@ def cases(arguments: argparse.Namespace) -> list[tpu_cases.Case]:
   ]
 
 
+@arguments_lib.tells_wrong_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Compiles the cases; returns the exit code."""
   parser = argparse.ArgumentParser(
@@ -203,22 +204,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--report_only", action="store_true")
   arguments = parser.parse_args(argv)
   too_large = []
-  try:
-    for case in [] if arguments.report_only else cases(arguments):
-      record = compile_case(
-        case,
-        force=arguments.force,
-        trace_only=arguments.trace_only,
-        text=arguments.text,
-      )
-      line = tpu_report.summary(case.name, record)
-      print(line, flush=True)
-      if not record.get("fits", True):
-        too_large.append(line)
-      tpu_report.write(RESULTS)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  for case in [] if arguments.report_only else cases(arguments):
+    record = compile_case(
+      case,
+      force=arguments.force,
+      trace_only=arguments.trace_only,
+      text=arguments.text,
+    )
+    line = tpu_report.summary(case.name, record)
+    print(line, flush=True)
+    if not record.get("fits", True):
+      too_large.append(line)
+    tpu_report.write(RESULTS)
   tpu_report.write(RESULTS)
   for line in too_large:
     print(f"FAIL {line}", file=sys.stderr)
