@@ -103,6 +103,7 @@ def changes(scale: str) -> dict[str, Change]:
   third = "--config.views.third.size"
   rate = "--config.optimizer.learning_rate"
   cold = "--config.temperature=0.2"
+  fast = Change("", stem="cifar_fast", copies=1, stages=STAGES)
   half_batch = f"--config.batch_size={_BATCH[scale] // 2}"
   return {
     BASELINE: Change("base"),
@@ -132,14 +133,10 @@ def changes(scale: str) -> dict[str, Change]:
     "twice the colour jitter": Change(
       "jitter", _views("jitter=(0.8,0.8,0.8,0.2)")
     ),
-    WARM: Change(
-      "warm",
-      ("--config.temperature=0.5", f"{rate}=0.06"),
-      stem="cifar_fast",
-      copies=1,
-      stages=STAGES,
+    WARM: dataclasses.replace(
+      fast, label="warm", flags=("--config.temperature=0.5", f"{rate}=0.06")
     ),
-    FAST: Change("", stem="cifar_fast", copies=1, stages=STAGES),
+    FAST: fast,
   }
 
 
