@@ -13,11 +13,9 @@ import textwrap
 import time
 from typing import Any
 
-import jax
 import program_helpers
 import xla_flags
 
-ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
 import json
 import ml_collections
@@ -110,11 +108,7 @@ def run(
   Returns:
     What the processes left; a status of None stands for one that was killed.
   """
-  environment = os.environ | {
-    "XLA_FLAGS": xla_flags.make(devices // count),
-    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    "PYTHONPATH": str(ROOT),
+  environment = program_helpers.environment(devices // count) | {
     "TEST_SIGNAL": disturb,
     "TEST_RUN": str(folder / "run"),
   }
@@ -177,9 +171,10 @@ def run_code(code: str, *arguments: str, seconds: float = 240) -> None:
   Raises:
     AssertionError: a process did not end well; quotes its errors.
   """
+  root = program_helpers.ROOT
   environment = os.environ | {
     "XLA_FLAGS": xla_flags.make(devices=2),
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
   }
   address = free_address()
   processes = [

@@ -40,11 +40,11 @@ main.run()
 """
 
 
-def environment():
-  """One device, the tests' compilation cache."""
+def environment(devices=1):
+  """Simulated devices, the tests' compilation cache."""
   cache = jax.config.jax_compilation_cache_dir
   return os.environ | {
-    "XLA_FLAGS": xla_flags.make(),
+    "XLA_FLAGS": xla_flags.make(devices),
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),

@@ -103,4 +103,5 @@ def test_the_memory_of_a_step_is_used_again():
   )
   first, *later = map(int, done.stdout.split())
   assert first > 10_000  # of 4 KiB
-  assert statistics.median(later) < 100  # it may grow once more, by chance
+  assert statistics.median(later) < 100
+  assert sum(x >= 1_000 for x in later) <= 2  # it may grow more, by chance

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import xla_flags
 
 from essl_jax import dispatch, parallel, train
 from essl_jax import experiment as experiment_lib
@@ -46,7 +47,6 @@ def _advance(experiment, start=0):
 def optimised(monkeypatch):
   """Training is compiled as users have it, and not as tests do."""
   plain = parallel._map_training
-  options = {"xla_backend_optimization_level": 3}
 
   def map_training(*arguments):
     traced, compiled = plain(*arguments), {}
@@ -54,7 +54,7 @@ def optimised(monkeypatch):
     def run(*values):
       shapes = str([jax.typeof(x) for x in jax.tree.leaves(values)])
       if shapes not in compiled:
-        compiled[shapes] = traced.lower(*values).compile(options)
+        compiled[shapes] = traced.lower(*values).compile(xla_flags.OPTIMISED)
       return compiled[shapes](*values)
 
     return run

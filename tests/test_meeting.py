@@ -9,6 +9,7 @@ import textwrap
 import time
 
 import process_helpers
+import program_helpers
 import pytest
 
 from essl_jax import cluster, launcher, meeting
@@ -159,7 +160,7 @@ def test_all_end_together(how, victim, statuses, says):
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", code, address, str(index), how, str(victim)],
-      env=os.environ | {"PYTHONPATH": str(process_helpers.ROOT)},
+      env=os.environ | {"PYTHONPATH": str(program_helpers.ROOT)},
       stderr=subprocess.PIPE,
       text=True,
     )

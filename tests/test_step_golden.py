@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import step_helpers
+import xla_flags
 
 GOLDEN_LOSS = 0.550063
 GOLDEN_GRADIENT_NORM = 5.644008
@@ -17,8 +18,9 @@ def test_one_step_golden(tiny_config):
   """
   config = tiny_config("simsiam")
   # As it was recorded; other tests are compiled without optimisations.
-  options = {"xla_backend_optimization_level": 3}
-  step = jax.jit(step_helpers.make_step(config, None), compiler_options=options)
+  step = jax.jit(
+    step_helpers.make_step(config, None), compiler_options=xla_flags.OPTIMISED
+  )
   batch = {"image": step_helpers.images()}
   _, metrics = step(step_helpers.make_state(config), batch)
   # The gradient is the less exact: rounding moves images across the ReLUs.

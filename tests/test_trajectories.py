@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import step_helpers
+import xla_flags
 
 from essl_jax import config as config_lib
 from essl_jax import convert, methods, optim, prediction, transformations
@@ -129,7 +130,7 @@ def trajectory(request, golden):
       equivariance_weight=weight,
       prediction=prediction.make("rotation"),
     ),
-    compiler_options={"xla_backend_optimization_level": 2},
+    compiler_options=xla_flags.OPTIMISED,
   )
   names = ("learning_rate", "loss", "loss_ssl", "loss_equivariance")
   rows = []

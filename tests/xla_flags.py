@@ -1,5 +1,8 @@
 """XLA's flags for the tests and the programs that they start."""
 
+# For `jax.jit` where a test is of the program as users compile it.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+
 
 def make(devices: int = 1) -> str:
   """Simulates devices, and compiles fast rather than well.
