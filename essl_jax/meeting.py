@@ -97,7 +97,7 @@ def _welcome(
   """Waits for all others at the coordinator's port, then frees it for JAX."""
   peers: dict[int, socket.socket] = {}
   with _serve(place) as server:
-    while len(peers) < place.num_processes - 1:
+    while len(_drop_closed(peers)) < place.num_processes - 1:
       server.settimeout(max(deadline - time.monotonic(), 0.01))
       try:
         peer, (host, *_) = server.accept()
@@ -109,7 +109,7 @@ def _welcome(
       if _HELLO not in hello:
         peer.close()
         continue
-      if problem := _refuse(place, hello, peers, host):
+      if problem := _refuse(place, hello, _drop_closed(peers), host):
         answer([*peers.values(), peer], {"failed": problem})
         raise UsageError(problem)
       peers[hello[_HELLO]] = peer
@@ -157,7 +157,7 @@ def _refuse(
       f"process {index} was started as one of {count}, process 0 as one of"
       f" {place.num_processes}: give all the same --num_processes"
     )
-  if index == 0 or (index in peers and not _is_closed(peers[index])):
+  if index == 0 or index in peers:
     return (
       f"two processes call themselves process {index}, the second at {host}:"
       " give each its own --process_id"
@@ -165,8 +165,15 @@ def _refuse(
   return ""
 
 
+def _drop_closed(peers: dict[int, socket.socket]) -> dict[int, socket.socket]:
+  """Forgets who was killed before all had come, and may come again."""
+  for index in [i for i, peer in peers.items() if _is_closed(peer)]:
+    peers.pop(index).close()
+  return peers
+
+
 def _is_closed(peer: socket.socket) -> bool:
-  """Whether the other side is gone: it was restarted before all had come."""
+  """Whether the other side is gone."""
   try:
     return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
   except BlockingIOError:

@@ -102,17 +102,31 @@ def test_strangers_are_ignored():
   close(found, peers)
 
 
-def test_a_process_may_come_again_before_all_are_there():
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_process_may_come_again_before_all_are_there(order):
   address = process_helpers.free_address()
   with concurrent.futures.ThreadPoolExecutor() as pool:
     waiting = pool.submit(meet, (0, 3, address))
     say(address, b'{"essl_jax": 1, "of": 3}\n', 0.2)  # heard, and killed
-    others = meet((1, 3, address), (2, 3, address))
+    first = pool.submit(meet, (order[0], 3, address))
+    time.sleep(0.3)  # process 1 has been heard twice, or both once
+    second = pool.submit(meet, (order[1], 3, address))
     (found,) = waiting.result()
+    others = dict(zip(order, first.result() + second.result(), strict=True))
   assert sorted(found) == [1, 2], found
   found[1].sendall(b"x")
-  assert others[0][0].recv(1) == b"x"
-  close(found, *others)
+  assert others[1][0].recv(1) == b"x"
+  close(found, *others.values())
+
+
+def test_who_came_and_was_killed_is_named_absent():
+  address = process_helpers.free_address()
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    waiting = pool.submit(meet, (0, 3, address), timeout=2.0)
+    say(address, b'{"essl_jax": 1, "of": 3}\n', 0.2)
+    meet((2, 3, address), timeout=2.0)
+    (told,) = waiting.result()
+  assert "in vain for process 1 at localhost" in told
 
 
 def test_differences_are_named_with_their_processes():
