@@ -4,8 +4,8 @@ from collections.abc import Mapping
 import math
 import re
 
-import tpu_flops
-import tpu_hlo
+import hlo_text
+import jaxpr_flops
 
 _DIMENSIONS = re.compile(r"\w+\[([\d,]*)\]")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -16,18 +16,18 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
-def target(line: tpu_hlo.Instruction) -> str:
+def target(line: hlo_text.Instruction) -> str:
   """The library function that a line calls, or nothing."""
   found = _TARGET.search(line.rest) if line.opcode == "custom-call" else None
   return found[1] if found else ""
 
 
-def operands(line: tpu_hlo.Instruction) -> list[str]:
+def operands(line: hlo_text.Instruction) -> list[str]:
   """The names of what a line reads."""
   return re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
 
 
-def count(line: tpu_hlo.Instruction, shapes: Mapping[str, str]) -> int:
+def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
   """Operations of one line.
 
   Args:
@@ -86,7 +86,7 @@ def _convolution(
   pairs = 1
   for axis in range(axes):
     size = lambda shape, names, axis=axis: shape[names.index(str(axis))]
-    pairs *= tpu_flops.pairs_along(
+    pairs *= jaxpr_flops.pairs_along(
       size(images, labels[1]),
       size(kernel, labels[2]),
       size(out, labels[3]),

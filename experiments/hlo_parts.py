@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 import hlo_flops
-import tpu_hlo
+import hlo_text
 
 FORWARD, BACKWARD = "forward", "backward"
 HEADS = {
@@ -104,8 +104,8 @@ def read(text: str) -> dict[str, Op]:
   Returns:
     One entry for each operation, those inside of fusions included.
   """
-  lines = list(tpu_hlo.instructions(text))
-  inside: dict[str, list[tpu_hlo.Instruction]] = {}
+  lines = list(hlo_text.instructions(text))
+  inside: dict[str, list[hlo_text.Instruction]] = {}
   for line in lines:
     inside.setdefault(line.computation, []).append(line)
   shapes = {line.name: line.shape for line in lines}
@@ -133,7 +133,7 @@ def read(text: str) -> dict[str, Op]:
   }
 
 
-def _own_place(line: tpu_hlo.Instruction) -> Place | None:
+def _own_place(line: hlo_text.Instruction) -> Place | None:
   found = _OP_NAME.search(line.rest)
   return place_of(found[1]) if found else None
 
@@ -151,26 +151,26 @@ def _most(places: Iterable[Place | None]) -> Place | None:
 
 
 def _body(
-  line: tpu_hlo.Instruction, inside: dict[str, list[tpu_hlo.Instruction]]
-) -> list[tpu_hlo.Instruction]:
+  line: hlo_text.Instruction, inside: dict[str, list[hlo_text.Instruction]]
+) -> list[hlo_text.Instruction]:
   """What a fusion fuses, fusions within it included."""
   if line.opcode != "fusion":
     return []
   found = []
-  for name in tpu_hlo.called(line):
+  for name in hlo_text.called(line):
     for inner in inside.get(name, []):
       found += [inner, *_body(inner, inside)]
   return found
 
 
-def _kind(line: tpu_hlo.Instruction, body: list[tpu_hlo.Instruction]) -> str:
+def _kind(line: hlo_text.Instruction, body: list[hlo_text.Instruction]) -> str:
   opcodes = {x.opcode for x in body} or {line.opcode.removesuffix("-start")}
   target = hlo_flops.target(line)
   if "convolution" in opcodes or "conv" in target:
     return "convolution"
   if "dot" in opcodes or "gemm" in target or "matmul" in target:
     return "dot"
-  if opcodes & set(tpu_hlo.COLLECTIVES):
+  if opcodes & set(hlo_text.COLLECTIVES):
     return "collective"
   if any(name.startswith("reduce") for name in opcodes):
     return "reduction"
@@ -181,7 +181,7 @@ def _kind(line: tpu_hlo.Instruction, body: list[tpu_hlo.Instruction]) -> str:
 
 
 def _infer(
-  lines: list[tpu_hlo.Instruction],
+  lines: list[hlo_text.Instruction],
   named: dict[str, Place],
   kinds: dict[str, str],
 ) -> dict[str, Place]:
@@ -210,7 +210,7 @@ def _infer(
 
 
 def _neighbours(
-  lines: list[tpu_hlo.Instruction],
+  lines: list[hlo_text.Instruction],
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
   """By name, what an operation reads and what reads it."""
   silent = {x.name for x in lines if x.opcode in ("constant", "parameter")}

@@ -89,13 +89,13 @@ def summarise(
     "gap_percent": percent(shares.gap / steps),
     "inferred_percent": percent(inferred / steps),
     "unknown_percent": percent(places[hlo_parts.Place(UNKNOWN)]["seconds"]),
-    "parts": sorted(parts, key=_place_in_step),
+    "parts": sorted(parts, key=place_in_step),
     "kinds": sorted(by_kind, key=largest_first),
     "longest": sorted(longest, key=largest_first)[:TOP],
   }
 
 
-def _place_in_step(row: Mapping[str, Any]) -> tuple[int, str, bool]:
+def place_in_step(row: Mapping[str, Any]) -> tuple[int, str, bool]:
   """In the order in which a step goes through its parts."""
   starts = [row["part"].startswith(name) for name in ORDER]
   number = starts.index(True) if True in starts else len(ORDER)

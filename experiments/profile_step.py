@@ -31,11 +31,11 @@ from typing import Any
 import device_peaks
 import hlo_parts
 import jax
+import jaxpr_flops
 import profile_report
 import programs
 import records
 import step_cases
-import tpu_flops
 import trace_reader
 
 from essl_jax import arguments as arguments_lib
@@ -189,7 +189,7 @@ def profile(
     "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
     "roofline": profile_report.roofline(
       costs.get("flops", 0.0),
-      tpu_flops.matrix_flops(traced.jaxpr),
+      jaxpr_flops.matrix_flops(traced.jaxpr),
       costs.get("bytes accessed", 0.0),
       peaks_of_device(arguments.precision, experiment.mesh),
       seconds,

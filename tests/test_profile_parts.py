@@ -3,12 +3,12 @@
 import flops_helpers
 import hlo_flops
 import hlo_parts
+import hlo_text
 import jax
 import jax.numpy as jnp
+import jaxpr_flops
 import profile_report
 import pytest
-import tpu_flops
-import tpu_hlo
 import trace_reader
 
 # A step of one convolution, its gradient without a name, a loop, a copy.
@@ -104,7 +104,7 @@ def test_flops_of_compiled_convolutions_are_those_traced_and_xlas(stride):
   compiled = traced.lower().compile()
   ops = hlo_parts.read(compiled.as_text())
   counted = sum(op.flops for op in ops.values())
-  assert counted == tpu_flops.matrix_flops(traced.jaxpr) > 0
+  assert counted == jaxpr_flops.matrix_flops(traced.jaxpr) > 0
   assert compiled.cost_analysis()["flops"] == pytest.approx(counted, rel=0.05)
 
 
@@ -126,7 +126,7 @@ def test_flops_that_no_result_needs_are_left_out(argnums, products):
   traced = jax.jit(jax.grad(value, argnums)).trace(
     jnp.ones((6, 5)), jnp.ones((5, 7))
   )
-  assert tpu_flops.matrix_flops(traced.jaxpr) == products * 2 * 6 * 5 * 7
+  assert jaxpr_flops.matrix_flops(traced.jaxpr) == products * 2 * 6 * 5 * 7
 
 
 def test_flops_of_a_compiled_product_are_known():
@@ -147,7 +147,7 @@ def test_flops_of_cudnn_are_those_of_the_forward_pass(
   shape, read, target, flops
 ):
   shapes = {"x": "f32[4,8,8,3]", "k": "f32[3,3,3,5]", "y": "f32[4,8,8,5]"}
-  (line,) = tpu_hlo.instructions(
+  (line,) = hlo_text.instructions(
     f"  %c = ({shape}{{3,2,1,0}}, u8[99]{{0}}) custom-call({read}), window="
     "{size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, "
     f'custom_call_target="__cudnn$conv{target}"'
@@ -156,7 +156,7 @@ def test_flops_of_cudnn_are_those_of_the_forward_pass(
 
 
 def test_flops_of_cublas_are_those_of_the_product():
-  (line,) = tpu_hlo.instructions(
+  (line,) = hlo_text.instructions(
     "  %g = (f32[6,7]{1,0}, s8[99]{0}) custom-call(%a, %b), custom_call_target="
     '"__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_'
     'numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":'

@@ -1,21 +1,25 @@
-"""Compiles the recipes' train steps for TPUs, on a machine without any.
+"""Compiles the recipes' train steps for TPUs and GPUs, on a machine without.
 
-  pip install -e '.[tpu]'
-  python experiments/tpu_compile.py
-  python experiments/tpu_compile.py --config=configs/imagenet_simclr.py \
+  pip install -e '.[tpu]'   # or '.[cuda]', or both
+  python experiments/aot_compile.py
+  python experiments/aot_compile.py --config=configs/imagenet_simclr.py \
     --topology=v4-32 --variant=rematerialize --variant=micro_batches=2
-  python experiments/tpu_compile.py --trace_only   # the bound alone: seconds
-  python experiments/tpu_compile.py --report_only  # the table alone
+  python experiments/aot_compile.py --topology=h200 --topology=h200-8
+  python experiments/aot_compile.py --trace_only   # the bound alone: seconds
+  python experiments/aot_compile.py --report_only  # the table alone
 
-The TPU compiler comes with libtpu and needs no TPU. What is compiled is the
-step that `essl_jax.main` runs: the recipe's global batch of uint8 images (crops
-of the host for ImageNet), augmented, both passes, collectives, update, in
-bfloat16. Parameters and images are shapes; no data set is needed.
+The compilers come with libtpu and with JAX's CUDA plugin, and need no device.
+What is compiled is the step that `essl_jax.main` runs: the recipe's global
+batch of uint8 images (crops of the host for ImageNet), augmented, both passes,
+collectives, update, in bfloat16. Parameters and images are shapes; no data set
+is needed. Without arguments all cases are compiled for which there is a
+compiler.
 
-Every case leaves a JSON file under `experiments/results/tpu_compile/`, and all
-of them together the table in `docs/tpu.md`, which explains its columns. A case
-whose program and compiler have not changed is not compiled again without
-`--force`. The exit code is 1, with a line for each, where steps do not fit.
+Every case leaves a JSON file under `experiments/results/aot_compile/`, and all
+of them together the tables in `docs/tpu.md` and `docs/gpu.md`, which explain
+their columns. A case whose program and compiler have not changed is not
+compiled again without `--force`. The exit code is 1, with a line for each,
+where steps do not fit.
 """
 
 import argparse
@@ -34,27 +38,29 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to share
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are described, not asked
 
+import aot_cases  # noqa: E402
+import aot_report  # noqa: E402
+import hlo_kernels  # noqa: E402
+import hlo_text  # noqa: E402
 import jax  # noqa: E402
-import tpu_cases  # noqa: E402
-import tpu_flops  # noqa: E402
-import tpu_hlo  # noqa: E402
-import tpu_report  # noqa: E402
+import jaxpr_flops  # noqa: E402
 
 from essl_jax import arguments as arguments_lib  # noqa: E402
 from essl_jax import environment  # noqa: E402
 from essl_jax import experiment as experiment_lib  # noqa: E402
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "tpu_compile"
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
+RESULTS = pathlib.Path(__file__).parent / "results" / "aot_compile"
+PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 
 def describe(
-  case: tpu_cases.Case, experiment: experiment_lib.Experiment, matrix_flops: int
+  case: aot_cases.Case, experiment: experiment_lib.Experiment, matrix_flops: int
 ) -> dict[str, Any]:
   """What is known of a case before it is compiled."""
   config, chips = experiment.config, experiment.mesh.size
-  chip = tpu_report.TOPOLOGIES[case.topology].chip
+  chip = aot_report.TOPOLOGIES[case.topology].chip
   seconds = matrix_flops / chip.peak_flops
   return {
     "config": case.config,
@@ -87,14 +93,19 @@ def measure(compiled: Any, hbm_bytes: int) -> dict[str, Any]:
   }
   total = sum(parts.values()) - 2 * parts["aliased"]
   costs, text = compiled.cost_analysis(), compiled.as_text()
-  return {
+  found = {
     "fits": total <= hbm_bytes,
     "hbm_bytes": total,
     "memory": parts,
+    "collectives": hlo_text.collectives(text),
+    "overlaps": hlo_text.overlaps(text),
+    "rearrangements": hlo_text.rearrangements(text),
+  }
+  if costs is None:  # GPUs' compiler counts only where there is one
+    return found | {"kernels": hlo_kernels.summarise(text)}
+  return found | {
     "xla_flops": costs["flops"],
     "xla_bytes_accessed": costs["bytes accessed"],
-    "collectives": tpu_hlo.collectives(text),
-    "rearrangements": tpu_hlo.rearrangements(text),
   }
 
 
@@ -111,7 +122,7 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
 
 
 def compile_case(
-  case: tpu_cases.Case,
+  case: aot_cases.Case,
   *,
   force: bool = False,
   trace_only: bool = False,
@@ -131,11 +142,13 @@ def compile_case(
   Raises:
     UsageError: the case cannot be built.
   """
-  config = tpu_cases.load_config(case)
-  experiment = tpu_cases.build(config, tpu_cases.make_mesh(case.topology))
-  traced = experiment.make_step().trace(*tpu_cases.shapes(experiment))
+  config = aot_cases.load_config(case)
+  experiment = aot_cases.build(config, aot_cases.make_mesh(case.topology))
+  traced = experiment.make_step().trace(*aot_cases.shapes(experiment))
   lowered = traced.lower()
-  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  platform = aot_report.TOPOLOGIES[case.topology].platform
+  packages = (*PACKAGES, aot_cases.compiler(platform))
+  versions = {name: importlib.metadata.version(name) for name in packages}
   program = hashlib.sha256(lowered.as_text().encode()).hexdigest()
   path = RESULTS / f"{case.name}.json"
   if path.exists() and not force:
@@ -143,7 +156,7 @@ def compile_case(
     is_same = (old["program"], old["versions"]) == (program, versions)
     if is_same and (trace_only or "fits" in old):
       return old
-  record = describe(case, experiment, tpu_flops.matrix_flops(traced.jaxpr))
+  record = describe(case, experiment, jaxpr_flops.matrix_flops(traced.jaxpr))
   record |= {
     "program": program,
     "versions": versions,
@@ -159,10 +172,10 @@ def compile_case(
 
 
 def _compile(
-  lowered: Any, case: tpu_cases.Case, text: str | None
+  lowered: Any, case: aot_cases.Case, text: str | None
 ) -> dict[str, Any]:
   """What only the compiler knows of a case."""
-  chip = tpu_report.TOPOLOGIES[case.topology].chip
+  chip = aot_report.TOPOLOGIES[case.topology].chip
   start = time.monotonic()
   try:
     compiled = lowered.compile()
@@ -175,16 +188,18 @@ def _compile(
   return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
 
-def cases(arguments: argparse.Namespace) -> list[tpu_cases.Case]:
-  """The cases of a command line; all of the plan where it names none."""
-  plan = [tpu_cases.Case(*row) for row in tpu_report.PLAN]
+def cases(arguments: argparse.Namespace) -> list[aot_cases.Case]:
+  """The cases of a command line, or those with a compiler where it has none."""
+  plan = [aot_cases.Case(*row) for row in aot_report.PLAN]
   if not (arguments.config or arguments.topology or arguments.variant):
-    return plan
+    platform = lambda case: aot_report.TOPOLOGIES[case.topology].platform
+    there = {name for name in ("tpu", "cuda") if aot_cases.compiler(name)}
+    return [case for case in plan if platform(case) in there] or plan
   configs = arguments.config or list(dict.fromkeys(x.config for x in plan))
   slices = arguments.topology or list(dict.fromkeys(x.topology for x in plan))
   settings = arguments.variant or ["published"]
   return [
-    tpu_cases.Case(*parts)
+    aot_cases.Case(*parts)
     for parts in itertools.product(configs, slices, settings)
   ]
 
@@ -211,12 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       trace_only=arguments.trace_only,
       text=arguments.text,
     )
-    line = tpu_report.summary(case.name, record)
+    line = aot_report.summary(case.name, record)
     print(line, flush=True)
     if not record.get("fits", True):
       too_large.append(line)
-    tpu_report.write(RESULTS)
-  tpu_report.write(RESULTS)
+    aot_report.write(RESULTS)
+  aot_report.write(RESULTS)
   for line in too_large:
     print(f"FAIL {line}", file=sys.stderr)
   return 1 if too_large else 0

@@ -1,18 +1,19 @@
 """The recipes' steps as shapes on chips that need not be there."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import pathlib
 import re
 import runpy
 from typing import Any
 
+import aot_report
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-import tpu_report
 
 from essl_jax import config as config_lib
 from essl_jax import experiment as experiment_lib
@@ -51,7 +52,7 @@ class Case:
 
   Attributes:
     config: path of a recipe, and its variants after a colon.
-    topology: a name in `tpu_report.TOPOLOGIES`.
+    topology: a name in `aot_report.TOPOLOGIES`.
     setting: `published`, or what is changed to save memory:
       `micro_batches=2`, `rematerialize`, both with a comma.
   """
@@ -101,30 +102,84 @@ def load_config(case: Case) -> config_lib.Config:
   return config_lib.parse(raw)
 
 
+# What the compiler asks of a GPU that is not there: an H200's limits by the
+# CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
+_H200 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 141000000000
+  memory_bandwidth: 4800000000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+# The compiler of each platform: what to import, the packages that hold it.
+_COMPILERS = {
+  "tpu": ("libtpu", ("libtpu",)),
+  "cuda": ("jax_plugins", ("jax-cuda12-pjrt", "jax-cuda13-pjrt")),
+}
+
+
+def compiler(platform: str) -> str | None:
+  """The package that compiles for a platform; None if none is installed."""
+  module, packages = _COMPILERS[platform]
+  installed = {
+    package.metadata["Name"] for package in importlib.metadata.distributions()
+  }
+  if importlib.util.find_spec(module) is None:
+    return None
+  return next((package for package in packages if package in installed), None)
+
+
 def make_mesh(topology: str) -> jax.sharding.Mesh:
-  """A mesh of the chips of a slice, to compile for.
+  """A mesh of chips to compile for.
 
   Raises:
-    UsageError: libtpu is not installed, or knows no such slice.
+    UsageError: no compiler for them is installed, or it knows no such slice.
   """
-  known = tpu_report.TOPOLOGIES
+  known = aot_report.TOPOLOGIES
   if topology not in known:
     raise UsageError(
       f"unknown --topology={topology}; there are: {', '.join(known)}"
     )
-  if importlib.util.find_spec("libtpu") is None:
-    raise UsageError(
-      "libtpu, the TPU compiler, is not installed: pip install -e '.[tpu]'"
-    )
   slice_ = known[topology]
+  if compiler(slice_.platform) is None:
+    kind = {"tpu": "TPU", "cuda": "GPU"}[slice_.platform]
+    raise UsageError(
+      f"no {kind} compiler is installed: pip install -e '.[{slice_.platform}]'"
+    )
+  names: dict[str, Any] = {"topology_name": slice_.name}
+  if slice_.platform == "cuda":
+    names = {
+      "topology_name": "",
+      "topology": slice_.name,
+      "target_config": _H200,
+    }
   try:
     described = topologies.get_topology_desc(
-      platform="tpu", topology_name=slice_.name, **slice_.options
+      platform=slice_.platform, **names, **slice_.options
     )
   except Exception as error:
     first = str(error).splitlines()[0]
     raise UsageError(
-      f"libtpu does not describe {slice_.name}: {first}"
+      f"the compiler does not describe {topology}: {first}"
     ) from error
   return parallel.make_mesh(described.devices)
 

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: its collectives, copies, transposes."""
+"""Reads the text of a compiled program: what runs, moves and is exchanged."""
 
 from collections.abc import Iterator
 import re
@@ -21,6 +21,13 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_APPLIED = re.compile(r"\bto_apply=%?([\w.-]+)")
+# What names or holds values, or runs other computations.
+_SILENT = {
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+  *("while", "call", "conditional", "after-all", "opt-barrier"),
+  *("partition-id", "replica-id"),
+}
 
 
 class Instruction(NamedTuple):
@@ -39,6 +46,20 @@ class Instruction(NamedTuple):
   shape: str
   opcode: str
   rest: str
+
+
+class Launch(NamedTuple):
+  """An operation that a device runs by itself.
+
+  Attributes:
+    line: of the program.
+    times: how often it runs in one run of the program.
+    bytes: of its operands and results, once.
+  """
+
+  line: Instruction
+  times: int
+  bytes: int
 
 
 def instructions(text: str) -> Iterator[Instruction]:
@@ -81,16 +102,11 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     kind = line.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
       continue
-    sizes = array_bytes(line.shape)
-    if kind != "all-reduce" and line.opcode.endswith("-start"):
-      # The result is (operands, results, contexts): the results are as many.
-      operands = len(re.findall(r"%[\w.-]+", line.rest.partition(")")[0]))
-      sizes = sizes[operands : 2 * operands]
-    times = runs[line.computation]
+    times, size = runs[line.computation], _result_bytes(line)
     total = totals.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
     total["count"] += times
-    total["bytes"] += times * sum(sizes)
-    total["largest"] = max(total["largest"], sum(sizes))
+    total["bytes"] += times * size
+    total["largest"] = max(total["largest"], size)
   return dict(sorted(totals.items()))
 
 
@@ -117,6 +133,74 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
     total["count"] += times
     total["bytes"] += times * array_bytes(line.shape)[0]
   return totals
+
+
+def launches(text: str) -> list[Launch]:
+  """What a device runs one by one: no more than a kernel each on a GPU.
+
+  Args:
+    text: of a compiled program, `compiled.as_text()`.
+
+  Returns:
+    All operations but those inside of fusions and reductions, those that
+    compute nothing, and the ends of asynchronous ones.
+  """
+  lines = list(instructions(text))
+  runs, hidden = _runs(lines), _fused(lines)
+  for line in lines:
+    if line.opcode != "call" and (found := _APPLIED.search(line.rest)):
+      hidden.add(found[1])
+  sizes = {line.name: sum(array_bytes(line.shape)) for line in lines}
+  found = []
+  for line in lines:
+    is_end = line.opcode.endswith("-done")
+    if line.computation in hidden or line.opcode in _SILENT or is_end:
+      continue
+    read = re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
+    moved = sizes[line.name] + sum(sizes.get(name, 0) for name in read)
+    found.append(Launch(line, runs[line.computation], moved))
+  return found
+
+
+def overlaps(text: str) -> dict[str, int]:
+  """Counts collectives behind which the schedule puts other work.
+
+  Args:
+    text: of a compiled program, `compiled.as_text()`, in the order in which
+      it runs.
+
+  Returns:
+    `count` and `bytes` of results, as in `collectives`, of those that begin
+    and let an operation that is none begin before they end.
+  """
+  lines = list(instructions(text))
+  runs, work = _runs(lines), {x.line.name for x in launches(text)}
+  total = {"count": 0, "bytes": 0}
+  for i, line in enumerate(lines):
+    kind = line.opcode.removesuffix("-start")
+    is_open = line.opcode != kind and '"is_sync":true' not in line.rest
+    if kind not in COLLECTIVES or not is_open:
+      continue
+    for other in lines[i + 1 :]:
+      if other.opcode == f"{kind}-done" and f"%{line.name})" in other.rest:
+        break
+      is_other = other.opcode.removesuffix("-start") not in COLLECTIVES
+      if other.name in work and is_other:
+        total["count"] += runs[line.computation]
+        total["bytes"] += runs[line.computation] * _result_bytes(line)
+        break
+  return total
+
+
+def _result_bytes(line: Instruction) -> int:
+  """Bytes of what a collective results in on one chip."""
+  sizes = array_bytes(line.shape)
+  is_pair = line.opcode.endswith("-start") and line.opcode != "all-reduce-start"
+  if is_pair:
+    # The result is (operands, results, contexts): the results are as many.
+    operands = len(re.findall(r"%[\w.-]+", line.rest.partition(")")[0]))
+    sizes = sizes[operands : 2 * operands]
+  return sum(sizes)
 
 
 def called(line: Instruction) -> list[str]:
