@@ -20,6 +20,7 @@ _CALLED = re.compile(
   r"\b(?:calls|to_apply|body|condition|called_computations)=%?([\w.-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _APPLIED = re.compile(r"\bto_apply=%?([\w.-]+)")
 # What names or holds values, or runs other computations.
@@ -242,7 +243,9 @@ def _runs(lines: list[Instruction]) -> dict[str, int]:
   turns = _turns(lines)
   for line in lines:
     times = 1
-    if line.opcode == "while" and (found := _CONDITION.search(line.rest)):
+    if line.opcode == "while" and (found := _TRIPS.search(line.rest)):
+      times = int(found[1])
+    elif line.opcode == "while" and (found := _CONDITION.search(line.rest)):
       times = turns.get(found[1], 1)
     for name in called(line):
       callers.setdefault(name, []).append((line.computation, times))

@@ -137,6 +137,15 @@ def test_launches_are_what_a_device_runs_by_itself():
   }
 
 
+def test_turns_of_a_loop_that_the_compiler_knows():
+  known = PROGRAM.replace(
+    "body=%body\n",
+    'body=%body, backend_config={"known_trip_count":{"n":"7"}}\n',
+  )
+  (looped,) = (x for x in hlo_text.launches(known) if x.line.name == "looped")
+  assert looped.times == 7
+
+
 OVERLAPPING = """\
 ENTRY %main (g: f32[16], h: f32[8]) -> f32[16] {
   %g = f32[16]{0} parameter(0)
