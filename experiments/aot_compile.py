@@ -50,6 +50,7 @@ import jaxpr_flops  # noqa: E402
 from essl_jax import arguments as arguments_lib  # noqa: E402
 from essl_jax import environment  # noqa: E402
 from essl_jax import experiment as experiment_lib  # noqa: E402
+from essl_jax.errors import UsageError  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "aot_compile"
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
@@ -218,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--trace_only", action="store_true")
   parser.add_argument("--report_only", action="store_true")
   arguments = parser.parse_args(argv)
+  if arguments.text and not pathlib.Path(arguments.text).is_dir():
+    raise UsageError(f"--text={arguments.text}: there is no such folder")
   too_large = []
   for case in [] if arguments.report_only else cases(arguments):
     record = compile_case(

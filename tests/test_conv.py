@@ -1,4 +1,4 @@
-"""Convolutions for CPUs against those of XLA."""
+"""Convolutions of platforms against those of XLA."""
 
 import functools
 
@@ -69,6 +69,44 @@ def test_cpu_convolution_under_vmap_and_bfloat16():
   np.testing.assert_allclose(
     out.astype(jnp.float32), one_by_one.astype(jnp.float32), atol=0.1
   )
+
+
+@pytest.mark.parametrize(
+  ("channels", "dtype", "counted"),
+  [(3, "bfloat16", 8), (1, "float16", 8), (3, "float32", 3), (9, "float16", 9)],
+)
+def test_gpu_convolutions_of_few_16_bit_channels_are_padded_with_zeros(
+  channels, dtype, counted
+):
+  x = jax.random.normal(KEY, (2, 6, 7, channels)).astype(dtype)
+  w = jax.random.normal(jax.random.key(1), (3, 3, channels, 4)).astype(dtype)
+
+  def outputs(function, x, w):
+    value = lambda x, w: function(
+      x,
+      w,
+      (2, 1),
+      ((1, 1), (0, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    y, pullback = jax.vjp(value, x, w)
+    return y, pullback(jnp.cos(y))
+
+  ours = functools.partial(outputs, convolution.gpu_conv)
+  xlas = functools.partial(outputs, jax.lax.conv_general_dilated)
+  found = jax.tree.leaves(ours(x, w))
+  for a, b in zip(found, jax.tree.leaves(xlas(x, w)), strict=True):
+    assert a.dtype == b.dtype == x.dtype
+    np.testing.assert_allclose(
+      a.astype(np.float32), b.astype(np.float32), rtol=0.02, atol=1e-2
+    )
+  first = next(
+    equation
+    for equation in jax.make_jaxpr(ours)(x, w).eqns
+    if equation.primitive.name == "conv_general_dilated"
+  )
+  assert first.invars[0].aval.shape == (2, 6, 7, counted)
+  assert first.invars[1].aval.shape == (3, 3, counted, 4)
 
 
 def test_default_conv_is_fast_on_cpu():

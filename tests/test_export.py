@@ -101,6 +101,7 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method):
 
 def test_convolution_is_chosen_for_the_target():
   assert convolution.default_conv("tpu") is jax.lax.conv_general_dilated
+  assert convolution.default_conv("gpu") is convolution.gpu_conv
   assert convolution.default_conv("cpu") is convolution.cpu_conv
 
 
@@ -232,6 +233,7 @@ def test_flops_of_loops_count_every_turn():
     (["--config=configs/absent.py"], "no file configs/absent.py"),
     (["--config=configs/cifar_simclr.py:odd"], "unknown config variant 'odd'"),
     (["--variant=faster"], "must be published, rematerialize"),
+    (["--text=absent", "--report_only"], "--text=absent: there is no such"),
   ],
 )
 def test_wrong_arguments_end_with_one_line(
