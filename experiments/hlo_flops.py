@@ -22,11 +22,6 @@ def target(line: hlo_text.Instruction) -> str:
   return found[1] if found else ""
 
 
-def operands(line: hlo_text.Instruction) -> list[str]:
-  """The names of what a line reads."""
-  return re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
-
-
 def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
   """Operations of one line.
 
@@ -44,7 +39,9 @@ def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
   is_convolution = line.opcode == "convolution" or "conv" in library
   if not (is_dot or is_convolution):
     return 0
-  read = [_dimensions(shapes.get(name, "")) for name in operands(line)[:2]]
+  read = [
+    _dimensions(shapes.get(name, "")) for name in hlo_text.operands(line)[:2]
+  ]
   if len(read) < 2:
     return 0
   first, second = read

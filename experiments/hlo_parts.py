@@ -217,7 +217,7 @@ def _neighbours(
   operands: dict[str, list[str]] = {}
   users: dict[str, list[str]] = {}
   for line in lines:
-    found = [x for x in hlo_flops.operands(line) if x not in silent]
+    found = [x for x in hlo_text.operands(line) if x not in silent]
     operands[line.name] = found
     for name in found:
       users.setdefault(name, []).append(line.name)

@@ -23,6 +23,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _APPLIED = re.compile(r"\bto_apply=%?([\w.-]+)")
+_SLICES = ("slice", "dynamic-slice", "gather")
 # What names or holds values, or runs other computations.
 _SILENT = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
@@ -152,15 +153,50 @@ def launches(text: str) -> list[Launch]:
     if line.opcode != "call" and (found := _APPLIED.search(line.rest)):
       hidden.add(found[1])
   sizes = {line.name: sum(array_bytes(line.shape)) for line in lines}
+  parts = _parts_read(lines, sizes)
   found = []
   for line in lines:
     is_end = line.opcode.endswith("-done")
     if line.computation in hidden or line.opcode in _SILENT or is_end:
       continue
-    read = re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
-    moved = sizes[line.name] + sum(sizes.get(name, 0) for name in read)
+    moved = sizes[line.name]
+    for i, name in enumerate(operands(line)):
+      whole = sizes.get(name, 0)
+      moved += min([whole, *(parts.get((x, i), whole) for x in called(line))])
     found.append(Launch(line, runs[line.computation], moved))
   return found
+
+
+def _parts_read(
+  lines: list[Instruction], sizes: dict[str, int]
+) -> dict[tuple[str, int], int]:
+  """Bytes of parameters of which only slices are read.
+
+  By computation and number of the parameter.
+  """
+  parts: dict[tuple[str, int], int] = {}
+  numbers: dict[tuple[str, str], int] = {}
+  for line in lines:
+    if line.opcode == "parameter":
+      number = int(line.rest.partition(")")[0])
+      numbers[line.computation, line.name] = number
+  whole = set()
+  for line in lines:
+    for i, name in enumerate(operands(line)):
+      number = numbers.get((line.computation, name))
+      if number is None:
+        continue
+      key = line.computation, number
+      if line.opcode in _SLICES and i == 0:
+        parts[key] = parts.get(key, 0) + sizes[line.name]
+      else:
+        whole.add(key)
+  return {key: size for key, size in parts.items() if key not in whole}
+
+
+def operands(line: Instruction) -> list[str]:
+  """The names of what a line reads."""
+  return re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
 
 
 def overlaps(text: str) -> dict[str, int]:
@@ -199,8 +235,8 @@ def _result_bytes(line: Instruction) -> int:
   is_pair = line.opcode.endswith("-start") and line.opcode != "all-reduce-start"
   if is_pair:
     # The result is (operands, results, contexts): the results are as many.
-    operands = len(re.findall(r"%[\w.-]+", line.rest.partition(")")[0]))
-    sizes = sizes[operands : 2 * operands]
+    count = len(operands(line))
+    sizes = sizes[count : 2 * count]
   return sum(sizes)
 
 

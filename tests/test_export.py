@@ -138,6 +138,28 @@ def test_launches_are_what_a_device_runs_by_itself():
   }
 
 
+def test_of_what_is_sliced_only_the_slice_is_read():
+  program = """\
+%fused (p: f32[64], q: f32[4]) -> f32[4] {
+  %p = f32[64]{0} parameter(0)
+  %q = f32[4]{0} parameter(1)
+  %part = f32[4]{0} slice(%p), slice={[8:12]}
+  ROOT %sum = f32[4]{0} add(%part, %q)
+}
+
+ENTRY %main (g: f32[64], h: f32[4]) -> f32[4] {
+  %g = f32[64]{0} parameter(0)
+  %h = f32[4]{0} parameter(1)
+  ROOT %f = f32[4]{0} fusion(%g, %h), kind=kLoop, calls=%fused
+}
+"""
+  (launch,) = hlo_text.launches(program)
+  assert launch.bytes == 3 * 16
+  all_of_it = program.replace("add(%part, %q)", "add(%part, %p)")
+  (launch,) = hlo_text.launches(all_of_it)
+  assert launch.bytes == 2 * 16 + 256
+
+
 def test_turns_of_a_loop_that_the_compiler_knows():
   known = PROGRAM.replace(
     "body=%body\n",
