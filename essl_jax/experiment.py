@@ -26,7 +26,7 @@ from essl_jax import step as step_lib
 from essl_jax import views as views_lib
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution
+from essl_jax.models import convolution, dense
 
 # Enough to hide the host; a run shows progress and stops between programs.
 _MOST_STEPS = 256
@@ -280,6 +280,7 @@ def build(
     )
   steps_per_epoch = max(steps_per_epoch, 1)
   groups = parameter_groups.make(config, steps_per_epoch)
+  platform = mesh.devices.flat[0].platform
   return Experiment(
     config=config,
     mesh=mesh,
@@ -289,9 +290,8 @@ def build(
       config,
       num_classes=source.num_classes,
       axis_name=parallel.AXIS,
-      conv_general_dilated=convolution.default_conv(
-        mesh.devices.flat[0].platform
-      ),
+      conv_general_dilated=convolution.default_conv(platform),
+      dot_general=dense.default_dot_general(platform),
     ),
     optimizer=optim.make_optimizer(groups),
     groups=groups,

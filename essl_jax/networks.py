@@ -147,6 +147,7 @@ def make_networks(
   num_classes: int | None = None,
   axis_name: str | None = None,
   conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+  dot_general: Callable[..., jax.Array] = lax.dot_general,
 ) -> Networks:
   """Builds the encoder and the heads that a config describes.
 
@@ -155,6 +156,7 @@ def make_networks(
     num_classes: of the labels, for the online classifier.
     axis_name: mapped axis over which batch norm is synchronised.
     conv_general_dilated: the convolution; see `models.resnet`.
+    dot_general: the heads' products; see `models.heads`.
 
   Returns:
     The networks.
@@ -162,6 +164,7 @@ def make_networks(
   common: dict[str, Any] = {
     "dtype": jnp.dtype(config.precision),
     "axis_name": axis_name,
+    "dot_general": dot_general,
   }
   encoder = make_encoder(
     config, axis_name=axis_name, conv_general_dilated=conv_general_dilated

@@ -9,7 +9,7 @@ References: Chen et al. (arXiv 2002.05709), Chen and He (arXiv 2011.10566),
 Dangovski et al. (arXiv 2111.00899).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,6 +44,7 @@ class MLP(nn.Module):
     last_hidden_relu: False leaves out the ReLU before the last layer.
     dtype: What is computed in; parameters and statistics stay float32.
     axis_name: Mapped axis over which batch norms share their statistics.
+    dot_general: Stands in for `jax.lax.dot_general`.
 
   Raises:
     ValueError: For empty or non-positive widths or an unknown norm.
@@ -64,6 +65,7 @@ class MLP(nn.Module):
   last_hidden_relu: bool = True
   dtype: Any = jnp.float32
   axis_name: str | None = None
+  dot_general: Callable[..., jax.Array] = jax.lax.dot_general
 
   def __post_init__(self) -> None:
     if not self.widths or min(self.widths) < 1:
@@ -111,6 +113,7 @@ class MLP(nn.Module):
       dtype=self.dtype,
       kernel_init=uniform_fan_in(fan_in),
       bias_init=uniform_fan_in(fan_in),
+      dot_general=self.dot_general,
       name=f"dense_{i}",
     )
 
@@ -155,6 +158,7 @@ def projector(
   bias: bool = False,
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
+  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
 ) -> MLP:
   """The projector: batch norm and ReLU between the layers.
 
@@ -164,6 +168,7 @@ def projector(
     bias: Whether the linear layers have biases, as for unit cells alone.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
+    dot_general: Stands in for `jax.lax.dot_general`.
 
   Returns:
     The module.
@@ -176,6 +181,7 @@ def projector(
     output_bias=bias,
     dtype=dtype,
     axis_name=axis_name,
+    dot_general=dot_general,
   )
 
 
@@ -185,6 +191,7 @@ def predictor(
   *,
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
+  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
 ) -> MLP:
   """SimSiam's predictor: a hidden layer with batch norm, a plain last layer.
 
@@ -193,6 +200,7 @@ def predictor(
     out: Size of the output, that of the projector.
     dtype: What is computed in.
     axis_name: Mapped axis over which the batch norm shares its statistics.
+    dot_general: Stands in for `jax.lax.dot_general`.
 
   Returns:
     The module.
@@ -204,6 +212,7 @@ def predictor(
     output_bias=True,
     dtype=dtype,
     axis_name=axis_name,
+    dot_general=dot_general,
   )
 
 
@@ -215,6 +224,7 @@ def transformation_head(
   hidden_norm: str = "layer",
   dtype: Any = jnp.float32,
   axis_name: str | None = None,
+  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
 ) -> nn.Module:
   """The head that tells the transformations apart: norms and biases.
 
@@ -229,6 +239,7 @@ def transformation_head(
       cells.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
+    dot_general: Stands in for `jax.lax.dot_general`.
 
   Returns:
     The module.
@@ -244,6 +255,7 @@ def transformation_head(
       last_hidden_relu=last_hidden_relu,
       dtype=dtype,
       axis_name=axis_name,
+      dot_general=dot_general,
     )
     for name, size in num_classes.items()
   ]

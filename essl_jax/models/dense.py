@@ -1,0 +1,85 @@
+"""Linear layers' products by platform, as `flax.linen.Dense` takes them."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+
+_ROWS_BY_MATRIX = (((1,), (0,)), ((), ()))
+
+
+def cpu_dot_general(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  dimension_numbers: Any,
+  precision: Any = None,
+  preferred_element_type: Any = None,
+) -> jax.Array:
+  """A product of features and a matrix whose gradient is fast on CPUs.
+
+  XLA's CPU code is slow where the second factor is transposed and the first
+  has few rows: the gradient by 64 rows of 2048 features takes 3.5 times as
+  long as the product. Here the few rows are transposed in its stead. All other
+  products are XLA's own. Differentiable in reverse mode alone.
+
+  Args:
+    lhs: Features, `[N, F]`.
+    rhs: Matrix, `[F, K]`.
+    dimension_numbers: As `jax.lax.dot_general` takes them.
+    precision: Of the product and its gradients.
+    preferred_element_type: Of the result; leaves it to XLA if given.
+
+  Returns:
+    `[N, K]`.
+  """
+  is_plain = dimension_numbers == _ROWS_BY_MATRIX and lhs.ndim == rhs.ndim == 2
+  if not is_plain or preferred_element_type or lhs.dtype != rhs.dtype:
+    return lax.dot_general(
+      lhs, rhs, dimension_numbers, precision, preferred_element_type
+    )
+  return _product(lhs, rhs, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(lhs: jax.Array, rhs: jax.Array, precision: Any) -> jax.Array:
+  return lax.dot_general(lhs, rhs, _ROWS_BY_MATRIX, precision)
+
+
+def _forward(
+  lhs: jax.Array, rhs: jax.Array, precision: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _product(lhs, rhs, precision), (lhs, rhs)
+
+
+def _backward(
+  precision: Any, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  lhs, rhs = saved
+  # Without the barriers XLA puts the transpositions back into the product.
+  columns = lax.optimization_barrier(cotangent.T)
+  gradient = lax.dot_general(rhs, columns, _ROWS_BY_MATRIX, precision)
+  columns_by_columns = (((0,), (0,)), ((), ()))
+  matrix = lax.dot_general(lhs, cotangent, columns_by_columns, precision)
+  return lax.optimization_barrier(gradient).T, matrix
+
+
+_product.defvjp(_forward, _backward)
+
+
+def default_dot_general(
+  platform: str | None = None,
+) -> Callable[..., jax.Array]:
+  """The fast product of a platform: `cpu_dot_general` on a CPU.
+
+  Args:
+    platform: of the devices that will run it, such as "tpu"; the default
+      backend's when absent.
+
+  Returns:
+    What stands in for `jax.lax.dot_general`.
+  """
+  if (platform or jax.default_backend()) == "cpu":
+    return cpu_dot_general
+  return lax.dot_general
