@@ -1,8 +1,8 @@
 """The recipes' steps as shapes on chips that need not be there."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import pathlib
 import re
 import runpy
@@ -104,7 +104,8 @@ def load_config(case: Case) -> config_lib.Config:
 
 # What the compiler asks of a GPU that is not there: an H200's limits by the
 # CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
-_H200 = """
+TARGETS = {
+  "cuda": """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
   core_count: 132
@@ -130,22 +131,35 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
-# The compiler of each platform: what to import, the packages that hold it.
+}
+# The packages that hold the compiler of a platform.
 _COMPILERS = {
-  "tpu": ("libtpu", ("libtpu",)),
-  "cuda": ("jax_plugins", ("jax-cuda12-pjrt", "jax-cuda13-pjrt")),
+  "tpu": ("libtpu",),
+  "cuda": ("jax-cuda12-pjrt", "jax-cuda13-pjrt"),
 }
 
 
 def compiler(platform: str) -> str | None:
   """The package that compiles for a platform; None if none is installed."""
-  module, packages = _COMPILERS[platform]
-  installed = {
-    package.metadata["Name"] for package in importlib.metadata.distributions()
-  }
-  if importlib.util.find_spec(module) is None:
-    return None
-  return next((package for package in packages if package in installed), None)
+  for package in _COMPILERS[platform]:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      importlib.metadata.version(package)
+      return package
+  return None
+
+
+def find(topology: str) -> aot_report.Slice:
+  """The slice of a name.
+
+  Raises:
+    UsageError: there is none.
+  """
+  known = aot_report.TOPOLOGIES
+  if topology not in known:
+    raise UsageError(
+      f"unknown --topology={topology}; there are: {', '.join(known)}"
+    )
+  return known[topology]
 
 
 def make_mesh(topology: str) -> jax.sharding.Mesh:
@@ -154,12 +168,7 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
   Raises:
     UsageError: no compiler for them is installed, or it knows no such slice.
   """
-  known = aot_report.TOPOLOGIES
-  if topology not in known:
-    raise UsageError(
-      f"unknown --topology={topology}; there are: {', '.join(known)}"
-    )
-  slice_ = known[topology]
+  slice_ = find(topology)
   if compiler(slice_.platform) is None:
     kind = {"tpu": "TPU", "cuda": "GPU"}[slice_.platform]
     raise UsageError(
@@ -170,7 +179,7 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
     names = {
       "topology_name": "",
       "topology": slice_.name,
-      "target_config": _H200,
+      "target_config": TARGETS["cuda"],
     }
   try:
     described = topologies.get_topology_desc(

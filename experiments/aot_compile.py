@@ -42,6 +42,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are described, not asked
 
 import aot_cases  # noqa: E402
 import aot_report  # noqa: E402
+import hlo_collectives  # noqa: E402
 import hlo_kernels  # noqa: E402
 import hlo_text  # noqa: E402
 import jax  # noqa: E402
@@ -82,7 +83,7 @@ def describe(
   }
 
 
-def measure(compiled: Any, hbm_bytes: int) -> dict[str, Any]:
+def measure(compiled: Any, slice_: aot_report.Slice) -> dict[str, Any]:
   """What the compiler says of a step: memory, arithmetic, collectives."""
   memory = compiled.memory_analysis()
   parts = {
@@ -93,17 +94,18 @@ def measure(compiled: Any, hbm_bytes: int) -> dict[str, Any]:
     "aliased": memory.alias_size_in_bytes,
   }
   total = sum(parts.values()) - 2 * parts["aliased"]
-  costs, text = compiled.cost_analysis(), compiled.as_text()
+  text = compiled.as_text()
   found = {
-    "fits": total <= hbm_bytes,
+    "fits": total <= slice_.chip.hbm_bytes,
     "hbm_bytes": total,
     "memory": parts,
-    "collectives": hlo_text.collectives(text),
-    "overlaps": hlo_text.overlaps(text),
+    "collectives": hlo_collectives.collectives(text),
+    "overlaps": hlo_collectives.overlaps(text),
     "rearrangements": hlo_text.rearrangements(text),
   }
-  if costs is None:  # GPUs' compiler counts only where there is one
+  if slice_.platform == "cuda":  # whose compiler counts where there is a GPU
     return found | {"kernels": hlo_kernels.summarise(text)}
+  costs = compiled.cost_analysis()
   return found | {
     "xla_flops": costs["flops"],
     "xla_bytes_accessed": costs["bytes accessed"],
@@ -150,9 +152,15 @@ def compile_case(
   platform = aot_report.TOPOLOGIES[case.topology].platform
   packages = (*PACKAGES, aot_cases.compiler(platform))
   versions = {name: importlib.metadata.version(name) for name in packages}
-  program = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+  # What the compiler is given; nothing is added to a TPU's program by default.
+  given = (
+    lowered.as_text()
+    + aot_cases.TARGETS.get(platform, "")
+    + os.environ.get("XLA_FLAGS", "")
+  )
+  program = hashlib.sha256(given.encode()).hexdigest()
   path = RESULTS / f"{case.name}.json"
-  if path.exists() and not force:
+  if path.exists() and not (force or text):
     old = json.loads(path.read_text())
     is_same = (old["program"], old["versions"]) == (program, versions)
     if is_same and (trace_only or "fits" in old):
@@ -176,28 +184,41 @@ def _compile(
   lowered: Any, case: aot_cases.Case, text: str | None
 ) -> dict[str, Any]:
   """What only the compiler knows of a case."""
-  chip = aot_report.TOPOLOGIES[case.topology].chip
   start = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     found = out_of_memory(error)
   else:
-    found = measure(compiled, chip.hbm_bytes)
+    found = measure(compiled, aot_report.TOPOLOGIES[case.topology])
     if text:
       pathlib.Path(text, f"{case.name}.hlo").write_text(compiled.as_text())
   return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
 
 def cases(arguments: argparse.Namespace) -> list[aot_cases.Case]:
-  """The cases of a command line, or those with a compiler where it has none."""
+  """The cases of a command line.
+
+  Those of the plan that have a compiler where it names nothing, those of the
+  plan for its slices where it names slices alone, else all combinations.
+  """
   plan = [aot_cases.Case(*row) for row in aot_report.PLAN]
-  if not (arguments.config or arguments.topology or arguments.variant):
-    platform = lambda case: aot_report.TOPOLOGIES[case.topology].platform
-    there = {name for name in ("tpu", "cuda") if aot_cases.compiler(name)}
-    return [case for case in plan if platform(case) in there] or plan
-  configs = arguments.config or list(dict.fromkeys(x.config for x in plan))
   slices = arguments.topology or list(dict.fromkeys(x.topology for x in plan))
+  if not (arguments.config or arguments.variant):
+    for topology in slices:
+      aot_cases.find(topology)
+    there = [name for name in ("tpu", "cuda") if aot_cases.compiler(name)]
+    is_meant = lambda case: (
+      case.topology in slices
+      and (
+        arguments.topology
+        or not there
+        or aot_cases.find(case.topology).platform in there
+      )
+    )
+    if planned := [case for case in plan if is_meant(case)]:
+      return planned
+  configs = arguments.config or list(dict.fromkeys(x.config for x in plan))
   settings = arguments.variant or ["published"]
   return [
     aot_cases.Case(*parts)

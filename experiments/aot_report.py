@@ -81,6 +81,15 @@ PLAN += [
   )
   for method in METHODS
 ]
+_TPU_HEADS = (
+  "recipe | slice | setting | images a chip | HBM, GiB | collectives | MiB"
+  " | copies | MiB | traffic, ms | TFLOP | bound, ms | images/s | hours"
+)
+_GPU_HEADS = (
+  "recipe | GPUs | setting | images a GPU | HBM, GiB | collectives | MiB"
+  " | overlapped | MiB | copies | MiB | kernels | traffic, ms | TFLOP"
+  " | bound, ms | images/s | hours"
+)
 # The step whose parts are shown.
 SHOWN = ("configs/cifar_simsiam.py", "h200", "published")
 
@@ -120,14 +129,7 @@ def _replace(text: str, name: str, content: str) -> str:
 def table(records: list[dict[str, Any]], platform: str) -> str:
   """A Markdown table of a platform's records, then of what the plan lacks."""
   is_gpu = platform == "cuda"
-  heads = (
-    "recipe | slice | setting | images a chip | HBM, GiB | collectives | MiB"
-    " | copies | MiB | traffic, ms | TFLOP | bound, ms | images/s | hours"
-  )
-  if is_gpu:
-    heads = heads.replace("slice", "GPUs").replace("a chip", "a GPU")
-    heads = heads.replace("MiB | copies", "MiB | of it hidden | copies")
-    heads = heads.replace("traffic", "kernels | traffic")
+  heads = _GPU_HEADS if is_gpu else _TPU_HEADS
   lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
   order = [x for x, slice_ in TOPOLOGIES.items() if slice_.platform == platform]
   key = lambda x: (order.index(x["topology"]), x["config"], x["setting"])
@@ -190,7 +192,8 @@ def _row(record: Mapping[str, Any], *, is_gpu: bool) -> str:
     count = lambda rows: str(sum(x["count"] for x in rows))
     mib = lambda rows: f"{sum(x['bytes'] for x in rows) / 2**20:.0f}"
     cells += [count(exchanged), mib(exchanged)]
-    cells += [mib([record["overlaps"]])] if is_gpu else []
+    if is_gpu:
+      cells += [count([record["overlaps"]]), mib([record["overlaps"]])]
     cells += [count(moved), mib(moved)]
     cells += [f"{record['kernels']['count']:,}"] if is_gpu else []
     traffic = (
@@ -198,7 +201,7 @@ def _row(record: Mapping[str, Any], *, is_gpu: bool) -> str:
     )
     cells.append(f"{1000 * traffic / chip.bandwidth:.1f}")
   else:
-    cells += ["–"] * (7 if is_gpu else 5)
+    cells += ["–"] * (8 if is_gpu else 5)
   cells += [
     f"{record['matrix_flops'] / 1e12:.2f}",
     f"{1000 * bound['step_seconds']:.1f}",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import re
 from typing import NamedTuple
 
+import hlo_collectives
 import hlo_flops
 import hlo_text
 
@@ -28,8 +29,6 @@ SCOPES = {
   "metrics": "metrics",
 }
 STEM, OTHER = "encoder: stem, pooling", "other"
-# Their time is that of what they run, which has names of its own.
-CONTAINERS = ("while", "call", "conditional")
 
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _STAGE = re.compile(r"layer(\d+)_\d+$")
@@ -170,13 +169,13 @@ def _kind(line: hlo_text.Instruction, body: list[hlo_text.Instruction]) -> str:
     return "convolution"
   if "dot" in opcodes or "gemm" in target or "matmul" in target:
     return "dot"
-  if opcodes & set(hlo_text.COLLECTIVES):
+  if opcodes & set(hlo_collectives.COLLECTIVES):
     return "collective"
   if any(name.startswith("reduce") for name in opcodes):
     return "reduction"
   if opcodes <= _MOVES:
     return "copy"
-  others = _OTHERS | set(CONTAINERS)
+  others = _OTHERS | set(hlo_text.CONTAINERS)
   return "other" if opcodes & others else "elementwise"
 
 

@@ -1,16 +1,9 @@
-"""Reads the text of a compiled program: what runs, moves and is exchanged."""
+"""Reads the text of a compiled program: what runs, and what it moves."""
 
 from collections.abc import Iterator
 import re
 from typing import NamedTuple
 
-COLLECTIVES = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
-  "collective-permute",
-)
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
   r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z\d-]*)\((.*)$"
@@ -22,13 +15,13 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
-_APPLIED = re.compile(r"\bto_apply=%?([\w.-]+)")
 _SLICES = ("slice", "dynamic-slice", "gather")
+# Whose computations run line by line.
+CONTAINERS = ("while", "call", "conditional")
 # What names or holds values, or runs other computations.
 _SILENT = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
-  *("while", "call", "conditional", "after-all", "opt-barrier"),
-  *("partition-id", "replica-id"),
+  *("after-all", "opt-barrier", "partition-id", "replica-id", *CONTAINERS),
 }
 
 
@@ -86,32 +79,6 @@ def array_bytes(shape: str) -> list[int]:
   return sizes
 
 
-def collectives(text: str) -> dict[str, dict[str, int]]:
-  """Counts what chips exchange in one run of a program.
-
-  Args:
-    text: of a compiled program, `compiled.as_text()`.
-
-  Returns:
-    By kind `count` and `bytes`: of the results on one chip, summed over the
-    arrays that one collective combines, times the runs of the loop around it;
-    `largest` is the bytes of the largest one.
-  """
-  lines = list(instructions(text))
-  runs = _runs(lines)
-  totals: dict[str, dict[str, int]] = {}
-  for line in lines:
-    kind = line.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-      continue
-    times, size = runs[line.computation], _result_bytes(line)
-    total = totals.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
-    total["count"] += times
-    total["bytes"] += times * size
-    total["largest"] = max(total["largest"], size)
-  return dict(sorted(totals.items()))
-
-
 def rearrangements(text: str) -> dict[str, dict[str, int]]:
   """Counts copies and transposes that no fusion has swallowed.
 
@@ -125,11 +92,11 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
     By kind `count` and `bytes` of results, times the runs of loops around.
   """
   lines = list(instructions(text))
-  runs, fused = _runs(lines), _fused(lines)
+  runs, hidden = count_runs(lines), _hidden(lines)
   kinds = {"copy": "copy", "transpose": "transpose", "copy-start": "prefetch"}
   totals = {kind: {"count": 0, "bytes": 0} for kind in kinds.values()}
   for line in lines:
-    if line.opcode not in kinds or line.computation in fused:
+    if line.opcode not in kinds or line.computation in hidden:
       continue
     times, total = runs[line.computation], totals[kinds[line.opcode]]
     total["count"] += times
@@ -138,20 +105,19 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
 
 
 def launches(text: str) -> list[Launch]:
-  """What a device runs one by one: no more than a kernel each on a GPU.
+  """What a device runs one by one, most of them a kernel each on a GPU.
 
   Args:
     text: of a compiled program, `compiled.as_text()`.
 
   Returns:
     All operations but those inside of fusions and reductions, those that
-    compute nothing, and the ends of asynchronous ones.
+    compute nothing, and the ends of asynchronous ones. Their bytes are an
+    upper estimate: an array of which a part is written in place counts whole,
+    and so does one that is sliced other than at the start of a fusion.
   """
   lines = list(instructions(text))
-  runs, hidden = _runs(lines), _fused(lines)
-  for line in lines:
-    if line.opcode != "call" and (found := _APPLIED.search(line.rest)):
-      hidden.add(found[1])
+  runs, hidden = count_runs(lines), _hidden(lines)
   sizes = {line.name: sum(array_bytes(line.shape)) for line in lines}
   parts = _parts_read(lines, sizes)
   found = []
@@ -159,7 +125,7 @@ def launches(text: str) -> list[Launch]:
     is_end = line.opcode.endswith("-done")
     if line.computation in hidden or line.opcode in _SILENT or is_end:
       continue
-    moved = sizes[line.name]
+    moved = result_bytes(line)
     for i, name in enumerate(operands(line)):
       whole = sizes.get(name, 0)
       moved += min([whole, *(parts.get((x, i), whole) for x in called(line))])
@@ -199,45 +165,17 @@ def operands(line: Instruction) -> list[str]:
   return re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
 
 
-def overlaps(text: str) -> dict[str, int]:
-  """Counts collectives behind which the schedule puts other work.
-
-  Args:
-    text: of a compiled program, `compiled.as_text()`, in the order in which
-      it runs.
-
-  Returns:
-    `count` and `bytes` of results, as in `collectives`, of those that begin
-    and let an operation that is none begin before they end.
-  """
-  lines = list(instructions(text))
-  runs, work = _runs(lines), {x.line.name for x in launches(text)}
-  total = {"count": 0, "bytes": 0}
-  for i, line in enumerate(lines):
-    kind = line.opcode.removesuffix("-start")
-    is_open = line.opcode != kind and '"is_sync":true' not in line.rest
-    if kind not in COLLECTIVES or not is_open:
-      continue
-    for other in lines[i + 1 :]:
-      if other.opcode == f"{kind}-done" and f"%{line.name})" in other.rest:
-        break
-      is_other = other.opcode.removesuffix("-start") not in COLLECTIVES
-      if other.name in work and is_other:
-        total["count"] += runs[line.computation]
-        total["bytes"] += runs[line.computation] * _result_bytes(line)
-        break
-  return total
-
-
-def _result_bytes(line: Instruction) -> int:
-  """Bytes of what a collective results in on one chip."""
+def result_bytes(line: Instruction) -> int:
+  """Bytes of what a line results in; of a start, what its end results in."""
   sizes = array_bytes(line.shape)
-  is_pair = line.opcode.endswith("-start") and line.opcode != "all-reduce-start"
-  if is_pair:
-    # The result is (operands, results, contexts): the results are as many.
-    count = len(operands(line))
-    sizes = sizes[count : 2 * count]
-  return sum(sizes)
+  kind = line.opcode.removesuffix("-start")
+  if kind == line.opcode or kind == "all-reduce":
+    return sum(sizes)
+  if kind == "copy":
+    return sizes[0]
+  # The result is (operands, results, contexts): the results are as many.
+  count = len(operands(line))
+  return sum(sizes[count : 2 * count])
 
 
 def called(line: Instruction) -> list[str]:
@@ -248,10 +186,13 @@ def called(line: Instruction) -> list[str]:
   return names
 
 
-def _fused(lines: list[Instruction]) -> set[str]:
-  """Computations that are the inside of fusions."""
+def _hidden(lines: list[Instruction]) -> set[str]:
+  """Computations that run within one operation, such as a fusion's."""
   return {
-    name for line in lines if line.opcode == "fusion" for name in called(line)
+    name
+    for line in lines
+    if line.opcode not in CONTAINERS
+    for name in called(line)
   }
 
 
@@ -273,7 +214,7 @@ def _turns(lines: list[Instruction]) -> dict[str, int]:
   }
 
 
-def _runs(lines: list[Instruction]) -> dict[str, int]:
+def count_runs(lines: list[Instruction]) -> dict[str, int]:
   """How often each computation runs; loops of unknown length run once."""
   callers: dict[str, list[tuple[str, int]]] = {}
   turns = _turns(lines)

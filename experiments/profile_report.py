@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import hlo_parts
+import hlo_text
 import trace_reader
 
 PROGRAMS = "input and other programs"
@@ -50,7 +51,7 @@ def summarise(
     return foreign
 
   is_container = lambda run: (
-    find(run.module, run.op).opcode in hlo_parts.CONTAINERS
+    find(run.module, run.op).opcode in hlo_text.CONTAINERS
   )
   shares = trace_reader.share(runs, is_container)
   places: dict[hlo_parts.Place, Counter[str]] = defaultdict(Counter)

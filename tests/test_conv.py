@@ -72,11 +72,19 @@ def test_cpu_convolution_under_vmap_and_bfloat16():
 
 
 @pytest.mark.parametrize(
-  ("channels", "dtype", "counted"),
-  [(3, "bfloat16", 8), (1, "float16", 8), (3, "float32", 3), (9, "float16", 9)],
+  ("channels", "dtype", "stride", "counted"),
+  [
+    (3, "bfloat16", 1, 8),
+    (3, "bfloat16", 2, 4),
+    (1, "bfloat16", 1, 8),
+    (4, "bfloat16", 2, 4),
+    (9, "bfloat16", 1, 9),
+    (3, "float16", 1, 3),
+    (3, "float32", 1, 3),
+  ],
 )
-def test_gpu_convolutions_of_few_16_bit_channels_are_padded_with_zeros(
-  channels, dtype, counted
+def test_gpu_convolutions_of_few_channels_are_padded_with_zeros(
+  channels, dtype, stride, counted
 ):
   x = jax.random.normal(KEY, (2, 6, 7, channels)).astype(dtype)
   w = jax.random.normal(jax.random.key(1), (3, 3, channels, 4)).astype(dtype)
@@ -85,7 +93,7 @@ def test_gpu_convolutions_of_few_16_bit_channels_are_padded_with_zeros(
     value = lambda x, w: function(
       x,
       w,
-      (2, 1),
+      (stride, stride),
       ((1, 1), (0, 1)),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )

@@ -91,7 +91,7 @@ def test_operations_without_names_go_where_they_are_needed():
   assert [x for x in ops if not ops[x].is_named] == [
     *("p", "x", "k", "turned", "grad", "moved")
   ]
-  assert ops["loop"].opcode in hlo_parts.CONTAINERS
+  assert ops["loop"].opcode in hlo_text.CONTAINERS
   # Both of 3x3 kernels over 8x8 pixels, without the padding's products.
   pairs = (8 * 3 - 2) ** 2
   assert ops["conv"].flops == 2 * 4 * 5 * 3 * pairs

@@ -23,8 +23,6 @@ _DEFAULT_PRECISION = "jax_default_matmul_precision"
 _FAST = (None, "default", "fastest", jax.lax.Precision.DEFAULT)
 # With fewer, the transforms take longer than the multiplications they save.
 _WINOGRAD_CHANNELS = 64
-# What tensor cores take 16-bit channels by.
-_TENSOR_CORE_CHANNELS = 8
 
 
 def im2col_conv(
@@ -197,15 +195,17 @@ def gpu_conv(
   padding: Sequence[tuple[int, int]],
   **options: Any,
 ) -> jax.Array:
-  """Gives 16-bit images of fewer than eight channels channels of zeros.
+  """Gives bfloat16 images of few channels channels of zeros.
 
-  The result is the same, and cuDNN can compute it by tensor cores. All other
-  convolutions are XLA's own. Arguments and result as for `im2col_conv`.
+  The result is the same. NVIDIA asks for channels in multiples of eight for
+  fast convolutions by tensor cores, and for four of images where the stride is
+  two; XLA adds such channels to float16 by itself. All other convolutions are
+  XLA's own. Arguments and result as for `im2col_conv`.
 
   Reference: NVIDIA, Convolutional Layers User's Guide, "Channels In And Out".
   """
-  lacking = _TENSOR_CORE_CHANNELS - lhs.shape[-1]
-  is_narrow = lhs.dtype.itemsize == 2 and lacking > 0
+  lacking = (4 if max(window_strides) > 1 else 8) - lhs.shape[-1]
+  is_narrow = lhs.dtype == jnp.bfloat16 and lacking > 0
   if is_narrow and not _find_fault(lhs, rhs, **options):
     none = (0, 0)
     lhs = jnp.pad(lhs, (none, none, none, (0, lacking)))

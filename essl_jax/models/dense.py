@@ -19,10 +19,11 @@ def cpu_dot_general(
 ) -> jax.Array:
   """A product of features and a matrix whose gradient is fast on CPUs.
 
-  XLA's CPU code is slow where the second factor is transposed and the first
-  has few rows: the gradient by 64 rows of 2048 features takes 3.5 times as
-  long as the product. Here the few rows are transposed in its stead. All other
-  products are XLA's own. Differentiable in reverse mode alone.
+  XLA's CPU code is slow where the second factor is transposed: the gradient by
+  64 rows of 2048 features takes three times as long as the product. Here the
+  rows are transposed in its stead, where they are few. All other products are
+  XLA's own.
+  Differentiable in reverse mode alone.
 
   Args:
     lhs: Features, `[N, F]`.
@@ -34,8 +35,15 @@ def cpu_dot_general(
   Returns:
     `[N, K]`.
   """
-  is_plain = dimension_numbers == _ROWS_BY_MATRIX and lhs.ndim == rhs.ndim == 2
-  if not is_plain or preferred_element_type or lhs.dtype != rhs.dtype:
+  is_plain = (
+    dimension_numbers == _ROWS_BY_MATRIX
+    and lhs.ndim == rhs.ndim == 2
+    and lhs.dtype == rhs.dtype
+    and preferred_element_type is None
+  )
+  # With more of them their transposition costs as much as it brings.
+  has_few_rows = is_plain and 2 * len(lhs) <= min(rhs.shape)
+  if not has_few_rows:
     return lax.dot_general(
       lhs, rhs, dimension_numbers, precision, preferred_element_type
     )
@@ -57,7 +65,7 @@ def _backward(
   precision: Any, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   lhs, rhs = saved
-  # Without the barriers XLA puts the transpositions back into the product.
+  # Without the barriers XLA makes one product of it and the transpositions.
   columns = lax.optimization_barrier(cotangent.T)
   gradient = lax.dot_general(rhs, columns, _ROWS_BY_MATRIX, precision)
   columns_by_columns = (((0,), (0,)), ((), ()))
