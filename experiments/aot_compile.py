@@ -26,7 +26,6 @@ import argparse
 from collections.abc import Sequence
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -199,31 +198,26 @@ def _compile(
 def cases(arguments: argparse.Namespace) -> list[aot_cases.Case]:
   """The cases of a command line.
 
-  Those of the plan that have a compiler where it names nothing, those of the
-  plan for its slices where it names slices alone, else all combinations.
+  Without `--topology` they are for slices that have a compiler, or for all.
+  Without `--config` and `--variant` they are a slice's cases of the plan, or
+  all recipes where it has none.
   """
   plan = [aot_cases.Case(*row) for row in aot_report.PLAN]
-  slices = arguments.topology or list(dict.fromkeys(x.topology for x in plan))
-  if not (arguments.config or arguments.variant):
-    for topology in slices:
-      aot_cases.find(topology)
-    there = [name for name in ("tpu", "cuda") if aot_cases.compiler(name)]
-    is_meant = lambda case: (
-      case.topology in slices
-      and (
-        arguments.topology
-        or not there
-        or aot_cases.find(case.topology).platform in there
-      )
-    )
-    if planned := [case for case in plan if is_meant(case)]:
-      return planned
-  configs = arguments.config or list(dict.fromkeys(x.config for x in plan))
+  planned = dict.fromkeys(case.topology for case in plan)
+  has_compiler = lambda name: aot_cases.compiler(aot_cases.find(name).platform)
+  slices = arguments.topology or list(filter(has_compiler, planned)) or planned
+  configs = arguments.config or dict.fromkeys(case.config for case in plan)
   settings = arguments.variant or ["published"]
-  return [
-    aot_cases.Case(*parts)
-    for parts in itertools.product(configs, slices, settings)
-  ]
+  found = []
+  for name in slices:
+    all_of_slice = [
+      aot_cases.Case(config, name, setting)
+      for config in configs
+      for setting in settings
+    ]
+    is_free = not (arguments.config or arguments.variant)
+    found += [x for x in plan if is_free and x.topology == name] or all_of_slice
+  return found
 
 
 @arguments_lib.tells_wrong_input

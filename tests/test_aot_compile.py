@@ -101,7 +101,7 @@ def test_slices_alone_are_those_of_the_plan():
   of_plan = [(config, slice_) for config, slice_, _ in aot_report.PLAN]
   assert names(topology=["h200"]) == [x for x in of_plan if x[1] == "h200"]
   # What is in no plan is compiled for, too.
-  assert len(names(topology=["v4-64"])) == 6
+  assert len(names(topology=["v4-64", "h200"])) == 6 + 3
   assert names(topology=["h200"], config=["a.py"]) == [("a.py", "h200")]
 
 
