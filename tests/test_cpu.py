@@ -76,7 +76,7 @@ x = jnp.ones(20_000_000)  # 80 MB, and twice as much for a step to work with
 jax.block_until_ready(step(x))
 cpu.keep_memory()
 faults = []
-for _ in range(8):
+for _ in range(24):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   jax.block_until_ready(step(x))
   faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -103,5 +103,5 @@ def test_the_memory_of_a_step_is_used_again():
   )
   first, *later = map(int, done.stdout.split())
   assert first > 10_000  # of 4 KiB
+  # By chance it may grow some times more; memory that is not kept always does.
   assert statistics.median(later) < 100
-  assert sum(x >= 1_000 for x in later) <= 2  # it may grow more, by chance
