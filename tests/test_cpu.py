@@ -105,3 +105,4 @@ def test_the_memory_of_a_step_is_used_again():
   assert first > 10_000  # of 4 KiB
   # By chance it may grow some times more; memory that is not kept always does.
   assert statistics.median(later) < 100
+  assert sum(x >= 1_000 for x in later) <= 6  # of 23
