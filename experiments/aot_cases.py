@@ -102,36 +102,6 @@ def load_config(case: Case) -> config_lib.Config:
   return config_lib.parse(raw)
 
 
-# What the compiler asks of a GPU that is not there: an H200's limits by the
-# CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
-TARGETS = {
-  "cuda": """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
-  device_memory_size: 141000000000
-  memory_bandwidth: 4800000000000
-  l2_cache_size: 52428800
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA H200"
-"""
-}
 # The packages that hold the compiler of a platform.
 _COMPILERS = {
   "tpu": ("libtpu",),
@@ -174,16 +144,11 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
     raise UsageError(
       f"no {kind} compiler is installed: pip install -e '.[{slice_.platform}]'"
     )
-  names: dict[str, Any] = {"topology_name": slice_.name}
-  if slice_.platform == "cuda":
-    names = {
-      "topology_name": "",
-      "topology": slice_.name,
-      "target_config": TARGETS["cuda"],
-    }
   try:
     described = topologies.get_topology_desc(
-      platform=slice_.platform, **names, **slice_.options
+      platform=slice_.platform,
+      topology_name=slice_.name,
+      **slice_.options,
     )
   except Exception as error:
     first = str(error).splitlines()[0]

@@ -61,7 +61,7 @@ def describe(
 ) -> dict[str, Any]:
   """What is known of a case before it is compiled."""
   config, chips = experiment.config, experiment.mesh.size
-  chip = aot_report.TOPOLOGIES[case.topology].chip
+  chip = aot_cases.find(case.topology).chip
   seconds = matrix_flops / chip.peak_flops
   return {
     "config": case.config,
@@ -82,7 +82,9 @@ def describe(
   }
 
 
-def measure(compiled: Any, slice_: aot_report.Slice) -> dict[str, Any]:
+def measure(
+  compiled: Any, text: str, slice_: aot_report.Slice
+) -> dict[str, Any]:
   """What the compiler says of a step: memory, arithmetic, collectives."""
   memory = compiled.memory_analysis()
   parts = {
@@ -93,7 +95,6 @@ def measure(compiled: Any, slice_: aot_report.Slice) -> dict[str, Any]:
     "aliased": memory.alias_size_in_bytes,
   }
   total = sum(parts.values()) - 2 * parts["aliased"]
-  text = compiled.as_text()
   found = {
     "fits": total <= slice_.chip.hbm_bytes,
     "hbm_bytes": total,
@@ -148,13 +149,13 @@ def compile_case(
   experiment = aot_cases.build(config, aot_cases.make_mesh(case.topology))
   traced = experiment.make_step().trace(*aot_cases.shapes(experiment))
   lowered = traced.lower()
-  platform = aot_report.TOPOLOGIES[case.topology].platform
-  packages = (*PACKAGES, aot_cases.compiler(platform))
+  slice_ = aot_cases.find(case.topology)
+  packages = (*PACKAGES, aot_cases.compiler(slice_.platform))
   versions = {name: importlib.metadata.version(name) for name in packages}
   # What the compiler is given; nothing is added to a TPU's program by default.
   given = (
     lowered.as_text()
-    + aot_cases.TARGETS.get(platform, "")
+    + slice_.options.get("target_config", "")
     + os.environ.get("XLA_FLAGS", "")
   )
   program = hashlib.sha256(given.encode()).hexdigest()
@@ -189,9 +190,10 @@ def _compile(
   except jax.errors.JaxRuntimeError as error:
     found = out_of_memory(error)
   else:
-    found = measure(compiled, aot_report.TOPOLOGIES[case.topology])
+    program = compiled.as_text()
+    found = measure(compiled, program, aot_cases.find(case.topology))
     if text:
-      pathlib.Path(text, f"{case.name}.hlo").write_text(compiled.as_text())
+      pathlib.Path(text, f"{case.name}.hlo").write_text(program)
   return found | {"compile_seconds": round(time.monotonic() - start, 1)}
 
 

@@ -1,6 +1,6 @@
 """Chips to compile for, what is to be compiled, and the tables of what was."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import pathlib
@@ -34,9 +34,9 @@ class Slice:
 
   Attributes:
     chip: their kind.
-    name: the compiler's name of their arrangement.
+    name: the compiler's name of their arrangement; GPUs have none.
     options: of the compiler; a v4 chip's two cores are one device, as JAX has
-      them.
+      them, and GPUs are described.
     platform: JAX's name of their kind.
   """
 
@@ -49,6 +49,35 @@ class Slice:
 V5E = Chip(hbm_bytes=16 * 2**30, peak_flops=197e12, bandwidth=819e9)
 V4 = Chip(hbm_bytes=32 * 2**30, peak_flops=275e12, bandwidth=1228e9)
 H200 = Chip(hbm_bytes=141 * 10**9, peak_flops=989e12, bandwidth=4.8e12)
+# What the compiler asks of a GPU that is not there: an H200's limits by the
+# CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
+_H200_TARGET = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 141000000000
+  memory_bandwidth: 4800000000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+_H200_OPTIONS = {"target_config": _H200_TARGET}
 # Google counts chips in names of v5e slices, and cores (two a chip) in v4's.
 TOPOLOGIES = {
   "v5e-16": Slice(V5E, "v5e:4x4"),
@@ -56,8 +85,8 @@ TOPOLOGIES = {
   "v5e-256": Slice(V5E, "v5e:16x16"),
   "v4-32": Slice(V4, "v4:2x2x4", {"chip_config_name": "megacore"}),
   "v4-64": Slice(V4, "v4:2x4x4", {"chip_config_name": "megacore"}),
-  "h200": Slice(H200, "1x1x1", platform="cuda"),
-  "h200-8": Slice(H200, "1x1x8", platform="cuda"),
+  "h200": Slice(H200, "", _H200_OPTIONS | {"topology": "1x1x1"}, "cuda"),
+  "h200-8": Slice(H200, "", _H200_OPTIONS | {"topology": "1x1x8"}, "cuda"),
 }
 
 # Config, slice, setting: every recipe at its published batch, cheap ones first.
@@ -76,8 +105,10 @@ PLAN += [
 PLAN.append(("configs/imagenet_simclr.py", "v5e-16", "micro_batches=4"))
 PLAN += [
   (f"configs/{data}_{method}.py", topology, "published")
-  for data, topology in zip(
-    ("cifar", "cifar", "imagenet"), ("h200", "h200-8", "h200-8"), strict=True
+  for data, topology in (
+    ("cifar", "h200"),
+    ("cifar", "h200-8"),
+    ("imagenet", "h200-8"),
   )
   for method in METHODS
 ]
@@ -110,70 +141,67 @@ def summary(name: str, record: Mapping[str, Any]) -> str:
 def write(results: pathlib.Path) -> None:
   """Writes the tables of all records into the documents of their platforms."""
   records = [json.loads(x.read_text()) for x in sorted(results.glob("*.json"))]
-  for platform, name in (("tpu", "tpu.md"), ("cuda", "gpu.md")):
-    document = DOCUMENTS / name
-    text = _replace(document.read_text(), "table", table(records, platform))
-    for record in records:
-      if _case(record) == SHOWN and platform == "cuda" and "kernels" in record:
-        text = _replace(text, "parts", parts_table(record))
-    document.write_text(text)
+  _replace(DOCUMENTS / "tpu.md", "table", table(records, "tpu"))
+  _replace(DOCUMENTS / "gpu.md", "table", table(records, "cuda"))
+  for record in records:
+    if _case(record) == SHOWN and "kernels" in record:
+      _replace(DOCUMENTS / "gpu.md", "parts", parts_table(record))
 
 
-def _replace(text: str, name: str, content: str) -> str:
+def _replace(document: pathlib.Path, name: str, content: str) -> None:
   """Puts new content between two markers."""
   begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-  before, rest = text.split(begin)
-  return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
+  before, rest = document.read_text().split(begin)
+  after = rest.split(end)[1]
+  document.write_text(f"{before}{begin}\n{content}{end}{after}")
+
+
+def _markdown(heads: str, rows: Iterable[Iterable[str]]) -> str:
+  lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
+  lines += [f"| {' | '.join(cells)} |" for cells in rows]
+  return "\n".join(lines) + "\n"
 
 
 def table(records: list[dict[str, Any]], platform: str) -> str:
   """A Markdown table of a platform's records, then of what the plan lacks."""
   is_gpu = platform == "cuda"
-  heads = _GPU_HEADS if is_gpu else _TPU_HEADS
-  lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
   order = [x for x, slice_ in TOPOLOGIES.items() if slice_.platform == platform]
   key = lambda x: (order.index(x["topology"]), x["config"], x["setting"])
   found = [x for x in records if x["topology"] in order]
-  lines += [_row(x, is_gpu=is_gpu) for x in sorted(found, key=key)]
+  rows = [_row(x, is_gpu=is_gpu) for x in sorted(found, key=key)]
   known = set(map(_case, found))
   for case in PLAN:
     if case not in known and case[1] in order:
       config, topology, setting = case
-      recipe = _recipe(config)
-      lines.append(f"| {recipe} | {topology} | {setting} | not compiled yet |")
-  return "\n".join(lines) + "\n"
+      rows.append([_recipe(config), topology, setting, "not compiled yet"])
+  return _markdown(_GPU_HEADS if is_gpu else _TPU_HEADS, rows)
 
 
 def parts_table(record: Mapping[str, Any]) -> str:
   """A Markdown table of what a GPU runs in one step, by part."""
   chip = TOPOLOGIES[record["topology"]].chip
+  kernels = record["kernels"]
+  flops = sum(part["flops"] for part in kernels["parts"])
+  whole = kernels | {"part": "**step**", "direction": "", "flops": flops}
   heads = "part | kernels | GB | ms at the full bandwidth | GFLOP"
-  lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
-
-  def row(name: str, sums: Mapping[str, float]) -> str:
-    moved, flops = sums["bytes"], sums["flops"]
-    cells = (
-      *(name, f"{sums['count']:,}", f"{moved / 1e9:.2f}"),
-      f"{1000 * moved / chip.bandwidth:.2f}",
-      f"{flops / 1e9:.1f}" if flops else "–",
+  rows = [
+    (
+      ", ".join(filter(None, (part["part"], part["direction"]))),
+      f"{part['count']:,}",
+      f"{part['bytes'] / 1e9:.2f}",
+      f"{1000 * part['bytes'] / chip.bandwidth:.2f}",
+      f"{part['flops'] / 1e9:.1f}" if part["flops"] else "–",
     )
-    return f"| {' | '.join(cells)} |"
-
-  for part in record["kernels"]["parts"]:
-    name = ", ".join(filter(None, (part["part"], part["direction"])))
-    lines.append(row(name, part))
-  total = record["kernels"] | {
-    "flops": sum(x["flops"] for x in record["kernels"]["parts"])
-  }
-  lines.append(row("**step**", total))
-  return "\n".join(lines) + "\n"
+    for part in (*kernels["parts"], whole)
+  ]
+  return _markdown(heads, rows)
 
 
 def _case(record: Mapping[str, Any]) -> tuple[str, str, str]:
   return record["config"], record["topology"], record["setting"]
 
 
-def _row(record: Mapping[str, Any], *, is_gpu: bool) -> str:
+def _row(record: Mapping[str, Any], *, is_gpu: bool) -> list[str]:
   chip, bound = TOPOLOGIES[record["topology"]].chip, record["bound"]
   memory = "not compiled yet"
   if "fits" in record:
@@ -208,7 +236,7 @@ def _row(record: Mapping[str, Any], *, is_gpu: bool) -> str:
     f"{bound['images_per_second']:,.0f}",
     f"{bound['hours']:.2g} for {record['epochs']} epochs",
   ]
-  return f"| {' | '.join(cells)} |"
+  return cells
 
 
 def _recipe(config: str) -> str:

@@ -22,7 +22,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     arrays that one collective combines, times the runs of the loop around it;
     `largest` is the bytes of the largest one.
   """
-  lines = list(hlo_text.instructions(text))
+  lines = hlo_text.instructions(text)
   runs = hlo_text.count_runs(lines)
   totals: dict[str, dict[str, int]] = {}
   for line in lines:
@@ -48,7 +48,7 @@ def overlaps(text: str) -> dict[str, int]:
     `count` and `bytes` of results, as in `collectives`, of those that begin
     and let an operation that is none begin before they end.
   """
-  lines = list(hlo_text.instructions(text))
+  lines = hlo_text.instructions(text)
   runs = hlo_text.count_runs(lines)
   work = {x.line.name for x in hlo_text.launches(text)}
   total = {"count": 0, "bytes": 0}

@@ -6,7 +6,7 @@ compiler adds, products whose name it loses) take what they work for.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import re
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def read(text: str) -> dict[str, Op]:
   Returns:
     One entry for each operation, those inside of fusions included.
   """
-  lines = list(hlo_text.instructions(text))
+  lines = hlo_text.instructions(text)
   inside: dict[str, list[hlo_text.Instruction]] = {}
   for line in lines:
     inside.setdefault(line.computation, []).append(line)
@@ -180,7 +180,7 @@ def _kind(line: hlo_text.Instruction, body: list[hlo_text.Instruction]) -> str:
 
 
 def _infer(
-  lines: list[hlo_text.Instruction],
+  lines: Sequence[hlo_text.Instruction],
   named: dict[str, Place],
   kinds: dict[str, str],
 ) -> dict[str, Place]:
@@ -209,7 +209,7 @@ def _infer(
 
 
 def _neighbours(
-  lines: list[hlo_text.Instruction],
+  lines: Sequence[hlo_text.Instruction],
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
   """By name, what an operation reads and what reads it."""
   silent = {x.name for x in lines if x.opcode in ("constant", "parameter")}

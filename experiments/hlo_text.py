@@ -1,6 +1,7 @@
 """Reads the text of a compiled program: what runs, and what it moves."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+import functools
 import re
 from typing import NamedTuple
 
@@ -57,14 +58,16 @@ class Launch(NamedTuple):
   bytes: int
 
 
-def instructions(text: str) -> Iterator[Instruction]:
-  """All lines of a program in HLO's text form."""
-  computation = ""
+@functools.lru_cache(maxsize=1)
+def instructions(text: str) -> tuple[Instruction, ...]:
+  """All lines of a program in HLO's text form; read once for several counts."""
+  computation, found = "", []
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
       computation = "ENTRY" if header[1] else header[2]
-    elif found := _INSTRUCTION.match(line):
-      yield Instruction(computation, *found.groups())
+    elif parts := _INSTRUCTION.match(line):
+      found.append(Instruction(computation, *parts.groups()))
+  return tuple(found)
 
 
 def array_bytes(shape: str) -> list[int]:
@@ -91,7 +94,7 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
   Returns:
     By kind `count` and `bytes` of results, times the runs of loops around.
   """
-  lines = list(instructions(text))
+  lines = instructions(text)
   runs, hidden = count_runs(lines), _hidden(lines)
   kinds = {"copy": "copy", "transpose": "transpose", "copy-start": "prefetch"}
   totals = {kind: {"count": 0, "bytes": 0} for kind in kinds.values()}
@@ -116,7 +119,7 @@ def launches(text: str) -> list[Launch]:
     upper estimate: an array of which a part is written in place counts whole,
     and so does one that is sliced other than at the start of a fusion.
   """
-  lines = list(instructions(text))
+  lines = instructions(text)
   runs, hidden = count_runs(lines), _hidden(lines)
   sizes = {line.name: sum(array_bytes(line.shape)) for line in lines}
   parts = _parts_read(lines, sizes)
@@ -134,7 +137,7 @@ def launches(text: str) -> list[Launch]:
 
 
 def _parts_read(
-  lines: list[Instruction], sizes: dict[str, int]
+  lines: Sequence[Instruction], sizes: dict[str, int]
 ) -> dict[tuple[str, int], int]:
   """Bytes of parameters of which only slices are read.
 
@@ -186,7 +189,7 @@ def called(line: Instruction) -> list[str]:
   return names
 
 
-def _hidden(lines: list[Instruction]) -> set[str]:
+def _hidden(lines: Sequence[Instruction]) -> set[str]:
   """Computations that run within one operation, such as a fusion's."""
   return {
     name
@@ -196,7 +199,7 @@ def _hidden(lines: list[Instruction]) -> set[str]:
   }
 
 
-def _turns(lines: list[Instruction]) -> dict[str, int]:
+def _turns(lines: Sequence[Instruction]) -> dict[str, int]:
   """By the condition of a loop over `range(n)`, n; others are left out."""
   limits: dict[str, list[int]] = {}
   rising = set()
@@ -214,7 +217,7 @@ def _turns(lines: list[Instruction]) -> dict[str, int]:
   }
 
 
-def count_runs(lines: list[Instruction]) -> dict[str, int]:
+def count_runs(lines: Sequence[Instruction]) -> dict[str, int]:
   """How often each computation runs; loops of unknown length run once."""
   callers: dict[str, list[tuple[str, int]]] = {}
   turns = _turns(lines)

@@ -1,6 +1,7 @@
 """Steps compiled ahead of time: the program and what it writes."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import pathlib
@@ -47,7 +48,8 @@ def test_a_missing_compiler_ends_with_one_line(
   capsys, monkeypatch, topology, message
 ):
   monkeypatch.chdir(pathlib.Path(__file__).parents[1])
-  monkeypatch.setattr(aot_cases, "compiler", lambda platform: None)
+  absent = dict.fromkeys(("tpu", "cuda"), ("no-such-package",))
+  monkeypatch.setattr(aot_cases, "_COMPILERS", absent)
   assert aot_compile.main([f"--topology={topology}"]) == 2
   error = capsys.readouterr().err
   assert message in error
@@ -74,7 +76,10 @@ def test_a_record_is_of_its_program_compiler_and_target(
   assert turn() == turn()
   assert len(compiled) == 1
   turn(text=str(tmp_path))
-  monkeypatch.setitem(aot_cases.TARGETS, "cuda", "another GPU")
+  other = dataclasses.replace(
+    aot_report.TOPOLOGIES["h200"], options={"target_config": "another GPU"}
+  )
+  monkeypatch.setitem(aot_report.TOPOLOGIES, "h200", other)
   turn()
   assert compiled == [None, str(tmp_path), None]
 

@@ -12,6 +12,18 @@ from essl_jax.models import convolution
 KEY = jax.random.key(0)
 
 
+def _with_gradients(convolve, x, w, *, stride, padding):
+  value = lambda x, w: convolve(
+    x,
+    w,
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  y, pullback = jax.vjp(value, x, w)
+  return y, pullback(jnp.cos(y))
+
+
 @pytest.mark.parametrize(
   "convolve", [convolution.im2col_conv, convolution.cpu_conv]
 )
@@ -32,23 +44,9 @@ def test_cpu_convolutions_equal_xla(convolve, size, kernel, stride, padding):
   x = jax.random.normal(KEY, (3, size, size + 1, 5))
   w = jax.random.normal(jax.random.key(1), (kernel, kernel, 5, 4))
 
-  def outputs(function, x, w):
-    def value(x, w):
-      return function(
-        x,
-        w,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      )
-
-    y, pullback = jax.vjp(value, x, w)
-    return y, pullback(jnp.cos(y))
-
-  got = jax.jit(functools.partial(outputs, convolve))(x, w)
-  expected = jax.jit(functools.partial(outputs, jax.lax.conv_general_dilated))(
-    x, w
-  )
+  run = functools.partial(_with_gradients, stride=stride, padding=padding)
+  got = jax.jit(functools.partial(run, convolve))(x, w)
+  expected = jax.jit(functools.partial(run, jax.lax.conv_general_dilated))(x, w)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -89,19 +87,11 @@ def test_gpu_convolutions_of_few_channels_are_padded_with_zeros(
   x = jax.random.normal(KEY, (2, 6, 7, channels)).astype(dtype)
   w = jax.random.normal(jax.random.key(1), (3, 3, channels, 4)).astype(dtype)
 
-  def outputs(function, x, w):
-    value = lambda x, w: function(
-      x,
-      w,
-      (stride, stride),
-      ((1, 1), (0, 1)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    y, pullback = jax.vjp(value, x, w)
-    return y, pullback(jnp.cos(y))
-
-  ours = functools.partial(outputs, convolution.gpu_conv)
-  xlas = functools.partial(outputs, jax.lax.conv_general_dilated)
+  run = functools.partial(
+    _with_gradients, stride=stride, padding=((1, 1), (0, 1))
+  )
+  ours = functools.partial(run, convolution.gpu_conv)
+  xlas = functools.partial(run, jax.lax.conv_general_dilated)
   found = jax.tree.leaves(ours(x, w))
   for a, b in zip(found, jax.tree.leaves(xlas(x, w)), strict=True):
     assert a.dtype == b.dtype == x.dtype

@@ -5,7 +5,6 @@ import re
 
 import jax
 from jax import lax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest

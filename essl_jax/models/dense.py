@@ -22,8 +22,7 @@ def cpu_dot_general(
   XLA's CPU code is slow where the second factor is transposed: the gradient by
   64 rows of 2048 features takes three times as long as the product. Here the
   rows are transposed in its stead, where they are few. All other products are
-  XLA's own.
-  Differentiable in reverse mode alone.
+  XLA's own. Differentiable in reverse mode alone.
 
   Args:
     lhs: Features, `[N, F]`.
