@@ -20,7 +20,6 @@ from essl_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-SCALES = ("full", "small", "smoke")
 _SIZES = {"small", "tiny"}  # variants that the name of the folder tells
 
 
@@ -89,7 +88,7 @@ class Study:
       is what is compared with the baseline.
     read: the figures and the protocol of a `results.json`.
     draw: draws the records of cells into a matplotlib figure.
-    captions: by scale, what its cells are.
+    captions: by scale, what its cells are; its scales are these.
     seeds: by scale, which are run where none are asked for.
     quoted: figures of others.
     baseline: the row that others are compared with, seed by seed, if any.

@@ -47,9 +47,10 @@ def parse(
   add = parser.add_argument
   add(
     "--scale",
-    choices=study_lib.SCALES,
+    choices=tuple(study.captions),
     default="small",
-    help="the paper's recipe, minutes a cell (the default), or whether it runs",
+    help="full: the paper's recipe; medium: an hour a cell; small: minutes a"
+    " cell (the default); smoke: whether it runs",
   )
   add(
     "--seeds",

@@ -45,8 +45,10 @@ def _parse(words, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")
-@pytest.mark.parametrize("scale", study.SCALES)
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+  ("script", "scale"),
+  [(name, scale) for name, x in STUDIES.items() for scale in x.captions],
+)
 def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
   monkeypatch.chdir(study.ROOT)
   chosen = STUDIES[script]
