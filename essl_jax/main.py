@@ -10,10 +10,12 @@ import jax
 
 import essl_jax
 from essl_jax import cluster as cluster_lib
-from essl_jax import command_line, cpu, train
+from essl_jax import command_line
 from essl_jax import config as config_lib
-from essl_jax import workdir as workdir_lib
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.storage import workdir as workdir_lib
+from essl_jax.training import loop as train
 
 flags.adopt_module_key_flags(command_line)  # --help shows them
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from essl_jax import config as config_lib
 from essl_jax import losses
 from essl_jax.errors import UsageError
-from essl_jax.networks import Outputs, make_prediction
+from essl_jax.training.networks import Outputs, make_prediction
 
 SslLoss = Callable[[Outputs], jax.Array]
 

@@ -16,10 +16,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
-from essl_jax import step as step_lib
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,9 +48,9 @@ import jax  # noqa: E402
 import jaxpr_flops  # noqa: E402
 
 from essl_jax import arguments as arguments_lib  # noqa: E402
-from essl_jax import environment  # noqa: E402
-from essl_jax import experiment as experiment_lib  # noqa: E402
 from essl_jax.errors import UsageError  # noqa: E402
+from essl_jax.storage import environment  # noqa: E402
+from essl_jax.training import experiment as experiment_lib  # noqa: E402
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "aot_compile"
 PACKAGES = ("jax", "jaxlib", "flax", "optax")

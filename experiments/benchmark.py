@@ -46,10 +46,10 @@ import records
 import step_cases
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu
-from essl_jax import experiment as experiment_lib
-from essl_jax import views as views_lib
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import views as views_lib
 
 
 def augmentation_seconds(

@@ -5,10 +5,10 @@
     --flag=--config.precision=bfloat16 --flag=--config.data.on_device=True
   python experiments/cifar10_table.py --scale=smoke --dry-run
 
-`--scale=full` is the paper's recipe and needs accelerators, `medium` takes about
-an hour a cell on a CPU core, `small` minutes, and `smoke` only shows that it
-runs. At `medium` both rows of a pair share everything but the term. Cells that are
-finished are not run again, others go on where they were; results come into
+`--scale=full` is the paper's recipe and needs accelerators, `medium` takes
+about an hour a cell on a CPU core, `small` minutes, and `smoke` only shows that
+it runs. At `medium` both rows of a pair share everything but the term. Finished
+cells are not run again, others go on where they were; results come into
 `experiments/results/cifar10/<scale>/`.
 """
 
@@ -43,16 +43,16 @@ _QUOTED = (
   study.Quoted("E-SimSiam", "linear about 94", _PAPER),
   study.Quoted("Barlow Twins", "linear 92.10", _SOLO),
 )
-# At `medium`. The baseline gets E-SSL's rate, which its few epochs need too, and
-# SimCLR the temperature at which `fast_study.py` saw most in few epochs.
+# At `medium`. The baseline gets E-SSL's rate, which its few epochs need too,
+# and SimCLR the temperature at which `fast_study.py` saw most in few epochs.
 _RATE = ("--config.optimizer.learning_rate=0.06",)
 _MEDIUM = {
   "cifar_simclr": ("--config.temperature=0.2", *_RATE),
   "cifar_simsiam": _RATE,
 }
 EQUAL = "SimCLR, arithmetic of E-SimCLR"
-# E-SimCLR encodes 2 + 4 / 4 areas of 32 x 32 an image, SimCLR 2: 5 epochs of the
-# one are 7.5 of the other, rounded in favour of the baseline.
+# E-SimCLR encodes 2 + 4 / 4 areas of 32 x 32 an image, SimCLR 2: 5 epochs of
+# the one are 7.5 of the other, rounded in favour of the baseline.
 _EQUAL = ("--config.epochs=8",)
 
 
@@ -114,9 +114,10 @@ STUDY = study.Study(
   draw=draw,
   captions=image_study.CIFAR_CAPTIONS
   | {
-    "medium": "All 50,000 images of CIFAR-10, 5 epochs of batch 128 (8 where the"
-    " arithmetic is that of E-SimCLR), ResNet-18 of width 16; base learning rate"
-    " 0.06 in all rows, temperature 0.2; top-1 accuracy in % on all test images.",
+    "medium": "All 50,000 images of CIFAR-10, 5 epochs of batch 128 (8 where"
+    " the arithmetic is that of E-SimCLR), ResNet-18 of width 16; base learning"
+    " rate 0.06 in all rows, temperature 0.2; top-1 accuracy in % on all test"
+    " images.",
   },
   seeds=image_study.SEEDS | {"medium": (0, 1, 2)},
   quoted=_QUOTED,

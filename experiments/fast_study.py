@@ -23,7 +23,7 @@ import study_report
 import study_runner
 
 from essl_jax import config as config_lib
-from essl_jax import resolution
+from essl_jax.training import resolution
 
 BASELINE = "E-SimCLR, short schedule"
 LESS, MORE = "half of the budget", "twice the budget"

@@ -36,9 +36,9 @@ import records
 import step_cases
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu
-from essl_jax import workdir as workdir_lib
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.storage import workdir as workdir_lib
 
 FOLDER = pathlib.Path(__file__).parent
 AXES = growth_figure.AXES
@@ -65,7 +65,7 @@ SCALES: dict[str, tuple[dict[str, int], dict[str, Sequence[int]]]] = {
 }
 _PROBE = """
 import json, jax
-from essl_jax import environment
+from essl_jax.storage import environment
 found = environment.describe()
 print(json.dumps({
   "count": found["device_count"],

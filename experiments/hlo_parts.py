@@ -1,8 +1,8 @@
 """What the operations of a compiled step belong to: part, kind, arithmetic.
 
 The compiled text keeps for most operations the names of the Flax modules and
-of the scopes in `essl_jax.step` that they come from; the rest (copies that the
-compiler adds, products whose name it loses) take what they work for.
+of the scopes in `essl_jax.training.step` that they come from; the rest (copies
+that the compiler adds, products whose name it loses) take what they work for.
 """
 
 from collections import Counter

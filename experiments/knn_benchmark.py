@@ -25,9 +25,10 @@ import programs
 import records
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu, environment
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import knn
+from essl_jax.storage import environment
 
 NUM_CLASSES, TEMPERATURE = 10, 0.1
 

@@ -28,9 +28,9 @@ import records
 import step_cases
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu
-from essl_jax import workdir as workdir_lib
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.storage import workdir as workdir_lib
 
 OUT = pathlib.Path(__file__).parent / "results" / "memory_cpu.json"
 SETTINGS = {

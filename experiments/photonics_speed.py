@@ -33,8 +33,8 @@ import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from essl_jax import environment  # noqa: E402
 from essl_jax.photonics import bands, cells, density  # noqa: E402
+from essl_jax.storage import environment  # noqa: E402
 
 _RESULTS = pathlib.Path(__file__).parent / "results" / "photonics_speed.json"
 _WORKER = pathlib.Path(__file__).parent / "photonics_mpb.py"

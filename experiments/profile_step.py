@@ -39,8 +39,9 @@ import step_cases
 import trace_reader
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import cpu, environment
+from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.storage import environment
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

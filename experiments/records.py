@@ -6,8 +6,8 @@ import os
 import pathlib
 from typing import Any
 
-from essl_jax import environment
 from essl_jax.errors import UsageError
+from essl_jax.storage import environment
 
 
 def origin(host: Mapping[str, Any]) -> dict[str, Any]:

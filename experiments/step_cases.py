@@ -18,11 +18,13 @@ import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
-from essl_jax import cpu, dispatch, methods, parallel, transformations
-from essl_jax import experiment as experiment_lib
-from essl_jax import views as views_lib
+from essl_jax import methods, transformations
 from essl_jax.data import ArraySource, load_npz
+from essl_jax.devices import cpu, parallel
 from essl_jax.errors import UsageError
+from essl_jax.training import dispatch
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import views as views_lib
 
 OWN_FIELDS: dict[str, dict[str, Any]] = {
   "simclr": {"temperature": 0.5},

@@ -15,8 +15,8 @@ import re
 import sys
 from typing import Any
 
-from essl_jax import workdir as workdir_lib
 from essl_jax.errors import UsageError
+from essl_jax.storage import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

@@ -8,7 +8,7 @@ from typing import Any
 import figures
 import study as study_lib
 
-from essl_jax import workdir as workdir_lib
+from essl_jax.storage import workdir as workdir_lib
 
 Records = Sequence[Mapping[str, Any]]
 

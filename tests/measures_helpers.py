@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
-from essl_jax import step as step_lib
 from essl_jax.data import ArraySource
+from essl_jax.devices import parallel
 from essl_jax.evaluation import collapse, symmetry, transformation
 from essl_jax.evaluation.encoding import Encoding
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 SIDE = 4
 WHOLE = {

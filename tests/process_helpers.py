@@ -26,7 +26,8 @@ def get_config():
 # The signal a process sends itself, and time for the others to be told.
 DISTURBED = """
   import os, signal, time
-  from essl_jax import checkpoint, preemption
+  from essl_jax.storage import checkpoint
+  from essl_jax.storage import preemption
 
   name, at, victim = os.environ["TEST_SIGNAL"].split()
   reached = preemption.Preemption.reached

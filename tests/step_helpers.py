@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import methods, optim, parallel
-from essl_jax import networks as networks_lib
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
+from essl_jax import methods, optim
+from essl_jax.devices import parallel
 from essl_jax.models import resnet
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 CLASSES = 4
 

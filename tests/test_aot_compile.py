@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from essl_jax.checkpoint import Checkpoints
 from essl_jax.errors import UsageError
+from essl_jax.storage.checkpoint import Checkpoints
 
 OPTIMIZER = optax.chain(
   optax.clip_by_global_norm(1.0), optax.adam(1e-3), optax.trace(0.9)

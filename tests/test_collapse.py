@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax import step as step_lib
 from essl_jax.data import subsets
 from essl_jax.evaluation import collapse
+from essl_jax.training import step as step_lib
 
 
 def test_ranks_of_equal_singular_values():

@@ -9,10 +9,12 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import config_data, methods, parameter_groups, train
-from essl_jax import experiment as experiment_lib
+from essl_jax import config_data, methods
 from essl_jax.data import arrays, cells
 from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import loop as train
+from essl_jax.training import parameter_groups
 from essl_jax.variants import variants
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -7,9 +7,10 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import methods, parameter_groups
+from essl_jax import methods
 from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import parameter_groups
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax.models import convolution
+from essl_jax.models.layers import convolution
 
 KEY = jax.random.key(0)
 

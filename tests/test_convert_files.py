@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from essl_jax import weights
 from essl_jax.convert import files
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution, resnet
+from essl_jax.models import resnet
+from essl_jax.models.layers import convolution
+from essl_jax.storage import weights
 
 SHAPES = json.loads((ROOT / "tests/golden/state_dict_shapes.json").read_text())
 

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from essl_jax import cpu
+from essl_jax.devices import cpu
 
 
 def test_the_environment_may_choose_the_allocator(monkeypatch):
@@ -69,7 +69,7 @@ KEPT = """
 import resource
 import jax
 import jax.numpy as jnp
-from essl_jax import cpu
+from essl_jax.devices import cpu
 cpu.tune()
 step = jax.jit(lambda x: jnp.cumsum(jnp.sin(x))[::7].sum())
 x = jnp.ones(20_000_000)  # 80 MB, and twice as much for a step to work with

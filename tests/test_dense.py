@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax.models import dense, heads
+from essl_jax.models import heads
+from essl_jax.models.layers import dense
 
 KEY = jax.random.key(0)
 ROWS = (((1,), (0,)), ((), ()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.methods import METHODS
 

@@ -11,10 +11,11 @@ import jaxpr_flops
 import numpy as np
 import pytest
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import methods, parallel
-from essl_jax import networks as networks_lib
-from essl_jax.models import convolution, dense
+from essl_jax import methods
+from essl_jax.devices import parallel
+from essl_jax.models.layers import convolution, dense
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import networks as networks_lib
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import data, experiment, parallel, train
+from essl_jax import data
 from essl_jax.data import subsets
+from essl_jax.devices import parallel
 from essl_jax.evaluation import features, finetune, linear_probe
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.preemption import Stopped
+from essl_jax.storage.preemption import Stopped
+from essl_jax.training import experiment
+from essl_jax.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

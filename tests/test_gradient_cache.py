@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import gradient_cache, methods, parallel
-from essl_jax import networks as networks_lib
-from essl_jax import views as views_lib
+from essl_jax import methods
+from essl_jax.devices import parallel
+from essl_jax.training import gradient_cache
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import views as views_lib
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from essl_jax import experiment as experiment_lib
 from essl_jax import transformations
+from essl_jax.training import experiment as experiment_lib
 
 STEPS, BATCH = 30, 64
 PRODUCTS = ("rotation*horizontal_flip",)

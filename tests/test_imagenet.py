@@ -11,7 +11,7 @@ from PIL import Image
 import program_helpers
 import pytest
 
-from essl_jax import checkpoint, weights
+from essl_jax.storage import checkpoint, weights
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 from essl_jax.evaluation import knn
 
 

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from essl_jax import augment, parallel
+from essl_jax import augment
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features, linear_layer, linear_probe
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.preemption import Stopped
+from essl_jax.storage.preemption import Stopped
 
 VIEW = linear_probe.train_view(8, **PIXELS)
 

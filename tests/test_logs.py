@@ -18,8 +18,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import essl_jax
-from essl_jax import environment, logs
-from essl_jax.logs import Logger
+from essl_jax.storage import environment, logs
+from essl_jax.storage.logs import Logger
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -196,7 +196,7 @@ def test_a_bar_on_a_terminal_and_no_tensorflow(tmp_path):
   shown = run_in_terminal(
     """
       import sys, time
-      from essl_jax.logs import Logger
+      from essl_jax.storage.logs import Logger
       with Logger(sys.argv[1], total_steps=20, images_per_step=64) as logger:
         for step in range(1, 21):
           logger.write(step, {"loss_total": 1.5})

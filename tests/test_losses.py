@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from essl_jax import losses, parallel
+from essl_jax import losses
+from essl_jax.devices import parallel
 
 TEMPERATURES = (0.1, 0.2, 0.5)
 PAIRWISE = {

@@ -10,10 +10,10 @@ import numpy as np
 import program_helpers
 import pytest
 
-from essl_jax import checkpoint
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
 from essl_jax.errors import UsageError
+from essl_jax.storage import checkpoint
+from essl_jax.training import experiment as experiment_lib
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

@@ -9,8 +9,9 @@ import numpy as np
 import program_helpers
 import pytest
 
-from essl_jax import checkpoint, preemption, train
 from essl_jax.errors import UsageError
+from essl_jax.storage import checkpoint, preemption
+from essl_jax.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

@@ -11,9 +11,8 @@ import process_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import parallel, train
 from essl_jax.data import ArraySource
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
   collapse,
@@ -23,6 +22,8 @@ from essl_jax.evaluation import (
   transformation,
 )
 from essl_jax.evaluation.encoding import Encoding
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import loop as train
 
 # Two processes of two devices each; one of them writes what both have found.
 TWO_PROCESSES = """

@@ -8,7 +8,8 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
 
-from essl_jax.models import convolution, heads, resnet
+from essl_jax.models import heads, resnet
+from essl_jax.models.layers import convolution
 
 KEY = jax.random.key(0)
 

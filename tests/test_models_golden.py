@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from essl_jax import convert
-from essl_jax.models import convolution, heads, resnet
+from essl_jax.models import heads, resnet
+from essl_jax.models.layers import convolution
 
 SHAPES = json.loads(
   (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()

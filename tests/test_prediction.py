@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import (
-  augment,
-  gradient_cache,
-  losses,
-  methods,
-  parallel,
-  prediction,
-  transformations,
-)
+from essl_jax import augment, losses, methods, prediction, transformations
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import views as views_lib
 from essl_jax.data import ArraySource
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import transformation
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import gradient_cache
+from essl_jax.training import views as views_lib
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

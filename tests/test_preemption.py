@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax.checkpoint import Checkpoints
-from essl_jax.preemption import Preemption
+from essl_jax.storage.checkpoint import Checkpoints
+from essl_jax.storage.preemption import Preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ KILLED_WHILE_SAVING = """
   import os, signal, sys
   import jax.numpy as jnp
   import orbax.checkpoint as ocp
-  from essl_jax.checkpoint import Checkpoints
+  from essl_jax.storage.checkpoint import Checkpoints
 
   finalize = ocp.CompositeCheckpointHandler.finalize
 
@@ -76,7 +76,7 @@ def test_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """
       import sys
       import jax, jax.numpy as jnp
-      from essl_jax.checkpoint import Checkpoints
+      from essl_jax.storage.checkpoint import Checkpoints
       noise = jax.random.uniform(jax.random.key(0), (500, 2000))
       with Checkpoints(sys.argv[1]) as checkpoints:
         for step in range(1, 10_000):
@@ -104,7 +104,7 @@ def test_orbax_is_silent_but_for_errors(tmp_path):
     """
       import sys
       import jax.numpy as jnp
-      from essl_jax.checkpoint import Checkpoints
+      from essl_jax.storage.checkpoint import Checkpoints
       with Checkpoints(sys.argv[1]) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(3)})
         checkpoints.save(2, {"x": jnp.zeros(3)}, {"knn_top1": 1.0})
@@ -132,8 +132,8 @@ def test_a_second_sigterm_does_not_disturb_the_save(tmp_path):
     """
       import os, signal, sys
       import jax.numpy as jnp
-      from essl_jax.checkpoint import Checkpoints
-      from essl_jax.preemption import Preemption
+      from essl_jax.storage.checkpoint import Checkpoints
+      from essl_jax.storage.preemption import Preemption
       with Checkpoints(sys.argv[1]) as checkpoints, Preemption() as preemption:
         for step in range(1, 100):
           if step == 5:
@@ -160,8 +160,8 @@ ONE_OF_TWO = """
   import jax.numpy as jnp
   import numpy as np
   from jax.sharding import Mesh, NamedSharding, PartitionSpec
-  from essl_jax.checkpoint import Checkpoints, check_config
-  from essl_jax.preemption import Preemption
+  from essl_jax.storage.checkpoint import Checkpoints, check_config
+  from essl_jax.storage.preemption import Preemption
 
   check_config(sys.argv[1], {"seed": 0})
   mesh = Mesh(np.array(jax.devices()), ("batch",))

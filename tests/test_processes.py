@@ -10,8 +10,9 @@ import process_helpers
 import pytest
 import step_helpers
 
-from essl_jax import checkpoint, parallel
 from essl_jax import config as config_lib
+from essl_jax.devices import parallel
+from essl_jax.storage import checkpoint
 
 STEPS = 8
 LOSSES = ("loss", "loss_ssl", "loss_equivariance")
@@ -123,7 +124,7 @@ THREE_STEPS = """
   jax.distributed.initialize(address, 2, int(process))
   import step_helpers
   from essl_jax import config as config_lib
-  from essl_jax import parallel
+  from essl_jax.devices import parallel
 
   config = config_lib.parse(json.loads(config))
   mesh = parallel.make_mesh()

@@ -11,7 +11,7 @@ import profile_report
 import profile_step
 import pytest
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 
 
 def test_a_bound_is_the_longer_of_both_times():

@@ -10,9 +10,9 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import data, methods
-from essl_jax import experiment as experiment_lib
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
+from essl_jax.training import experiment as experiment_lib
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

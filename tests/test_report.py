@@ -10,9 +10,9 @@ import program_helpers
 import pytest
 from report_helpers import Page, look, report
 
-from essl_jax import checkpoint
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.report import opening, runs, samples
+from essl_jax.storage import checkpoint
 
 CONFUSION = [[30, 6, 3, 1], [4, 31, 2, 3], [9, 1, 28, 2], [0, 2, 3, 35]]
 

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from essl_jax import dispatch, parallel, resolution, train
-from essl_jax import experiment as experiment_lib
 from essl_jax.data import ArraySource
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.training import dispatch, resolution
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import loop as train
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

@@ -10,7 +10,7 @@ import numpy as np
 import process_helpers
 import pytest
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 from essl_jax.evaluation import features, knn, single_pass
 
 TWO_PROCESSES = """
@@ -20,7 +20,7 @@ TWO_PROCESSES = """
   address, process, folder = sys.argv[1:]
   jax.distributed.initialize(address, 2, int(process))
   import test_shares
-  from essl_jax import parallel
+  from essl_jax.devices import parallel
   from essl_jax.evaluation import left_out
 
   devices = jax.devices()

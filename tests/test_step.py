@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 

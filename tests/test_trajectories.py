@@ -13,10 +13,10 @@ import xla_flags
 
 from essl_jax import config as config_lib
 from essl_jax import convert, methods, optim, prediction, transformations
-from essl_jax import networks as networks_lib
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
-from essl_jax.models import convolution
+from essl_jax.models.layers import convolution
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TRAJECTORIES = (

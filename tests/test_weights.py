@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from essl_jax import checkpoint, train, weights
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
 from essl_jax.convert import __main__ as program
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
+from essl_jax.storage import checkpoint, weights
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import loop as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 

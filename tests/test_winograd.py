@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax.models import convolution, winograd
+from essl_jax.models.layers import convolution, winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 SAME = ((1, 1), (1, 1))

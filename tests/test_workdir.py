@@ -2,9 +2,10 @@
 
 import pytest
 
-from essl_jax import checkpoint, launcher
-from essl_jax import workdir as workdir_lib
+from essl_jax import launcher
 from essl_jax.errors import UsageError
+from essl_jax.storage import checkpoint
+from essl_jax.storage import workdir as workdir_lib
 
 
 def test_config_is_written_once_and_compared(tmp_path):

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import weights
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
+from essl_jax.storage import weights
 
 _SHOWN = 3  # names of tensors that one line quotes
 
@@ -152,7 +152,7 @@ def _read_run(
   workdir: str, which: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """The weights of a run's checkpoint; needs neither data nor accelerator."""
-  from essl_jax import checkpoint  # Orbax takes seconds to import
+  from essl_jax.storage import checkpoint  # Orbax takes seconds to import
 
   config = checkpoint.read_config(workdir)
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:

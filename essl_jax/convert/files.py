@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from essl_jax import weights
 from essl_jax.errors import UsageError
+from essl_jax.storage import weights
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _SUFFIXES = (*_PICKLES, ".safetensors", ".npz")

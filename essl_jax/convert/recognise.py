@@ -12,7 +12,7 @@ import numpy as np
 
 from essl_jax.convert import forms, torch_names
 from essl_jax.errors import UsageError
-from essl_jax.workdir import dotted
+from essl_jax.storage.workdir import dotted
 
 _ANCHOR = "layer1.0.conv1.weight"  # in every ResNet
 _COUNTER = "num_batches_tracked"

@@ -14,13 +14,14 @@ from jax import lax
 from jax.sharding import Mesh
 import optax
 
-from essl_jax import augment, parallel
+from essl_jax import augment
 from essl_jax.data import Source
+from essl_jax.devices import parallel
 from essl_jax.evaluation import linear_layer
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.evaluation.saved import Counts, Saved
-from essl_jax.preemption import Stopped
-from essl_jax.views import image_keys
+from essl_jax.storage.preemption import Stopped
+from essl_jax.training.views import image_keys
 
 Features = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 """`(params, variables, normalised images) -> (features [N, D], variables)`."""

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment, parallel
-from essl_jax import step as step_lib
+from essl_jax import augment
 from essl_jax.data import subsets
+from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+from essl_jax.training import step as step_lib
 
 RANKME_EPSILON = 1e-7
 _BLOCK_ROWS = 1024

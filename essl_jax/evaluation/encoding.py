@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import parallel
-from essl_jax import step as step_lib
 from essl_jax.data import Source, subsets
+from essl_jax.devices import parallel
 from essl_jax.evaluation import features
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 BATCH = 256  # images a device encodes at once
 Interrupt = Callable[[], None]

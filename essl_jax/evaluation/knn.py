@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 import numpy as np
 
-from essl_jax import parallel
+from essl_jax.devices import parallel
 from essl_jax.evaluation import features
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.

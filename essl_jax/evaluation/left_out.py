@@ -4,9 +4,9 @@ from collections.abc import Iterable
 import json
 from typing import Any
 
-from essl_jax import parallel
 from essl_jax.data import Source
 from essl_jax.data.checks import SPLITS
+from essl_jax.devices import parallel
 
 _NAMED = 20
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import augment, parallel
+from essl_jax import augment
 from essl_jax.data import Source
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import classifier, linear_layer
 from essl_jax.evaluation import features as features_lib

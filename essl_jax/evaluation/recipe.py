@@ -7,7 +7,8 @@ import jax
 from jax.sharding import Mesh
 import optax
 
-from essl_jax import optim, parallel
+from essl_jax import optim
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 
 _TRUST_COEFFICIENT = 0.001

@@ -16,9 +16,9 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import parallel
 from essl_jax.config_evaluation import Regression
 from essl_jax.data.cells import POINTS, LabelledCells
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation import linear_layer

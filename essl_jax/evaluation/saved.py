@@ -13,8 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import parallel
-from essl_jax.workdir import replace_bytes, to_json
+from essl_jax.devices import parallel
+from essl_jax.storage.workdir import replace_bytes, to_json
 
 Counts = list[tuple[Any, ...]]
 """Figures of every finished repetition: right answers, first and among five."""

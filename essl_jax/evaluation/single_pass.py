@@ -6,9 +6,9 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax import parallel
 from essl_jax.data import Source
 from essl_jax.data.checks import check_share
+from essl_jax.devices import parallel
 
 Function = Callable[[np.ndarray, int], jax.Array]
 """`(this process's images uint8 [n, H, W, 3], row of the first in the split)

@@ -4,8 +4,6 @@ from collections.abc import Callable
 import pathlib
 from typing import Any
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
 from essl_jax.data import Source, subsets
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
@@ -19,6 +17,8 @@ from essl_jax.evaluation import (
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
 from essl_jax.evaluation.linear_probe import Labelled
 from essl_jax.evaluation.recipe import Recipe
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 Progress = Callable[[int, int], None]
 

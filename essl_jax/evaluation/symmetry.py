@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment, parallel, transformations
-from essl_jax import step as step_lib
+from essl_jax import augment, transformations
 from essl_jax.augment.arrays import as_float
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import ridge, single_pass
 from essl_jax.evaluation.collapse import unit_length
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+from essl_jax.training import step as step_lib
 
 _HELD_OUT_EVERY = 5  # training image, to choose the penalty on
 

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment, parallel
-from essl_jax import experiment as experiment_lib
-from essl_jax import networks as networks_lib
+from essl_jax import augment
 from essl_jax import prediction as prediction_lib
-from essl_jax import step as step_lib
 from essl_jax.augment.arrays import image_keys
+from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
 
 _PARTNERS = 2**31 - 1  # no other use of an image's key has this number
 

@@ -12,7 +12,7 @@ import jax
 from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 from essl_jax.report import runs as runs_lib
-from essl_jax.workdir import local_path, replace_text
+from essl_jax.storage.workdir import local_path, replace_text
 
 NAME = "report.html"
 _FEWEST = 10  # of which a map and a spectrum say something

@@ -8,7 +8,7 @@ from matplotlib import figure as figure_lib
 import numpy as np
 from PIL import Image
 
-from essl_jax import pictures
+from essl_jax.evaluation import pictures
 from essl_jax.report.runs import Points
 
 # Dark enough on white; each with a dash of its own, for those who see none.

@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, config_data, data, parallel, weights
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
+from essl_jax import config_data, data
 from essl_jax.data import prepared, subsets
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.report.runs import Run
+from essl_jax.storage import checkpoint, weights
+from essl_jax.training import experiment as experiment_lib
 
 
 def build(run: Run) -> experiment_lib.Experiment:

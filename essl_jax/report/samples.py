@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, data
-from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
 from essl_jax.data import subsets
 from essl_jax.evaluation import features as features_lib
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run, element_names
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 _BANK = 5  # training images to a test image
 _BATCH = 256

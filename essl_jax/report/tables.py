@@ -7,7 +7,7 @@ from typing import Any
 
 from essl_jax.report.markup import Html, details, join, table, tag
 from essl_jax.report.runs import Run
-from essl_jax.workdir import dotted
+from essl_jax.storage.workdir import dotted
 
 Cells = dict[str, tuple[str, str]]
 """By the row's heading: the figure, and its protocol in a few words."""

@@ -4,10 +4,8 @@ import functools
 import pathlib
 from typing import Any
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import pictures
-from essl_jax import step as step_lib
 from essl_jax.data import Source
+from essl_jax.evaluation import pictures
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.tasks.task import (
   Interrupt,
@@ -17,6 +15,8 @@ from essl_jax.tasks.task import (
   progress,
   transformation_rows,
 )
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 
 class Classification:

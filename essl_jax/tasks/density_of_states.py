@@ -4,23 +4,21 @@ import functools
 import pathlib
 from typing import Any
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import networks as networks_lib
-from essl_jax import parallel, pictures
-from essl_jax import step as step_lib
 from essl_jax.data import Source
 from essl_jax.data.cells import FREQUENCIES, CellSource
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
   collapse,
+  pictures,
   regression,
   regressor,
   symmetry,
   transformation,
 )
 from essl_jax.evaluation.encoding import BATCH, Encoding
-from essl_jax.models import convolution
 from essl_jax.models import photonics as photonics_models
+from essl_jax.models.layers import convolution
 from essl_jax.tasks.task import (
   Interrupt,
   Measured,
@@ -29,6 +27,9 @@ from essl_jax.tasks.task import (
   progress,
   transformation_rows,
 )
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
 
 
 class DensityOfStates:

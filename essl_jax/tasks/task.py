@@ -5,10 +5,10 @@ import contextlib
 import pathlib
 from typing import Any, NamedTuple, Protocol
 
-from essl_jax import logs
-from essl_jax import step as step_lib
 from essl_jax.data import Source
 from essl_jax.evaluation.encoding import Interrupt
+from essl_jax.storage import logs
+from essl_jax.training import step as step_lib
 
 Rows = list[tuple[str, str]]
 

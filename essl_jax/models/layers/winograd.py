@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import xla_metadata
 import jax.numpy as jnp
 
-from essl_jax.models.filtering import (
+from essl_jax.models.layers.filtering import (
   F2,
   F4,
   Filtering,

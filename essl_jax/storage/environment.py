@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
     "device_kind": jax.devices()[0].device_kind,
     "device_count": jax.device_count(),
     "process_count": jax.process_count(),
-    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[1]),
+    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[2]),
   }
 
 

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.workdir import replace_bytes
+from essl_jax.storage.workdir import replace_bytes
 
 Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]

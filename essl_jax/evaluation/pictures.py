@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
 from essl_jax.photonics import density as density_lib
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 _IMAGES = 5  # rows of the sheet of views
 _COPIES = 8  # transformed ones of an image, shown at most

@@ -9,11 +9,15 @@ from typing import Any
 
 import jax
 
-from essl_jax import checkpoint, cpu, dispatch, logs, results, tasks, weights
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import preemption as preemption_lib
-from essl_jax import step as step_lib
+from essl_jax import tasks
+from essl_jax.devices import cpu
+from essl_jax.evaluation import results
+from essl_jax.storage import checkpoint, logs, weights
+from essl_jax.storage import preemption as preemption_lib
+from essl_jax.training import dispatch
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 
 def run(

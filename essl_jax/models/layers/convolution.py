@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax.models import winograd
+from essl_jax.models.layers import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]

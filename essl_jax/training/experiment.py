@@ -10,23 +10,16 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from essl_jax import (
-  augment,
-  config_warnings,
-  data,
-  methods,
-  optim,
-  parallel,
-  parameter_groups,
-  resolution,
-)
+from essl_jax import augment, config_warnings, data, methods, optim
 from essl_jax import config as config_lib
-from essl_jax import networks as networks_lib
-from essl_jax import step as step_lib
-from essl_jax import views as views_lib
 from essl_jax.data import arrays
+from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.models import convolution, dense
+from essl_jax.models.layers import convolution, dense
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import parameter_groups, resolution
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
 
 # Enough to hide the host; a run shows progress and stops between programs.
 _MOST_STEPS = 256

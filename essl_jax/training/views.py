@@ -9,11 +9,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from essl_jax import augment, data, resolution, transformations
+from essl_jax import augment, data, transformations
 from essl_jax import config as config_lib
-from essl_jax import networks as networks_lib
 from essl_jax.errors import UsageError
 from essl_jax.models import photonics
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import resolution
 
 
 class Views(NamedTuple):

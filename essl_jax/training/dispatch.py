@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax import experiment as experiment_lib
-from essl_jax import parallel, resolution
-from essl_jax import step as step_lib
+from essl_jax.devices import parallel
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import resolution
+from essl_jax.training import step as step_lib
 
 # `(state, left) -> (state, metrics, steps, is_new)`: does up to `left` steps,
 # with a program that `is_new` where it had to be compiled. The metrics of

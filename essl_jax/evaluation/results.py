@@ -10,11 +10,12 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import environment, logs, pictures, tasks, weights
-from essl_jax import experiment as experiment_lib
-from essl_jax import step as step_lib
-from essl_jax.evaluation import left_out
-from essl_jax.workdir import read_config, to_json
+from essl_jax import tasks
+from essl_jax.evaluation import left_out, pictures
+from essl_jax.storage import environment, logs, weights
+from essl_jax.storage.workdir import read_config, to_json
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
 
 
 def record_start(workdir: pathlib.Path, record: dict[str, float]) -> None:

@@ -9,10 +9,11 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from essl_jax import gradient_cache, losses, methods
-from essl_jax import networks as networks_lib
+from essl_jax import losses, methods
 from essl_jax import prediction as prediction_lib
-from essl_jax import views as views_lib
+from essl_jax.training import gradient_cache
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import views as views_lib
 
 Metrics = dict[str, jax.Array]
 

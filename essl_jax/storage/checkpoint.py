@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
-from essl_jax.workdir import check_config, local_path, read_config
+from essl_jax.storage.workdir import check_config, local_path, read_config
 
 __all__ = [
   "Checkpoints",

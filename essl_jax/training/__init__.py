@@ -1,0 +1,1 @@
+"""Pre-training: the loop, its step, and what they are made of."""
