@@ -29,10 +29,12 @@ from essl_jax.augment.geometry import (
   resized_crop,
   sample_crop_boxes,
 )
+from essl_jax.augment.request import ViewRequest, plain_view
 from essl_jax.augment.view import View, random_view
 
 __all__ = (
   "View",
+  "ViewRequest",
   "adjust_brightness",
   "adjust_contrast",
   "adjust_hue",
@@ -42,6 +44,7 @@ __all__ = (
   "horizontal_flip",
   "keys_by_place",
   "normalize",
+  "plain_view",
   "random_view",
   "resized_crop",
   "sample_crop_boxes",

@@ -88,7 +88,7 @@ class View:
     ValueError: a field is out of range; names it, its value and the range.
   """
 
-  size: int
+  size: int = 32
   scale: tuple[float, float] = (0.2, 1.0)
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
   interpolation: str = "bilinear"

@@ -16,7 +16,7 @@ CVPR 2016 (arXiv 1512.03385).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -119,6 +119,9 @@ class ResNet(_Layers):
     stem: `"cifar"` (3x3 convolution, stride 1) or `"imagenet"` (7x7, stride 2,
       then 3x3 max-pooling, stride 2).
     width: Channels of the first stage; the later ones double it.
+    blocks: Blocks of each stage, where they are not those of the depth, such as
+      (1, 1) for a network that compiles in seconds. The depth still says
+      whether they are bottlenecks.
     zero_init_last_norm: Start each block as the identity: scale 0 in its last
       batch norm.
     rematerialize: Keep only the blocks' inputs for the backward pass.
@@ -137,9 +140,10 @@ class ResNet(_Layers):
     (2, 128)
   """
 
-  depth: int = 18
-  stem: str = "imagenet"
+  depth: Literal[18, 34, 50, 101, 152] = 18
+  stem: Literal["cifar", "imagenet"] = "imagenet"
   width: int = 64
+  blocks: tuple[int, ...] | None = None
   zero_init_last_norm: bool = False
   rematerialize: bool = False
 
@@ -147,6 +151,11 @@ class ResNet(_Layers):
     if self.depth not in STAGES:
       raise ValueError(
         f"ResNet depth must be one of {sorted(STAGES)}, got {self.depth!r}."
+      )
+    if self.blocks is not None and not (self.blocks and min(self.blocks) > 0):
+      raise ValueError(
+        "ResNet blocks must be one or more positive numbers, got"
+        f" {self.blocks!r}."
       )
     if self.stem not in STEMS:
       raise ValueError(f"stem must be one of {STEMS}, got {self.stem!r}.")
@@ -157,8 +166,10 @@ class ResNet(_Layers):
   @property
   def num_features(self) -> int:
     """Size F of the features: 8 or (bottlenecks) 32 times the width."""
+    stages = len(self.blocks or STAGES[self.depth][0])
     bottleneck = STAGES[self.depth][1]
-    return self.width * 8 * (BOTTLENECK_EXPANSION if bottleneck else 1)
+    expansion = BOTTLENECK_EXPANSION if bottleneck else 1
+    return self.width * 2 ** (stages - 1) * expansion
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -188,7 +199,7 @@ class ResNet(_Layers):
 
     run = nn.remat(run) if self.rematerialize and train else run
     blocks_per_stage, bottleneck = STAGES[self.depth]
-    for stage, blocks in enumerate(blocks_per_stage):
+    for stage, blocks in enumerate(self.blocks or blocks_per_stage):
       for block in range(blocks):
         residual = ResidualBlock(
           dtype=self.dtype,
@@ -202,3 +213,6 @@ class ResNet(_Layers):
         )
         x = run(residual, x)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+PART = ResNet

@@ -1,33 +1,21 @@
-"""The networks of a run: an encoder and the heads that its config asks for."""
+"""The networks of a run: an encoder and the heads that its parts ask for."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+import functools
+import inspect
+from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import config as config_lib
-from essl_jax import prediction as prediction_lib
-from essl_jax.models import heads, photonics, resnet
+from essl_jax.config import parts
+from essl_jax.errors import UsageError
 
-
-class Outputs(NamedTuple):
-  """What the networks make of one batch.
-
-  Attributes:
-    projections: of views 1 and 2, each [N, D]; empty without a projector.
-    predictions: of views 1 and 2, each [N, D]; empty without a predictor.
-    logits: [M, elements] of the transformed third view; None for a baseline.
-    class_logits: [N, classes] of view 1; None without an online classifier.
-  """
-
-  projections: tuple[jax.Array, ...] = ()
-  predictions: tuple[jax.Array, ...] = ()
-  logits: jax.Array | None = None
-  class_logits: jax.Array | None = None
+Views = Mapping[str, jax.Array]
+"""Normalised images [N, H, W, C] by the name of their view."""
 
 
 class Networks(nn.Module):
@@ -35,68 +23,83 @@ class Networks(nn.Module):
 
   Attributes:
     encoder: images [N, H, W, C] to features [N, F].
-    projector: features to projections, for the SSL loss; None without one.
-    predictor: projections to predictions (SimSiam), or None.
-    transformation_head: features to scores of group elements, or None for a
-      baseline.
-    classifier: features to scores of classes, trained alongside, or None.
+    method: whose heads and `forward` follow the encoder.
+    terms: likewise, in order.
+    common: what all heads are made with; see `Method.make_heads`.
+    is_target: a target network, with the heads that one has.
   """
 
   encoder: nn.Module
-  projector: nn.Module | None = None
-  predictor: nn.Module | None = None
-  transformation_head: nn.Module | None = None
-  classifier: nn.Module | None = None
+  method: Any
+  terms: tuple[Any, ...] = ()
+  common: Mapping[str, Any] = {}  # noqa: RUF012 - Flax freezes it
+  is_target: bool = False
+
+  def setup(self) -> None:
+    """Makes the heads under the names that their parts give them."""
+    made: dict[str, nn.Module] = {}
+    for part in (self.method, *self.terms):
+      for name, head in part.make_heads(**self.common).items():
+        if name in made or name == "encoder":
+          raise UsageError(
+            f"{type(part).__name__} has a head {name}, as another part has:"
+            " rename it"
+          )
+        if not self.is_target or name in (self.method.target_heads or ()):
+          made[name] = head
+    for name, head in made.items():
+      setattr(self, name, head)
+    self._names = tuple(made)
 
   def __call__(
-    self,
-    view1: chex.Array | None,
-    view2: chex.Array | None,
-    transformed: chex.Array | None,
-    partners: chex.Array | None = None,
-    *,
-    train: bool,
-  ) -> Outputs:
+    self, views: Views, targets: Mapping[str, Any], *, train: bool
+  ) -> tuple[Any, ...]:
     """Runs the passes in the order in which they move running statistics.
 
     Args:
-      view1: [N, H, W, C]; not looked at without a projector.
-      view2: like `view1`.
-      transformed: [K N, h, w, C]; not looked at without a head for it.
-      partners: of a relative prediction; see `prediction.Transformed`.
+      views: in the order in which they are encoded.
+      targets: what their transforms have returned, by name.
       train: batch norms use the batch's statistics and move the running ones.
 
     Returns:
-      The outputs.
+      What the method's `forward` returns, then each term's.
     """
-    projections: tuple[jax.Array, ...] = ()
-    predictions: tuple[jax.Array, ...] = ()
-    logits = class_logits = None
-    if self.projector is not None:
-      features = [self.encoder(view, train=train) for view in (view1, view2)]
-      projections = tuple(self.projector(f, train=train) for f in features)
-      if self.predictor is not None:
-        predictions = tuple(self.predictor(z, train=train) for z in projections)
-      if self.classifier is not None:
-        class_logits = self.classifier(lax.stop_gradient(features[0]))
-    if self.transformation_head is not None:
-      logits = self.predict_transformation(transformed, partners, train=train)
-    return Outputs(projections, predictions, logits, class_logits)
+    features = self.encode(views, train=train)
+    heads = self._heads(train)
+    if self.is_target:
+      return (self.method.forward_target(heads, features),)
+    own = self.method.forward(heads, features)
+    return own, *(x.forward(heads, features, targets) for x in self.terms)
 
-  def predict_transformation(
-    self,
-    transformed: chex.Array | None,
-    partners: chex.Array | None = None,
-    *,
-    train: bool,
-  ) -> jax.Array:
-    """Scores of group elements, [K N, elements]; arguments as above."""
-    if self.transformation_head is None:
-      raise ValueError("these networks have no transformation head")
-    features = self.encoder(transformed, train=train)
-    if partners is not None:
-      features = prediction_lib.pair_features(features, partners)
-    return self.transformation_head(features, train=train)
+  def encode(self, views: Views, *, train: bool) -> dict[str, jax.Array]:
+    """The features [N, F] of each view."""
+    encode = bind(self.encoder, train)
+    return {name: encode(images) for name, images in views.items()}
+
+  def ask_term(
+    self, number: int, views: Views, targets: Mapping[str, Any], *, train: bool
+  ) -> Any:
+    """What the `forward` of one term returns; arguments as for a call."""
+    features = self.encode(views, train=train)
+    return self.terms[number].forward(self._heads(train), features, targets)
+
+  def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
+    return {name: bind(getattr(self, name), train) for name in self._names}
+
+
+def bind(module: nn.Module, train: bool) -> Callable[..., Any]:
+  """A module as a function of its input alone.
+
+  Args:
+    module: whose call may have an argument `train`.
+    train: what it is.
+
+  Returns:
+    The function.
+  """
+  if "train" in inspect.signature(type(module).__call__).parameters:
+    return functools.partial(module, train=train)
+  return module
 
 
 def make_encoder(
@@ -104,47 +107,42 @@ def make_encoder(
   *,
   axis_name: str | None = None,
   conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+  dot_general: Callable[..., jax.Array] = lax.dot_general,
 ) -> nn.Module:
-  """Builds the encoder alone; arguments as for `make_networks`."""
-  common: dict[str, Any] = {
-    "width": config.model.width,
-    "conv_general_dilated": conv_general_dilated,
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-  }
-  if config.model.name == "photonic_cnn":
-    return photonics.PhotonicCNN(**common)
-  return resnet.ResNet(
-    depth=config.model.depth,
-    stem=config.model.stem,
-    zero_init_last_norm=config.model.zero_init_last_norm,
-    rematerialize=config.model.rematerialize,
-    **common,
-  )
-
-
-def make_prediction(config: config_lib.Config) -> prediction_lib.Prediction:
-  """What the transformation head of a config is asked.
+  """Builds the encoder of a config.
 
   Args:
-    config: of any run.
+    config: of the run.
+    axis_name: mapped axis over which batch norms share statistics.
+    conv_general_dilated: the convolution; see `models.resnet`.
+    dot_general: the products; see `models.heads`.
 
   Returns:
-    The prediction.
+    The module; it gets those of these arguments and the `dtype` that it has
+    attributes for.
 
   Raises:
-    ValueError: what `config.equivariance` asks for does not exist.
+    UsageError: its fields make no network.
   """
-  settings = config.equivariance
-  return prediction_lib.make(
-    settings.group, heads=settings.heads, relative=settings.relative
-  )
+  kind = parts.ENCODER.find(config.encoder.name)
+  provided = {
+    "dtype": jnp.dtype(config.precision),
+    "axis_name": axis_name,
+    "conv_general_dilated": conv_general_dilated,
+    "dot_general": dot_general,
+  }
+  there = inspect.signature(kind).parameters
+  given = {name: x for name, x in provided.items() if name in there}
+  try:
+    return kind(**config_lib.encoder_fields(config), **given)
+  except (ValueError, TypeError) as error:
+    raise UsageError(f"config.encoder: {error}") from error
 
 
 def make_networks(
   config: config_lib.Config,
+  terms: Iterable[Any] | None = None,
   *,
-  num_classes: int | None = None,
   axis_name: str | None = None,
   conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
   dot_general: Callable[..., jax.Array] = lax.dot_general,
@@ -152,54 +150,33 @@ def make_networks(
   """Builds the encoder and the heads that a config describes.
 
   Args:
-    config: a config that `methods.check` has accepted.
-    num_classes: of the labels, for the online classifier.
-    axis_name: mapped axis over which batch norm is synchronised.
-    conv_general_dilated: the convolution; see `models.resnet`.
-    dot_general: the heads' products; see `models.heads`.
+    config: of the run.
+    terms: the active ones, from `active_terms`, which is the default.
+    axis_name: as of `make_encoder`, like the others.
+    conv_general_dilated: the convolution.
+    dot_general: the heads' products.
 
   Returns:
     The networks.
   """
-  common: dict[str, Any] = {
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-    "dot_general": dot_general,
-  }
   encoder = make_encoder(
-    config, axis_name=axis_name, conv_general_dilated=conv_general_dilated
+    config,
+    axis_name=axis_name,
+    conv_general_dilated=conv_general_dilated,
+    dot_general=dot_general,
   )
-  projector = None
-  if config.method != "none":
-    projector = heads.projector(
-      config.projector.widths,
-      last_norm=config.projector.last_norm,
-      bias=config.projector.bias,
-      **common,
-    )
-  predictor = None
-  if config.predictor_hidden is not None and projector is not None:
-    predictor = heads.predictor(
-      config.predictor_hidden, config.projector.widths[-1], **common
-    )
-  head = None
-  if config.equivariance.weight > 0:
-    head = heads.transformation_head(
-      config.equivariance.hidden_widths,
-      make_prediction(config).heads,
-      last_hidden_relu=config.equivariance.last_hidden_relu,
-      hidden_norm=config.equivariance.hidden_norm,
-      **common,
-    )
-  classifier = None
-  if config.online_classifier:
-    if num_classes is None:
-      raise ValueError("an online classifier needs num_classes")
-    classifier = heads.classifier(num_classes, dtype=common["dtype"])
   return Networks(
     encoder=encoder,
-    projector=projector,
-    predictor=predictor,
-    transformation_head=head,
-    classifier=classifier,
+    method=config_lib.method(config),
+    terms=tuple(active_terms(config) if terms is None else terms),
+    common={
+      "dtype": jnp.dtype(config.precision),
+      "axis_name": axis_name,
+      "dot_general": dot_general,
+    },
   )
+
+
+def active_terms(config: config_lib.Config) -> list[Any]:
+  """The equivariance terms of a config whose weight is not 0."""
+  return [term for term in config_lib.terms(config) if term.weight]

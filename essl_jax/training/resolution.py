@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from essl_jax import augment
 from essl_jax import config as config_lib
 
 _MULTIPLE = 4  # the halvings of an encoder then lose little at the borders
@@ -42,16 +43,17 @@ def at_epoch(
   for begin, value in views.resolution:
     if epoch >= first_epoch(begin, epochs):
       fraction = value
-  scale = lambda view: dataclasses.replace(
-    view, size=scaled_size(view.size, fraction)
-  )
-  return dataclasses.replace(
-    views,
-    first=scale(views.first),
-    second=scale(views.second),
-    third=scale(views.third),
-    resolution=(),
-  )
+  scaled = {
+    name: dataclasses.replace(view, size=scaled_size(view.size, fraction))
+    for name, view in by_name(views).items()
+  }
+  return dataclasses.replace(views, resolution=(), **scaled)
+
+
+def by_name(views: config_lib.Views) -> dict[str, augment.View]:
+  """The views of a config by name."""
+  found = {x.name: getattr(views, x.name) for x in dataclasses.fields(views)}
+  return {k: x for k, x in found.items() if isinstance(x, augment.View)}
 
 
 def first_epoch(begin: float, epochs: int) -> int:
@@ -84,7 +86,8 @@ def describe(views: config_lib.Views, epochs: int) -> list[str]:
   if not views.resolution:
     return []
   parts = [
-    f"{at.first.size}, {at.second.size}, {at.third.size} from epoch {epoch + 1}"
+    ", ".join(str(view.size) for view in by_name(at).values())
+    + f" from epoch {epoch + 1}"
     for epoch, at in stages(views, epochs)
   ]
-  return [f"pixels of the three views: {'; '.join(parts)}"]
+  return [f"pixels of the views {', '.join(by_name(views))}: {'; '.join(parts)}"]

@@ -1,21 +1,24 @@
 """The train step: a pure function of one device's share of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
 
-from essl_jax import losses, methods
-from essl_jax import prediction as prediction_lib
+from essl_jax.augment import ViewRequest
+from essl_jax.methods.method import Outputs
 from essl_jax.training import gradient_cache
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
 
 Metrics = dict[str, jax.Array]
+_NETWORKS_KEY = 2**31 - 1  # no image of a step has this number
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -27,6 +30,8 @@ class TrainState(flax.struct.PyTreeNode):
     params: float32 parameters by network.
     batch_stats: float32 running statistics by network.
     opt_state: the optimiser's.
+    target: `params` and `batch_stats` of the target network; None without one.
+    extra: the method's own state; None without any.
   """
 
   step: jax.Array
@@ -34,57 +39,97 @@ class TrainState(flax.struct.PyTreeNode):
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
+  target: Any = None
+  extra: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What is trained, of one device's share or of all.
+
+  Attributes:
+    networks: from `networks.make_networks`.
+    optimizer: of the networks' parameters.
+    schedule: the learning rate, for the metrics.
+    method_views: the names of the views that the method asks for.
+    total_steps: of the whole training.
+    micro_batches: how many parts the networks see a device's images in; see
+      `gradient_cache`.
+    axis_name: mapped axis, or None on a single device.
+  """
+
+  networks: networks_lib.Networks
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  method_views: tuple[str, ...] = ("first", "second")
+  total_steps: int = 1
+  micro_batches: int = 1
+  axis_name: str | None = None
+
+  @property
+  def target(self) -> networks_lib.Networks | None:
+    """The target network; None without one."""
+    if self.networks.method.target_heads is None:
+      return None
+    return self.networks.clone(is_target=True, terms=())
+
+  def mean(self, tree: Any) -> Any:
+    """Averages over devices."""
+    return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
 
 def create_state(
-  networks: networks_lib.Networks,
-  optimizer: optax.GradientTransformation,
+  problem: Problem,
   *,
   seed: int,
-  image_shape: tuple[int, int, int],
-  relative: bool = False,
+  requests: Sequence[ViewRequest],
+  channels: int = 3,
 ) -> TrainState:
   """Initial parameters, statistics and optimiser state, from the seed alone.
 
   Args:
-    networks: from `networks.make_networks`.
-    optimizer: of the networks' parameters.
+    problem: what is trained.
     seed: a non-negative integer.
-    image_shape: (H, W, C) of a view; parameters do not depend on H and W.
-    relative: whether the transformation head compares two copies.
+    requests: the views; see `views.union`.
+    channels: of the images.
 
   Returns:
     The state at step 0.
   """
 
   def init(seed: jax.Array) -> TrainState:
-    image = jnp.zeros((2, *image_shape))
-    partners = jnp.zeros((1, 2), jnp.int32) if relative else None
-    variables = networks.init(
-      jax.random.key(seed), image, image, image, partners, train=False
+    views = views_lib.blank(requests, channels)
+    variables = problem.networks.init(
+      jax.random.key(seed), views.images, views.targets, train=False
     )
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    method, target = problem.networks.method, None
+    if method.target_heads is not None:
+      target = {
+        "params": _of_target(params, method),
+        "batch_stats": _of_target(batch_stats, method),
+      }
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       seed=seed,
-      params=variables["params"],
-      batch_stats=variables["batch_stats"],
-      opt_state=optimizer.init(variables["params"]),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=problem.optimizer.init(params),
+      target=target,
+      extra=method.initial_extra(params),
     )
 
   return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
 
 
+def _of_target(tree: Any, method: Any) -> dict[str, Any]:
+  """The encoder's part of a tree, and those of the target's heads."""
+  names = ("encoder", *method.target_heads)
+  return {name: tree[name] for name in names if name in tree}
+
+
 def make_train_step(
-  networks: networks_lib.Networks,
-  ssl_loss: methods.SslLoss,
-  optimizer: optax.GradientTransformation,
-  schedule: optax.Schedule,
-  prepare: views_lib.Prepare,
-  *,
-  equivariance_weight: float,
-  prediction: prediction_lib.Prediction | None = None,
-  micro_batches: int = 1,
-  axis_name: str | None = None,
+  problem: Problem, prepare: views_lib.Prepare
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
@@ -92,131 +137,138 @@ def make_train_step(
   loss, gradients and statistics of one device with the whole batch.
 
   Args:
-    networks: with batch norm over the same `axis_name`.
-    ssl_loss: from `methods.make_loss` for the same `axis_name`.
-    optimizer: of the networks' parameters.
-    schedule: the learning rate, for the metrics.
+    problem: what is trained, with batch norm over the same `axis_name`.
     prepare: makes the views of a batch; see `views.make_views`.
-    equivariance_weight: lambda.
-    prediction: what the transformation head is asked; None for a baseline.
-    micro_batches: how many parts the networks see a device's images in; see
-      `gradient_cache`.
-    axis_name: mapped axis, or None on a single device.
-
-  Raises:
-    ValueError: a weight for a prediction that is not given.
 
   Returns:
     The step. Its metrics are float32 scalars, equal on all devices: `loss`,
-    `loss_ssl`, `loss_equivariance` and `equivariance_accuracy` (percent; not
-    for a baseline), `loss_online` and `online_top1` (percent; of an online
-    classifier), `gradient_norm`, `learning_rate` and `embedding_std` (not
-    where only the transformation is predicted).
+    `loss_ssl`, what the method adds, `loss_<section>` and more of each term,
+    `gradient_norm` and `learning_rate`.
   """
-  if equivariance_weight and prediction is None:
-    raise ValueError(
-      f"equivariance_weight {equivariance_weight} needs a prediction"
-    )
-  mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
-
-  def forward(
-    params: Any, batch_stats: Any, views: views_lib.Views
-  ) -> tuple[Any, Any]:
-    outputs, updates = networks.apply(
-      {"params": params, "batch_stats": batch_stats},
-      views.first,
-      views.second,
-      views.transformed,
-      views.partners,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return outputs, updates["batch_stats"]
-
-  @jax.named_scope("losses")
-  def objective(
-    outputs: networks_lib.Outputs, views: views_lib.Views
-  ) -> tuple[jax.Array, Metrics]:
-    loss = ssl_loss(outputs)
-    metrics = {"loss_ssl": loss}
-    if prediction is not None and outputs.logits is not None:
-      term = prediction.loss(outputs.logits, views.labels)
-      loss = loss + equivariance_weight * term
-      hits = prediction.classify(outputs.logits) == views.labels
-      metrics["loss_equivariance"] = term
-      metrics["equivariance_accuracy"] = 100 * jnp.mean(hits)
-    metrics["loss"] = loss
-    if views.classes is not None and outputs.class_logits is not None:
-      # No gradient of this term reaches the encoder.
-      term = losses.transformation_prediction(
-        outputs.class_logits, views.classes
-      )
-      loss = loss + term
-      hits = outputs.class_logits.argmax(-1) == views.classes
-      metrics["loss_online"] = term
-      metrics["online_top1"] = 100 * jnp.mean(hits)
-    return loss, metrics
+  method, terms = problem.networks.method, problem.networks.terms
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
     # Scopes name the operations for a profile; they compute nothing.
     with jax.named_scope("augmentation"):
       views = prepare(state, batch)
+    # Views may hold transformed copies alone, several of each image.
+    examples = min(x.shape[0] for x in jax.tree.leaves(batch))
+
+    def outputs_of(found: Any) -> Outputs:
+      own, target = found[0][0], found[1]
+      return Outputs(own, target, state.extra, state.step, problem.total_steps)
+
+    @jax.named_scope("losses")
+    def objective(found: Any) -> tuple[jax.Array, Metrics]:
+      loss = method.loss(outputs_of(found), axis_name=problem.axis_name)
+      metrics = {"loss_ssl": loss}
+      asides = []
+      for term, outputs in zip(terms, found[0][1:], strict=True):
+        value, more = term.loss(
+          outputs, views.targets, axis_name=problem.axis_name
+        )
+        metrics |= {f"loss_{term.section}": value, **more}
+        if term.is_aside:
+          asides.append(term.weight * value)
+        else:
+          loss = loss + term.weight * value
+      metrics["loss"] = loss
+      return sum(asides, loss), metrics
+
     # The local loss is differentiated, then averaged; see `losses`.
-    gradients, metrics, outputs, batch_stats = gradient_cache.gradients(
-      forward,
-      lambda outputs: objective(outputs, views),
+    gradients, metrics, found, statistics = gradient_cache.gradients(
+      _make_forward(problem, state),
+      objective,
       state.params,
-      state.batch_stats,
-      views,
-      # Views may hold transformed copies alone, several of each image.
-      examples=min(x.shape[0] for x in jax.tree.leaves(batch)),
-      micro_batches=micro_batches,
+      (state.batch_stats, state.target and state.target["batch_stats"]),
+      (views, _places(examples, problem.axis_name)),
+      examples=examples,
+      micro_batches=problem.micro_batches,
     )
     with jax.named_scope("exchange"):
-      gradients, metrics = mean(gradients), mean(metrics)
+      gradients, metrics = problem.mean(gradients), problem.mean(metrics)
     with jax.named_scope("optimizer"):
-      updates, opt_state = optimizer.update(
+      updates, opt_state = problem.optimizer.update(
         gradients, state.opt_state, state.params
       )
       params = optax.apply_updates(state.params, updates)
+      params, extra = method.after_update(
+        params, outputs_of(found), axis_name=problem.axis_name
+      )
     with jax.named_scope("metrics"):
       metrics["gradient_norm"] = optax.tree.norm(gradients)
-      metrics["learning_rate"] = schedule(state.step)
-      if outputs.projections:
-        metrics["embedding_std"] = embedding_std(outputs.projections[0], mean)
+      metrics["learning_rate"] = problem.schedule(state.step)
+      metrics |= method.metrics(outputs_of(found), problem.mean)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
-      batch_stats=batch_stats,
+      batch_stats=statistics[0],
       opt_state=opt_state,
+      target=_move_target(problem, state, params, statistics[1]),
+      extra=extra,
     )
     return new_state, metrics
 
   return train_step
 
 
-def embedding_std(
-  embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
-) -> jax.Array:
-  """Mean per-dimension deviation of unit-length embeddings [N, D].
+def _places(examples: int, axis_name: str | None) -> jax.Array:
+  """The place of each image in the global batch, int32 [N]."""
+  first = 0 if axis_name is None else lax.axis_index(axis_name) * examples
+  return first + jnp.arange(examples, dtype=jnp.int32)
 
-  1/sqrt(D) where they spread over the sphere, 0 where they have collapsed.
 
-  Args:
-    embeddings: [N, D].
-    mean: averages over devices.
+def _make_forward(problem: Problem, state: TrainState) -> gradient_cache.Forward:
+  """The networks, and beside them the target's, on any number of examples."""
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+  key = jax.random.fold_in(key, _NETWORKS_KEY)
+  target = problem.target
 
-  Returns:
-    A float32 scalar.
+  def forward(params: Any, statistics: Any, inputs: Any) -> tuple[Any, Any]:
+    views, places = inputs
+    rngs = {"dropout": jax.random.fold_in(key, places[0])}
+    own, updates = problem.networks.apply(
+      {"params": params, "batch_stats": statistics[0]},
+      views.images,
+      views.targets,
+      train=True,
+      mutable=["batch_stats"],
+      rngs=rngs,
+    )
+    moved = updates.get("batch_stats", {})
+    if target is None:
+      return (own, None), (moved, statistics[1])
+    assert state.target is not None
+    asked = {x: views.images[x] for x in problem.method_views}
+    (found,), updates = target.apply(
+      {"params": state.target["params"], "batch_stats": statistics[1]},
+      asked,
+      {},
+      train=True,
+      mutable=["batch_stats"],
+      rngs=rngs,
+    )
+    found = lax.stop_gradient(found)
+    return (own, found), (moved, updates.get("batch_stats", {}))
 
-  Reference:
-    Chen and He 2021 (arXiv 2011.10566), figure 2.
-  """
-  z = embeddings.astype(jnp.float32)
-  z = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
-  moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)))
-  variance = jnp.maximum(moments[1] - moments[0] ** 2, 0)
-  return jnp.mean(jnp.sqrt(variance))
+  return forward
+
+
+@jax.named_scope("target")
+def _move_target(
+  problem: Problem, state: TrainState, params: Any, batch_stats: Any
+) -> Any:
+  """The target network after a step; None without one."""
+  if state.target is None:
+    return None
+  method = problem.networks.method
+  part = method.target_momentum(state.step, problem.total_steps)
+  moved = jax.tree.map(
+    lambda old, new: part * old + (1 - part) * new,
+    state.target["params"],
+    _of_target(params, method),
+  )
+  return {"params": moved, "batch_stats": batch_stats}
 
 
 def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
@@ -230,16 +282,20 @@ def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
     [N, H, W, C]; features float32 [N, F] in evaluation mode.
   """
 
+  def run(module: Any, images: jax.Array) -> jax.Array:
+    return networks_lib.bind(module, train=False)(images)
+
+  apply = nn.apply(run, encoder)
+
   def encode(variables: Any, images: jax.Array) -> jax.Array:
-    features = encoder.apply(variables, images, train=False)
-    return features.astype(jnp.float32)
+    return apply(variables, images).astype(jnp.float32)
 
   return encode
 
 
 def encoder_variables(state: TrainState) -> dict[str, Any]:
   """The encoder's parameters and statistics out of a train state."""
-  return {
-    "params": state.params["encoder"],
-    "batch_stats": state.batch_stats["encoder"],
-  }
+  found = {"params": state.params["encoder"]}
+  if "encoder" in state.batch_stats:
+    found["batch_stats"] = state.batch_stats["encoder"]
+  return found

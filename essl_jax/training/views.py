@@ -1,40 +1,37 @@
-"""What a step sees of its images: two views for SSL, transformed copies."""
+"""What a step sees of its images: the views that its parts ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
+import zlib
 
 import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from essl_jax import augment, data, transformations
+from essl_jax import augment, transformations
 from essl_jax import config as config_lib
+from essl_jax.augment import ViewRequest
 from essl_jax.errors import UsageError
-from essl_jax.models import photonics
-from essl_jax.training import networks as networks_lib
 from essl_jax.training import resolution
+
+# Views whose draws are parts 0 to 2 of an image's key, the third's transform 3.
+_NUMBERED = ("first", "second", "transformed")
 
 
 class Views(NamedTuple):
-  """What one step sees of its images, normalised float32.
+  """What one step sees of its images.
 
   Attributes:
-    first: [N, H, W, C]; None where only the transformation is predicted.
-    second: like `first`.
-    transformed: [K N, h, w, C] under group elements; None for a baseline.
-    labels: int32 [K N], which element; None for a baseline.
-    partners: int32 [N, K] for a relative prediction; see `prediction`.
-    classes: int32 [N] of the images; None without an online classifier.
+    images: normalised float32 [K N, H, W, C] by view, in the order in which
+      they are encoded; the first copy of all images, then the second, ...
+    targets: what the views' transforms have returned, by view; and under
+      `label` the classes of the images, int32 [N], where a term asks for them.
   """
 
-  first: chex.Array | None = None
-  second: chex.Array | None = None
-  transformed: chex.Array | None = None
-  labels: chex.Array | None = None
-  partners: chex.Array | None = None
-  classes: chex.Array | None = None
+  images: Mapping[str, chex.Array]
+  targets: Mapping[str, Any] = {}
 
 
 Prepare = Callable[[Any, dict[str, jax.Array]], Views]
@@ -51,68 +48,151 @@ def image_keys(
   return augment.keys_by_place(jax.random.fold_in(key, step), n, first)
 
 
-def make_views(
-  config: config_lib.Config, axis_name: str | None = None
-) -> Prepare:
-  """The function that augments a batch and transforms its third view.
+def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
+  """All views that a method and its terms ask for, each once.
 
   Args:
-    config: the run's config.
+    parts: the method, then its terms.
+    views: `config.views`.
+
+  Returns:
+    The requests in the order in which they are encoded.
+
+  Raises:
+    UsageError: two parts ask for different views of one name, or a draw is
+      shared with a view that nobody asks for.
+  """
+  found: dict[str, ViewRequest] = {}
+  for part in parts:
+    for request in part.requests(views):
+      if found.setdefault(request.name, request) != request:
+        raise UsageError(
+          f"{type(part).__name__} asks for another view {request.name!r} than"
+          " a part before it: give it another name"
+        )
+  for request in found.values():
+    if request.draw_of is not None and request.draw_of not in found:
+      raise UsageError(
+        f"the view {request.name!r} shares the draw of {request.draw_of!r},"
+        f" which nobody asks for; there are: {', '.join(found)}"
+      )
+  return list(found.values())
+
+
+def make_views(
+  requests: Sequence[ViewRequest],
+  axis_name: str | None = None,
+  *,
+  labels: bool = False,
+) -> Prepare:
+  """The function that draws the views of a batch.
+
+  Args:
+    requests: from `union`.
     axis_name: mapped axis of the step.
+    labels: whether the images' classes are handed on.
 
   Returns:
     `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
     named `image`, of which the views are cropped here, or one [N, size, size,
-    3] for each view by its name, cropped by the host. An online classifier
-    wants `label` as well, int32 [N].
+    3] for each view by its name, cropped by the host; and `label`, int32 [N],
+    where it is asked for.
   """
-  equivariance = config.equivariance
-  prediction = networks_lib.make_prediction(config)
 
   def prepare(state: Any, batch: dict[str, jax.Array]) -> Views:
     n = next(iter(batch.values())).shape[0]
-    key = jax.random.key(state.seed)
-    keys = image_keys(key, state.step, n, axis_name)
+    keys = image_keys(jax.random.key(state.seed), state.step, n, axis_name)
     purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
-
-    def draw(number: int, name: str, **options: Any) -> jax.Array:
-      view = getattr(config.views, name)
-      images = batch["image"] if "image" in batch else batch[name]
-      return augment.random_view(
-        purposes[:, number], images, view, crop="image" in batch, **options
+    images, targets = {}, {}
+    for request in requests:
+      view, name = request.view, request.draw_of or request.name
+      crop = "image" in batch
+      drawn = augment.random_view(
+        _draw_keys(keys, purposes, name),
+        batch["image"] if crop else batch[name],
+        view,
+        crop=crop,
+        extra=request.extra,
+        normalized=False,
       )
-
-    views = Views()
-    if config.method != "none":
-      extra = config.views.extra
-      first, second = (
-        draw(0, "first", extra=extra),
-        draw(1, "second", extra=extra),
-      )
-      views = views._replace(first=first, second=second)
-    if config.online_classifier:
-      views = views._replace(classes=batch.get("label"))
-    if equivariance.weight == 0:
-      return views
-    transform = prediction.random_elements
-    if equivariance.all_elements:
-      transform = prediction.all_elements
-    copies = transform(draw(2, "third", normalized=False), purposes[:, 3])
-    third = config.views.third
-    return views._replace(
-      transformed=augment.normalize(copies.images, third.mean, third.std),
-      labels=copies.labels,
-      partners=copies.partners,
-    )
+      if request.transform is not None:
+        own = _transform_keys(keys, purposes, request.name)
+        drawn, targets[request.name] = request.transform(drawn, own)
+      images[request.name] = augment.normalize(drawn, view.mean, view.std)
+    if labels:
+      targets["label"] = batch["label"]
+    return Views(images, targets)
 
   return prepare
 
 
-def check(config: config_lib.Config, source: data.Source) -> None:
+def _draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
+  """Keys [N] of a view's draw, whatever other views there are."""
+  if name in _NUMBERED:
+    return purposes[:, _NUMBERED.index(name)]
+  return _keys_by_name(keys, f"draw of {name}")
+
+
+def _transform_keys(
+  keys: jax.Array, purposes: jax.Array, name: str
+) -> jax.Array:
+  if name == _NUMBERED[-1]:
+    return purposes[:, len(_NUMBERED)]
+  return _keys_by_name(keys, f"transform of {name}")
+
+
+def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
+  number = zlib.crc32(name.encode())
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def blank(requests: Sequence[ViewRequest], channels: int) -> Views:
+  """Views of two images of zeros, for parameters to be made from."""
+  images, targets = {}, {}
+  keys = jax.random.split(jax.random.key(0), 2)
+  for request in requests:
+    size = request.view.size
+    zeros = jnp.zeros((2, size, size, channels))
+    if request.transform is not None:
+      shapes = jax.eval_shape(request.transform, zeros, keys)
+      zeros, targets[request.name] = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), shapes
+      )
+    images[request.name] = zeros
+  return Views(images, targets)
+
+
+def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
+  """What the host crops of images that differ in size, by request.
+
+  Args:
+    requests: from `union`.
+
+  Returns:
+    One view for each draw.
+
+  Raises:
+    UsageError: two views share a draw and differ, which the host cannot do.
+  """
+  found = {x.name: x.view for x in requests if x.draw_of is None}
+  for request in requests:
+    if request.draw_of and found[request.draw_of] != request.view:
+      raise UsageError(
+        f"the views {request.name!r} and {request.draw_of!r} share a draw and"
+        " differ, which needs images of one size: these differ and are cropped"
+        " by the host"
+      )
+  return found
+
+
+def check(
+  config: config_lib.Config, parts: Sequence[Any], source: Any
+) -> None:
   """Refuses views and networks that the images do not fit.
 
   Args:
     config: of the run.
+    parts: the method and the active terms.
     source: of the images.
 
   Raises:
@@ -120,46 +200,34 @@ def check(config: config_lib.Config, source: data.Source) -> None:
   """
   if config.views.resolution and source.differs_in_size:
     raise UsageError(
-      "config.views.resolution wants images that the devices crop, and those of"
+      "config.views.resolution needs images that the devices crop, and those of"
       f" {config.data.name} differ in size and are cropped by the host: leave"
       " it empty"
     )
   full = dataclasses.replace(config.views, resolution=())
   stages = resolution.stages(config.views, config.epochs)
+  names = dict.fromkeys(
+    ["first", "second", *(x for part in parts for x in part.views)]
+  )
+  channels = source.image_shape[2]
   # Evaluation draws the views at their full sizes.
   for views in dict.fromkeys([full, *(views for _, views in stages)]):
-    stage = dataclasses.replace(config, views=views)
-    _check_stage(stage, source.image_shape[2])
+    for name in names:
+      try:
+        getattr(views, name).check_channels(channels)
+      except ValueError as error:
+        raise UsageError(f"config.views.{name}: {error}") from error
+      _check_groups(views, name, channels)
+    for part in parts:
+      _check_transforms(part, views, channels)
 
 
-def _check_stage(config: config_lib.Config, channels: int) -> None:
-  for name in ("first", "second", "third"):
-    # Evaluation draws the first two whatever the method.
-    if name == "third" and config.equivariance.weight == 0:
-      continue
-    view = getattr(config.views, name)
-    try:
-      view.check_channels(channels)
-    except ValueError as error:
-      raise UsageError(f"config.views.{name}: {error}") from error
-    _check_groups(config, name, channels)
-    needed = (photonics.SIDE, 1)
-    if config.model.name == "photonic_cnn" and (view.size, channels) != needed:
-      raise UsageError(
-        f"config.model.name=photonic_cnn sees {photonics.SIDE} x"
-        f" {photonics.SIDE} pixels of one channel, and config.views.{name} of"
-        f" these images has {view.size} x {view.size} of {channels}"
-      )
-
-
-def _check_groups(config: config_lib.Config, name: str, channels: int) -> None:
+def _check_groups(views: Any, name: str, channels: int) -> None:
   """Refuses transformations that a view's images cannot undergo."""
-  view = getattr(config.views, name)
+  view = getattr(views, name)
   drawn = [*view.groups]
-  if name == "third":
-    drawn.append(config.equivariance.group)
-  elif config.views.extra is not None:
-    drawn.append(config.views.extra)
+  if name in _NUMBERED[:2] and views.extra is not None:
+    drawn.append(views.extra)
   image = jax.ShapeDtypeStruct((1, view.size, view.size, channels), jnp.float32)
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   for group in drawn:
@@ -169,7 +237,27 @@ def _check_groups(config: config_lib.Config, name: str, channels: int) -> None:
       if isinstance(found, transformations.TransformationGroup):
         found.check_elements()
     except ValueError as error:
-      raise UsageError(
-        f"config.views.{name}, {group}: {error}: set"
-        f" config.views.{name}.size to fit or choose another group"
-      ) from error
+      raise _refusal(name, group, error) from error
+
+
+def _check_transforms(part: Any, views: Any, channels: int) -> None:
+  """Refuses what a part cannot do to the views that it asks for."""
+  for request in part.requests(views):
+    if request.transform is None:
+      continue
+    size = request.view.size
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    try:
+      jax.eval_shape(request.transform, images, keys)
+    except ValueError as error:
+      name = part.views[0] if part.views else request.name
+      group = getattr(part, "group", part.section)
+      raise _refusal(name, group, error) from error
+
+
+def _refusal(name: str, group: str, error: ValueError) -> UsageError:
+  return UsageError(
+    f"config.views.{name}, {group}: {error}: set config.views.{name}.size to"
+    " fit or choose another group"
+  )

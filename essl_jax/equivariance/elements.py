@@ -30,7 +30,7 @@ class Transformed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
+class ElementPrediction:
   """Which element of a group was applied, or which leads from copy to copy.
 
   Attributes:
@@ -174,13 +174,13 @@ def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
 
 def make(
   group: str, *, heads: str = "joint", relative: bool = False
-) -> Prediction:
+) -> ElementPrediction:
   """What a config asks for.
 
   Args:
     group: of `transformations.find`.
     heads: `joint`, or `each` for a head for every factor of a product.
-    relative: see `Prediction`.
+    relative: see `ElementPrediction`.
 
   Returns:
     The prediction.
@@ -201,7 +201,7 @@ def make(
       " a product do not divide into those of its factors)"
     )
   found.check_elements()
-  made = Prediction(found, heads == "each", relative)
+  made = ElementPrediction(found, heads == "each", relative)
   if relative:
     _ = found.differences  # raises for what is no group
   return made

@@ -1,0 +1,51 @@
+"""Configs: typed fields, recipes' defaults and variants, command-line flags.
+
+A recipe begins with `base()`, states what differs and returns a `ConfigDict`;
+`parse` makes a typed `Config` of it.
+"""
+
+from essl_jax.config.config import (
+  Config,
+  Data,
+  Encoder,
+  Measures,
+  Optimizer,
+  Views,
+)
+from essl_jax.config.parsing import (
+  base,
+  defaults,
+  encoder_fields,
+  evaluations,
+  free_fields,
+  method,
+  parse,
+  source_fields,
+  terms,
+  to_dict,
+)
+from essl_jax.config.schema import schema
+from essl_jax.config.variants import exclusive, option, variants
+
+__all__ = [
+  "Config",
+  "Data",
+  "Encoder",
+  "Measures",
+  "Optimizer",
+  "Views",
+  "base",
+  "defaults",
+  "encoder_fields",
+  "evaluations",
+  "exclusive",
+  "free_fields",
+  "method",
+  "option",
+  "parse",
+  "schema",
+  "source_fields",
+  "terms",
+  "to_dict",
+  "variants",
+]

@@ -1,0 +1,74 @@
+"""Values that fit their fields, and that no run can have together."""
+
+from collections.abc import Mapping
+import itertools
+from typing import Any, NoReturn
+
+from essl_jax.config import parts
+from essl_jax.config.config import Config
+from essl_jax.errors import UsageError
+
+
+def check(config: Config) -> None:
+  """Refuses values that no run can have, naming field, value and choices.
+
+  Args:
+    config: of the right types.
+
+  Raises:
+    UsageError: in one line.
+  """
+  if config.online_classifier and config.data.labelled_split is not None:
+    raise UsageError(
+      "config.online_classifier needs labels of the pre-training images, and"
+      " config.data.labelled_split says that they have none: unset one of them"
+    )
+  _check_resolution(config.views.resolution)
+  _check_optimizer(config)
+  for name in ("terms", "evaluations"):
+    chosen = getattr(config, name)
+    if len(set(chosen)) < len(chosen):
+      raise UsageError(f"config.{name} names one twice: {', '.join(chosen)}")
+
+
+def _check_resolution(stages: tuple[tuple[float, float], ...]) -> None:
+  begins = [begin for begin, _ in stages]
+  rises = all(a < b for a, b in itertools.pairwise(begins))
+  if stages and (begins[0] != 0 or not rises):
+    raise UsageError(
+      "config.views.resolution must be pairs (part of the training, fraction"
+      " of the views' sizes), the parts rising from 0 and below 1, the"
+      f" fractions above 0 and at most 1; got {stages}"
+    )
+
+
+def _check_optimizer(config: Config) -> None:
+  optimizer = config.optimizer
+  is_lars = optimizer.name == "lars"
+  if is_lars != (optimizer.trust_coefficient is not None):
+    verb = "needs" if is_lars else "does not read"
+    raise UsageError(
+      f"optimizer {optimizer.name} {verb} config.optimizer.trust_coefficient"
+    )
+  if optimizer.warmup_epochs >= max(config.epochs, 1):
+    raise UsageError(
+      f"config.optimizer.warmup_epochs ({optimizer.warmup_epochs})"
+      f" must be below config.epochs ({config.epochs})"
+    )
+
+
+def refuse(chosen: str, name: str) -> NoReturn:
+  """Raises UsageError: a part that is chosen does not read a field."""
+  raise UsageError(f"{chosen} does not read config.{name}: leave it unset")
+
+
+def refuse_unread(
+  raw: Mapping[str, Any], name: str, kind: parts.Kind
+) -> NoReturn:
+  """Likewise of a field of a known part that is not chosen."""
+  if kind is parts.METHOD:
+    refuse(f"method {raw['method']}", name)
+  raise UsageError(
+    f"config.{name} belongs to a part that config.{kind.field} does not name:"
+    " add it there, or leave the field unset"
+  )

@@ -1,0 +1,379 @@
+"""Typed fields: their bounds, their help, and building them from plain data.
+
+A field's type says all that its value may be: `Literal` lists choices,
+`Annotated[float, Above(0)]` bounds numbers, dataclasses are groups of fields.
+Its one line of help is its entry under `Attributes:` in the docstring of its
+class. Numbers are finite. The parts of a config (`config.parts`) are classes or
+functions whose parameters of such types are fields too.
+"""
+
+import ast
+from collections.abc import Callable, Collection, Iterable, Mapping
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import re
+import types
+import typing
+from typing import Annotated, Any, Literal
+
+from essl_jax.errors import UsageError
+
+_NONE = type(None)
+_WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+  """A bound: not below `limit`."""
+
+  limit: float
+  words = "at least"
+
+  def allows(self, value: float) -> bool:
+    """Whether a number is within the bound."""
+    return value >= self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Above(AtLeast):
+  """A bound: above `limit`."""
+
+  words = "above"
+
+  def allows(self, value: float) -> bool:
+    """Whether a number is within the bound."""
+    return value > self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost(AtLeast):
+  """A bound: not above `limit`."""
+
+  words = "at most"
+
+  def allows(self, value: float) -> bool:
+    """Whether a number is within the bound."""
+    return value <= self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Below(AtLeast):
+  """A bound: below `limit`."""
+
+  words = "below"
+
+  def allows(self, value: float) -> bool:
+    """Whether a number is within the bound."""
+    return value < self.limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Length(AtLeast):
+  """A bound: of how many values a tuple has."""
+
+  words = "values, at least"
+
+
+Count = Annotated[int, AtLeast(1)]
+Whole = Annotated[int, AtLeast(0)]
+Positive = Annotated[float, Above(0)]
+NonNegative = Annotated[float, AtLeast(0)]
+Share = Annotated[float, AtLeast(0), Below(1)]
+Part = Annotated[float, Above(0), AtMost(1)]
+Sizes = Annotated[tuple[Count, ...], Length(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One field.
+
+  Attributes:
+    name: of the field.
+    hint: its type, with bounds and choices.
+    default: `dataclasses.MISSING` where it has to be set.
+    help: what it does; the first sentence stands alone.
+  """
+
+  name: str
+  hint: Any
+  default: Any
+  help: str = ""
+
+
+@functools.cache
+def of(part: Callable[..., Any]) -> dict[str, Field]:
+  """The fields of a dataclass, a Flax module or a function, by name.
+
+  A parameter is a field if plain data can hold it: numbers, texts, tuples of
+  them and dataclasses. Others, such as a module's functions, keep their
+  defaults.
+
+  Args:
+    part: whose parameters; a dataclass or a Flax module has them as
+      attributes, a function's fields are its keyword-only parameters.
+
+  Returns:
+    The fields in order.
+  """
+  is_class = isinstance(part, type)
+  hints = typing.get_type_hints(part, include_extras=True)
+  helps = _attributes(part)
+  found = {}
+  for name, default in _defaults(part):
+    if name in hints and _is_plain(hints[name]):
+      found[name] = Field(name, hints[name], default, helps.get(name, ""))
+    elif default is dataclasses.MISSING and not is_class:
+      raise TypeError(f"{part} has no type for its parameter {name}")
+  return found
+
+
+def _defaults(part: Any) -> Iterable[tuple[str, Any]]:
+  if dataclasses.is_dataclass(part):
+    for field in dataclasses.fields(part):
+      if field.init and field.name not in ("parent", "name"):
+        made = field.default_factory
+        is_made = made is not dataclasses.MISSING
+        yield field.name, made() if is_made else field.default
+    return
+  for name, parameter in inspect.signature(part).parameters.items():
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+      is_set = parameter.default is not inspect.Parameter.empty
+      yield name, parameter.default if is_set else dataclasses.MISSING
+
+
+def _is_plain(hint: Any) -> bool:
+  """Whether values of a type can stand in a config."""
+  origin = typing.get_origin(hint)
+  if origin is Annotated:
+    return _is_plain(typing.get_args(hint)[0])
+  if origin is Literal:
+    return True
+  if origin in (types.UnionType, typing.Union, tuple):
+    inner = [x for x in typing.get_args(hint) if x is not Ellipsis]
+    return all(_is_plain(x) for x in inner)
+  is_group = dataclasses.is_dataclass(hint) and not hasattr(hint, "scope")
+  return hint in (bool, int, float, str, type(None)) or is_group
+
+
+def _attributes(part: Any) -> dict[str, str]:
+  """What the docstrings of a class, its bases first, say of each field."""
+  kinds = reversed(part.__mro__) if isinstance(part, type) else [part]
+  found: dict[str, str] = {}
+  for kind in kinds:
+    text = inspect.cleandoc(kind.__doc__ or "")
+    section = re.search(r"^(?:Attributes|Args):\n((?:  .*\n?|\n)+)", text, re.M)
+    if section:
+      entries = re.split(r"^  (\w+): ", section[1], flags=re.M)[1:]
+      for name, entry in zip(entries[::2], entries[1::2], strict=True):
+        found[name] = " ".join(entry.split())
+  return found
+
+
+def build(kind: type, raw: Any, path: str = "") -> Any:
+  """Makes a dataclass, and those within it, from a nested mapping.
+
+  Args:
+    kind: a dataclass.
+    raw: values by field name; lists become tuples, integers floats, as asked.
+    path: dotted name of the whole, for messages.
+
+  Returns:
+    The instance.
+
+  Raises:
+    UsageError: an unknown, missing, ill-typed or impossible value, in one line
+      that names the field and what is allowed.
+  """
+  if not isinstance(raw, Mapping):
+    raise UsageError(f"config.{path} must hold fields, got {raw!r}")
+  prefix = f"{path}." if path else ""
+  known = of(kind)
+  values = {}
+  for name, value in raw.items():
+    if name not in known:
+      raise UsageError(unknown(f"{prefix}{name}", known))
+    values[name] = coerce(known[name].hint, value, f"{prefix}{name}")
+  for name, field in known.items():
+    if name not in values and field.default is dataclasses.MISSING:
+      raise UsageError(f"config.{prefix}{name} is missing")
+  try:
+    return kind(**values)
+  except ValueError as error:
+    where = f"config.{path}" if path else "config"
+    raise UsageError(f"{where}: {error}") from error
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+  """The line that says which field does not exist and which do."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+  hint = f" (did you mean {close[0]}?)" if close else ""
+  there = ", ".join(known)
+  return f"there is no field config.{name}{hint}; there are: {there}"
+
+
+def find(kind: type, name: str) -> Field:
+  """The field of a dotted name.
+
+  Args:
+    kind: a dataclass.
+    name: such as `optimizer.momentum`.
+
+  Returns:
+    The field.
+
+  Raises:
+    UsageError: there is no such field, or it is a group of fields.
+  """
+  path, hint = "", kind
+  field = None
+  for part in name.split("."):
+    if not dataclasses.is_dataclass(hint):
+      raise UsageError(
+        f"config.{path} has no fields, so config.{name} does not exist"
+      )
+    fields = of(hint)
+    path = f"{path}.{part}" if path else part
+    if part not in fields:
+      raise UsageError(unknown(path, fields))
+    field = fields[part]
+    hint = field.hint
+  if field is None or dataclasses.is_dataclass(hint):
+    there = ", ".join(f"config.{path}.{x}" for x in of(hint))
+    raise UsageError(
+      f"config.{path} is a group of fields: set one of {there}"
+    )
+  return field
+
+
+def read(field: Field, text: str, where: str) -> Any:
+  """The value that a flag's text stands for.
+
+  Args:
+    field: from `find`.
+    text: such as `0.4`, `(20, 200)`, `20,200`, `true`, `None` or any word
+      where the field is a text.
+    where: dotted name of the field, for messages.
+
+  Returns:
+    The value, of the field's type.
+
+  Raises:
+    UsageError: the text stands for no such value.
+  """
+  value: Any = text
+  if _NONE in typing.get_args(field.hint) and text.lower() == "none":
+    return None
+  if _takes_text(field.hint):
+    if text[:1] in ("(", "[", '"', "'"):
+      value = _literal(text)
+  else:
+    value = _WORDS.get(text.lower(), _literal(text))
+  if isinstance(value, str) and _is_tuple(field.hint):
+    value = tuple(x.strip() for x in value.split(",") if x.strip())
+  return coerce(field.hint, value, where)
+
+
+def _literal(text: str) -> Any:
+  """The Python value that a text spells; the text itself where it does not."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
+
+
+def _takes_text(hint: Any) -> bool:
+  """Whether a field's values are texts, or tuples of them."""
+  inner = [x for x in typing.get_args(hint) if x is not Ellipsis]
+  return hint is str or isinstance(hint, str) or any(map(_takes_text, inner))
+
+
+def _is_tuple(hint: Any) -> bool:
+  origin = typing.get_origin(hint)
+  if origin in (types.UnionType, typing.Union):
+    return all(_is_tuple(x) for x in typing.get_args(hint) if x is not _NONE)
+  return origin is tuple
+
+
+def coerce(hint: Any, value: Any, where: str) -> Any:
+  """Checks a value against a type, its choices and its bounds.
+
+  Args:
+    hint: the type, as of `Field`.
+    value: lists become tuples, integers floats, as asked.
+    where: dotted name of the field, for messages.
+
+  Returns:
+    The value.
+
+  Raises:
+    UsageError: it does not fit, in one line.
+  """
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if dataclasses.is_dataclass(hint):
+    return build(typing.cast(type, hint), value, where)
+  if origin in (types.UnionType, typing.Union):
+    if value is None and _NONE in arguments:
+      return None
+    hints = [h for h in arguments if h is not _NONE]
+    # Of a value or a tuple of them, what is no sequence is the value.
+    is_tuple = isinstance(value, (list, tuple))
+    fitting = [h for h in hints if _is_tuple(h) == is_tuple]
+    return coerce((fitting or hints)[0], value, where)
+  if origin is Literal:
+    if value not in arguments or isinstance(value, bool):
+      known = ", ".join(map(str, arguments))
+      raise UsageError(f"config.{where} must be one of {known}; got {value!r}")
+    return value
+  if origin is Annotated:
+    kind, *bounds = arguments
+    value = coerce(kind, value, where)
+    for bound in bounds:
+      _check_bound(bound, value, where)
+    return value
+  if origin is tuple:
+    return _coerce_tuple(arguments, value, where)
+  return _coerce_plain(hint, value, where)
+
+
+def _check_bound(bound: Any, value: Any, where: str) -> None:
+  values = value if isinstance(value, tuple) else (value,)
+  numbers = [len(value)] if isinstance(bound, Length) else values
+  if not all(bound.allows(x) for x in numbers):
+    raise UsageError(
+      f"config.{where} must be {bound.words} {bound.limit:g}; got {value}"
+    )
+
+
+def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+  if not isinstance(value, (list, tuple)):
+    raise UsageError(f"config.{where} must be a tuple, got {value!r}")
+  if kinds[-1:] != (Ellipsis,):
+    if len(value) != len(kinds):
+      raise UsageError(
+        f"config.{where} must be {len(kinds)} values, got {value!r}"
+      )
+    pairs = zip(kinds, value, strict=True)
+  else:
+    pairs = zip([kinds[0]] * len(value), value, strict=True)
+  try:
+    return tuple(coerce(kind, item, where) for kind, item in pairs)
+  except UsageError as error:
+    text = str(error)
+    if not text.endswith(f"{value}"):  # the whole tuple helps more
+      text = f"{text} in {tuple(value)}"
+    raise UsageError(text) from error
+
+
+def _coerce_plain(hint: type, value: Any, where: str) -> Any:
+  is_bool = isinstance(value, bool)
+  if hint is float and isinstance(value, int) and not is_bool:
+    value = float(value)
+  if not isinstance(value, hint) or is_bool != (hint is bool):
+    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UsageError(f"config.{where} must be a finite number; got {value}")
+  return value

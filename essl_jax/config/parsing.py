@@ -1,0 +1,219 @@
+"""From plain data to a checked config, and back."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from essl_jax.config import checks, fields, parts
+from essl_jax.config.config import Config
+from essl_jax.config.schema import schema
+
+# Changing these does not change what is trained: a workdir accepts them, and
+# the groups of evaluations too.
+_FREE_FIELDS = (
+  "mode",
+  "data.dir",
+  "data.labelled_split",
+  "evaluations",
+  "measures",
+  "log_every",
+  "steps_per_dispatch",
+  "checkpoint_every_epochs",
+  "evaluate_checkpoint",
+)
+
+
+def base(
+  *,
+  method: str = "simclr",
+  encoder: str = "resnet",
+  data: str | None = None,
+  terms: tuple[str, ...] | None = None,
+  evaluations: tuple[str, ...] | None = None,
+) -> ml_collections.ConfigDict:
+  """All defaults of the config, for a recipe to begin with.
+
+  Args:
+    method: whose fields are in it; likewise the others.
+    encoder: a known one, or `module:Class`.
+    data: a known source, or `module:function`; the recipe sets it if absent.
+    terms: equivariance terms; those of every config if absent.
+    evaluations: likewise.
+
+  Returns:
+    The config. A part that is chosen later, as by `config.method = ...`, has
+    its own defaults: fields that it does not have are dropped where they are
+    still as they are here.
+  """
+  raw: dict[str, Any] = {"method": method, "encoder": {"name": encoder}}
+  raw["data"] = {"name": data or ""}
+  if terms is not None:
+    raw["terms"] = tuple(terms)
+  if evaluations is not None:
+    raw["evaluations"] = tuple(evaluations)
+  filled = _filled(schema(raw), raw)
+  filled["data"]["name"] = data
+  return ml_collections.ConfigDict(filled, type_safe=False)
+
+
+def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+  """All fields of a dataclass: those given, else their defaults."""
+  found: dict[str, Any] = {}
+  for name, field in fields.of(kind).items():
+    default = field.default
+    if dataclasses.is_dataclass(field.hint):
+      given = raw.get(name, {})
+      if dataclasses.is_dataclass(default):
+        given = dataclasses.asdict(default) | given  # type: ignore[call-overload]
+      found[name] = _filled(field.hint, given)
+    elif name in raw or default is not dataclasses.MISSING:
+      found[name] = raw.get(name, default)
+  return found
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+  """Builds and checks the typed config.
+
+  Args:
+    raw: nested mapping, such as `ConfigDict.to_dict()`.
+
+  Returns:
+    The config, of the type that `schema` gives.
+
+  Raises:
+    UsageError: an unknown, missing, ill-typed or meaningless field, in one
+      line that names it and what is allowed.
+  """
+  kind = schema(raw)
+  config = fields.build(kind, without_defaults_of_others(raw, kind))
+  checks.check(config)
+  return config
+
+
+def without_defaults_of_others(
+  raw: Mapping[str, Any], kind: type[Config]
+) -> dict[str, Any]:
+  """Leaves out what `base` has written for parts that are not chosen.
+
+  Args:
+    raw: nested values.
+    kind: of the config, from `schema`.
+
+  Returns:
+    The values without those.
+
+  Raises:
+    UsageError: a value was changed for a part that is not chosen.
+  """
+  known = fields.of(kind)
+  kept = {}
+  for name, value in raw.items():
+    if name in known:
+      kept[name] = value
+      continue
+    owners = list(_owners(name))
+    if value is None or any(_equal(value, x) for _, x in owners):
+      continue
+    if owners:
+      checks.refuse_unread(raw, name, owners[0][0])
+    kept[name] = value  # `build` refuses it
+  for group, part_kind in (("encoder", parts.ENCODER), ("data", parts.SOURCE)):
+    if isinstance(kept.get(group), Mapping):
+      kept[group] = _without_others(group, kept[group], known[group], part_kind)
+  return kept
+
+
+def _without_others(
+  group: str, raw: Mapping[str, Any], field: fields.Field, kind: parts.Kind
+) -> dict[str, Any]:
+  """Likewise of the fields of encoders or sources."""
+  kept = {}
+  for name, value in raw.items():
+    if name not in fields.of(field.hint):
+      others = [fields.of(kind.find(x)).get(name) for x in kind.names()]
+      defaults = [x.default for x in others if x is not None]
+      if any(_equal(value, x) for x in defaults):
+        continue
+      if defaults:
+        chosen = f"{group}.name={raw.get('name', 'resnet')}"
+        checks.refuse(chosen, f"{group}.{name}")
+    kept[name] = value
+  return kept
+
+
+def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
+  """The kinds of known parts that have a field or a group, and its default."""
+  for kind in (parts.EVALUATION, parts.TERM):
+    for part in map(kind.find, kind.names()):
+      if part.section == name and fields.of(part):
+        yield kind, part()
+  for part in map(parts.METHOD.find, parts.METHOD.names()):
+    if name in fields.of(part):
+      yield parts.METHOD, fields.of(part)[name].default
+
+
+def _equal(value: Any, default: Any) -> bool:
+  if dataclasses.is_dataclass(default) and not isinstance(default, type):
+    default = dataclasses.asdict(default)
+  if isinstance(value, Mapping) and isinstance(default, Mapping):
+    return all(k in default and _equal(x, default[k]) for k, x in value.items())
+  if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
+    return list(value) == list(default)
+  return value == default
+
+
+def method(config: Config) -> Any:
+  """The method of a config, with its fields."""
+  kind = parts.METHOD.find(config.method)
+  return kind(**{name: getattr(config, name) for name in fields.of(kind)})
+
+
+def terms(config: Config) -> list[Any]:
+  """The equivariance terms of a config, with their fields."""
+  kinds = [parts.TERM.find(name) for name in config.terms]
+  return [_of_section(config, kind) for kind in kinds]
+
+
+def evaluations(config: Config) -> list[Any]:
+  """The evaluations of a config, with their fields."""
+  kinds = [parts.EVALUATION.find(name) for name in config.evaluations]
+  return [_of_section(config, kind) for kind in kinds]
+
+
+def _of_section(config: Config, kind: Any) -> Any:
+  return getattr(config, kind.section) if fields.of(kind) else kind()
+
+
+def encoder_fields(config: Config) -> dict[str, Any]:
+  """The fields of the encoder's module that the config sets."""
+  kind = parts.ENCODER.find(config.encoder.name)
+  return {name: getattr(config.encoder, name) for name in fields.of(kind)}
+
+
+def source_fields(config: Config) -> dict[str, Any]:
+  """The fields of the source's own."""
+  from essl_jax.config.schema import find_source
+
+  part = find_source(config.data.name)
+  if part is None:
+    return {}
+  return {name: getattr(config.data, name) for name in fields.of(part)}
+
+
+def free_fields(config: Config) -> tuple[str, ...]:
+  """Dotted names of what may change without another training."""
+  kinds = [parts.EVALUATION.find(name) for name in config.evaluations]
+  known = [parts.EVALUATION.find(name) for name in parts.EVALUATION.names()]
+  return (*_FREE_FIELDS, *dict.fromkeys(x.section for x in (*kinds, *known)))
+
+
+def defaults(config: Config) -> dict[str, Any]:
+  """The default of every field that has one, nested like `to_dict`."""
+  return _filled(type(config), {})
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """The config as nested plain data, for `config.json`."""
+  return dataclasses.asdict(config)

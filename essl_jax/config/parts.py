@@ -1,0 +1,171 @@
+"""The parts of a run that a config chooses by name: methods, encoders, ...
+
+A part is a class or a function, and its parameters are fields of the config
+(see `fields.of`). It is known by name, which is that of its module in the
+package of its kind, or as `module:Name` of anybody's own module. A folder of
+this package may bring parts of several kinds, such as `photonics/encoder.py`:
+there they have the folder's name.
+"""
+
+import abc
+from collections.abc import Callable
+import dataclasses
+import functools
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+from typing import Any, ClassVar, dataclass_transform
+
+import essl_jax
+from essl_jax.errors import UsageError
+
+_CONSTANT = "PART"  # what a module calls the part that it brings
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+class Part(abc.ABC):
+  """A part whose fields are its config: subclasses are frozen dataclasses."""
+
+  section: ClassVar[str] = ""
+
+  def __init_subclass__(cls, **options: Any) -> None:
+    super().__init_subclass__(**options)
+    dataclasses.dataclass(frozen=True)(cls)
+    if "section" not in cls.__dict__:
+      cls.section = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One kind of part.
+
+  Attributes:
+    field: of the config, which chooses one or several.
+    package: whose modules are the known parts, below `essl_jax`.
+    module: of the folders that bring parts of several kinds.
+    base: `module:Name` of the class that such a part derives from; functions
+      where it is empty.
+    noun: what messages call it.
+  """
+
+  field: str
+  package: str
+  module: str
+  base: str
+  noun: str
+
+  def names(self) -> list[str]:
+    """The names of all known parts of this kind."""
+    return sorted(_modules(self.package, self.module))
+
+  def find(self, name: str) -> Callable[..., Any]:
+    """The part of a name.
+
+    Args:
+      name: of a known part, or `module:Name`, which is importable from the
+        current folder or lies beside the recipe.
+
+    Returns:
+      The class or the function.
+
+    Raises:
+      UsageError: there is no such part, it cannot be imported, or it is an
+        object of another kind.
+    """
+    if is_path(name):
+      return self._check(name, self._import(name))
+    modules = _modules(self.package, self.module)
+    if name not in modules:
+      raise UsageError(
+        f"unknown config.{self.field} {name!r}; there are:"
+        f" {', '.join(sorted(modules))}, or module:Name of your own"
+      )
+    return getattr(importlib.import_module(modules[name]), _CONSTANT)
+
+  def _import(self, name: str) -> Any:
+    where = f"config.{self.field}={name}"
+    module, _, attribute = name.partition(":")
+    try:
+      return pkgutil.resolve_name(name)
+    except ModuleNotFoundError as error:
+      if error.name and module.startswith(error.name):
+        raise UsageError(
+          f"{where}: there is no module {error.name}: put it beside the recipe"
+          " or into the current folder"
+        ) from error
+      raise UsageError(f"{where}: {module} needs {error.name}") from error
+    except AttributeError as error:
+      there = [x for x in vars(importlib.import_module(module)) if x[0] != "_"]
+      raise UsageError(
+        f"{where}: {module} has no {attribute}; it has {', '.join(there)}"
+      ) from error
+    except Exception as error:  # a module is anybody's code
+      first = (str(error).splitlines() or [""])[0]
+      raise UsageError(
+        f"{where}: {module} cannot be imported ({type(error).__name__}:"
+        f" {first})"
+      ) from error
+
+  def _check(self, name: str, found: Any) -> Any:
+    is_function = callable(found) and not isinstance(found, type)
+    if not self.base and is_function:
+      return found
+    if self.base and isinstance(found, type):
+      if issubclass(found, pkgutil.resolve_name(self.base)):
+        if inspect.isabstract(found):
+          missing = ", ".join(sorted(found.__abstractmethods__))
+          raise UsageError(f"config.{self.field}={name} states no {missing}")
+        return found
+    wanted = f"a subclass of {self.base.replace(':', '.')}"
+    if not self.base:
+      wanted = "a function that returns a source"
+    raise UsageError(
+      f"config.{self.field}={name}: {self.noun} must be {wanted}, and this is"
+      f" {found!r:.80}"
+    )
+
+
+@functools.cache
+def _modules(package: str, module: str) -> dict[str, str]:
+  """By name, the modules that bring a part of a kind."""
+  root = pathlib.Path(essl_jax.__file__).parent
+  found = {}
+  for path in (root / package).glob("*.py"):
+    if re.search(rf"^{_CONSTANT} = ", path.read_text("utf-8"), re.M):
+      found[path.stem] = f"essl_jax.{package}.{path.stem}"
+  for path in root.glob(f"*/{module}.py"):
+    if path.parent.name != package:
+      found[path.parent.name] = f"essl_jax.{path.parent.name}.{module}"
+  return found
+
+
+METHOD = Kind(
+  "method", "methods", "method", "essl_jax.methods.method:Method", "a method"
+)
+TERM = Kind(
+  "terms",
+  "equivariance",
+  "term",
+  "essl_jax.equivariance.term:Term",
+  "an equivariance term",
+)
+ENCODER = Kind(
+  "encoder.name", "models", "encoder", "flax.linen:Module", "an encoder"
+)
+SOURCE = Kind("data.name", "data", "source", "", "a source of images")
+EVALUATION = Kind(
+  "evaluations",
+  "evaluation",
+  "evaluation",
+  "essl_jax.evaluation.evaluation:Evaluation",
+  "an evaluation",
+)
+
+
+def is_path(name: str) -> bool:
+  """Whether a name is `module:Name`; `cifar10:3.0.2` of TFDS is not."""
+  module, _, attribute = name.partition(":")
+  parts = [*module.split("."), attribute]
+  return all(part.isidentifier() for part in parts)

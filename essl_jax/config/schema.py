@@ -1,0 +1,139 @@
+"""The type of a config: `Config` with the fields of the parts it chooses."""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import functools
+import pkgutil
+from typing import Any
+
+from essl_jax.config import fields, parts
+from essl_jax.config.config import Config, Data, Encoder, Views
+from essl_jax.errors import UsageError
+
+# The fields that choose parts.
+CHOICES = ("method", "terms", "evaluations", "encoder.name", "data.name")
+_VIEWS = ("first", "second")
+
+
+def schema(raw: Mapping[str, Any]) -> type[Config]:
+  """The type of a config.
+
+  Args:
+    raw: nested values; only the fields that choose parts are read.
+
+  Returns:
+    A dataclass; the same one for the same choices.
+
+  Raises:
+    UsageError: a part is unknown or not one, or two of them have one field.
+  """
+  values = []
+  for name in CHOICES:
+    group, _, field = name.rpartition(".")
+    holder = raw.get(group, {}) if group else raw
+    if not isinstance(holder, Mapping):
+      raise UsageError(f"config.{group} must hold fields, got {holder!r}")
+    known = fields.of(_GROUPS.get(group, Config))[field]
+    value = holder.get(field, known.default)
+    if value is dataclasses.MISSING or (value is None and name == "data.name"):
+      raise UsageError(f"config.{name} is missing")
+    values.append(fields.coerce(known.hint, value, name))
+  return _compose(*values)
+
+
+_GROUPS: dict[str, type] = {"encoder": Encoder, "data": Data}
+
+
+@functools.cache
+def _compose(
+  method: str,
+  terms: tuple[str, ...],
+  evaluations: tuple[str, ...],
+  encoder: str,
+  data: str,
+) -> type[Config]:
+  own = parts.METHOD.find(method)
+  added = [
+    *((f"config.terms={name}", parts.TERM.find(name)) for name in terms),
+    *(
+      (f"config.evaluations={name}", parts.EVALUATION.find(name))
+      for name in evaluations
+    ),
+  ]
+  asked = [name for part in (own, *(x for _, x in added)) for name in _views(part)]
+  new = [
+    _field("data", _extended(Data, find_source(data))),
+    _field("views", _make_views(dict.fromkeys([*_VIEWS, *asked]))),
+    _field("encoder", _extended(Encoder, parts.ENCODER.find(encoder))),
+  ]
+  taken = dict.fromkeys(fields.of(Config), "every config")
+  for where, part in added:
+    if fields.of(part):
+      _claim(taken, part.section, where)
+      new.append(_field(part.section, part))
+  for field in fields.of(own).values():
+    _claim(taken, field.name, f"config.method={method}")
+    new.append((field.name, field.hint, _default(field)))
+  return dataclasses.make_dataclass(
+    "Config", new, bases=(Config,), frozen=True, kw_only=True
+  )
+
+
+def _views(part: Any) -> Iterable[str]:
+  return getattr(part, "views", ())
+
+
+def _claim(taken: dict[str, str], name: str, owner: str) -> None:
+  if name in taken:
+    raise UsageError(
+      f"{owner} has the field {name}, as {taken[name]} has: rename one of them"
+    )
+  taken[name] = owner
+
+
+def _default(field: fields.Field) -> Any:
+  metadata = {"help": field.help}
+  if field.default is dataclasses.MISSING:
+    return dataclasses.field(metadata=metadata)
+  return dataclasses.field(default=field.default, metadata=metadata)
+
+
+def _field(name: str, kind: type) -> tuple[str, Any, Any]:
+  """A group of fields; its default is that of all of them."""
+  metadata = {"help": (kind.__doc__ or "").strip().split("\n")[0]}
+  try:
+    return name, kind, dataclasses.field(default=kind(), metadata=metadata)
+  except TypeError:  # a field has no default
+    return name, kind, dataclasses.field(metadata=metadata)
+
+
+def _extended(base: type, part: Any) -> type:
+  """A group of fields with those of the part that it chooses."""
+  found = fields.of(part) if part is not None else {}
+  for name in found:
+    if name in fields.of(base):
+      raise UsageError(
+        f"{getattr(part, '__name__', part)} has the field {name}, which every"
+        f" {base.__name__.lower()} has: rename it"
+      )
+  new = [(x.name, x.hint, _default(x)) for x in found.values()]
+  return dataclasses.make_dataclass(
+    base.__name__, new, bases=(base,), frozen=True, kw_only=True
+  )
+
+
+def _make_views(names: Iterable[str]) -> type:
+  view = pkgutil.resolve_name("essl_jax.augment:View")
+  new = [(name, view, dataclasses.field(default=view())) for name in names]
+  made = dataclasses.make_dataclass(
+    "Views", new, bases=(Views,), frozen=True, kw_only=True
+  )
+  made.__doc__ = Views.__doc__
+  return made
+
+
+def find_source(name: str) -> Any:
+  """The function that opens a source; None for TFDS sets and `.npz` files."""
+  if parts.is_path(name) or name in parts.SOURCE.names():
+    return parts.SOURCE.find(name)
+  return None

@@ -1,0 +1,122 @@
+"""E-SSL's term: which element of a group was applied to a view."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from essl_jax.augment import ViewRequest
+from essl_jax.config import fields
+from essl_jax.equivariance import elements
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.errors import UsageError
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models import heads as heads_lib
+
+VIEW = "transformed"
+"""The name of the view under the elements of the group."""
+
+
+class Prediction(Term):
+  """Cross entropy of naming the element that was applied to a third view.
+
+  Attributes:
+    weight: lambda; 0 leaves out view three and the head (the baseline).
+    group: a name in `transformations.GROUPS`, a product of several, such as
+      `rotation*horizontal_flip`, or `module:NAME` of your own.
+    all_elements: applies the whole group to every image, else one random
+      element to each.
+    heads: `joint`: one head tells all combinations of a product apart; `each`:
+      every factor of a product has its own head, their losses are added.
+    relative: the head sees the features of two copies of an image and names
+      what leads from the first to the second, for images that may lie rotated
+      in the data already; for groups whose elements can be undone.
+    hidden_widths: hidden layers of the prediction head; none make it linear.
+    hidden_norm: after each of them: `layer` or `batch`.
+    last_hidden_relu: whether a ReLU follows the head's last hidden norm.
+
+  Reference:
+    Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
+  """
+
+  section = "equivariance"
+  views = ("third",)
+
+  weight: fields.NonNegative = 0.4
+  group: str = "rotation"
+  all_elements: bool = True
+  heads: Literal["joint", "each"] = "joint"
+  relative: bool = False
+  hidden_widths: tuple[fields.Count, ...] = (2048, 2048)
+  hidden_norm: Literal["layer", "batch"] = "layer"
+  last_hidden_relu: bool = True
+
+  @functools.cached_property
+  def question(self) -> elements.ElementPrediction:
+    """What the head is asked; ValueError where that does not exist."""
+    return elements.make(
+      self.group, heads=self.heads, relative=self.relative
+    )
+
+  def check(self, config: Any) -> None:
+    """Refuses groups that cannot be predicted."""
+    del config
+    try:
+      _ = self.question
+    except ValueError as error:
+      raise UsageError(f"config.equivariance: {error}") from error
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """The third view under all elements, or a random one."""
+    return [ViewRequest(VIEW, views.third, transform=self._transform)]
+
+  def _transform(self, images: jax.Array, keys: jax.Array) -> tuple[Any, Any]:
+    question = self.question
+    apply = question.random_elements
+    if self.all_elements:
+      apply = question.all_elements
+    copies = apply(images, keys)
+    targets = {"labels": copies.labels}
+    if copies.partners is not None:
+      targets["partners"] = copies.partners
+    return copies.images, targets
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """The head, or one for each factor of a product."""
+    head = heads_lib.transformation_head(
+      self.hidden_widths,
+      self.question.heads,
+      last_hidden_relu=self.last_hidden_relu,
+      hidden_norm=self.hidden_norm,
+      **common,
+    )
+    return {"transformation_head": head}
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> jax.Array:
+    """Scores of group elements, [K N, elements]."""
+    found = features[VIEW]
+    if self.relative:
+      found = elements.pair_features(found, targets[VIEW]["partners"])
+    return heads["transformation_head"](found)
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """The cross entropy, and `equivariance_accuracy` in percent."""
+    del axis_name
+    labels = targets[VIEW]["labels"]
+    hits = self.question.classify(outputs) == labels
+    accuracy = {"equivariance_accuracy": 100 * jnp.mean(hits)}
+    return self.question.loss(outputs, labels), accuracy
+
+
+PART = Prediction

@@ -1,0 +1,83 @@
+"""What an equivariance term is asked."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from essl_jax.augment import ViewRequest
+from essl_jax.config import fields
+from essl_jax.config.parts import Part
+from essl_jax.methods.method import Features, Heads
+
+Metrics = dict[str, jax.Array]
+
+
+class Term(Part):
+  """A loss that is added to the method's; its fields are its config.
+
+  The method does not know of it. With weight 0 nothing of it is computed.
+
+  Attributes:
+    views: names of the views in `config.views` that it asks for.
+    section: the name of its group of fields, of the class if not stated.
+    needs_labels: whether `targets["label"]` holds the images' classes.
+    is_aside: whether its loss is left out of the `loss` that is logged, since
+      no gradient of it reaches the encoder.
+    weight: lambda, what the term's loss is multiplied by; 0 leaves it out (the
+      baseline).
+  """
+
+  views: ClassVar[Sequence[str]] = ()
+  needs_labels: ClassVar[bool] = False
+  is_aside: ClassVar[bool] = False
+
+  weight: fields.NonNegative = 1.0
+
+  def check(self, config: Any) -> None:
+    """Raises UsageError or ValueError for what it cannot be asked."""
+
+  @abc.abstractmethod
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """The views that it asks for; see `Method.requests`."""
+
+  @abc.abstractmethod
+  def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:
+    """Its heads by name; see `Method.make_heads`."""
+
+  @abc.abstractmethod
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> Any:
+    """What the loss needs of the features.
+
+    Args:
+      heads: of `make_heads`, each a function of an array.
+      features: of the views that were asked for, by name.
+      targets: what the views' transforms have returned, by name.
+
+    Returns:
+      A tree of arrays that lead with as many rows as the features.
+    """
+
+  @abc.abstractmethod
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """The term's loss, before its weight.
+
+    Args:
+      outputs: what `forward` has returned, of all examples of a device.
+      targets: as for `forward`.
+      axis_name: mapped axis of the step.
+
+    Returns:
+      A float32 scalar, the mean over this device's examples, and figures to
+      log beside it, float32 scalars.
+    """

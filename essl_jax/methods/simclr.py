@@ -1,0 +1,50 @@
+"""SimCLR with E-SSL's loss: negatives from the other view alone."""
+
+from typing import Any
+
+import jax
+
+from essl_jax import losses
+from essl_jax.config import fields
+from essl_jax.methods.method import (
+  Features,
+  Heads,
+  Method,
+  Outputs,
+  Projector,
+  two_projections,
+)
+
+
+class SimCLR(Method):
+  """InfoNCE averaged over both directions, as in the E-SSL program.
+
+  Attributes:
+    temperature: what cosine similarities are divided by.
+    projector: features to embeddings.
+
+  Reference:
+    Chen et al. 2020 (arXiv 2002.05709); Dangovski et al. 2022 (arXiv
+    2111.00899), section 4.
+  """
+
+  temperature: fields.Positive = 0.5
+  projector: Projector = Projector()
+
+  def make_heads(self, **common: Any) -> dict[str, Any]:
+    """The projector."""
+    return {"projector": self.projector.make(**common)}
+
+  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
+    """The projections of both views, each [N, D]."""
+    return {"projections": two_projections(heads, features)}
+
+  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+    """See `losses.info_nce`."""
+    z1, z2 = outputs.own["projections"]
+    options = {"temperature": self.temperature, "axis_name": axis_name}
+    forth = losses.info_nce(z1, z2, **options)
+    return (forth + losses.info_nce(z2, z1, **options)) / 2
+
+
+PART = SimCLR

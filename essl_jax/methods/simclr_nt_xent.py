@@ -1,0 +1,26 @@
+"""SimCLR with its own loss: negatives from both views."""
+
+import jax
+
+from essl_jax import losses
+from essl_jax.methods.method import Outputs
+from essl_jax.methods.simclr import SimCLR
+
+
+class SimCLRNTXent(SimCLR):
+  """NT-Xent, SimCLR's normalised temperature-scaled cross entropy.
+
+  Reference:
+    Chen et al. 2020 (arXiv 2002.05709), equation 1.
+  """
+
+  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+    """See `losses.nt_xent`."""
+    return losses.nt_xent(
+      *outputs.own["projections"],
+      temperature=self.temperature,
+      axis_name=axis_name,
+    )
+
+
+PART = SimCLRNTXent
