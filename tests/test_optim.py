@@ -1,4 +1,4 @@
-"""Schedules against golden values; SGD and the predictor's constant rate."""
+"""Schedules against golden values; SGD, LARS, AdamW and their groups."""
 
 import functools
 
@@ -48,6 +48,22 @@ def test_golden_rate_that_changes_every_epoch(golden):
   )
   with pytest.raises(ValueError, match="at least 1, got 0"):
     optim.warmup_cosine(0.1, warmup_steps=0, total_steps=9, constant_steps=0)
+
+
+@pytest.mark.parametrize("base", [0.99, 0.996])
+def test_golden_momentum_coefficient(golden, base):
+  expected = golden("modern_losses")[f"tau_base{base}_100steps"]
+  schedule = optim.momentum_coefficient(base, 100)
+  actual = jax.jit(jax.vmap(schedule))(jnp.arange(100))
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-7)
+  np.testing.assert_array_equal(jax.vmap(schedule)(jnp.array([100, 130])), 1)
+
+
+def test_wrong_momentum_coefficients_are_named():
+  with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5"):
+    optim.momentum_coefficient(1.5, 100)
+  with pytest.raises(ValueError, match="at least 1, got 0"):
+    optim.momentum_coefficient(0.99, 0)
 
 
 def test_golden_lars(golden):
@@ -142,6 +158,112 @@ def test_sgd_is_pytorchs():
     updates, state = optimizer.update(jnp.asarray(gradient), state, params)
     params = params + updates
   np.testing.assert_allclose(params, w, rtol=1e-5)
+
+
+VIT_LIKE = {
+  "encoder": {
+    "pos_embed": jnp.ones((1, 5, 4)),
+    "cls_token": jnp.ones((1, 1, 4)),
+    "patch_embed": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
+    "patch_embed_2": {"kernel": jnp.ones((3, 4))},
+    "norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+  },
+  "predictor": {"kernel": jnp.ones((4, 2))},
+}
+
+
+def test_adamw_is_pytorchs():
+  """Decay multiplies the weight by 1 - rate * decay, apart from the moments."""
+  rates = np.array([0.0, 0.5, 0.2, 0.1])
+  decay, beta1, beta2, epsilon = 0.3, 0.8, 0.95, 1e-3
+  optimizer = optim.adamw(
+    lambda step: jnp.asarray(rates, jnp.float32)[step],
+    weight_decay=decay,
+    beta1=beta1,
+    beta2=beta2,
+    epsilon=epsilon,
+  )
+  start = np.array([[1.0, -2.0], [0.5, 0.0]])
+  params = {"kernel": jnp.asarray(start), "bias": jnp.asarray(start)}
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  wanted = {name: start.copy() for name in params}
+  mean, square = np.zeros((2, 2)), np.zeros((2, 2))
+  random = np.random.default_rng(0)
+  for step, rate in enumerate(rates):
+    # The last entry's gradients are small: there epsilon counts.
+    gradient = random.normal(size=(2, 2)) * [[1, 1], [1, 1e-3]]
+    gradients = dict.fromkeys(params, jnp.asarray(gradient))
+    updates, state = update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    mean = beta1 * mean + (1 - beta1) * gradient
+    square = beta2 * square + (1 - beta2) * gradient**2
+    root = np.sqrt(square) / np.sqrt(1 - beta2 ** (step + 1)) + epsilon
+    wanted["kernel"] *= 1 - rate * decay
+    for name in wanted:
+      wanted[name] -= rate / (1 - beta1 ** (step + 1)) * mean / root
+      np.testing.assert_allclose(params[name], wanted[name], atol=2e-6)
+
+
+def test_adamw_decays_kernels_alone():
+  """Positions and tokens have the rank of kernels; names tell them apart."""
+  optimizer = optim.adamw(0.1, weight_decay=0.5)
+  zeros = jax.tree.map(jnp.zeros_like, VIT_LIKE)
+  updates, _ = optimizer.update(zeros, optimizer.init(VIT_LIKE), VIT_LIKE)
+  decayed = {
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, x in jax.tree_util.tree_leaves_with_path(updates)
+    if np.any(x)
+  }
+  assert decayed == {
+    *("encoder/patch_embed/kernel", "encoder/patch_embed_2/kernel"),
+    "predictor/kernel",
+  }
+  np.testing.assert_allclose(updates["predictor"]["kernel"], -0.05)
+
+
+def test_adamw_groups_and_frozen_parameters():
+  """What is printed is what is done, and what is frozen stays, decay or not."""
+  adamw = functools.partial(
+    optim.Group, weight_decay=0.5, momentum=0.8, beta2=0.95
+  )
+  schedule = optim.warmup_cosine(0.2, warmup_steps=0, total_steps=10)
+  groups = {
+    "weights": adamw(schedule, 0.2),
+    "biases": adamw(schedule, 0.2),
+    "predictor": adamw(0.1, 0.1),
+  }
+  frozen = ("encoder/patch_embed",)
+  assert optim.describe_groups(groups, VIT_LIKE, frozen) == [
+    "weights not named kernel: 24 parameters, learning rate 0.2, weight decay"
+    " 0, adaptation AdamW (0.8, 0.95)",
+    "weights: 12 parameters, learning rate 0.2, weight decay 0.5, adaptation"
+    " AdamW (0.8, 0.95)",
+    "predictor weights: 8 parameters, learning rate 0.1 (constant), weight"
+    " decay 0.5, adaptation AdamW (0.8, 0.95)",
+    "frozen: 16 parameters, not trained",
+    "biases and norms: 8 parameters, learning rate 0.2, weight decay 0,"
+    " adaptation AdamW (0.8, 0.95)",
+  ]
+  optimizer = optim.make_optimizer(groups, frozen)
+  gradients = jax.tree.map(lambda x: 3 * jnp.ones_like(x), VIT_LIKE)
+  updates, state = optimizer.update(
+    gradients, optimizer.init(VIT_LIKE), VIT_LIKE
+  )
+  # Adam's first step is the sign of the gradient.
+  encoder = updates["encoder"]
+  np.testing.assert_allclose(encoder["pos_embed"], -0.2, rtol=1e-5)
+  np.testing.assert_allclose(encoder["norm"]["scale"], -0.2, rtol=1e-5)
+  kernel = encoder["patch_embed_2"]["kernel"]
+  np.testing.assert_allclose(kernel, -0.2 * 1.5, rtol=1e-5)
+  kernel = updates["predictor"]["kernel"]
+  np.testing.assert_allclose(kernel, -0.1 * 1.5, rtol=1e-5)
+  for x in jax.tree.leaves(encoder["patch_embed"]):
+    np.testing.assert_array_equal(x, 0)
+  moments = sum(jnp.ndim(x) > 0 for x in jax.tree.leaves(state))
+  assert moments == 2 * 6, "frozen parameters need no moments"
+  with pytest.raises(ValueError, match=r"not both, got \(0.001, 0.95\)"):
+    adamw(0.1, 0.1, trust_coefficient=0.001)
 
 
 def test_predictor_keeps_its_rate():

@@ -1,0 +1,102 @@
+"""Losses that tell an image from others: InfoNCE and NT-Xent."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from essl_jax.losses import common
+
+
+def info_nce(
+  anchors: chex.Array,
+  positives: chex.Array,
+  *,
+  temperature: float,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """InfoNCE in one direction, from the anchors to the positives.
+
+  Row i of `anchors` has to find row i of `positives` among all rows of
+  `positives` (of all devices): N - 1 negatives, none from the anchors' own
+  view. E-SSL's CIFAR-10 recipe averages it over both directions.
+
+  Args:
+    anchors: embeddings [N, D] of one view, normalised inside.
+    positives: embeddings [N, D] of the other view, normalised inside.
+    temperature: what cosine similarities are divided by, above 0.
+    axis_name: mapped axis over whose devices the positives are gathered.
+
+  Returns:
+    The mean loss, a float32 scalar.
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D], or temperature <= 0.
+
+  Example:
+    >>> z1, z2 = jnp.eye(4), jnp.eye(4)
+    >>> print(round(float(info_nce(z1, z2, temperature=0.1)), 6))
+    0.000136
+
+  Reference:
+    van den Oord et al. 2018 (arXiv 1807.03748), equation 4.
+  """
+  common.check_pair(anchors, positives, "anchors and positives")
+  common.check_temperature(temperature)
+  n = anchors.shape[0]
+  everyone = common.gather(common.normalize(positives), axis_name)
+  logits = common.similarity(common.normalize(anchors), everyone) / temperature
+  labels = common.first_row(n, axis_name) + jnp.arange(n)
+  return jnp.mean(
+    optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  )
+
+
+def nt_xent(
+  z1: chex.Array,
+  z2: chex.Array,
+  *,
+  temperature: float,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """SimCLR's normalised temperature-scaled cross entropy.
+
+  Each of the 2N embeddings has to find its partner among all others: one
+  positive, 2N - 2 negatives (of all devices), from both views.
+
+  Args:
+    z1: embeddings [N, D] of the first view, normalised inside.
+    z2: embeddings [N, D] of the second view, normalised inside.
+    temperature: what cosine similarities are divided by, above 0.
+    axis_name: mapped axis over whose devices both views are gathered.
+
+  Returns:
+    The mean loss over the 2N anchors, a float32 scalar.
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D], or temperature <= 0.
+
+  Example:
+    >>> z = jnp.eye(4)
+    >>> print(round(float(nt_xent(z, z, temperature=0.1)), 6))
+    0.000273
+
+  Reference:
+    Chen et al. 2020 (arXiv 2002.05709), equation 1.
+  """
+  common.check_pair(z1, z2, "z1 and z2")
+  common.check_temperature(temperature)
+  n = z1.shape[0]
+  views = common.normalize(z1), common.normalize(z2)
+  own = jnp.concatenate(views)
+  everyone = jnp.concatenate([common.gather(z, axis_name) for z in views])
+  row = common.first_row(n, axis_name) + jnp.arange(n)
+  half = everyone.shape[0] // 2
+  selves = jnp.concatenate([row, half + row])
+  partners = jnp.concatenate([half + row, row])
+  logits = common.similarity(own, everyone) / temperature
+  is_self = selves[:, None] == jnp.arange(2 * half)[None, :]
+  logits = jnp.where(is_self, -jnp.inf, logits)
+  return jnp.mean(
+    optax.softmax_cross_entropy_with_integer_labels(logits, partners)
+  )

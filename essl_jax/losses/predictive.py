@@ -1,0 +1,109 @@
+"""Losses of predictions: of the other view's embedding, of what was applied."""
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from essl_jax.losses import common
+
+
+def negative_cosine_similarity(
+  predictions: chex.Array, targets: chex.Array
+) -> jax.Array:
+  """SimSiam's loss: minus the cosine between predictions and fixed targets.
+
+  No gradient flows into the targets. Needs no `axis_name`: examples do not
+  see each other.
+
+  Args:
+    predictions: the predictor's outputs [N, D] for one view.
+    targets: the projector's outputs [N, D] for the other view.
+
+  Returns:
+    The mean loss, a float32 scalar in [-1, 1].
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D].
+
+  Example:
+    >>> print(negative_cosine_similarity(jnp.eye(3), 2 * jnp.eye(3)))
+    -1.0
+
+  Reference:
+    Chen and He 2021 (arXiv 2011.10566), equations 1 and 2.
+  """
+  common.check_pair(predictions, targets, "predictions and targets")
+  targets = lax.stop_gradient(targets)
+  cosine = jnp.sum(
+    common.normalize(predictions) * common.normalize(targets), axis=-1
+  )
+  return -jnp.mean(cosine)
+
+
+def byol(predictions: chex.Array, targets: chex.Array) -> jax.Array:
+  """BYOL's loss in one direction: squared distance of unit vectors.
+
+  This is 2 - 2 cos. No gradient flows into the targets. BYOL adds both
+  directions. Needs no `axis_name`: examples do not see each other.
+
+  Args:
+    predictions: the predictor's outputs [N, D] for one view.
+    targets: the target network's projections [N, D] of the other view.
+
+  Returns:
+    The mean loss, a float32 scalar in [0, 4].
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D].
+
+  Example:
+    >>> print(byol(jnp.eye(3), -2 * jnp.eye(3)))
+    4.0
+
+  Reference:
+    Grill et al. 2020 (arXiv 2006.07733), equation 2.
+  """
+  return 2 + 2 * negative_cosine_similarity(predictions, targets)
+
+
+def transformation_prediction(
+  logits: chex.Array, labels: chex.Array
+) -> jax.Array:
+  """Cross entropy of naming the group element that was applied.
+
+  This is E-SSL's equivariance term, before its weight lambda.
+
+  Args:
+    logits: scores [N, classes] of the prediction head.
+    labels: integers [N], the index of the applied element.
+
+  Returns:
+    The mean loss, a float32 scalar.
+
+  Raises:
+    ValueError: the shapes do not fit or the labels are not integers.
+
+  Example:
+    >>> logits = jnp.zeros((8, 4))
+    >>> labels = jnp.arange(8) % 4
+    >>> print(round(float(transformation_prediction(logits, labels)), 4))
+    1.3863
+
+  Reference:
+    Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
+  """
+  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+      "logits must be [N, classes] and labels [N], got"
+      f" {logits.shape} and {labels.shape}"
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f"labels must be integers, got {labels.dtype}")
+  return jnp.mean(
+    optax.softmax_cross_entropy_with_integer_labels(
+      logits.astype(jnp.float32), labels
+    )
+  )

@@ -1,0 +1,69 @@
+"""Losses that make an embedding's dimensions independent: Barlow Twins."""
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from essl_jax.losses import common
+
+_NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
+
+
+def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """Columns of `x` [N, D] at mean 0 and variance 1 over all devices."""
+  x = jnp.asarray(x, jnp.float32)
+  centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
+  squares = jnp.mean(centered**2, axis=0, keepdims=True)
+  variance = common.average(squares, axis_name)
+  return centered * lax.rsqrt(variance + _NORM_EPSILON)
+
+
+def barlow_twins(
+  z1: chex.Array,
+  z2: chex.Array,
+  *,
+  redundancy_weight: float,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Barlow Twins: the cross-correlation of two views should be the identity.
+
+  Every dimension is first batch-normalised over the examples of all devices
+  (biased variance, no scale and offset).
+
+  Args:
+    z1: projections [N, D] of the first view.
+    z2: projections [N, D] of the second view.
+    redundancy_weight: what the squared off-diagonal correlations weigh; 0.0051
+      in the paper.
+    axis_name: mapped axis over whose devices statistics and correlations are
+      averaged. Every device then returns the same value, that of the global
+      batch, and must weigh it like the others: the gradient relies on it.
+
+  Returns:
+    The loss, a float32 scalar: a sum over dimensions, not over examples.
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D], or the weight is negative.
+
+  Example:
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> print(round(float(barlow_twins(z, z, redundancy_weight=0.0051)), 6))
+    0.0
+
+  Reference:
+    Zbontar et al. 2021 (arXiv 2103.03230), equations 1 and 2.
+  """
+  common.check_pair(z1, z2, "z1 and z2")
+  traced = isinstance(redundancy_weight, jax.core.Tracer)
+  if not traced and not redundancy_weight >= 0:
+    raise ValueError(
+      f"redundancy_weight must be at least 0, got {redundancy_weight}"
+    )
+  a, b = (_standardize(z, axis_name) for z in (z1, z2))
+  own = common.similarity(a.T, b.T) / a.shape[0]
+  correlation = common.average_for_all(own, axis_name)
+  diagonal = jnp.diagonal(correlation)
+  on = jnp.sum((diagonal - 1) ** 2)
+  off = jnp.sum(correlation**2) - jnp.sum(diagonal**2)
+  return on + redundancy_weight * off

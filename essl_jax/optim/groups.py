@@ -1,0 +1,161 @@
+"""Groups of parameters, each with its own optimiser."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from essl_jax.optim import optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Parameters that share an optimiser: SGD, LARS or AdamW.
+
+  Attributes:
+    learning_rate: a number, or a schedule of the step.
+    peak: its largest value.
+    weight_decay: added to the gradient, or AdamW's own.
+    momentum: of the running sum; AdamW's beta1.
+    trust_coefficient: of LARS, which biases and norms are spared.
+    beta2: of AdamW, whose decay all but kernels are spared.
+
+  Raises:
+    ValueError: trust_coefficient and beta2 are both given.
+  """
+
+  learning_rate: optax.ScalarOrSchedule
+  peak: float
+  weight_decay: float
+  momentum: float
+  trust_coefficient: float | None = None
+  beta2: float | None = None
+
+  def __post_init__(self) -> None:
+    given = (self.trust_coefficient, self.beta2)
+    if None not in given:
+      raise ValueError(f"trust_coefficient or beta2, not both, got {given}")
+
+  @property
+  def transformation(self) -> optax.GradientTransformation:
+    """The group's optimiser."""
+    common = {"weight_decay": self.weight_decay}
+    if self.beta2 is not None:
+      betas = {"beta1": self.momentum, "beta2": self.beta2}
+      return optimizers.adamw(self.learning_rate, **common, **betas)
+    common["momentum"] = self.momentum
+    if self.trust_coefficient is None:
+      return optimizers.sgd(self.learning_rate, **common)
+    return optimizers.lars(
+      self.learning_rate, trust_coefficient=self.trust_coefficient, **common
+    )
+
+  def mask(self, params: chex.ArrayTree) -> Any:
+    """Booleans: where the weight decay and LARS's adaptation apply."""
+    if self.beta2 is not None:
+      return optimizers.is_kernel(params)
+    if self.trust_coefficient is not None:
+      return optimizers.is_matrix(params)
+    return jax.tree.map(lambda _: True, params)
+
+  def describe(self, is_decayed: bool) -> str:
+    """The group's effective settings where its mask is true, or elsewhere."""
+    constant = "" if callable(self.learning_rate) else " (constant)"
+    decay = self.weight_decay if is_decayed else 0.0
+    adaptation = "none"
+    if self.beta2 is not None:
+      adaptation = f"AdamW ({self.momentum:g}, {self.beta2:g})"
+    elif self.trust_coefficient is not None and is_decayed:
+      adaptation = f"LARS {self.trust_coefficient:g}"
+    return (
+      f"learning rate {self.peak:g}{constant}, weight decay {decay:g},"
+      f" adaptation {adaptation}"
+    )
+
+
+def label(
+  params: Mapping[str, Any], frozen: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Sorts the parameters of `networks.Networks` into groups.
+
+  Args:
+    params: by network.
+    frozen: paths of what is not trained, such as `encoder/patch_embed`.
+
+  Returns:
+    The same tree of names: `frozen` for what is, `predictor` for all else of
+    SimSiam's predictor, elsewhere `weights`, or `biases` for biases and the
+    parameters of norms.
+  """
+  branches = tuple(f"{path}/" for path in frozen)
+
+  def group(path: Any, x: Any) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator="/") + "/"
+    if name.startswith(branches):
+      return "frozen"
+    if name.startswith("predictor/"):
+      return "predictor"
+    return "weights" if jnp.ndim(x) > 1 else "biases"
+
+  return jax.tree_util.tree_map_with_path(group, params)
+
+
+def make_optimizer(
+  groups: Mapping[str, Group], frozen: Sequence[str] = ()
+) -> optax.GradientTransformation:
+  """One optimiser for each group of the parameters of `networks.Networks`.
+
+  Args:
+    groups: `weights`, `biases` and `predictor`; see `label`. SimSiam's
+      predictor has a group so that it can keep a constant rate.
+    frozen: paths of what keeps its values, without decay; see `label`.
+
+  Returns:
+    The gradient transformation.
+
+  Reference:
+    Chen and He 2021 (arXiv 2011.10566), section 4.2, "Predictor".
+  """
+  parts = {name: group.transformation for name, group in groups.items()}
+  if frozen:
+    parts["frozen"] = optax.set_to_zero()
+  return optax.partition(parts, functools.partial(label, frozen=frozen))
+
+
+def describe_groups(
+  groups: Mapping[str, Group],
+  params: Mapping[str, Any],
+  frozen: Sequence[str] = (),
+) -> list[str]:
+  """One line for each group that has parameters, with what applies to them.
+
+  Args:
+    groups: as in `make_optimizer`.
+    params: of `networks.Networks`.
+    frozen: as in `make_optimizer`.
+
+  Returns:
+    Lines such as `weights: 23,454,912 parameters, learning rate 4.8, weight
+    decay 1e-06, adaptation LARS 0.001`.
+  """
+  masks = {k: jax.tree.leaves(g.mask(params)) for k, g in groups.items()}
+  labels = jax.tree.leaves(label(params, frozen))
+  sizes: dict[tuple[str, str], int] = {}
+  for i, x in enumerate(jax.tree.leaves(params)):
+    title, settings = "frozen", "not trained"
+    if labels[i] in groups:
+      is_decayed = masks[labels[i]][i]
+      title = "weights" if is_decayed else "weights not named kernel"
+      title = title if jnp.ndim(x) > 1 else "biases and norms"
+      title = f"predictor {title}" if labels[i] == "predictor" else title
+      settings = groups[labels[i]].describe(is_decayed)
+    sizes[title, settings] = sizes.get((title, settings), 0) + x.size
+  return [
+    f"{title}: {size:,} parameters, {settings}"
+    for (title, settings), size in sorted(sizes.items(), reverse=True)
+  ]

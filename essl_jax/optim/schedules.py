@@ -1,0 +1,76 @@
+"""Schedules of the learning rate and of a target network's momentum."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def warmup_cosine(
+  peak: float,
+  *,
+  warmup_steps: int,
+  total_steps: int,
+  end_factor: float = 0.0,
+  constant_steps: int = 1,
+) -> optax.Schedule:
+  """Linear warm-up from 0, then half a cosine.
+
+  Args:
+    peak: the largest learning rate, reached at step `warmup_steps`.
+    warmup_steps: steps from 0 to the peak.
+    total_steps: steps of the whole training.
+    end_factor: the schedule is `end_factor * peak` at `total_steps`.
+    constant_steps: the rate changes every so many steps; 1 is every step, the
+      steps of an epoch make it one value an epoch.
+
+  Returns:
+    A schedule: step to float32 learning rate.
+
+  Raises:
+    ValueError: not 0 <= warmup_steps < total_steps, or constant_steps < 1.
+
+  Reference:
+    E-SSL's recipes; Loshchilov and Hutter 2017 (arXiv 1608.03983).
+  """
+  if not 0 <= warmup_steps < total_steps:
+    raise ValueError(
+      f"warmup_steps must be in [0, total_steps), got {warmup_steps} of"
+      f" {total_steps}"
+    )
+  if constant_steps < 1:
+    raise ValueError(f"constant_steps must be at least 1, got {constant_steps}")
+
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    step = jnp.asarray(step) // constant_steps * constant_steps
+    step = step.astype(jnp.float32)
+    warm = step / max(warmup_steps, 1)
+    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    cosine = (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))) / 2
+    cosine = end_factor + (1 - end_factor) * cosine
+    return peak * jnp.where(step < warmup_steps, warm, cosine)
+
+  return schedule
+
+
+def momentum_coefficient(base: float, steps: int) -> optax.Schedule:
+  """What a target network keeps of itself: from `base` to 1 by half a cosine.
+
+  Args:
+    base: the coefficient at step 0, in [0, 1].
+    steps: of the whole training; the coefficient is 1 from there on.
+
+  Returns:
+    A schedule: step k to 1 - (1 - base) (cos(pi k / steps) + 1) / 2, float32.
+
+  Raises:
+    ValueError: base is outside of [0, 1], or steps < 1.
+
+  Reference:
+    Grill et al. 2020 (arXiv 2006.07733), section 3.2.
+  """
+  if not 0 <= base <= 1:
+    raise ValueError(f"base must be in [0, 1], got {base}")
+  if steps < 1:
+    raise ValueError(f"steps must be at least 1, got {steps}")
+  share = warmup_cosine(1 - base, warmup_steps=0, total_steps=steps)
+  return lambda step: 1 - share(step)
