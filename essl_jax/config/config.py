@@ -10,7 +10,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from essl_jax.config import fields
-from essl_jax.config.fields import Count, NonNegative, Part, Share, Whole
+from essl_jax.config.fields import Count, Fraction, NonNegative, Share, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Views:
   first: Any
   second: Any
   extra: str | None = None
-  resolution: tuple[tuple[Share, Part], ...] = ()
+  resolution: tuple[tuple[Share, Fraction], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,8 @@ class Optimizer:
     bias_learning_rate: the peak for biases and norms, where it is another.
     scale_with_batch: rates are per 256 images, multiplied by batch / 256.
     weight_decay: added to the gradient as in PyTorch; of `adamw` decoupled.
-    momentum: of the gradients' running sum; the first moment of `adamw`.
-    second_moment: of `adamw` alone: the squared gradients' running mean.
-    epsilon: of `adamw` alone: added to the root of the second moment.
+    momentum: of the gradients' running sum; `adamw`'s beta1.
+    beta2: of `adamw` alone: of the squared gradients' running mean.
     trust_coefficient: of `lars` alone.
     warmup_epochs: from 0 to the peak.
     end_factor: what part of the peak the cosine ends at.
@@ -113,8 +112,7 @@ class Optimizer:
   scale_with_batch: bool = True
   weight_decay: NonNegative = 5e-4
   momentum: Share = 0.9
-  second_moment: Share = 0.999
-  epsilon: fields.Positive = 1e-8
+  beta2: Share = 0.999
   trust_coefficient: fields.Positive | None = None
   warmup_epochs: Whole = 10
   end_factor: Share = 0.0

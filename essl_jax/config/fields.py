@@ -82,7 +82,8 @@ Whole = Annotated[int, AtLeast(0)]
 Positive = Annotated[float, Above(0)]
 NonNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), Below(1)]
-Part = Annotated[float, Above(0), AtMost(1)]
+Fraction = Annotated[float, Above(0), AtMost(1)]
+Unit = Annotated[float, AtLeast(0), AtMost(1)]
 Sizes = Annotated[tuple[Count, ...], Length(1)]
 
 

@@ -1,6 +1,6 @@
 """E-SSL's term: which element of a group was applied to a view."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from essl_jax.equivariance.term import Metrics, Term
 from essl_jax.errors import UsageError
 from essl_jax.methods.method import Features, Heads
 from essl_jax.models import heads as heads_lib
+from essl_jax.transformations import TransformationGroup
 
 VIEW = "transformed"
 """The name of the view under the elements of the group."""
@@ -60,6 +61,11 @@ class Prediction(Term):
     return elements.make(
       self.group, heads=self.heads, relative=self.relative
     )
+
+  @property
+  def groups(self) -> Sequence[TransformationGroup]:
+    """The group, or the factors of a product."""
+    return self.question.group.factors or (self.question.group,)
 
   def check(self, config: Any) -> None:
     """Refuses groups that cannot be predicted."""

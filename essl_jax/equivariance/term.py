@@ -11,6 +11,7 @@ from essl_jax.augment import ViewRequest
 from essl_jax.config import fields
 from essl_jax.config.parts import Part
 from essl_jax.methods.method import Features, Heads
+from essl_jax.transformations import TransformationGroup
 
 Metrics = dict[str, jax.Array]
 
@@ -35,6 +36,11 @@ class Term(Part):
   is_aside: ClassVar[bool] = False
 
   weight: fields.NonNegative = 1.0
+
+  @property
+  def groups(self) -> Sequence[TransformationGroup]:
+    """Groups that features have to tell: views should not draw from them."""
+    return ()
 
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for what it cannot be asked."""

@@ -79,17 +79,20 @@ class Group:
 
 
 def label(
-  params: Mapping[str, Any], frozen: Sequence[str] = ()
+  params: Mapping[str, Any],
+  heads: Sequence[str] = (),
+  frozen: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Sorts the parameters of `networks.Networks` into groups.
+  """Sorts the parameters of several networks into groups.
 
   Args:
     params: by network.
+    heads: networks that are a group each.
     frozen: paths of what is not trained, such as `encoder/patch_embed`.
 
   Returns:
-    The same tree of names: `frozen` for what is, `predictor` for all else of
-    SimSiam's predictor, elsewhere `weights`, or `biases` for biases and the
+    The same tree of names: `frozen` for what is, the network's name for all
+    else of `heads`, elsewhere `weights`, or `biases` for biases and the
     parameters of norms.
   """
   branches = tuple(f"{path}/" for path in frozen)
@@ -98,8 +101,9 @@ def label(
     name = jax.tree_util.keystr(path, simple=True, separator="/") + "/"
     if name.startswith(branches):
       return "frozen"
-    if name.startswith("predictor/"):
-      return "predictor"
+    network = name.partition("/")[0]
+    if network in heads:
+      return network
     return "weights" if jnp.ndim(x) > 1 else "biases"
 
   return jax.tree_util.tree_map_with_path(group, params)
@@ -108,23 +112,27 @@ def label(
 def make_optimizer(
   groups: Mapping[str, Group], frozen: Sequence[str] = ()
 ) -> optax.GradientTransformation:
-  """One optimiser for each group of the parameters of `networks.Networks`.
+  """One optimiser for each group of the parameters of several networks.
 
   Args:
-    groups: `weights`, `biases` and `predictor`; see `label`. SimSiam's
-      predictor has a group so that it can keep a constant rate.
+    groups: `weights` and `biases`; every other one is of the network of its
+      name, such as SimSiam's predictor, which keeps a constant rate.
     frozen: paths of what keeps its values, without decay; see `label`.
 
   Returns:
     The gradient transformation.
-
-  Reference:
-    Chen and He 2021 (arXiv 2011.10566), section 4.2, "Predictor".
   """
   parts = {name: group.transformation for name, group in groups.items()}
   if frozen:
     parts["frozen"] = optax.set_to_zero()
-  return optax.partition(parts, functools.partial(label, frozen=frozen))
+  heads = _heads(groups)
+  return optax.partition(
+    parts, functools.partial(label, heads=heads, frozen=frozen)
+  )
+
+
+def _heads(groups: Mapping[str, Group]) -> tuple[str, ...]:
+  return tuple(name for name in groups if name not in ("weights", "biases"))
 
 
 def describe_groups(
@@ -136,7 +144,7 @@ def describe_groups(
 
   Args:
     groups: as in `make_optimizer`.
-    params: of `networks.Networks`.
+    params: by network.
     frozen: as in `make_optimizer`.
 
   Returns:
@@ -144,7 +152,7 @@ def describe_groups(
     decay 1e-06, adaptation LARS 0.001`.
   """
   masks = {k: jax.tree.leaves(g.mask(params)) for k, g in groups.items()}
-  labels = jax.tree.leaves(label(params, frozen))
+  labels = jax.tree.leaves(label(params, _heads(groups), frozen))
   sizes: dict[tuple[str, str], int] = {}
   for i, x in enumerate(jax.tree.leaves(params)):
     title, settings = "frozen", "not trained"
@@ -152,7 +160,8 @@ def describe_groups(
       is_decayed = masks[labels[i]][i]
       title = "weights" if is_decayed else "weights not named kernel"
       title = title if jnp.ndim(x) > 1 else "biases and norms"
-      title = f"predictor {title}" if labels[i] == "predictor" else title
+      if labels[i] in _heads(groups):
+        title = f"{labels[i]} {title}"
       settings = groups[labels[i]].describe(is_decayed)
     sizes[title, settings] = sizes.get((title, settings), 0) + x.size
   return [

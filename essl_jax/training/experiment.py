@@ -10,14 +10,21 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from essl_jax import augment, config_warnings, data, methods, optim
+from essl_jax import augment, data, optim
 from essl_jax import config as config_lib
+from essl_jax.augment import ViewRequest
 from essl_jax.data import arrays
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.models.layers import convolution, dense
+from essl_jax.training import (
+  online,
+  parameter_groups,
+  resolution,
+  shapes,
+  warnings,
+)
 from essl_jax.training import networks as networks_lib
-from essl_jax.training import parameter_groups, resolution
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -35,7 +42,7 @@ class Experiment:
     source: of images.
     labelled: whose training images are the labelled ones, for kNN and probes;
       `source` itself where those are labelled.
-    networks: encoder and heads.
+    networks: encoder, the method and the active terms, and their heads.
     optimizer: of the networks' parameters.
     groups: what it does to which of them.
     steps_per_epoch: the last, incomplete batch is dropped.
@@ -56,6 +63,22 @@ class Experiment:
     return self.config.epochs * self.steps_per_epoch
 
   @property
+  def parts(self) -> tuple[Any, ...]:
+    """The method and the active terms."""
+    return (self.networks.method, *self.networks.terms)
+
+  @property
+  def requests(self) -> list[ViewRequest]:
+    """The views that they ask for."""
+    return views_lib.union(self.parts, self.config.views)
+
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Paths of the parameters that the encoder does not train."""
+    own = getattr(self.networks.encoder, "frozen_parameters", ())
+    return tuple(f"encoder/{path}" for path in own)
+
+  @property
   def steps_per_dispatch(self) -> int:
     """Steps that the devices do as one program, as the config allows.
 
@@ -73,27 +96,16 @@ class Experiment:
   @property
   def encodings_per_image(self) -> int:
     """Encoder passes that one source image causes in a step."""
-    equivariance = self.config.equivariance
-    plain = 0 if self.config.method == "none" else 2
-    if equivariance.weight == 0:
-      return plain
-    if not equivariance.all_elements:
-      return plain + (2 if equivariance.relative else 1)
-    prediction = networks_lib.make_prediction(self.config)
-    return plain + prediction.group.num_classes
+    channels = self.source.image_shape[2]
+    views = jax.eval_shape(lambda: views_lib.blank(self.requests, channels))
+    return sum(images.shape[0] for images in views.images.values()) // 2
 
   @property
   def crops(self) -> dict[str, augment.View] | None:
     """Views by name that the host crops; None where the step does it."""
     if not self.source.differs_in_size:
       return None
-    views = self.config.views
-    crops = {}
-    if self.config.method != "none":
-      crops = {"first": views.first, "second": views.second}
-    if self.config.equivariance.weight:
-      crops["third"] = views.third
-    return crops
+    return views_lib.crops(self.requests)
 
   @property
   def facts(self) -> dict[str, Any]:
@@ -111,18 +123,17 @@ class Experiment:
   def name(self) -> str:
     """Method, data and lambda in a few words."""
     config = self.config
-    weight = config.equivariance.weight
     if not config.epochs:
       return f"{config.data.name} without pre-training"
-    if config.method == "none":
-      return f"{config.equivariance.group} predicted on {config.data.name}"
-    prefix = "E-" if weight else ""
-    return f"{prefix}{config.method} on {config.data.name}, lambda {weight:g}"
+    terms = [x for x in self.networks.terms if not x.is_aside]
+    weights = ", ".join(f"{x.weight:g}" for x in terms) or "0"
+    prefix = "E-" if terms else ""
+    return f"{prefix}{config.method} on {config.data.name}, lambda {weights}"
 
   @property
   def warnings(self) -> list[str]:
     """What is allowed and most likely not meant, a line each."""
-    return config_warnings.find(self.config)
+    return warnings.find(self.config, self.parts)
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
@@ -136,17 +147,29 @@ class Experiment:
     if self.steps_per_dispatch > 1:
       first += f", {self.steps_per_dispatch} steps a program"
     sizes = resolution.describe(self.config.views, self.config.epochs)
-    return [first, *sizes, *optim.describe_groups(self.groups, params)]
+    groups = optim.describe_groups(self.groups, params, self.frozen)
+    return [first, *sizes, *groups]
+
+  def problem(self, axis_name: str | None = parallel.AXIS) -> step_lib.Problem:
+    """What the step trains."""
+    method = self.networks.method
+    return step_lib.Problem(
+      self.networks,
+      self.optimizer,
+      self.groups["weights"].learning_rate,
+      method_views=tuple(x.name for x in method.requests(self.config.views)),
+      total_steps=max(self.total_steps, 1),
+      micro_batches=self.config.micro_batches,
+      axis_name=axis_name,
+    )
 
   def create_state(self) -> step_lib.TrainState:
     """The replicated state at step 0."""
-    size = self.config.views.first.size
     state = step_lib.create_state(
-      self.networks,
-      self.optimizer,
+      self.problem(),
       seed=self.config.seed,
-      image_shape=(size, size, self.source.image_shape[2]),
-      relative=self.config.equivariance.relative,
+      requests=self.requests,
+      channels=self.source.image_shape[2],
     )
     return parallel.replicate(state, self.mesh)
 
@@ -154,17 +177,12 @@ class Experiment:
     self, prepare: views_lib.Prepare | None = None
   ) -> Callable[[step_lib.TrainState, Any], Any]:
     """The step of one device's share; `prepare` replaces the augmentation."""
-    return step_lib.make_train_step(
-      self.networks,
-      methods.make_loss(self.config, parallel.AXIS),
-      self.optimizer,
-      self.groups["weights"].learning_rate,
-      prepare or views_lib.make_views(self.config, parallel.AXIS),
-      equivariance_weight=self.config.equivariance.weight,
-      prediction=networks_lib.make_prediction(self.config),
-      micro_batches=self.config.micro_batches,
-      axis_name=parallel.AXIS,
-    )
+    if prepare is None:
+      labels = any(term.needs_labels for term in self.networks.terms)
+      prepare = views_lib.make_views(
+        self.requests, parallel.AXIS, labels=labels
+      )
+    return step_lib.make_train_step(self.problem(), prepare)
 
   def make_step(self, prepare: views_lib.Prepare | None = None) -> Any:
     """The compiled `pure_step` over the mesh."""
@@ -202,24 +220,22 @@ class Experiment:
     return held, rows
 
 
-def _has_no_labels(source: data.Source) -> bool:
-  """Whether labels are known to be missing, without reading anything."""
-  if not isinstance(source, arrays.ArraySource):
-    return False
-  return bool(source.train_labels.min() < 0)
+def _make_source(config: config_lib.Config, train_split: str) -> data.Source:
+  settings = dataclasses.replace(config.data, train_split=train_split)
+  return data.open_source(settings, config_lib.source_fields(config))
 
 
-def _make_source(settings: config_lib.Data, train_split: str) -> data.Source:
-  return data.make_source(
-    settings.name,
-    directory=settings.dir,
-    on_device=settings.on_device,
-    train_split=train_split,
-    test_split=settings.test_split,
-    image_size=settings.image_size,
-    resize_size=settings.resize_size,
-    generate=settings.generate,
-  )
+def _terms(config: config_lib.Config, source: data.Source) -> list[Any]:
+  """The active terms, and the online classifier where it is asked for."""
+  terms = networks_lib.active_terms(config)
+  if not config.online_classifier:
+    return terms
+  if isinstance(source, arrays.ArraySource) and source.train_labels.min() < 0:
+    raise UsageError(
+      "config.online_classifier needs labels of the pre-training images, and"
+      f" those of {config.data.name} {config.data.train_split} have none"
+    )
+  return [online.OnlineClassifier(num_classes=source.num_classes), *terms]
 
 
 def build(
@@ -241,52 +257,56 @@ def build(
   Raises:
     UsageError: what the config asks for cannot be had.
   """
-  methods.check(config)
+  networks_lib.check_parts(config)
   mesh = parallel.make_mesh() if mesh is None else mesh
   parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if source is None:
-    source = _make_source(config.data, config.data.train_split)
+    source = _make_source(config, config.data.train_split)
   labelled = source
   if config.data.labelled_split is not None:
-    labelled = _make_source(config.data, config.data.labelled_split)
+    labelled = _make_source(config, config.data.labelled_split)
   if (config.steps_per_dispatch or 1) > 1 and not isinstance(
     source, arrays.ArraySource
   ):
     raise UsageError(
-      f"config.steps_per_dispatch {config.steps_per_dispatch} wants images in"
+      f"config.steps_per_dispatch {config.steps_per_dispatch} needs images in"
       " device memory, and these are streamed: add"
       " --config.data.on_device=True, or leave it out"
     )
-  views_lib.check(config, source)
-  if config.online_classifier and _has_no_labels(source):
-    raise UsageError(
-      "config.online_classifier wants labels of the pre-training images, and"
-      f" those of {config.data.name} {config.data.train_split} have none"
-    )
-  examples = source.num_examples("train")
-  steps_per_epoch = examples // config.batch_size
-  if steps_per_epoch == 0 and config.epochs:
-    raise UsageError(
-      f"config.batch_size {config.batch_size} is more than the {examples}"
-      f" images of {config.data.name} {config.data.train_split}: give a smaller"
-      " --config.batch_size"
-    )
-  steps_per_epoch = max(steps_per_epoch, 1)
+  steps_per_epoch = _steps_per_epoch(config, source)
   groups = parameter_groups.make(config, steps_per_epoch)
   platform = mesh.devices.flat[0].platform
-  return Experiment(
+  experiment = Experiment(
     config=config,
     mesh=mesh,
     source=source,
     labelled=labelled,
     networks=networks_lib.make_networks(
       config,
-      num_classes=source.num_classes,
+      _terms(config, source),
       axis_name=parallel.AXIS,
       conv_general_dilated=convolution.default_conv(platform),
       dot_general=dense.default_dot_general(platform),
     ),
-    optimizer=optim.make_optimizer(groups),
+    optimizer=optax.identity(),
     groups=groups,
     steps_per_epoch=steps_per_epoch,
   )
+  optimizer = optim.make_optimizer(groups, experiment.frozen)
+  experiment = dataclasses.replace(experiment, optimizer=optimizer)
+  views_lib.check(config, experiment.parts, source)
+  shapes.check(
+    config, experiment.problem(None), experiment.requests, source.image_shape[2]
+  )
+  return experiment
+
+
+def _steps_per_epoch(config: config_lib.Config, source: data.Source) -> int:
+  examples = source.num_examples("train")
+  if examples < config.batch_size and config.epochs:
+    raise UsageError(
+      f"config.batch_size {config.batch_size} is more than the {examples}"
+      f" images of {config.data.name} {config.data.train_split}: give a smaller"
+      " --config.batch_size"
+    )
+  return max(examples // config.batch_size, 1)

@@ -180,3 +180,30 @@ def make_networks(
 def active_terms(config: config_lib.Config) -> list[Any]:
   """The equivariance terms of a config whose weight is not 0."""
   return [term for term in config_lib.terms(config) if term.weight]
+
+
+def check_parts(config: config_lib.Config) -> None:
+  """Refuses a config that its parts cannot train.
+
+  Args:
+    config: of the run.
+
+  Raises:
+    UsageError: in one line.
+  """
+  terms = config_lib.terms(config)
+  for term in terms:
+    term.check(config)
+  method = config_lib.method(config)
+  method.check(config)
+  if not method.views:
+    if not any(term.weight for term in terms):
+      raise UsageError(
+        f"config.method={config.method} learns by its terms alone, and none of"
+        " them has a weight: set config.equivariance.weight above 0, such as 1"
+      )
+    if config.online_classifier:
+      raise UsageError(
+        f"config.online_classifier sees view 1, which config.method="
+        f"{config.method} does not draw: set it to False"
+      )

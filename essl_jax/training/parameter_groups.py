@@ -1,4 +1,4 @@
-"""What a config does to weights, biases and predictors."""
+"""What a config does to weights, biases and the heads of its method."""
 
 import functools
 
@@ -16,7 +16,8 @@ def make(
     steps_per_epoch: in which warm-up and cosine are counted.
 
   Returns:
-    `weights`, `biases` and `predictor`, whose rate is constant.
+    `weights`, `biases`, and a group for each head of the method that has a
+    rate of its own.
   """
   recipe = config.optimizer
   scale = config.batch_size / 256 if recipe.scale_with_batch else 1.0
@@ -33,15 +34,16 @@ def make(
     if recipe.update_rate_every == "epoch"
     else 1,
   )
-  trust = {"sgd": None, "lars": recipe.trust_coefficient}
   group = functools.partial(
     optim.Group,
     weight_decay=recipe.weight_decay,
     momentum=recipe.momentum,
-    trust_coefficient=trust[recipe.name],
+    trust_coefficient=recipe.trust_coefficient,
+    beta2=recipe.beta2 if recipe.name == "adamw" else None,
   )
+  own = config_lib.method(config).learning_rates(peak, schedule(peak))
   return {
     "weights": group(schedule(peak), peak),
     "biases": group(schedule(bias_peak), bias_peak),
-    "predictor": group(peak, peak),
+    **{name: group(rate, peak) for name, rate in own.items()},
   }

@@ -8,9 +8,10 @@ normalised: colours are inverted and made gray in that range.
 Reference: Dangovski et al. 2022 (arXiv 2111.00899), section 3 and figure 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import itertools
+import pkgutil
 
 import chex
 import jax
@@ -28,6 +29,7 @@ from essl_jax.transformations.elements import (
 from essl_jax.transformations.group import (
   CyclicShifts,
   TransformationGroup,
+  overlap,
   product,
 )
 
@@ -41,37 +43,83 @@ __all__ = (
   "find",
   "find_augmentation",
   "four_fold_rotation",
+  "overlap",
   "product",
 )
 
-FOUR_FOLD_ROTATION = TransformationGroup(
-  "rotation", tuple(quarter_turns(k) for k in range(4))
+_SHIFTS = frozenset({"across", "down"})
+
+
+def _group(
+  name: str,
+  elements: Sequence[Callable[[jax.Array], jax.Array]],
+  names: str = "",
+  moves: Iterable[str] = (),
+  drawn_by: Sequence[str] = (),
+) -> TransformationGroup:
+  """A known group; the names of its elements stand between commas."""
+  return TransformationGroup(
+    name,
+    tuple(elements),
+    element_names=tuple(filter(None, names.split(", "))),
+    moves=frozenset(moves),
+    drawn_by=tuple(drawn_by),
+  )
+
+
+FOUR_FOLD_ROTATION = _group(
+  "rotation", [quarter_turns(k) for k in range(4)], "0°, 90°, 180°, 270°"
 )
-ANY_ROLL = CyclicShifts("any_roll")
+ANY_ROLL = CyclicShifts("any_roll", _SHIFTS)
 _BLURS = (5, 9, 15)  # kernel sizes in pixels
 
 GROUPS: Mapping[str, TransformationGroup] = {
   group.name: group
   for group in (
     FOUR_FOLD_ROTATION,
-    TransformationGroup("horizontal_flip", (identity, flip(2))),
-    TransformationGroup("vertical_flip", (identity, flip(1))),
+    _group(
+      "horizontal_flip",
+      (identity, flip(2)),
+      "as it is, mirrored",
+      {"mirror"},
+      ["flip"],
+    ),
+    _group(
+      "vertical_flip",
+      (identity, flip(1)),
+      "as it is, upside down",
+      {"turn over"},
+    ),
     # Labels of flips and half translations are those of E-SSL's program.
-    TransformationGroup("flips", (identity, flip(1), flip(2), flip(1, 2))),
-    TransformationGroup(
+    _group(
+      "flips",
+      (identity, flip(1), flip(2), flip(1, 2)),
+      "",
+      {"mirror", "turn over"},
+      ["flip"],
+    ),
+    _group(
       "half_translation",
       (identity, half_shift(2), half_shift(1), half_shift(1, 2)),
+      "",
+      _SHIFTS,
     ),
-    TransformationGroup("half_swap", (identity, half_shift(2))),
-    TransformationGroup("vertical_half_swap", (identity, half_shift(1))),
-    TransformationGroup(
+    _group("half_swap", (identity, half_shift(2)), "", {"across"}),
+    _group("vertical_half_swap", (identity, half_shift(1)), "", {"down"}),
+    _group(
       "jigsaw",
-      tuple(permute_quadrants(p) for p in itertools.permutations(range(4))),
+      [permute_quadrants(p) for p in itertools.permutations(range(4))],
+      "",
+      _SHIFTS,
     ),
-    TransformationGroup("grayscale", (identity, to_grayscale)),
-    TransformationGroup("inversion", (identity, invert)),
-    TransformationGroup(
-      "blur", (identity, *(gaussian_blur(size) for size in _BLURS))
+    _group("grayscale", (identity, to_grayscale), "", (), ["grayscale"]),
+    _group("inversion", (identity, invert), "", (), ["solarize"]),
+    _group(
+      "blur",
+      (identity, *(gaussian_blur(size) for size in _BLURS)),
+      "",
+      (),
+      ["blur"],
     ),
   )
 }
@@ -86,7 +134,8 @@ def find(name: str) -> TransformationGroup:
   """The group of a name, or the product of several joined by `*`.
 
   Args:
-    name: a name in `GROUPS`, such as `rotation`, or `rotation*horizontal_flip`.
+    name: a name in `GROUPS`, such as `rotation`, `module:NAME` of your own, or
+      several with `*` between them, such as `rotation*horizontal_flip`.
 
   Returns:
     The group; for the same name always the same one. Nothing is computed, so
@@ -102,7 +151,7 @@ def find(name: str) -> TransformationGroup:
   """
   parts = [part.strip() for part in name.split("*")]
   for part in parts:
-    if part in GROUPS:
+    if part in GROUPS or ":" in part:
       continue
     if part in AUGMENTATIONS:
       raise ValueError(
@@ -112,10 +161,23 @@ def find(name: str) -> TransformationGroup:
     of = f" in {name!r}" if part != name else ""
     raise ValueError(
       f"unknown transformation group {part!r}{of}; there are:"
-      f" {', '.join(GROUPS)}, and products like a*b"
+      f" {', '.join(GROUPS)}, products like a*b, and module:NAME"
     )
-  groups = [GROUPS[part] for part in parts]
+  groups = [GROUPS[part] if part in GROUPS else _import(part) for part in parts]
   return groups[0] if len(groups) == 1 else product(*groups)
+
+
+def _import(path: str) -> TransformationGroup:
+  """The group that `module:NAME` is; ValueError where it is none."""
+  try:
+    found = pkgutil.resolve_name(path)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(f"{path} cannot be imported ({error})") from error
+  if not isinstance(found, TransformationGroup):
+    raise ValueError(
+      f"{path} must be a TransformationGroup, and is a {type(found).__name__}"
+    )
+  return found
 
 
 def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
@@ -135,7 +197,7 @@ def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
   try:
     return find(name)
   except ValueError as error:
-    if "*" in name:
+    if "*" in name or ":" in name:
       raise
     raise ValueError(
       f"unknown transformation group {name!r}; there are:"

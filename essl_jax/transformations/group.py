@@ -7,6 +7,7 @@ or one element to each. Label k names element k, and element 0 is the identity.
 from collections.abc import Callable
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Protocol
 
@@ -74,11 +75,25 @@ class TransformationGroup(_Drawn):
     elements: element k maps images [N, H, W, C] to images of the same shape
       and dtype; all must differ. Element 0 is the identity.
     factors: the groups that this one is a product of; none of its own.
+    element_names: of the elements, for tables; their numbers where absent.
+    moves: what elements other than the identity do, in words. Groups that
+      share one have an element in common; without any, only a group of the
+      same name has.
+    drawn_by: fields of `augment.View` that draw elements at random where they
+      are above 0.
   """
 
   name: str
   elements: tuple[Element, ...]
   factors: tuple["TransformationGroup", ...] = ()
+  element_names: tuple[str, ...] = ()
+  moves: frozenset[str] = frozenset()
+  drawn_by: tuple[str, ...] = ()
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """What to call each element."""
+    return self.element_names or tuple(map(str, range(self.num_classes)))
 
   @property
   def num_classes(self) -> int:
@@ -180,9 +195,12 @@ class CyclicShifts(_Drawn):
 
   Attributes:
     name: what configs call the group.
+    moves: as of `TransformationGroup`.
   """
 
   name: str
+  moves: frozenset[str] = frozenset()
+  factors = ()
 
   def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
     """Shifts image i by `labels[i]`.
@@ -232,7 +250,22 @@ def product(*factors: TransformationGroup) -> TransformationGroup:
   elements = factors[0].elements
   for factor in factors[1:]:
     elements = tuple(compose(f, g) for f in elements for g in factor.elements)
-  return TransformationGroup(name, elements, factors)
+  names = itertools.product(*(factor.names for factor in factors))
+  return TransformationGroup(
+    name, elements, factors, tuple(" ".join(x) for x in names)
+  )
+
+
+def overlap(a: "_Drawn", b: "_Drawn") -> bool:
+  """Whether two groups have elements other than the identity in common.
+
+  Args:
+    a: a group; of a product, its factors count.
+    b: likewise.
+  """
+  factors = [getattr(group, "factors", ()) or (group,) for group in (a, b)]
+  said = lambda group: group.moves or {group.name}
+  return any(said(x) & said(y) for x in factors[0] for y in factors[1])
 
 
 def square(images: chex.Array) -> jax.Array:

@@ -1,0 +1,71 @@
+"""BYOL: predictions of a target network's projections."""
+
+from typing import Any
+
+import jax
+
+from essl_jax import losses, optim
+from essl_jax.config import fields
+from essl_jax.methods.method import (
+  Features,
+  Heads,
+  Method,
+  Outputs,
+  Projector,
+  two_projections,
+)
+from essl_jax.models import heads as heads_lib
+
+
+class BYOL(Method):
+  """The distance of predictions to the other view's target projection.
+
+  The target network is an average of the trained one; both directions are
+  added.
+
+  Attributes:
+    projector: features to projections.
+    predictor_hidden: width of the predictor's hidden layer.
+    target_decay: what part of the target stays after the first step; it rises
+      to 1 by half a cosine.
+
+  Reference:
+    Grill et al. 2020 (arXiv 2006.07733), equation 2 and section 3.2.
+  """
+
+  target_heads = ("projector",)
+
+  projector: Projector = Projector((4096, 256), last_norm="none", bias=True)
+  predictor_hidden: fields.Count = 4096
+  target_decay: fields.Unit = 0.99
+
+  def make_heads(self, **common: Any) -> dict[str, Any]:
+    """Projector and predictor, with biases."""
+    predictor = heads_lib.MLP(
+      widths=(self.predictor_hidden, self.projector.widths[-1]), **common
+    )
+    return {"projector": self.projector.make(**common), "predictor": predictor}
+
+  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
+    """Projections and predictions of both views, each [N, D]."""
+    projections = two_projections(heads, features)
+    predictions = tuple(heads["predictor"](z) for z in projections)
+    return {"projections": projections, "predictions": predictions}
+
+  def forward_target(self, heads: Heads, features: Features) -> dict[str, Any]:
+    """The target's projections of both views, each [N, D]."""
+    return {"projections": two_projections(heads, features)}
+
+  def target_momentum(self, step: jax.Array, total_steps: int) -> jax.Array:
+    """See `optim.momentum_coefficient`."""
+    return optim.momentum_coefficient(self.target_decay, total_steps)(step)
+
+  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+    """See `losses.byol`; examples stay apart."""
+    del axis_name
+    p1, p2 = outputs.own["predictions"]
+    k1, k2 = outputs.target["projections"]
+    return losses.byol(p1, k2) + losses.byol(p2, k1)
+
+
+PART = BYOL

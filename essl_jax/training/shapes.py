@@ -1,0 +1,108 @@
+"""Whether parts of anybody's own fit together, told before they are trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from essl_jax import config as config_lib
+from essl_jax.augment import ViewRequest
+from essl_jax.errors import UsageError
+from essl_jax.methods.method import Outputs
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
+from essl_jax.training import views as views_lib
+
+
+def check(
+  config: config_lib.Config,
+  problem: step_lib.Problem,
+  requests: Sequence[ViewRequest],
+  channels: int,
+) -> None:
+  """Refuses networks and losses of the wrong form; nothing is computed.
+
+  Parts of this package are known to fit and are not looked at.
+
+  Args:
+    config: of the run.
+    problem: what is to be trained.
+    requests: the views.
+    channels: of the images.
+
+  Raises:
+    UsageError: an encoder whose features are not [N, F], a loss that is no
+      scalar, or a part that fails on the views.
+  """
+  networks = problem.networks
+  parts = (networks.encoder, networks.method, *networks.terms)
+  if all(type(x).__module__.startswith("essl_jax.") for x in parts):
+    return
+  views = jax.eval_shape(lambda: views_lib.blank(requests, channels))
+  where = f"config.encoder.name={config.encoder.name}"
+  init = nn.init(
+    lambda module, x: networks_lib.bind(module, False)(x), networks.encoder
+  )
+  first = next(iter(views.images.values()))
+  variables = _shape_of(where, lambda x: init(jax.random.key(0), x), first)
+  for name, images in views.images.items():
+    features = _shape_of(
+      where, step_lib.make_encode(networks.encoder), variables, images
+    )
+    rows = images.shape[0]
+    if len(features.shape) != 2 or features.shape[0] != rows:
+      raise UsageError(
+        f"{where}: the features of {rows} images of the view {name} must be"
+        f" [{rows}, F], and are {list(features.shape)}"
+      )
+  _check_losses(config, problem, views)
+
+
+def _check_losses(
+  config: config_lib.Config, problem: step_lib.Problem, views: views_lib.Views
+) -> None:
+  networks, where = problem.networks, f"config.method={config.method}"
+  make = lambda v: networks.init(
+    jax.random.key(0), v.images, v.targets, train=False
+  )
+  variables = _shape_of(where, make, views)
+  run = lambda x, v: networks.apply(x, v.images, v.targets, train=False)
+  own, *others = _shape_of(where, run, variables, views)
+  target = None
+  if problem.target is not None:
+    ask = lambda x, v: problem.target.apply(
+      x, {k: v.images[k] for k in problem.method_views}, {}, train=False
+    )
+    (target,) = _shape_of(where, ask, variables, views)
+  method = networks.method
+  extra = _shape_of(where, method.initial_extra, variables["params"])
+  loss = lambda own, target, extra: method.loss(
+    Outputs(own, target, extra, jnp.zeros((), jnp.int32), problem.total_steps)
+  )
+  _check_scalar(where, _shape_of(where, loss, own, target, extra))
+  for term, outputs in zip(networks.terms, others, strict=True):
+    name = f"config.terms={type(term).__name__}"
+    found = _shape_of(name, term.loss, outputs, views.targets)
+    if not isinstance(found, tuple) or len(found) != 2:
+      raise UsageError(f"{name}: loss must return (scalar, metrics)")
+    _check_scalar(name, found[0])
+
+
+def _check_scalar(where: str, loss: Any) -> None:
+  shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", None)
+  if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+    form = type(loss).__name__ if shape is None else f"{dtype}{list(shape)}"
+    raise UsageError(f"{where}: the loss must be one number, and is {form}")
+
+
+def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:
+  """What a function returns, by shapes; its failure in one line."""
+  try:
+    return jax.eval_shape(function, *args)
+  except UsageError:
+    raise
+  except Exception as error:  # anybody's code
+    first = (str(error).strip().splitlines() or [""])[0]
+    raise UsageError(f"{where}: {type(error).__name__}: {first}") from error
