@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from essl_jax import config as config_lib
 from essl_jax import prediction as prediction_lib
-from essl_jax.models import heads, photonics, resnet
+from essl_jax.models import heads, resnet
+from essl_jax.photonics import network
 
 
 class Outputs(NamedTuple):
@@ -113,7 +114,7 @@ def make_encoder(
     "axis_name": axis_name,
   }
   if config.model.name == "photonic_cnn":
-    return photonics.PhotonicCNN(**common)
+    return network.PhotonicCNN(**common)
   return resnet.ResNet(
     depth=config.model.depth,
     stem=config.model.stem,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from essl_jax import augment, data, transformations
 from essl_jax import config as config_lib
 from essl_jax.errors import UsageError
-from essl_jax.models import photonics
+from essl_jax.photonics import network
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import resolution
 
@@ -143,11 +143,11 @@ def _check_stage(config: config_lib.Config, channels: int) -> None:
     except ValueError as error:
       raise UsageError(f"config.views.{name}: {error}") from error
     _check_groups(config, name, channels)
-    needed = (photonics.SIDE, 1)
+    needed = (network.SIDE, 1)
     if config.model.name == "photonic_cnn" and (view.size, channels) != needed:
       raise UsageError(
-        f"config.model.name=photonic_cnn sees {photonics.SIDE} x"
-        f" {photonics.SIDE} pixels of one channel, and config.views.{name} of"
+        f"config.model.name=photonic_cnn sees {network.SIDE} x"
+        f" {network.SIDE} pixels of one channel, and config.views.{name} of"
         f" these images has {view.size} x {view.size} of {channels}"
       )
 
