@@ -10,8 +10,9 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import config_data, methods
-from essl_jax.data import arrays, cells
+from essl_jax.data import arrays
 from essl_jax.errors import UsageError
+from essl_jax.photonics import source as source_lib
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import loop as train
 from essl_jax.training import parameter_groups
@@ -236,7 +237,7 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   )
   sizes = {"unlabelled": 16, "train": 8, "validation": 3, "test": 3}
   photonics_helpers.stand_in(monkeypatch, sizes)
-  made = cells.open_cells(
+  made = source_lib.open_cells(
     str(tmp_path / "cells"),
     "unlabelled",
     "test",

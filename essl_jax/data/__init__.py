@@ -15,14 +15,12 @@ import numpy as np
 
 from essl_jax.augment import View
 from essl_jax.data.arrays import ArraySource, take_sub_splits
-from essl_jax.data.cells import CellSource, open_cells
 from essl_jax.data.checks import SPLITS, check_sizes
 from essl_jax.data.small_sets import load_digits, load_npz
 from essl_jax.errors import UsageError
 
 __all__ = [
   "ArraySource",
-  "CellSource",
   "Source",
   "load_digits",
   "load_npz",
@@ -140,8 +138,8 @@ def make_source(
     name: "digits" (scikit-learn's 8x8 digits, no download), a path ending in
       ".npz" (see `load_npz`), "folder" (image files, see
       `essl_jax.data.folder`), "photonics" (unit cells, see
-      `essl_jax.data.cells`), or the name of a TFDS image classification set
-      such as "cifar10".
+      `essl_jax.photonics.source`), or the name of a TFDS image classification
+      set such as "cifar10".
     directory: where TFDS sets are prepared, None being TFDS's own default;
       the root of an image folder, the directory of unit cells.
     on_device: read the evaluation images of a TFDS set or a folder into
@@ -174,6 +172,9 @@ def make_source(
       " or the name of a TFDS set"
     )
   if name == "photonics":
+    # Imported here: it is a source itself, built on this package.
+    from essl_jax.photonics.source import open_cells
+
     return open_cells(directory, train_split, test_split, generate)
   sizes = {"image_size": image_size, "resize_size": resize_size}
   source: Source

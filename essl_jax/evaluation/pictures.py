@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from essl_jax.photonics import density as density_lib
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -119,25 +118,3 @@ def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
   axes.set_title("test features, two principal axes, colour = class")
   axes.set_xticks([])
   axes.set_yticks([])
-
-
-def draw_densities(
-  axes: Any, density: np.ndarray, predicted: np.ndarray
-) -> None:
-  """What densities of states differ by from free space, against frequency.
-
-  Args:
-    axes: of matplotlib.
-    density: of a few test cells, [N, 400].
-    predicted: likewise.
-  """
-  frequencies = density_lib.frequencies()[: density.shape[1]]
-  free = density_lib.empty_lattice()[: density.shape[1]]
-  apart = 2.5
-  for i, (true, found) in enumerate(zip(density, predicted, strict=True)):
-    offset = apart * i - free
-    axes.plot(frequencies, true + offset, color=f"C{i}")
-    axes.plot(frequencies, found + offset, color=f"C{i}", linestyle="--")
-  axes.set_title("test cells: true, predicted (dashed)")
-  axes.set_xlabel(r"frequency $\omega \sqrt{\bar\varepsilon}\, a / 2 \pi c$")
-  axes.set_ylabel(f"density of states - free space's, cells {apart:g} apart")

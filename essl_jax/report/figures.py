@@ -8,7 +8,7 @@ from matplotlib import figure as figure_lib
 import numpy as np
 from PIL import Image
 
-from essl_jax.evaluation import pictures
+from essl_jax.photonics import regression
 from essl_jax.report.runs import Points
 
 # Dark enough on white; each with a dash of its own, for those who see none.
@@ -198,7 +198,7 @@ def _name_lines(figure: Any, names: Sequence[str]) -> None:
 def densities(true: np.ndarray, predicted: np.ndarray) -> bytes:
   """True and predicted densities of states of a few test cells, [N, 400]."""
   figure, axes = _axes(4.2)
-  pictures.draw_densities(axes, true, predicted)
+  regression.draw_densities(axes, true, predicted)
   axes.set_title("")
   axes.set_ylabel(axes.get_ylabel(), fontsize=8)
   return _png(figure)

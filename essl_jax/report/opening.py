@@ -10,6 +10,7 @@ from essl_jax import config_data, data
 from essl_jax.data import prepared, subsets
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.photonics.source import CellSource
 from essl_jax.report.runs import Run
 from essl_jax.storage import checkpoint, weights
 from essl_jax.training import experiment as experiment_lib
@@ -64,7 +65,7 @@ def test_images(
   Returns:
     A source.
   """
-  if isinstance(experiment.source, data.CellSource):
+  if isinstance(experiment.source, CellSource):
     return experiment.source
   return subsets.sample(experiment.labelled, number, "test")
 

@@ -12,6 +12,7 @@ import numpy as np
 from essl_jax import augment, data
 from essl_jax.data import subsets
 from essl_jax.evaluation import features as features_lib
+from essl_jax.photonics.source import CellSource
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run, element_names
 from essl_jax.training import experiment as experiment_lib
@@ -185,7 +186,7 @@ def _encode(
   features, labels = (x[:number] for x in extract(source, "test"))
   found.features = features
   found.values, found.has_classes = labels, bool(labels.min() >= 0)
-  if isinstance(experiment.source, data.CellSource):
+  if isinstance(experiment.source, CellSource):
     cells = experiment.source.test_images[:number]
     found.values = cells.mean(axis=(1, 2, 3))
     return

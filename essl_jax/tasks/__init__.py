@@ -4,7 +4,7 @@ Images with classes are measured by kNN and linear probes, unit cells by a
 regression. The train loop and the reports know a task by these methods alone.
 """
 
-from essl_jax.data.cells import CellSource
+from essl_jax.photonics.source import CellSource
 from essl_jax.tasks.classification import Classification
 from essl_jax.tasks.density_of_states import DensityOfStates
 from essl_jax.tasks.task import Interrupt, Measured, Rows, Task

@@ -5,20 +5,13 @@ import pathlib
 from typing import Any
 
 from essl_jax.data import Source
-from essl_jax.data.cells import FREQUENCIES, CellSource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import (
-  collapse,
-  pictures,
-  regression,
-  regressor,
-  symmetry,
-  transformation,
-)
+from essl_jax.evaluation import collapse, symmetry, transformation
 from essl_jax.evaluation.encoding import BATCH, Encoding
-from essl_jax.models import photonics as photonics_models
 from essl_jax.models.layers import convolution
+from essl_jax.photonics import network, regression, regressor
+from essl_jax.photonics.source import FREQUENCIES, CellSource
 from essl_jax.tasks.task import (
   Interrupt,
   Measured,
@@ -104,7 +97,7 @@ class DensityOfStates:
       "predicted": samples.astype(float).round(4),
     }
     draw = functools.partial(
-      pictures.draw_densities, density=true, predicted=samples
+      regression.draw_densities, density=true, predicted=samples
     )
     return Measured(figures, draw)
 
@@ -118,8 +111,8 @@ class DensityOfStates:
       ),
     )
     return regressor.Problem(
-      model=photonics_models.DensityRegressor(
-        encoder, photonics_models.density_head(config.model.width)
+      model=network.DensityRegressor(
+        encoder, network.density_head(config.model.width)
       ),
       encoder=None if self._is_random else step_lib.encoder_variables(state),
       cells=self._source.labelled,

@@ -15,10 +15,10 @@ import optax
 from essl_jax import augment
 from essl_jax.config_evaluation import Regression
 from essl_jax.data import order
-from essl_jax.data.cells import POINTS, LabelledCells
 from essl_jax.devices import parallel
-from essl_jax.models.photonics import DensityRegressor
 from essl_jax.photonics import density as density_lib
+from essl_jax.photonics.network import DensityRegressor
+from essl_jax.photonics.source import POINTS, LabelledCells
 from essl_jax.training.views import image_keys
 
 EMPTY_LATTICE = density_lib.empty_lattice()[:POINTS].astype(np.float32)

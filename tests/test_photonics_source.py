@@ -7,9 +7,9 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config_data, data
-from essl_jax.data import cells
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density, settings, storage
+from essl_jax.photonics import source as source_lib
 
 SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
 
@@ -69,16 +69,16 @@ def test_cells_of_other_settings_are_refused(
   wanted = config_data.Generate("blob", 11, 20)
   arguments = (str(tmp_path), "unlabelled", "test")
   for generate in (wanted, config_data.Generate()):
-    source = cells.open_cells(*arguments, generate)
+    source = source_lib.open_cells(*arguments, generate)
     assert source.made == {"kind": "blob", "seed": 0}
   with pytest.raises(UsageError, match=expected) as error:
-    cells.open_cells(*arguments, dataclasses.replace(wanted, **changes))
+    source_lib.open_cells(*arguments, dataclasses.replace(wanted, **changes))
   assert "\n" not in str(error.value) and not asked
 
 
 def test_frequencies_are_those_of_the_physics():
-  np.testing.assert_array_equal(cells.FREQUENCIES, density.frequencies())
-  assert density.NUM_TARGETS == cells.POINTS
+  np.testing.assert_array_equal(source_lib.FREQUENCIES, density.frequencies())
+  assert density.NUM_TARGETS == source_lib.POINTS
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_unlabelled_cells_are_needed_to_pretrain_on(monkeypatch, tmp_path):
   photonics_helpers.stand_in(monkeypatch, SIZES)
   for name in ("train", "validation", "test"):
     (tmp_path / f"{name}.h5").touch()
-  source = cells.open_cells(str(tmp_path), "train", "test")
+  source = source_lib.open_cells(str(tmp_path), "train", "test")
   assert source.num_examples("train") == SIZES["train"]
   with pytest.raises(UsageError, match="lacks unlabelled.h5: `python"):
-    cells.open_cells(str(tmp_path), "unlabelled[:3]", "test")
+    source_lib.open_cells(str(tmp_path), "unlabelled[:3]", "test")
 
 
 def test_densities_are_needed(monkeypatch, tmp_path):
   photonics_helpers.stand_in(monkeypatch, SIZES)
   with pytest.raises(UsageError, match="test.h5 has no density of states"):
-    cells._density(None, "test")
+    source_lib._density(None, "test")
 
 
 def test_some_cells_of_a_split_are_taken():

@@ -14,7 +14,7 @@ from essl_jax import config as config_lib
 from essl_jax import optim, tasks
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import regression, regressor
+from essl_jax.photonics import regression, regressor
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import loop as train
