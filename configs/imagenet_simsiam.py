@@ -38,7 +38,7 @@ pixels of two of 224.
 
 import ml_collections
 
-from essl_jax.variants import option, variants
+from essl_jax.config import base, option, update_views, variants
 
 VARIANTS = {
   "baseline": "without equivariance",
@@ -56,144 +56,76 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
   large = option(chosen, "scale", "small") == "large"
-
-  config = ml_collections.ConfigDict()
-  config.method = "simsiam"
-  config.mode = "train"
+  config = base(method="simsiam")
   config.epochs = int(option(chosen, "epochs", "100"))
   config.batch_size = 512
-  config.micro_batches = 1
-  config.seed = 0
   config.precision = "bfloat16"
   config.log_every = 50
-  config.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
   config.checkpoint_every_epochs = 1
-  config.evaluate_checkpoint = "latest"
-  config.init_from = ml_collections.config_dict.placeholder(str)
-
-  config.data = dict(
+  config.data.update(
     name="imagenet2012",
-    dir=ml_collections.config_dict.placeholder(str),
-    on_device=False,
-    train_split="train",
-    labelled_split=ml_collections.config_dict.placeholder(str),
     test_split="validation",
     image_size=224,
     resize_size=256,
   )
-
-  view = dict(
+  config.encoder.update(depth=50, stem="imagenet", zero_init_last_norm=True)
+  update_views(
+    config,
     size=224,
     scale=(0.08, 1.0),
-    ratio=(3 / 4, 4 / 3),
     interpolation="bicubic",
-    flip=0.5,
     jitter=(0.4, 0.4, 0.2, 0.1),
-    jitter_probability=0.8,
-    grayscale=0.2,
     blur=1.0,
-    blur_sigma=(0.1, 2.0),
-    solarize=0.0,
-    solarize_threshold=128 / 255,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
   )
-  config.views = dict(
-    first=dict(view),
-    second=view | dict(blur=0.1, solarize=0.2),
-    third=view
-    | dict(
-      size=96,
-      scale=(0.08, 1.0) if large else (0.05, 0.14),
-      interpolation="bilinear",
-      blur=0.1,
-    ),
-    extra=ml_collections.config_dict.placeholder(str),
-    resolution=(),
+  config.views.second.update(blur=0.1, solarize=0.2)
+  config.views.third.update(
+    size=96,
+    scale=(0.08, 1.0) if large else (0.05, 0.14),
+    interpolation="bilinear",
+    blur=0.1,
   )
-
-  config.model = dict(
-    depth=50,
-    stem="imagenet",
-    width=64,
-    zero_init_last_norm=True,
-    rematerialize=False,
-  )
-  config.projector = dict(
-    widths=(2048, 2048, 2048), last_norm="batch_not_affine"
-  )
+  config.projector.widths = (2048, 2048, 2048)
   config.predictor_hidden = 512
-  config.online_classifier = False
-  config.equivariance = dict(
-    group="rotation",
-    weight=0.0 if "baseline" in chosen else 0.08,
-    all_elements=True,
-    heads="joint",
-    relative=False,
-    hidden_widths=(2048, 2048, 128),
-    last_hidden_relu=False,
-  )
-
-  config.optimizer = dict(
-    name="sgd",
+  config.optimizer.update(
     learning_rate=0.05,  # times batch_size / 256
-    bias_learning_rate=ml_collections.config_dict.placeholder(float),
-    scale_with_batch=True,
     weight_decay=1e-4,
-    momentum=0.9,
-    trust_coefficient=ml_collections.config_dict.placeholder(float),
     warmup_epochs=0,
-    end_factor=0.0,
     update_rate_every="epoch",
   )
-
-  config.knn = dict(
-    every_epochs=10, k=(200, 20, 10), temperature=0.1, bank_images=50_000
+  config.equivariance.weight = 0.0 if "baseline" in chosen else 0.08
+  config.equivariance.update(
+    hidden_widths=(2048, 2048, 128), last_hidden_relu=False
   )
-  config.probe = dict(
-    protocol="paper",
+  config.knn.update(every_epochs=10, k=(200, 20, 10), bank_images=50_000)
+  config.probe.update(
     repetitions=1,
-    epochs=90,
-    batch_size=4096,
-    optimizer="lars",
-    learning_rate=1.6,
-    momentum=0.9,
-    weight_decay=0.0,
     update_rate_every="epoch",
     initial_std=0.01,
     interpolation="bilinear",
-    resize_size=ml_collections.config_dict.placeholder(int),
     checkpoint_every_epochs=1,
   )
-  config.measures = dict(groups=("rotation",), images=5000)
-  config.finetune = dict(
-    labels=0.01,
-    label_list=ml_collections.config_dict.placeholder(str),
-    subset=0,
-    epochs=20,
-    batch_size=256,
-    learning_rate=0.002,
-    head_learning_rate=0.5,
-    momentum=0.9,
-    weight_decay=0.0,
+  config.probe.update(
+    epochs=90, batch_size=4096, optimizer="lars", learning_rate=1.6
   )
+  config.measures.update(groups=("rotation",), images=5000)
 
   if "tiny" in chosen:
     config.epochs = 2
     config.batch_size = 16
     config.precision = "float32"
     config.log_every = 1
-    config.data.name = "folder"
-    config.data.test_split = "val"
-    config.data.image_size = 32
-    config.data.resize_size = 36
-    for name, size in (("first", 32), ("second", 32), ("third", 16)):
-      config.views[name].size = size
-    config.model.update(depth=18, width=8)
+    config.data.update(
+      name="folder", test_split="val", image_size=32, resize_size=36
+    )
+    update_views(config, size=32)
+    config.views.third.size = 16
+    config.encoder.update(depth=18, width=8)
     config.projector.widths = (32, 32, 32)
     config.predictor_hidden = 16
     config.equivariance.hidden_widths = (32, 32, 16)
-    config.knn.update(every_epochs=1, k=(10,), bank_images=0)
+    config.knn.update(every_epochs=1, k=10, bank_images=0)
     # LARS at the recipe's rate would hardly move in so few steps.
     config.probe.update(
       epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.3

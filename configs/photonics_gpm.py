@@ -43,7 +43,7 @@ of the last checkpoint alone, where the original takes it over checkpoints too.
 
 import ml_collections
 
-from essl_jax.variants import exclusive, variants
+from essl_jax.config import base, exclusive, update_views, variants
 
 VARIANTS = {
   "simclr": "without equivariance",
@@ -57,101 +57,57 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
   kind = exclusive(chosen, ("simclr", "transform", "supervised"))
-
-  config = ml_collections.ConfigDict()
-  config.method = "simclr_nt_xent"
-  config.mode = "train"
-  config.init_from = ml_collections.config_dict.placeholder(str)
-  config.epochs = 0 if kind == "supervised" else 201
-  config.batch_size = 256
-  config.micro_batches = 1
-  config.seed = 0
-  config.precision = "float32"
-  config.log_every = 20
-  config.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
-  config.checkpoint_every_epochs = 10
-  config.data = dict(
-    name="photonics",
-    dir=ml_collections.config_dict.placeholder(str),
-    train_split="train" if kind == "supervised" else "unlabelled",
-    test_split="test",
-    generate=dict(
-      kind=ml_collections.config_dict.placeholder(str),
-      labelled=0,
-      unlabelled=0,
-      seed=0,
-    ),
+  is_supervised = kind == "supervised"
+  measures = () if is_supervised else ("transformation", "collapse", "symmetry")
+  config = base(
+    method="simclr_nt_xent",
+    encoder="photonics",
+    data="photonics",
+    evaluations=(*measures, "photonics"),
   )
-
-  invariances = ("any_roll", "flips")
-  if kind == "transform":
-    invariances += ("rotation",)
-  view = dict(
+  config.epochs = 0 if is_supervised else 201
+  config.batch_size = 256
+  config.data.train_split = "train" if is_supervised else "unlabelled"
+  update_views(
+    config,
     size=32,
     scale=(1.0, 1.0),  # the whole cell
     ratio=(1.0, 1.0),
     flip=0.0,
     jitter_probability=0.0,
     grayscale=0.0,
-    groups=(),
     mean=(0.0,),  # (permittivity - 1) / 19 as it is
     std=(1.0,),
   )
-  config.views = dict(
-    first=view | dict(groups=invariances),
-    second=view | dict(groups=invariances),
-    third=dict(view),
-  )
-
-  config.model = dict(name="photonic_cnn", width=64)
-  config.projector = dict(widths=(512, 512, 256), last_norm="none", bias=True)
+  invariances = ("any_roll", "flips")
+  if kind == "transform":
+    invariances += ("rotation",)
+  config.views.first.groups = config.views.second.groups = invariances
   config.temperature = 0.1
-  config.equivariance = dict(
-    group="rotation",
-    weight=0.0 if kind else 5.0,
-    all_elements=True,
-    heads="joint",
-    relative=False,
-    hidden_widths=(512, 512),
-    hidden_norm="batch",
-    last_hidden_relu=True,
-  )
-  config.optimizer = dict(
-    name="sgd",
+  config.projector.update(widths=(512, 512, 256), last_norm="none", bias=True)
+  config.optimizer.update(
     learning_rate=1e-3,
     scale_with_batch=False,
     weight_decay=0.0,
-    momentum=0.9,
     warmup_epochs=0,
-    end_factor=0.0,
-    update_rate_every="step",
   )
-  config.measures = dict(
-    groups=()
-    if kind == "supervised"
-    else ("half_translation", "rotation", "flips"),
-    images=2000,
+  config.equivariance.update(
+    group="rotation",
+    weight=0.0 if kind else 5.0,
+    hidden_widths=(512, 512),
+    hidden_norm="batch",
   )
-  config.regression = dict(
-    labelled=(3000,),
-    repetitions=3,
-    epochs=100,
-    batch_size=64,
-    learning_rate=1e-4,
-    weight_decay=1e-5,
-  )
+  if not is_supervised:
+    config.measures.groups = ("half_translation", "rotation", "flips")
 
   if "small" in chosen:
-    config.epochs = 0 if kind == "supervised" else 20
+    config.epochs = 0 if is_supervised else 20
     config.batch_size = 128
     config.data.dir = "runs/photonics_gpm_small_cells"
-    config.data.generate = dict(
-      kind="gpm", labelled=500, unlabelled=2000, seed=0
-    )
-    config.model.width = 8
+    config.data.generate.update(kind="gpm", labelled=500, unlabelled=2000)
+    config.encoder.width = 8
     config.projector.widths = (128, 128, 64)
     config.equivariance.hidden_widths = (128, 128)
     config.optimizer.learning_rate = 0.03
-    config.regression.labelled = (256,)
-    config.regression.learning_rate = 1e-3
+    config.regression.update(labelled=(256,), learning_rate=1e-3)
   return config

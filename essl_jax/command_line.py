@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 import os
 import pathlib
+import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from essl_jax import config as config_lib
-from essl_jax import fields, launcher
+from essl_jax import launcher
+from essl_jax.config import flags as config_flags
 from essl_jax.errors import UsageError
 
-CONFIG = config_flags.DEFINE_config_file(
+CONFIG = flags.DEFINE_string(
   "config", None, "A config file, with variants after a colon."
 )
 WORKDIR = flags.DEFINE_string(
@@ -65,33 +66,28 @@ def place() -> launcher.Place | None:
 
 
 def parse(arguments: Sequence[str]) -> list[str]:
-  """Parses the command line.
+  """Parses the command line; `--help` shows all flags and ends the program.
 
   Args:
     arguments: the program's name and what follows it.
 
   Returns:
-    The program's name alone.
+    The program's name, then the flags of the config's fields.
 
   Raises:
-    UsageError: an unknown flag or field, a value of the wrong type, a config
-      file that is missing or does not load.
+    UsageError: an unknown flag, or no config file.
   """
-  for argument in arguments[1:]:
-    name = argument.lstrip("-").partition("=")[0]
-    wrong = name.startswith("config.") and fields.find(
-      config_lib.Config, name.removeprefix("config.")
-    )
-    if wrong:
-      raise UsageError(wrong)
-    if name == "config":
-      _check_file(argument.partition("=")[2].partition(":")[0])
+  joined = _joined(arguments)
+  overrides = [word for word in joined[1:] if config_flags.is_flag(word)]
+  others = [word for word in joined if word not in overrides]
+  is_help = any(x.lstrip("-") in ("help", "helpfull") for x in others[1:])
   try:
-    rest = flags.FLAGS(list(arguments))
-    if CONFIG.value is not None:
-      CONFIG.value.to_dict()  # a file that did not load tells only here
-  except Exception as error:  # a recipe is anybody's code
-    raise UsageError(one_line(error)) from error
+    rest = flags.FLAGS([x for x in others if x.lstrip("-") != "help"])
+  except flags.Error as error:
+    raise UsageError(" ".join(str(error).split())) from error
+  if is_help:
+    _print_help(overrides)
+    sys.exit(0)
   if CONFIG.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""
     raise UsageError(
@@ -99,41 +95,42 @@ def parse(arguments: Sequence[str]) -> list[str]:
     )
   if rest[1:]:
     raise UsageError(f"not a flag: {rest[1]}; fields are --config.NAME=VALUE")
-  return rest
+  return [rest[0], *overrides]
 
 
-def _check_file(path: str) -> None:
-  """Refuses a config file that is not there, naming those beside it."""
-  file = pathlib.Path(path)
-  if path and not file.is_file():
-    recipes = sorted(other.name for other in file.parent.glob("*.py"))
-    there = ", ".join(recipes) or "no recipes"
-    raise UsageError(
-      f"config file {path} does not exist (seen from {os.getcwd()});"
-      f" {file.parent} holds {there}"
-    )
+def _joined(arguments: Sequence[str]) -> list[str]:
+  """Flags of fields and their values as one word each."""
+  found: list[str] = []
+  words = iter(arguments)
+  for word in words:
+    is_whole = "=" in word or not word.startswith("--config.")
+    following = None if is_whole else next(words, None)
+    if following is None:
+      found.append(word)
+    elif following.startswith("-") and not following[1:2].isdigit():
+      found += [word, following]
+    else:
+      found.append(f"{word}={following}")
+  return found
 
 
-def one_line(error: Exception) -> str:
-  """What an error of the flags says, without the stack trace it may quote."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  for line in lines:  # raised by `get_config`, quoted by the flags library
-    if line.startswith("essl_jax.errors.UsageError: "):
-      return line.partition(": ")[2]
-  if isinstance(error, SyntaxError):
-    return f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
-  if isinstance(error, (AttributeError, KeyError)) and error.args:
-    # ml_collections adds, after a line break, a guess that misleads.
-    name = str(error.args[0]).replace("\\n", "\n").splitlines()[0]
-    name = name.replace("\\", "").strip("'\"")
-    return f"this recipe does not set the field {name}; set it in its file"
-  return " ".join(lines)
+def _print_help(overrides: Sequence[str]) -> None:
+  """The program's flags, then the fields of the config that is given."""
+  print("python -m essl_jax.main --config=FILE[:VARIANT,...] [FLAGS]\n")
+  for module in ("essl_jax.command_line",):
+    print(flags.FLAGS.module_help(module))
+  if CONFIG.value is None:
+    print("\nWith --config=FILE, all fields of its config follow here.")
+    return
+  values = config_flags.raw(CONFIG.value, overrides)
+  kind = config_lib.schema(values)
+  print(f"\nFields of {CONFIG.value}:")
+  print("\n".join(config_flags.describe(kind, values)))
 
 
 def default_workdir() -> str:
   """`runs/` and the config's name with its variants."""
-  name = config_flags.get_config_filename(flags.FLAGS["config"])
-  path, _, variants = name.partition(":")
+  path, _, variants = CONFIG.value.partition(":")
   suffix = "".join(f"-{part}" for part in variants.split(",") if part)
   suffix = suffix.replace("=", "")
   return os.path.join("runs", pathlib.Path(path).stem + suffix)

@@ -12,15 +12,16 @@ import essl_jax
 from essl_jax import cluster as cluster_lib
 from essl_jax import command_line
 from essl_jax import config as config_lib
+from essl_jax import run as run_lib
+from essl_jax.config import flags as config_flags
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.storage import workdir as workdir_lib
-from essl_jax.training import loop as train
 
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
-def _main(_: Sequence[str]) -> int:
+def _main(arguments: Sequence[str]) -> int:
   place = command_line.place()
   if not flags.FLAGS["verbosity"].present:
     is_quiet = place is not None and place.process_id > 0
@@ -34,7 +35,7 @@ def _main(_: Sequence[str]) -> int:
     if place is not None:
       timeout = command_line.JOIN_TIMEOUT.value
       cluster = stack.enter_context(cluster_lib.Cluster(place, timeout))
-    config = config_lib.parse(command_line.CONFIG.value.to_dict())
+    config = config_flags.load(command_line.CONFIG.value, arguments[1:])
     workdir = workdir_lib.local_path(
       command_line.WORKDIR.value or command_line.default_workdir()
     )
@@ -42,7 +43,7 @@ def _main(_: Sequence[str]) -> int:
       _agree(cluster, config, str(workdir))
       cluster.start_jax()
     agree = cluster.check_equal if cluster is not None else lambda _: None
-    train.run(config, workdir, agree)
+    run_lib.run(config, workdir, agree)
   return 0
 
 

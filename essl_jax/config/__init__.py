@@ -23,6 +23,7 @@ from essl_jax.config.parsing import (
   source_fields,
   terms,
   to_dict,
+  update_views,
 )
 from essl_jax.config.schema import schema
 from essl_jax.config.variants import exclusive, option, variants
@@ -47,5 +48,6 @@ __all__ = [
   "source_fields",
   "terms",
   "to_dict",
+  "update_views",
   "variants",
 ]

@@ -205,4 +205,3 @@ class Config:
   encoder: Any = Encoder()
   optimizer: Optimizer = Optimizer()
   measures: Measures = Measures()
-

@@ -133,8 +133,10 @@ def of(part: Callable[..., Any]) -> dict[str, Field]:
 
 def _defaults(part: Any) -> Iterable[tuple[str, Any]]:
   if dataclasses.is_dataclass(part):
-    for field in dataclasses.fields(part):
-      if field.init and field.name not in ("parent", "name"):
+    own = {field.name: field for field in dataclasses.fields(part)}
+    reserved = ("parent", "name") if "parent" in own else ()  # Flax's
+    for field in own.values():
+      if field.init and field.name not in reserved:
         made = field.default_factory
         is_made = made is not dataclasses.MISSING
         yield field.name, made() if is_made else field.default
@@ -155,7 +157,7 @@ def _is_plain(hint: Any) -> bool:
   if origin in (types.UnionType, typing.Union, tuple):
     inner = [x for x in typing.get_args(hint) if x is not Ellipsis]
     return all(_is_plain(x) for x in inner)
-  is_group = dataclasses.is_dataclass(hint) and not hasattr(hint, "scope")
+  is_group = dataclasses.is_dataclass(hint)
   return hint in (bool, int, float, str, type(None)) or is_group
 
 
@@ -244,9 +246,7 @@ def find(kind: type, name: str) -> Field:
     hint = field.hint
   if field is None or dataclasses.is_dataclass(hint):
     there = ", ".join(f"config.{path}.{x}" for x in of(hint))
-    raise UsageError(
-      f"config.{path} is a group of fields: set one of {there}"
-    )
+    raise UsageError(f"config.{path} is a group of fields: set one of {there}")
   return field
 
 

@@ -58,6 +58,18 @@ def base(
   return ml_collections.ConfigDict(filled, type_safe=False)
 
 
+def update_views(config: ml_collections.ConfigDict, **values: Any) -> None:
+  """Sets fields of all views of a recipe.
+
+  Args:
+    config: from `base`.
+    **values: of `augment.View`, such as `size=224`.
+  """
+  for view in config.views.values():
+    if isinstance(view, ml_collections.ConfigDict):
+      view.update(values)
+
+
 def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
   """All fields of a dataclass: those given, else their defaults."""
   found: dict[str, Any] = {}
@@ -65,12 +77,19 @@ def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
     default = field.default
     if dataclasses.is_dataclass(field.hint):
       given = raw.get(name, {})
-      if dataclasses.is_dataclass(default):
-        given = dataclasses.asdict(default) | given  # type: ignore[call-overload]
+      if default is not dataclasses.MISSING:
+        given = as_default(default) | given
       found[name] = _filled(field.hint, given)
     elif name in raw or default is not dataclasses.MISSING:
       found[name] = raw.get(name, default)
   return found
+
+
+def as_default(default: Any) -> Any:
+  """A field's default as plain data."""
+  if dataclasses.is_dataclass(default) and not isinstance(default, type):
+    return dataclasses.asdict(default)
+  return default
 
 
 def parse(raw: Mapping[str, Any]) -> Config:
@@ -155,8 +174,7 @@ def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
 
 
 def _equal(value: Any, default: Any) -> bool:
-  if dataclasses.is_dataclass(default) and not isinstance(default, type):
-    default = dataclasses.asdict(default)
+  default = as_default(default)
   if isinstance(value, Mapping) and isinstance(default, Mapping):
     return all(k in default and _equal(x, default[k]) for k, x in value.items())
   if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):

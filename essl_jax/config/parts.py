@@ -25,7 +25,7 @@ _CONSTANT = "PART"  # what a module calls the part that it brings
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=False)
-class Part(abc.ABC):
+class Part(abc.ABC):  # noqa: B024 - those of each kind have methods
   """A part whose fields are its config: subclasses are frozen dataclasses."""
 
   section: ClassVar[str] = ""
@@ -112,12 +112,12 @@ class Kind:
     is_function = callable(found) and not isinstance(found, type)
     if not self.base and is_function:
       return found
-    if self.base and isinstance(found, type):
-      if issubclass(found, pkgutil.resolve_name(self.base)):
-        if inspect.isabstract(found):
-          missing = ", ".join(sorted(found.__abstractmethods__))
-          raise UsageError(f"config.{self.field}={name} states no {missing}")
-        return found
+    is_class = bool(self.base) and isinstance(found, type)
+    if is_class and issubclass(found, pkgutil.resolve_name(self.base)):
+      if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise UsageError(f"config.{self.field}={name} states no {missing}")
+      return found
     wanted = f"a subclass of {self.base.replace(':', '.')}"
     if not self.base:
       wanted = "a function that returns a source"

@@ -60,7 +60,9 @@ def _compose(
       for name in evaluations
     ),
   ]
-  asked = [name for part in (own, *(x for _, x in added)) for name in _views(part)]
+  asked = [
+    name for part in (own, *(x for _, x in added)) for name in _views(part)
+  ]
   new = [
     _field("data", _extended(Data, find_source(data))),
     _field("views", _make_views(dict.fromkeys([*_VIEWS, *asked]))),

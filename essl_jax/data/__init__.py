@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax.augment import View
-from essl_jax.data.arrays import ArraySource, take_sub_splits
+from essl_jax.config.schema import find_source
+from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import SPLITS, check_sizes
-from essl_jax.data.small_sets import load_digits, load_npz
+from essl_jax.data.small_sets import load_digits, load_npz, open_arrays
 from essl_jax.errors import UsageError
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
   "Source",
   "load_digits",
   "load_npz",
-  "make_source",
+  "open_source",
 ]
 
 _READ_BATCH = 256
@@ -121,92 +123,63 @@ class Source(Protocol):
     """
 
 
-def make_source(
-  name: str,
-  *,
-  directory: str | None = None,
-  on_device: bool = False,
-  train_split: str = "train",
-  test_split: str = "test",
-  image_size: int | None = None,
-  resize_size: int | None = None,
-  generate: Any = None,
+def open_source(
+  settings: config_lib.Data, own: Mapping[str, Any] | None = None
 ) -> Source:
-  """Opens an image set by name.
+  """Opens the image set of a config.
 
   Args:
-    name: "digits" (scikit-learn's 8x8 digits, no download), a path ending in
-      ".npz" (see `load_npz`), "folder" (image files, see
-      `essl_jax.data.folder`), "photonics" (unit cells, see
-      `essl_jax.photonics.source`), or the name of a TFDS image classification
+    settings: `config.data`: its `name` is a known source, `module:function`,
+      a path ending in ".npz" (see `load_npz`), or a TFDS image classification
       set such as "cifar10".
-    directory: where TFDS sets are prepared, None being TFDS's own default;
-      the root of an image folder, the directory of unit cells.
-    on_device: read the evaluation images of a TFDS set or a folder into
-      arrays once instead of streaming it. Digits and .npz files always are
-      arrays.
-    train_split: training split, possibly a part: "train[:5000]".
-    test_split: test split, in the same notation.
-    image_size: side of evaluation images, cut from the centre; None keeps
-      the shape of images, where they have one.
-    resize_size: shorter side that they are resized to before; None is
-      `image_size`.
-    generate: what unit cells to make where the directory lacks them.
+    own: the source's own fields, by name.
 
   Returns:
-    An `ArraySource`, a `CellSource`, a `FolderSource`, a `TFDSSource` or an
-    `ArrayRecordSource`.
+    The source, held in memory where `settings.on_device` asks for it.
 
   Raises:
     UsageError: the set is unknown, missing, broken or of the wrong form.
   """
-  check_sizes(image_size, resize_size)
-  if name == "digits" or name.endswith(".npz"):
-    arrays = load_digits() if name == "digits" else load_npz(name)
-    _check_unchanged(name, arrays, image_size, resize_size)
-    return take_sub_splits(arrays, train_split, test_split)
-  if "/" in name and pathlib.Path(name).is_dir():
+  name = settings.name
+  check_sizes(settings.image_size, settings.resize_size)
+  function = find_source(name)
+  if function is not None:
+    source = function(settings, **(own or {}))
+    _check_source(name, source)
+  elif name.endswith(".npz"):
+    source = open_arrays(settings, load_npz(name))
+  elif "/" in name and pathlib.Path(name).is_dir():
     raise UsageError(
       f"data.name={name!r} is a directory: give"
       f" --config.data.name=folder --config.data.dir={name} for images in it,"
       " or the name of a TFDS set"
     )
-  if name == "photonics":
-    # Imported here: it is a source itself, built on this package.
-    from essl_jax.photonics.source import open_cells
-
-    return open_cells(directory, train_split, test_split, generate)
-  sizes = {"image_size": image_size, "resize_size": resize_size}
-  source: Source
-  # Imported here: TensorFlow's side of the package is not for everybody.
-  if name == "folder":
-    from essl_jax.data.folder import FolderSource
-
-    source = FolderSource(directory, train_split, test_split, **sizes)
   else:
+    # Imported here: TensorFlow's side of the package is not for everybody.
     from essl_jax.data.tfds_sets import open_tfds
 
-    source = open_tfds(name, directory, train_split, test_split, **sizes)
-  return _hold(source) if on_device else source
-
-
-def _check_unchanged(
-  name: str,
-  arrays: ArraySource,
-  image_size: int | None,
-  resize_size: int | None,
-) -> None:
-  """Raises UsageError where arrays would have to be resized."""
-  height, width, _ = arrays.image_shape
-  if image_size and (height, width) != (image_size, image_size):
-    raise UsageError(
-      f"data.image_size={image_size}, but the images of {name!r} are "
-      f"{height}x{width} and arrays are not resized: leave it unset"
+    source = open_tfds(
+      name,
+      settings.dir,
+      settings.train_split,
+      settings.test_split,
+      image_size=settings.image_size,
+      resize_size=settings.resize_size,
     )
-  if resize_size not in (None, image_size):
+  is_held = isinstance(source, ArraySource)
+  return _hold(source) if settings.on_device and not is_held else source
+
+
+def _check_source(name: str, source: Any) -> None:
+  """Refuses what a user's function returns in place of a source."""
+  wanted = ("num_classes", "image_shape", "differs_in_size", "broken")
+  wanted += ("num_examples", "batches", "evaluation_batches")
+  missing = [x for x in wanted if not hasattr(source, x)]
+  if missing:
     raise UsageError(
-      f"data.resize_size={resize_size}, but arrays like {name!r} are not "
-      "resized: leave it unset"
+      f"config.data.name={name}: a source needs {', '.join(missing)}, and"
+      f" {type(source).__name__} has none; `data.Source` says what they are,"
+      " `data.ArraySource` makes one of arrays"
     )
 
 

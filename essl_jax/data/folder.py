@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax.data.checks import check_sizes, parse_split
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
@@ -210,3 +211,24 @@ def _report_ignored(root: pathlib.Path, folders: Iterable[_Folder]) -> None:
       f"images ({kinds})",
       file=sys.stderr,
     )
+
+
+def open_folder(settings: config_lib.Data) -> FolderSource:
+  """Opens the image folder of a config: see `FolderSource`.
+
+  Args:
+    settings: `config.data`.
+
+  Returns:
+    The source.
+  """
+  return FolderSource(
+    settings.dir,
+    settings.train_split,
+    settings.test_split,
+    image_size=settings.image_size,
+    resize_size=settings.resize_size,
+  )
+
+
+PART = open_folder

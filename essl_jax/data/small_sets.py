@@ -6,7 +6,8 @@ import zlib
 
 import numpy as np
 
-from essl_jax.data.arrays import ArraySource
+from essl_jax import config as config_lib
+from essl_jax.data.arrays import ArraySource, take_sub_splits
 from essl_jax.errors import UsageError
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -84,3 +85,31 @@ def load_digits() -> ArraySource:
   return ArraySource(
     images[~is_test], labels[~is_test], images[is_test], labels[is_test]
   )
+
+
+def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
+  """The parts of a set that a config asks for.
+
+  Args:
+    settings: `config.data`.
+    whole: the set.
+
+  Returns:
+    The source.
+
+  Raises:
+    UsageError: a split does not exist, or images would have to be resized.
+  """
+  height, width, _ = whole.image_shape
+  size = settings.image_size
+  if size and (height, width) != (size, size):
+    raise UsageError(
+      f"data.image_size={size}, but the images of {settings.name!r} are"
+      f" {height}x{width} and arrays are not resized: leave it unset"
+    )
+  if settings.resize_size not in (None, size):
+    raise UsageError(
+      f"data.resize_size={settings.resize_size}, but arrays like"
+      f" {settings.name!r} are not resized: leave it unset"
+    )
+  return take_sub_splits(whole, settings.train_split, settings.test_split)

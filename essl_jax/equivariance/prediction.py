@@ -58,9 +58,7 @@ class Prediction(Term):
   @functools.cached_property
   def question(self) -> elements.ElementPrediction:
     """What the head is asked; ValueError where that does not exist."""
-    return elements.make(
-      self.group, heads=self.heads, relative=self.relative
-    )
+    return elements.make(self.group, heads=self.heads, relative=self.relative)
 
   @property
   def groups(self) -> Sequence[TransformationGroup]:

@@ -3,6 +3,8 @@
 The functions take embeddings [N, D] of any real dtype and compute in float64.
 """
 
+from collections.abc import Mapping
+import math
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+from essl_jax.evaluation.evaluation import Evaluation, Row, count
 from essl_jax.training import step as step_lib
 
 RANKME_EPSILON = 1e-7
@@ -242,3 +245,44 @@ def _pairs(
     mesh=mesh,
   )
   return pairs
+
+
+class Collapse(Evaluation):
+  """Spread, rank, uniformity and alignment of the features."""
+
+  def look_every(self) -> None:
+    """Whenever others look."""
+
+  def monitor(self, bench: Any, state: Any) -> dict[str, float]:
+    """The figures of `of_features`."""
+    images = bench.experiment.config.measures.images
+    return of_features(self._features(bench, state), images)
+
+  def run(self, bench: Any, state: Any) -> dict[str, Any]:
+    """See `run` above."""
+    features = self._features(bench, state)
+    return run(bench.encoding, state, features, bench.interrupt)
+
+  def _features(self, bench: Any, state: Any) -> np.ndarray:
+    return bench.encoding.features(state, "test", bench.interrupt)[0]
+
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """All measures, with what they are to be compared with."""
+    images = f"{count(figures, 'images')} test images"
+    width = figures.get("width")
+    sphere = figures.get("feature_std_of_sphere", math.nan)
+    titles = {
+      "feature_std": ("Deviation of features", f"{sphere:.6g} on a sphere"),
+      "effective_rank": ("Effective rank", f"of {width}"),
+      "rankme": ("RankMe", f"of {width}"),
+      "alignment": ("Alignment", "0 is best"),
+      "uniformity": ("Uniformity", "lower is better"),
+    }
+    return [
+      Row(title, f"{figures[name]:.6g}", f"{scale}, {images}")
+      for name, (title, scale) in titles.items()
+      if figures.get(name) is not None
+    ]
+
+
+PART = Collapse

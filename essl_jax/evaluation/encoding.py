@@ -1,6 +1,7 @@
 """Encodes the images of an experiment with the frozen encoder of a state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 from typing import Any
 
@@ -34,13 +35,16 @@ class Encoding:
     is_sized = experiment.labelled.image_shape[:2] == (view.size, view.size)
     self.resize = None if is_sized else (view.size, view.size)
     self._mapped_encode = parallel.map_examples(self.encode, experiment.mesh)
-    self._kept: tuple[str, dict[str, Any]] = ("", {})
+    self._state: step_lib.TrainState | None = None
+    self._fingerprint = ""
+    self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
   @functools.cached_property
   def bank(self) -> Source:
     """The source whose training images are the bank of kNN."""
     source = self.experiment.labelled
-    number = self.experiment.config.knn.bank_images
+    knn = getattr(self.experiment.config, "knn", None)
+    number = knn.bank_images if knn else 0
     return subsets.sample(source, number) if number else source
 
   @functools.cached_property
@@ -68,15 +72,41 @@ class Encoding:
       Features and labels.
     """
     variables = step_lib.encoder_variables(state)
-    fingerprint, kept = self._kept
-    if split in kept and features.fingerprint(variables) == fingerprint:
-      return kept[split]
-    return self.extract(variables, split, self.resize, interrupt)
+    if split in self._kept:
+      if state is self._state:
+        return self._kept[split]
+      if features.fingerprint(variables) == self._fingerprint:
+        return self._kept[split]
+    found = self.extract(variables, split, self.resize, interrupt)
+    if state is self._state:
+      self._kept[split] = found
+    return found
 
-  def keep(self, state: step_lib.TrainState, **found: Any) -> None:
-    """Remembers what `features` has found, until those of another state."""
-    encoder = features.fingerprint(step_lib.encoder_variables(state))
-    self._kept = encoder, found
+  @contextlib.contextmanager
+  def remembering(
+    self, state: step_lib.TrainState, *, keep: bool = False
+  ) -> Iterator[None]:
+    """Features of a state are computed once within.
+
+    Args:
+      state: whose encoder.
+      keep: remembers them afterwards too, for a state of the same encoder.
+    """
+    if state is not self._state:
+      variables = step_lib.encoder_variables(state)
+      if not self._kept or features.fingerprint(variables) != self._fingerprint:
+        self._kept = {}
+      self._state = state
+    try:
+      yield
+    finally:
+      self._state = None
+      self._fingerprint = ""
+      if keep and self._kept:
+        variables = step_lib.encoder_variables(state)
+        self._fingerprint = features.fingerprint(variables)
+      else:
+        self._kept = {}
 
   def extract(
     self,

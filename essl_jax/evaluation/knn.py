@@ -1,7 +1,8 @@
 """Weighted k-nearest-neighbour classification on frozen features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import re
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 import numpy as np
 
+from essl_jax.config import fields
 from essl_jax.devices import parallel
-from essl_jax.evaluation import features
+from essl_jax.evaluation import features, pictures
+from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
 _BLOCK_ELEMENTS = 2**24
@@ -288,3 +291,92 @@ def _l2_normalize(rows: jax.Array) -> jax.Array:
   rows = rows.astype(jnp.float32)
   norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
   return rows / jnp.maximum(norms, 1e-12)
+
+
+class Knn(Evaluation):
+  """The kNN monitor, and the accuracy at the end.
+
+  Attributes:
+    every_epochs: how often it runs, the untrained encoder first; 0 is only at
+      the end.
+    k: neighbours, or several numbers of them: one pass gives all figures. The
+      first is the `knn_top1` that ranks checkpoints, a further one, say 20,
+      is `knn_top1_k20`.
+    temperature: of the neighbours' votes.
+    bank_images: how many training images are the bank, also at the end; 0 is
+      all. The choice is fixed: see `data.subsets.sample`.
+  """
+
+  needs_training = False
+  needs_labels = True
+  ranks = "knn_top1"
+
+  every_epochs: fields.Whole = 1
+  k: fields.Count | fields.Sizes = 200
+  temperature: fields.Positive = 0.1
+  bank_images: fields.Whole = 0
+
+  @property
+  def ks(self) -> tuple[int, ...]:
+    """All numbers of neighbours, the monitor's first."""
+    return (self.k,) if isinstance(self.k, int) else self.k
+
+  def look_every(self) -> int:
+    """As the config says."""
+    return self.every_epochs
+
+  def monitor(self, bench: Any, state: Any) -> dict[str, float]:
+    """The accuracies in percent."""
+    found = self._classify(bench, state)
+    return {name: found[name] for name in found if "top" in name}
+
+  def describe(self, figures: Mapping[str, float]) -> str:
+    """The accuracy of the first k."""
+    return f"kNN {figures['knn_top1']:.2f}%"
+
+  def run(self, bench: Any, state: Any) -> dict[str, Any]:
+    """The accuracies and their protocol; see `run` above."""
+    found = self._classify(bench, state)
+    return found | bench.splits | {"augmentation": "none"}
+
+  def _classify(self, bench: Any, state: Any) -> dict[str, Any]:
+    experiment = bench.experiment
+    return run(
+      *bench.features(state, "bank"),
+      *bench.features(state, "test"),
+      num_classes=experiment.labelled.num_classes,
+      k=self.ks,
+      temperature=self.temperature,
+      mesh=experiment.mesh,
+    )
+
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """The accuracies of every k, among one and among five."""
+    note = (
+      f"k {figures.get('k')}, temperature {figures.get('temperature')},"
+      f" {count(figures, 'bank_size')} in the bank,"
+      f" {count(figures, 'num_queries')} queries"
+    )
+    return [
+      Row(title, percent(figures, name), note)
+      for name, title in _titles(figures)
+    ]
+
+  def draw(self, bench: Any, state: Any, axes: Any) -> bool:
+    """The test features on their principal axes."""
+    pictures.draw_features(axes, *bench.features(state, "test"))
+    return True
+
+
+def _titles(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Names of accuracies and what to call them."""
+  found = []
+  for name in figures:
+    match = re.fullmatch(r"knn_top(\d)(?:_k(\d+))?", name)
+    if match:
+      top, k = match.groups()
+      found.append((name, f"kNN top-{top}" + (f", k {k}" if k else "")))
+  return found
+
+
+PART = Knn

@@ -1,11 +1,11 @@
 """Pictures of a run: what it sees, how it went, what it has learned."""
 
-from collections.abc import Callable
 import json
 import pathlib
 from typing import Any
 
 import jax
+from matplotlib import figure as figure_lib
 import numpy as np
 
 from essl_jax.training import experiment as experiment_lib
@@ -18,31 +18,23 @@ _POINTS = 2000  # test images in the map of the features
 
 
 def write_summary(
-  workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
-  draw: Callable[[Any], None],
-) -> pathlib.Path | None:
-  """Draws `summary.png`: views, curves and what the task has to show.
+  workdir: pathlib.Path, bench: Any, state: step_lib.TrainState
+) -> pathlib.Path:
+  """Draws `summary.png`: views, curves and what an evaluation has to show.
 
   Args:
     workdir: holds `metrics.jsonl`.
-    experiment: whose source and views are shown.
+    bench: `bench.Bench`, whose source and views are shown.
     state: the trained state.
-    draw: draws the task's part; see `tasks.Measured`.
 
   Returns:
-    The picture's path; None where matplotlib is not installed.
+    The picture's path.
   """
-  try:
-    from matplotlib import figure as figure_lib
-  except ImportError:
-    return None
   figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
-  _draw_views(axes[0], experiment, state)
+  _draw_views(axes[0], bench.experiment, state)
   _draw_curves(axes[1], workdir / "metrics.jsonl")
-  draw(axes[2])
+  bench.draw(state, axes[2])
   path = workdir / "summary.png"
   figure.savefig(path, dpi=110)
   return path
@@ -53,23 +45,20 @@ def _draw_views(
   experiment: experiment_lib.Experiment,
   state: step_lib.TrainState,
 ) -> None:
-  """A row an image: itself, its two views, its transformed third view."""
-  config = experiment.config
+  """A row an image: itself, then its views as the networks see them."""
   batch = next(experiment.source.evaluation_batches("test", _IMAGES))
   images = np.asarray(batch["image"])
   host = jax.device_get(state)
-  views = jax.jit(views_lib.make_views(config))(host, {"image": images})
+  prepare = jax.jit(views_lib.make_views(experiment.requests))
+  views = prepare(host, {"image": images})
   scale = 255 if images.dtype == np.uint8 else 1
-  rows, title = [images / scale], "image"
-  if views.first is not None:
-    rows += [views.first, views.second]
-    title += ", view 1, view 2"
-  if views.transformed is not None:
-    parts = len(views.transformed) // len(images)
-    rows += np.split(np.asarray(views.transformed), parts)[:_COPIES]
-    title += ", transformed view 3"
-  view = config.views.first
-  cells = [rows[0]] + [np.asarray(r) * view.std + view.mean for r in rows[1:]]
+  cells, titles = [images / scale], ["image"]
+  for request in experiment.requests:
+    seen = views.images[request.name]
+    parts = np.split(np.asarray(seen), len(seen) // len(images))[:_COPIES]
+    view = request.view
+    cells += [x * np.float32(view.std) + np.float32(view.mean) for x in parts]
+    titles.append(f"{request.name} view")
   side = max(cell.shape[1] for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
   for column, cell in enumerate(cells):
@@ -81,7 +70,7 @@ def _draw_views(
       left = column * (side + 2) + (side - width) // 2
       sheet[top : top + height, left : left + width] = picture
   axes.imshow(sheet, interpolation="nearest")
-  axes.set_title(title)
+  axes.set_title(", ".join(titles))
   axes.axis("off")
 
 

@@ -1,6 +1,6 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import pathlib
@@ -10,121 +10,108 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import tasks
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import left_out, pictures
+from essl_jax.evaluation.evaluation import Evaluation
 from essl_jax.storage import environment, logs, weights
+from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.workdir import read_config, to_json
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
 
-def record_start(workdir: pathlib.Path, record: dict[str, float]) -> None:
-  """Notes how long a start of the program has trained, in `starts.json`.
-
-  Called with every checkpoint, so that a killed start is counted up to the
-  step from which the next one goes on.
-
-  Args:
-    workdir: of the run.
-    record: `start_step`, `end_step`, `wall_seconds`, and the `timed_steps`
-      that took `timed_seconds` without compilation, evaluation and saving.
-  """
-  path = workdir / "starts.json"
-  earlier = [
-    other
-    for other in _read_json(path, [])
-    if other["start_step"] < record["start_step"]
-  ]
-  logs.write_json(path, [*earlier, record])
-
-
 def write(
+  bench: bench_lib.Bench,
   workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  task: tasks.Task,
   state: step_lib.TrainState,
   step: int,
-  interrupt: Callable[[], None] = lambda: None,
   origin: weights.Origin | None = None,
 ) -> None:
   """Measures a state, writes all that is known of its run, prints a table.
 
+  `mode=finetune` adds figures to those of before; all else in `results.json`
+  stays.
+
   Args:
+    bench: the run's evaluations.
     workdir: holds `metrics.jsonl` and `starts.json`.
-    experiment: the run's parts.
-    task: its measures.
     state: what to measure.
     step: the state's step.
-    interrupt: called between batches and the steps of a long probe, in all
-      processes alike; may raise.
     origin: where the networks come from, if this run has not trained them.
   """
-  at_random = origin.not_initialised if origin else {}
-  has_head = "transformation_head" not in at_random
-  figures, draw = task.measure(state, interrupt, workdir, has_head)
-  broken = left_out.describe(task.sources)
-  if jax.process_index() > 0:
-    return
-  path = workdir / "results.json"
-  results = {
-    "step": step,
-    "data": {"broken": broken},
-    "untrained": _untrained(workdir, experiment, figures.get("knn")),
-    "figures": figures,
-    "finetune": _read_json(path, {}).get("finetune", {}),
-    "training": _training(workdir, experiment),
-    **_circumstances(experiment, origin),
-  }
-  logs.write_json(path, results)
-  shutil.rmtree(workdir / "probe", ignore_errors=True)
-  rows = [*task.rows(results), *_training_rows(results["training"])]
+  experiment = bench.experiment
+  with bench.encoding.remembering(state):
+    figures = bench.run(state)
+    broken = left_out.describe(bench.sources)
+    if jax.process_index() > 0:
+      return
+    path = workdir / "results.json"
+    before = _read_json(path, {})
+    circumstances = _circumstances(experiment, origin)
+    if experiment.config.mode == "finetune":
+      results = circumstances | before
+      for name, found in figures.items():
+        for choice, each in found.items():
+          added = {choice: each | {"step": step}}
+          results[name] = results.get(name, {}) | added
+      rows = _titled(bench.evaluations, results)
+    else:
+      results = {
+        "step": step,
+        "data": {"broken": broken},
+        "untrained": _untrained(workdir, experiment, figures.get("knn")),
+        "figures": figures,
+        "finetune": before.get("finetune", {}),
+        "training": _training(workdir, experiment),
+        **circumstances,
+      }
+      rows = _rows(bench, results, broken)
+    results["rows"] = results.get("rows", {}) | {
+      evaluation.name: evaluation.rows(found)
+      for evaluation in bench.evaluations
+      if (found := _figures_of(results, evaluation))
+    }
+    logs.write_json(path, results)
+    shutil.rmtree(workdir / "probe", ignore_errors=True)
+    rows.append(("results", str(path)))
+    if experiment.config.mode != "finetune":
+      picture = pictures.write_summary(workdir, bench, state)
+      rows.append(("picture", str(picture)))
+  logs.summary_table(_title(experiment, step, origin), rows)
+
+
+def _figures_of(results: Mapping[str, Any], evaluation: Evaluation) -> Any:
+  """An evaluation's figures in `results.json`."""
+  here = results.get("figures", {}).get(evaluation.name)
+  return here or results.get(evaluation.name)
+
+
+def _titled(
+  evaluations: Iterable[Evaluation], results: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+  """The lines of the table: every figure with its protocol."""
+  return [
+    (row.title + (f" ({row.note})" if row.note else ""), row.value)
+    for evaluation in evaluations
+    if (found := _figures_of(results, evaluation))
+    for row in evaluation.rows(found)
+  ]
+
+
+def _rows(
+  bench: bench_lib.Bench, results: Mapping[str, Any], broken: Any
+) -> list[tuple[str, str]]:
+  rows = []
   if left := left_out.tell(broken):
-    rows.insert(0, ("images that cannot be read, left out", left))
-  rows += [*_finetune_rows(results["finetune"]), ("results", str(path))]
-  picture = pictures.write_summary(workdir, experiment, state, draw)
-  if picture:
-    rows.append(("picture", str(picture)))
-  logs.summary_table(_title(experiment, step, origin), rows)
-
-
-def write_finetune(
-  workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  task: tasks.Task,
-  state: step_lib.TrainState,
-  step: int,
-  interrupt: Callable[[], None] = lambda: None,
-  origin: weights.Origin | None = None,
-) -> None:
-  """Fine-tunes a state and adds the figures to `results.json`.
-
-  They stand under `finetune`, by the labels used; all else in the file stays.
-
-  Args:
-    workdir: as for `write`, like the others.
-    experiment: the run's parts.
-    task: its measures.
-    state: whose encoder to begin with.
-    step: the state's step.
-    interrupt: called between steps, in all processes alike; may raise.
-    origin: where the encoder comes from, if this run has not trained it.
-  """
-  figures = task.finetune(state, interrupt, workdir)
-  if jax.process_index() > 0:
-    return
-  settings = experiment.config.finetune
-  name = f"{100 * settings.labels:g}%"
-  if settings.subset:
-    name += f", subset {settings.subset}"
-  if settings.label_list is not None:
-    name = pathlib.Path(settings.label_list).name
-  path = workdir / "results.json"
-  results = _circumstances(experiment, origin) | _read_json(path, {})
-  results.setdefault("finetune", {})[name] = figures | {"step": step}
-  logs.write_json(path, results)
-  shutil.rmtree(workdir / "probe", ignore_errors=True)
-  rows = [*_finetune_rows(results["finetune"]), ("results", str(path))]
-  logs.summary_table(_title(experiment, step, origin), rows)
+    rows.append(("images that cannot be read, left out", left))
+  if "knn_top1" in results["untrained"]:
+    untrained = results["untrained"]["knn_top1"]
+    is_import = bench.experiment.config.init_from is not None
+    name = "encoder before training" if is_import else "untrained encoder"
+    rows.append((f"kNN top-1, {name}", f"{untrained:.2f}%"))
+  known = [*bench.evaluations, *config_lib.evaluations(bench.experiment.config)]
+  rows += _titled(dict.fromkeys(known), results)
+  return rows + _training_rows(results["training"])
 
 
 def _circumstances(
@@ -158,7 +145,7 @@ def _training(
   workdir: pathlib.Path, experiment: experiment_lib.Experiment
 ) -> dict[str, Any]:
   """Steps, time and speed over all starts, and the last step's metrics."""
-  starts = _read_json(workdir / "starts.json", [])
+  starts = starts_lib.read(workdir)
   if not starts:
     return {}
   timed = sum(record["timed_seconds"] for record in starts)
@@ -185,9 +172,9 @@ def _untrained(
 ) -> dict[str, Any]:
   """The monitor's figures at step 0, if the kNN at the end is comparable."""
   figures = _logged(workdir, 0)
-  now = to_json(dataclasses.asdict(experiment.config.knn))
   if not knn or not figures:
     return {}
+  now = to_json(config_lib.to_dict(experiment.config)["knn"])
   begun_with = read_config(workdir)
   if begun_with.get("knn") != now:
     return {}
@@ -221,15 +208,4 @@ def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
       f" {training['encoder_images_per_second']:,.0f} through the encoder",
     ),
     ("training time", f"{training['wall_seconds']:,.0f} s"),
-  ]
-
-
-def _finetune_rows(finetune: dict[str, Any]) -> list[tuple[str, str]]:
-  return [
-    (
-      f"fine-tuned on {name} of the labels ({figures['num_train']:,} images)"
-      f" top-1, {figures['epochs']} epochs",
-      f"{figures['finetune_top1']:.2f}%",
-    )
-    for name, figures in finetune.items()
   ]

@@ -5,6 +5,7 @@ read out of f(gx), and is f(gx) a linear function of f(x)? Elements act on
 images in [0, 1], resized as kNN sees them, before they are normalised.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import ridge, single_pass
 from essl_jax.evaluation.collapse import unit_length
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib
 
 _HELD_OUT_EVERY = 5  # training image, to choose the penalty on
@@ -236,3 +238,44 @@ def _features(
       )
     found.append(features)
   return found
+
+
+class Symmetry(Evaluation):
+  """Invariance and equivariance to the groups of `config.measures`."""
+
+  def check(self, bench: Any) -> None:
+    """See `check` above."""
+    check(bench.encoding)
+
+  def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
+    """See `run` above; None without groups."""
+    if not bench.experiment.config.measures.groups:
+      return None
+    return run(bench.encoding, state, bench.interrupt)
+
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """Cosine, read-out and linear map of every group."""
+    found = []
+    for group, measures in figures.items():
+      name = f"Under {group.replace('_', ' ')}: "
+      found += [
+        Row(
+          f"{name}cosine to the transformed image",
+          f"{measures['cosine']:.6g}",
+          f"{measures['cosine_other_images']:.6g} for other images",
+        ),
+        Row(
+          f"{name}R² of a linear map",
+          f"{measures['equivariance_r2']:.6g}",
+          f"{measures['identity_r2']:.6g} for no map",
+        ),
+        Row(
+          f"{name}linear read-out of the element",
+          percent(measures, "readout_accuracy"),
+          f"chance {measures['chance']:.6g}%",
+        ),
+      ]
+    return found
+
+
+PART = Symmetry

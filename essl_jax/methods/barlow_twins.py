@@ -38,7 +38,9 @@ class BarlowTwins(Method):
     """The projections of both views, each [N, D]."""
     return {"projections": two_projections(heads, features)}
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """See `losses.barlow_twins`."""
     return losses.barlow_twins(
       *outputs.own["projections"],

@@ -60,7 +60,9 @@ class BYOL(Method):
     """See `optim.momentum_coefficient`."""
     return optim.momentum_coefficient(self.target_decay, total_steps)(step)
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """See `losses.byol`; examples stay apart."""
     del axis_name
     p1, p2 = outputs.own["predictions"]

@@ -117,7 +117,9 @@ class Method(Part):
     del params
 
   @abc.abstractmethod
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """The loss of one device's examples, to be differentiated and averaged.
 
     Args:
@@ -188,9 +190,7 @@ class Projector:
   """
 
   widths: fields.Sizes = (2048, 2048)
-  last_norm: Literal["batch", "batch_not_affine", "none"] = (
-    "batch_not_affine"
-  )
+  last_norm: Literal["batch", "batch_not_affine", "none"] = "batch_not_affine"
   bias: bool = False
 
   def make(self, **common: Any) -> heads.MLP:

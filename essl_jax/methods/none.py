@@ -36,7 +36,9 @@ class TermsAlone(Method):
     del heads, features
     return {}
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """Zero."""
     del outputs, axis_name
     return jnp.zeros(())

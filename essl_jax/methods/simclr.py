@@ -39,7 +39,9 @@ class SimCLR(Method):
     """The projections of both views, each [N, D]."""
     return {"projections": two_projections(heads, features)}
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """See `losses.info_nce`."""
     z1, z2 = outputs.own["projections"]
     options = {"temperature": self.temperature, "axis_name": axis_name}

@@ -14,7 +14,9 @@ class SimCLRNTXent(SimCLR):
     Chen et al. 2020 (arXiv 2002.05709), equation 1.
   """
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """See `losses.nt_xent`."""
     return losses.nt_xent(
       *outputs.own["projections"],

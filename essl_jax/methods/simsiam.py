@@ -49,7 +49,9 @@ class SimSiam(Method):
     predictions = tuple(heads["predictor"](z) for z in projections)
     return {"projections": projections, "predictions": predictions}
 
-  def loss(self, outputs: Outputs, *, axis_name: str | None = None) -> jax.Array:
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
     """See `losses.negative_cosine_similarity`; examples stay apart."""
     del axis_name
     p1, p2 = outputs.own["predictions"]

@@ -16,7 +16,6 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from essl_jax.config_evaluation import Regression
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
@@ -143,7 +142,7 @@ def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 
 
 def check(
-  settings: Regression, cells: Mapping[str, LabelledCells], mesh: Mesh
+  settings: Any, cells: Mapping[str, LabelledCells], mesh: Mesh
 ) -> None:
   """Checks what a training needs before anything is computed.
 

@@ -13,11 +13,10 @@ import numpy as np
 import optax
 
 from essl_jax import augment
-from essl_jax.config_evaluation import Regression
 from essl_jax.data import order
 from essl_jax.devices import parallel
 from essl_jax.photonics import density as density_lib
-from essl_jax.photonics.network import DensityRegressor
+from essl_jax.photonics.encoder import DensityRegressor
 from essl_jax.photonics.source import POINTS, LabelledCells
 from essl_jax.training.views import image_keys
 
@@ -59,7 +58,7 @@ class Problem:
   model: DensityRegressor
   encoder: Any
   cells: Mapping[str, LabelledCells]
-  settings: Regression
+  settings: Any
   view: augment.View
 
   @property
@@ -265,6 +264,6 @@ def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:
   ]
 
 
-def batch_size(settings: Regression, count: int, mesh: Mesh) -> int:
+def batch_size(settings: Any, count: int, mesh: Mesh) -> int:
   """What the settings say, or all of fewer cells that the devices divide."""
   return min(settings.batch_size, count - count % mesh.size)

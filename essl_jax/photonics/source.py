@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from essl_jax import config as config_lib
+from essl_jax.config import fields
 from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import parse_split
 from essl_jax.errors import UsageError
@@ -91,20 +93,38 @@ def scale(permittivity: np.ndarray) -> np.ndarray:
   return scaled[..., None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Generate:
+  """Unit cells to be made in `data.dir` where they are missing.
+
+  Attributes:
+    kind: of cells: `blob` or `gpm`; absent, nothing is made.
+    labelled: training and test cells, which have a density of states; a tenth
+      as many come on top to validate on, so 10 or more.
+    unlabelled: cells without, 1 or more.
+    seed: of the cells.
+  """
+
+  kind: Literal["blob", "gpm"] | None = None
+  labelled: fields.Whole = 0
+  unlabelled: fields.Whole = 0
+  seed: fields.Whole = 0
+
+
+_UNREAD = ("on_device", "image_size", "resize_size", "labelled_split")
+
+
 def open_cells(
-  directory: str | None,
-  train_split: str,
-  test_split: str,
-  generate: Any = None,
+  settings: config_lib.Data, *, generate: Generate = Generate()
 ) -> CellSource:
   """Opens a directory of unit cells.
 
   Args:
-    directory: with `train.h5`, `validation.h5`, `test.h5` and, if a split is
-      of it, `unlabelled.h5`; or to make them in.
-    train_split: to pre-train on, such as `unlabelled[:5000]`.
-    test_split: to recognise transformations of, such as `test`.
-    generate: a `config.Generate`: what to make where files are missing.
+    settings: `config.data`; its `dir` has `train.h5`, `validation.h5`,
+      `test.h5` and, if a split is of it, `unlabelled.h5`, or they are made
+      there. The splits are to pre-train on, such as `unlabelled[:5000]`, and
+      to recognise transformations of, such as `test`.
+    generate: what to make where `data.dir` lacks it.
 
   Returns:
     The source.
@@ -113,6 +133,13 @@ def open_cells(
     UsageError: there is no such directory or split, a file is broken, or cells
       of other settings are there than those to make.
   """
+  for name in _UNREAD:
+    if getattr(settings, name):
+      raise UsageError(
+        f"data.name=photonics does not read config.data.{name}: leave it unset"
+      )
+  directory = settings.dir
+  train_split, test_split = settings.train_split, settings.test_split
   if directory is None:
     raise UsageError(
       "data.name=photonics needs --config.data.dir=DIR, a directory that"
@@ -127,7 +154,7 @@ def open_cells(
     or test_split.startswith(name)
   ]
   missing = [name for name in names if not (path / f"{name}.h5").exists()]
-  is_made = generate is not None and generate.kind is not None
+  is_made = generate.kind is not None
   if is_made:
     _compare(path, generate)
   if missing and is_made:
@@ -168,7 +195,7 @@ def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
   return np.asarray(stored, np.float32)[:, :POINTS]
 
 
-def _compare(path: pathlib.Path, asked: Any) -> None:
+def _compare(path: pathlib.Path, asked: Generate) -> None:
   """Refuses what cannot be made, and cells of other settings."""
   from essl_jax.photonics import settings as settings_lib
   from essl_jax.photonics import storage
@@ -198,7 +225,7 @@ def _compare(path: pathlib.Path, asked: Any) -> None:
     )
 
 
-def _generate(path: pathlib.Path, settings: Any) -> None:
+def _generate(path: pathlib.Path, settings: Generate) -> None:
   """Makes the cells that a config asks for, going on where it was stopped."""
   if jax.process_count() > 1:
     raise UsageError(
@@ -221,3 +248,6 @@ def _generate(path: pathlib.Path, settings: Any) -> None:
       f"--out={path}",
     ]
   )
+
+
+PART = open_cells

@@ -17,6 +17,7 @@ from essl_jax.data import arrays
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.models.layers import convolution, dense
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import (
   online,
   parameter_groups,
@@ -24,7 +25,6 @@ from essl_jax.training import (
   shapes,
   warnings,
 )
-from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 

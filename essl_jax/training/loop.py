@@ -1,118 +1,35 @@
 """The pre-training loop: restore, step, log, evaluate, save."""
 
-from collections.abc import Callable, Mapping
-import dataclasses
-import functools
 import pathlib
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import tasks
 from essl_jax.devices import cpu
-from essl_jax.evaluation import results
-from essl_jax.storage import checkpoint, logs, weights
+from essl_jax.storage import checkpoint, logs, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.training import dispatch
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
 
-def run(
-  config: config_lib.Config,
-  workdir: pathlib.Path,
-  agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
-) -> None:
-  """Pre-trains where `mode=train`, then evaluates or fine-tunes, reports.
+class Watch(Protocol):
+  """Measures states in training: `evaluation.bench.Bench`.
 
-  `mode=evaluate` and `mode=finetune` are of the workdir's checkpoint or, where
-  there is none, of the encoder that `init_from` names.
-
-  Writes `config.json`, `metrics.jsonl`, TensorBoard events, checkpoints,
-  `results.json` and `summary.png` into the workdir.
-
-  Args:
-    config: from `config.parse`.
-    workdir: made if need be; a finished one is only evaluated again.
-    agree: refuses facts of the data that differ between processes.
-
-  Raises:
-    UsageError: the config, the data or the workdir cannot be used.
-    FloatingPointError: the loss is not finite.
+  Attributes:
+    look_every: epochs between two looks; 0 is only at the end.
   """
-  is_new = not checkpoint.exists(workdir)
-  if config.init_from and is_new:
-    weights.read_metadata(config.init_from)  # before data is prepared
-  elif config.mode != "train":
-    checkpoint.read_config(workdir)  # refuses a folder without a run
-  claim = functools.partial(
-    checkpoint.check_config,
-    workdir,
-    config_lib.to_dict(config),
-    ignore=config_lib.FREE_FIELDS,
-    defaults=config_lib.defaults(),
-    overwrite=is_new,
-  )
-  if not is_new:
-    claim()  # before data is prepared
-  experiment = experiment_lib.build(config)
-  agree(experiment.facts)  # other counts are other steps, and end in a hang
-  if is_new:
-    claim()
-  if jax.process_index() == 0:
-    for warning in experiment.warnings:
-      print(f"warning: {warning}")
-  task = tasks.make(experiment)
-  with preemption_lib.Preemption() as preemption:
-    is_pretrained = config.epochs > 0
-    if config.mode == "train" and is_pretrained:
-      if not pretrain(experiment, task, workdir, preemption):
-        return
-      is_new = False
-    try:
-      step, origin = 0, None
-      if config.init_from and is_new:
-        state, origin = _initialise(experiment)
-        if jax.process_index() == 0:
-          print(origin.describe())
-      elif not is_pretrained:
-        state = experiment.create_state()
-      else:
-        state, step = _restore(experiment, workdir)
-      write = results.write
-      if config.mode == "finetune":
-        write = results.write_finetune
-      write(workdir, experiment, task, state, step, preemption.check, origin)
-    except preemption_lib.Stopped:
-      if jax.process_index() == 0:
-        print(
-          f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-          " state and the same command goes on"
-        )
 
+  @property
+  def look_every(self) -> int:
+    """See the attributes above."""
 
-def _initialise(
-  experiment: experiment_lib.Experiment,
-) -> tuple[step_lib.TrainState, weights.Origin]:
-  """The state at step 0, with the weights that `init_from` names."""
-  config = experiment.config
-  assert config.init_from is not None
-  return weights.initialise(
-    experiment.create_state(),
-    config.init_from,
-    dataclasses.asdict(config.equivariance),
-  )
-
-
-def _restore(
-  experiment: experiment_lib.Experiment, workdir: pathlib.Path
-) -> tuple[step_lib.TrainState, int]:
-  """The state to evaluate, and its step."""
-  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-    step = checkpoints.choose(experiment.config.evaluate_checkpoint)
-    return checkpoints.restore(experiment.create_state(), step), step
+  def monitor(
+    self, state: Any, *, epoch: int = 0, is_last: bool = False
+  ) -> tuple[dict[str, float], str]:
+    """Figures of a state, and the most telling ones in a few words."""
 
 
 class _Metrics:
@@ -174,7 +91,7 @@ class _Clock:
     self._since = None
 
   def record(self, step: int) -> dict[str, float]:
-    """What `results.record_start` keeps of this start of the program."""
+    """What `starts.record` keeps of this start of the program."""
     return {
       "start_step": self._start_step,
       "end_step": step,
@@ -186,7 +103,7 @@ class _Clock:
 
 def pretrain(
   experiment: experiment_lib.Experiment,
-  task: tasks.Task,
+  bench: Watch,
   workdir: pathlib.Path,
   preemption: preemption_lib.Preemption,
 ) -> bool:
@@ -194,7 +111,7 @@ def pretrain(
 
   Args:
     experiment: from `experiment.build`.
-    task: measures the states of this experiment.
+    bench: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
     preemption: asked whenever steps were dispatched.
 
@@ -228,14 +145,14 @@ def pretrain(
         logger.info(f"resuming {workdir} from step {start:,} of {total:,}")
       else:
         if config.init_from:
-          state, origin = _initialise(experiment)
+          state, origin = initialise(experiment)
           logger.info(origin.describe())
         try:
-          if task.monitor_every:
-            untrained = task.monitor(state, interrupt=preemption.check)
+          if bench.look_every:
+            untrained, said = bench.monitor(state)
             logger.write(0, untrained)
             name = "before training" if config.init_from else "untrained"
-            logger.info(f"{name}: {task.describe(untrained)}")
+            logger.info(f"{name}: {said}")
           preemption.check()  # the first step takes long to compile
         except preemption_lib.Stopped:
           logger.info(
@@ -268,25 +185,26 @@ def pretrain(
         metrics.settle()  # nothing that is not finite is saved
         clock.pause(step)
         figures = None
-        every = task.monitor_every
+        every = bench.look_every
         is_watched = step == total or (every and epoch % every == 0)
         if not rest and is_watched and not stop:
           try:
-            figures = task.monitor(
-              state, keep=step == total, interrupt=preemption.check
+            figures, said = bench.monitor(
+              state, epoch=epoch, is_last=step == total
             )
           except preemption_lib.Stopped:
             stop = True  # this epoch goes without, but the state is saved
           else:
-            logger.write(step, figures)
+            if figures:
+              logger.write(step, figures)
             loss = f"loss {metrics.latest['loss']:.4f}"
-            parts = filter(None, (loss, task.describe(figures)))
+            parts = filter(None, (loss, said))
             logger.info(f"epoch {epoch}/{config.epochs}: {', '.join(parts)}")
         due = not rest and epoch % config.checkpoint_every_epochs == 0
         if due or stop or step == total:
           checkpoints.save(step, state, figures)
           if jax.process_index() == 0:
-            results.record_start(workdir, clock.record(step))
+            starts.record(workdir, clock.record(step))
         if stop:
           logger.info(
             f"stopped by SIGTERM after step {step:,}; {workdir} holds the"
@@ -296,3 +214,26 @@ def pretrain(
         clock.start(step)
 
   return True
+
+
+def initialise(
+  experiment: experiment_lib.Experiment,
+) -> tuple[step_lib.TrainState, weights.Origin]:
+  """The state at step 0, with the weights that `config.init_from` names.
+
+  Args:
+    experiment: whose config names a file.
+
+  Returns:
+    The state, a target network being a copy of it, and what was taken.
+
+  Raises:
+    UsageError: the file cannot be read, or holds another encoder.
+  """
+  config = experiment.config
+  assert config.init_from is not None
+  equivariance = config_lib.to_dict(config).get("equivariance")
+  state, origin = weights.initialise(
+    experiment.create_state(), config.init_from, equivariance
+  )
+  return step_lib.with_target(state, experiment.networks.method), origin

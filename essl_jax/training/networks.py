@@ -1,6 +1,7 @@
 """The networks of a run: an encoder and the heads that its parts ask for."""
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -32,7 +33,7 @@ class Networks(nn.Module):
   encoder: nn.Module
   method: Any
   terms: tuple[Any, ...] = ()
-  common: Mapping[str, Any] = {}  # noqa: RUF012 - Flax freezes it
+  common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_target: bool = False
 
   def setup(self) -> None:

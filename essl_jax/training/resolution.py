@@ -90,4 +90,6 @@ def describe(views: config_lib.Views, epochs: int) -> list[str]:
     + f" from epoch {epoch + 1}"
     for epoch, at in stages(views, epochs)
   ]
-  return [f"pixels of the views {', '.join(by_name(views))}: {'; '.join(parts)}"]
+  return [
+    f"pixels of the views {', '.join(by_name(views))}: {'; '.join(parts)}"
+  ]

@@ -102,24 +102,38 @@ def create_state(
     variables = problem.networks.init(
       jax.random.key(seed), views.images, views.targets, train=False
     )
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    method, target = problem.networks.method, None
-    if method.target_heads is not None:
-      target = {
-        "params": _of_target(params, method),
-        "batch_stats": _of_target(batch_stats, method),
-      }
-    return TrainState(
+    params, method = variables["params"], problem.networks.method
+    state = TrainState(
       step=jnp.zeros((), jnp.int32),
       seed=seed,
       params=params,
-      batch_stats=batch_stats,
+      batch_stats=variables.get("batch_stats", {}),
       opt_state=problem.optimizer.init(params),
-      target=target,
       extra=method.initial_extra(params),
     )
+    return with_target(state, method)
 
   return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
+
+
+def with_target(state: TrainState, method: Any) -> TrainState:
+  """The state with a target network that is a copy of the trained one.
+
+  Args:
+    state: at the beginning.
+    method: a `methods.method.Method`; without `target_heads`, nothing changes.
+
+  Returns:
+    The state.
+  """
+  if method.target_heads is None:
+    return state
+  copy = lambda tree: jax.tree.map(jnp.copy, _of_target(tree, method))
+  target = {
+    "params": copy(state.params),
+    "batch_stats": copy(state.batch_stats),
+  }
+  return state.replace(target=target)
 
 
 def _of_target(tree: Any, method: Any) -> dict[str, Any]:
@@ -218,7 +232,9 @@ def _places(examples: int, axis_name: str | None) -> jax.Array:
   return first + jnp.arange(examples, dtype=jnp.int32)
 
 
-def _make_forward(problem: Problem, state: TrainState) -> gradient_cache.Forward:
+def _make_forward(
+  problem: Problem, state: TrainState
+) -> gradient_cache.Forward:
   """The networks, and beside them the target's, on any number of examples."""
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
   key = jax.random.fold_in(key, _NETWORKS_KEY)

@@ -185,9 +185,7 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
   return found
 
 
-def check(
-  config: config_lib.Config, parts: Sequence[Any], source: Any
-) -> None:
+def check(config: config_lib.Config, parts: Sequence[Any], source: Any) -> None:
   """Refuses views and networks that the images do not fit.
 
   Args:

@@ -56,7 +56,7 @@ def _drawn_at_random(views: Any, name: str, group: Any) -> list[str]:
   overlap = transformations.overlap
   if any(overlap(group, find_group(drawn)) for drawn in view.groups):
     fields.append(f"{path}.groups")
-  if name == "first" and views.extra is not None:
-    if overlap(group, find_group(views.extra)):
-      fields.append("config.views.extra")
+  is_extra = name == "first" and views.extra is not None
+  if is_extra and overlap(group, find_group(views.extra)):
+    fields.append("config.views.extra")
   return fields

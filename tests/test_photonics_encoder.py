@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import test_models_golden as models_golden
 
-from essl_jax.photonics import network
+from essl_jax.photonics import encoder
 
 SHAPES = json.loads(
   (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
@@ -46,8 +46,8 @@ def _from_torch(tensors):
 
 def test_regressor_matches_golden(golden):
   golden = golden("networks")
-  model = network.DensityRegressor(
-    network.PhotonicCNN(), network.density_head()
+  model = encoder.DensityRegressor(
+    encoder.PhotonicCNN(), encoder.density_head()
   )
   state_dict = golden_state_dict(SHAPES[NAME])
   variables = _from_torch(state_dict)
@@ -70,8 +70,8 @@ def test_regressor_matches_golden(golden):
 
 
 def test_every_layer_scales_with_the_width():
-  model = network.DensityRegressor(
-    network.PhotonicCNN(width=2), network.density_head(2)
+  model = encoder.DensityRegressor(
+    encoder.PhotonicCNN(width=2), encoder.density_head(2)
   )
   cells = jnp.zeros((2, 32, 32, 1))
   init = lambda key: model.init(key, cells, train=False)
@@ -85,11 +85,11 @@ def test_every_layer_scales_with_the_width():
 def test_other_shapes_are_refused():
   for shape in ((2, 32, 32, 3), (2, 16, 16, 1)):
     with pytest.raises(ValueError, match="unit cells must be .N, 32, 32, 1."):
-      network.PhotonicCNN(width=2).init(
+      encoder.PhotonicCNN(width=2).init(
         jax.random.key(0), np.zeros(shape), train=False
       )
 
 
 def test_examples_in_docstrings():
-  result = doctest.testmod(network)
+  result = doctest.testmod(encoder)
   assert result.attempted >= 3 and result.failed == 0

@@ -140,3 +140,6 @@ class DensityRegressor(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps unit cells [N, 32, 32, 1] to densities [N, 400], float32."""
     return self.head(self.encoder(x, train=train), train=train)
+
+
+PART = PhotonicCNN

@@ -1,0 +1,192 @@
+"""Recipes and the flags that override their fields."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import sys
+import textwrap
+import typing
+from typing import Any
+
+from essl_jax.config import fields
+from essl_jax.config.config import Config
+from essl_jax.config.parsing import as_default, parse
+from essl_jax.config.schema import CHOICES, schema
+from essl_jax.errors import UsageError
+
+_PREFIX = "config."
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+  """The config of a recipe under flags.
+
+  Args:
+    path: of the recipe's file, with variants after a colon.
+    overrides: flags such as `--config.epochs=10`.
+
+  Returns:
+    The config, checked.
+
+  Raises:
+    UsageError: the file is missing or does not load, or a flag names no field
+      or gives an impossible value.
+  """
+  return parse(raw(path, overrides))
+
+
+def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+  """Like `load`, as nested plain data that are not checked together yet."""
+  values = read_recipe(path)
+  pairs = [_split(word) for word in overrides]
+  for name, text in pairs:
+    if name in CHOICES:
+      known = fields.find(Config, name)
+      _switch(values, name, fields.read(known, text, name))
+  kind = schema(values)
+  for name, text in pairs:
+    if name not in CHOICES:
+      value = fields.read(fields.find(kind, name), text, name)
+      *groups, field = name.split(".")
+      holder = values
+      for group in groups:
+        holder = holder.setdefault(group, {})
+      holder[field] = value
+  return values
+
+
+def _split(word: str) -> tuple[str, str]:
+  """Name and text of a flag; one without a value switches on."""
+  name, equals, text = word.lstrip("-").partition("=")
+  if name.startswith("no" + _PREFIX) and not equals:
+    return name.removeprefix("no" + _PREFIX), "false"
+  return name.removeprefix(_PREFIX), text if equals else "true"
+
+
+def _switch(values: dict[str, Any], name: str, value: Any) -> None:
+  """Chooses another part; what the recipe sets for its own is left out."""
+  before = schema(values)
+  group, _, field = name.rpartition(".")
+  holder = values.setdefault(group, {}) if group else values
+  if holder.get(field) == value:
+    return
+  holder[field] = value
+  old = before if not group else fields.of(before)[group].hint
+  after = schema(values)
+  new = after if not group else fields.of(after)[group].hint
+  for own in set(fields.of(old)) - set(fields.of(new)):
+    holder.pop(own, None)
+
+
+def is_flag(word: str) -> bool:
+  """Whether a word of the command line overrides a field."""
+  return word.lstrip("-").startswith((_PREFIX, f"no{_PREFIX}"))
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+  """What a recipe returns, as nested plain data.
+
+  Modules beside the recipe and in the current folder can be imported from then
+  on, for parts of one's own.
+
+  Args:
+    path: of its file, with variants after a colon.
+
+  Returns:
+    The values of its `ConfigDict`.
+
+  Raises:
+    UsageError: it is missing, does not load, or knows no such variant.
+  """
+  name, _, variant = path.partition(":")
+  file = pathlib.Path(name)
+  if not name or not file.is_file():
+    recipes = sorted(other.name for other in file.parent.glob("*.py"))
+    there = ", ".join(recipes) or "no recipes"
+    raise UsageError(
+      f"config file {name} does not exist (seen from {os.getcwd()});"
+      f" {file.parent} holds {there}"
+    )
+  for folder in (os.getcwd(), str(file.resolve().parent)):
+    if folder not in sys.path:
+      sys.path.append(folder)
+  spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+  try:
+    if spec is None or spec.loader is None:
+      raise UsageError(f"config file {name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.get_config(variant) if variant else module.get_config()
+    return found.to_dict()
+  except UsageError:
+    raise
+  except SyntaxError as error:
+    raise UsageError(
+      f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
+    ) from error
+  except Exception as error:  # a recipe is anybody's code
+    text = " ".join(str(error).split()) or type(error).__name__
+    raise UsageError(
+      f"config file {name}: {type(error).__name__}: {text}"
+    ) from error
+
+
+def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
+  """A line for every field of a config: flag, type, default, what it does.
+
+  Args:
+    kind: from `schema`.
+    defaults: the values to show, nested.
+
+  Yields:
+    The lines.
+  """
+  for name, field, value in walk(kind, defaults):
+    shown = f"--config.{name}={show(value)}"
+    about = f"({type_name(field.hint)}) {first_sentence(field.help)}"
+    yield f"  {shown}"
+    yield textwrap.fill(
+      about, 78, initial_indent="      ", subsequent_indent="      "
+    )
+
+
+def walk(
+  kind: type, values: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, fields.Field, Any]]:
+  """Every field below a dataclass: dotted name, field and value."""
+  for name, field in fields.of(kind).items():
+    value = values.get(name, as_default(field.default))
+    if dataclasses.is_dataclass(field.hint):
+      inner = value if isinstance(value, Mapping) else {}
+      yield from walk(typing.cast(type, field.hint), inner, f"{path}{name}.")
+    else:
+      yield f"{path}{name}", field, value
+
+
+def show(value: Any) -> str:
+  """A value as a flag spells it."""
+  if value is dataclasses.MISSING:
+    return "?"
+  return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
+
+
+def first_sentence(text: str) -> str:
+  """Up to the first full stop that ends a sentence."""
+  return text.split(". ")[0].rstrip(".")
+
+
+def type_name(hint: Any) -> str:
+  """A type in the words of its users."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is typing.Literal:
+    return " or ".join(map(str, inner))
+  if origin is typing.Annotated:
+    bounds = " and ".join(f"{x.words} {x.limit:g}" for x in inner[1:])
+    return f"{type_name(inner[0])}, {bounds}"
+  if origin is tuple:
+    kinds = [type_name(x) for x in inner if x is not Ellipsis]
+    return f"tuple of {' and '.join(dict.fromkeys(kinds))}"
+  if inner:
+    return " or ".join(type_name(x) for x in inner)
+  return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

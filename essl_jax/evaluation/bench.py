@@ -1,0 +1,199 @@
+"""What evaluations work with: an experiment, its images, their features."""
+
+from collections.abc import Callable, Collection, Iterator
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from essl_jax import config as config_lib
+from essl_jax.data import Source
+from essl_jax.errors import UsageError
+from essl_jax.evaluation.encoding import Encoding, Interrupt
+from essl_jax.evaluation.evaluation import Evaluation, Row
+from essl_jax.storage import logs
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import step as step_lib
+
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Features float32 [N, D] and labels int32 [N]."""
+
+
+@dataclasses.dataclass
+class Bench:
+  """The experiment of a run, for its evaluations.
+
+  Attributes:
+    experiment: whose states are measured.
+    encoding: of its images; compiles each part once.
+    evaluations: those of the config, that its mode runs.
+    workdir: where unfinished work is kept; nowhere if absent.
+    interrupt: called between batches and steps, in all processes alike; may
+      raise.
+    at_random: names of networks that nobody has trained.
+    figures: of the evaluations that have run, by their names.
+  """
+
+  experiment: experiment_lib.Experiment
+  encoding: Encoding
+  evaluations: tuple[Evaluation, ...] = ()
+  workdir: pathlib.Path | None = None
+  interrupt: Interrupt = lambda: None
+  at_random: Collection[str] = ()
+  figures: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+  @property
+  def sources(self) -> tuple[Source, ...]:
+    """All that is read, and may hold images that cannot be."""
+    experiment, encoding = self.experiment, self.encoding
+    return (
+      experiment.source,
+      experiment.labelled,
+      encoding.bank,
+      encoding.sample,
+    )
+
+  @property
+  def splits(self) -> dict[str, str]:
+    """The names of the splits, for protocols."""
+    data = self.experiment.config.data
+    return {"train_split": data.labelled, "test_split": data.test_split}
+
+  def features(self, state: step_lib.TrainState, split: str) -> Labelled:
+    """Encodes a labelled split.
+
+    Args:
+      state: whose encoder.
+      split: "train", "test", or "bank" for the training images of kNN.
+
+    Returns:
+      Features and labels.
+
+    Raises:
+      UsageError: the images have no labels.
+    """
+    found = self.encoding.features(state, split, self.interrupt)
+    if found[1].min() < 0:
+      raise UsageError(
+        f"the {split} images of {self.experiment.config.data.name} have no"
+        " labels, which kNN and probe need: set config.data.labelled_split and"
+        " config.data.test_split to labelled splits"
+      )
+    return found
+
+  @contextlib.contextmanager
+  def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar whose every step may be interrupted."""
+    with logs.progress_bar(name) as advance:
+
+      def tick(done: int, total: int) -> None:
+        self.interrupt()
+        advance(done, total)
+
+      yield tick
+
+  @property
+  def look_every(self) -> int:
+    """Epochs between two looks in training; 0 is at the end alone."""
+    found = [evaluation.look_every() for evaluation in self.evaluations]
+    return min(filter(None, found), default=0)
+
+  def is_due(self, evaluation: Evaluation, epoch: int, is_last: bool) -> bool:
+    """Whether an evaluation looks after an epoch."""
+    every = evaluation.look_every()
+    return every is None or is_last or bool(every and epoch % every == 0)
+
+  def monitor(
+    self,
+    state: step_lib.TrainState,
+    *,
+    epoch: int = 0,
+    is_last: bool = False,
+  ) -> tuple[dict[str, float], str]:
+    """What the evaluations see of a state in training.
+
+    Args:
+      state: what to look at.
+      epoch: done so far.
+      is_last: remembers the features, so that the evaluation at the end need
+        not compute them again.
+
+    Returns:
+      Figures by name, and the most telling ones in a few words.
+    """
+    figures: dict[str, float] = {}
+    said = []
+    with self.encoding.remembering(state, keep=is_last):
+      for evaluation in self.evaluations:
+        if self.is_due(evaluation, epoch, is_last):
+          found = evaluation.monitor(self, state)
+          figures |= found
+          said.append(evaluation.describe(found) if found else "")
+    return figures, ", ".join(filter(None, said))
+
+  def run(self, state: step_lib.TrainState) -> dict[str, dict[str, Any]]:
+    """All figures of a state, by evaluation; all processes call this."""
+    self.figures = {}
+    for evaluation in self.evaluations:
+      found = evaluation.run(self, state)
+      if found is not None:
+        self.figures[evaluation.name] = found
+    return self.figures
+
+  def rows(self) -> list[Row]:
+    """How these figures are shown."""
+    return [
+      row
+      for evaluation in self.evaluations
+      if evaluation.name in self.figures
+      for row in evaluation.rows(self.figures[evaluation.name])
+    ]
+
+  def draw(self, state: step_lib.TrainState, axes: Any) -> None:
+    """Draws what the first evaluation that can has to show."""
+    for evaluation in self.evaluations:
+      if evaluation.draw(self, state, axes):
+        return
+    axes.axis("off")
+
+
+def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
+  """The bench of an experiment, its evaluations checked.
+
+  Args:
+    experiment: whose states are measured.
+    **options: of `Bench`.
+
+  Returns:
+    The bench.
+
+  Raises:
+    UsageError: an evaluation would refuse the config, the images or the mode.
+  """
+  config = experiment.config
+  chosen = [x for x in config_lib.evaluations(config) if config.mode in x.modes]
+  if config.mode == "finetune" and not chosen:
+    raise UsageError(
+      "config.mode=finetune needs an evaluation of that mode, and"
+      f" config.evaluations has none: {', '.join(config.evaluations)}"
+    )
+  is_random = not config.epochs and not config.init_from
+  for evaluation in chosen:
+    if is_random and evaluation.needs_training:
+      raise UsageError(
+        f"config.evaluations: {evaluation.name} is of a trained encoder, and"
+        " config.epochs is 0 without config.init_from: leave it out"
+      )
+  if config.evaluate_checkpoint == "best" and not any(
+    x.ranks for x in chosen if x.look_every() != 0
+  ):
+    raise UsageError(
+      "config.evaluate_checkpoint=best needs an evaluation that ranks"
+      " checkpoints in training, such as knn: add one to config.evaluations"
+    )
+  made = Bench(experiment, Encoding(experiment), tuple(chosen), **options)
+  for evaluation in chosen:
+    evaluation.check(made)
+  return made

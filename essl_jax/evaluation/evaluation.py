@@ -1,0 +1,106 @@
+"""What an evaluation is asked."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from essl_jax.config.parts import Part
+
+
+class Row(NamedTuple):
+  """A figure as it is shown, in the terminal, in results and in the report.
+
+  Attributes:
+    title: what it is.
+    value: the figure, with its unit.
+    note: its protocol in a few words.
+  """
+
+  title: str
+  value: str
+  note: str = ""
+
+
+class Evaluation(Part):
+  """A measure of a trained state; its fields are its config.
+
+  A subclass states `run` and `rows`; all else has a default.
+
+  Attributes:
+    section: the name of its group of fields, of the class if not stated.
+    key: of its figures in `results.json`; `section` if empty.
+    modes: of `config.mode`, in which it runs.
+    needs_training: whether it is of networks that have learned something;
+      `epochs=0` without `init_from` refuses it.
+    needs_labels: whether it reads the images' classes.
+    ranks: the figure of `monitor` that tells the best checkpoint; larger is
+      better.
+  """
+
+  key: ClassVar[str] = ""
+  modes: ClassVar[tuple[str, ...]] = ("train", "evaluate")
+  needs_training: ClassVar[bool] = True
+  needs_labels: ClassVar[bool] = False
+  ranks: ClassVar[str] = ""
+
+  @property
+  def name(self) -> str:
+    """The key of its figures in `results.json`."""
+    return self.key or self.section
+
+  def look_every(self) -> int | None:
+    """Epochs between two looks in training, the untrained network first.
+
+    Returns:
+      0 looks never, or at the end alone where others look; None looks whenever
+      others do.
+    """
+    return 0
+
+  def check(self, bench: Any) -> None:
+    """Raises UsageError now for what `run` would refuse after days."""
+
+  def monitor(self, bench: Any, state: Any) -> dict[str, float]:
+    """A quick look in training; figures for `metrics.jsonl`."""
+    del bench, state
+    return {}
+
+  def describe(self, figures: Mapping[str, float]) -> str:
+    """What `monitor` has shown, in a few words; empty if nothing."""
+    del figures
+    return ""
+
+  @abc.abstractmethod
+  def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
+    """All figures of a state.
+
+    Args:
+      bench: `bench.Bench`: the experiment, its images and their features.
+      state: a `TrainState`; all processes call this.
+
+    Returns:
+      Figures and their protocol, of what JSON can hold, arrays besides; None
+      where it does not apply.
+    """
+
+  @abc.abstractmethod
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """How figures of `run` are shown."""
+
+  def draw(self, bench: Any, state: Any, axes: Any) -> bool:
+    """Draws on axes of matplotlib, for `summary.png`; whether it did."""
+    del bench, state, axes
+    return False
+
+
+def percent(figures: Mapping[str, Any], name: str) -> str:
+  """A figure in percent, with `<name>_std` behind it where there is one."""
+  value, deviation = figures.get(name), figures.get(f"{name}_std")
+  if value is None:
+    return "–"
+  return f"{value:.2f}%" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def count(figures: Mapping[str, Any], name: str) -> str:
+  """A number of things, with commas."""
+  return f"{figures[name]:,}" if name in figures else "?"

@@ -1,0 +1,126 @@
+"""The evaluation of unit cells: fine-tuning for their densities of states."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from essl_jax.config import fields
+from essl_jax.devices import parallel
+from essl_jax.errors import UsageError
+from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
+from essl_jax.models.layers import convolution
+from essl_jax.photonics import encoder as encoder_lib
+from essl_jax.photonics import regression, regressor
+from essl_jax.photonics.source import FREQUENCIES, CellSource
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
+
+
+class Regression(Evaluation):
+  """Fine-tuning for the density of states.
+
+  All weights are trained with Adam on cells of the split `train`, each under
+  random elements of the first view's groups. The figures are of the epoch that
+  is best on the split `validation`. Without pre-training the weights are random
+  ones, others for each repetition.
+
+  Attributes:
+    labelled: how many cells to train on; one number or several, each of which
+      gives figures.
+    repetitions: trainings that differ in cells, order, augmentation and the
+      head's weights.
+    epochs: of each.
+    batch_size: cells per step, over all devices.
+    learning_rate: constant.
+    weight_decay: added to the gradient as in PyTorch's Adam.
+  """
+
+  needs_training = False
+
+  labelled: fields.Sizes = (3000,)
+  repetitions: fields.Count = 3
+  epochs: fields.Count = 100
+  batch_size: fields.Count = 64
+  learning_rate: fields.Positive = 1e-4
+  weight_decay: fields.NonNegative = 1e-5
+
+  def check(self, bench: Any) -> None:
+    """Refuses other images, too few cells and batches that do not fit."""
+    source = bench.experiment.source
+    if not isinstance(source, CellSource):
+      raise UsageError(
+        f"config.evaluations: {self.name} is of unit cells, and"
+        f" data.name={bench.experiment.config.data.name} has none: leave it out"
+      )
+    regression.check(self, source.labelled, bench.experiment.mesh)
+
+  def run(self, bench: Any, state: Any) -> dict[str, Any]:
+    """Errors in percent and their protocol; see `regression.run`."""
+    experiment = bench.experiment
+    with bench.progress("regression") as tick:
+      figures, samples = regression.run(
+        self.problem(experiment, state),
+        experiment.mesh,
+        seed=experiment.config.seed,
+        progress=tick,
+        workdir=bench.workdir,
+      )
+    for name, value in experiment.source.made.items():
+      figures[f"cells_{name}"] = value
+    true = experiment.source.labelled["test"].density[: len(samples)]
+    figures["samples"] = {
+      "frequencies": FREQUENCIES[: true.shape[1]].round(6),
+      "true": true.astype(float).round(4),
+      "predicted": samples.astype(float).round(4),
+    }
+    return figures
+
+  def problem(self, experiment: Any, state: Any) -> regressor.Problem:
+    """What is trained; `state` is not looked at without pre-training."""
+    config, platform = (
+      experiment.config,
+      experiment.mesh.devices.flat[0].platform,
+    )
+    encoder = networks_lib.make_encoder(
+      config,
+      axis_name=parallel.AXIS,
+      conv_general_dilated=convolution.default_conv(platform),
+    )
+    is_random = not config.epochs and not config.init_from
+    head = encoder_lib.density_head(getattr(encoder, "width", 64))
+    return regressor.Problem(
+      model=encoder_lib.DensityRegressor(encoder, head),
+      encoder=None if is_random else step_lib.encoder_variables(state),
+      cells=experiment.source.labelled,
+      settings=self,
+      view=config.views.first,
+    )
+
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """Errors for every number of labelled cells."""
+    note = (
+      f"{figures.get('repetitions')} × {figures.get('epochs')} epochs,"
+      f" {count(figures, 'num_test')} test cells"
+    )
+    found = []
+    for number, errors in figures.get("by_labelled", {}).items():
+      for name, title in (
+        ("dos_error", "epoch chosen on validation"),
+        ("dos_error_minimum_over_test", "minimum over test epochs"),
+      ):
+        row = f"DOS error, {int(number):,} labelled cells, {title}"
+        found.append(Row(row, percent(errors, name), note))
+    if "dos_error_of_free_space" in figures:
+      value = percent(figures, "dos_error_of_free_space")
+      found.append(Row("DOS error of predicting free space", value))
+    return found
+
+  def draw(self, bench: Any, state: Any, axes: Any) -> bool:
+    """True and predicted densities; those of the last `run`."""
+    samples = bench.figures.get(self.name, {}).get("samples")
+    if samples is None:
+      return False
+    regression.draw_densities(axes, samples["true"], samples["predicted"])
+    return True
+
+
+PART = Regression

@@ -1,0 +1,32 @@
+"""How long each start of the program has trained: `starts.json`."""
+
+import json
+import pathlib
+from typing import Any
+
+from essl_jax.storage import workdir as workdir_lib
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The records of all starts; none where nothing was trained."""
+  path = workdir / "starts.json"
+  return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def record(workdir: pathlib.Path, start: dict[str, float]) -> None:
+  """Notes how long a start of the program has trained.
+
+  Called with every checkpoint, so that a killed start is counted up to the
+  step from which the next one goes on.
+
+  Args:
+    workdir: of the run.
+    start: `start_step`, `end_step`, `wall_seconds`, and the `timed_steps` that
+      took `timed_seconds` without compilation, evaluation and saving.
+  """
+  earlier = [
+    other
+    for other in read(workdir)
+    if other["start_step"] < start["start_step"]
+  ]
+  workdir_lib.write_json(workdir / "starts.json", [*earlier, start])
