@@ -72,9 +72,9 @@ class Below(AtLeast):
 
 @dataclasses.dataclass(frozen=True)
 class Length(AtLeast):
-  """A bound: of how many values a tuple has."""
+  """A bound: a tuple has `limit` values or more."""
 
-  words = "values, at least"
+  words = "of a length of at least"
 
 
 Count = Annotated[int, AtLeast(1)]
@@ -293,9 +293,11 @@ def _takes_text(hint: Any) -> bool:
 
 
 def _is_tuple(hint: Any) -> bool:
-  origin = typing.get_origin(hint)
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _is_tuple(inner[0])
   if origin in (types.UnionType, typing.Union):
-    return all(_is_tuple(x) for x in typing.get_args(hint) if x is not _NONE)
+    return all(_is_tuple(x) for x in inner if x is not _NONE)
   return origin is tuple
 
 
@@ -341,9 +343,12 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _check_bound(bound: Any, value: Any, where: str) -> None:
-  values = value if isinstance(value, tuple) else (value,)
-  numbers = [len(value)] if isinstance(bound, Length) else values
-  if not all(bound.allows(x) for x in numbers):
+  if isinstance(bound, Length):
+    if not bound.allows(len(value)):
+      raise UsageError(
+        f"config.{where} must have {bound.limit} or more values; got {value}"
+      )
+  elif not bound.allows(value):
     raise UsageError(
       f"config.{where} must be {bound.words} {bound.limit:g}; got {value}"
     )
