@@ -1,0 +1,104 @@
+"""The blocks of a transformer: attention and perceptrons, with norms before.
+
+Names, epsilons and initial weights are those of timm's `VisionTransformer`.
+
+Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021
+(arXiv 2010.11929), equations 2 and 3.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-6  # of layer norms
+# timm truncates at 2, which is a hundred deviations.
+initial_weights = nn.initializers.normal(0.02)
+
+
+class _Layers(nn.Module):
+  """What the parts share: their linear layers and norms.
+
+  Attributes:
+    dtype: What is computed in; parameters stay float32.
+    dot_general: Stands in for `jax.lax.dot_general` in linear layers.
+  """
+
+  dtype: Any = jnp.float32
+  dot_general: Callable[..., jax.Array] = jax.lax.dot_general
+
+  def dense(self, features: int, name: str) -> nn.Dense:
+    return nn.Dense(
+      features,
+      dtype=self.dtype,
+      kernel_init=initial_weights,
+      dot_general=self.dot_general,
+      name=name,
+    )
+
+  def norm(self, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
+
+
+class Attention(_Layers):
+  """Self-attention with several heads.
+
+  Attributes:
+    heads: Number of heads, which share the channels.
+  """
+
+  heads: int = 6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps tokens `[N, T, D]` to `[N, T, D]`."""
+    n, tokens, width = x.shape
+    shape = (n, tokens, 3, self.heads, width // self.heads)
+    qkv = self.dense(3 * width, "qkv")(x).reshape(shape)
+    x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+    return self.dense(width, "proj")(x.reshape(n, tokens, width))
+
+
+class Perceptron(_Layers):
+  """Two linear layers with a GELU between them, on each token alone.
+
+  Attributes:
+    hidden: Size of the hidden layer.
+  """
+
+  hidden: int = 1536
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps tokens `[N, T, D]` to `[N, T, D]`."""
+    hidden = nn.gelu(self.dense(self.hidden, "fc1")(x), approximate=False)
+    return self.dense(x.shape[-1], "fc2")(hidden)
+
+
+class Block(_Layers):
+  """Attention and perceptron, each after a norm and added to its input.
+
+  Attributes:
+    heads: Number of attention heads.
+    hidden: Size of the perceptron's hidden layer.
+    stochastic_depth: How likely either part is left out for an example.
+  """
+
+  heads: int = 6
+  hidden: int = 1536
+  stochastic_depth: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps tokens `[N, T, D]` to `[N, T, D]`."""
+    # Whole examples are left out; the others grow to keep the expectation.
+    leave_out = nn.Dropout(
+      self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
+    )
+    common = {"dtype": self.dtype, "dot_general": self.dot_general}
+    attention = Attention(heads=self.heads, name="attn", **common)
+    perceptron = Perceptron(hidden=self.hidden, name="mlp", **common)
+    x = x + leave_out(attention(self.norm("norm1")(x)))
+    return x + leave_out(perceptron(self.norm("norm2")(x)))
