@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 from essl_jax.errors import UsageError
 
 _NONE = type(None)
+# Of a Flax module: its own, and what the program sets.
+_RESERVED = ("parent", "name", "dtype", "axis_name")
 _WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
 
 
@@ -134,7 +136,7 @@ def of(part: Callable[..., Any]) -> dict[str, Field]:
 def _defaults(part: Any) -> Iterable[tuple[str, Any]]:
   if dataclasses.is_dataclass(part):
     own = {field.name: field for field in dataclasses.fields(part)}
-    reserved = ("parent", "name") if "parent" in own else ()  # Flax's
+    reserved = _RESERVED if "parent" in own else ()
     for field in own.values():
       if field.init and field.name not in reserved:
         made = field.default_factory

@@ -239,3 +239,6 @@ def _check_multiple(
   if value < 1 or value % factor:
     wanted = f"{factor_name} {factor}".strip()
     raise ValueError(f"{name} must be a multiple of {wanted}, got {value}.")
+
+
+PART = ViT
