@@ -51,7 +51,7 @@ def golden() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Any:
-  """Makes configs of width 8 that train in seconds on 16-pixel images."""
+  """Makes configs of two blocks that train in seconds on 16-pixel images."""
   from essl_jax import config as config_lib
 
   def make(method: str = "simsiam", **fields: Any) -> config_lib.Config:
@@ -64,7 +64,7 @@ def tiny_config() -> Any:
       "checkpoint_every_epochs": 1,
       "data": {"name": "digits"},
       "views": {"first": view, "second": view, "third": {"size": 8}},
-      "model": {"width": 8},
+      "encoder": {"width": 8, "stem": "cifar", "blocks": (1, 1)},
       "projector": {"widths": (32, 32)},
       "equivariance": {"hidden_widths": (32, 32)},
       "optimizer": {"warmup_epochs": 1},
@@ -80,8 +80,14 @@ def tiny_config() -> Any:
         "online_classifier": True,
         "projector": {"widths": (32, 32), "last_norm": "none"},
       },
+      "byol": {
+        "predictor_hidden": 16,
+        "projector": {"widths": (32, 16), "last_norm": "none", "bias": True},
+      },
     }
     raw |= needs.get(method, {})
+    if method == "none":
+      del raw["projector"]
     for name, value in fields.items():
       if isinstance(value, dict) and isinstance(raw.get(name), dict):
         raw[name] = raw[name] | value
@@ -92,29 +98,17 @@ def tiny_config() -> Any:
   return make
 
 
-@pytest.fixture(scope="module")
-def two_blocks() -> Any:
-  """A ResNet-18 has two blocks in place of eight: compiling takes a third."""
-  import program_helpers
-
-  from essl_jax.models import resnet
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(resnet.STAGES, 18, program_helpers.TWO_BLOCKS)
-    yield
-
-
 @pytest.fixture
 def short_resnet(monkeypatch: Any) -> None:
   """Measured E-SimSiam steps are of two blocks: they compile in seconds."""
-  import program_helpers
   import step_cases
 
-  from essl_jax.models import resnet
-
-  monkeypatch.setitem(resnet.STAGES, 18, program_helpers.TWO_BLOCKS)
-  fields = {"projector": {"widths": (32, 32)}, "predictor_hidden": 8}
-  fields["equivariance"] = {"hidden_widths": (32,), "weight": 0.4}
+  fields = {
+    "encoder": {"blocks": (1, 1)},
+    "projector": {"widths": (32, 32)},
+    "predictor_hidden": 8,
+    "equivariance": {"hidden_widths": (32,), "weight": 0.4},
+  }
   monkeypatch.setitem(step_cases.OWN_FIELDS, "simsiam", fields)
 
 

@@ -66,7 +66,8 @@ def raw_config(**fields):
     "log_every": 1,
     "data": {"name": "photonics", "train_split": "unlabelled"},
     "views": {"first": first, "second": first, "third": view},
-    "model": {"name": "photonic_cnn", "width": 2},
+    "encoder": {"name": "photonics", "width": 2},
+    "evaluations": ("transformation", "collapse", "symmetry", "photonics"),
     "projector": {"widths": (16, 8), "last_norm": "none", "bias": True},
     "equivariance": {
       "group": "half_translation",

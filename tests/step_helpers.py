@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import methods, optim
+from essl_jax import config as config_lib
+from essl_jax import optim
 from essl_jax.devices import parallel
-from essl_jax.models import resnet
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import online
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -29,58 +30,71 @@ def images(n=16):
   return coarse.repeat(4, axis=1).repeat(4, axis=2)
 
 
-def _make_optimizer():
-  schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
-  return schedule, optim.make_optimizer(sgd_groups(schedule, 0.01))
-
-
-def sgd_groups(schedule, predictor_rate):
-  """The groups of a CIFAR-10 recipe."""
+def sgd_groups(schedule, constant_rate=None):
+  """The groups of a CIFAR-10 recipe; a predictor's rate is constant."""
   group = functools.partial(
-    optim.Group, peak=predictor_rate, weight_decay=5e-4, momentum=0.9
+    optim.Group, peak=0.01, weight_decay=5e-4, momentum=0.9
   )
-  return {
-    "weights": group(schedule),
-    "biases": group(schedule),
-    "predictor": group(predictor_rate),
-  }
+  groups = {"weights": group(schedule), "biases": group(schedule)}
+  if constant_rate is not None:
+    groups["predictor"] = group(constant_rate)
+  return groups
+
+
+def make_parts(config):
+  """The active terms, the online classifier among them."""
+  terms = networks_lib.active_terms(config)
+  if config.online_classifier:
+    terms = [online.OnlineClassifier(num_classes=CLASSES), *terms]
+  return terms
+
+
+def make_requests(config):
+  """The views of a config."""
+  parts = (config_lib.method(config), *make_parts(config))
+  return views_lib.union(parts, config.views)
+
+
+def make_problem(config, axis_name=None, total_steps=60):
+  """What the step of a config trains."""
+  schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
+  rate = 0.01 if config.method == "simsiam" else None
+  return step_lib.Problem(
+    networks_lib.make_networks(
+      config, make_parts(config), axis_name=axis_name
+    ),
+    optim.make_optimizer(sgd_groups(schedule, rate)),
+    schedule,
+    method_views=config_lib.method(config).views,
+    total_steps=total_steps,
+    micro_batches=config.micro_batches,
+    axis_name=axis_name,
+  )
 
 
 @functools.cache
-def _initial_state(config, stages):
-  del stages  # of which ResNets are made; see `conftest.two_blocks`
+def _initial_state(config):
   with jax.enable_x64(False):
     return step_lib.create_state(
-      networks_lib.make_networks(config, num_classes=CLASSES),
-      _make_optimizer()[1],
-      seed=config.seed,
-      image_shape=(16, 16, 3),
+      make_problem(config), seed=config.seed, requests=make_requests(config)
     )
 
 
 def make_state(config):
   """The state at step 0: a copy that may be donated, compiled only once."""
-  return jax.tree.map(
-    jnp.array, _initial_state(config, resnet.STAGES[config.model.depth])
-  )
+  return jax.tree.map(jnp.array, _initial_state(config))
+
+
+def make_views(config, axis_name=None):
+  """The function that draws the views of a batch."""
+  labels = config.online_classifier
+  return views_lib.make_views(make_requests(config), axis_name, labels=labels)
 
 
 def make_step(config, axis_name, prepare=None):
   """The step of one device's share, not yet compiled."""
-  schedule, optimizer = _make_optimizer()
-  return step_lib.make_train_step(
-    networks_lib.make_networks(
-      config, num_classes=CLASSES, axis_name=axis_name
-    ),
-    methods.make_loss(config, axis_name),
-    optimizer,
-    schedule,
-    prepare or views_lib.make_views(config, axis_name),
-    equivariance_weight=config.equivariance.weight,
-    prediction=networks_lib.make_prediction(config),
-    micro_batches=config.micro_batches,
-    axis_name=axis_name,
-  )
+  prepare = prepare or make_views(config, axis_name)
+  return step_lib.make_train_step(make_problem(config, axis_name), prepare)
 
 
 def _double(tree):
@@ -98,9 +112,21 @@ def exact_parts(config):
   """
   state = make_state(config)
   config = dataclasses.replace(config, precision="float64")
-  prepare = lambda state, batch: views_lib.Views(**batch)
+  prepare = lambda state, batch: to_views(batch)
   step = make_step(config, parallel.AXIS, prepare)
   return _double(state), step
+
+
+def to_views(batch):
+  """Views out of arrays by name, as `view_batches` yields them."""
+  names = ("first", "second", "transformed")
+  images = {name: batch[name] for name in names if name in batch}
+  targets = {}
+  if "labels" in batch:
+    targets["transformed"] = {"labels": batch["labels"]}
+  if "classes" in batch:
+    targets["label"] = batch["classes"]
+  return views_lib.Views(images, targets)
 
 
 def view_batches(config):

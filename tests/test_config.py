@@ -14,9 +14,9 @@ from essl_jax.data import arrays
 from essl_jax.errors import UsageError
 from essl_jax.photonics import source as source_lib
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop as train
+from essl_jax import run as train
 from essl_jax.training import parameter_groups
-from essl_jax.variants import variants
+from essl_jax.config import variants
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -152,7 +152,7 @@ def _raw(**changes):
     ({"temperature": 0.0}, "config.temperature must be above 0"),
     ({"equivariance": {"weight": -0.5}}, "must be at least 0; got -0.5"),
     ({"equivariance": {"weight": float("nan")}}, "at least 0; got nan"),
-    ({"model": {"depth": 20}}, "config.model.depth must be one of 18, 34"),
+    ({"encoder": {"depth": 20}}, "config.encoder.depth must be one of 18, 34"),
     ({"projector": {"widths": 8}}, "config.projector.widths must be a tuple"),
     ({"views": {"first": {"size": 0}}}, "config.views.first"),
     ({"knn": {"k": (20, 0)}}, r"config.knn.k must be at least 1; .*\(20, 0\)"),
@@ -200,7 +200,6 @@ def test_variants():
     variants("big", allowed)
 
 
-@pytest.mark.usefixtures("two_blocks")
 def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   """A field that nobody reads would silently do nothing."""
   read = set()

@@ -18,10 +18,10 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"model": {"name": "vgg"}}, "model.name must be one of resnet, photonic"),
+    ({"encoder": {"name": "vgg"}}, "model.name must be one of resnet, photonic"),
     (
-      {"model": {"name": "photonic_cnn", "depth": 50}},
-      "model.name=photonic_cnn does not read config.model.depth: leave",
+      {"encoder": {"name": "photonic_cnn", "depth": 50}},
+      "model.name=photonic_cnn does not read config.encoder.depth: leave",
     ),
     ({"knn": {"k": 5}}, "data.name=photonics does not read config.knn: leave"),
     ({"evaluate_checkpoint": "best"}, "does not read config.evaluate_check"),

@@ -9,10 +9,9 @@ import step_helpers
 
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.methods import METHODS
+from essl_jax.config import parts
 
-pytestmark = pytest.mark.usefixtures("two_blocks")
-
+METHODS = parts.METHOD.names()
 METHODS_SLOW = [
   "simclr",
   pytest.param("simsiam", marks=pytest.mark.slow),
@@ -59,7 +58,7 @@ def _assert_same_run(actual, expected):
       np.testing.assert_allclose(
         got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
-  for kind in ("params", "batch_stats", "opt_state"):
+  for kind in ("params", "batch_stats", "opt_state", "target"):
     _assert_trees_close(
       getattr(actual[0], kind), getattr(expected[0], kind), 1e-5
     )

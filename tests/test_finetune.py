@@ -18,9 +18,7 @@ from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment
-from essl_jax.training import loop as train
-
-pytestmark = pytest.mark.usefixtures("two_blocks")
+from essl_jax import run as train
 
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 VIEW = linear_probe.train_view(8, **PIXELS)

@@ -15,8 +15,6 @@ from essl_jax.training import gradient_cache
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
 
-pytestmark = pytest.mark.usefixtures("two_blocks")
-
 N = 16
 
 

@@ -15,8 +15,6 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
 from essl_jax.training import experiment as experiment_lib
 
-pytestmark = pytest.mark.usefixtures("two_blocks")
-
 
 @pytest.fixture(scope="module")
 def finished(config_file, tmp_path_factory):
@@ -100,7 +98,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   """Bit for bit; SIGTERM saves at once and exits with 0."""
   workdir = tmp_path / "run"
   process = subprocess.Popen(
-    program_helpers.short_command(config_file, workdir),
+    program_helpers.command(config_file, workdir),
     env=program_helpers.environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -152,14 +150,14 @@ def test_a_kill_during_the_evaluation_loses_no_figure(config_file, finished):
 
 def test_another_architecture_is_refused(finished, config_file):
   workdir, _ = finished
-  done = program_helpers.run(config_file, workdir, "--config.model.width=4")
+  done = program_helpers.run(config_file, workdir, "--config.encoder.width=4")
   assert done.returncode == 2
   assert "model.width is 8 there, 4 here" in done.stderr
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished, tiny_config):
   """Also where config.json does not tell."""
-  config = tiny_config("simclr", model={"width": 4})
+  config = tiny_config("simclr", encoder={"width": 4})
   like = experiment_lib.build(config).create_state()
   with (
     checkpoint.Checkpoints(finished[0], read_only=True) as checkpoints,

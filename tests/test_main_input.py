@@ -11,9 +11,7 @@ import pytest
 
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint, preemption
-from essl_jax.training import loop as train
-
-pytestmark = pytest.mark.usefixtures("two_blocks")
+from essl_jax import run as train
 
 WRONG = {
   "method": (["--config.method=byol"], "there are: simclr, simsiam"),
@@ -33,7 +31,7 @@ WRONG = {
   ),
   "group of fields": (
     ["--config.model=resnet"],
-    "config.model is a group of fields: set one of config.model.name",
+    "config.model is a group of fields: set one of config.encoder.name",
   ),
   "field value": (["--config.epochs=many"], "epochs"),
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),

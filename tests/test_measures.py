@@ -23,7 +23,7 @@ from essl_jax.evaluation import (
 )
 from essl_jax.evaluation.encoding import Encoding
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop as train
+from essl_jax import run as train
 
 # Two processes of two devices each; one of them writes what both have found.
 TWO_PROCESSES = """
@@ -198,7 +198,6 @@ def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):
     suite.Suite(experiment)
 
 
-@pytest.mark.usefixtures("two_blocks")
 def test_a_run_reports_them_and_an_old_one_is_measured_again(
   tiny_config, tmp_path, capsys, monkeypatch
 ):

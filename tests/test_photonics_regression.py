@@ -17,7 +17,7 @@ from essl_jax.errors import UsageError
 from essl_jax.photonics import regression, regressor
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop as train
+from essl_jax import run as train
 
 SOURCE = photonics_helpers.source()
 

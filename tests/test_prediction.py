@@ -19,8 +19,6 @@ from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import gradient_cache
 from essl_jax.training import views as views_lib
 
-pytestmark = pytest.mark.usefixtures("two_blocks")
-
 
 @pytest.fixture(scope="module")
 def images():

@@ -16,8 +16,6 @@ from essl_jax.storage import checkpoint
 
 CONFUSION = [[30, 6, 3, 1], [4, 31, 2, 3], [9, 1, 28, 2], [0, 2, 3, 35]]
 
-pytestmark = pytest.mark.usefixtures("two_blocks")
-
 
 def _change(workdir, change):
   """Rewrites a workdir's results."""

@@ -13,9 +13,7 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.training import dispatch, resolution
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop as train
-
-pytestmark = pytest.mark.usefixtures("two_blocks")
+from essl_jax import run as train
 
 STEPS = 2
 GROWS = ((0.0, 0.5), (0.5, 1.0))  # of two epochs, one each

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax.training import step as step_lib
-from essl_jax.training import views as views_lib
-
-pytestmark = pytest.mark.usefixtures("two_blocks")
+from essl_jax.methods import method as method_lib
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +57,12 @@ def test_one_random_element_per_image(tiny_config):
   config = tiny_config("simclr", equivariance={"all_elements": False})
   state = step_helpers.make_state(config)
   step = step_helpers.make_step(config, None)
-  views = views_lib.make_views(config)(state, {"image": step_helpers.images()})
-  assert views.transformed.shape == (16, 8, 8, 3)
-  assert set(np.asarray(views.labels)) <= set(range(4))
-  assert len(set(np.asarray(views.labels))) > 1
+  prepare = step_helpers.make_views(config)
+  views = prepare(state, {"image": step_helpers.images()})
+  labels = np.asarray(views.targets["transformed"]["labels"])
+  assert views.images["transformed"].shape == (16, 8, 8, 3)
+  assert set(labels) <= set(range(4))
+  assert len(set(labels)) > 1
   _, metrics = jax.jit(step)(state, {"image": step_helpers.images()})
   assert np.isfinite(metrics["loss"])
 
@@ -71,17 +70,18 @@ def test_one_random_element_per_image(tiny_config):
 def test_views_differ_by_step_and_not_by_anything_else(tiny_config):
   config = tiny_config("simclr")
   state = step_helpers.make_state(config)
-  prepare = jax.jit(views_lib.make_views(config))
+  prepare = jax.jit(step_helpers.make_views(config))
   batch = {"image": step_helpers.images()}
   views = prepare(state, batch)
   again = prepare(state, batch)
   later = prepare(state.replace(step=state.step + 1), batch)
   other = prepare(state.replace(seed=state.seed + 1), batch)
   for kind in ("first", "second", "transformed"):
-    np.testing.assert_array_equal(getattr(views, kind), getattr(again, kind))
-    assert np.any(getattr(views, kind) != getattr(later, kind))
-    assert np.any(getattr(views, kind) != getattr(other, kind))
-  assert np.any(views.first != views.second)
+    drawn = views.images[kind]
+    np.testing.assert_array_equal(drawn, again.images[kind])
+    assert np.any(drawn != later.images[kind])
+    assert np.any(drawn != other.images[kind])
+  assert np.any(views.images["first"] != views.images["second"])
 
 
 def test_bfloat16_keeps_parameters_and_losses_in_float32(
@@ -103,10 +103,10 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(
 
 def test_embedding_std():
   spread = np.random.default_rng(0).standard_normal((4096, 64))
-  value = step_lib.embedding_std(jnp.asarray(spread))
+  value = method_lib.embedding_std(jnp.asarray(spread))
   np.testing.assert_allclose(value, 1 / 8, rtol=0.02)
   collapsed = jnp.ones((16, 64))
-  np.testing.assert_allclose(step_lib.embedding_std(collapsed), 0, atol=1e-3)
+  np.testing.assert_allclose(method_lib.embedding_std(collapsed), 0, atol=1e-3)
 
 
 def test_online_classifier_learns_and_leaves_the_encoder_alone(tiny_config):
@@ -137,13 +137,14 @@ def test_crops_of_the_host_are_coloured_here(tiny_config):
   state = step_helpers.make_state(config)
   random = np.random.default_rng(0)
   crop = lambda n: random.integers(0, 256, (4, n, n, 3), np.uint8)
-  batch = {"first": crop(16), "second": crop(16), "third": crop(8)}
-  views = jax.jit(views_lib.make_views(config))(state, batch)
-  assert views.first.shape == (4, 16, 16, 3)
-  assert views.transformed.shape == (16, 8, 8, 3)
-  assert np.any(np.abs(views.first - views.second) > 0.1)
+  batch = {"first": crop(16), "second": crop(16), "transformed": crop(8)}
+  views = jax.jit(step_helpers.make_views(config))(state, batch)
+  drawn = views.images
+  assert drawn["first"].shape == (4, 16, 16, 3)
+  assert drawn["transformed"].shape == (16, 8, 8, 3)
+  assert np.any(np.abs(drawn["first"] - drawn["second"]) > 0.1)
   with pytest.raises(ValueError, match="of size 8 must be"):
-    views_lib.make_views(config)(state, batch | {"third": crop(9)})
+    step_helpers.make_views(config)(state, batch | {"transformed": crop(9)})
 
 
 def test_training_lowers_the_loss(simclr_steps):

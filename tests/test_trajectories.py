@@ -12,11 +12,10 @@ import step_helpers
 import xla_flags
 
 from essl_jax import config as config_lib
-from essl_jax import convert, methods, optim, prediction, transformations
+from essl_jax import convert, optim, transformations
 from essl_jax.models.layers import convolution
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
-from essl_jax.training import views as views_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TRAJECTORIES = (
@@ -59,13 +58,16 @@ def _golden_views(i, weight):
   first, second, third = (
     random.standard_normal(shape).astype(np.float32) for shape in shapes
   )
-  if weight == 0:
-    return (first, second)
-  return (first, second, *transformations.four_fold_rotation(third))
+  views = {"first": first, "second": second}
+  if weight:
+    turned, labels = transformations.four_fold_rotation(third)
+    views |= {"transformed": turned, "labels": labels}
+  return views
 
 
 def _golden_config(name):
   method, _, weight = name.partition("_lambda")
+  own = {"temperature": 0.5} if method == "simclr" else {}
   return config_lib.parse(
     {
       "method": method,
@@ -80,8 +82,8 @@ def _golden_config(name):
         "weight": float(weight),
         "last_hidden_relu": method == "simclr",
       },
-      "predictor_hidden": 512 if method == "simsiam" else None,
-      "temperature": 0.5 if method == "simclr" else None,
+      "encoder": {"stem": "cifar"},
+      **own,
     }
   )
 
@@ -104,7 +106,8 @@ def trajectory(request, golden):
   weight = config.equivariance.weight
   base = 0.06 * 32 / 256
   schedule = optim.warmup_cosine(base, warmup_steps=2, total_steps=6)
-  optimizer = optim.make_optimizer(step_helpers.sgd_groups(schedule, base))
+  rate = base if config.method == "simsiam" else None
+  optimizer = optim.make_optimizer(step_helpers.sgd_groups(schedule, rate))
   networks = networks_lib.make_networks(
     config, conv_general_dilated=convolution.default_conv()
   )
@@ -122,13 +125,8 @@ def trajectory(request, golden):
   )
   step = jax.jit(
     step_lib.make_train_step(
-      networks,
-      methods.make_loss(config, None),
-      optimizer,
-      schedule,
-      lambda state, batch: views_lib.Views(*batch),
-      equivariance_weight=weight,
-      prediction=prediction.make("rotation"),
+      step_lib.Problem(networks, optimizer, schedule),
+      lambda state, batch: step_helpers.to_views(batch),
     ),
     compiler_options=xla_flags.OPTIMISED,
   )

@@ -20,7 +20,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.storage import checkpoint, weights
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop as train
+from essl_jax import run as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -263,7 +263,7 @@ def test_a_head_from_the_file_is_evaluated_too(make_config, exported, tmp_path):
 
 
 def test_another_architecture_is_named_in_one_line(make_config, exported):
-  config = make_config(model={"width": 4})
+  config = make_config(encoder={"width": 4})
   experiment = experiment_lib.build(config)
   narrower = jax.eval_shape(experiment.create_state)
   with pytest.raises(UsageError) as error:

@@ -11,7 +11,7 @@ from essl_jax.storage import workdir as workdir_lib
 def test_config_is_written_once_and_compared(tmp_path):
   config = {
     "seed": 0,
-    "model": {"width": 64, "stages": (2, 2)},
+    "encoder": {"width": 64, "stages": (2, 2)},
     "logging": {"every": 10},
     "loggings": 1,
   }
@@ -25,7 +25,7 @@ def test_config_is_written_once_and_compared(tmp_path):
   checkpoint.check_config(workdir, config)
   other = {
     "seed": 1,
-    "model": {"width": 16, "stages": (2, 2), "stem": "cifar"},
+    "encoder": {"width": 16, "stages": (2, 2), "stem": "cifar"},
     "logging": {"every": 20},
   }
   with pytest.raises(UsageError) as error:
