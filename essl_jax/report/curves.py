@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from essl_jax.report import figures
-from essl_jax.report.markup import Html, figure, tag
+from essl_jax.report.parts import Figure, Section
 from essl_jax.report.runs import Points, Run
 
 # Title and unit.
@@ -23,18 +23,17 @@ _TITLES = {
 _LOGARITHMIC = ("gradient_norm",)
 
 
-def write(runs: Sequence[Run]) -> Html:
+def write(runs: Sequence[Run]) -> Section:
   """All numbers of `metrics.jsonl`, one figure each."""
   names = set().union(*(run.scalars() for run in runs))
   ordered = [name for name in _TITLES if name in names]
   ordered += sorted(names - set(_TITLES))
-  if not ordered:
-    return tag("p", "No run has logged its training.")
+  texts = [] if ordered else ["No run has logged its training."]
   drawn = [_curve(name, runs) for name in ordered]
-  return tag("div", *drawn, class_="grid")
+  return Section("Training", texts, figures=drawn)
 
 
-def _curve(name: str, runs: Sequence[Run]) -> Html:
+def _curve(name: str, runs: Sequence[Run]) -> Figure:
   title, unit = _TITLES.get(name, (name.replace("_", " "), "value"))
   lines = {run.name: run.curve(name) for run in runs if run.curve(name)}
   x = "step"
@@ -55,7 +54,7 @@ def _curve(name: str, runs: Sequence[Run]) -> Html:
     is_logarithmic=name in _LOGARITHMIC,
   )
   told = "; ".join(f"{run}: {_describe(p, x)}" for run, p in lines.items())
-  return figure(png, f"{title} ({unit}) by {x}. {told}.", title)
+  return Figure(png, f"{title} ({unit}) by {x}. {told}.", title)
 
 
 def _describe(points: Points, x: str) -> str:
