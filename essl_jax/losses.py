@@ -32,8 +32,8 @@ def _check_temperature(temperature: float) -> None:
     raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
-def _normalize(x: chex.Array) -> jax.Array:
-  """Scales the rows of `x` [N, D] to unit length, in float32."""
+def unit_length(x: chex.Array) -> jax.Array:
+  """Scales the rows of `x` [..., D] to length one, in float32; zeros stay."""
   x = jnp.asarray(x, jnp.float32)
   # The smaller of the two branches' gradients must stay finite at x = 0.
   squared = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -109,8 +109,8 @@ def info_nce(
   _check_pair(anchors, positives, "anchors and positives")
   _check_temperature(temperature)
   n = anchors.shape[0]
-  everyone = _gather(_normalize(positives), axis_name)
-  logits = _similarity(_normalize(anchors), everyone) / temperature
+  everyone = _gather(unit_length(positives), axis_name)
+  logits = _similarity(unit_length(anchors), everyone) / temperature
   labels = _first_row(n, axis_name) + jnp.arange(n)
   return jnp.mean(
     optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -152,7 +152,7 @@ def nt_xent(
   _check_pair(z1, z2, "z1 and z2")
   _check_temperature(temperature)
   n = z1.shape[0]
-  views = _normalize(z1), _normalize(z2)
+  views = unit_length(z1), unit_length(z2)
   own = jnp.concatenate(views)
   everyone = jnp.concatenate([_gather(z, axis_name) for z in views])
   row = _first_row(n, axis_name) + jnp.arange(n)
@@ -194,7 +194,7 @@ def negative_cosine_similarity(
   """
   _check_pair(predictions, targets, "predictions and targets")
   targets = lax.stop_gradient(targets)
-  cosine = jnp.sum(_normalize(predictions) * _normalize(targets), axis=-1)
+  cosine = jnp.sum(unit_length(predictions) * unit_length(targets), axis=-1)
   return -jnp.mean(cosine)
 
 
