@@ -8,17 +8,21 @@ from essl_jax.report.runs import Points, Run
 
 # Title and unit.
 _TITLES = {
-  "loss": ("Loss, all terms", "loss"),
+  "loss": ("Total loss", "loss"),
   "loss_ssl": ("SSL loss", "loss"),
-  "loss_equivariance": ("Loss of the transformation prediction", "loss"),
-  "loss_online": ("Loss of the online classifier", "loss"),
-  "equivariance_accuracy": ("Transformations recognised in training", "%"),
-  "online_top1": ("Online classifier in training, top-1", "%"),
+  "loss_equivariance": ("Transformation prediction loss", "loss"),
+  "loss_online": ("Online classifier loss", "loss"),
+  "equivariance_accuracy": ("Transformation prediction accuracy", "%"),
+  "online_top1": ("Online classifier top-1", "%"),
   "knn_top1": ("kNN top-1", "%"),
   "knn_top5": ("kNN top-5", "%"),
   "learning_rate": ("Learning rate", "rate"),
-  "embedding_std": ("Deviation of unit-length embeddings", "deviation"),
-  "gradient_norm": ("Norm of the gradient", "norm"),
+  "embedding_std": ("Standard deviation of unit-length embeddings", "value"),
+  "gradient_norm": ("Gradient norm", "norm"),
+  "feature_std": ("Standard deviation of unit-length features", "value"),
+  "effective_rank": ("Effective rank of features", "rank"),
+  "rankme": ("RankMe of features", "rank"),
+  "uniformity": ("Uniformity of features", "value"),
 }
 _LOGARITHMIC = ("gradient_norm",)
 
@@ -28,7 +32,7 @@ def write(runs: Sequence[Run]) -> Section:
   names = set().union(*(run.scalars() for run in runs))
   ordered = [name for name in _TITLES if name in names]
   ordered += sorted(names - set(_TITLES))
-  texts = [] if ordered else ["No run has logged its training."]
+  texts = [] if ordered else ["No run has a training log."]
   drawn = [_curve(name, runs) for name in ordered]
   return Section("Training", texts, figures=drawn)
 
@@ -76,7 +80,7 @@ def _reference(name: str, runs: Sequence[Run]) -> tuple[str, float] | None:
     widths = run.config.get("projector", {}).get("widths")
     elements = run.figures("transformation").get("per_element")
     if name == "embedding_std" and widths:
-      levels.add(("spread over the sphere", widths[-1] ** -0.5))
+      levels.add(("spread out", widths[-1] ** -0.5))
     elif name == "equivariance_accuracy" and elements:
       levels.add(("chance", 100 / len(elements)))
   return levels.pop() if len(levels) == 1 else None

@@ -20,8 +20,9 @@ def table(runs: Sequence[Run]) -> Table:
     Row(name, [column.get(name, Cell(ABSENT)) for column in columns])
     for name in union(columns)
   ]
-  head = ["Figure", *(run.name for run in runs)]
-  return Table("Figures of each run; below each its protocol", head, rows)
+  head = ["Measure", *(run.name for run in runs)]
+  caption = "Results of each run, with the protocol below each value"
+  return Table(caption, head, rows)
 
 
 def _headline(run: Run) -> Cells:
@@ -45,15 +46,16 @@ def _headline(run: Run) -> Cells:
 def _knn(found: Mapping[str, Any], untrained: Mapping[str, Any]) -> Cells:
   def note(from_: Mapping[str, Any]) -> str:
     return (
-      f"k {show(from_.get('k'))}, temperature"
-      f" {show(from_.get('temperature'))}, bank {_count(from_, 'bank_size')},"
+      f"k = {show(from_.get('k'))},"
+      f" temperature {show(from_.get('temperature'))},"
+      f" bank of {_count(from_, 'bank_size')},"
       f" {_count(from_, 'num_queries')} test images"
     )
 
   cells: Cells = {}
   for name, value in found.items():
     if name.startswith("knn_"):
-      title = re.sub(r"top(\d+)_k(\d+)", r"top-\1, k \2", name[4:])
+      title = re.sub(r"top(\d+)_k(\d+)", r"top-\1, k = \2", name[4:])
       title = "kNN " + re.sub(r"top(\d+)$", r"top-\1", title)
       if name in untrained:
         before = Cell(_percent(untrained[name]), note(untrained))
@@ -64,8 +66,8 @@ def _knn(found: Mapping[str, Any], untrained: Mapping[str, Any]) -> Cells:
 
 def _linear_probe(found: Mapping[str, Any]) -> Cells:
   note = (
-    f"{found.get('protocol')} protocol, {found.get('repetitions')} ×"
-    f" {found.get('epochs')} epochs, {_count(found, 'num_test')} test images"
+    f"{found.get('protocol')} protocol, {_lengths(found)},"
+    f" {_count(found, 'num_test')} test images"
   )
   return {
     f"Linear probe top-{k}": Cell(_spread(found, f"linear_top{k}"), note)
@@ -77,23 +79,20 @@ def _linear_probe(found: Mapping[str, Any]) -> Cells:
 def _transformation(found: Mapping[str, Any]) -> Cells:
   elements = len(found.get("per_element", [])) or 1
   note = (
-    f"{found.get('group')}, chance {100 / elements:.1f}%,"
+    f"group {found.get('group')}, chance {100 / elements:.1f}%,"
     f" {_count(found, 'images')} test images"
   )
   value = _percent(found.get("transformation_accuracy"))
-  return {"Transformation recognised": Cell(value, note)}
+  return {"Transformation prediction accuracy": Cell(value, note)}
 
 
 def _regression(found: Mapping[str, Any]) -> Cells:
-  note = (
-    f"{found.get('repetitions')} × {found.get('epochs')} epochs,"
-    f" {_count(found, 'num_test')} test cells"
-  )
+  note = f"{_lengths(found)}, {_count(found, 'num_test')} test cells"
   cells: Cells = {}
   for count, errors in found.get("by_labelled", {}).items():
     for name, title in (
-      ("dos_error", "epoch chosen on validation"),
-      ("dos_error_minimum_over_test", "minimum over test epochs"),
+      ("dos_error", "epoch chosen on validation cells"),
+      ("dos_error_minimum_over_test", "lowest of all epochs on test cells"),
     ):
       row = f"DOS error, {int(count):,} labelled cells, {title}"
       cells[row] = Cell(_spread(errors, name), note)
@@ -105,12 +104,13 @@ def _regression(found: Mapping[str, Any]) -> Cells:
 
 def _collapse(found: Mapping[str, Any]) -> Cells:
   note = f"{_count(found, 'images')} test images"
-  sphere = found.get("feature_std_of_sphere")
+  sphere = found.get("feature_std_of_sphere", 0.0)
+  width = f"of {show(found.get('width'))} features"
   titles = {
-    "feature_std": ("Deviation of features", f"{show(sphere)} on a sphere"),
-    "effective_rank": ("Effective rank", f"of {show(found.get('width'))}"),
-    "rankme": ("RankMe", f"of {show(found.get('width'))}"),
-    "alignment": ("Alignment", "0 is best"),
+    "feature_std": ("Standard deviation of features", _spread_out(sphere)),
+    "effective_rank": ("Effective rank", width),
+    "rankme": ("RankMe", width),
+    "alignment": ("Alignment", "lower is better"),
     "uniformity": ("Uniformity", "lower is better"),
   }
   return {
@@ -129,8 +129,8 @@ def _symmetry(found: Mapping[str, Any]) -> Cells:
       ("equivariance_r2", "R² of a linear map", "identity_r2"),
     ):
       if measure in measures:
-        than = "other images" if measure == "cosine" else "no map"
-        note = f"{show(measures.get(reference))} for {than}"
+        than = "to other images" if measure == "cosine" else "without the map"
+        note = f"{show(measures.get(reference))} {than}"
         cell = Cell(show(measures[measure]), note)
         cells[f"Under {name}: {title}"] = cell
     if "readout_accuracy" in measures:
@@ -167,7 +167,7 @@ def _training(run: Run) -> Cells:
   cells: Cells = {}
   for name, title in (
     ("source_images_per_second", "Training speed, source images/s"),
-    ("encoder_images_per_second", "Training speed, images/s in the encoder"),
+    ("encoder_images_per_second", "Training speed, encoder images/s"),
     ("wall_seconds", "Training time, s"),
   ):
     if found.get(name) is not None:
@@ -175,11 +175,21 @@ def _training(run: Run) -> Cells:
   deviation = (found.get("last_step") or {}).get("embedding_std")
   if deviation is not None:
     width = (run.config.get("projector", {}).get("widths") or [1])[-1]
-    note = f"{width**-0.5:.4f} spread over the sphere, 0 collapsed"
-    cells["Deviation of the last embeddings"] = Cell(f"{deviation:.4f}", note)
+    name = "Standard deviation of embeddings at the last step"
+    cells[name] = Cell(f"{deviation:.4f}", _spread_out(width**-0.5))
   if "step" in run.results:
-    cells["Step of the figures"] = Cell(f"{run.results['step']:,}")
+    cells["Training step of these results"] = Cell(f"{run.results['step']:,}")
   return cells
+
+
+def _lengths(found: Mapping[str, Any]) -> str:
+  repetitions, epochs = found.get("repetitions"), found.get("epochs")
+  plural = "" if repetitions == 1 else "s"
+  return f"{repetitions} repetition{plural} of {epochs} epochs"
+
+
+def _spread_out(deviation: float) -> str:
+  return f"{deviation:.4g} if spread out, 0 if collapsed"
 
 
 def _spread(found: Mapping[str, Any], name: str) -> str:

@@ -21,12 +21,12 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
   Returns:
     A whole HTML document that needs nothing else.
   """
-  title = f"{runs[0].name}: report of a run"
+  title = f"Report of {runs[0].name}"
   if len(runs) > 1:
     title = f"Report of {len(runs)} runs"
   pairs = list(zip(runs, found, strict=True))
   parts = [
-    Section("Figures", [], [headline.table(runs)], tables.protocols(runs)),
+    Section("Results", [], [headline.table(runs)], tables.protocols(runs)),
     sections.densities(runs),
     curves.write(runs),
     sections.views(pairs),

@@ -17,9 +17,9 @@ def views(found: Found) -> Section:
   """What a training step sees."""
   shown = [_views(run, samples) for run, samples in found if samples.views]
   explanation = (
-    "A few test images, augmented as the training does with its own. View 3 is"
-    " shown under every element of the group that the network has to predict."
-    " The normalisation is undone."
+    "Test images, augmented as in training. View 3 is shown under every"
+    " transformation that the network learns to predict. Pixel values are shown"
+    " without normalisation."
   )
   return Section("Views", [explanation] if shown else [], shown)
 
@@ -27,11 +27,11 @@ def views(found: Found) -> Section:
 def _views(run: Run, samples: Samples) -> Table:
   rows = []
   for number, shown in enumerate(samples.views, start=1):
-    each = zip(("as it is", *samples.columns), shown, strict=True)
+    each = zip(("original", *samples.columns), shown, strict=True)
     alt = f"test image {number}, {_class(shown[0])}"
     cells = [Cell(picture=_small(x, f"{alt}, {column}")) for column, x in each]
     rows.append(Row(_numbered(number, shown[0]), cells))
-  head = ["Test image", "As it is", *samples.columns]
+  head = ["Test image", "Original", *samples.columns]
   return Table(run.name, head, rows, has_pictures=True)
 
 
@@ -45,11 +45,11 @@ def confusions(found: Found) -> Section:
       drawn.append(_confusion(run.name, transformation.get("group"), counts))
     elif transformation:
       texts.append(
-        f"{run.name}: results.json holds no confusion matrix; evaluating again"
-        " with --config.mode=evaluate adds it."
+        f"{run.name}: results.json holds no confusion matrix; run again with"
+        " --config.mode=evaluate to add it."
       )
     else:
-      texts.append(f"{run.name}: no trained head.")
+      texts.append(f"{run.name} has no trained transformation head.")
   return Section("Transformation head", texts, figures=drawn)
 
 
@@ -67,7 +67,7 @@ def _confusion(run: str, group: str | None, counts: np.ndarray) -> Figure:
     f" frequent mistake: {names[row]} taken for {names[column]},"
     f" {wrong[row, column]:.1f}%."
   )
-  caption = f"{run}: {group}, test images"
+  caption = f"{run}: confusion matrix of {group} on test images"
   return Figure(figures.confusion(counts, names), alt, caption)
 
 
@@ -75,9 +75,10 @@ def neighbours(found: Found) -> Section:
   """The training images nearest to a few test images."""
   shown = [_neighbours(*x) for x in found if x[1].neighbours]
   explanation = (
-    "By the cosine of encoder features, which stands beside each class. The"
-    " first six test images are of different classes, where there are as many;"
-    " up to two more are some whose nearest neighbour has another class."
+    "The training images that are nearest to a few test images, by the cosine"
+    " of their encoder features, which stands after the class. The first six"
+    " test images have different classes where possible. Up to two more follow"
+    " whose nearest neighbour has another class."
   )
   texts = [explanation] if shown else []
   return Section("Nearest neighbours", texts, shown)
@@ -95,12 +96,12 @@ def _neighbours(run: Run, samples: Samples) -> Table:
       note = f"{mark}{_class(picture)}, {picture.note}"
       cells.append(Cell("", note, _small(picture, alt), kind))
     rows.append(Row(_numbered(number, query), cells))
-  head = ["Test image", "As it is"]
+  head = ["Test image", "Original"]
   head += [f"Neighbour {i}" for i in range(1, len(samples.neighbours[0]))]
-  caption = f"{run.name}, among {samples.bank:,} training images"
+  caption = f"{run.name}: nearest of {samples.bank:,} training images"
   if samples.right is not None and samples.features is not None:
     caption += (
-      f": the nearest has the right class for {samples.right:.1f}% of"
+      f"; neighbour 1 has the right class for {samples.right:.1f}% of"
       f" {len(samples.features):,} test images"
     )
   return Table(caption, head, rows, has_pictures=True)
@@ -118,15 +119,15 @@ def _embedding(run: Run, samples: Samples) -> Figure:
   png = figures.embedding(
     points, samples.values, has_classes=samples.has_classes
   )
-  caption = f"{run.name}: {len(points):,} test features, {how}"
+  caption = f"{run.name}: features of {len(points):,} test images, {how}"
   if isinstance(samples.step, int):
     caption += f", checkpoint of step {samples.step:,}"
   alt = f"Map of {caption}."
   if samples.has_classes:
     same = analysis.agreement(points, samples.values)
     alt += (
-      f" {len(np.unique(samples.values))} classes, each drawn with its number;"
-      f" of the ten nearest points {same:.1f}% have the same class."
+      f" {len(np.unique(samples.values))} classes; of the ten points nearest to"
+      f" a point {same:.1f}% have its class."
     )
   elif samples.values.dtype.kind == "f":
     alt += " Coloured by mean permittivity."
@@ -166,16 +167,16 @@ def _spectrum(
     lines,
     [run.name for run in runs],
     x="index",
-    y="singular value over the largest",
+    y="singular value / largest",
     is_logarithmic=True,
   )
   told = "; ".join(
     f"{name}: effective rank {rank:.1f} of {len(values)}"
     for name, (values, rank) in spectra.items()
   )
-  title = "Singular values of the centred test features"
-  caption = f"{title}. {told} (exponential of the entropy)"
-  return Figure(png, f"{title} over the largest. {told}.", caption)
+  title = "Singular values of centred test features, divided by the largest"
+  caption = f"{title}. {told} (the exponential of their entropy)"
+  return Figure(png, f"{title}. {told}.", caption)
 
 
 def densities(runs: Sequence[Run]) -> Section:
@@ -193,7 +194,7 @@ def densities(runs: Sequence[Run]) -> Section:
         f"Densities of states of {len(true)} test cells, true and predicted by"
         f" {name}; mean absolute difference {apart:.3f}."
       )
-      caption = f"{name}: test cells, true and (dashed) predicted"
+      caption = f"{name}: test cells, true (solid) and predicted (dashed)"
       drawn.append(Figure(figures.densities(true, predicted), alt, caption))
   return Section("Density of states", figures=drawn)
 
@@ -214,7 +215,7 @@ def _errors(found: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
   free = {x.get("dos_error_of_free_space") for x in found.values() if x}
   level = free.pop() if len(free) == 1 else None
   png = figures.errors_by_labelled(errors, list(found), level)
-  title = "Relative error of the density of states by labelled cells"
+  title = "Relative error of the density of states by number of labelled cells"
   told = "; ".join(
     f"{name}: "
     + ", ".join(f"{e:.2f} ± {d:.2f}% with {n:,}" for n, (e, d) in x.items())

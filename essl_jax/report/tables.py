@@ -10,15 +10,15 @@ from essl_jax.storage.workdir import dotted
 
 ABSENT = "–"
 _DRAWN = ("confusion", "samples")  # too long for a table, and drawn
-_TITLES = {"knn": "kNN", "transformation": "the recognised transformations"}
+_TITLES = {"knn": "kNN", "transformation": "Transformation prediction"}
 
 
 def protocols(runs: Sequence[Run]) -> list[Table]:
   """All that `results.json` says of each measure."""
   found: list[Table] = []
   for measure in union([run.results.get("figures", {}) for run in runs]):
-    title = f"All of {_TITLES.get(measure, words(measure))}, with its protocol"
-    found += numbers(title, runs, measure)
+    title = _TITLES.get(measure, words(measure).capitalize())
+    found += numbers(f"{title}: all values and settings", runs, measure)
   return found
 
 
@@ -38,11 +38,11 @@ def environments(runs: Sequence[Run]) -> Section:
 def configs(runs: Sequence[Run]) -> Section:
   """Where the configs differ, and all of them folded away."""
   trees = [run.config for run in runs]
-  title = "Fields of the config in which the runs differ"
+  title = "Config fields in which the runs differ"
   differing = side_by_side(title, runs, trees, only_differences=True)
   is_same = len(runs) > 1 and not differing
-  texts = ["The runs have the same config."] if is_same else []
-  whole = side_by_side("The whole config", runs, trees)
+  texts = ["All runs have the same config."] if is_same else []
+  whole = side_by_side("All config fields", runs, trees)
   return Section("Config", texts, differing, whole)
 
 
