@@ -20,11 +20,10 @@ from typing import Any, NoReturn, Self
 
 import jax
 
-from essl_jax import launcher, meeting
+from essl_jax import launcher, meeting, texts
 from essl_jax.errors import UsageError
 
 _BLAME_SECONDS = 5.0  # a collective may fail before its cause is known
-_SHOWN = 3  # differing fields, and processes, that a line names
 
 
 class Cluster:
@@ -82,8 +81,7 @@ class Cluster:
     # What breaks a collective is told by the process that died of it.
     time.sleep(_BLAME_SECONDS)
     traceback.print_exception(kind, error, trace)
-    text = (str(error).splitlines() or [""])[0]
-    self._end(f"{kind.__name__}: {text}", code=1)
+    self._end(texts.first_line(error, with_type=True), code=1)
 
   def start_jax(self) -> None:
     """Starts `jax.distributed`; nothing of JAX may have used a device."""
@@ -216,21 +214,15 @@ def describe_differences(all_shown: list[dict[str, str]]) -> str:
     for index, shown in enumerate(all_shown):
       owners.setdefault(shown.get(name, "absent"), []).append(str(index))
     if len(owners) > 1:
-      held = (
-        f"{value} in process {_some(', ', indices)}"
+      held = [
+        f"{value} in process {texts.some(indices)}"
         for value, indices in owners.items()
-      )
-      parts.append(f"{name} is {_some(' and ', list(held))}")
+      ]
+      parts.append(f"{name} is {texts.some(held, separator=' and ')}")
   if not parts:
     return ""
   return (
-    f"the processes were started differently: {_some('; ', parts)}: start all"
-    " of them with the same command, code and data"
+    "the processes were started differently:"
+    f" {texts.some(parts, separator='; ')}: start all of them with the same"
+    " command, code and data"
   )
-
-
-def _some(separator: str, parts: list[str]) -> str:
-  """Joins the first few and counts the rest."""
-  more = len(parts) - _SHOWN
-  shown = separator.join(parts[:_SHOWN])
-  return f"{shown} and {more} more" if more > 0 else shown

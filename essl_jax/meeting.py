@@ -9,6 +9,7 @@ from typing import Any
 
 from essl_jax import launcher
 from essl_jax.errors import UsageError
+from essl_jax.texts import some
 
 _HELLO = "essl_jax"  # what a connection begins with
 _HELLO_SECONDS = 10.0
@@ -187,12 +188,10 @@ def _absent(
 ) -> str:
   """Says which processes have not come."""
   absent = [str(i) for i in range(1, place.num_processes) if i not in peers]
-  more = len(absent) - _SHOWN
-  names = ", ".join(absent[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
   return (
     f"process 0 of {place.num_processes} has waited {timeout:g} s in vain for"
-    f" process {names} at {place.coordinator}: start them, open the port to"
-    f" them, {launcher.hint(place)}"
+    f" process {some(absent, _SHOWN)} at {place.coordinator}: start them, open"
+    f" the port to them, {launcher.hint(place)}"
   )
 
 

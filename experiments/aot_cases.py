@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from essl_jax import config as config_lib
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -83,9 +84,8 @@ def load_config(case: Case) -> config_lib.Config:
   except UsageError:
     raise
   except Exception as error:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
     raise UsageError(
-      f"--config={case.config} does not load: {first}"
+      f"--config={case.config} does not load: {first_line(error)}"
     ) from error
   raw["precision"] = "bfloat16"
   for part in filter(None, case.setting.split(",")):
@@ -151,9 +151,8 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
       **slice_.options,
     )
   except Exception as error:
-    first = str(error).splitlines()[0]
     raise UsageError(
-      f"the compiler does not describe {topology}: {first}"
+      f"the compiler does not describe {topology}: {first_line(error)}"
     ) from error
   return parallel.make_mesh(described.devices)
 

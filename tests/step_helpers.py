@@ -60,9 +60,7 @@ def make_problem(config, axis_name=None, total_steps=60):
   schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
   rate = 0.01 if config.method == "simsiam" else None
   return step_lib.Problem(
-    networks_lib.make_networks(
-      config, make_parts(config), axis_name=axis_name
-    ),
+    networks_lib.make_networks(config, make_parts(config), axis_name=axis_name),
     optim.make_optimizer(sgd_groups(schedule, rate)),
     schedule,
     method_views=config_lib.method(config).views,

@@ -10,13 +10,13 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import config_data, methods
+from essl_jax import run as train
+from essl_jax.config import variants
 from essl_jax.data import arrays
 from essl_jax.errors import UsageError
 from essl_jax.photonics import source as source_lib
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 from essl_jax.training import parameter_groups
-from essl_jax.config import variants
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -18,7 +18,10 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"encoder": {"name": "vgg"}}, "model.name must be one of resnet, photonic"),
+    (
+      {"encoder": {"name": "vgg"}},
+      "model.name must be one of resnet, photonic",
+    ),
     (
       {"encoder": {"name": "photonic_cnn", "depth": 50}},
       "model.name=photonic_cnn does not read config.encoder.depth: leave",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import step_helpers
 
+from essl_jax.config import parts
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.config import parts
 
 METHODS = parts.METHOD.names()
 METHODS_SLOW = [

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import xla_flags
 
+from essl_jax import run as train
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.training import dispatch
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 
 STEPS = 4
 

@@ -11,6 +11,7 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import data
+from essl_jax import run as train
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import features, finetune, linear_probe
@@ -18,7 +19,6 @@ from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment
-from essl_jax import run as train
 
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 VIEW = linear_probe.train_view(8, **PIXELS)

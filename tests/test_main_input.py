@@ -9,9 +9,9 @@ import numpy as np
 import program_helpers
 import pytest
 
+from essl_jax import run as train
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint, preemption
-from essl_jax import run as train
 
 WRONG = {
   "method": (["--config.method=byol"], "there are: simclr, simsiam"),

@@ -11,6 +11,7 @@ import process_helpers
 import pytest
 
 from essl_jax import config as config_lib
+from essl_jax import run as train
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
@@ -23,7 +24,6 @@ from essl_jax.evaluation import (
 )
 from essl_jax.evaluation.encoding import Encoding
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 
 # Two processes of two devices each; one of them writes what both have found.
 TWO_PROCESSES = """

@@ -12,12 +12,12 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import optim, tasks
+from essl_jax import run as train
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.photonics import regression, regressor
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 
 SOURCE = photonics_helpers.source()
 

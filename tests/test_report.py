@@ -71,7 +71,7 @@ def test_the_page_has_every_part(written, trained):
   page = Page(written.read_text())
   assert page.headings == [
     "Report of 2 runs",
-    "Figures",
+    "Results",
     "Training",
     "Views",
     "Transformation head",

@@ -82,7 +82,7 @@ def there(tmp_path_factory):
 
 
 def _missing(folder, there):
-  return [folder / "absent"], "is no folder"
+  return [folder / "absent"], "is not a folder"
 
 
 def _empty(folder, there):
@@ -144,4 +144,4 @@ def test_the_program_ends_with_one_line(tmp_path):
     check=False,
   )
   assert done.returncode == 2
-  assert re.fullmatch(r"error: .*is no folder.*\n", done.stderr)
+  assert re.fullmatch(r"error: .*is not a folder.*\n", done.stderr)

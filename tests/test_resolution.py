@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from essl_jax import run as train
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.training import dispatch, resolution
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 
 STEPS = 2
 GROWS = ((0.0, 0.5), (0.5, 1.0))  # of two epochs, one each

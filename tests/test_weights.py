@@ -15,12 +15,12 @@ import pytest
 import safetensors.numpy
 
 from essl_jax import config as config_lib
+from essl_jax import run as train
 from essl_jax.convert import __main__ as program
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.storage import checkpoint, weights
 from essl_jax.training import experiment as experiment_lib
-from essl_jax import run as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 

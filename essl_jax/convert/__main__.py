@@ -14,8 +14,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
-
-_SHOWN = 3  # names of tensors that one line quotes
+from essl_jax.texts import some
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -211,17 +210,12 @@ def _print_import(
   _print_encoder(metadata)
   for network in imported.variables["params"]:
     names = [n for n, where in imported.taken.items() if where == network]
-    print(f"imported as {network}: {_quote(names)}")
+    print(f"imported as {network}: {some(names)}")
   for reason in dict.fromkeys(imported.left_out.values()):
     names = [n for n, why in imported.left_out.items() if why == reason]
-    print(f"left out, {reason}: {_quote(names)}")
+    print(f"left out, {reason}: {some(names)}")
   for note in imported.notes:
     print(f"note: {note}")
-
-
-def _quote(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def run() -> None:

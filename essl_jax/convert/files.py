@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
+from essl_jax.texts import first_line
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _SUFFIXES = (*_PICKLES, ".safetensors", ".npz")
@@ -45,14 +46,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
       tree = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-      raise UsageError(f"cannot read {path}: {_first_line(error)}") from error
+      raise UsageError(f"cannot read {path}: {first_line(error)}") from error
   elif file.suffix == ".npz":
     try:
       with np.load(file, allow_pickle=False) as arrays:
         tree = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
       raise UsageError(
-        f"cannot read {path}: {_first_line(error)} (nothing in it was executed)"
+        f"cannot read {path}: {first_line(error)} (nothing in it was executed)"
       ) from error
   else:
     known = ", ".join(_SUFFIXES)
@@ -136,7 +137,7 @@ def _read_pickle(path: pathlib.Path) -> Any:
     ) from error
   except Exception as error:  # broken bytes lead an unpickler anywhere
     raise UsageError(
-      f"cannot read {path} as a PyTorch checkpoint: {_first_line(error)}"
+      f"cannot read {path} as a PyTorch checkpoint: {first_line(error)}"
     ) from error
   return _to_numpy(tree, torch)
 
@@ -154,8 +155,3 @@ def _to_numpy(tree: Any, torch: Any) -> Any:
     return tree
   tensor = tree.detach()
   return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-
-def _first_line(error: BaseException) -> str:
-  lines = str(error).splitlines()
-  return lines[0] if lines else type(error).__name__

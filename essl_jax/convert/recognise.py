@@ -13,6 +13,7 @@ import numpy as np
 from essl_jax.convert import forms, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage.workdir import dotted
+from essl_jax.texts import some
 
 _ANCHOR = "layer1.0.conv1.weight"  # in every ResNet
 _COUNTER = "num_batches_tracked"
@@ -117,10 +118,10 @@ class _Importer:
       if name == _ANCHOR or name.endswith("." + _ANCHOR)
     ]
     if not prefixes:
-      some = ", ".join(list(self._originals.values())[:3]) or "no tensors"
+      there = some(list(self._originals.values())) or "no tensors"
       raise UsageError(
         f"no ResNet in it: no tensor is named [prefix.]{_ANCHOR}; it holds"
-        f" {some}, ..."
+        f" {there}"
       )
     copies = {"encoder.": "net.0.", "encoder_q.": "encoder_k."}
     trained = [p for p in prefixes if p not in copies.values()] or prefixes

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax.models import resnet
+from essl_jax.texts import some
 
 Variables = dict[str, Any]
 
@@ -199,7 +200,7 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
   if outside:
     raise ValueError(
       f"Unexpected tensors, without the prefix {prefix!r} of the ResNet: "
-      f"{_some(outside)}."
+      f"{some(outside)}."
     )
   names = {name.removeprefix(prefix): name for name in state_dict}
   return {
@@ -272,7 +273,7 @@ def _compare(
     if name in tensors and np.shape(tensors[name]) != shape
   ]
   problems = [
-    f"{kind} tensors: {_some(names)}"
+    f"{kind} tensors: {some(names)}"
     for kind, names in (
       ("missing", missing),
       ("unexpected", unexpected),
@@ -282,8 +283,3 @@ def _compare(
   ]
   if problems:
     raise ValueError("; ".join(problems) + ".")
-
-
-def _some(names: list[str]) -> str:
-  more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-  return ", ".join(names[:5]) + more

@@ -27,6 +27,7 @@ from essl_jax.data.checks import (
 from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
 from essl_jax.data.order import epoch_orders
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
@@ -270,7 +271,7 @@ class EncodedSource:
     # Other failures of a disk or network may pass: they end the run, which
     # then resumes exactly, rather than change what is trained on.
     except (BrokenImageError, *_UNREADABLE) as error:
-      self._report(split, index, " ".join(str(error).split()))
+      self._report(split, index, first_line(error))
       return None
 
   def _report(self, split: str, index: int, reason: str) -> None:

@@ -13,6 +13,7 @@ from essl_jax import config as config_lib
 from essl_jax.data.checks import check_sizes, parse_split
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
+from essl_jax.texts import some
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 # What lies beside images; any other file is taken for an image.
@@ -21,7 +22,6 @@ _NO_IMAGES = re.compile(
   r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
   r"|wav|mp3)"
 )
-_NAMED = 3
 
 
 class FolderSource(EncodedSource):
@@ -103,7 +103,7 @@ class _Folder:
     found = sorted(_folders(root))
     if not name or not self.path.is_dir():
       raise UsageError(
-        f"{root} has no folder {name!r} but {', '.join(found[:9])}: set "
+        f"{root} has no folder {name!r} but {some(found, 9)}: set "
         "--config.data.train_split and --config.data.test_split to two of "
         f"them; {_LAYOUT}"
         if found
@@ -123,7 +123,7 @@ class _Folder:
     empty = [c for c, n in zip(self.classes, counts, strict=True) if not n]
     if empty:
       raise UsageError(
-        f"{_some(empty)} in {self.path} hold(s) no image: remove the empty "
+        f"{some(empty)} in {self.path} hold(s) no image: remove the empty "
         "class from all splits, or add its images"
       )
 
@@ -184,7 +184,7 @@ def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
   only = [sorted(set(classes[i]) - set(classes[1 - i])) for i in (0, 1)]
   if only[0] or only[1]:
     told = "; ".join(
-      f"only {name} has {_some(extra)}"
+      f"only {name} has {some(extra)}"
       for name, extra in zip(names, only, strict=True)
       if extra
     )
@@ -194,12 +194,6 @@ def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
       f"{names[0]} has only the class {classes[0][0]!r}: two or more are "
       f"needed; {_LAYOUT}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-  """Some names of many."""
-  more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-  return ", ".join(names[:_NAMED]) + more
 
 
 def _report_ignored(root: pathlib.Path, folders: Iterable[_Folder]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import urllib.parse
 
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 _CONNECT_SECONDS = 10
-_MESSAGE_LIMIT = 300
 
 
 def import_tensorflow() -> tuple[Any, Any]:
@@ -87,7 +87,8 @@ def _builder(name: str, data_dir: str | None, tfds: Any) -> Any:
   except tfds.core.DatasetNotFoundError as error:
     raise UsageError(_unknown_name(name, directory, tfds)) from error
   except Exception as error:
-    raise UsageError(f"data.name={name!r}: {_one_line(error)}") from error
+    reason = first_line(error, with_type=True)
+    raise UsageError(f"data.name={name!r}: {reason}") from error
 
 
 def check_tfds_split(builder: Any, split: str) -> int:
@@ -107,8 +108,9 @@ def check_tfds_split(builder: Any, split: str) -> int:
   try:
     size = builder.info.splits[split].num_examples
   except Exception as error:
+    reason = first_line(error, with_type=True)
     raise UsageError(
-      f"cannot read the split {split!r} ({_one_line(error)}): {valid}"
+      f"cannot read the split {split!r} ({reason}): {valid}"
     ) from error
   if not size:
     raise UsageError(f"the split {split!r} is empty: {valid}")
@@ -131,8 +133,9 @@ def _prepare(builder: Any, name: str, tfds: Any) -> None:
   try:
     builder.download_and_prepare()
   except Exception as error:
+    reason = first_line(error, with_type=True)
     raise UsageError(
-      f"{looked_for}, and preparing it failed ({_one_line(error)}): {advice}"
+      f"{looked_for}, and preparing it failed ({reason}): {advice}"
     ) from error
   finally:
     tfds.disable_progress_bar()
@@ -175,9 +178,3 @@ def _unknown_name(name: str, directory: str | None, tfds: Any) -> str:
     f"data.name={name!r} is unknown to TFDS{where}: {meant} (digits, a path "
     "ending in .npz, or a TFDS name)"
   )
-
-
-def _one_line(error: BaseException) -> str:
-  """Returns the type and message of an error without line breaks."""
-  text = " ".join(f"{type(error).__name__}: {error}".split())
-  return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "..."

@@ -9,6 +9,7 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax.data.arrays import ArraySource, take_sub_splits
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _TEST_FRACTION = 0.2
@@ -41,7 +42,7 @@ def load_npz(path: str | pathlib.Path) -> ArraySource:
   except FileNotFoundError as error:
     raise UsageError(f"{path} does not exist: {needs}") from error
   except _BROKEN_FILE as error:
-    reason = " ".join(str(error).split())
+    reason = first_line(error)
     if "pickle" in reason:  # what NumPy takes a foreign file for
       reason = "it is no NumPy file, or holds Python objects"
     raise UsageError(f"{path} cannot be read ({reason}): {needs}") from error

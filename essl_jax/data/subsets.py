@@ -13,8 +13,7 @@ import numpy as np
 
 from essl_jax.data import Source
 from essl_jax.errors import UsageError
-
-_NAMED = 3
+from essl_jax.texts import some
 
 
 @runtime_checkable
@@ -185,21 +184,16 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
   if missing:
     raise UsageError(
       f"{len(missing)} of the {len(wanted)} listed images are not among the"
-      f" {len(names)} training images, such as {_some(missing)}: give the list"
+      f" {len(names)} training images, such as {some(missing)}: give the list"
       " of this set, or complete the set"
     )
   ambiguous = [name for name in wanted if len(rows[name]) > 1]
   if ambiguous:
     raise UsageError(
-      f"several training images are called {_some(ambiguous)}: list them as"
+      f"several training images are called {some(ambiguous)}: list them as"
       " class/name"
     )
   return np.unique([rows[name][0] for name in wanted])
-
-
-def _some(names: Sequence[str]) -> str:
-  more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-  return ", ".join(names[:_NAMED]) + more
 
 
 def _divisible(source: Source) -> Divisible:

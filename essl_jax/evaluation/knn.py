@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 import numpy as np
 
+from essl_jax import losses
 from essl_jax.config import fields
 from essl_jax.devices import parallel
 from essl_jax.evaluation import features, pictures
@@ -227,8 +228,8 @@ def _rank(
   axis_name: str | None = None,
 ) -> list[jax.Array]:
   """Classes [Q, C] for every k, the best first; `axis_name` splits the bank."""
-  bank = _l2_normalize(bank)
-  queries = _l2_normalize(queries)
+  bank = losses.unit_length(bank)
+  queries = losses.unit_length(queries)
   classes = jnp.arange(num_classes, dtype=bank_labels.dtype)
   most = max(ks)
 
@@ -284,13 +285,6 @@ def _block_size(number: int, row: int) -> int:
   count = -(-number // most)
   # Even blocks leave less padding in the last one.
   return -(-number // count)
-
-
-def _l2_normalize(rows: jax.Array) -> jax.Array:
-  """Rows `[N, D]` at length one, in float32; rows of zeros stay zeros."""
-  rows = rows.astype(jnp.float32)
-  norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
-  return rows / jnp.maximum(norms, 1e-12)
 
 
 class Knn(Evaluation):

@@ -8,6 +8,7 @@ import jax
 from matplotlib import figure as figure_lib
 import numpy as np
 
+from essl_jax.evaluation.collapse import unit_length
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -99,7 +100,7 @@ def _draw_curves(axes: Any, path: pathlib.Path) -> None:
 def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
   """The test features on their two principal axes, coloured by class."""
   features, labels = features[:_POINTS], labels[:_POINTS]
-  unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+  unit = unit_length(features)
   centred = unit - unit.mean(axis=0)
   principal = np.linalg.svd(centred, full_matrices=False)[2][:2]
   x, y = (centred @ principal.T).T

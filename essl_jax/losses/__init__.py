@@ -10,6 +10,7 @@ result is the gradient of one device that holds the global batch. Averaging
 the loss inside `jax.grad` instead gives wrong gradients.
 """
 
+from essl_jax.losses.common import unit_length
 from essl_jax.losses.contrastive import info_nce, nt_xent
 from essl_jax.losses.predictive import (
   byol,
@@ -25,4 +26,5 @@ __all__ = [
   "negative_cosine_similarity",
   "nt_xent",
   "transformation_prediction",
+  "unit_length",
 ]

@@ -22,8 +22,8 @@ def check_temperature(temperature: float) -> None:
     raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
-def normalize(x: chex.Array) -> jax.Array:
-  """Scales the rows of `x` [N, D] to unit length, in float32."""
+def unit_length(x: chex.Array) -> jax.Array:
+  """Scales the rows of `x` [..., D] to length one, in float32; zeros stay."""
   x = jnp.asarray(x, jnp.float32)
   # The smaller of the two branches' gradients must stay finite at x = 0.
   squared = jnp.sum(x * x, axis=-1, keepdims=True)

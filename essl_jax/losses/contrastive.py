@@ -44,8 +44,10 @@ def info_nce(
   common.check_pair(anchors, positives, "anchors and positives")
   common.check_temperature(temperature)
   n = anchors.shape[0]
-  everyone = common.gather(common.normalize(positives), axis_name)
-  logits = common.similarity(common.normalize(anchors), everyone) / temperature
+  everyone = common.gather(common.unit_length(positives), axis_name)
+  logits = (
+    common.similarity(common.unit_length(anchors), everyone) / temperature
+  )
   labels = common.first_row(n, axis_name) + jnp.arange(n)
   return jnp.mean(
     optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -87,7 +89,7 @@ def nt_xent(
   common.check_pair(z1, z2, "z1 and z2")
   common.check_temperature(temperature)
   n = z1.shape[0]
-  views = common.normalize(z1), common.normalize(z2)
+  views = common.unit_length(z1), common.unit_length(z2)
   own = jnp.concatenate(views)
   everyone = jnp.concatenate([common.gather(z, axis_name) for z in views])
   row = common.first_row(n, axis_name) + jnp.arange(n)

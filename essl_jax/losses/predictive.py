@@ -37,7 +37,7 @@ def negative_cosine_similarity(
   common.check_pair(predictions, targets, "predictions and targets")
   targets = lax.stop_gradient(targets)
   cosine = jnp.sum(
-    common.normalize(predictions) * common.normalize(targets), axis=-1
+    common.unit_length(predictions) * common.unit_length(targets), axis=-1
   )
   return -jnp.mean(cosine)
 

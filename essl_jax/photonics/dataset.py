@@ -10,6 +10,7 @@ import numpy as np
 from essl_jax.errors import UsageError
 from essl_jax.photonics.cells import SPLITS
 from essl_jax.photonics.density import NUM_TARGETS
+from essl_jax.texts import first_line
 
 _ORIGINAL_CELLS = "unitcell/mpbepsimage"
 _ORIGINAL_MEANS = "unitcell/epsavg"
@@ -62,7 +63,7 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
     raise
   except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
     raise UsageError(
-      f"{path} is damaged or truncated ({_first_line(error)}): make or copy it"
+      f"{path} is damaged or truncated ({first_line(error)}): make or copy it"
       " again"
     ) from error
   _check(path, cells, names)
@@ -226,7 +227,3 @@ def _check_values(
     f"{path}: {what} of cell {names[bad]} reaches from {low[bad]:g} to"
     f" {high[bad]:g}; {allowed} is allowed"
   )
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0]

@@ -209,4 +209,4 @@ def draw_densities(
     axes.plot(frequencies, found + offset, color=f"C{i}", linestyle="--")
   axes.set_title("test cells: true, predicted (dashed)")
   axes.set_xlabel(r"frequency $\omega \sqrt{\bar\varepsilon}\, a / 2 \pi c$")
-  axes.set_ylabel(f"density of states - free space's, cells {apart:g} apart")
+  axes.set_ylabel(f"density of states minus free space, cells {apart:g} apart")

@@ -24,17 +24,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     description="Writes one HTML page that shows runs side by side.",
   )
   parser.add_argument(
-    "workdirs", nargs="+", metavar="WORKDIR", help="of a finished run"
+    "workdirs", nargs="+", metavar="WORKDIR", help="workdir of a finished run"
   )
   parser.add_argument(
-    "--out", help=f"the page; {NAME} in the first workdir when absent"
+    "--out", help=f"file to write (default: {NAME} in the first workdir)"
   )
   parser.add_argument(
     "--images",
     type=int,
     default=1000,
-    help="test images to encode at most, and five times as many training"
-    " images; 0 reads neither data nor checkpoints (default: 1000)",
+    help="most test images to encode; training images are five times as many;"
+    " 0 reads neither data nor checkpoints (default: 1000)",
   )
   return parser.parse_args(arguments)
 

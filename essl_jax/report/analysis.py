@@ -45,16 +45,16 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
     from sklearn import manifold
     import threadpoolctl  # which scikit-learn requires
   except ImportError:
-    why = "PCA, as scikit-learn (pip install 'essl-jax[digits]') is missing"
-    return principal[:, :2], why
+    missing = "t-SNE needs scikit-learn: pip install 'essl-jax[digits]'"
+    return principal[:, :2], f"PCA ({missing})"
   if len(features) < _FEWEST:
-    return principal[:, :2], "PCA, as there are few"
+    return principal[:, :2], "PCA (t-SNE needs ten or more)"
   perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
   tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
   # Beside a training, several threads wait for each other for minutes.
   with threadpoolctl.threadpool_limits(1):
     points = tsne.fit_transform(principal)
-  return points, f"t-SNE, perplexity {perplexity:g}"
+  return points, f"t-SNE with perplexity {perplexity:g}"
 
 
 def agreement(points: np.ndarray, labels: np.ndarray) -> float:

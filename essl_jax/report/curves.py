@@ -3,38 +3,41 @@
 from collections.abc import Sequence
 
 from essl_jax.report import figures
-from essl_jax.report.markup import Html, figure, tag
+from essl_jax.report.parts import Figure, Section
 from essl_jax.report.runs import Points, Run
 
 # Title and unit.
 _TITLES = {
-  "loss": ("Loss, all terms", "loss"),
+  "loss": ("Total loss", "loss"),
   "loss_ssl": ("SSL loss", "loss"),
-  "loss_equivariance": ("Loss of the transformation prediction", "loss"),
-  "loss_online": ("Loss of the online classifier", "loss"),
-  "equivariance_accuracy": ("Transformations recognised in training", "%"),
-  "online_top1": ("Online classifier in training, top-1", "%"),
+  "loss_equivariance": ("Transformation prediction loss", "loss"),
+  "loss_online": ("Online classifier loss", "loss"),
+  "equivariance_accuracy": ("Transformation prediction accuracy", "%"),
+  "online_top1": ("Online classifier top-1", "%"),
   "knn_top1": ("kNN top-1", "%"),
   "knn_top5": ("kNN top-5", "%"),
   "learning_rate": ("Learning rate", "rate"),
-  "embedding_std": ("Deviation of unit-length embeddings", "deviation"),
-  "gradient_norm": ("Norm of the gradient", "norm"),
+  "embedding_std": ("Standard deviation of unit-length embeddings", "value"),
+  "gradient_norm": ("Gradient norm", "norm"),
+  "feature_std": ("Standard deviation of unit-length features", "value"),
+  "effective_rank": ("Effective rank of features", "rank"),
+  "rankme": ("RankMe of features", "rank"),
+  "uniformity": ("Uniformity of features", "value"),
 }
 _LOGARITHMIC = ("gradient_norm",)
 
 
-def write(runs: Sequence[Run]) -> Html:
+def write(runs: Sequence[Run]) -> Section:
   """All numbers of `metrics.jsonl`, one figure each."""
   names = set().union(*(run.scalars() for run in runs))
   ordered = [name for name in _TITLES if name in names]
   ordered += sorted(names - set(_TITLES))
-  if not ordered:
-    return tag("p", "No run has logged its training.")
+  texts = [] if ordered else ["No run has a training log."]
   drawn = [_curve(name, runs) for name in ordered]
-  return tag("div", *drawn, class_="grid")
+  return Section("Training", texts, figures=drawn)
 
 
-def _curve(name: str, runs: Sequence[Run]) -> Html:
+def _curve(name: str, runs: Sequence[Run]) -> Figure:
   title, unit = _TITLES.get(name, (name.replace("_", " "), "value"))
   lines = {run.name: run.curve(name) for run in runs if run.curve(name)}
   x = "step"
@@ -55,7 +58,7 @@ def _curve(name: str, runs: Sequence[Run]) -> Html:
     is_logarithmic=name in _LOGARITHMIC,
   )
   told = "; ".join(f"{run}: {_describe(p, x)}" for run, p in lines.items())
-  return figure(png, f"{title} ({unit}) by {x}. {told}.", title)
+  return Figure(png, f"{title} ({unit}) by {x}. {told}.", title)
 
 
 def _describe(points: Points, x: str) -> str:
@@ -77,7 +80,7 @@ def _reference(name: str, runs: Sequence[Run]) -> tuple[str, float] | None:
     widths = run.config.get("projector", {}).get("widths")
     elements = run.figures("transformation").get("per_element")
     if name == "embedding_std" and widths:
-      levels.add(("spread over the sphere", widths[-1] ** -0.5))
+      levels.add(("spread out", widths[-1] ** -0.5))
     elif name == "equivariance_accuracy" and elements:
       levels.add(("chance", 100 / len(elements)))
   return levels.pop() if len(levels) == 1 else None

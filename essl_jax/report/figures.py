@@ -131,7 +131,7 @@ def embedding(
       axes.scatter(*chosen.T, s=30, color=color, marker=f"${label}$")
   else:
     dots = axes.scatter(*points.T, s=8, c=values, cmap="viridis")
-    name = "class" if has_classes else "mean permittivity, scaled to 0..1"
+    name = "class" if has_classes else "mean permittivity, scaled to 0–1"
     figure.colorbar(dots, ax=axes, label=name)
   axes.set_xticks([])
   axes.set_yticks([])
@@ -178,7 +178,7 @@ def errors_by_labelled(
   axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
   axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
   axes.set_xlabel("labelled cells")
-  axes.set_ylabel("error (%)")
+  axes.set_ylabel("relative error (%)")
   axes.grid(color="#dddddd", linewidth=0.6)
   _name_lines(figure, list(errors))
   return _png(figure)

@@ -93,7 +93,7 @@ def restore(
   elif config.init_from:
     tree, _ = weights.load(config.init_from)
   elif not config.epochs:
-    raise UsageError("the run has no pre-trained encoder, config.epochs is 0")
+    raise UsageError("the run has no pre-trained encoder (config.epochs is 0)")
   else:
     raise UsageError(f"{run.path} holds no checkpoint")
   return {x: tree[x]["encoder"] for x in ("params", "batch_stats")}, step

@@ -96,7 +96,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
   resolved = [path.resolve() for path in paths]
   for i, path in enumerate(resolved):
     if path in resolved[:i]:
-      raise UsageError(f"{paths[i]} is given twice: name every workdir once")
+      raise UsageError(f"{paths[i]} is given twice: give each workdir once")
   results = [_results(path) for path in paths]
   names = _names(resolved)
   return [
@@ -115,21 +115,21 @@ def element_names(group: str | None, number: int) -> list[str]:
 
 def _results(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_dir():
-    raise UsageError(f"{path} is no folder: give the workdir of a run")
+    raise UsageError(f"{path} is not a folder: give the workdir of a run")
   file = path / "results.json"
   again = "run its command again with --config.mode=evaluate"
   if not file.exists():
     raise UsageError(
-      f"{path} has no results.json: run `python -m essl_jax.main` with"
-      f" --workdir={path} to its end, or, if it was trained, {again}"
+      f"{path} has no results.json: finish its run (`python -m essl_jax.main`"
+      f" with --workdir={path}), or, if training is finished, {again}"
     )
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.get("config", {}) is None:
-      raise ValueError("it holds no object, or none as its config")
+      raise ValueError("it is not a JSON object, or its config is null")
   except (OSError, ValueError) as error:
     raise UsageError(
-      f"cannot read {file} ({error}): {again} to write it anew"
+      f"cannot read {file} ({error}): {again} to write a new one"
     ) from error
   if "config" not in found:
     found["config"] = read_config(path)
@@ -146,7 +146,7 @@ def _metrics(
     text = (path / "metrics.jsonl").read_text(encoding="utf-8")
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
-    return [], (f"no curves, metrics.jsonl cannot be read: {reason}",)
+    return [], (f"no training curves: cannot read metrics.jsonl ({reason})",)
   lines, broken = [], 0
   for line in text.splitlines():
     try:

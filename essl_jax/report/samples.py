@@ -15,6 +15,7 @@ from essl_jax.evaluation import features as features_lib
 from essl_jax.photonics.source import CellSource
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run, element_names
+from essl_jax.texts import first_line
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -104,14 +105,15 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
   except _ERRORS as error:
     what = "neighbours, embedding and spectrum"
     what = what if found.views else f"views, {what}"
-    found.missing = f"no {what}: {_line(error)}"
+    found.missing = f"no {what}: {first_line(error)}"
     return found
   try:
     tell(f"{run.name}: encoding images")
     variables, found.step = opening.restore(run, experiment)
     _encode(found, experiment, variables, test, images)
   except _ERRORS as error:
-    found.missing = f"no neighbours, embedding and spectrum: {_line(error)}"
+    why = first_line(error)
+    found.missing = f"no neighbours, embedding and spectrum: {why}"
   return found
 
 
@@ -261,9 +263,3 @@ def _take(
     if len(found) == len(wanted):
       break
   return [found[row] for row in rows]
-
-
-def _line(error: Exception) -> str:
-  """An error in one line, without a full stop."""
-  text = " ".join(str(error).split()) or type(error).__name__
-  return text[:300].rstrip(".")

@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
 from essl_jax.storage.workdir import check_config, local_path, read_config
+from essl_jax.texts import first_line, some
 
 __all__ = [
   "Checkpoints",
@@ -27,8 +28,6 @@ __all__ = [
   "exists",
   "read_config",
 ]
-
-_NAMED_DIFFERENCES = 3
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
@@ -264,11 +263,10 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-      first = (str(error).splitlines() or [type(error).__name__])[0][:120]
       raise UsageError(
-        f"the checkpoint of step {step} is damaged ({first}): remove the folder"
-        f" {self._directory / str(step)} to go on from an older one, if there"
-        " is any, or train in another --workdir"
+        f"the checkpoint of step {step} is damaged ({first_line(error)}):"
+        f" remove the folder {self._directory / str(step)} to go on from an"
+        " older one, if there is any, or train in another --workdir"
       ) from error
 
   def _check_same_arrays(self, like: Any, step: int) -> None:
@@ -284,12 +282,9 @@ class Checkpoints:
       for name in here | there
       if here.get(name) != there.get(name)
     ]
-    more = len(different) - _NAMED_DIFFERENCES
     raise UsageError(
-      "checkpoint holds a different network: "
-      + "; ".join(different[:_NAMED_DIFFERENCES])
-      + (f"; and {more} more" if more > 0 else "")
-      + f" (step {step} in {self._directory}): choose another --workdir or "
+      f"checkpoint holds a different network: {some(different, separator='; ')}"
+      f" (step {step} in {self._directory}): choose another --workdir or "
       "restore the fields of its config"
     )
 

@@ -22,13 +22,13 @@ import safetensors.numpy
 
 from essl_jax.errors import UsageError
 from essl_jax.storage.workdir import replace_bytes
+from essl_jax.texts import first_line, some
 
 Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]
 
 FORMAT_VERSION = 1
 _KEY = "essl_jax"  # one entry: the order of several would differ by chance
-_NAMED_DIFFERENCES = 3
 
 
 def save(
@@ -124,10 +124,9 @@ def _header(path: str | os.PathLike[str]) -> str | None:
     with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
       return (file.metadata() or {}).get(_KEY)
   except (OSError, safetensors.SafetensorError) as error:
-    reason = str(error).splitlines()[0]
     raise UsageError(
-      f"cannot read {path} as safetensors: {reason}: give a file that"
-      " `python -m essl_jax.convert` wrote"
+      f"cannot read {path} as safetensors: {first_line(error)}: give a file"
+      " that `python -m essl_jax.convert` wrote"
     ) from error
 
 
@@ -219,12 +218,11 @@ def initialise(
   own = _by_network({"params": state.params, "batch_stats": state.batch_stats})
   different = _differences(stored.get("encoder", {}), own["encoder"])
   if different:
-    form = {key: metadata.get(key) for key in ("depth", "stem", "width")}
+    form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
     raise UsageError(
-      f"{path} holds another encoder ("
-      + ", ".join(f"{key} {value}" for key, value in form.items())
-      + f"): {_some(different)}: set config.model to its form or choose"
-      " another config.init_from"
+      f"{path} holds another encoder ({', '.join(form)}):"
+      f" {some(different, separator='; ')}: set config.model to its form or"
+      " choose another config.init_from"
     )
   reasons = {}
   for name in own:
@@ -284,10 +282,3 @@ def _differences(there: _Arrays, here: _Arrays) -> list[str]:
     for key in here | there
     if show(there, key) != show(here, key)
   ]
-
-
-def _some(lines: list[str]) -> str:
-  more = len(lines) - _NAMED_DIFFERENCES
-  return "; ".join(lines[:_NAMED_DIFFERENCES]) + (
-    f"; and {more} more" if more > 0 else ""
-  )

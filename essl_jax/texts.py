@@ -1,0 +1,40 @@
+"""Short texts that messages are made of."""
+
+from collections.abc import Sequence
+
+_LONGEST = 300  # characters
+
+
+def some(names: Sequence[str], shown: int = 3, *, separator: str = ", ") -> str:
+  """The first few of many, and how many more there are.
+
+  Args:
+    names: all of them.
+    shown: how many to show at most.
+    separator: between those that are shown.
+
+  Returns:
+    "a, b, c and 2 more".
+  """
+  more = f" and {len(names) - shown} more" if len(names) > shown else ""
+  return separator.join(names[:shown]) + more
+
+
+def first_line(error: BaseException, *, with_type: bool = False) -> str:
+  """What an error says, short enough to be quoted in a message of one line.
+
+  Args:
+    error: of any library; its message may have many lines or none.
+    with_type: whether the name of its type comes first, as it does anyway
+      where there is no message.
+
+  Returns:
+    The first line that is not blank, without a full stop at its end; at most
+    300 characters of it.
+  """
+  lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+  name = type(error).__name__
+  text = lines[0].rstrip(".:") if lines else name
+  if with_type and lines:
+    text = f"{name}: {text}"
+  return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

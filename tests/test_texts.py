@@ -1,0 +1,31 @@
+"""Short texts that messages are made of."""
+
+import pytest
+
+from essl_jax import texts
+
+
+def test_some_counts_what_it_does_not_show():
+  assert texts.some(["a", "b", "c"]) == "a, b, c"
+  assert texts.some(list("abcde")) == "a, b, c and 2 more"
+  assert texts.some(list("abc"), 1, separator="; ") == "a and 2 more"
+  assert texts.some([]) == ""
+
+
+@pytest.mark.parametrize(
+  ("error", "line", "typed"),
+  [
+    (ValueError("\n is wrong.\nline 3"), "is wrong", "ValueError: is wrong"),
+    (OSError("holds:\n a"), "holds", "OSError: holds"),
+    (AssertionError(), "AssertionError", "AssertionError"),
+    (KeyError("x"), "'x'", "KeyError: 'x'"),
+  ],
+)
+def test_first_line_of_an_error(error, line, typed):
+  assert texts.first_line(error) == line
+  assert texts.first_line(error, with_type=True) == typed
+
+
+def test_a_long_line_is_cut():
+  line = texts.first_line(ValueError("x" * 500))
+  assert line == "x" * 297 + "..."
