@@ -130,7 +130,7 @@ def _print_help(overrides: Sequence[str]) -> None:
 
 def default_workdir() -> str:
   """`runs/` and the config's name with its variants."""
-  path, _, variants = CONFIG.value.partition(":")
+  path, _, variants = (CONFIG.value or "").partition(":")
   suffix = "".join(f"-{part}" for part in variants.split(",") if part)
   suffix = suffix.replace("=", "")
   return os.path.join("runs", pathlib.Path(path).stem + suffix)

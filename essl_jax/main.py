@@ -35,7 +35,7 @@ def _main(arguments: Sequence[str]) -> int:
     if place is not None:
       timeout = command_line.JOIN_TIMEOUT.value
       cluster = stack.enter_context(cluster_lib.Cluster(place, timeout))
-    config = config_flags.load(command_line.CONFIG.value, arguments[1:])
+    config = config_flags.load(command_line.CONFIG.value or "", arguments[1:])
     workdir = workdir_lib.local_path(
       command_line.WORKDIR.value or command_line.default_workdir()
     )

@@ -8,7 +8,7 @@ functions whose parameters of such types are fields too.
 """
 
 import ast
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import dataclasses
 import difflib
 import functools
@@ -107,7 +107,7 @@ class Field:
 
 
 @functools.cache
-def of(part: Callable[..., Any]) -> dict[str, Field]:
+def of(part: Any) -> dict[str, Field]:
   """The fields of a dataclass, a Flax module or a function, by name.
 
   A parameter is a field if plain data can hold it: numbers, texts, tuples of

@@ -78,7 +78,9 @@ def _network_of(tensors: Mapping[str, Any]) -> resnet.ResNet:
   bottleneck = "layer1.0.conv3.weight" in tensors
   for depth, form in resnet.STAGES.items():
     if form == (blocks, bottleneck):
-      return resnet.ResNet(depth=depth, stem=kinds[stem[2:]], width=stem[0])
+      kind: Any = kinds[stem[2:]]
+      known: Any = depth
+      return resnet.ResNet(depth=known, stem=kind, width=stem[0])
   raise ValueError(
     f"No known ResNet has {blocks} {'bottleneck' if bottleneck else 'basic'} "
     f"blocks; known depths: {sorted(resnet.STAGES)}."
@@ -220,7 +222,7 @@ def _paths(
 
 @functools.cache
 def _paths_of(
-  depth: int, stem: str, width: int, channels: int
+  depth: Any, stem: Any, width: int, channels: int
 ) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
   model = resnet.ResNet(depth=depth, stem=stem, width=width)
   images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)

@@ -172,9 +172,9 @@ def open_source(
 
 def _check_source(name: str, source: Any) -> None:
   """Refuses what a user's function returns in place of a source."""
-  wanted = ("num_classes", "image_shape", "differs_in_size", "broken")
-  wanted += ("num_examples", "batches", "evaluation_batches")
-  missing = [x for x in wanted if not hasattr(source, x)]
+  fields = ("num_classes", "image_shape", "differs_in_size", "broken")
+  methods = ("num_examples", "batches", "evaluation_batches")
+  missing = [x for x in (*fields, *methods) if not hasattr(source, x)]
   if missing:
     raise UsageError(
       f"config.data.name={name}: a source needs {', '.join(missing)}, and"

@@ -58,7 +58,8 @@ def _draw_views(
     seen = views.images[request.name]
     parts = np.split(np.asarray(seen), len(seen) // len(images))[:_COPIES]
     view = request.view
-    cells += [x * np.float32(view.std) + np.float32(view.mean) for x in parts]
+    std, mean = np.array(view.std), np.array(view.mean)
+    cells += [x * std + mean for x in parts]
     titles.append(f"{request.name} view")
   side = max(cell.shape[1] for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))

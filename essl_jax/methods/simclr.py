@@ -1,5 +1,6 @@
 """SimCLR with E-SSL's loss: negatives from the other view alone."""
 
+import functools
 from typing import Any
 
 import jax
@@ -44,9 +45,10 @@ class SimCLR(Method):
   ) -> jax.Array:
     """See `losses.info_nce`."""
     z1, z2 = outputs.own["projections"]
-    options = {"temperature": self.temperature, "axis_name": axis_name}
-    forth = losses.info_nce(z1, z2, **options)
-    return (forth + losses.info_nce(z2, z1, **options)) / 2
+    info_nce = functools.partial(
+      losses.info_nce, temperature=self.temperature, axis_name=axis_name
+    )
+    return (info_nce(z1, z2) + info_nce(z2, z1)) / 2
 
 
 PART = SimCLR

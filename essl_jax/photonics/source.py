@@ -181,8 +181,8 @@ def open_cells(
     )
     for name in SPLITS[1:]
   }
-  settings = (storage.read_manifest(path) or {}).get("settings", {})
-  made = {x: settings[x] for x in ("kind", "seed") if x in settings}
+  there = (storage.read_manifest(path) or {}).get("settings", {})
+  made = {x: there[x] for x in ("kind", "seed") if x in there}
   return CellSource(take(train_split), labelled, take(test_split), made)
 
 
@@ -212,7 +212,7 @@ def _compare(path: pathlib.Path, asked: Generate) -> None:
   if manifest is None:
     return
   counts = settings_lib.counts(asked.labelled, asked.unlabelled, None, None)
-  new = settings_lib.make(asked.kind, asked.seed, counts)
+  new = settings_lib.make(str(asked.kind), asked.seed, counts)
   differ = [
     f"{name} {was}, not {now}"
     for name, was, now in settings_lib.differences(manifest["settings"], new)

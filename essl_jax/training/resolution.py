@@ -1,6 +1,7 @@
 """Training at growing image sizes: which sizes the views have when."""
 
 import dataclasses
+from typing import Any
 
 from essl_jax import augment
 from essl_jax import config as config_lib
@@ -43,7 +44,7 @@ def at_epoch(
   for begin, value in views.resolution:
     if epoch >= first_epoch(begin, epochs):
       fraction = value
-  scaled = {
+  scaled: dict[str, Any] = {
     name: dataclasses.replace(view, size=scaled_size(view.size, fraction))
     for name, view in by_name(views).items()
   }

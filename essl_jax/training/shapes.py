@@ -91,7 +91,7 @@ def _check_losses(
 
 
 def _check_scalar(where: str, loss: Any) -> None:
-  shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", None)
+  shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", bool)
   if shape != () or not jnp.issubdtype(dtype, jnp.floating):
     form = type(loss).__name__ if shape is None else f"{dtype}{list(shape)}"
     raise UsageError(f"{where}: the loss must be one number, and is {form}")
