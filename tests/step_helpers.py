@@ -63,7 +63,6 @@ def make_problem(config, axis_name=None, total_steps=60):
     networks_lib.make_networks(config, make_parts(config), axis_name=axis_name),
     optim.make_optimizer(sgd_groups(schedule, rate)),
     schedule,
-    method_views=config_lib.method(config).views,
     total_steps=total_steps,
     micro_batches=config.micro_batches,
     axis_name=axis_name,

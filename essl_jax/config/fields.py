@@ -106,7 +106,6 @@ class Field:
   help: str = ""
 
 
-@functools.cache
 def of(part: Any) -> dict[str, Field]:
   """The fields of a dataclass, a Flax module or a function, by name.
 
@@ -121,6 +120,11 @@ def of(part: Any) -> dict[str, Field]:
   Returns:
     The fields in order.
   """
+  return _of(part)
+
+
+@functools.cache
+def _of(part: Any) -> dict[str, Field]:
   is_class = isinstance(part, type)
   hints = typing.get_type_hints(part, include_extras=True)
   helps = _attributes(part)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
@@ -79,7 +79,7 @@ def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
       given = raw.get(name, {})
       if default is not dataclasses.MISSING:
         given = as_default(default) | given
-      found[name] = _filled(field.hint, given)
+      found[name] = _filled(cast(type, field.hint), given)
     elif name in raw or default is not dataclasses.MISSING:
       found[name] = raw.get(name, default)
   return found

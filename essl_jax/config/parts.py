@@ -8,7 +8,6 @@ there they have the folder's name.
 """
 
 import abc
-from collections.abc import Callable
 import dataclasses
 import functools
 import importlib
@@ -60,7 +59,7 @@ class Kind:
     """The names of all known parts of this kind."""
     return sorted(_modules(self.package, self.module))
 
-  def find(self, name: str) -> Callable[..., Any]:
+  def find(self, name: str) -> Any:
     """The part of a name.
 
     Args:

@@ -152,12 +152,10 @@ class Experiment:
 
   def problem(self, axis_name: str | None = parallel.AXIS) -> step_lib.Problem:
     """What the step trains."""
-    method = self.networks.method
     return step_lib.Problem(
       self.networks,
       self.optimizer,
       self.groups["weights"].learning_rate,
-      method_views=tuple(x.name for x in method.requests(self.config.views)),
       total_steps=max(self.total_steps, 1),
       micro_batches=self.config.micro_batches,
       axis_name=axis_name,

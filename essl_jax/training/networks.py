@@ -26,6 +26,8 @@ class Networks(nn.Module):
     encoder: images [N, H, W, C] to features [N, F].
     method: whose heads and `forward` follow the encoder.
     terms: likewise, in order.
+    asked: the names of the views that the method asks for, then each term: a
+      part is handed the features of its own views alone.
     common: what all heads are made with; see `Method.make_heads`.
     is_target: a target network, with the heads that one has.
   """
@@ -33,6 +35,7 @@ class Networks(nn.Module):
   encoder: nn.Module
   method: Any
   terms: tuple[Any, ...] = ()
+  asked: tuple[tuple[str, ...], ...] = ()
   common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_target: bool = False
 
@@ -67,10 +70,13 @@ class Networks(nn.Module):
     """
     features = self.encode(views, train=train)
     heads = self._heads(train)
+    own = _chosen(features, self.asked[0])
     if self.is_target:
-      return (self.method.forward_target(heads, features),)
-    own = self.method.forward(heads, features)
-    return own, *(x.forward(heads, features, targets) for x in self.terms)
+      return (self.method.forward_target(heads, own),)
+    found = [self.method.forward(heads, own)]
+    for term, names in zip(self.terms, self.asked[1:], strict=True):
+      found.append(term.forward(heads, _chosen(features, names), targets))
+    return tuple(found)
 
   def encode(self, views: Views, *, train: bool) -> dict[str, jax.Array]:
     """The features [N, F] of each view."""
@@ -86,6 +92,10 @@ class Networks(nn.Module):
 
   def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
     return {name: bind(getattr(self, name), train) for name in self._names}
+
+
+def _chosen(features: Views, names: Iterable[str]) -> dict[str, jax.Array]:
+  return {name: features[name] for name in names}
 
 
 def bind(module: nn.Module, train: bool) -> Callable[..., Any]:
@@ -166,10 +176,16 @@ def make_networks(
     conv_general_dilated=conv_general_dilated,
     dot_general=dot_general,
   )
+  method = config_lib.method(config)
+  terms = tuple(active_terms(config) if terms is None else terms)
   return Networks(
     encoder=encoder,
-    method=config_lib.method(config),
-    terms=tuple(active_terms(config) if terms is None else terms),
+    method=method,
+    terms=terms,
+    asked=tuple(
+      tuple(request.name for request in part.requests(config.views))
+      for part in (method, *terms)
+    ),
     common={
       "dtype": jnp.dtype(config.precision),
       "axis_name": axis_name,

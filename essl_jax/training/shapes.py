@@ -73,7 +73,7 @@ def _check_losses(
   target = None
   if problem.target is not None:
     ask = lambda x, v: problem.target.apply(
-      x, {k: v.images[k] for k in problem.method_views}, {}, train=False
+      x, {k: v.images[k] for k in networks.asked[0]}, {}, train=False
     )
     (target,) = _shape_of(where, ask, variables, views)
   method = networks.method

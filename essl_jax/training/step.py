@@ -51,7 +51,6 @@ class Problem:
     networks: from `networks.make_networks`.
     optimizer: of the networks' parameters.
     schedule: the learning rate, for the metrics.
-    method_views: the names of the views that the method asks for.
     total_steps: of the whole training.
     micro_batches: how many parts the networks see a device's images in; see
       `gradient_cache`.
@@ -61,7 +60,6 @@ class Problem:
   networks: networks_lib.Networks
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
-  method_views: tuple[str, ...] = ("first", "second")
   total_steps: int = 1
   micro_batches: int = 1
   axis_name: str | None = None
@@ -71,7 +69,8 @@ class Problem:
     """The target network; None without one."""
     if self.networks.method.target_heads is None:
       return None
-    return self.networks.clone(is_target=True, terms=())
+    own = self.networks.asked[:1]
+    return self.networks.clone(is_target=True, terms=(), asked=own)
 
   def mean(self, tree: Any) -> Any:
     """Averages over devices."""
@@ -255,7 +254,7 @@ def _make_forward(
     if target is None:
       return (own, None), (moved, statistics[1])
     assert state.target is not None
-    asked = {x: views.images[x] for x in problem.method_views}
+    asked = {x: views.images[x] for x in target.asked[0]}
     (found,), updates = target.apply(
       {"params": state.target["params"], "batch_stats": statistics[1]},
       asked,
