@@ -33,13 +33,13 @@ def _three_steps(config, devices):
     return jax.device_get(state), history
 
 
-def _assert_trees_close(actual, expected, relative):
-  """Every tensor within `relative` of its largest entry."""
+def _assert_trees_close(actual, expected, relative, least=1e-3):
+  """Every tensor within `relative` of its largest entry, or of `least`."""
   leaves = jax.tree_util.tree_leaves_with_path(expected)
   for (path, wanted), got in zip(leaves, jax.tree.leaves(actual), strict=True):
     # Means of what is normalised are 0 but for the rounding of the heads'
     # float32 outputs, about 1e-9.
-    scale = max(np.max(np.abs(wanted)), 1e-3)
+    scale = max(np.max(np.abs(wanted)), least)
     np.testing.assert_allclose(
       got,
       wanted,
@@ -59,8 +59,11 @@ def _assert_same_run(actual, expected):
         got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
   for kind in ("params", "batch_stats", "opt_state", "target"):
+    # BYOL's losses are of float32 cosines that start near 0, which leaves the
+    # projector's last bias a gradient of rounding.
+    least = 2e-3 if expected[0].target is not None else 1e-3
     _assert_trees_close(
-      getattr(actual[0], kind), getattr(expected[0], kind), 1e-5
+      getattr(actual[0], kind), getattr(expected[0], kind), 1e-5, least
     )
 
 

@@ -202,6 +202,6 @@ class Config:
   steps_per_dispatch: Count | None = None
   checkpoint_every_epochs: Count = 10
   evaluate_checkpoint: Literal["latest", "best"] = "latest"
-  encoder: Any = Encoder()
+  encoder: Encoder = Encoder()
   optimizer: Optimizer = Optimizer()
   measures: Measures = Measures()

@@ -76,7 +76,7 @@ class Below(AtLeast):
 class Length(AtLeast):
   """A bound: a tuple has `limit` values or more."""
 
-  words = "of a length of at least"
+  words = "in a number of at least"
 
 
 Count = Annotated[int, AtLeast(1)]
@@ -128,6 +128,9 @@ def _of(part: Any) -> dict[str, Field]:
   is_class = isinstance(part, type)
   hints = typing.get_type_hints(part, include_extras=True)
   helps = _attributes(part)
+  if dataclasses.is_dataclass(part):  # of fields that another class describes
+    told = {x.name: x.metadata.get("help") for x in dataclasses.fields(part)}
+    helps = {name: text for name, text in told.items() if text} | helps
   found = {}
   for name, default in _defaults(part):
     if name in hints and _is_plain(hints[name]):
@@ -143,7 +146,7 @@ def _defaults(part: Any) -> Iterable[tuple[str, Any]]:
     reserved = _RESERVED if "parent" in own else ()
     for field in own.values():
       if field.init and field.name not in reserved:
-        made = field.default_factory
+        made: Any = field.default_factory
         is_made = made is not dataclasses.MISSING
         yield field.name, made() if is_made else field.default
     return

@@ -182,8 +182,8 @@ def type_name(hint: Any) -> str:
   if origin is typing.Literal:
     return " or ".join(map(str, inner))
   if origin is typing.Annotated:
-    bounds = " and ".join(f"{x.words} {x.limit:g}" for x in inner[1:])
-    return f"{type_name(inner[0])}, {bounds}"
+    bounds = " and ".join(f"{x.words} {x.limit}" for x in inner[1:])
+    return f"{type_name(inner[0])} {bounds}"
   if origin is tuple:
     kinds = [type_name(x) for x in inner if x is not Ellipsis]
     return f"tuple of {' and '.join(dict.fromkeys(kinds))}"

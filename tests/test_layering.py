@@ -1,0 +1,68 @@
+"""Imports point downward, as the table in docs/design.md says."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "essl_jax"
+# Each may import what stands in the rows above, and itself.
+ROWS = (
+  ("errors", "texts"),
+  ("arguments", "devices"),
+  ("storage", "config"),
+  ("transformations", "models", "losses", "optim"),
+  ("augment",),
+  ("methods",),
+  ("equivariance",),
+  ("data",),
+  ("training",),
+  ("evaluation",),
+  ("photonics", "convert"),
+  ("report",),
+  ("run",),
+  ("process_flags", "command_line"),
+  ("main",),
+)
+PURE = {"transformations", "models", "losses", "optim", "augment"}
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+
+
+def _imports(path):
+  """The parts of the package that a file imports, whenever it does."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+      continue
+    for name in names:
+      top, *rest = name.split(".")
+      if top == "essl_jax" and rest and rest[0] != "__version__":
+        yield rest[0]
+
+
+def _parts():
+  for path in sorted(PACKAGE.rglob("*.py")):
+    part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if part != "__init__":
+      yield part, path
+
+
+@pytest.mark.parametrize("part", sorted({part for part, _ in _parts()}))
+def test_imports_point_downward(part):
+  assert part in RANK, f"{part} has no row: say what it may import"
+  for owner, path in _parts():
+    for name in _imports(path) if owner == part else ():
+      where = f"{path.relative_to(PACKAGE)} imports {name}"
+      assert name == part or RANK[name] < RANK[part], where
+      assert part not in PURE or name in PURE, where
+
+
+def test_known_parts_are_named_by_nobody():
+  """Photonics uses the extension points alone."""
+  for part, path in _parts():
+    if part != "photonics":
+      text = path.read_text(encoding="utf-8").lower()
+      assert "photonic" not in text, path
