@@ -89,7 +89,8 @@ def tiny_config() -> Any:
     if method == "none":
       del raw["projector"]
     for name, value in fields.items():
-      if isinstance(value, dict) and isinstance(raw.get(name), dict):
+      is_group = isinstance(value, dict) and isinstance(raw.get(name), dict)
+      if is_group and (name != "encoder" or "name" not in value):
         raw[name] = raw[name] | value
       else:
         raw[name] = value

@@ -292,8 +292,6 @@ def test_a_vision_transformer_trains_with_adamw(tiny_config):
   config = tiny_config(
     "simclr",
     encoder={
-      "stem": "imagenet",  # ResNet's defaults, which are dropped
-      "blocks": None,
       "name": "vit",
       "image_size": 16,
       "patch": 4,

@@ -10,13 +10,14 @@ import textwrap
 import typing
 from typing import Any
 
-from essl_jax.config import fields
-from essl_jax.config.config import Config
+from essl_jax.config import fields, parts
+from essl_jax.config.config import Config, Data, Encoder
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, schema
 from essl_jax.errors import UsageError
 
 _PREFIX = "config."
+_EVERY = {"encoder": Encoder, "data": Data}  # fields that do not change
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -71,12 +72,12 @@ def _switch(values: dict[str, Any], name: str, value: Any) -> None:
   holder = values.setdefault(group, {}) if group else values
   if holder.get(field) == value:
     return
+  if name in ("method", "encoder.name", "data.name"):
+    old = fields.of(before)[group].hint if group else before
+    for own in set(fields.of(old)) - set(fields.of(_EVERY.get(group, Config))):
+      if group or own in fields.of(parts.METHOD.find(holder[field])):
+        holder.pop(own, None)
   holder[field] = value
-  old = before if not group else fields.of(before)[group].hint
-  after = schema(values)
-  new = after if not group else fields.of(after)[group].hint
-  for own in set(fields.of(old)) - set(fields.of(new)):
-    holder.pop(own, None)
 
 
 def is_flag(word: str) -> bool:

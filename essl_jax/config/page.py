@@ -38,8 +38,9 @@ def _lines() -> Iterator[str]:
   yield from _table(_walk(Config))
   yield "## Views"
   yield ""
-  yield "Every part names the views that it asks for: the methods here `first` and"
-  yield "`second`, the prediction of transformations `third`. Each has these fields:"
+  yield "Every part names the views that it asks for: the methods here `first`"
+  yield "and `second`, the prediction of transformations `third`. Each view has"
+  yield "these fields:"
   yield ""
   view = pkgutil.resolve_name("essl_jax.augment:View")
   yield from _table(_walk(view, "views.first."))

@@ -27,8 +27,8 @@ _FREE_FIELDS = (
 
 def base(
   *,
-  method: str = "simclr",
-  encoder: str = "resnet",
+  method: str | None = None,
+  encoder: str | None = None,
   data: str | None = None,
   terms: tuple[str, ...] | None = None,
   evaluations: tuple[str, ...] | None = None,
@@ -36,24 +36,34 @@ def base(
   """All defaults of the config, for a recipe to begin with.
 
   Args:
-    method: whose fields are in it; likewise the others.
-    encoder: a known one, or `module:Class`.
-    data: a known source, or `module:function`; the recipe sets it if absent.
-    terms: equivariance terms; those of every config if absent.
+    method: a known one, or `module:Class`; its fields are then in the config
+      too. So are those of the encoder and the source. A recipe may also set
+      `config.method` later, and the fields that differ from its defaults.
+    encoder: likewise.
+    data: likewise.
+    terms: equivariance terms; those of every config if absent. Each has a
+      group of fields.
     evaluations: likewise.
 
   Returns:
-    The config. A part that is chosen later, as by `config.method = ...`, has
-    its own defaults: fields that it does not have are dropped where they are
-    still as they are here.
+    The config. Groups of terms and evaluations that a recipe does not keep are
+    dropped where they are still as they are here.
   """
-  raw: dict[str, Any] = {"method": method, "encoder": {"name": encoder}}
-  raw["data"] = {"name": data or ""}
+  raw: dict[str, Any] = {
+    "method": method or "simclr",
+    "encoder": {"name": encoder or "resnet"},
+    "data": {"name": data or ""},
+  }
   if terms is not None:
     raw["terms"] = tuple(terms)
   if evaluations is not None:
     raw["evaluations"] = tuple(evaluations)
   filled = _filled(schema(raw), raw)
+  if method is None:
+    for name in fields.of(parts.METHOD.find(raw["method"])):
+      del filled[name]
+  if encoder is None:
+    filled["encoder"] = raw["encoder"]
   filled["data"]["name"] = data
   return ml_collections.ConfigDict(filled, type_safe=False)
 
@@ -138,27 +148,6 @@ def without_defaults_of_others(
     if owners:
       checks.refuse_unread(raw, name, owners[0][0])
     kept[name] = value  # `build` refuses it
-  for group, part_kind in (("encoder", parts.ENCODER), ("data", parts.SOURCE)):
-    if isinstance(kept.get(group), Mapping):
-      kept[group] = _without_others(group, kept[group], known[group], part_kind)
-  return kept
-
-
-def _without_others(
-  group: str, raw: Mapping[str, Any], field: fields.Field, kind: parts.Kind
-) -> dict[str, Any]:
-  """Likewise of the fields of encoders or sources."""
-  kept = {}
-  for name, value in raw.items():
-    if name not in fields.of(field.hint):
-      others = [fields.of(kind.find(x)).get(name) for x in kind.names()]
-      defaults = [x.default for x in others if x is not None]
-      if any(_equal(value, x) for x in defaults):
-        continue
-      if defaults:
-        chosen = f"{group}.name={raw.get('name', 'resnet')}"
-        checks.refuse(chosen, f"{group}.{name}")
-    kept[name] = value
   return kept
 
 
