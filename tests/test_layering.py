@@ -1,4 +1,4 @@
-"""Imports point downward, as the table in docs/design.md says."""
+"""Imports point downward, as the table in README says."""
 
 import ast
 import pathlib
