@@ -1,7 +1,8 @@
-"""Times the host's side of input at ImageNet's scale; prints one JSON line.
+r"""Times the host's side of input at ImageNet's scale; prints one JSON line.
 
-  python experiments/input_benchmark.py
-  python experiments/input_benchmark.py --torch_python=OTHER_VENV/bin/python
+  python experiments/profiling/input_benchmark.py
+  python experiments/profiling/input_benchmark.py \
+    --torch_python=OTHER_VENV/bin/python
 
 Files are JPEGs of 400 x 500 smooth random pixels, made anew. Of every image
 three RandomResizedCrops are taken (two of 224 pixels, bicubic, 8 to 100% of

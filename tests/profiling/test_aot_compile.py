@@ -30,7 +30,7 @@ from essl_jax.devices import parallel
 def test_wrong_arguments_end_with_one_line(
   capsys, monkeypatch, arguments, message
 ):
-  monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+  monkeypatch.chdir(pathlib.Path(__file__).parents[2])
   assert aot_compile.main(arguments) == 2
   error = capsys.readouterr().err
   assert message in error
@@ -47,7 +47,7 @@ def test_wrong_arguments_end_with_one_line(
 def test_a_missing_compiler_ends_with_one_line(
   capsys, monkeypatch, topology, message
 ):
-  monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+  monkeypatch.chdir(pathlib.Path(__file__).parents[2])
   absent = dict.fromkeys(("tpu", "cuda"), ("no-such-package",))
   monkeypatch.setattr(aot_cases, "_COMPILERS", absent)
   assert aot_compile.main([f"--topology={topology}"]) == 2
@@ -69,7 +69,7 @@ def test_a_record_is_of_its_program_compiler_and_target(
     "_compile",
     lambda lowered, case, text: {"fits": True, "turn": compiled.append(text)},
   )
-  root = pathlib.Path(__file__).parents[1]
+  root = pathlib.Path(__file__).parents[2]
   config = f"{root}/configs/cifar_simsiam.py"
   case = aot_cases.Case(config, "h200", "micro_batches=1")
   turn = functools.partial(aot_compile.compile_case, case)

@@ -36,7 +36,7 @@ def test_every_cell_is_a_command_of_the_benchmark(tmp_path):
       for value in values:
         script, *words = growth.command(options, axis, value)
         arguments, _ = benchmark.parse(words)
-        assert script == "experiments/benchmark.py"
+        assert script == "experiments/profiling/benchmark.py"
         assert getattr(arguments, axis) == value and arguments.augment
         assert arguments.precision == "bfloat16"
         if axis == "examples":

@@ -1,8 +1,8 @@
 r"""Memory and time of a training step against batch size; prints a table.
 
-  python experiments/memory.py --out=memory.json
-  python experiments/memory.py --out=memory.json --batches 128 256 512 \
-    --precision=bfloat16
+  python experiments/profiling/memory.py --out=memory.json
+  python experiments/profiling/memory.py --out=memory.json \
+    --batches 128 256 512 --precision=bfloat16
 
 The full-width E-SimCLR step of the CIFAR-10 recipe, augmentation included, as
 it is, in micro-batches and with rematerialised blocks. Memory is what XLA's own
@@ -32,7 +32,7 @@ from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.storage import workdir as workdir_lib
 
-OUT = pathlib.Path(__file__).parent / "results" / "memory_cpu.json"
+OUT = pathlib.Path(__file__).parents[1] / "results" / "memory_cpu.json"
 SETTINGS = {
   "as it is": {},
   "micro_batches=2": {"micro_batches": 2},

@@ -1,8 +1,9 @@
-"""What a training step costs as batch, images, devices and data grow.
+r"""What a training step costs as batch, images, devices and data grow.
 
-  python experiments/growth.py --scale=full --out=FOLDER
-  python experiments/growth.py --axes devices --devices 1 2 4 8
-  python experiments/growth.py --flag=--precision=bfloat16 --batch 512 1024 2048
+  python experiments/profiling/growth.py --scale=full --out=FOLDER
+  python experiments/profiling/growth.py --axes devices --devices 1 2 4 8
+  python experiments/profiling/growth.py --flag=--precision=bfloat16 \
+    --batch 512 1024 2048
 
 Each cell is one run of benchmark.py with `--augment`: seconds of a step (the
 median) and the memory that the step needs beside its arguments on one device,
@@ -29,7 +30,6 @@ import sys
 from typing import Any
 
 import benchmark
-import figures
 import growth_figure
 import programs
 import records
@@ -38,9 +38,10 @@ import step_cases
 from essl_jax import arguments as arguments_lib
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
+from essl_jax.report import figure_files
 from essl_jax.storage import workdir as workdir_lib
 
-FOLDER = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).parents[2]
 AXES = growth_figure.AXES
 # By scale: options of all cells, and the values along each axis.
 SCALES: dict[str, tuple[dict[str, int], dict[str, Sequence[int]]]] = {
@@ -106,7 +107,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
   for axis, values in options.values.items():
     if values[0] < 1:
       raise UsageError(f"--{axis} must be at least 1; got {values[0]}")
-  default = FOLDER / "results" / "growth" / options.scale
+  default = ROOT / "experiments/results/growth" / options.scale
   options.out = options.out or default
   _check_flags(options)
   return options
@@ -155,7 +156,8 @@ def command(options: argparse.Namespace, axis: str, value: int) -> list[str]:
   """The words of benchmark.py for one cell."""
   fields = _fields(options, axis, value)
   flags = [f"--{name}={number}" for name, number in fields.items()]
-  return ["experiments/benchmark.py", "--augment", *flags, *options.flag]
+  script = "experiments/profiling/benchmark.py"
+  return [script, "--augment", *flags, *options.flag]
 
 
 def variables(platform: str, axis: str, value: int) -> dict[str, str]:
@@ -187,7 +189,7 @@ def measure(
   """
   words = command(options, axis, value)
   line = programs.last_line(
-    [sys.executable, str(FOLDER.parent / words[0]), *words[1:]],
+    [sys.executable, str(ROOT / words[0]), *words[1:]],
     variables(machine["platform"], axis, value),
   )
   cell = {
@@ -251,7 +253,7 @@ def _run(options: argparse.Namespace) -> int:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
       memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
       print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
-  figures.write(
+  figure_files.write(
     options.out, (15, 7), lambda x: growth_figure.draw(x, record["cells"])
   )
   return 0

@@ -1,8 +1,8 @@
 r"""Times the program from its start to its first step; prints one JSON line.
 
-  python experiments/start_benchmark.py
-  python experiments/start_benchmark.py --config=configs/cifar_fast.py:small \
-    --flag=--config.data.dir=DIR
+  python experiments/profiling/start_benchmark.py
+  python experiments/profiling/start_benchmark.py \
+    --config=configs/cifar_fast.py:small --flag=--config.data.dir=DIR
 
 The first start fills a compilation cache of its own, and is told apart from the
 `--rounds` that follow, which read it. Each is a process of its own, that is

@@ -1,6 +1,6 @@
 """Cells an hour of our band solver and of MPB, and how far they are apart.
 
-  python experiments/photonics_speed.py --mpb=/usr/bin/python3
+  python experiments/profiling/photonics_speed.py --mpb=/usr/bin/python3
 
 Both solve the same cells at the same 625 k-points with 10 bands and group
 velocities, each with --processes processes of one thread, in turns within one
@@ -36,8 +36,8 @@ import numpy as np  # noqa: E402
 from essl_jax.photonics import bands, cells, density  # noqa: E402
 from essl_jax.storage import environment  # noqa: E402
 
-_RESULTS = pathlib.Path(__file__).parent / "results" / "photonics_speed.json"
-_WORKER = pathlib.Path(__file__).parent / "photonics_mpb.py"
+_WORKER = pathlib.Path(__file__).with_name("photonics_mpb.py")
+_RESULTS = _WORKER.parents[1] / "results" / "photonics_speed.json"
 
 
 def make_cells(seed: int, first: int, count: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def main() -> None:
         found += solved
       print(f"turn {turn}: ours {ours[-1]:.0f}, MPB {theirs[-1:]}", flush=True)
   results = {
-    "command": "python experiments/photonics_speed.py"
+    "command": "python experiments/profiling/photonics_speed.py"
     + (f" --mpb={arguments.mpb}" if arguments.mpb else "")
     + f" --processes={arguments.processes} --turns={arguments.turns}"
     + f" --cells={arguments.cells} --seed={arguments.seed}",

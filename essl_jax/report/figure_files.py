@@ -1,4 +1,4 @@
-"""How figures are written."""
+"""Writes the figures of `experiments/`, in two formats."""
 
 from collections.abc import Callable
 import pathlib

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-DOCUMENTS = pathlib.Path(__file__).parents[1] / "docs"
+DOCUMENTS = pathlib.Path(__file__).parents[2] / "docs"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ def alternate(
   return {
     "commands": [
       shlex.join(["python", arguments.peer.name, *theirs[2:]]),
-      shlex.join(["python", "experiments/benchmark.py", *own]),
+      shlex.join(["python", "experiments/profiling/benchmark.py", *own]),
     ],
     "peer_arguments": own_of_peer,
     "images_per_second_ratio": statistics.median(ratios),

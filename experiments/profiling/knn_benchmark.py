@@ -1,7 +1,7 @@
-"""Times the kNN monitor's classification; prints one JSON line.
+r"""Times the kNN monitor's classification; prints one JSON line.
 
-  python experiments/knn_benchmark.py
-  python experiments/knn_benchmark.py \
+  python experiments/profiling/knn_benchmark.py
+  python experiments/profiling/knn_benchmark.py \
     --step=experiments/results/step_benchmark_cpu.json
 
 Random features of unit variance are classified as by the monitor

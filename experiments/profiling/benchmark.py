@@ -1,10 +1,13 @@
-"""Times one E-SSL training step of the CIFAR-10 recipe; prints one JSON line.
+r"""Times one E-SSL training step of the CIFAR-10 recipe; prints one JSON line.
 
-  python experiments/benchmark.py --method=simsiam --batch=64 --steps=5
-  python experiments/benchmark.py --batch=512 --steps=50 --precision=bfloat16
-  python experiments/benchmark.py --batch=512 --steps=50 --images=cifar10.npz
-  python experiments/benchmark.py --peer=torch_essl.py --peer-python=PYTHON \
-    --check=experiments/results/step_benchmark_cpu.json
+  python experiments/profiling/benchmark.py --method=simsiam --batch=64 \
+    --steps=5
+  python experiments/profiling/benchmark.py --batch=512 --steps=50 \
+    --precision=bfloat16
+  python experiments/profiling/benchmark.py --batch=512 --steps=50 \
+    --images=cifar10.npz
+  python experiments/profiling/benchmark.py --peer=torch_essl.py \
+    --peer-python=PYTHON --check=experiments/results/step_benchmark_cpu.json
 
 Without `--images` the views are random arrays already on the device: the step
 alone. `--augment` adds the augmentation of three views inside the step, and

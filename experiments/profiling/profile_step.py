@@ -1,8 +1,10 @@
-"""Says where the time of one E-SSL training step goes; prints Markdown.
+r"""Says where the time of one E-SSL training step goes; prints Markdown.
 
-  python experiments/profile_step.py --method=simsiam --batch=64 --augment
-  python experiments/profile_step.py --batch=512 --precision=bfloat16 \
-    --images=cifar10.npz --json=profile.json --trace-dir=trace
+  python experiments/profiling/profile_step.py --method=simsiam --batch=64 \
+    --augment
+  python experiments/profiling/profile_step.py --batch=512 \
+    --precision=bfloat16 --images=cifar10.npz --json=profile.json \
+    --trace-dir=trace
 
 The step is that of benchmark.py, with the same options. It is run `--steps`
 times as training runs single steps (each is dispatched before the metrics of
@@ -210,7 +212,7 @@ def main(words: Sequence[str] | None = None) -> int:
   with tempfile.TemporaryDirectory() as temporary:
     folder = arguments.trace_dir or pathlib.Path(temporary)
     record = profile(arguments, folder)
-  command = ["python", "experiments/profile_step.py", *words]
+  command = ["python", "experiments/profiling/profile_step.py", *words]
   chosen = {
     key: str(value) if isinstance(value, pathlib.Path) else value
     for key, value in vars(arguments).items()

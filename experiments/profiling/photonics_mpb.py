@@ -1,6 +1,6 @@
 """Solves cells with MPB; run by photonics_speed.py under MPB's own Python.
 
-  /usr/bin/python3 experiments/photonics_mpb.py INPUT.npz OUTPUT.npz
+  /usr/bin/python3 experiments/profiling/photonics_mpb.py INPUT.npz OUTPUT.npz
 
 INPUT holds `permittivity` [N, 32, 32], whose values MPB's grid points take, and
 `k_points` [K, 2]. OUTPUT gets `epsilon` as MPB holds it, `frequencies` [N, K,

@@ -1,12 +1,13 @@
-"""Compiles the recipes' train steps for TPUs and GPUs, on a machine without.
+r"""Compiles the recipes' train steps for TPUs and GPUs, on a machine without.
 
   pip install -e '.[tpu]'   # or '.[cuda]', or both
-  python experiments/aot_compile.py
-  python experiments/aot_compile.py --config=configs/imagenet_simclr.py \
-    --topology=v4-32 --variant=rematerialize --variant=micro_batches=2
-  python experiments/aot_compile.py --topology=h200 --topology=h200-8
-  python experiments/aot_compile.py --trace_only   # the bound alone: seconds
-  python experiments/aot_compile.py --report_only  # the table alone
+  python experiments/profiling/aot_compile.py
+  python experiments/profiling/aot_compile.py --topology=v4-32 \
+    --config=configs/imagenet_simclr.py \
+    --variant=rematerialize --variant=micro_batches=2
+  python experiments/profiling/aot_compile.py --topology=h200 --topology=h200-8
+  python experiments/profiling/aot_compile.py --trace_only  # the bound alone
+  python experiments/profiling/aot_compile.py --report_only  # the table alone
 
 The compilers come with libtpu and with JAX's CUDA plugin, and need no device.
 What is compiled is the step that `essl_jax.main` runs: the recipe's global
@@ -52,7 +53,7 @@ from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.storage import environment  # noqa: E402
 from essl_jax.training import experiment as experiment_lib  # noqa: E402
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "aot_compile"
+RESULTS = pathlib.Path(__file__).parents[1] / "results" / "aot_compile"
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 

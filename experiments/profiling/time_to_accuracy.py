@@ -1,7 +1,7 @@
 """When a run reached an accuracy of its monitor; prints one JSON line.
 
   python -m essl_jax.main --config=configs/cifar_fast.py --workdir=runs/fast
-  python experiments/time_to_accuracy.py runs/fast --knn=90
+  python experiments/profiling/time_to_accuracy.py runs/fast --knn=90
 
 The time is from the first line of the run's metrics, the untrained encoder's
 accuracy, to the first line whose kNN accuracy is at least so high: compilation,
