@@ -32,7 +32,6 @@ class Evaluation(Part):
     modes: of `config.mode`, in which it runs.
     needs_training: whether it is of networks that have learned something;
       `epochs=0` without `init_from` refuses it.
-    needs_labels: whether it reads the images' classes.
     ranks: the figure of `monitor` that tells the best checkpoint; larger is
       better.
   """
@@ -40,7 +39,6 @@ class Evaluation(Part):
   key: ClassVar[str] = ""
   modes: ClassVar[tuple[str, ...]] = ("train", "evaluate")
   needs_training: ClassVar[bool] = True
-  needs_labels: ClassVar[bool] = False
   ranks: ClassVar[str] = ""
 
   @property

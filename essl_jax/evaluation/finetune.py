@@ -211,7 +211,6 @@ class Finetune(Evaluation):
 
   modes = ("finetune",)
   needs_training = False
-  needs_labels = True
 
   labels: fields.Fraction = 0.01
   label_list: str | None = None

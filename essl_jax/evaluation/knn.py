@@ -302,7 +302,6 @@ class Knn(Evaluation):
   """
 
   needs_training = False
-  needs_labels = True
   ranks = "knn_top1"
 
   every_epochs: fields.Whole = 1

@@ -39,7 +39,6 @@ class Probe(Evaluation):
 
   key = "linear_probe"
   needs_training = False
-  needs_labels = True
 
   protocol: Literal["paper", "fast", "none"] = "paper"
   repetitions: fields.Count = 5
