@@ -14,7 +14,7 @@ from essl_jax import data
 from essl_jax import run as train
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
-from essl_jax.evaluation import features, finetune, linear_probe
+from essl_jax.evaluation import features, finetune, fitting, linear_probe
 from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
@@ -106,16 +106,13 @@ def tune(source, variables, *, devices=1, rate=0.1, **arguments):
 def kept(monkeypatch):
   """The states that trainings end with."""
   states = []
-  make = finetune._problem
+  make = fitting.Training
 
-  def problem(*arguments, **settings):
-    made = make(*arguments, **settings)
-    object.__setattr__(
-      made, "count", lambda state: states.append(state) or (1, 1)
-    )
-    return made
+  def training(*, figures, **fields):
+    count = lambda state: states.append(state) or (1, 1)
+    return make(figures=count, **fields)
 
-  monkeypatch.setattr(finetune, "_problem", problem)
+  monkeypatch.setattr(fitting, "Training", training)
   return states
 
 

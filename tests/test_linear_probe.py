@@ -15,7 +15,7 @@ import pytest
 from essl_jax import augment
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features, linear_layer, linear_probe
+from essl_jax.evaluation import features, fitting, linear_layer, linear_probe
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 
@@ -72,7 +72,7 @@ def numpy_rate(recipe, step, per_epoch):
 
 def plain_loop(variables, recipe, seed, classes=3):
   """The layer that a probe of FakeSource should end with, in NumPy."""
-  seed = linear_layer.repetition_seed(seed, 0)
+  seed = fitting.repetition_seed(seed, 0)
   weights_key, view_key = jax.random.split(jax.random.key(seed))
   layer = linear_layer.initial_layer(
     weights_key, 16, classes, recipe.initial_std

@@ -15,7 +15,8 @@ from essl_jax import optim, tasks
 from essl_jax import run as train
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.photonics import regression, regressor
+from essl_jax.evaluation.saved import Saved
+from essl_jax.photonics import density, regression, regressor
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
 
@@ -35,13 +36,18 @@ def problem(devices=1):
   return tasks.make(experiment)._problem(experiment.create_state())
 
 
+def fit(made, mesh, *runs):
+  """The figures of trainings, nothing of which is saved."""
+  return regressor.Trainer(made, mesh).train(runs, saved=Saved(None, mesh))
+
+
 def test_golden_relative_error(golden):
   file = golden("photonics")
-  error = regressor.relative_error(file["dos_output"], file["dos_target"])
+  error = density.relative_error(file["dos_output"], file["dos_target"])
   np.testing.assert_allclose(error, file["dos_relative_error"], rtol=1e-6)
   with pytest.raises(ValueError, match=r"\(5, 400\) and \(4, 400\)"):
-    regressor.relative_error(file["dos_output"], file["dos_target"][:4])
-  result = doctest.testmod(regressor)
+    density.relative_error(file["dos_output"], file["dos_target"][:4])
+  result = doctest.testmod(density)
   assert result.attempted >= 2 and result.failed == 0
 
 
@@ -87,8 +93,7 @@ def test_four_devices_train_as_one():
   for devices in (1, 4):
     made = problem(devices)
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    trainer = regressor.Trainer(made, mesh)
-    found.append(trainer.train(20, 7, lambda step: None))
+    found += fit(made, mesh, (20, 7))
   one, four = map(np.asarray, found)
   assert len(one) == 2 * 3 + 4 * 400
   np.testing.assert_allclose(four[:6], one[:6], rtol=2e-3)
@@ -100,8 +105,7 @@ def test_training_learns_and_is_repeatable():
   settings = dataclasses.replace(made.settings, epochs=25)
   mesh = parallel.make_mesh(jax.devices()[:1])
   made = dataclasses.replace(made, settings=settings)
-  trainer = regressor.Trainer(made, mesh)
-  curves = [trainer.train(24, 3, lambda step: None)[:50] for _ in range(2)]
+  curves = [row[:50] for row in fit(made, mesh, (24, 3), (24, 3))]
   assert curves[0] == curves[1]
   validation = curves[0][:25]
   assert min(validation) < 0.6 * validation[0]
@@ -184,9 +188,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   mesh = parallel.make_mesh(jax.devices()[:1])
   trainer = regressor.Trainer(made, mesh)
   kernels = [
-    trainer._create(np.uint32(seed), None).variables["params"]["encoder"][
-      "conv1"
-    ]
+    trainer._create(np.uint32(seed), None).params["encoder"]["conv1"]
     for seed in (0, 1)
   ]
   assert np.any(kernels[0]["kernel"] != kernels[1]["kernel"])
@@ -196,10 +198,11 @@ def test_pretrained_weights_are_begun_with():
   made = problem()
   trainer = regressor.Trainer(made, build().mesh)
   state = trainer._create(np.uint32(3), made.encoder)
+  variables = {"params": state.params, **state.variables}
   for kind in ("params", "batch_stats"):
     jax.tree.map(
       np.testing.assert_array_equal,
-      state.variables[kind]["encoder"],
+      variables[kind]["encoder"],
       made.encoder[kind],
     )
 

@@ -13,12 +13,18 @@ import optax
 from essl_jax import augment
 from essl_jax.config import fields
 from essl_jax.data import Source, subsets
-from essl_jax.evaluation import classifier, linear_layer, linear_probe
+from essl_jax.evaluation import (
+  classifier,
+  fitting,
+  linear_layer,
+  linear_probe,
+)
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 from essl_jax.evaluation.probe import Probe, circumstances, train_view
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.evaluation.saved import Saved
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
 
 INITIAL_STD = 0.01
@@ -92,15 +98,15 @@ def run(
   described |= circumstances or {}
   saved = Saved(workdir / "probe" / "finetune.npz" if workdir else None, mesh)
   saved.claim(described | {"encoder": features_lib.fingerprint(variables)})
-  optimizer = _make_optimizer(
-    recipe, number // recipe.batch_size, encoder_learning_rate
-  )
-  problem = _problem(
-    encoder, variables, labelled, extract, recipe, optimizer, view, width
-  )
   counts = classifier.run(
-    problem,
+    _trained(encoder, variables, extract, width),
+    labelled,
     mesh,
+    view=view,
+    recipe=recipe,
+    optimizer=_make_optimizer(
+      recipe, number // recipe.batch_size, encoder_learning_rate
+    ),
     seed=seed,
     saved=saved,
     save_every_epochs=1,
@@ -112,47 +118,28 @@ def run(
   return figures | described
 
 
-def _problem(
-  encoder: Any,
-  variables: Any,
-  labelled: Source,
-  extract: Extract,
-  recipe: Recipe,
-  optimizer: optax.GradientTransformation,
-  view: augment.View,
-  width: int,
-) -> classifier.Problem:
-  """A linear layer and the encoder below it, in training mode."""
+def _trained(
+  encoder: Any, variables: Any, extract: Extract, width: int
+) -> classifier.Features:
+  """The features of an encoder that learns, and its moving statistics."""
 
-  def create(weights: jax.Array, views: jax.Array) -> classifier.State:
-    # Copies, for the step gives the buffers of its state away.
-    copied = jax.tree.map(lambda x: jnp.array(x, copy=True), dict(variables))
-    head = linear_layer.initial_layer(
-      weights, width, labelled.num_classes, recipe.initial_std
+  def compute(
+    params: Any, statistics: Any, images: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    found, statistics = apply(
+      {"params": params["encoder"], **statistics}, images, rngs={"dropout": key}
     )
-    params = {"head": head, "encoder": copied.pop("params")}
-    return classifier.State(
-      step=jnp.zeros((), jnp.int32),
-      key=jax.random.key_data(views),
-      params=params,
-      variables=copied,
-      opt_state=optimizer.init(params),
-    )
+    return found.astype(jnp.float32), statistics
 
-  def count(state: classifier.State) -> tuple[int, int]:
-    trained = {"params": state.params["encoder"], **state.variables}
-    return linear_layer.count_correct(state.params["head"], *extract(trained))
+  def test(state: fitting.State) -> tuple[np.ndarray, np.ndarray]:
+    return extract({"params": state.params["encoder"], **state.variables})
 
-  return classifier.Problem(
-    source=labelled,
-    view=view,
-    recipe=recipe,
-    create=create,
-    features=_train_mode(encoder),
-    optimizer=optimizer,
-    count=count,
-    saves_variables=True,
+  apply = networks_lib.make_apply(
+    encoder, train=True, mutable=[x for x in variables if x != "params"]
   )
+  statistics = dict(variables)
+  trained = {"encoder": statistics.pop("params")}
+  return classifier.Features(compute, width, trained, statistics, test)
 
 
 def _make_optimizer(
@@ -170,23 +157,6 @@ def _make_optimizer(
       for name, part in params.items()
     },
   )
-
-
-def _train_mode(encoder: Any) -> classifier.Features:
-  """The features of an encoder that learns, and its moved statistics."""
-
-  def features(
-    params: Any, variables: Any, images: jax.Array
-  ) -> tuple[jax.Array, Any]:
-    found, updates = encoder.apply(
-      {"params": params["encoder"], **variables},
-      images,
-      train=True,
-      mutable=list(variables),
-    )
-    return found.astype(jnp.float32), updates
-
-  return features
 
 
 class Finetune(Evaluation):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation import fitting
 from essl_jax.evaluation.recipe import Recipe
 
 Layer = dict[str, jax.Array]
@@ -66,7 +67,7 @@ def fit_features(
   recipe = dataclasses.replace(recipe, batch_size=size)
   counts = []
   for repetition in range(recipe.repetitions):
-    key = jax.random.key(repetition_seed(seed, repetition))
+    key = jax.random.key(fitting.repetition_seed(seed, repetition))
     layer = fit(key, *arrays, recipe=recipe, num_classes=num_classes)
     counts.append(count_correct(layer, test, test_labels))
   return (
@@ -93,26 +94,25 @@ def fit(
   """Trains one layer on cached features, all epochs in one compiled loop."""
   number, width = features.shape
   steps = -(-number // recipe.batch_size)
-  optimizer = recipe.make_optimizer(steps)
   weights_key, order_key = jax.random.split(key)
-  layer = initial_layer(weights_key, width, num_classes, recipe.initial_std)
 
-  def step(carry: tuple[Layer, Any], rows: jax.Array) -> tuple[Any, None]:
-    layer, momenta = carry
+  def loss_of(layer: Layer, _: None, rows: jax.Array) -> tuple[Any, None]:
     # Rows of -1 pad the last batch of an epoch.
-    gradient = jax.grad(loss)(layer, features[rows], labels[rows], rows >= 0)
-    updates, momenta = optimizer.update(gradient, momenta, layer)
-    return (optax.apply_updates(layer, updates), momenta), None
+    return loss(layer, features[rows], labels[rows], rows >= 0), None
 
-  def epoch(carry: tuple[Layer, Any], index: jax.Array) -> tuple[Any, None]:
+  problem = fitting.Problem(loss_of, recipe.make_optimizer(steps))
+  step = fitting.make_step(problem)
+
+  def epoch(state: fitting.State, index: jax.Array) -> tuple[Any, jax.Array]:
     order = jax.random.permutation(jax.random.fold_in(order_key, index), number)
     padding = (0, steps * recipe.batch_size - number)
     order = jnp.pad(order, padding, constant_values=-1)
-    return jax.lax.scan(step, carry, order.reshape(steps, recipe.batch_size))
+    return jax.lax.scan(step, state, order.reshape(steps, recipe.batch_size))
 
-  carry = (layer, optimizer.init(layer))
-  (layer, _), _ = jax.lax.scan(epoch, carry, jnp.arange(recipe.epochs))
-  return layer
+  layer = initial_layer(weights_key, width, num_classes, recipe.initial_std)
+  state = problem.begin(key, layer)
+  state, _ = jax.lax.scan(epoch, state, jnp.arange(recipe.epochs))
+  return state.params
 
 
 def initial_layer(
@@ -209,29 +209,6 @@ def summarise(
   for column, name in enumerate((f"{prefix}_top1", f"{prefix}_top5")):
     if column and num_classes <= 5:
       continue
-    figures |= spread(name, [100.0 * x[column] / number for x in counts])
+    each = [100.0 * x[column] / number for x in counts]
+    figures |= fitting.spread(name, each)
   return figures
-
-
-def spread(name: str, each: Sequence[float]) -> dict[str, Any]:
-  """A figure of several repetitions.
-
-  Args:
-    name: of the figure.
-    each: its value in each repetition.
-
-  Returns:
-    The mean under `name`, with `_std`, the sample standard deviation (0 for
-    one), and `_each`.
-  """
-  return {
-    name: float(np.mean(each)),
-    f"{name}_std": float(np.std(each, ddof=1)) if each[1:] else 0.0,
-    f"{name}_each": list(each),
-  }
-
-
-def repetition_seed(seed: int, repetition: int) -> int:
-  """Seeds in [0, 2^31) that no two pairs of arguments are likely to share."""
-  sequence = np.random.SeedSequence([seed, repetition])
-  return int(sequence.generate_state(1)[0] >> 1)

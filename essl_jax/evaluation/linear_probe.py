@@ -146,8 +146,12 @@ def run_paper(
   fingerprint = fingerprint or features_lib.fingerprint(variables)
   saved.claim(described | {"encoder": fingerprint})
   counts = classifier.run(
-    _problem(encode, variables, source, test, recipe, view),
+    _frozen(encode, variables, test),
+    source,
     mesh,
+    view=view,
+    recipe=recipe,
+    optimizer=recipe.make_optimizer(number // recipe.batch_size),
     seed=seed,
     saved=saved,
     save_every_epochs=save_every_epochs,
@@ -157,49 +161,20 @@ def run_paper(
   return figures | described
 
 
-def _problem(
-  encode: Encode,
-  variables: Any,
-  source: Source,
-  test: Labelled,
-  recipe: Recipe,
-  view: augment.View,
-) -> classifier.Problem:
-  """One linear layer on the features of an encoder that stays as it is."""
-  steps = source.num_examples("train") // recipe.batch_size
-  optimizer = recipe.make_optimizer(steps)
-  width = test[0].shape[1]
+def _frozen(
+  encode: Encode, variables: Any, test: Labelled
+) -> classifier.Features:
+  """The features of an encoder that stays as it is."""
 
-  def create(weights: jax.Array, views: jax.Array) -> classifier.State:
-    head = linear_layer.initial_layer(
-      weights, width, source.num_classes, recipe.initial_std
-    )
-    return classifier.State(
-      step=jnp.zeros((), jnp.int32),
-      key=jax.random.key_data(views),
-      params={"head": head},
-      # A copy, for the step gives the buffers of its state away.
-      variables=jax.tree.map(lambda x: jnp.array(x, copy=True), variables),
-      opt_state=optimizer.init({"head": head}),
-    )
-
-  def features(
-    params: Any, variables: Any, images: jax.Array
+  def compute(
+    params: Any, variables: Any, images: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, Any]:
-    del params
+    del params, key
     found = encode(variables, images).astype(jnp.float32)
     return jax.lax.stop_gradient(found), variables
 
-  return classifier.Problem(
-    source=source,
-    view=view,
-    recipe=recipe,
-    create=create,
-    features=features,
-    optimizer=optimizer,
-    count=lambda state: linear_layer.count_correct(state.params["head"], *test),
-    saves_variables=False,
-  )
+  width = test[0].shape[1]
+  return classifier.Features(compute, width, {}, variables, lambda _: test)
 
 
 def train_view(

@@ -59,6 +59,11 @@ def relative_error(output: np.ndarray, target: np.ndarray) -> float:
 
   Raises:
     ValueError: the shapes differ or are no such densities.
+
+  Example:
+    >>> ones = np.ones((2, 400))
+    >>> print(round(relative_error(1.1 * ones, ones), 6))
+    0.1
   """
   output, target = np.asarray(output), np.asarray(target)
   if (
@@ -67,8 +72,8 @@ def relative_error(output: np.ndarray, target: np.ndarray) -> float:
     or output.shape[1] < NUM_TARGETS
   ):
     raise ValueError(
-      f"output {list(output.shape)} and target {list(target.shape)} must be"
-      f" alike, [N, {NUM_TARGETS} or more]"
+      f"densities must be alike, [N, {NUM_TARGETS} or more], got"
+      f" {output.shape} and {target.shape}"
     )
   part = slice(100, NUM_TARGETS)
   output = output[:, part].astype(np.float64)

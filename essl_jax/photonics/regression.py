@@ -19,7 +19,7 @@ import numpy as np
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
-from essl_jax.evaluation import linear_layer
+from essl_jax.evaluation import fitting
 from essl_jax.evaluation.saved import Saved
 from essl_jax.photonics import density as density_lib
 from essl_jax.photonics.regressor import (
@@ -28,7 +28,6 @@ from essl_jax.photonics.regressor import (
   Problem,
   Trainer,
   batch_size,
-  relative_error,
 )
 from essl_jax.photonics.source import POINTS, LabelledCells
 
@@ -81,22 +80,8 @@ def run(
   if problem.encoder is not None:
     start = features_lib.fingerprint(problem.encoder)
   saved.claim({**described, "runs": runs, "encoder": start})
-  rows = saved.counts()
-  steps = [
-    settings.epochs * (n // batch_size(settings, n, mesh)) for n, _ in runs
-  ]
-  trainer = Trainer(problem, mesh)
-  for i, (count, repetition) in enumerate(runs):
-    if i < len(rows):
-      continue
-
-    def tick(number: int, done: int = sum(steps[:i])) -> None:
-      if progress is not None:
-        progress(done + number, sum(steps))
-
-    own_seed = linear_layer.repetition_seed(seed, repetition)
-    rows.append(trainer.train(count, own_seed, tick))
-    saved.save(rows)
+  seeded = [(count, fitting.repetition_seed(seed, i)) for count, i in runs]
+  rows = Trainer(problem, mesh).train(seeded, saved=saved, progress=progress)
   curves: np.ndarray = np.asarray(rows)[:, : 2 * settings.epochs]
   curves = curves.reshape(len(settings.labelled), settings.repetitions, 2, -1)
   most = settings.repetitions * int(np.argmax(settings.labelled))
@@ -109,7 +94,7 @@ def run(
   free = np.broadcast_to(EMPTY_LATTICE, density.shape)
   figures = {
     "by_labelled": by_labelled,
-    "dos_error_of_free_space": 100 * relative_error(free, density),
+    "dos_error_of_free_space": 100 * density_lib.relative_error(free, density),
   } | described
   return figures, samples.reshape(pictured, POINTS)
 
@@ -137,7 +122,7 @@ def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     ("dos_error_validation", validation[chosen]),
     ("dos_error_minimum_over_test", test.min(axis=1)),
   ):
-    figures |= linear_layer.spread(name, [100 * float(x) for x in values])
+    figures |= fitting.spread(name, [100 * float(x) for x in values])
   return figures | {"epoch_each": [int(x) + 1 for x in epochs]}
 
 

@@ -1,12 +1,10 @@
-"""A regressor of densities of states: what it is, its step, one training."""
+"""A regressor of densities of states: what is trained, and one training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any
 
-import flax
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
@@ -15,32 +13,17 @@ import optax
 from essl_jax import augment
 from essl_jax.data import order
 from essl_jax.devices import parallel
+from essl_jax.evaluation import fitting
+from essl_jax.evaluation.saved import Counts
 from essl_jax.photonics import density as density_lib
 from essl_jax.photonics.encoder import DensityRegressor
 from essl_jax.photonics.source import POINTS, LabelledCells
-from essl_jax.training.views import image_keys
 
 EMPTY_LATTICE = density_lib.empty_lattice()[:POINTS].astype(np.float32)
 """The density of states of free space, [400]."""
 PICTURED = 4
 """Test cells whose predictions are kept for a picture."""
 _CHUNK = 256  # cells that a device predicts at once
-
-
-class State(flax.struct.PyTreeNode):
-  """All that the training changes, and the seed of all that it draws.
-
-  Attributes:
-    step: int32 scalar, steps done.
-    key: uint32 data of a random key.
-    variables: of a `DensityRegressor`: `params` and `batch_stats`.
-    opt_state: the optimiser's.
-  """
-
-  step: jax.Array
-  key: jax.Array
-  variables: dict[str, Any]
-  opt_state: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,110 +53,85 @@ class Problem:
     )
 
 
-def relative_error(predicted: np.ndarray, density: np.ndarray) -> float:
-  """The measure of the paper: mean over cells of sum |p - y| / sum |y|.
-
-  Both sums run over the points 100 to 399.
-
-  Args:
-    predicted: densities of states p, [N, 400].
-    density: the true ones y, [N, 400].
-
-  Returns:
-    The error as a part, 0.05 for 5%.
-
-  Raises:
-    ValueError: the shapes differ or are not [N, 400].
-
-  Example:
-    >>> ones = np.ones((2, 400))
-    >>> print(round(relative_error(1.1 * ones, ones), 6))
-    0.1
-  """
-  if predicted.shape != density.shape or predicted.shape[1:] != (POINTS,):
-    raise ValueError(
-      f"densities must be [N, {POINTS}], got {predicted.shape} and"
-      f" {density.shape}"
-    )
-  return density_lib.relative_error(predicted, density)
-
-
 class Trainer:
   """Trains and measures regressors of one problem; compiles each part once."""
 
   def __init__(self, problem: Problem, mesh: Mesh):
     """Places the cells that are measured on the devices."""
     self._problem, self._mesh = problem, mesh
-    self._step = parallel.map_step(make_step(problem, parallel.AXIS), mesh)
-    self._predict = parallel.map_examples(_make_predict(problem), mesh)
+    self._predict = parallel.map_examples(self._apply, mesh)
     self._create = jax.jit(self._initial)
     self._measured = {
       split: _chunks(problem.cells[split].image, mesh)
       for split in ("validation", "test")
     }
+    self._fitted = fitting.Problem(self._loss, problem.optimizer, problem.view)
 
-  def train(
-    self, count: int, seed: int, tick: Callable[[int], None]
-  ) -> tuple[float, ...]:
-    """One repetition.
+  def train(self, runs: Iterable[tuple[int, int]], **options: Any) -> Counts:
+    """Trains once for each number of labelled cells and seed.
 
     Args:
-      count: of labelled cells; a seed's smaller sets are in its larger ones.
-      seed: of cells, weights, order and augmentation.
-      tick: called after each step with the steps done.
+      runs: numbers of cells with the seeds of cells, weights, order and
+        augmentation; a seed's smaller sets of cells are in its larger ones.
+      **options: `saved` and `progress` of `fitting.run`.
 
     Returns:
-      The validation error of every epoch, the test error of every epoch, and
-      the densities of the first test cells at the best epoch, flattened.
+      For each, the validation error of every epoch, the test error of every
+      epoch, and the densities of the first test cells at the best epoch,
+      flattened.
     """
-    problem, settings = self._problem, self._problem.settings
-    state = self._create(np.uint32(seed), problem.encoder)
-    state = parallel.replicate(state, self._mesh)
-    batches, steps = self._batches(count, seed)
-    curves: list[list[float]] = []
-    kept = np.zeros(0)
-    loss = None
-    for number in range(1, settings.epochs * steps + 1):
-      # The host runs one step ahead of the devices, not more.
-      jax.block_until_ready(loss)
-      state, loss = self._step(state, next(batches))
-      tick(number)
-      if number % steps:
-        continue
-      predicted = {x: self.predict(state, x) for x in ("validation", "test")}
-      errors = [
-        relative_error(values, problem.cells[split].density)
-        for split, values in predicted.items()
-      ]
-      if not np.isfinite(errors).all():
-        raise FloatingPointError(
-          "the regression diverged: lower config.regression.learning_rate"
-        )
-      if errors[0] < min((other[0] for other in curves), default=np.inf):
-        kept = predicted["test"][:PICTURED]
-      curves.append(errors)
-    figures = np.concatenate([np.transpose(curves).ravel(), kept.ravel()])
-    # Rounded as they are kept, so that a resumed evaluation reports the same.
-    return tuple(figures.astype(np.float32).tolist())
+    trainings = [self._training(*each) for each in runs]
+    return fitting.run(self._fitted, trainings, self._mesh, **options)
 
-  def predict(self, state: State, split: str) -> np.ndarray:
-    """Densities of states of a split, float32 [N, 400]."""
-    found = [self._predict(state.variables, x) for x in self._measured[split]]
-    together = np.concatenate([np.asarray(x) for x in found])
-    return together[: len(self._problem.cells[split])] + EMPTY_LATTICE[None]
+  def _training(self, count: int, seed: int) -> fitting.Training:
+    size = batch_size(self._problem.settings, count, self._mesh)
+    epochs: list[tuple[float, float, np.ndarray]] = []
 
-  def _batches(self, count: int, seed: int) -> tuple[Any, int]:
-    """Endless batches of the cells of a seed, and steps per epoch."""
+    def figures(_: fitting.State) -> tuple[float, ...]:
+      validation, test, pictured = zip(*epochs, strict=True)
+      best = pictured[int(np.argmin(validation))]
+      # Rounded as they are kept, so that a resumed evaluation reports the same.
+      row = np.concatenate([validation, test, best]).astype(np.float32)
+      return tuple(row.tolist())
+
+    return fitting.Training(
+      create=lambda: self._create(np.uint32(seed), self._problem.encoder),
+      batches=lambda step: self._batches(count, size, seed, step),
+      epochs=self._problem.settings.epochs,
+      steps_per_epoch=count // size,
+      figures=figures,
+      after_epoch=lambda state: epochs.append(self._measure(state)),
+    )
+
+  def _measure(self, state: fitting.State) -> tuple[float, float, np.ndarray]:
+    """Errors of validation and test cells; densities of the first of these."""
+    variables = {"params": state.params, **state.variables}
+    errors = []
+    for split, chunks in self._measured.items():
+      cells = self._problem.cells[split]
+      # All chunks are dispatched before the first is copied out.
+      found = [self._predict(variables, chunk) for chunk in chunks]
+      together = np.concatenate([np.asarray(x) for x in found])
+      predicted = together[: len(cells)] + EMPTY_LATTICE[None]
+      errors.append(density_lib.relative_error(predicted, cells.density))
+    if not np.isfinite(errors).all():
+      raise FloatingPointError(
+        "the regression diverged: lower config.regression.learning_rate"
+      )
+    return errors[0], errors[1], predicted[:PICTURED].flatten()
+
+  def _batches(
+    self, count: int, size: int, seed: int, start_step: int
+  ) -> Iterator[Any]:
+    """Endless batches of the cells of a seed."""
     cells = self._problem.cells["train"]
     rows = np.random.default_rng(seed).permutation(len(cells))[:count]
     chosen = cells.take(rows)
-    size = batch_size(self._problem.settings, count, self._mesh)
     held = {"image": chosen.image, "target": chosen.density - EMPTY_LATTICE}
-    indices = order.batch_indices(count, count // size, size, seed, 0)
-    batches = parallel.stream_from_memory(held, indices, self._mesh)
-    return batches, count // size
+    indices = order.batch_indices(count, count // size, size, seed, start_step)
+    return parallel.stream_from_memory(held, indices, self._mesh)
 
-  def _initial(self, seed: jax.Array, encoder: Any) -> State:
+  def _initial(self, seed: jax.Array, encoder: Any) -> fitting.State:
     """The state at step 0."""
     problem = self._problem
     weights, views = jax.random.split(jax.random.key(seed))
@@ -182,74 +140,25 @@ class Trainer:
     if encoder is not None:
       for kind, values in encoder.items():
         variables[kind] = {**variables[kind], "encoder": values}
-    return State(
-      step=jnp.zeros((), jnp.int32),
-      key=jax.random.key_data(views),
-      variables=variables,
-      opt_state=problem.optimizer.init(variables["params"]),
+    return self._fitted.begin(views, variables.pop("params"), variables)
+
+  def _loss(
+    self, params: Any, statistics: Any, batch: dict[str, jax.Array]
+  ) -> tuple[jax.Array, Any]:
+    """The squared error on what densities differ by from free space."""
+    predicted, statistics = self._problem.model.apply(
+      {"params": params, **statistics},
+      batch["image"],
+      train=True,
+      mutable=list(statistics),
     )
+    return jnp.mean((predicted - batch["target"]) ** 2), statistics
 
-
-def make_step(
-  problem: Problem, axis_name: str | None = None
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, jax.Array]]:
-  """Builds the pure step `(state, batch) -> (state, loss)`.
-
-  Args:
-    problem: what is trained.
-    axis_name: mapped axis, over which gradients are averaged.
-
-  Returns:
-    The step of one device's share: "image" float32 [N, H, H, 1] and "target"
-    float32 [N, 400], what the densities differ by from `EMPTY_LATTICE`.
-  """
-  mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
-
-  def step(
-    state: State, batch: dict[str, jax.Array]
-  ) -> tuple[State, jax.Array]:
-    key = jax.random.wrap_key_data(state.key)
-    keys = image_keys(key, state.step, len(batch["target"]), axis_name)
-    images = augment.random_view(keys, batch["image"], problem.view)
-    params = state.variables["params"]
-    statistics = {k: v for k, v in state.variables.items() if k != "params"}
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-      predicted, updates = problem.model.apply(
-        {"params": params, **statistics},
-        images,
-        train=True,
-        mutable=list(statistics),
-      )
-      return jnp.mean((predicted - batch["target"]) ** 2), updates
-
-    # The local loss is differentiated, then averaged.
-    (loss, updates), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-      params
-    )
-    changes, opt_state = problem.optimizer.update(
-      mean(gradients), state.opt_state, params
-    )
-    params = optax.apply_updates(params, changes)
-    return state.replace(
-      step=state.step + 1,
-      variables={"params": params, **updates},
-      opt_state=opt_state,
-    ), mean(loss)
-
-  return step
-
-
-def _make_predict(problem: Problem) -> Callable[[Any, jax.Array], jax.Array]:
-  """The frozen regressor: `(variables, cells [N, H, H, 1]) -> [N, 400]`."""
-  view = problem.view
-
-  def predict(variables: Any, images: jax.Array) -> jax.Array:
+  def _apply(self, variables: Any, images: jax.Array) -> Any:
+    """The frozen regressor: of cells [N, H, H, 1] the outputs [N, 400]."""
+    view = self._problem.view
     images = augment.normalize(images, view.mean, view.std)
-    predicted = problem.model.apply(variables, images, train=False)
-    return jnp.asarray(predicted)
-
-  return predict
+    return self._problem.model.apply(variables, images, train=False)
 
 
 def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:

@@ -113,6 +113,23 @@ def bind(module: nn.Module, train: bool) -> Callable[..., Any]:
   return module
 
 
+def make_apply(
+  module: nn.Module, *, train: bool, mutable: Any = False
+) -> Callable[..., Any]:
+  """A module's `apply`, whether or not it asks for `train`.
+
+  Args:
+    module: of one input.
+    train: its mode.
+    mutable: as of `flax.linen.apply`.
+
+  Returns:
+    `(variables, x, *, rngs=None) -> output`, and the mutable collections.
+  """
+  call = lambda module, x: bind(module, train)(x)
+  return nn.apply(call, module, mutable=mutable)
+
+
 def make_encoder(
   config: config_lib.Config,
   *,

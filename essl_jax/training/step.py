@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -296,11 +295,7 @@ def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
     A pure function of the encoder's own variables and of normalised images
     [N, H, W, C]; features float32 [N, F] in evaluation mode.
   """
-
-  def run(module: Any, images: jax.Array) -> jax.Array:
-    return networks_lib.bind(module, train=False)(images)
-
-  apply = nn.apply(run, encoder)
+  apply = networks_lib.make_apply(encoder, train=False)
 
   def encode(variables: Any, images: jax.Array) -> jax.Array:
     return apply(variables, images).astype(jnp.float32)
