@@ -3,7 +3,7 @@
 A part is a class or a function, and its parameters are fields of the config
 (see `fields.of`). It is known by name, which is that of its module in the
 package of its kind, or as `module:Name` of anybody's own module. A folder of
-this package may bring parts of several kinds, such as `photonics/encoder.py`:
+this package may bring parts of several kinds, in files such as `encoder.py`:
 there they have the folder's name.
 """
 
