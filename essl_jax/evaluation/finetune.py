@@ -209,6 +209,7 @@ class Finetune(Evaluation):
     weight_decay: added to the gradient of all weights.
   """
 
+  heading = "Fine-tuning"
   modes = ("finetune",)
   needs_training = False
   needs_labels = True
