@@ -10,7 +10,7 @@ import program_helpers
 import pytest
 from report_helpers import Page, look, report
 
-from essl_jax.evaluation import suite as suite_lib
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.report import opening, runs, samples
 from essl_jax.storage import checkpoint
 
@@ -37,10 +37,11 @@ def trained(config_file, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(trained):
-  """A copy of it with all figures that a run may have, and another seed."""
+  """A copy of it with all figures, another seed, and of an older version."""
   workdir = shutil.copytree(trained, trained.parent / "<i>second&")
 
   def change(results):
+    del results["rows"]
     results["config"]["seed"] = 31
     results["figures"]["transformation"]["confusion"] = CONFUSION
     results["figures"]["collapse"] = {"effective_rank": 12.34567891}
@@ -146,7 +147,7 @@ def test_features_are_those_of_the_evaluation(seen):
   with checkpoint.Checkpoints(run.path, read_only=True) as checkpoints:
     state = checkpoints.restore(experiment.create_state())
   assert found.step == 8
-  expected, labels = suite_lib.Suite(experiment).features(state, "test")
+  expected, labels = bench_lib.make(experiment).features(state, "test")
   # 30 of the 40 test images, in their order.
   rows = [
     int(np.abs(expected - x).max(axis=1).argmin()) for x in found.features

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import photonics_helpers
 import program_helpers
@@ -12,7 +13,8 @@ import pytest
 from report_helpers import Page, report
 
 from essl_jax.errors import UsageError
-from essl_jax.report import analysis
+from essl_jax.report import analysis, opening, page, runs, samples
+from essl_jax.training import step as step_lib
 
 
 def test_analysis_against_numpy():
@@ -51,7 +53,8 @@ def test_a_regression_is_shown_without_knn(tmp_path):
   samples = {"true": density.tolist(), "predicted": (density + 0.5).tolist()}
 
   config = photonics_helpers.raw_config()
-  config["data"]["dir"] = str(tmp_path)
+  generate = {"kind": "blob", "labelled": 20, "unlabelled": 10}
+  config["data"] |= {"dir": str(tmp_path), "generate": generate}
   regression = {
     "by_labelled": {"256": errors, "512": errors},
     "dos_error_of_free_space": 3.67,
@@ -59,18 +62,58 @@ def test_a_regression_is_shown_without_knn(tmp_path):
     "epochs": 100,
     "samples": samples,
   }
-  results = {"config": config, "figures": {"regression": regression}}
+  figures = {"regression": regression}
+  figures["of_nobody"] = {"score": 0.25, "kind": "a", "matrix": [[1, 2]]}
+  results = {"config": config, "figures": figures}
   (tmp_path / "results.json").write_text(json.dumps(results))
   report(tmp_path)
-  page = Page((tmp_path / "report.html").read_text())
-  assert "Density of states" in page.headings
-  assert "1.95% ± 0.07" in page.text and "3.67%" in page.text
-  assert "kNN" not in page.text
-  alts = " ".join(image["alt"] for image in page.all("img"))
+  shown = Page((tmp_path / "report.html").read_text())
+  assert "Density of states" in shown.headings
+  assert "1.95% ± 0.07" in shown.text and "3.67%" in shown.text
+  assert "kNN" not in shown.text
+  assert "DOS error, 256 labelled cells, lowest of all" in shown.text
+  # Of an evaluation that is not here, and that stored no rows.
+  assert "Of nobody: score" in shown.text and "matrix" not in shown.text
+  alts = " ".join(image["alt"] for image in shown.all("img"))
   assert "1.95 ± 0.07% with 256" in alts
   assert "mean absolute difference 0.500" in alts
-  assert "lacks unlabelled.h5" in page.text  # and does not make cells
+  assert "lacks unlabelled.h5" in shown.text  # and does not make cells
   assert not list(tmp_path.glob("*.h5"))
+
+
+def test_cells_without_classes_are_shaded(tmp_path, monkeypatch):
+  sizes = {"unlabelled": 48, "train": 24, "validation": 9, "test": 12}
+  photonics_helpers.stand_in(monkeypatch, sizes)
+  for split in sizes:
+    (tmp_path / f"{split}.h5").touch()
+  config = photonics_helpers.raw_config()
+  config["data"]["dir"] = str(tmp_path)
+  (tmp_path / "results.json").write_text(json.dumps({"config": config}))
+
+  def restore(run, experiment):
+    state = jax.device_get(experiment.create_state())
+    return step_lib.encoder_variables(state), 0
+
+  monkeypatch.setattr(opening, "restore", restore)
+  (run,) = runs.read([str(tmp_path)])
+  found = samples.collect(run, 10, print)
+  assert not found.missing
+  assert found.columns[2:] == [
+    f"Transformed view, 32 px, {name}"
+    for name in ("identity", "right", "down", "both")
+  ]
+  plain, right = (
+    np.stack([row[k].pixels for row in found.views]) for k in (3, 4)
+  )
+  np.testing.assert_array_equal(right, np.roll(plain, 16, axis=2))
+  cells = photonics_helpers.permittivities(12, list(sizes).index("test"))
+  means = (cells.mean(axis=(1, 2)) - 1) / 19
+  rows = [int(np.abs(means - x).argmin()) for x in found.values]
+  assert rows == sorted(set(rows)) and len(rows) == 10
+  np.testing.assert_allclose(found.values, means[rows], rtol=1e-5)
+  assert found.right is None and len(found.neighbours[0]) == 6
+  text = page.write([run], [found])
+  assert "Coloured by mean permittivity, scaled to 0–1." in text
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import weights
 from essl_jax.texts import some
 
+_ARCHITECTURE = ("depth", "stem", "width")  # of a ResNet
+
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = arguments_lib.Parser(prog="essl_jax.convert", description=__doc__)
@@ -157,22 +159,19 @@ def _read_run(
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.choose(which)
     tree = checkpoints.restore_arrays(step)
-  variables = {name: tree[name] for name in ("params", "batch_stats")}
-  encoder = {name: values["encoder"] for name, values in variables.items()}
-  try:
-    architecture = torch_names.architecture(encoder)
-  except ValueError as error:
-    raise UsageError(
-      f"the encoder of {workdir} is no ResNet: {error}"
-    ) from error
+  variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
+  encoder = config["encoder"]
   metadata = {
-    **architecture,
+    "encoder": encoder,
     "source": f"essl_jax run, step {step}",
     "step": step,
     "method": config["method"],
-    "equivariance": config["equivariance"],
     "data": config["data"]["name"],
   }
+  if encoder["name"] == "resnet":
+    metadata |= {name: encoder[name] for name in _ARCHITECTURE}
+  if "equivariance" in config:
+    metadata["equivariance"] = config["equivariance"]
   return variables, metadata
 
 
@@ -187,7 +186,7 @@ def _print_weights(
   """Says which networks there are, and what is known of them."""
   _print_encoder(metadata)
   for name, value in sorted(metadata.items()):
-    if name not in ("depth", "stem", "width"):
+    if name not in _ARCHITECTURE:
       print(f"  {name}: {value}")
   for network, parameters in variables["params"].items():
     leaves = jax.tree.leaves(parameters)
@@ -196,6 +195,8 @@ def _print_weights(
 
 
 def _print_encoder(metadata: Mapping[str, Any]) -> None:
+  if "depth" not in metadata:  # no ResNet
+    return
   print(
     f"encoder: ResNet-{metadata['depth']}, {metadata['stem']} stem, width"
     f" {metadata['width']}"

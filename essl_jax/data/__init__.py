@@ -35,6 +35,10 @@ _READ_BATCH = 256
 class Source(Protocol):
   """A labelled image set with a training and a test split.
 
+  A source of images without classes may also have `shades(split)`: a number
+  for each image of a split, float [N] in the order of `evaluation_batches`, and
+  what the numbers are. The report colours its map of the features by them.
+
   Attributes:
     num_classes: number of labels; labels are 0 .. num_classes - 1.
     image_shape: (height, width, 3) of evaluation images, and of training
@@ -132,7 +136,9 @@ def open_source(
     settings: `config.data`: its `name` is a known source, `module:function`,
       a path ending in ".npz" (see `load_npz`), or a TFDS image classification
       set such as "cifar10".
-    own: the source's own fields, by name.
+    own: the source's own fields, by name. One named `generate` says what to
+      make where data are missing, and makes nothing at its default, which the
+      report leaves it at.
 
   Returns:
     The source, held in memory where `settings.on_device` asks for it.

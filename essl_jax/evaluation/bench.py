@@ -12,7 +12,7 @@ from essl_jax import config as config_lib
 from essl_jax.data import Source
 from essl_jax.errors import UsageError
 from essl_jax.evaluation.encoding import Encoding, Interrupt
-from essl_jax.evaluation.evaluation import Evaluation, Row
+from essl_jax.evaluation.evaluation import Evaluation
 from essl_jax.storage import logs
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -141,15 +141,6 @@ class Bench:
       if found is not None:
         self.figures[evaluation.name] = found
     return self.figures
-
-  def rows(self) -> list[Row]:
-    """How these figures are shown."""
-    return [
-      row
-      for evaluation in self.evaluations
-      if evaluation.name in self.figures
-      for row in evaluation.rows(self.figures[evaluation.name])
-    ]
 
   def draw(self, state: step_lib.TrainState, axes: Any) -> None:
     """Draws what the first evaluation that can has to show."""

@@ -269,13 +269,13 @@ class Collapse(Evaluation):
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """All measures, with what they are to be compared with."""
     images = f"{count(figures, 'images')} test images"
-    width = figures.get("width")
-    sphere = figures.get("feature_std_of_sphere", math.nan)
+    width = f"of {figures.get('width')} features"
+    sphere = spread_out(figures.get("feature_std_of_sphere", math.nan))
     titles = {
-      "feature_std": ("Deviation of features", f"{sphere:.6g} on a sphere"),
-      "effective_rank": ("Effective rank", f"of {width}"),
-      "rankme": ("RankMe", f"of {width}"),
-      "alignment": ("Alignment", "0 is best"),
+      "feature_std": ("Standard deviation of features", sphere),
+      "effective_rank": ("Effective rank", width),
+      "rankme": ("RankMe", width),
+      "alignment": ("Alignment", "lower is better"),
       "uniformity": ("Uniformity", "lower is better"),
     }
     return [
@@ -283,6 +283,15 @@ class Collapse(Evaluation):
       for name, (title, scale) in titles.items()
       if figures.get(name) is not None
     ]
+
+
+def spread_out(deviation: float) -> str:
+  """What a deviation per dimension at unit length is to be compared with.
+
+  Args:
+    deviation: of embeddings that spread evenly over the sphere, 1/sqrt(D).
+  """
+  return f"{deviation:.4g} if spread out, 0 if collapsed"
 
 
 PART = Collapse

@@ -21,6 +21,20 @@ class Row(NamedTuple):
   note: str = ""
 
 
+class Picture(NamedTuple):
+  """A picture of the report.
+
+  Attributes:
+    png: the PNG file.
+    alt: what it shows, for those who do not see it.
+    caption: what stands above it.
+  """
+
+  png: bytes
+  alt: str
+  caption: str
+
+
 class Evaluation(Part):
   """A measure of a trained state; its fields are its config.
 
@@ -29,6 +43,7 @@ class Evaluation(Part):
   Attributes:
     section: the name of its group of fields, of the class if not stated.
     key: of its figures in `results.json`; `section` if empty.
+    heading: what the report calls it; its key in words if empty.
     modes: of `config.mode`, in which it runs.
     needs_training: whether it is of networks that have learned something;
       `epochs=0` without `init_from` refuses it.
@@ -37,6 +52,7 @@ class Evaluation(Part):
   """
 
   key: ClassVar[str] = ""
+  heading: ClassVar[str] = ""
   modes: ClassVar[tuple[str, ...]] = ("train", "evaluate")
   needs_training: ClassVar[bool] = True
   ranks: ClassVar[str] = ""
@@ -83,12 +99,59 @@ class Evaluation(Part):
 
   @abc.abstractmethod
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """How figures of `run` are shown."""
+    """How figures are shown, in the terminal and in the report.
+
+    Args:
+      figures: of `run`. Where `ranks` is a figure that training has logged at
+        step 0, and that compares with that of `run`, `untrained` holds the
+        figures of the untrained network and their protocol.
+
+    Returns:
+      Rows whose titles tell them apart; `results.json` keeps them.
+    """
+
+  @classmethod
+  def pictures(cls, figures: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+    """Pictures for the report.
+
+    Args:
+      figures: those of `results.json` by the name of the run, of all runs of
+        the report; empty for a run that has none.
+
+    Returns:
+      Pictures of each run, or of several in one; `drawing` has what they
+      are drawn with.
+    """
+    del figures
+    return []
 
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """Draws on axes of matplotlib, for `summary.png`; whether it did."""
     del bench, state, axes
     return False
+
+
+def figures_of(
+  kind: Evaluation | type[Evaluation], results: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The figures of an evaluation.
+
+  Args:
+    kind: the evaluation, or its class.
+    results: what `results.json` holds.
+
+  Returns:
+    What `Evaluation.rows` is asked of; empty without figures.
+  """
+  name = kind.key or kind.section
+  found = (results.get("figures") or {}).get(name)
+  if not found and "finetune" in kind.modes:
+    found = results.get(name)
+  if not found:
+    return {}
+  untrained = results.get("untrained") or {}
+  is_before = kind.ranks in untrained
+  return found | ({"untrained": untrained} if is_before else {})
 
 
 def percent(figures: Mapping[str, Any], name: str) -> str:
@@ -102,3 +165,10 @@ def percent(figures: Mapping[str, Any], name: str) -> str:
 def count(figures: Mapping[str, Any], name: str) -> str:
   """A number of things, with commas."""
   return f"{figures[name]:,}" if name in figures else "?"
+
+
+def lengths(figures: Mapping[str, Any]) -> str:
+  """How many trainings the figures are of, and how long each is."""
+  repetitions, epochs = figures.get("repetitions"), figures.get("epochs")
+  plural = "" if repetitions == 1 else "s"
+  return f"{repetitions} repetition{plural} of {epochs} epochs"

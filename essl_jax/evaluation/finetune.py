@@ -179,6 +179,7 @@ class Finetune(Evaluation):
     weight_decay: added to the gradient of all weights.
   """
 
+  heading = "Fine-tuning"
   modes = ("finetune",)
   needs_training = False
 

@@ -301,6 +301,7 @@ class Knn(Evaluation):
       all. The choice is fixed: see `data.subsets.sample`.
   """
 
+  heading = "kNN"
   needs_training = False
   ranks = "knn_top1"
 
@@ -345,15 +346,15 @@ class Knn(Evaluation):
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """The accuracies of every k, among one and among five."""
-    note = (
-      f"k {figures.get('k')}, temperature {figures.get('temperature')},"
-      f" {count(figures, 'bank_size')} in the bank,"
-      f" {count(figures, 'num_queries')} queries"
-    )
-    return [
-      Row(title, percent(figures, name), note)
-      for name, title in _titles(figures)
-    ]
+    untrained = figures.get("untrained", {})
+    found = []
+    for name, title, k in _accuracies(figures):
+      if name in untrained:
+        note = _note(untrained, k)
+        before = f"{title}, before training"
+        found.append(Row(before, percent(untrained, name), note))
+      found.append(Row(title, percent(figures, name), _note(figures, k)))
+    return found
 
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """The test features on their principal axes."""
@@ -361,15 +362,26 @@ class Knn(Evaluation):
     return True
 
 
-def _titles(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """Names of accuracies and what to call them."""
-  found = []
+def _accuracies(
+  figures: Mapping[str, Any],
+) -> list[tuple[str, str, int | None]]:
+  """Names of accuracies, what to call them, and which further k they are of."""
+  found: list[tuple[str, str, int | None]] = []
   for name in figures:
     match = re.fullmatch(r"knn_top(\d)(?:_k(\d+))?", name)
     if match:
       top, k = match.groups()
-      found.append((name, f"kNN top-{top}" + (f", k {k}" if k else "")))
+      title = f"kNN top-{top}" + (f", k = {k}" if k else "")
+      found.append((name, title, int(k) if k else None))
   return found
+
+
+def _note(figures: Mapping[str, Any], k: int | None) -> str:
+  return (
+    f"k = {figures.get('k') if k is None else k}, temperature"
+    f" {figures.get('temperature')}, bank of {count(figures, 'bank_size')},"
+    f" {count(figures, 'num_queries')} test images"
+  )
 
 
 PART = Knn

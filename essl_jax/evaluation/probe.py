@@ -7,7 +7,13 @@ from essl_jax import augment
 from essl_jax.config import fields
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import linear_probe
-from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
+from essl_jax.evaluation.evaluation import (
+  Evaluation,
+  Row,
+  count,
+  lengths,
+  percent,
+)
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.training import step as step_lib
 
@@ -99,9 +105,8 @@ class Probe(Evaluation):
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """Mean and spread over the repetitions."""
     note = (
-      f"{figures.get('protocol')} protocol, {figures.get('repetitions')} ×"
-      f" {figures.get('epochs')} epochs, {count(figures, 'num_test')} test"
-      " images"
+      f"{figures.get('protocol')} protocol, {lengths(figures)},"
+      f" {count(figures, 'num_test')} test images"
     )
     return [
       Row(f"Linear probe top-{k}", percent(figures, f"linear_top{k}"), note)

@@ -1,7 +1,8 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -12,7 +13,7 @@ import jax
 from essl_jax import config as config_lib
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import left_out, pictures
-from essl_jax.evaluation.evaluation import Evaluation
+from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.workdir import read_config, to_json
@@ -54,7 +55,6 @@ def write(
         for choice, each in found.items():
           added = {choice: each | {"step": step}}
           results[name] = results.get(name, {}) | added
-      rows = _titled(bench.evaluations, results)
     else:
       results = {
         "step": step,
@@ -65,53 +65,48 @@ def write(
         "training": _training(workdir, experiment),
         **circumstances,
       }
-      rows = _rows(bench, results, broken)
-    results["rows"] = results.get("rows", {}) | {
-      evaluation.name: evaluation.rows(found)
-      for evaluation in bench.evaluations
-      if (found := _figures_of(results, evaluation))
-    }
+    rows = _rows(bench, results)
+    results["rows"] = results.get("rows", {}) | rows
     logs.write_json(path, results)
     shutil.rmtree(workdir / "probe", ignore_errors=True)
-    rows.append(("results", str(path)))
+    lines = _lines(rows)
     if experiment.config.mode != "finetune":
+      lines = [*_left_out(broken), *lines, *_training_rows(results["training"])]
       picture = pictures.write_summary(workdir, bench, state)
-      rows.append(("picture", str(picture)))
-  logs.summary_table(_title(experiment, step, origin), rows)
-
-
-def _figures_of(results: Mapping[str, Any], evaluation: Evaluation) -> Any:
-  """An evaluation's figures in `results.json`."""
-  here = results.get("figures", {}).get(evaluation.name)
-  return here or results.get(evaluation.name)
-
-
-def _titled(
-  evaluations: Iterable[Evaluation], results: Mapping[str, Any]
-) -> list[tuple[str, str]]:
-  """The lines of the table: every figure with its protocol."""
-  return [
-    (row.title + (f" ({row.note})" if row.note else ""), row.value)
-    for evaluation in evaluations
-    if (found := _figures_of(results, evaluation))
-    for row in evaluation.rows(found)
-  ]
+      lines.append(("picture", str(picture)))
+    lines.append(("results", str(path)))
+  logs.summary_table(_title(experiment, step, origin), lines)
 
 
 def _rows(
-  bench: bench_lib.Bench, results: Mapping[str, Any], broken: Any
-) -> list[tuple[str, str]]:
-  rows = []
-  if left := left_out.tell(broken):
-    rows.append(("images that cannot be read, left out", left))
-  if "knn_top1" in results["untrained"]:
-    untrained = results["untrained"]["knn_top1"]
-    is_import = bench.experiment.config.init_from is not None
-    name = "encoder before training" if is_import else "untrained encoder"
-    rows.append((f"kNN top-1, {name}", f"{untrained:.2f}%"))
-  known = [*bench.evaluations, *config_lib.evaluations(bench.experiment.config)]
-  rows += _titled(dict.fromkeys(known), results)
-  return rows + _training_rows(results["training"])
+  bench: bench_lib.Bench, results: Mapping[str, Any]
+) -> dict[str, list[Row]]:
+  """How all figures are shown, by evaluation.
+
+  `mode=finetune` shows its own; otherwise those of earlier fine-tunings stay.
+  """
+  config = bench.experiment.config
+  known = list(bench.evaluations)
+  if config.mode != "finetune":
+    known += config_lib.evaluations(config)
+  return {
+    evaluation.name: evaluation.rows(found)
+    for evaluation in dict.fromkeys(known)
+    if (found := figures_of(evaluation, results))
+  }
+
+
+def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
+  """The lines of the table: every figure with its protocol."""
+  return [
+    (row.title + (f" ({row.note})" if row.note else ""), row.value)
+    for row in itertools.chain.from_iterable(rows.values())
+  ]
+
+
+def _left_out(broken: Any) -> list[tuple[str, str]]:
+  left = left_out.tell(broken)
+  return [("images that cannot be read, left out", left)] if left else []
 
 
 def _circumstances(

@@ -254,28 +254,34 @@ class Symmetry(Evaluation):
     return run(bench.encoding, state, bench.interrupt)
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """Cosine, read-out and linear map of every group."""
+    """Cosine, linear map and read-out of every group."""
     found = []
     for group, measures in figures.items():
       name = f"Under {group.replace('_', ' ')}: "
-      found += [
-        Row(
+      rows = {
+        "cosine": Row(
           f"{name}cosine to the transformed image",
-          f"{measures['cosine']:.6g}",
-          f"{measures['cosine_other_images']:.6g} for other images",
+          _show(measures, "cosine"),
+          f"{_show(measures, 'cosine_other_images')} to other images",
         ),
-        Row(
+        "equivariance_r2": Row(
           f"{name}R² of a linear map",
-          f"{measures['equivariance_r2']:.6g}",
-          f"{measures['identity_r2']:.6g} for no map",
+          _show(measures, "equivariance_r2"),
+          f"{_show(measures, 'identity_r2')} without the map",
         ),
-        Row(
+        "readout_accuracy": Row(
           f"{name}linear read-out of the element",
           percent(measures, "readout_accuracy"),
-          f"chance {measures['chance']:.6g}%",
+          f"chance {_show(measures, 'chance')}%",
         ),
-      ]
+      }
+      found += [row for measure, row in rows.items() if measure in measures]
     return found
+
+
+def _show(measures: Mapping[str, Any], name: str) -> str:
+  value = measures.get(name)
+  return "–" if value is None else f"{value:.6g}"
 
 
 PART = Symmetry

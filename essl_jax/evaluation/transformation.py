@@ -121,6 +121,8 @@ def make_predict(
 class Transformation(Evaluation):
   """How often the prediction head names the element that was applied."""
 
+  heading = "Transformation prediction"
+
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """See `run` above; None without a trained head."""
     terms = bench.experiment.networks.terms
@@ -133,11 +135,11 @@ class Transformation(Evaluation):
     """The accuracy over all elements."""
     elements = len(figures.get("per_element", [])) or 1
     note = (
-      f"{figures.get('group')}, chance {100 / elements:.1f}%,"
+      f"group {figures.get('group')}, chance {100 / elements:.1f}%,"
       f" {count(figures, 'images')} test images"
     )
     value = percent(figures, "transformation_accuracy")
-    return [Row("Transformation recognised", value, note)]
+    return [Row("Transformation prediction accuracy", value, note)]
 
 
 PART = Transformation

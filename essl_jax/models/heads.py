@@ -165,7 +165,7 @@ def projector(
   Args:
     widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
     last_norm: After the last layer; see `MLP.output_norm`.
-    bias: Whether the linear layers have biases, as for unit cells alone.
+    bias: Whether the linear layers have biases.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
     dot_general: Stands in for `jax.lax.dot_general`.
@@ -235,8 +235,7 @@ def transformation_head(
       groups, each of which gets a head of its own.
     last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
       no ReLU after the last hidden layer.
-    hidden_norm: After the hidden layers: `"layer"`, or `"batch"` for unit
-      cells.
+    hidden_norm: After the hidden layers: `"layer"` or `"batch"`.
     dtype: What is computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
     dot_general: Stands in for `jax.lax.dot_general`.

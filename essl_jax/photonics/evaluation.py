@@ -6,9 +6,17 @@ from typing import Any
 from essl_jax.config import fields
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
+from essl_jax.evaluation.evaluation import (
+  Evaluation,
+  Picture,
+  Row,
+  count,
+  lengths,
+  percent,
+)
 from essl_jax.models.layers import convolution
 from essl_jax.photonics import encoder as encoder_lib
+from essl_jax.photonics import figures as figures_lib
 from essl_jax.photonics import regression, regressor
 from essl_jax.photonics.source import FREQUENCIES, CellSource
 from essl_jax.training import networks as networks_lib
@@ -34,6 +42,7 @@ class Regression(Evaluation):
     weight_decay: added to the gradient as in PyTorch's Adam.
   """
 
+  heading = "Density of states"
   needs_training = False
 
   labelled: fields.Sizes = (3000,)
@@ -97,15 +106,12 @@ class Regression(Evaluation):
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """Errors for every number of labelled cells."""
-    note = (
-      f"{figures.get('repetitions')} × {figures.get('epochs')} epochs,"
-      f" {count(figures, 'num_test')} test cells"
-    )
+    note = f"{lengths(figures)}, {count(figures, 'num_test')} test cells"
     found = []
     for number, errors in figures.get("by_labelled", {}).items():
       for name, title in (
-        ("dos_error", "epoch chosen on validation"),
-        ("dos_error_minimum_over_test", "minimum over test epochs"),
+        ("dos_error", "epoch chosen on validation cells"),
+        ("dos_error_minimum_over_test", "lowest of all epochs on test cells"),
       ):
         row = f"DOS error, {int(number):,} labelled cells, {title}"
         found.append(Row(row, percent(errors, name), note))
@@ -114,12 +120,17 @@ class Regression(Evaluation):
       found.append(Row("DOS error of predicting free space", value))
     return found
 
+  @classmethod
+  def pictures(cls, figures: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+    """Errors by labelled cells; true and predicted densities."""
+    return figures_lib.draw(figures)
+
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """True and predicted densities; those of the last `run`."""
     samples = bench.figures.get(self.name, {}).get("samples")
     if samples is None:
       return False
-    regression.draw_densities(axes, samples["true"], samples["predicted"])
+    figures_lib.draw_densities(axes, samples["true"], samples["predicted"])
     return True
 
 

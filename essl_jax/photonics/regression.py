@@ -21,7 +21,6 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation import fitting
 from essl_jax.evaluation.saved import Saved
-from essl_jax.photonics import density as density_lib
 from essl_jax.photonics.regressor import (
   EMPTY_LATTICE,
   PICTURED,
@@ -173,25 +172,3 @@ def _describe(problem: Problem, seed: int) -> dict[str, Any]:
     "num_validation": len(problem.cells["validation"]),
     "num_test": len(problem.cells["test"]),
   }
-
-
-def draw_densities(
-  axes: Any, density: np.ndarray, predicted: np.ndarray
-) -> None:
-  """What densities of states differ by from free space, against frequency.
-
-  Args:
-    axes: of matplotlib.
-    density: of a few test cells, [N, 400].
-    predicted: likewise.
-  """
-  frequencies = density_lib.frequencies()[: density.shape[1]]
-  free = density_lib.empty_lattice()[: density.shape[1]]
-  apart = 2.5
-  for i, (true, found) in enumerate(zip(density, predicted, strict=True)):
-    offset = apart * i - free
-    axes.plot(frequencies, true + offset, color=f"C{i}")
-    axes.plot(frequencies, found + offset, color=f"C{i}", linestyle="--")
-  axes.set_title("test cells: true, predicted (dashed)")
-  axes.set_xlabel(r"frequency $\omega \sqrt{\bar\varepsilon}\, a / 2 \pi c$")
-  axes.set_ylabel(f"density of states minus free space, cells {apart:g} apart")

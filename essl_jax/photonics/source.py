@@ -82,6 +82,11 @@ class CellSource(ArraySource):
     self.labelled = labelled
     self.made = dict(made or {})
 
+  def shades(self, split: str) -> tuple[np.ndarray, str]:
+    """Mean permittivities: see `essl_jax.data.Source`."""
+    images, _ = self._arrays(split)
+    return images.mean(axis=(1, 2, 3)), "mean permittivity, scaled to 0–1"
+
 
 def scale(permittivity: np.ndarray) -> np.ndarray:
   """Maps permittivities [N, H, H] in 1..20 to float32 [N, H, H, 1] in [0, 1].

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
-from essl_jax import config_data, data
-from essl_jax.data import prepared, subsets
+from essl_jax.config.schema import find_source
+from essl_jax.data import prepared
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.photonics.source import CellSource
 from essl_jax.report.runs import Run
 from essl_jax.storage import checkpoint, weights
 from essl_jax.training import experiment as experiment_lib
@@ -28,46 +27,25 @@ def build(run: Run) -> experiment_lib.Experiment:
   Raises:
     UsageError: the data cannot be had, or the config is of another version.
   """
-  config = config_lib.parse(run.config)
-  config = dataclasses.replace(
-    config,
-    data=dataclasses.replace(
-      config.data, on_device=False, generate=config_data.Generate()
-    ),
-  )
+  config = _read_only(config_lib.parse(run.config))
+  name = config.data.name
+  if find_source(name) is None and not name.endswith(".npz"):
+    prepared.check_prepared(name, config.data.dir)
   mesh = parallel.make_mesh(jax.local_devices()[:1])
-  return experiment_lib.build(config, _open(config.data), mesh)
+  return experiment_lib.build(config, mesh=mesh)
 
 
-def _open(settings: config_lib.Data) -> data.Source:
-  is_file = settings.name.endswith(".npz")
-  if not is_file and settings.name not in ("digits", "folder", "photonics"):
-    prepared.check_prepared(settings.name, settings.dir)
-  return data.make_source(
-    settings.name,
-    directory=settings.dir,
-    train_split=settings.train_split,
-    test_split=settings.test_split,
-    image_size=settings.image_size,
-    resize_size=settings.resize_size,
+def _read_only(config: config_lib.Config) -> config_lib.Config:
+  """The config without what makes data or holds all of them in memory."""
+  changed: dict[str, Any] = {"on_device": False}
+  defaults = {x.name: x.default for x in dataclasses.fields(config.data)}
+  if "generate" in defaults:
+    changed["generate"] = defaults["generate"]
+  return dataclasses.replace(
+    config,
+    data=dataclasses.replace(config.data, **changed),
+    steps_per_dispatch=None,  # several are refused for images on disk
   )
-
-
-def test_images(
-  experiment: experiment_lib.Experiment, number: int
-) -> data.Source:
-  """The source with test images of all classes.
-
-  Args:
-    experiment: from `build`.
-    number: how many test images at most; unit cells are all there.
-
-  Returns:
-    A source.
-  """
-  if isinstance(experiment.source, CellSource):
-    return experiment.source
-  return subsets.sample(experiment.labelled, number, "test")
 
 
 def restore(
@@ -96,4 +74,5 @@ def restore(
     raise UsageError("the run has no pre-trained encoder (config.epochs is 0)")
   else:
     raise UsageError(f"{run.path} holds no checkpoint")
-  return {x: tree[x]["encoder"] for x in ("params", "batch_stats")}, step
+  kinds = [x for x in ("params", "batch_stats") if "encoder" in tree.get(x, {})]
+  return {x: tree[x]["encoder"] for x in kinds}, step

@@ -1,12 +1,14 @@
 """The page as a whole."""
 
 from collections.abc import Iterator, Sequence
+import functools
 
 import jinja2
 
 import essl_jax
-from essl_jax.report import curves, headline, sections, tables
-from essl_jax.report.parts import Section
+from essl_jax.evaluation.evaluation import figures_of
+from essl_jax.report import curves, evaluations, headline, sections, tables
+from essl_jax.report.parts import Figure, Section
 from essl_jax.report.runs import Run
 from essl_jax.report.samples import Samples
 
@@ -25,9 +27,16 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
   if len(runs) > 1:
     title = f"Report of {len(runs)} runs"
   pairs = list(zip(runs, found, strict=True))
+  known, missing = evaluations.find(runs)
+  heading = functools.partial(evaluations.heading, known)
   parts = [
-    Section("Results", [], [headline.table(runs)], tables.protocols(runs)),
-    sections.densities(runs),
+    Section(
+      "Results",
+      [],
+      [headline.table(runs, known)],
+      tables.protocols(runs, heading),
+    ),
+    *_pictures(runs, known),
     curves.write(runs),
     sections.views(pairs),
     sections.confusions(pairs),
@@ -47,10 +56,22 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
   return templates.get_template("page.html.j2").render(
     title=title,
     runs=runs,
-    notes=list(_notes(pairs)),
+    notes=[*_notes(pairs), *missing],
     sections=[part for part in parts if not part.is_empty],
     version=essl_jax.__version__,
   )
+
+
+def _pictures(
+  runs: Sequence[Run], known: evaluations.Known
+) -> Iterator[Section]:
+  """What evaluations have to show, each under its own heading."""
+  for measure, kind in known.items():
+    found = {run.name: figures_of(kind, run.results) for run in runs}
+    if any(found.values()):
+      drawn = [Figure(*picture) for picture in kind.pictures(found)]
+      title = evaluations.heading(known, measure)
+      yield Section(title, figures=drawn)
 
 
 def _notes(pairs: Sequence[tuple[Run, Samples]]) -> Iterator[str]:

@@ -12,19 +12,6 @@ from essl_jax.storage.workdir import local_path, read_config
 
 Points = list[tuple[float, float]]
 
-_ELEMENTS = {
-  "rotation": ("0°", "90°", "180°", "270°"),
-  "flips": ("identity", "up-down", "left-right", "both"),
-  "half_translation": ("identity", "right", "down", "both"),
-  "horizontal_flip": ("identity", "left-right"),
-  "vertical_flip": ("identity", "up-down"),
-  "half_swap": ("identity", "swapped"),
-  "vertical_half_swap": ("identity", "swapped"),
-  "grayscale": ("colour", "gray"),
-  "inversion": ("identity", "negative"),
-  "blur": ("identity", "5 px", "9 px", "15 px"),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -103,14 +90,6 @@ def read(workdirs: Sequence[str]) -> list[Run]:
     Run(name, path, found, *_metrics(path, found["config"].get("epochs") != 0))
     for name, path, found in zip(names, paths, results, strict=True)
   ]
-
-
-def element_names(group: str | None, number: int) -> list[str]:
-  """What to call the elements of a group."""
-  names = _ELEMENTS.get(group or "", ())
-  if len(names) == number:
-    return list(names)
-  return [f"element {k}" for k in range(number)]
 
 
 def _results(path: pathlib.Path) -> dict[str, Any]:

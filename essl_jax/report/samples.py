@@ -11,10 +11,10 @@ import numpy as np
 
 from essl_jax import augment, data
 from essl_jax.data import subsets
+from essl_jax.equivariance.prediction import VIEW, Prediction
 from essl_jax.evaluation import features as features_lib
-from essl_jax.photonics.source import CellSource
 from essl_jax.report import analysis, opening
-from essl_jax.report.runs import Run, element_names
+from essl_jax.report.runs import Run
 from essl_jax.texts import first_line
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -58,8 +58,8 @@ class Samples:
     columns: of the views, from the second on.
     views: for each test image itself and its views.
     features: of test images [N, D]; None where they could not be had.
-    values: that colour them, [N]: classes, or mean permittivities.
-    has_classes: which of the two.
+    values: that colour them, [N]: classes, or what `shade` says.
+    shade: what the values are: None for classes, empty for nothing.
     neighbours: for each test image itself and the nearest training images.
     right: how often the nearest has the same class, percent.
     bank: number of training images among which they were looked for.
@@ -71,7 +71,7 @@ class Samples:
   views: Sequence[Sequence[Picture]] = ()
   features: np.ndarray | None = None
   values: np.ndarray | None = None
-  has_classes: bool = True
+  shade: str | None = None
   neighbours: Sequence[Sequence[Picture]] = ()
   right: float | None = None
   bank: int = 0
@@ -100,7 +100,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     return found
   try:
     experiment = opening.build(run)
-    test = opening.test_images(experiment, images)
+    test = subsets.sample(experiment.labelled, images, "test")
     _view(found, experiment, test)
   except _ERRORS as error:
     what = "neighbours, embedding and spectrum"
@@ -123,35 +123,30 @@ def _view(
   source: data.Source,
 ) -> None:
   """Draws the views of a few test images as the first step does."""
-  config = experiment.config
   rows = _some_of_all_classes(_labels(source), _VIEWED)
   shown = _take(source, "test", rows)
   images = np.stack([pixels for pixels, _ in shown])
-  every = dataclasses.replace(config.equivariance, all_elements=True)
-  prepare = views_lib.make_views(
-    dataclasses.replace(config, equivariance=every, online_classifier=False)
-  )
-  state = step_lib.TrainState(jnp.int32(0), jnp.uint32(config.seed), {}, {}, ())
-  views = jax.device_get(jax.jit(prepare)(state, {"image": images}))
-  normalised = [
-    (f"View {i}, {view.size} px", x, view)
-    for i, x, view in (
-      (1, views.first, config.views.first),
-      (2, views.second, config.views.second),
-    )
-    if x is not None
+  method, *terms = experiment.parts
+  every = [
+    dataclasses.replace(term, all_elements=True)
+    if isinstance(term, Prediction)
+    else term
+    for term in terms
   ]
-  if views.transformed is not None:
-    number = len(views.transformed) // len(images)
-    names = element_names(config.equivariance.group, number)
-    third = config.views.third
-    parts = np.split(views.transformed, number)
-    normalised += [
-      (f"View 3, {third.size} px, {name}", x, third)
-      for name, x in zip(names, parts, strict=True)
-    ]
-  columns = [_shown(x, view) for _, x, view in normalised]
-  found.columns = [title for title, _, _ in normalised]
+  requests = views_lib.union([method, *every], experiment.config.views)
+  seed = jnp.uint32(experiment.config.seed)
+  state = step_lib.TrainState(jnp.int32(0), seed, {}, {}, ())
+  prepare = jax.jit(views_lib.make_views(requests))
+  drawn = jax.device_get(prepare(state, {"image": images})).images
+  titles, columns = [], []
+  for request in requests:
+    title = f"{request.name.capitalize()} view, {request.view.size} px"
+    number = len(drawn[request.name]) // len(images)
+    copies = np.split(drawn[request.name], number)
+    columns += [_shown(copy, request.view) for copy in copies]
+    names = _copy_names(request.name, every, number)
+    titles += [f"{title}, {name}" if name else title for name in names]
+  found.columns = titles
   found.views = [
     [
       Picture(image, label),
@@ -159,6 +154,14 @@ def _view(
     ]
     for row, (image, label) in enumerate(shown)
   ]
+
+
+def _copy_names(view: str, terms: Sequence[Any], number: int) -> Sequence[str]:
+  """What to call the copies of a view, which a term has transformed."""
+  for term in terms:
+    if isinstance(term, Prediction) and view == VIEW:
+      return term.question.group.names
+  return [f"copy {i}" for i in range(number)] if number > 1 else [""]
 
 
 def _encode(
@@ -186,12 +189,11 @@ def _encode(
     )
 
   features, labels = (x[:number] for x in extract(source, "test"))
-  found.features = features
-  found.values, found.has_classes = labels, bool(labels.min() >= 0)
-  if isinstance(experiment.source, CellSource):
-    cells = experiment.source.test_images[:number]
-    found.values = cells.mean(axis=(1, 2, 3))
-    return
+  found.features, found.values = features, labels
+  if labels.min() < 0:
+    shades = getattr(source, "shades", None)
+    values, found.shade = shades("test") if shades else (labels, "")
+    found.values = values[:number]
   bank = subsets.sample(experiment.labelled, _BANK * number)
   _compare(found, labels, extract(bank, "train"), source, bank)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from essl_jax import transformations
 from essl_jax.report import analysis, figures, tables
 from essl_jax.report.parts import Cell, Figure, Row, Section, Table
-from essl_jax.report.runs import Run, element_names
+from essl_jax.report.runs import Run
 from essl_jax.report.samples import Picture, Samples
 
 Found = Sequence[tuple[Run, Samples]]
@@ -17,9 +18,9 @@ def views(found: Found) -> Section:
   """What a training step sees."""
   shown = [_views(run, samples) for run, samples in found if samples.views]
   explanation = (
-    "Test images, augmented as in training. View 3 is shown under every"
-    " transformation that the network learns to predict. Pixel values are shown"
-    " without normalisation."
+    "Test images, augmented as in training. The transformed view is shown under"
+    " every transformation that the network learns to predict. Pixel values are"
+    " shown without normalisation."
   )
   return Section("Views", [explanation] if shown else [], shown)
 
@@ -42,7 +43,7 @@ def confusions(found: Found) -> Section:
     transformation = run.figures("transformation")
     counts = np.asarray(transformation.get("confusion", ()), float)
     if counts.ndim == 2 and counts.shape[0] == counts.shape[1]:
-      drawn.append(_confusion(run.name, transformation.get("group"), counts))
+      drawn.append(_confusion(run.name, transformation, counts))
     elif transformation:
       texts.append(
         f"{run.name}: results.json holds no confusion matrix; run again with"
@@ -53,8 +54,13 @@ def confusions(found: Found) -> Section:
   return Section("Transformation head", texts, figures=drawn)
 
 
-def _confusion(run: str, group: str | None, counts: np.ndarray) -> Figure:
-  names = element_names(group, len(counts))
+def _confusion(
+  run: str, transformation: Mapping[str, Any], counts: np.ndarray
+) -> Figure:
+  group = transformation.get("group")
+  names = transformation.get("element_names") or _element_names(group)
+  if len(names) != len(counts):
+    names = [f"element {k}" for k in range(len(counts))]
   percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   wrong = percent - np.diag(np.diag(percent))
   row, column = np.unravel_index(wrong.argmax(), wrong.shape)
@@ -69,6 +75,14 @@ def _confusion(run: str, group: str | None, counts: np.ndarray) -> Figure:
   )
   caption = f"{run}: confusion matrix of {group} on test images"
   return Figure(figures.confusion(counts, names), alt, caption)
+
+
+def _element_names(group: str | None) -> Sequence[str]:
+  """What to call the elements of a group; nothing for one that is not here."""
+  try:
+    return transformations.find(group or "").names
+  except ValueError:
+    return ()
 
 
 def neighbours(found: Found) -> Section:
@@ -116,21 +130,19 @@ def embeddings(found: Found) -> Section:
 def _embedding(run: Run, samples: Samples) -> Figure:
   assert samples.features is not None and samples.values is not None
   points, how = analysis.flatten(samples.features)
-  png = figures.embedding(
-    points, samples.values, has_classes=samples.has_classes
-  )
+  png = figures.embedding(points, samples.values, samples.shade)
   caption = f"{run.name}: features of {len(points):,} test images, {how}"
   if isinstance(samples.step, int):
     caption += f", checkpoint of step {samples.step:,}"
   alt = f"Map of {caption}."
-  if samples.has_classes:
+  if samples.shade is None:
     same = analysis.agreement(points, samples.values)
     alt += (
       f" {len(np.unique(samples.values))} classes; of the ten points nearest to"
       f" a point {same:.1f}% have its class."
     )
-  elif samples.values.dtype.kind == "f":
-    alt += " Coloured by mean permittivity."
+  elif samples.shade:
+    alt += f" Coloured by {samples.shade}."
   return Figure(png, alt, caption)
 
 
@@ -177,51 +189,6 @@ def _spectrum(
   title = "Singular values of centred test features, divided by the largest"
   caption = f"{title}. {told} (the exponential of their entropy)"
   return Figure(png, f"{title}. {told}.", caption)
-
-
-def densities(runs: Sequence[Run]) -> Section:
-  """Errors and examples of a regression of densities of states."""
-  found = {run.name: run.figures("regression") for run in runs}
-  drawn = _errors(found)
-  for name, regression in found.items():
-    samples = regression.get("samples") or {}
-    true, predicted = (
-      np.asarray(samples.get(x, ()), float) for x in ("true", "predicted")
-    )
-    if true.ndim == 2 and true.shape == predicted.shape and true.size:
-      apart = np.abs(true - predicted).mean()
-      alt = (
-        f"Densities of states of {len(true)} test cells, true and predicted by"
-        f" {name}; mean absolute difference {apart:.3f}."
-      )
-      caption = f"{name}: test cells, true (solid) and predicted (dashed)"
-      drawn.append(Figure(figures.densities(true, predicted), alt, caption))
-  return Section("Density of states", figures=drawn)
-
-
-def _errors(found: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-  """The errors of all runs against labelled cells; nothing without errors."""
-  errors = {
-    name: {
-      int(count): (each["dos_error"], each.get("dos_error_std", 0.0))
-      for count, each in regression.get("by_labelled", {}).items()
-      if each.get("dos_error") is not None  # a regression that diverged
-    }
-    for name, regression in found.items()
-  }
-  errors = {name: each for name, each in errors.items() if each}
-  if not errors:
-    return []
-  free = {x.get("dos_error_of_free_space") for x in found.values() if x}
-  level = free.pop() if len(free) == 1 else None
-  png = figures.errors_by_labelled(errors, list(found), level)
-  title = "Relative error of the density of states by number of labelled cells"
-  told = "; ".join(
-    f"{name}: "
-    + ", ".join(f"{e:.2f} ± {d:.2f}% with {n:,}" for n, (e, d) in x.items())
-    for name, x in errors.items()
-  )
-  return [Figure(png, f"{title}. {told}.", title)]
 
 
 def _small(picture: Picture, alt: str) -> Figure:

@@ -1,6 +1,6 @@
 """Tables of runs side by side: all of their figures, circumstances."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import json
 from typing import Any
 
@@ -9,22 +9,31 @@ from essl_jax.report.runs import Run
 from essl_jax.storage.workdir import dotted
 
 ABSENT = "–"
-_DRAWN = ("confusion", "samples")  # too long for a table, and drawn
-_TITLES = {"knn": "kNN", "transformation": "Transformation prediction"}
+_LONGEST = 128  # values of a list in a table, one an element of a group
 
 
-def protocols(runs: Sequence[Run]) -> list[Table]:
-  """All that `results.json` says of each measure."""
+def protocols(
+  runs: Sequence[Run], heading: Callable[[str], str]
+) -> list[Table]:
+  """All that `results.json` says of each measure.
+
+  Args:
+    runs: one a column.
+    heading: what to call a measure.
+
+  Returns:
+    One table a measure.
+  """
   found: list[Table] = []
   for measure in union([run.results.get("figures", {}) for run in runs]):
-    title = _TITLES.get(measure, words(measure).capitalize())
-    found += numbers(f"{title}: all values and settings", runs, measure)
+    title = f"{heading(measure)}: all values and settings"
+    found += numbers(title, runs, measure)
   return found
 
 
 def numbers(title: str, runs: Sequence[Run], measure: str) -> list[Table]:
   """The numbers of a measure, by name; nothing where no run has it."""
-  trees = [without_drawn(run.figures(measure)) for run in runs]
+  trees = [without_arrays(run.figures(measure)) for run in runs]
   return side_by_side(title, runs, trees)
 
 
@@ -92,9 +101,14 @@ def words(name: str) -> str:
   return name.replace("_", " ")
 
 
-def without_drawn(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The figures of a measure without what is drawn."""
-  return {name: tree[name] for name in tree if name not in _DRAWN}
+def without_arrays(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The figures of a measure without what is too long for a table."""
+  return {
+    name: value
+    for name, value in dotted(tree).items()
+    if not isinstance(value, list)
+    or (len(value) <= _LONGEST and not any(isinstance(x, list) for x in value))
+  }
 
 
 def union(columns: Sequence[Iterable[str]]) -> list[str]:

@@ -3,8 +3,8 @@
 The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
 encoder and heads under the names that they have in a `TrainState`. Its header
-says what they are: one metadata entry, `essl_jax`, of JSON with `depth`,
-`stem` and `width` of the encoder, `format_version` and `source`.
+says what they are: one metadata entry, `essl_jax`, of JSON with
+`format_version`, `source`, and `depth`, `stem` and `width` of a ResNet.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ def save(
   Args:
     path: the file, `*.safetensors`.
     variables: `{"params": {"encoder": ...}, "batch_stats": ...}` of arrays.
-    metadata: what JSON can hold; `depth`, `stem` and `width` of the encoder
-      and `source` at least. `format_version` is added.
+    metadata: what JSON can hold; `source` at least, and `depth`, `stem` and
+      `width` of a ResNet. `format_version` is added.
     overwrite: replaces a file that is there.
 
   Raises:
@@ -221,7 +221,7 @@ def initialise(
     form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
     raise UsageError(
       f"{path} holds another encoder ({', '.join(form)}):"
-      f" {some(different, separator='; ')}: set config.model to its form or"
+      f" {some(different, separator='; ')}: set config.encoder to its form or"
       " choose another config.init_from"
     )
   reasons = {}

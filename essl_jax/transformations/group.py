@@ -75,7 +75,8 @@ class TransformationGroup(_Drawn):
     elements: element k maps images [N, H, W, C] to images of the same shape
       and dtype; all must differ. Element 0 is the identity.
     factors: the groups that this one is a product of; none of its own.
-    element_names: of the elements, for tables; their numbers where absent.
+    element_names: of the elements, for tables; `element 0` and so on where
+      absent.
     moves: what elements other than the identity do, in words. Groups that
       share one have an element in common; without any, only a group of the
       same name has.
@@ -93,7 +94,8 @@ class TransformationGroup(_Drawn):
   @property
   def names(self) -> tuple[str, ...]:
     """What to call each element."""
-    return self.element_names or tuple(map(str, range(self.num_classes)))
+    numbers = range(self.num_classes)
+    return self.element_names or tuple(f"element {k}" for k in numbers)
 
   @property
   def num_classes(self) -> int:

@@ -1,0 +1,52 @@
+"""What the pictures of the report are drawn with: axes, colours, PNG files."""
+
+from collections.abc import Mapping, Sequence
+import io
+from typing import Any
+
+from matplotlib import figure as figure_lib
+
+# Dark enough on white; each with a dash of its own, for those who see none.
+_STYLES: Sequence[Mapping[str, Any]] = (
+  {"color": "#0072b2", "linestyle": "-"},
+  {"color": "#c04a00", "linestyle": "--"},
+  {"color": "#00785a", "linestyle": "-."},
+  {"color": "#9b3f8f", "linestyle": ":"},
+  {"color": "#000000", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
+  {"color": "#7a5c00", "linestyle": (0, (1, 3))},
+)
+_DPI = 144
+_WIDTH = 5.6  # inches: half of a wide window, all of a narrow one
+_SHORT_NAME = 30  # characters, of which two fit beside each other
+
+
+def make_axes(height: float) -> tuple[figure_lib.Figure, Any]:
+  """A figure of the page's width and of a height in inches, and its axes."""
+  # Not pyplot: it keeps global state and looks for a display.
+  figure = figure_lib.Figure(figsize=(_WIDTH, height), layout="constrained")
+  axes = figure.subplots()
+  axes.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def name_lines(figure: figure_lib.Figure, names: Sequence[str]) -> None:
+  """Adds a legend below, one name a line where two would not fit."""
+  is_short = max(map(len, names), default=0) <= _SHORT_NAME
+  figure.legend(
+    loc="outside lower left",
+    ncols=2 if is_short else 1,
+    fontsize=9,
+    frameon=False,
+  )
+
+
+def style(number: int) -> Mapping[str, Any]:
+  """Colour and dashes of the run of a number, for `Axes.plot`."""
+  return _STYLES[number % len(_STYLES)]
+
+
+def to_png(figure: figure_lib.Figure) -> bytes:
+  """The figure as a PNG file, the same bytes each time."""
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+  return buffer.getvalue()

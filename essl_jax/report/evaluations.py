@@ -1,0 +1,44 @@
+"""The evaluations whose figures runs hold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from essl_jax.config.parts import EVALUATION
+from essl_jax.errors import UsageError
+from essl_jax.evaluation.evaluation import Evaluation
+from essl_jax.report.runs import Run
+from essl_jax.report.tables import words
+
+Known = dict[str, type[Evaluation]]
+"""Evaluations by the key of their figures."""
+
+
+def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
+  """The known evaluations, and those of the runs' own modules.
+
+  Args:
+    runs: of whose configs.
+
+  Returns:
+    The evaluations, and a line for each that cannot be had: its figures are
+    shown, its pictures are missing.
+  """
+  known: dict[str, Any] = {
+    name: EVALUATION.find(name) for name in EVALUATION.names()
+  }
+  missing = []
+  for run in runs:
+    for name in run.config.get("evaluations") or ():
+      if name in known:
+        continue
+      try:
+        known[name] = EVALUATION.find(name)
+      except UsageError as error:
+        missing.append(f"{run.name}: no pictures of {name}: {error}")
+  return {x.key or x.section: x for x in known.values()}, missing
+
+
+def heading(known: Known, measure: str) -> str:
+  """What to call the figures of a key of `results.json`."""
+  own = known[measure].heading if measure in known else ""
+  return own or words(measure).capitalize()

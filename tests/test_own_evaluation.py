@@ -1,0 +1,82 @@
+"""An evaluation of a user's own module, in all places that show figures."""
+
+import json
+import sys
+
+from report_helpers import Page, report
+
+from essl_jax import run as train
+
+MODULE = '''
+from essl_jax.evaluation import drawing
+from essl_jax.evaluation.evaluation import Evaluation, Picture, Row
+
+
+class PixelMean(Evaluation):
+  """The mean of the test images.
+
+  Attributes:
+    scale: of the figure.
+  """
+
+  heading = "Brightness"
+  needs_training = False
+  scale: float = 1.0
+
+  def run(self, bench, state):
+    batch = next(bench.experiment.source.evaluation_batches("test", 40))
+    mean = float(batch["image"].mean())
+    return {"mean": self.scale * mean, "images": len(batch["image"])}
+
+  def rows(self, figures):
+    note = f"{figures['images']} test images"
+    return [Row("Brightness of images", f"{figures['mean']:.3f} levels", note)]
+
+  @classmethod
+  def pictures(cls, found):
+    figure, axes = drawing.make_axes(2.0)
+    axes.bar(list(found), [each["mean"] for each in found.values()])
+    return [Picture(drawing.to_png(figure), "One bar a run.", "Brightness")]
+'''
+
+
+def test_a_module_of_ones_own_shows_its_figures_everywhere(
+  tiny_config, tmp_path, monkeypatch, capsys
+):
+  """In the terminal's table, `results.json` and the report."""
+  (tmp_path / "own_evaluation.py").write_text(MODULE)
+  workdir = tmp_path / "run"
+  with monkeypatch.context() as patch:
+    patch.syspath_prepend(tmp_path)
+    patch.setenv("COLUMNS", "160")
+    config = tiny_config(
+      epochs=0,
+      data={"train_split": "train[:64]", "test_split": "test[:40]"},
+      evaluations=("own_evaluation:PixelMean",),
+      pixel_mean={"scale": 2.0},
+      knn=None,
+      probe=None,
+      optimizer={"warmup_epochs": 0},
+    )
+    train.run(config, workdir)
+    printed = capsys.readouterr().out
+    report(workdir, "--images=0")
+  results = json.loads((workdir / "results.json").read_text())
+  mean = results["figures"]["pixel_mean"]["mean"]
+  row = ["Brightness of images", f"{mean:.3f} levels", "40 test images"]
+  assert results["rows"] == {"pixel_mean": [row]}
+  title, value, note = row
+  assert f"{title} ({note})" in printed and value in printed
+  page = Page((workdir / "report.html").read_text())
+  assert all(text in page.text for text in row)
+  assert "Brightness" in page.headings
+  assert [image["alt"] for image in page.all("img")] == ["One bar a run."]
+
+  # Where the module is not at hand, the stored rows are.
+  sys.modules.pop("own_evaluation")
+  report(workdir, "--images=0")
+  page = Page((workdir / "report.html").read_text())
+  assert all(text in page.text for text in row)
+  assert not page.all("img")
+  missing = "run: no pictures of own_evaluation:PixelMean"
+  assert missing in page.text
