@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from essl_jax import config as config_lib
 from essl_jax import data
 
 SIZE, TEST_SIZE, BATCH = 51, 13, 8
@@ -98,6 +99,11 @@ def make_records_dir(tmp_path_factory):
   ):
     write_tfds(path, name, sized, sized[:7], (None, None, 3), file_format)
   return path
+
+
+def open_source(name, **settings):
+  """The source of `config.data`."""
+  return data.open_source(config_lib.Data(name, **settings))
 
 
 def take(source, n, **arguments):

@@ -2,10 +2,11 @@
 
 import itertools
 
+from data_helpers import open_source
 import numpy as np
 from PIL import Image
 
-from essl_jax import augment, data
+from essl_jax import augment
 
 CLASSES = ("ant", "bee", "cat")
 SIZE, TEST_SIZE, BATCH = 23, 11, 4
@@ -37,7 +38,7 @@ def write_folder(root, sizes=(("train", SIZE, 0), ("val", TEST_SIZE, 100))):
 def open_folder(root, **more):
   """The source with evaluation images of eight pixels."""
   options = {"test_split": "val", "image_size": 8, "resize_size": 9} | more
-  return data.make_source("folder", directory=str(root), **options)
+  return open_source("folder", dir=str(root), **options)
 
 
 def take(source, n, **arguments):

@@ -1,6 +1,7 @@
 """Encoders without weights, whose symmetry is known, and their experiments."""
 
 import dataclasses
+from unittest import mock
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
+from essl_jax.equivariance.prediction import Prediction
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import collapse, symmetry, transformation
-from essl_jax.evaluation.encoding import Encoding
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -51,6 +53,14 @@ class Corners(nn.Module):
     return features.reshape(-1, SIDE**2, 3)[:, jnp.array([0, 12, 15, 3]), 0]
 
 
+class CornerPrediction(Prediction):
+  """Which rotation, as `Corners` names it."""
+
+  def make_heads(self, **common):
+    """A head without parameters."""
+    return {"transformation_head": Corners()}
+
+
 def images(number, seed):
   """Noise, the first row brighter: they have an upright position."""
   random = np.random.default_rng(seed)
@@ -79,7 +89,7 @@ def make(config, encoder, devices, test_images):
     mesh=parallel.make_mesh(devices),
   )
   networks = experiment.networks.clone(
-    encoder=encoder, transformation_head=Corners()
+    encoder=encoder, terms=(CornerPrediction(),)
   )
   nothing = {"encoder": {}, "transformation_head": {}}
   state = step_lib.TrainState(
@@ -95,10 +105,16 @@ def make(config, encoder, devices, test_images):
 def measure(config, devices=None):
   """All measures of `Pixels` on 61 test images, over all devices if absent."""
   experiment, state = make(config, Pixels(), devices, images(61, 1))
-  encoding = Encoding(experiment)
-  test, _ = encoding.features(state, "test")
+  bench = bench_lib.make(experiment)
+  test, _ = bench.features(state, "test")
   return {
-    "collapse": collapse.run(encoding, state, test),
-    "symmetry": symmetry.run(encoding, state),
-    "transformation": transformation.run(experiment, state, batch_size=32),
+    "collapse": collapse.run(bench.encoding, state, test),
+    "symmetry": symmetry.run(bench.encoding, state),
+    "transformation": recognise(bench, state),
   }
+
+
+def recognise(bench, state):
+  """Which rotations are named, of 8 images a device at once."""
+  with mock.patch.object(transformation, "BATCH", 32):
+    return transformation.run(bench, state, 0)

@@ -34,7 +34,7 @@ def labelled(number, seed):
 
 
 def source(unlabelled=48, train=24, validation=9, test=11):
-  """A source as `data.make_source` opens one."""
+  """A source as `data.open_source` opens one."""
   splits = {
     name: labelled(number, seed)
     for seed, (name, number) in enumerate(

@@ -8,7 +8,7 @@ import pytest
 
 from essl_jax.data import subsets
 from essl_jax.evaluation import collapse
-from essl_jax.training import step as step_lib
+from essl_jax.methods import method
 
 
 def test_ranks_of_equal_singular_values():
@@ -71,7 +71,7 @@ def test_isotropic_features_spread_over_the_sphere():
   assert figures["rankme"] == pytest.approx(collapse.rankme(normal[rows]))
   np.testing.assert_allclose(
     collapse.embedding_std(normal),
-    step_lib.embedding_std(jnp.asarray(normal, jnp.float32)),
+    method.embedding_std(jnp.asarray(normal, jnp.float32)),
     rtol=1e-4,
   )
 

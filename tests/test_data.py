@@ -13,12 +13,12 @@ from data_helpers import (
   make_tfds_dir,
   numbered_images,
   numbers,
+  open_source,
   take,
 )
 import numpy as np
 import pytest
 
-from essl_jax import data
 from essl_jax.data import streaming
 from essl_jax.errors import UsageError
 
@@ -40,12 +40,12 @@ def source_of(request, monkeypatch):
     return make_arrays
   if request.param == "records":
     path = request.getfixturevalue("records_dir")
-    return lambda: data.make_source("tiny_records", directory=path)
+    return lambda: open_source("tiny_records", dir=path)
   path = request.getfixturevalue("tfds_dir")
   if request.param == "streamed_large":
     # A shuffle buffer of a few images, as for a set larger than memory.
     monkeypatch.setattr(streaming, "SHUFFLE_BYTES", 1000)
-  return lambda: data.make_source("tiny", directory=path)
+  return lambda: open_source("tiny", dir=path)
 
 
 def test_same_seed_gives_the_same_batches(source_of):

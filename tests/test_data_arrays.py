@@ -10,6 +10,7 @@ from data_helpers import (
   STEPS,
   make_arrays,
   numbers,
+  open_source,
   take,
 )
 import numpy as np
@@ -68,7 +69,7 @@ def test_npz_is_read_and_cut(tmp_path):
   arrays = make_arrays()
   path = tmp_path / "set.npz"
   np.savez(path, **{k: getattr(arrays, k) for k in data.small_sets.NPZ_KEYS})
-  source = data.make_source(
+  source = open_source(
     str(path), train_split="train[10%:20]", test_split="train[20:]"
   )
   assert (source.num_examples("train"), source.num_classes) == (15, 3)
@@ -77,7 +78,7 @@ def test_npz_is_read_and_cut(tmp_path):
   (batch,) = source.evaluation_batches("test", SIZE)
   assert numbers(batch) == list(range(20, SIZE))
   with pytest.raises(UsageError, match="image_size=7.*6x5"):
-    data.make_source(str(path), image_size=7)
+    open_source(str(path), image_size=7)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +99,10 @@ def test_wrong_sub_splits_are_refused(split, message):
 def test_wrong_npz_files_are_explained(tmp_path):
   path = str(tmp_path / "set.npz")
   with pytest.raises(UsageError, match="does not exist.*train_images"):
-    data.make_source(path)
+    open_source(path)
   np.savez(path, train_images=IMAGES, other=LABELS)
   with pytest.raises(UsageError) as error:
-    data.make_source(path)
+    open_source(path)
   assert "lacks train_labels, test_images, test_labels and holds " in str(
     error.value
   )
@@ -110,12 +111,12 @@ def test_wrong_npz_files_are_explained(tmp_path):
   for broken in (b"", b"no archive", whole[: len(whole) // 2]):
     (tmp_path / "set.npz").write_bytes(broken)
     with pytest.raises(UsageError, match="cannot be read"):
-      data.make_source(path)
+      open_source(path)
 
 
 def test_digits():
   pytest.importorskip("sklearn")
-  source = data.make_source("digits")
+  source = open_source("digits")
   assert (source.num_classes, source.image_shape) == (10, (8, 8, 3))
   assert source.num_examples("train") + source.num_examples("test") == 1797
   assert abs(source.num_examples("test") - 360) <= 5
@@ -135,18 +136,18 @@ def test_digits():
 def test_missing_packages_are_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn", None)
   with pytest.raises(UsageError, match=r"pip install 'essl-jax\[digits\]'"):
-    data.make_source("digits")
+    open_source("digits")
   for module in ("tensorflow", "tensorflow_datasets", "importlib_resources"):
     with monkeypatch.context() as context:
       context.setitem(sys.modules, module, None)
       with pytest.raises(UsageError, match=rf"{module} is.*jax\[tfds\]"):
-        data.make_source("cifar10")
+        open_source("cifar10")
 
 
 def test_arrays_need_no_tensorflow():
   program = (
-    "import sys, numpy as np; from essl_jax import data\n"
-    "source = data.make_source('digits')\n"
+    "import sys, numpy as np; from essl_jax import config, data\n"
+    "source = data.open_source(config.Data('digits'))\n"
     "next(source.batches(batch_size=4, seed=0))\n"
     "bad = [m for m in sys.modules if m.startswith('tensorflow')]\n"
     "assert not bad, bad"

@@ -1,5 +1,6 @@
 """Image folders with broken, odd and foreign files, and wrong folders."""
 
+from data_helpers import open_source
 from evaluation_helpers import PIXELS
 from folder_helpers import (
   BATCH,
@@ -167,8 +168,8 @@ def remove(root, pattern):
 @pytest.mark.parametrize(
   ("spoil", "options", "message"),
   [
-    (None, {"directory": None}, "needs data.dir"),
-    (None, {"directory": "/no/such"}, "'/no/such' is no folder"),
+    (None, {"dir": None}, "needs data.dir"),
+    (None, {"dir": "/no/such"}, "'/no/such' is no folder"),
     (None, {"image_size": None, "resize_size": None}, "set .*data.image_size"),
     (None, {"resize_size": 7}, "resize_size=7 is less than .*image_size=8"),
     (None, {"image_size": None}, "resize_size=9 needs data.image_size"),
@@ -182,9 +183,9 @@ def test_wrong_folders_are_explained(tmp_path, spoil, options, message):
   write_folder(tmp_path)
   if spoil:
     remove(tmp_path, spoil)
-  given = {"directory": str(tmp_path), "test_split": "val", "image_size": 8}
+  given = {"dir": str(tmp_path), "test_split": "val", "image_size": 8}
   with pytest.raises(UsageError, match=message) as error:
-    data.make_source("folder", **(given | {"resize_size": 9} | options))
+    open_source("folder", **(given | {"resize_size": 9} | options))
   assert "\n" not in str(error.value)
 
 
@@ -243,4 +244,4 @@ def test_a_directory_is_no_name(tmp_path):
   with pytest.raises(
     UsageError, match=f"data.name=folder.*data.dir={tmp_path}"
   ):
-    data.make_source(str(tmp_path))
+    open_source(str(tmp_path))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from data_helpers import open_source
 from folder_helpers import (
   BATCH,
   CLASSES,
@@ -21,7 +22,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from essl_jax import augment, data
+from essl_jax import augment
 from essl_jax.data import batches as batches_lib
 from essl_jax.data import crops as crops_lib
 from essl_jax.data.folder import FolderSource
@@ -195,19 +196,20 @@ def test_wrong_crops_are_refused(folder, crops):
 
 
 def test_arrays_refuse_crops_and_resizing():
-  source = data.make_source("digits")
+  source = open_source("digits")
   assert not source.differs_in_size
   with pytest.raises(ValueError, match="crop them on the device"):
     source.batches(batch_size=4, seed=0, crops=CROPS)
   with pytest.raises(UsageError, match="resize_size=9"):
-    data.make_source("digits", image_size=8, resize_size=9)
+    open_source("digits", image_size=8, resize_size=9)
 
 
 def test_folders_need_no_tensorflow(folder):
   program = (
-    "import sys; from essl_jax import augment, data\n"
-    f"source = data.make_source('folder', directory={str(folder)!r},\n"
-    "  test_split='val', image_size=8)\n"
+    "import sys; from essl_jax import augment, config, data\n"
+    f"settings = config.Data('folder', {str(folder)!r}, test_split='val',\n"
+    "  image_size=8)\n"
+    "source = data.open_source(settings)\n"
     "crops = {'first': augment.View(size=4)}\n"
     "next(source.batches(batch_size=4, seed=0, crops=crops))\n"
     "bad = [m for m in sys.modules if m.startswith('tensorflow')]\n"

@@ -3,11 +3,11 @@
 import itertools
 import sys
 
-from data_helpers import BATCH, SIZE, STEPS, make_records_dir
+from data_helpers import BATCH, SIZE, STEPS, make_records_dir, open_source
 import numpy as np
 import pytest
 
-from essl_jax import augment, data
+from essl_jax import augment
 from essl_jax.data import streaming
 from essl_jax.data.array_record import ArrayRecordSource
 from essl_jax.errors import UsageError
@@ -27,7 +27,7 @@ def tfds_dir(tmp_path_factory):
 def source_of(request, tfds_dir):
   def make(**more):
     sizes = {"image_size": 8, "resize_size": 10}
-    return data.make_source(request.param, directory=tfds_dir, **sizes, **more)
+    return open_source(request.param, dir=tfds_dir, **sizes, **more)
 
   return make
 
@@ -89,9 +89,7 @@ def test_shares_together_are_the_whole_batch(source_of):
 def test_large_splits_are_cropped_and_resumed(tfds_dir, monkeypatch):
   # A shuffle buffer of a few images, as for a set larger than memory.
   monkeypatch.setattr(streaming, "SHUFFLE_BYTES", 1000)
-  make = lambda: data.make_source(
-    "tiny_sized", directory=tfds_dir, image_size=8
-  )
+  make = lambda: open_source("tiny_sized", dir=tfds_dir, image_size=8)
   shared = {"process_index": 1, "process_count": 2}
   whole = take(make(), STEPS + 4, **shared)
   assert_equal(whole[3:], take(make(), STEPS + 1, start_step=3, **shared))
@@ -112,7 +110,7 @@ def test_evaluation_reads_everything(source_of):
 
 def test_formats_give_images_of_one_kind(tfds_dir):
   held = [
-    data.make_source(name, directory=tfds_dir, image_size=8, on_device=True)
+    open_source(name, dir=tfds_dir, image_size=8, on_device=True)
     for name in ("tiny_sized", "tiny_sized_records")
   ]
   one, other = (sorted(x.train_images.tolist()) for x in held)
@@ -120,23 +118,23 @@ def test_formats_give_images_of_one_kind(tfds_dir):
 
 
 def test_sets_of_one_size_can_be_cropped_on_the_host(tfds_dir):
-  source = data.make_source("tiny_records", directory=tfds_dir)
+  source = open_source("tiny_records", dir=tfds_dir)
   assert not source.differs_in_size
   (batch,) = take(source, 1)
   assert batch["first"].shape == (BATCH, 6, 6, 3)
 
 
 def test_array_record_needs_its_package(tfds_dir, monkeypatch):
-  source = data.make_source("tiny_records", directory=tfds_dir)
+  source = open_source("tiny_records", dir=tfds_dir)
   assert isinstance(source, ArrayRecordSource)
   module = "array_record.python.array_record_data_source"
   monkeypatch.setitem(sys.modules, module, None)
   with pytest.raises(UsageError, match="pip install array_record") as error:
-    data.make_source("tiny_records", directory=tfds_dir)
+    open_source("tiny_records", dir=tfds_dir)
   assert "\n" not in str(error.value)
   monkeypatch.undo()
   with pytest.raises(UsageError, match="'trian'"):
-    data.make_source("tiny_records", directory=tfds_dir, train_split="trian")
+    open_source("tiny_records", dir=tfds_dir, train_split="trian")
 
 
 def test_broken_records_are_told(source_of, monkeypatch, capfd):

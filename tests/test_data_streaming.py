@@ -8,6 +8,7 @@ from data_helpers import (
   make_tfds_dir,
   numbered_images,
   numbers,
+  open_source,
   take,
 )
 import numpy as np
@@ -23,9 +24,9 @@ def tfds_dir(tmp_path_factory):
 
 
 def test_sets_read_from_tfds_into_arrays(tfds_dir):
-  arguments = {"directory": tfds_dir, "train_split": "train[5:40]"}
-  streamed = data.make_source("tiny", **arguments)
-  held = data.make_source("tiny", on_device=True, **arguments)
+  arguments = {"dir": tfds_dir, "train_split": "train[5:40]"}
+  streamed = open_source("tiny", **arguments)
+  held = open_source("tiny", on_device=True, **arguments)
   assert isinstance(held, data.ArraySource)
   assert held.num_classes == streamed.num_classes == 3
   assert held.num_examples("train") == streamed.num_examples("train") == 35
@@ -42,7 +43,7 @@ def test_sets_read_from_tfds_into_arrays(tfds_dir):
 
 
 def test_grayscale_tfds(tfds_dir):
-  source = data.make_source("tiny_gray", directory=tfds_dir)
+  source = open_source("tiny_gray", dir=tfds_dir)
   assert source.image_shape == (6, 5, 3)
   original = numbered_images(SIZE)[..., :1]
   (batch,) = take(source, 1)
@@ -53,8 +54,8 @@ def test_grayscale_tfds(tfds_dir):
 
 def test_images_of_many_sizes_are_resized_and_cropped(tfds_dir):
   with pytest.raises(UsageError, match="data.image_size"):
-    data.make_source("tiny_mixed", directory=tfds_dir)
-  source = data.make_source("tiny_mixed", directory=tfds_dir, image_size=8)
+    open_source("tiny_mixed", dir=tfds_dir)
+  source = open_source("tiny_mixed", dir=tfds_dir, image_size=8)
   assert source.image_shape == (8, 8, 3)
   (batch,) = source.evaluation_batches("train", 4)
   by_level = {int(i[0, 0, 0]): i for i in batch["image"]}
@@ -64,7 +65,7 @@ def test_images_of_many_sizes_are_resized_and_cropped(tfds_dir):
   expected = np.repeat([[0] * 4 + [200] * 4], 8, axis=0)
   np.testing.assert_array_equal(by_level[0][..., 0], expected)
   with pytest.raises(UsageError, match="image_size=0"):
-    data.make_source("tiny_mixed", directory=tfds_dir, image_size=0)
+    open_source("tiny_mixed", dir=tfds_dir, image_size=0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_images_of_many_sizes_are_resized_and_cropped(tfds_dir):
 )
 def test_wrong_tfds_names_are_explained(tfds_dir, arguments, message):
   with pytest.raises(UsageError, match=message) as error:
-    data.make_source(**({"name": "tiny", "directory": tfds_dir} | arguments))
+    open_source(**({"name": "tiny", "dir": tfds_dir} | arguments))
   assert "\n" not in str(error.value)
 
 
@@ -96,7 +97,7 @@ def test_sets_without_images_or_labels_are_refused(tmp_path, tfds_dir):
     data_dir=str(tmp_path),
   )
   with pytest.raises(UsageError, match=r"it has text\): an 8-bit 'image'"):
-    data.make_source("words", directory=str(tmp_path))
+    open_source("words", dir=str(tmp_path))
 
 
 def test_without_network_a_missing_set_is_explained(
@@ -109,7 +110,7 @@ def test_without_network_a_missing_set_is_explained(
 
   monkeypatch.setattr(requests, "get", refuse)
   with pytest.raises(UsageError) as error:
-    data.make_source("cifar10", directory=str(tmp_path))
+    open_source("cifar10", dir=str(tmp_path))
   message = str(error.value)
   for part in (str(tmp_path), "cannot be reached", "tfds build cifar10"):
     assert part in message
@@ -123,7 +124,7 @@ def test_real_cifar10():
   directory = os.environ.get("ESSL_JAX_CIFAR10_DIR")
   if not directory:
     pytest.skip("ESSL_JAX_CIFAR10_DIR names no prepared TFDS directory")
-  source = data.make_source("cifar10", directory=directory)
+  source = open_source("cifar10", dir=directory)
   assert (source.num_classes, source.image_shape) == (10, (32, 32, 3))
   assert source.num_examples("train") == 50_000
   assert source.num_examples("test") == 10_000

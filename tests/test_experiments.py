@@ -2,18 +2,15 @@
 
 import importlib
 import pathlib
-import sys
 
-from absl import flags
-from ml_collections import config_flags
 import pytest
 import study
 from study_helpers import make_options, results
 import study_report
 import study_runner
 
-from essl_jax import config as config_lib
-from essl_jax import fields, methods
+from essl_jax.config import flags
+from essl_jax.training import networks
 
 SCRIPTS = (
   "ablations",
@@ -28,23 +25,17 @@ SCRIPTS = (
 STUDIES = {name: importlib.import_module(name).STUDY for name in SCRIPTS}
 
 
-def _parse(words, monkeypatch):
-  """The config that the program makes of its words, by flags of its own."""
-  monkeypatch.setattr(sys, "argv", words[2:])  # where ml_collections looks
-  values = flags.FlagValues()
-  config = config_flags.DEFINE_config_file("config", flag_values=values)
-  flags.DEFINE_string("workdir", None, "", flag_values=values)
-  for word in words[3:]:
-    if word.startswith("--config."):
-      name = word.removeprefix("--config.").partition("=")[0]
-      assert fields.find(config_lib.Config, name) is None
-  assert values(words[2:]) == words[2:3]  # nothing is left over
-  parsed = config_lib.parse(config.value.to_dict())
-  methods.check(parsed)
-  return parsed
+def _parse(words):
+  """The config that the program makes of its words."""
+  recipe, *rest = words[3:]
+  overrides = [word for word in rest if flags.is_flag(word)]
+  assert [x for x in rest if x not in overrides] == rest[-1:]
+  assert rest[-1].startswith("--workdir=")
+  config = flags.load(recipe.removeprefix("--config="), overrides)
+  networks.check_parts(config)
+  return config
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")
 @pytest.mark.parametrize(
   ("script", "scale"),
   [(name, scale) for name, x in STUDIES.items() for scale in x.captions],
@@ -58,7 +49,7 @@ def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
   assert len({cell.row for cell in cells}) == len(cells)
   seen = {}
   for cell in cells:
-    config = _parse(study.command(cell, options), monkeypatch)
+    config = _parse(study.command(cell, options))
     assert config.seed == 3
     # Every cell computes something else.
     assert seen.setdefault(config, cell.name) == cell.name
@@ -66,6 +57,21 @@ def test_cells_are_configs(script, scale, tmp_path, monkeypatch):
   rows = {cell.row for cell in chosen.cells("full", [0])}
   assert {x.row for x in chosen.quoted} <= rows
   assert not chosen.baseline or chosen.baseline in rows
+
+
+def test_committed_results_are_of_their_cells():
+  found = set()
+  for chosen in STUDIES.values():
+    for scale in chosen.captions:
+      options = study_runner.parse(chosen, "", [f"--scale={scale}"])
+      there = {path.stem for path in options.results.glob("*-seed*.json")}
+      cells = study.known_cells(chosen, options)
+      assert there <= {cell.name for cell in cells}
+      for cell in cells:
+        if cell.name in there:
+          study.load(chosen, cell, options)  # refuses those of other flags
+          found.add((chosen.name, cell.row))
+  assert len(found) > 40
 
 
 def test_names_are_those_of_earlier_workdirs():

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax import run as train
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import features, finetune, fitting, linear_probe
-from essl_jax.evaluation import suite as suite_lib
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment
@@ -203,8 +202,8 @@ def test_finetune_and_evaluate_fill_one_results_file(
         extracted.append((split, self.num_examples(split)))
       return self._inner.evaluation_batches(split, batch_size, **share)
 
-  make_source = experiment.data.make_source
-  experiment.data.make_source = lambda *_, **__: Spy(source)
+  open_source = experiment.data.open_source
+  experiment.data.open_source = lambda *_, **__: Spy(source)
   try:
     for change in (
       {},
@@ -224,7 +223,7 @@ def test_finetune_and_evaluate_fill_one_results_file(
       else:
         train.run(tiny_config("simclr", **base | change), tmp_path)
   finally:
-    experiment.data.make_source = make_source
+    experiment.data.open_source = open_source
   results = json.loads((tmp_path / "results.json").read_text())
   told = results["data"]["broken"]["train"]
   assert told == {"number": 2, "names": ["a.png", "b.png"]}
@@ -281,12 +280,11 @@ def test_images_of_many_sizes_are_cropped_by_the_host(tmp_path, tiny_config):
     views.append((crops, self.num_examples("train")))
     return batches(self, crops=crops, **arguments)
 
-  type(made.source).batches, suite = spying, suite_lib.Suite(made)
+  type(made.source).batches, bench = spying, bench_lib.make(made)
   try:
     state = made.create_state()
-    train_features, test = (suite.features(state, x) for x in ("train", "test"))
-    figures = suite.probe(state, train_features, test)
-    tuned = suite.finetune(state)
+    figures = config.probe.run(bench, state)
+    (tuned,) = config.finetune.run(bench, state).values()
   finally:
     type(made.source).batches = batches
   assert [number for _, number in views] == [24, 16]
@@ -298,4 +296,4 @@ def test_images_of_many_sizes_are_cropped_by_the_host(tmp_path, tiny_config):
     assert found["num_test"] == 24
   rows = subsets.choose(made.source.labels(), 0.7)
   assert tuned["num_train"] == len(rows) == 16
-  assert config_lib.Finetune().labels == 0.01
+  assert finetune.Finetune().labels == 0.01

@@ -15,13 +15,8 @@ from essl_jax import run as train
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import (
-  collapse,
-  ridge,
-  suite,
-  symmetry,
-  transformation,
-)
+from essl_jax.evaluation import bench as bench_lib
+from essl_jax.evaluation import collapse, ridge, symmetry
 from essl_jax.evaluation.encoding import Encoding
 from essl_jax.training import experiment as experiment_lib
 
@@ -174,7 +169,7 @@ def test_confusion_is_counted_over_all_images(make, devices):
   lying = np.zeros((61, SIDE, SIDE, 3), np.uint8)
   lying[:40, 0, 0], lying[40:, -1, 0] = 255, 255
   experiment, state = make(Pixels(), devices, test_images=lying)
-  found = transformation.run(experiment, state, batch_size=32)
+  found = measures_helpers.recognise(bench_lib.make(experiment), state)
   right, turned = np.eye(4, dtype=int), np.roll(np.eye(4, dtype=int), 1, 1)
   assert found["confusion"] == (40 * right + 21 * turned).tolist()
   np.testing.assert_allclose(found["per_element"], [100 * 40 / 61] * 4)
@@ -192,10 +187,10 @@ def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):
   mesh = parallel.make_mesh(jax.devices()[:1])
   experiment = experiment_lib.build(config, source, mesh)
   with pytest.raises(UsageError, match="half_translation does not act on .*7"):
-    suite.Suite(experiment)
+    bench_lib.make(experiment)
   experiment, _ = make(Pixels(), test_images=images(1, 0))
   with pytest.raises(UsageError, match="test_split has 1 image"):
-    suite.Suite(experiment)
+    bench_lib.make(experiment)
 
 
 def test_a_run_reports_them_and_an_old_one_is_measured_again(
@@ -215,8 +210,8 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
   )
   train.run(config, tmp_path)
   printed = capsys.readouterr().out
-  assert "rotation, linear read-out" in printed
-  assert "effective rank of 16 features" in printed
+  assert "Under rotation: linear read-out" in printed
+  assert "Effective rank (of 16, 30 test images)" in printed
   results = json.loads((tmp_path / "results.json").read_text())
   figures = results["figures"]
   rotation = figures["symmetry"]["rotation"]
@@ -258,7 +253,7 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
     ({"every": 9}, "no field config.measures.every"),
   ],
 )
-def test_wrong_measures_are_refused(tiny_config, fields, expected):
+def test_wrong_measures_are_refused(make, fields, expected):
   with pytest.raises(UsageError, match=expected) as error:
-    tiny_config(measures=fields)
+    bench_lib.make(make(Pixels(), **fields)[0])
   assert "\n" not in str(error.value)

@@ -1,10 +1,10 @@
 """Files of unit cells, ours and the original's, and wrong ones."""
 
+from data_helpers import open_source
 import h5py
 import numpy as np
 import pytest
 
-from essl_jax import data
 from essl_jax.errors import UsageError
 from essl_jax.photonics import cells, dataset
 
@@ -35,9 +35,9 @@ def test_the_originals_files_are_trained_on(tmp_path):
     is_bare = split == "unlabelled"
     missing = range(len(made)) if is_bare else ()
     _original(tmp_path / f"{split}.h5", made, labels, missing)
-  source = data.make_source(
+  source = open_source(
     "photonics",
-    directory=str(tmp_path),
+    dir=str(tmp_path),
     train_split="unlabelled",
     test_split="test",
   )

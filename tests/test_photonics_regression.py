@@ -11,12 +11,13 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import optim, tasks
+from essl_jax import optim
 from essl_jax import run as train
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation.saved import Saved
-from essl_jax.photonics import density, regression, regressor
+from essl_jax.photonics import density, evaluation, regression, regressor
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
 
@@ -33,7 +34,9 @@ def build(devices=1):
 @functools.cache
 def problem(devices=1):
   experiment = build(devices)
-  return tasks.make(experiment)._problem(experiment.create_state())
+  return experiment.config.regression.problem(
+    experiment, experiment.create_state()
+  )
 
 
 def fit(made, mesh, *runs):
@@ -72,7 +75,7 @@ def test_figures_choose_the_epoch_on_validation_cells():
 
 def test_adam_decays_as_pytorchs_does():
   """Against the formulas of torch.optim.Adam, whose decay is in the moments."""
-  settings = config_lib.Regression(learning_rate=0.003, weight_decay=0.1)
+  settings = evaluation.Regression(learning_rate=0.003, weight_decay=0.1)
   made = regressor.Problem(None, None, {}, settings, None)
   weights, gradients = np.array([1.0, -2.0]), np.array([[0.3, 0.1], [-0.2, 1]])
   state, actual = made.optimizer.init(weights), weights
@@ -136,9 +139,7 @@ def test_stopped_between_repetitions_goes_on_there(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-  monkeypatch.setattr(
-    experiment_lib.data, "make_source", lambda *_, **__: SOURCE
-  )
+  monkeypatch.setattr(experiment_lib.data, "open_source", lambda *_: SOURCE)
 
 
 def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
@@ -164,7 +165,7 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
   assert len(by_labelled["8"]["dos_error_minimum_over_test_each"]) == 2
   assert (tmp_path / "summary.png").stat().st_size > 10_000
   printed = " ".join(capsys.readouterr().out.split())
-  for text in ("DOS error", "half_translation recognised"):
+  for text in ("DOS error", "Transformation recognised (half_translation,"):
     assert text in printed
   few = dataclasses.replace(config.regression, labelled=(8,), repetitions=1)
   again = dataclasses.replace(config, mode="evaluate", regression=few)
@@ -177,14 +178,16 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
 def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   fields = photonics_helpers.raw_config(epochs=0)
   fields["equivariance"]["weight"] = 0.0
-  config = config_lib.parse(fields)
+  with pytest.raises(UsageError, match="transformation is of a trained enc"):
+    train.run(config_lib.parse(fields), tmp_path)
+  config = config_lib.parse(fields | {"evaluations": ("photonics",)})
   train.run(config, tmp_path)
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["step"] == 0 and not (tmp_path / "checkpoints").exists()
   assert set(results["figures"]) == {"regression"}
   found = results["figures"]["regression"]
   assert found["initial_weights"] == "random"
-  made = tasks.make(experiment_lib.build(config))._problem(None)
+  made = config.regression.problem(experiment_lib.build(config), None)
   mesh = parallel.make_mesh(jax.devices()[:1])
   trainer = regressor.Trainer(made, mesh)
   kernels = [
@@ -223,7 +226,7 @@ def test_wrong_numbers_are_named_before_pretraining(changes, expected):
     regression.run(dataclasses.replace(made, settings=settings), mesh)
   config = dataclasses.replace(build(2).config, regression=settings)
   with pytest.raises(UsageError, match=expected):
-    tasks.make(experiment_lib.build(config, SOURCE, mesh))
+    bench_lib.make(experiment_lib.build(config, SOURCE, mesh))
 
 
 def test_no_step_is_taken_with_wrong_numbers(opened, tmp_path):

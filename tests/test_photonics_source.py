@@ -2,11 +2,13 @@
 
 import dataclasses
 
+from data_helpers import open_source
 import numpy as np
 import photonics_helpers
 import pytest
 
-from essl_jax import config_data, data
+from essl_jax import config as config_lib
+from essl_jax import data
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density, settings, storage
 from essl_jax.photonics import source as source_lib
@@ -14,15 +16,22 @@ from essl_jax.photonics import source as source_lib
 SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
 
 
+def open_cells(folder, split, **own):
+  """The cells of a folder."""
+  asked_for = config_lib.Data("photonics", str(folder), train_split=split)
+  return source_lib.open_cells(asked_for, **own)
+
+
 def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
   asked = photonics_helpers.stand_in(monkeypatch, SIZES)
-  arguments = {
-    "directory": str(tmp_path / "cells"),
-    "train_split": "unlabelled[:16]",
-    "test_split": "test[:3]",
-    "generate": config_data.Generate("blob", 11, 20, 3),
-  }
-  source = data.make_source("photonics", **arguments)
+  asked_for = config_lib.Data(
+    "photonics",
+    str(tmp_path / "cells"),
+    train_split="unlabelled[:16]",
+    test_split="test[:3]",
+  )
+  own = {"generate": source_lib.Generate("blob", 11, 20, 3)}
+  source = data.open_source(asked_for, own)
   assert asked == [
     {
       "kind": "blob",
@@ -44,7 +53,7 @@ def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
   (tmp_path / "cells").mkdir()
   for split in SIZES:
     (tmp_path / "cells" / f"{split}.h5").touch()
-  data.make_source("photonics", **arguments)
+  data.open_source(asked_for, own)
   assert len(asked) == 1, "what is there is not made again"
 
 
@@ -66,13 +75,13 @@ def test_cells_of_other_settings_are_refused(
   storage.write_manifest(tmp_path, {"settings": made})
   for name in SIZES:
     (tmp_path / f"{name}.h5").touch()
-  wanted = config_data.Generate("blob", 11, 20)
-  arguments = (str(tmp_path), "unlabelled", "test")
-  for generate in (wanted, config_data.Generate()):
-    source = source_lib.open_cells(*arguments, generate)
+  wanted = source_lib.Generate("blob", 11, 20)
+  for generate in (wanted, source_lib.Generate()):
+    source = open_cells(tmp_path, "unlabelled", generate=generate)
     assert source.made == {"kind": "blob", "seed": 0}
+  other = dataclasses.replace(wanted, **changes)
   with pytest.raises(UsageError, match=expected) as error:
-    source_lib.open_cells(*arguments, dataclasses.replace(wanted, **changes))
+    open_cells(tmp_path, "unlabelled", generate=other)
   assert "\n" not in str(error.value) and not asked
 
 
@@ -100,9 +109,7 @@ def test_what_is_missing_is_named(
   for name in SIZES:
     (tmp_path / "cells" / f"{name}.h5").touch()
   with pytest.raises(UsageError, match=expected) as error:
-    data.make_source(
-      "photonics", directory=directory, train_split=split, test_split="test"
-    )
+    open_source("photonics", dir=directory, train_split=split)
   assert "\n" not in str(error.value)
 
 
@@ -110,10 +117,10 @@ def test_unlabelled_cells_are_needed_to_pretrain_on(monkeypatch, tmp_path):
   photonics_helpers.stand_in(monkeypatch, SIZES)
   for name in ("train", "validation", "test"):
     (tmp_path / f"{name}.h5").touch()
-  source = source_lib.open_cells(str(tmp_path), "train", "test")
+  source = open_cells(tmp_path, "train")
   assert source.num_examples("train") == SIZES["train"]
   with pytest.raises(UsageError, match="lacks unlabelled.h5: `python"):
-    source_lib.open_cells(str(tmp_path), "unlabelled[:3]", "test")
+    open_cells(tmp_path, "unlabelled[:3]")
 
 
 def test_densities_are_needed(monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from data_helpers import make_tfds_dir, numbered_images, write_tfds
+from data_helpers import make_tfds_dir, numbered_images, open_source, write_tfds
 import numpy as np
 from PIL import Image
 import pytest
@@ -122,8 +122,8 @@ def test_folders_are_divided_and_listed(tmp_path):
       folder = tmp_path / split / "abc"[number % 3]
       folder.mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(folder / f"{number}.png")
-  source = data.make_source(
-    "folder", directory=str(tmp_path), test_split="val", image_size=8
+  source = open_source(
+    "folder", dir=str(tmp_path), test_split="val", image_size=8
   )
   check_few_labels(source)
   path = tmp_path / "few.txt"
@@ -143,7 +143,7 @@ def test_folders_are_divided_and_listed(tmp_path):
 
 def test_tfds_sets_are_divided_and_listed(tmp_path_factory):
   path = make_tfds_dir(tmp_path_factory)
-  source = data.make_source("tiny", directory=path)
+  source = open_source("tiny", dir=path)
   check_few_labels(source)
   few = __file__
   with pytest.raises(UsageError, match=r"no file names \(it has extra, image"):
@@ -154,7 +154,7 @@ def test_tfds_sets_are_divided_and_listed(tmp_path_factory):
   write_tfds(
     path, "named", images, images[:4], (6, 5, 3), file_name=tfds.features.Text()
   )
-  named = data.make_source("named", directory=path)
+  named = open_source("named", dir=path)
   listed = tmp_path_factory.mktemp("list") / "few.txt"
   listed.write_text("name_3.JPEG\nname_8.JPEG\n")
   part = subsets.few_labels(named, 0.1, 0, str(listed))

@@ -26,8 +26,8 @@ _BLOCK_ROWS = 1024
 def embedding_std(embeddings: np.ndarray) -> float:
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
-  `step.embedding_std` in float64: 1/sqrt(D) where they spread over the sphere,
-  0 where they have collapsed.
+  `methods.method.embedding_std` in float64: 1/sqrt(D) where they spread over
+  the sphere, 0 where they have collapsed.
 
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2.

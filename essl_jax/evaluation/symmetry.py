@@ -45,6 +45,9 @@ def check(encoding: Encoding) -> None:
   for name in experiment.config.measures.groups:
     try:
       group = transformations.find(name)
+    except ValueError as error:
+      raise UsageError(f"config.measures.groups: {error}") from error
+    try:
       jax.eval_shape(group.apply_all, images)
       group.check_elements()
     except ValueError as error:

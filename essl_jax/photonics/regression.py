@@ -21,6 +21,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation import fitting
 from essl_jax.evaluation.saved import Saved
+from essl_jax.photonics import density as density_lib
 from essl_jax.photonics.regressor import (
   EMPTY_LATTICE,
   PICTURED,

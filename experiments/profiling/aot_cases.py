@@ -5,7 +5,6 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import re
-import runpy
 from typing import Any
 
 import aot_report
@@ -16,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from essl_jax import config as config_lib
+from essl_jax.config import flags
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
@@ -76,30 +76,18 @@ def load_config(case: Case) -> config_lib.Config:
   Raises:
     UsageError: a file, variant or setting that does not load.
   """
-  path, _, variant = case.config.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise UsageError(f"--config={case.config}: there is no file {path}")
-  try:
-    raw = runpy.run_path(path)["get_config"](variant or None).to_dict()
-  except UsageError:
-    raise
-  except Exception as error:
-    raise UsageError(
-      f"--config={case.config} does not load: {first_line(error)}"
-    ) from error
-  raw["precision"] = "bfloat16"
+  overrides = ["--config.precision=bfloat16"]
   for part in filter(None, case.setting.split(",")):
-    name, _, value = part.partition("=")
-    if name == "micro_batches" and value.isdigit():
-      raw["micro_batches"] = int(value)
+    if re.fullmatch(r"micro_batches=\d+", part):
+      overrides.append(f"--config.{part}")
     elif part == "rematerialize":
-      raw["model"]["rematerialize"] = True
+      overrides.append("--config.encoder.rematerialize=True")
     elif part != "published":
       raise UsageError(
         f"--variant={case.setting}: must be published, rematerialize,"
         " micro_batches=N, or the latter two with a comma"
       )
-  return config_lib.parse(raw)
+  return flags.load(case.config, overrides)
 
 
 # The packages that hold the compiler of a platform.
@@ -183,13 +171,9 @@ def shapes(experiment: experiment_lib.Experiment) -> tuple[Any, Any]:
     put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.tree.map(put, tree)
 
-  size = config.views.first.size
   state = jax.eval_shape(
     lambda: step_lib.create_state(
-      experiment.networks,
-      experiment.optimizer,
-      seed=config.seed,
-      image_shape=(size, size, 3),
+      experiment.problem(), seed=config.seed, requests=experiment.requests
     )
   )
   n, crops = config.batch_size, experiment.crops

@@ -61,9 +61,9 @@ def augmentation_seconds(
   """Median time of making the three views of a batch, alone."""
   n = experiment.config.batch_size
   images = jnp.asarray(experiment.source.train_images[:n])
-  make = jax.jit(views_lib.make_views(experiment.config))
+  make = jax.jit(views_lib.make_views(experiment.requests))
   state = jax.device_get(experiment.create_state())
-  state = dataclasses.replace(state, params={}, opt_state={})
+  state = dataclasses.replace(state, params={}, opt_state={}, target=None)
   seconds = []
   for _ in range(repetitions + 1):
     start = time.perf_counter()

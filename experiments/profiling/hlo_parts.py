@@ -26,6 +26,7 @@ SCOPES = {
   "augmentation": "augmentation",
   "exchange": "exchange of gradients",
   "optimizer": "optimizer",
+  "target": "target network",
   "metrics": "metrics",
 }
 STEM, OTHER = "encoder: stem, pooling", "other"

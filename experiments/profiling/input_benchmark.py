@@ -35,6 +35,7 @@ import PIL
 from PIL import Image
 
 from essl_jax import augment, data
+from essl_jax import config as config_lib
 
 HEIGHT, WIDTH, BATCH = 400, 500, 64
 CROPS = {
@@ -154,8 +155,10 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     written = write_images(root, arguments.files)
-    source = data.make_source(
-      "folder", directory=folder, test_split="train", image_size=224
+    source = data.open_source(
+      config_lib.Data(
+        name="folder", dir=folder, test_split="train", image_size=224
+      )
     )
     torch = TorchSide(arguments.torch_python, root, cores)
     rounds: dict[str, list] = {"ours": [], "crops": [], "views": []}

@@ -28,6 +28,7 @@ import records
 import step_cases
 
 from essl_jax import arguments as arguments_lib
+from essl_jax.config import parts
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.storage import workdir as workdir_lib
@@ -116,7 +117,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--method", choices=step_cases.OWN_FIELDS, default="simclr")
+  add("--method", choices=parts.METHOD.names(), default="simclr")
   add("--batches", type=int, nargs="+", default=[64, 256])
   add("--timed", type=int, default=64, help="largest batch run; 0 runs none")
   add("--steps", type=int, default=2, help="of each setting, in turn")

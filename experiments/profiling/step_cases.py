@@ -18,30 +18,27 @@ import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
-from essl_jax import methods, transformations
+from essl_jax.config import parts
 from essl_jax.data import ArraySource, load_npz
 from essl_jax.devices import cpu, parallel
 from essl_jax.errors import UsageError
 from essl_jax.training import dispatch
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import views as views_lib
+from essl_jax.training.views import Views
 
+# Where the step has others than a method's defaults.
 OWN_FIELDS: dict[str, dict[str, Any]] = {
-  "simclr": {"temperature": 0.5},
   "simclr_nt_xent": {"temperature": 0.1},
-  "simsiam": {"predictor_hidden": 512},
   "barlow_twins": {
-    "redundancy_weight": 0.0051,
-    "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"},
+    "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"}
   },
-  "none": {},
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options that say which step it is."""
   add = parser.add_argument
-  add("--method", choices=methods.METHODS, default="simsiam")
+  add("--method", choices=parts.METHOD.names(), default="simsiam")
   add("--batch", type=int, default=64)
   add("--width", type=int, default=64)
   add("--size", type=int, default=32, help="pixels of views 1 and 2, twice 3's")
@@ -86,7 +83,8 @@ def make_config(arguments: argparse.Namespace) -> config_lib.Config:
         "second": view,
         "third": {"size": arguments.size // 2},
       },
-      "model": {
+      "encoder": {
+        "stem": "cifar",
         "width": arguments.width,
         "rematerialize": arguments.rematerialize,
       },
@@ -94,25 +92,22 @@ def make_config(arguments: argparse.Namespace) -> config_lib.Config:
         "weight": arguments.rotation_weight,
         "last_hidden_relu": arguments.method != "simsiam",
       },
-      **OWN_FIELDS[arguments.method],
+      **OWN_FIELDS.get(arguments.method, {}),
     }
   )
 
 
-def random_views(config: config_lib.Config) -> dict[str, np.ndarray]:
+def random_views(experiment: experiment_lib.Experiment) -> Views:
   """Views as the step would make them, but of noise."""
-  random = np.random.default_rng(0)
-  n, weight = config.batch_size, config.equivariance.weight
-  shape = lambda view: (n, view.size, view.size, 3)
-  draw = lambda view: random.standard_normal(shape(view), np.float32)
-  views = {"first": draw(config.views.first)}
-  views["second"] = draw(config.views.second)
-  if weight:
-    turned, labels = transformations.four_fold_rotation(
-      draw(config.views.third)
-    )
-    views |= {"transformed": np.asarray(turned), "labels": np.asarray(labels)}
-  return views
+  random, n = np.random.default_rng(0), experiment.config.batch_size
+  keys = jax.random.split(jax.random.key(0), n)
+  images, targets = {}, {}
+  for request in experiment.requests:
+    name, size = request.name, request.view.size
+    images[name] = random.standard_normal((n, size, size, 3), np.float32)
+    if request.transform is not None:
+      images[name], targets[name] = request.transform(images[name], keys)
+  return jax.device_get(Views(images, targets))
 
 
 def make_source(
@@ -184,7 +179,6 @@ def build(
   if arguments.augment or arguments.images:
     batches = ((batch,) for batch in experiment.batches(0))
     return experiment, experiment.make_step(), batches
-  views = parallel.shard(random_views(config), experiment.mesh)
-  given = lambda state, batch: views_lib.Views(**batch)
-  step = experiment.make_step(prepare=given)
+  views = parallel.shard(random_views(experiment), experiment.mesh)
+  step = experiment.make_step(prepare=lambda state, views: views)
   return experiment, step, itertools.repeat((views,))

@@ -21,7 +21,10 @@ from essl_jax.devices import parallel
   ("arguments", "message"),
   [
     (["--topology=v9-16"], "there are: v5e-16"),
-    (["--config=configs/absent.py"], "no file configs/absent.py"),
+    (
+      ["--config=configs/absent.py"],
+      "config file configs/absent.py does not exist",
+    ),
     (["--config=configs/cifar_simclr.py:odd"], "unknown config variant 'odd'"),
     (["--variant=faster"], "must be published, rematerialize"),
     (["--text=absent", "--report_only"], "--text=absent: there is no such"),

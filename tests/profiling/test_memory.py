@@ -65,7 +65,7 @@ def test_other_circumstances_are_not_mixed(compiled, tmp_path, capsys):
   [
     (["--batches=12"], "--batches must be multiples of 8; got 12"),
     (["--steps=0"], "--steps must be at least 1; got 0"),
-    (["--method=byol"], "invalid choice: 'byol'"),
+    (["--method=moco"], "invalid choice: 'moco'"),
     (["--precision=float16"], "invalid choice: 'float16'"),
     ([f"--out={__file__}"], "is no record of such measurements"),
     ([f"--out={__file__}/new.json"], "cannot be made a folder"),

@@ -52,15 +52,15 @@ metadata={op_name="jit(step)/optimizer/while"}
     ("jit(f)/jvp(losses)/cos", ("losses", "forward")),
     ("jit(f)/transpose(jvp(losses))/mul", ("losses", "backward")),
     ("jit(f)/optimizer/sub", ("optimizer", "")),
+    ("jit(f)/target/mul", ("target network", "")),
     ("jit(f)/exchange/psum", ("exchange of gradients", "")),
     ("jit(f)/jvp(Networks)/projector/dense_1/dot", ("projector", "forward")),
     (
-      "jit(f)/transpose(jvp(Networks))/Networks.predict_transformation"
-      "/transformation_head/dense_0/transpose",
+      "jit(f)/transpose(jvp(Networks))/transformation_head/dense_0/transpose",
       ("transformation head", "backward"),
     ),
     (
-      "jit(f)/jvp(Networks)/Networks.predict_transformation/encoder/layer3_0"
+      "jit(f)/jvp(Networks)/Networks.encode/encoder/layer3_0"
       "/conv1/jit(optimization_barrier)",
       ("encoder: layer3", "forward"),
     ),

@@ -13,6 +13,7 @@ import pytest
 import step_cases
 
 from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
 
 COMMITTED = (
   pathlib.Path(benchmark.__file__).parents[1]
@@ -234,11 +235,13 @@ def test_steps_are_those_of_the_options():
   config = step_cases.make_config(arguments)
   assert (config.batch_size, config.views.third.size) == (8, 8)
   assert config.temperature == 0.5
-  views = step_cases.random_views(config)
-  assert views["first"].shape == (8, 16, 16, 3)
-  assert views["transformed"].shape == (32, 8, 8, 3)
   source = step_cases.make_source(config, examples=12)
   assert source.train_images.shape == (12, 16, 16, 3)
+  experiment = experiment_lib.build(config, source)
+  images, targets = step_cases.random_views(experiment)
+  assert images["first"].shape == images["second"].shape == (8, 16, 16, 3)
+  assert images["transformed"].shape == (32, 8, 8, 3)
+  assert targets["transformed"]["labels"].shape == (32,)
   # Of another program with options of its own.
   assert memory.SETTINGS["rematerialize"].keys() <= vars(arguments).keys()
 
