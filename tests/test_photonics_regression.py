@@ -165,7 +165,10 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
   assert len(by_labelled["8"]["dos_error_minimum_over_test_each"]) == 2
   assert (tmp_path / "summary.png").stat().st_size > 10_000
   printed = " ".join(capsys.readouterr().out.split())
-  for text in ("DOS error", "Transformation recognised (half_translation,"):
+  for text in (
+    "DOS error",
+    "Transformation prediction accuracy (group half_translation,",
+  ):
     assert text in printed
   few = dataclasses.replace(config.regression, labelled=(8,), repetitions=1)
   again = dataclasses.replace(config, mode="evaluate", regression=few)
