@@ -72,11 +72,17 @@ def _switch(values: dict[str, Any], name: str, value: Any) -> None:
   if holder.get(field) == value:
     return
   holder[field] = value
-  old = before if not group else fields.of(before)[group].hint
   after = schema(values)
-  new = after if not group else fields.of(after)[group].hint
-  for own in set(fields.of(old)) - set(fields.of(new)):
-    holder.pop(own, None)
+  for path in {group, "", "views"}:
+    old, new = (fields.of(_below(kind, path)) for kind in (before, after))
+    inner = values.get(path, {}) if path else values
+    for own in set(old) - set(new):
+      inner.pop(own, None)
+
+
+def _below(kind: type, group: str) -> Any:
+  """The type of a group of a config's fields; of all where it is empty."""
+  return fields.of(kind)[group].hint if group else kind
 
 
 def is_flag(word: str) -> bool:
@@ -182,7 +188,7 @@ def type_name(hint: Any) -> str:
   if origin is typing.Literal:
     return " or ".join(map(str, inner))
   if origin is typing.Annotated:
-    bounds = " and ".join(f"{x.words} {x.limit:g}" for x in inner[1:])
+    bounds = " and ".join(f"{x.words} {x.limit}" for x in inner[1:])
     return f"{type_name(inner[0])}, {bounds}"
   if origin is tuple:
     kinds = [type_name(x) for x in inner if x is not Ellipsis]
