@@ -3,20 +3,23 @@
 import dataclasses
 import importlib.util
 import pathlib
+import sys
 
+import jax
 import numpy as np
 import photonics_helpers
 import pytest
+import step_helpers
 
+from essl_jax import augment
 from essl_jax import config as config_lib
-from essl_jax import config_data, methods
 from essl_jax import run as train
-from essl_jax.config import variants
-from essl_jax.data import arrays
+from essl_jax.config import fields, parts, variants
 from essl_jax.errors import UsageError
-from essl_jax.photonics import source as source_lib
-from essl_jax.training import experiment as experiment_lib
+from essl_jax.evaluation import probe as probe_lib
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import parameter_groups
+from essl_jax.training import step as step_lib
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -39,7 +42,7 @@ CASES = [
 def test_every_recipe_is_valid(path, variant):
   raw = _load(path).get_config(variant)
   config = config_lib.parse(raw.to_dict())
-  methods.check(config)
+  networks_lib.check_parts(config)
   plain = ("baseline", "simclr", "transform", "supervised")
   assert (config.equivariance.weight == 0) == (variant in plain)
   assert (config.epochs == 0) == (variant == "supervised")
@@ -114,10 +117,13 @@ def test_cifar_recipes_are_the_papers(stem, method, weight, rate):
   assert config.projector.last_norm == "batch_not_affine"
   # In the SimSiam recipe the head's second ReLU is absent.
   assert config.equivariance.last_hidden_relu == (method == "simclr")
-  assert config.temperature == (0.5 if method == "simclr" else None)
-  assert config.predictor_hidden == (None if method == "simclr" else 512)
+  own = {"simclr": "temperature", "simsiam": "predictor_hidden"}
+  there = {name: hasattr(config, field) for name, field in own.items()}
+  assert there == {name: name == method for name in own}
+  expected = {"simclr": 0.5, "simsiam": 512}[method]
+  assert getattr(config, own[method]) == expected
   assert (config.knn.ks, config.knn.temperature) == ((200,), 0.1)
-  assert config.probe == config_lib.Probe(
+  assert config.probe == probe_lib.Probe(
     "paper", 5, 100, 256, 30.0, resize_size=36
   )
 
@@ -144,28 +150,30 @@ def _raw(**changes):
     ({"optimizer": {"lr": 1.0}}, "no field config.optimizer.lr"),
     ({"epochs": "many"}, "config.epochs must be int, got 'many'"),
     ({"epochs": True}, "config.epochs must be int, got True"),
-    ({"epochs": 0}, "config.epochs must be at least 1; got 0"),
+    ({"epochs": -1}, "config.epochs must be at least 0; got -1"),
+    ({"epochs": 0}, "warmup_epochs .10. must be below config.epochs .0."),
     ({"epochs": 10}, "warmup_epochs .10. must be below config.epochs .10."),
     ({"mode": "test"}, "config.mode must be one of train, evaluate"),
     ({"data": {}}, "config.data.name is missing"),
     ({"data": "digits"}, "config.data must hold fields"),
     ({"temperature": 0.0}, "config.temperature must be above 0"),
     ({"equivariance": {"weight": -0.5}}, "must be at least 0; got -0.5"),
-    ({"equivariance": {"weight": float("nan")}}, "at least 0; got nan"),
+    ({"equivariance": {"weight": float("nan")}}, "a finite number; got nan"),
     ({"encoder": {"depth": 20}}, "config.encoder.depth must be one of 18, 34"),
     ({"projector": {"widths": 8}}, "config.projector.widths must be a tuple"),
     ({"views": {"first": {"size": 0}}}, "config.views.first"),
     ({"knn": {"k": (20, 0)}}, r"config.knn.k must be at least 1; .*\(20, 0\)"),
-    ({"knn": {"k": ()}}, r"config.knn.k must be at least 1; got \(\)"),
+    ({"knn": {"k": ()}}, r"config.knn.k must have 1 or more .*; got \(\)"),
+    ({"seed": 2**32}, "config.seed must be below 4294967296; got 4294967296"),
     ({"knn": {"k": "many"}}, "config.knn.k must be int, got 'many'"),
     ({"probe": {"optimizer": "adam"}}, "must be one of sgd, lars; got 'adam'"),
     (
       {"finetune": {"labels": 1.5}},
-      "finetune.labels must be a part .* got 1.5",
+      "config.finetune.labels must be at most 1; got 1.5",
     ),
     (
       {"finetune": {"labels": 0.0}},
-      "finetune.labels must be a part .* got 0.0",
+      "config.finetune.labels must be above 0; got 0.0",
     ),
   ],
 )
@@ -178,15 +186,37 @@ def test_refusals_name_the_field(changes, expected):
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"method": "byol"}, "unknown config.method 'byol'; there are: simclr"),
-    ({"temperature": None}, "method simclr needs config.temperature"),
+    (
+      {"method": "byoll"},
+      "unknown config.method 'byoll'; there are: barlow_twins, byol, none",
+    ),
+    ({"temperature": None}, "config.temperature must be float, got None"),
     ({"predictor_hidden": 8}, "does not read config.predictor_hidden"),
     ({"equivariance": {"group": "shear"}}, "there are: rotation"),
+    ({"evaluations": ("knn",), "probe": {"epochs": 3}}, "config.probe belongs"),
+    ({"optimizer": {"beta2": 0.9}}, "sgd does not read config.optimizer.beta2"),
+    ({"terms": ("prediction",) * 2}, "config.terms names one twice"),
   ],
 )
-def test_methods_refuse_what_they_do_not_read(changes, expected):
-  with pytest.raises(UsageError, match=expected):
-    methods.check(config_lib.parse(_raw(**changes)))
+def test_what_no_part_reads_is_refused(changes, expected):
+  with pytest.raises(UsageError, match=expected) as error:
+    networks_lib.check_parts(config_lib.parse(_raw(**changes)))
+  assert "\n" not in str(error.value)
+
+
+def test_defaults_of_parts_that_are_not_chosen_are_dropped():
+  """`base` writes them before a recipe chooses another part."""
+  recipe = config_lib.base(method="simsiam", data="photonics")
+  recipe.data.name = "digits"
+  recipe.method, recipe.terms = "barlow_twins", ()
+  config = config_lib.parse(recipe.to_dict())
+  assert not hasattr(config, "predictor_hidden")
+  assert not hasattr(config, "equivariance")
+  assert not hasattr(config.views, "third")
+  assert not hasattr(config.data, "generate")
+  recipe.views.third.size = 16
+  with pytest.raises(UsageError, match="views.third is of no part .* chooses"):
+    config_lib.parse(recipe.to_dict())
 
 
 def test_variants():
@@ -200,55 +230,87 @@ def test_variants():
     variants("big", allowed)
 
 
+_UNCOUNTED = ("__eq__", "__hash__", "__repr__", "__init__", "__post_init__")
+
+
+def _groups(part):
+  """A part and the groups of fields within it."""
+  if isinstance(part, type):
+    yield part
+  for field in fields.of(part).values():
+    if dataclasses.is_dataclass(field.hint):
+      yield from _groups(field.hint)
+
+
+def _trace_a_step(config):
+  """Builds the networks of a config and a step of them; computes nothing."""
+  parameter_groups.make(config, steps_per_epoch=4)
+  problem = step_helpers.make_problem(config)
+  requests = step_helpers.make_requests(config)
+  make = lambda: step_lib.create_state(problem, seed=0, requests=requests)
+  step = step_helpers.make_step(config, None)
+  jax.eval_shape(step, jax.eval_shape(make), step_helpers.batch())
+
+
 def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   """A field that nobody reads would silently do nothing."""
+  known = [config_lib.Config, config_lib.Views, config_lib.Encoder]
+  known.append(augment.View)
+  for kind in (
+    parts.METHOD,
+    parts.TERM,
+    parts.ENCODER,
+    parts.SOURCE,
+    parts.EVALUATION,
+  ):
+    known += map(kind.find, kind.names())
+  groups = list(dict.fromkeys(x for part in known for x in _groups(part)))
   read = set()
-  kinds = [config_lib.Config]
-  kinds += [
-    kind
-    for kind in vars(config_lib).values()
-    if dataclasses.is_dataclass(kind) and kind is not config_lib.Config
-  ]
-  for kind in kinds:
 
-    def get(self, name, kind=kind, plain=kind.__getattribute__):
-      read.add((kind.__name__, name))
-      return plain(self, name)
+  def get(self, name):
+    caller = sys._getframe(1)
+    is_ours = caller.f_globals["__name__"].startswith("essl_jax.")
+    if is_ours and caller.f_code.co_name not in _UNCOUNTED:
+      read.add((type(self).__name__, name))
+    return object.__getattribute__(self, name)
 
-    monkeypatch.setattr(kind, "__getattribute__", get)
+  for group in groups:
+    monkeypatch.setattr(group, "__getattribute__", get)
 
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (32, 16, 16, 3), np.uint8)
   labels = np.arange(32) % 4
-  source = arrays.ArraySource(images, labels, images, labels)
-
-  def make_source(*args, **kwargs):
-    return source
-
-  monkeypatch.setattr(experiment_lib.data, "make_source", make_source)
-  config = tiny_config("simsiam")
-  read.clear()  # what `parse` itself looked at does not count
-  monkeypatch.setattr(config_lib, "to_dict", lambda config: {})
-  train.run(config, tmp_path)
-  few = config_lib.Finetune(labels=0.5, epochs=1, batch_size=16)
-  train.run(
-    dataclasses.replace(config, mode="finetune", finetune=few), tmp_path
+  path = tmp_path / "images.npz"
+  arrays = {"train_images": images, "train_labels": labels}
+  np.savez(path, **arrays, test_images=images, test_labels=labels)
+  config = tiny_config("simsiam", data={"name": str(path)})
+  few = {"labels": 0.5, "epochs": 1, "batch_size": 16}
+  tuned = tiny_config(
+    "simsiam", data={"name": str(path)}, mode="finetune", finetune=few
   )
+  raw = photonics_helpers.raw_config(epochs=0)
+  raw["evaluations"] = ("photonics",)
+  raw["data"]["dir"] = str(tmp_path / "cells")
+  raw["data"]["generate"] = {"kind": "blob", "labelled": 14, "unlabelled": 16}
+  raw["regression"] |= {"labelled": (8,), "repetitions": 1, "epochs": 1}
+  cells = config_lib.parse(raw)
+  others = [tiny_config(method) for method in parts.METHOD.names()]
+  encoder = {"name": "vit", "image_size": 16, "patch": 8, "width": 8}
+  encoder |= {"depth": 1, "heads": 2}
+  view = {"size": 16, "blur": 0.5, "solarize": 0.5}
+  views = dict.fromkeys(("first", "second", "third"), view)
+  adamw = {"name": "adamw"}
+  others.append(
+    config_lib.parse(_raw(encoder=encoder, views=views, optimizer=adamw))
+  )
+
+  read.clear()  # what `parse` itself looked at does not count
+  train.run(config, tmp_path / "run")
+  train.run(tuned, tmp_path / "run")
   sizes = {"unlabelled": 16, "train": 8, "validation": 3, "test": 3}
   photonics_helpers.stand_in(monkeypatch, sizes)
-  made = source_lib.open_cells(
-    str(tmp_path / "cells"),
-    "unlabelled",
-    "test",
-    config_data.Generate("blob", 14, 16),
-  )
-  monkeypatch.setattr(experiment_lib.data, "make_source", lambda *_, **__: made)
-  fields = photonics_helpers.raw_config(epochs=0)
-  fields["regression"] |= {"labelled": (8,), "repetitions": 1, "epochs": 1}
-  train.run(config_lib.parse(fields), tmp_path / "photonics")
-  wanted = {
-    (kind.__name__, field.name)
-    for kind in kinds
-    for field in dataclasses.fields(kind)
-  }
+  train.run(cells, tmp_path / "photonics")
+  for other in others:
+    _trace_a_step(other)
+  wanted = {(x.__name__, name) for x in groups for name in fields.of(x)}
   assert wanted - read == set()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import data, methods
+from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import suite as suite_lib
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import networks as networks_lib
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -20,7 +21,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 def _recipe(name, variant=""):
   made = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
   config = config_lib.parse(made.to_dict())
-  methods.check(config)
+  networks_lib.check_parts(config)
   return config
 
 
@@ -57,11 +58,11 @@ def test_flowers_reads_images_of_many_sizes(sized_set):
   assert experiment.source.num_examples("train") == data_helpers.SIZE + 7
   assert experiment.source.image_shape == (48, 48, 3)
   batch = next(experiment.batches(0))
-  shapes = {name: batch[name].shape for name in ("first", "second", "third")}
-  assert shapes == {
+  names = ("first", "second", "transformed")
+  assert {name: batch[name].shape for name in names} == {
     "first": (8, 48, 48, 3),
     "second": (8, 48, 48, 3),
-    "third": (8, 24, 24, 3),
+    "transformed": (8, 24, 24, 3),
   }
 
 
@@ -86,8 +87,8 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
   }
   experiment = experiment_lib.build(tiny_config("simsiam", data=settings))
   assert experiment.source.num_examples("train") == 40
-  suite = suite_lib.Suite(experiment)
-  _, bank = suite.features(experiment.create_state(), "bank")
+  bench = bench_lib.make(experiment)
+  _, bank = bench.features(experiment.create_state(), "bank")
   np.testing.assert_array_equal(bank, labels[40:64])
   assert experiment.facts["number of labelled images"] == 24
   # Without labels of its own and without others, there is nothing to measure.
@@ -96,12 +97,12 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
   )
   experiment = experiment_lib.build(tiny_config("simsiam"), bare)
   with pytest.raises(UsageError, match="no labels.*set config.data.labelled"):
-    suite_lib.Suite(experiment).features(experiment.create_state(), "bank")
+    bench_lib.make(experiment).features(experiment.create_state(), "bank")
 
 
 def test_what_has_no_labels_trains_no_classifier(tiny_config):
   settings = {"name": "digits", "labelled_split": "train"}
-  with pytest.raises(UsageError, match="online_classifier wants labels"):
+  with pytest.raises(UsageError, match="online_classifier needs labels"):
     tiny_config("simsiam", data=settings, online_classifier=True)
   mixed = np.array([-1, 0, 1, 2])
   with pytest.raises(UsageError, match="train_labels holds -1"):

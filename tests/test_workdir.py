@@ -17,7 +17,7 @@ def test_config_is_written_once_and_compared(tmp_path):
   }
   workdir = tmp_path / "runs" / "a"
   checkpoint.check_config(workdir, config)
-  assert checkpoint.read_config(workdir)["model"] == {
+  assert checkpoint.read_config(workdir)["encoder"] == {
     "width": 64,
     "stages": [2, 2],
   }
@@ -32,7 +32,7 @@ def test_config_is_written_once_and_compared(tmp_path):
     checkpoint.check_config(workdir, other, ignore=["logging", "seed"])
   assert str(error.value) == (
     f"workdir {workdir} holds a run with another config: "
-    'model.width is 64 there, 16 here; model.stem is absent there, "cifar" '
+    'encoder.width is 64 there, 16 here; encoder.stem is absent there, "cifar" '
     "here; loggings is 1 there, absent here: choose another --workdir or "
     "restore these fields"
   )

@@ -5,7 +5,7 @@ import itertools
 from typing import Any, NoReturn
 
 from essl_jax.config import parts
-from essl_jax.config.config import Config
+from essl_jax.config.config import Config, Optimizer
 from essl_jax.errors import UsageError
 
 
@@ -25,10 +25,6 @@ def check(config: Config) -> None:
     )
   _check_resolution(config.views.resolution)
   _check_optimizer(config)
-  for name in ("terms", "evaluations"):
-    chosen = getattr(config, name)
-    if len(set(chosen)) < len(chosen):
-      raise UsageError(f"config.{name} names one twice: {', '.join(chosen)}")
 
 
 def _check_resolution(stages: tuple[tuple[float, float], ...]) -> None:
@@ -50,6 +46,8 @@ def _check_optimizer(config: Config) -> None:
     raise UsageError(
       f"optimizer {optimizer.name} {verb} config.optimizer.trust_coefficient"
     )
+  if optimizer.name != "adamw" and optimizer.beta2 != Optimizer.beta2:
+    refuse(f"optimizer {optimizer.name}", "optimizer.beta2")
   if optimizer.warmup_epochs >= max(config.epochs, 1):
     raise UsageError(
       f"config.optimizer.warmup_epochs ({optimizer.warmup_epochs})"

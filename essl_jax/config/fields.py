@@ -359,7 +359,7 @@ def _check_bound(bound: Any, value: Any, where: str) -> None:
       )
   elif not bound.allows(value):
     raise UsageError(
-      f"config.{where} must be {bound.words} {bound.limit:g}; got {value}"
+      f"config.{where} must be {bound.words} {bound.limit}; got {value}"
     )
 
 

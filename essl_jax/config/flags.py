@@ -1,6 +1,6 @@
 """Recipes and the flags that override their fields."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import importlib.util
 import os
@@ -11,13 +11,18 @@ import typing
 from typing import Any
 
 from essl_jax.config import fields, parts
-from essl_jax.config.config import Config, Data, Encoder
+from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
-from essl_jax.config.schema import CHOICES, schema
+from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError
 
 _PREFIX = "config."
-_EVERY = {"encoder": Encoder, "data": Data}  # fields that do not change
+# How a part is found whose fields do not stand in a group of their own.
+_FIND: dict[str, Callable[[str], Any]] = {
+  "method": parts.METHOD.find,
+  "encoder.name": parts.ENCODER.find,
+  "data.name": find_source,
+}
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -66,18 +71,25 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _switch(values: dict[str, Any], name: str, value: Any) -> None:
-  """Chooses another part; what the recipe sets for its own is left out."""
+  """Chooses other parts; what the recipe sets for its own is left out."""
   before = schema(values)
   group, _, field = name.rpartition(".")
   holder = values.setdefault(group, {}) if group else values
   if holder.get(field) == value:
     return
-  if name in ("method", "encoder.name", "data.name"):
-    old = fields.of(before)[group].hint if group else before
-    for own in set(fields.of(old)) - set(fields.of(_EVERY.get(group, Config))):
-      if group or own in fields.of(parts.METHOD.find(holder[field])):
-        holder.pop(own, None)
+  if name in _FIND and (part := _FIND[name](holder[field])) is not None:
+    for own in fields.of(part):
+      holder.pop(own, None)
   holder[field] = value
+  after = schema(values)
+  for path in ("", "views"):
+    old, new = (
+      fields.of(kind if not path else fields.of(kind)[path].hint)
+      for kind in (before, after)
+    )
+    inner = values.get(path, {}) if path else values
+    for own in set(old) - set(new):
+      inner.pop(own, None)
 
 
 def is_flag(word: str) -> bool:

@@ -9,6 +9,7 @@ import ml_collections
 from essl_jax.config import checks, fields, parts
 from essl_jax.config.config import Config
 from essl_jax.config.schema import schema
+from essl_jax.errors import UsageError
 
 # Changing these does not change what is trained: a workdir accepts them, and
 # the groups of evaluations too.
@@ -148,6 +149,29 @@ def without_defaults_of_others(
     if owners:
       checks.refuse_unread(raw, name, owners[0][0])
     kept[name] = value  # `build` refuses it
+  if isinstance(kept.get("views"), Mapping):
+    kept["views"] = _without_views(kept["views"], known["views"])
+  return kept
+
+
+def _without_views(
+  raw: Mapping[str, Any], field: fields.Field
+) -> dict[str, Any]:
+  """Likewise of the views that only other parts ask for."""
+  kept = {}
+  known = [*map(parts.TERM.find, parts.TERM.names())]
+  known += map(parts.METHOD.find, parts.METHOD.names())
+  others = {view for part in known for view in part.views}
+  default = fields.of(field.hint)["first"].default
+  for name, value in raw.items():
+    if name in others and name not in fields.of(field.hint):
+      if _equal(value, default):
+        continue
+      raise UsageError(
+        f"config.views.{name} is of no part that the config chooses: leave it"
+        " unset"
+      )
+    kept[name] = value
   return kept
 
 

@@ -25,7 +25,8 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     A dataclass; the same one for the same choices.
 
   Raises:
-    UsageError: a part is unknown or not one, or two of them have one field.
+    UsageError: a part is unknown, not one or named twice, or two parts have one
+      field.
   """
   values = []
   for name in CHOICES:
@@ -38,6 +39,8 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     if value is dataclasses.MISSING or (value is None and name == "data.name"):
       raise UsageError(f"config.{name} is missing")
     values.append(fields.coerce(known.hint, value, name))
+    if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
+      raise UsageError(f"config.{name} names one twice: {', '.join(value)}")
   return _compose(*values)
 
 

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import older
 from essl_jax.storage.workdir import local_path, read_config
 
 Points = list[tuple[float, float]]
@@ -112,6 +113,7 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
     ) from error
   if "config" not in found:
     found["config"] = read_config(path)
+  found["config"] = older.upgrade(found["config"])
   return found
 
 

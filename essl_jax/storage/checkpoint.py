@@ -6,7 +6,7 @@ process that is killed while saving leaves nothing that could be restored by
 mistake.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging as python_logging
 import math
@@ -213,13 +213,7 @@ class Checkpoints:
       Nested dicts of NumPy arrays, whatever machine saved them.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with self._reading(step):
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-        self._manager.item_metadata(step)["state"].tree,
-      )
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      return jax.device_get(self._manager.restore(step, args=args)["state"])
+    return jax.device_get(self._read(step, lambda _: here))
 
   def restore(self, like: Any, step: int | None = None) -> Any:
     """Restores a state, bit for bit.
@@ -249,12 +243,28 @@ class Checkpoints:
         + ", ".join(map(str, steps))
       )
     self._check_same_arrays(like, step)
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      like,
+    wanted = _by_name(like)
+    found = _by_name(self._read(step, lambda name: wanted[name].sharding))
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: found[_name(path)], like
     )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+
+  def _read(
+    self, step: int, place: Callable[[str], jax.sharding.Sharding]
+  ) -> Any:
+    """A state in the structure that was stored, its arrays placed by name.
+
+    That of `like` may differ from it in what holds no arrays: other versions
+    have other empty fields and groups.
+    """
+
+    def abstract(path: Any, x: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(_name(path)))
+
     with self._reading(step):
+      stored = self._manager.item_metadata(step)["state"].tree
+      asked = jax.tree_util.tree_map_with_path(abstract, stored)
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(asked))
       return self._manager.restore(step, args=args)["state"]
 
   @contextlib.contextmanager
@@ -289,11 +299,19 @@ class Checkpoints:
     )
 
 
+def _name(path: Any) -> str:
+  """The name of an array, such as `params/encoder/kernel`."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+  found = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): leaf for path, leaf in found}
+
+
 def _describe_arrays(tree: Any) -> dict[str, str]:
   """Maps `params/encoder/kernel` to `float32(3,3,3,64)` for every array."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{leaf.dtype}({','.join(map(str, leaf.shape))})"
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    name: f"{leaf.dtype}({','.join(map(str, leaf.shape))})"
+    for name, leaf in _by_name(tree).items()
   }

@@ -15,6 +15,7 @@ import numpy as np
 
 from essl_jax import cluster as cluster_lib
 from essl_jax.errors import UsageError
+from essl_jax.storage import older
 
 _SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
@@ -160,14 +161,15 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     workdir: directory of a run.
 
   Returns:
-    The nested dict given to `check_config`, tuples as lists.
+    The nested dict given to `check_config`, tuples as lists; in today's form
+    if an earlier version has written it.
 
   Raises:
     UsageError: if the workdir holds no run or its config cannot be read.
   """
   path = local_path(workdir) / "config.json"
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return older.upgrade(json.loads(path.read_text(encoding="utf-8")))
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UsageError(
       f"workdir {workdir} holds no run ({path} does not exist): give the "
