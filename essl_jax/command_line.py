@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from essl_jax import config as config_lib
-from essl_jax import fields, launcher
+from essl_jax import fields
 from essl_jax.errors import UsageError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -17,51 +17,6 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where everything is written; runs/<config> by default."
 )
-DISTRIBUTED = flags.DEFINE_bool(
-  "distributed",
-  None,
-  "Whether to join other processes: true insists on it, false runs alone; by"
-  " default TPU pods, SLURM steps and Open MPI are recognised.",
-)
-COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where nothing is recognised."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes train together."
-)
-PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them this is, from 0."
-)
-LOCAL_DEVICE_IDS = flags.DEFINE_list(
-  "local_device_ids", None, "GPUs of this host to use, such as 0,1; or all."
-)
-JOIN_TIMEOUT = flags.DEFINE_float(
-  "join_timeout", 300.0, "Seconds to wait for the other processes.", 1.0
-)
-
-
-def place() -> launcher.Place | None:
-  """Returns which of several processes this is; None if it is alone.
-
-  Returns:
-    The place that the flags or the launcher give it.
-
-  Raises:
-    UsageError: incomplete or contradicting flags, or nobody to join.
-  """
-  ids = LOCAL_DEVICE_IDS.value
-  if ids is not None and not (ids and all(x.isdecimal() for x in ids)):
-    raise UsageError(
-      f"--local_device_ids={','.join(ids)} are not numbers: give those of this"
-      " host's GPUs, such as 0,1"
-    )
-  return launcher.find(
-    distributed=DISTRIBUTED.value,
-    coordinator=COORDINATOR.value,
-    num_processes=NUM_PROCESSES.value,
-    process_id=PROCESS_ID.value,
-    local_device_ids=None if ids is None else [int(x) for x in ids],
-  )
 
 
 def parse(arguments: Sequence[str]) -> list[str]:
