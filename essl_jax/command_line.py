@@ -8,7 +8,6 @@ import sys
 from absl import flags
 
 from essl_jax import config as config_lib
-from essl_jax import launcher
 from essl_jax.config import flags as config_flags
 from essl_jax.errors import UsageError
 
@@ -18,51 +17,6 @@ CONFIG = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where everything is written; runs/<config> by default."
 )
-DISTRIBUTED = flags.DEFINE_bool(
-  "distributed",
-  None,
-  "Whether to join other processes: true insists on it, false runs alone; by"
-  " default TPU pods, SLURM steps and Open MPI are recognised.",
-)
-COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where nothing is recognised."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes train together."
-)
-PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them this is, from 0."
-)
-LOCAL_DEVICE_IDS = flags.DEFINE_list(
-  "local_device_ids", None, "GPUs of this host to use, such as 0,1; or all."
-)
-JOIN_TIMEOUT = flags.DEFINE_float(
-  "join_timeout", 300.0, "Seconds to wait for the other processes.", 1.0
-)
-
-
-def place() -> launcher.Place | None:
-  """Returns which of several processes this is; None if it is alone.
-
-  Returns:
-    The place that the flags or the launcher give it.
-
-  Raises:
-    UsageError: incomplete or contradicting flags, or nobody to join.
-  """
-  ids = LOCAL_DEVICE_IDS.value
-  if ids is not None and not (ids and all(x.isdecimal() for x in ids)):
-    raise UsageError(
-      f"--local_device_ids={','.join(ids)} are not numbers: give those of this"
-      " host's GPUs, such as 0,1"
-    )
-  return launcher.find(
-    distributed=DISTRIBUTED.value,
-    coordinator=COORDINATOR.value,
-    num_processes=NUM_PROCESSES.value,
-    process_id=PROCESS_ID.value,
-    local_device_ids=None if ids is None else [int(x) for x in ids],
-  )
 
 
 def parse(arguments: Sequence[str]) -> list[str]:
@@ -117,7 +71,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _print_help(overrides: Sequence[str]) -> None:
   """The program's flags, then the fields of the config that is given."""
   print("python -m essl_jax.main --config=FILE[:VARIANT,...] [FLAGS]\n")
-  for module in ("essl_jax.command_line",):
+  for module in ("essl_jax.command_line", "essl_jax.process_flags"):
     print(flags.FLAGS.module_help(module))
   if CONFIG.value is None:
     print("\nWith --config=FILE, all fields of its config follow here.")

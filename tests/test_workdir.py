@@ -1,8 +1,9 @@
 """The config of a workdir, and workdirs that cannot be used."""
 
+import jax
+import numpy as np
 import pytest
 
-from essl_jax import launcher
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
 from essl_jax.storage import workdir as workdir_lib
@@ -68,32 +69,50 @@ def test_unusable_workdirs_are_told_in_one_line(tmp_path):
     checkpoint.read_config(tmp_path)
 
 
-class _Process:
-  """One of two processes; `others` gives what all say to what this says."""
-
-  def __init__(self, index, others):
-    self.place = launcher.Place("localhost:1", 2, index)
-    self.exchange = others
-
-
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(workdir_lib, "_SHARED_SECONDS", 0.3)
   folder = tmp_path / "run"
-  workdir_lib.check_shared(folder, _Process(0, lambda mine: [mine, mine]))
-  blind = lambda mine: [mine, mine if isinstance(mine, tuple) else False]
-  with pytest.raises(UsageError, match="process 1 does not see") as caught:
-    workdir_lib.check_shared(folder, _Process(0, blind))
-  assert "not shared" in str(caught.value)
+  from_process_0 = {}  # by what this process says itself
+  others = []  # what process 1 - i says it sees
+
+  def be(index):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(
+      workdir_lib,
+      "_from_process_0",
+      lambda text: text if index == 0 else from_process_0[bool(text)],
+    )
+    monkeypatch.setattr(
+      workdir_lib.multihost_utils,
+      "process_allgather",
+      lambda mine: np.array([[1 - index, others.pop(0)], mine]),
+    )
+
+  be(0)
+  others += [True, False]
+  workdir_lib.check_shared(folder)
+  with pytest.raises(UsageError, match="not shared: process 1 does not see"):
+    workdir_lib.check_shared(folder)
   assert not list(folder.iterdir())
   # Process 1, where process 0 has written into another folder.
-  said = []
-  elsewhere = lambda mine: (
-    said.append(mine)
-    or ([(".process-0.1.tmp", ""), mine] if len(said) == 1 else [True, mine])
-  )
-  with pytest.raises(UsageError, match="process 1 does not see"):
-    workdir_lib.check_shared(folder, _Process(1, elsewhere))
-  assert said[1] is False
-  refused = lambda mine: [("x", "cannot write to workdir"), mine]
+  be(1)
+  others += [True]
+  from_process_0 |= {False: "", True: ".process-0.1.tmp"}
+  with pytest.raises(UsageError, match="not shared: process 1 does not see"):
+    workdir_lib.check_shared(folder)
+  (folder / ".process-0.1.tmp").touch()
+  others += [True]
+  workdir_lib.check_shared(folder)
+  from_process_0[False] = "cannot write to workdir"
   with pytest.raises(UsageError, match="cannot write"):
-    workdir_lib.check_shared(folder, _Process(1, refused))
+    workdir_lib.check_shared(folder)
+  assert not others
+
+
+def test_a_workdir_that_process_0_cannot_write_is_refused(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setattr(workdir_lib, "_from_process_0", lambda text: text)
+  with pytest.raises(UsageError, match="cannot write .*choose another"):
+    workdir_lib.check_shared(tmp_path / "file" / "run")

@@ -33,7 +33,30 @@ def check_batch_size(
   Every process reads the same share of it, so their devices are as many. The
   message names the config's field.
   """
-  counts = collections.Counter(x.process_index for x in mesh.devices.flat)
+  count = check_device_counts(mesh.devices.flat)
+  parts = mesh.size * micro_batches
+  if batch_size % parts:
+    of_processes = f" of {count} processes" if count > 1 else ""
+    times = f" times {micro_batches} micro-batches" if micro_batches > 1 else ""
+    lower = batch_size - batch_size % parts
+    near = [str(n) for n in (lower, lower + parts) if n]
+    raise UsageError(
+      f"config.{field} {batch_size} is not divisible by the {mesh.size}"
+      f" devices{of_processes}{times}; use {' or '.join(near)}, or fewer"
+      " devices"
+    )
+
+
+def check_device_counts(devices: Iterable[jax.Device]) -> int:
+  """Raises UsageError unless all processes have as many devices.
+
+  Args:
+    devices: of all processes.
+
+  Returns:
+    The number of processes.
+  """
+  counts = collections.Counter(x.process_index for x in devices)
   if len(set(counts.values())) > 1:
     most, least = (
       f"process {min(i for i in counts if counts[i] == n)} has {n}"
@@ -43,17 +66,7 @@ def check_batch_size(
       f"the processes have different numbers of devices: {most}, {least}: give"
       " all as many, with CUDA_VISIBLE_DEVICES or --local_device_ids"
     )
-  parts = mesh.size * micro_batches
-  if batch_size % parts:
-    of_processes = f" of {len(counts)} processes" if len(counts) > 1 else ""
-    times = f" times {micro_batches} micro-batches" if micro_batches > 1 else ""
-    lower = batch_size - batch_size % parts
-    near = [str(n) for n in (lower, lower + parts) if n]
-    raise UsageError(
-      f"config.{field} {batch_size} is not divisible by the {mesh.size}"
-      f" devices{of_processes}{times}; use {' or '.join(near)}, or fewer"
-      " devices"
-    )
+  return len(counts)
 
 
 def map_step(step: Callable, mesh: Mesh) -> Callable:

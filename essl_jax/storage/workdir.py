@@ -13,7 +13,6 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from essl_jax import cluster as cluster_lib
 from essl_jax.errors import UsageError
 from essl_jax.storage import older
 
@@ -105,14 +104,13 @@ def _claim(
   )
 
 
-def check_shared(
-  workdir: str | os.PathLike[str], cluster: cluster_lib.Cluster
-) -> None:
+def check_shared(workdir: str | os.PathLike[str]) -> None:
   """Refuses a workdir that is another folder on some of the hosts.
 
+  All processes call this; process 0 makes the folder.
+
   Args:
-    workdir: of the run; process 0 makes it.
-    cluster: all its processes call this.
+    workdir: of the run, the same in all processes.
 
   Raises:
     UsageError: in all processes, naming those that do not see it.
@@ -120,7 +118,7 @@ def check_shared(
   path = local_path(workdir)
   mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.tmp"
   problem = ""
-  if cluster.place.process_id == 0:
+  if jax.process_index() == 0:
     try:
       path.mkdir(parents=True, exist_ok=True)
       mark.touch()
@@ -129,19 +127,21 @@ def check_shared(
         f"cannot write to workdir {workdir}: {error}: choose another "
         "--workdir or change its permissions"
       )
-  name, problem = cluster.exchange((mark.name, problem))[0]
-  if problem:
+  if problem := _from_process_0(problem):
     raise UsageError(problem)
+  there = path / _from_process_0(mark.name)
   deadline = time.monotonic() + _SHARED_SECONDS
-  while not (seen := (path / name).exists()) and time.monotonic() < deadline:
+  while not (seen := there.exists()) and time.monotonic() < deadline:
     time.sleep(0.2)  # network file systems may show a new file late
-  blind = [str(i) for i, x in enumerate(cluster.exchange(seen)) if not x]
+  mine = np.array([jax.process_index(), seen], np.int32)
+  everybody = multihost_utils.process_allgather(mine)
   mark.unlink(missing_ok=True)
+  blind = sorted(int(index) for index, seen in everybody if not seen)
   if blind:
     raise UsageError(
-      f"workdir {workdir} is not shared: process {', '.join(blind)} does not"
-      " see what process 0 has written there: choose a --workdir on a file"
-      " system that all hosts mount"
+      f"workdir {workdir} is not shared: process {', '.join(map(str, blind))}"
+      " does not see what process 0 has written there: choose a --workdir on a"
+      " file system that all hosts mount"
     )
 
 

@@ -1,0 +1,134 @@
+"""Two real processes, one of which is started otherwise, dies or hangs."""
+
+import json
+import signal
+
+import numpy as np
+import process_helpers
+import pytest
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+  return process_helpers.make_config(tiny_config)
+
+
+def test_different_starts_are_refused_by_all(config, tmp_path):
+  """The config, its workdir, the version of a package."""
+  elsewhere = f"--workdir={tmp_path / 'elsewhere'}"
+  refused = process_helpers.run(
+    tmp_path,
+    config,
+    2,
+    flags={1: ["--config.seed=3", elsewhere]},
+    changes="import essl_jax; essl_jax.__version__ = '7'\n",
+  )
+  assert refused.statuses == [2, 2]
+  for index in range(2):
+    (line,) = refused.told(index)
+    assert "config.seed is 0 in process 0 and 3 in process 1" in line
+    assert '/elsewhere" in process 1' in line and "--workdir is" in line
+    assert 'environment.essl_jax is "' in line
+    assert ' in process 0 and "7" in process 1' in line
+  assert not refused.workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_that_is_not_shared_is_refused_by_all(config, tmp_path):
+  """The same path on hosts with their own disks."""
+  changes = f"""
+    import pathlib
+    from essl_jax.storage import workdir
+    check = workdir.check_shared
+    workdir._SHARED_SECONDS = 1.0
+    workdir.check_shared = lambda _: check("{tmp_path / "elsewhere"}")
+  """
+  refused = process_helpers.run(tmp_path, config, 2, changes=changes)
+  assert refused.statuses == [2, 2]
+  for index in range(2):
+    (line,) = refused.told(index)
+    assert "is not shared: process 1 does not see" in line
+  assert not list(refused.workdir.iterdir())
+
+
+def _run_on_own_disks(config, folder, counts):
+  """Two hosts with so many training images each; 0 stands for no file."""
+  directories = [folder / "host0", folder / "host1"]
+  for count, directory in zip(counts, directories, strict=True):
+    directory.mkdir()
+    images, labels = np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 4
+    if count:
+      np.savez(
+        directory / "images.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:8],
+        test_labels=labels[:8],
+      )
+  changed = json.loads(config)
+  changed["data"] |= {
+    "name": "images.npz",
+    "train_split": "train",
+    "test_split": "test",
+  }
+  return process_helpers.run(
+    folder, json.dumps(changed), 2, directories=directories
+  )
+
+
+def test_different_data_are_refused_by_all(config, tmp_path):
+  """Other counts would be other steps."""
+  ended = _run_on_own_disks(config, tmp_path, (32, 48))
+  assert ended.statuses == [2, 2], ended.errors
+  for text in ended.errors:
+    (line,) = (x for x in text.splitlines() if x.startswith("error:"))
+    assert (
+      "number of train images is 32 in process 0 and 48 in process 1" in line
+    )
+  assert not (ended.workdir / "checkpoints").exists()
+
+
+def test_data_that_one_process_lacks_end_all(config, tmp_path):
+  ended = _run_on_own_disks(config, tmp_path, (32, 0))
+  assert ended.statuses == [2, 2], ended.errors
+  (told,), (own,) = ended.told(0), ended.told(1)
+  assert told == own.replace("error: ", "error: process 1: ")
+  assert "images.npz" in own
+  assert not (ended.workdir / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_one_device_each_is_told_of_a_killed_process_in_a_line(
+  config, tmp_path
+):
+  killed = process_helpers.run(
+    tmp_path, config, 2, devices=2, disturb="SIGKILL 6 1"
+  )
+  assert killed.statuses == [1, -signal.SIGKILL]
+  (line,) = killed.told(0)
+  assert line.startswith("error: another process ended or was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+def test_without_process_0_the_other_ends(name, config, tmp_path):
+  """JAX aborts, unless a collective fails first."""
+  lost = process_helpers.run(
+    tmp_path, config, 2, disturb=f"{name} 5 0", flags=process_helpers.HEARTBEAT
+  )
+  assert lost.statuses[0] == {"SIGKILL": -signal.SIGKILL}.get(name)
+  assert lost.statuses[1] in (1, -signal.SIGABRT), lost.errors
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_other(config, tmp_path):
+  """No collective fails of it: the heartbeat is what ends process 0."""
+  frozen = process_helpers.run(
+    tmp_path,
+    config,
+    2,
+    disturb="SIGSTOP 5 1",
+    flags=process_helpers.HEARTBEAT,
+  )
+  assert frozen.statuses == [-signal.SIGABRT, None], frozen.errors
+  assert "stopped sending heartbeats" in frozen.errors[0]
