@@ -150,7 +150,7 @@ def run(
   file, address = folder / "config.py", free_address()
   file.write_text(CONFIG.format(config))
   code = textwrap.dedent(DISTURBED) if disturb else ""
-  code += program_helpers.SHORT_PROGRAM
+  code += "from essl_jax import main\nmain.run()\n"
   processes = []
   for index in range(count):
     changed = textwrap.dedent(changes) if index == count - 1 else ""

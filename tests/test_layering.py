@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "essl_jax"
 ROWS = (
   ("errors", "texts"),
   ("arguments", "devices"),
-  ("storage", "config"),
+  ("config",),
+  ("storage",),
   ("transformations", "models", "losses", "optim"),
   ("augment",),
   ("methods",),

@@ -187,7 +187,7 @@ def test_no_tensorflow_is_imported(config_file, tmp_path):
     f"sys.argv = {command[2:]!r};"
     "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none']"
   )
-  code += program_helpers.SHORT_PROGRAM
+  code += "\nfrom essl_jax import main\nmain.run()\n"
   done = subprocess.run(
     [sys.executable, "-c", code],
     env=program_helpers.environment(),

@@ -7,8 +7,8 @@ import math
 import pathlib
 from typing import Any
 
+from essl_jax.config import older
 from essl_jax.errors import UsageError
-from essl_jax.storage import older
 from essl_jax.storage.workdir import local_path, read_config
 
 Points = list[tuple[float, float]]

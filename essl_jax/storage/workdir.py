@@ -13,8 +13,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from essl_jax.config import older
 from essl_jax.errors import UsageError
-from essl_jax.storage import older
 
 _SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 

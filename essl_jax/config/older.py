@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from essl_jax.config import parts
+
 # Fields that every config had, null where its method did not read them.
 _OF_METHODS = ("temperature", "predictor_hidden", "redundancy_weight")
 _OF_CLASSES = ("knn", "probe", "finetune")
-_PHOTONICS = "photonics"
 _OF_PRETRAINING = ["transformation", "collapse", "symmetry"]
 
 
@@ -25,22 +26,24 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
   found = dict(config)
   if "model" not in found or "encoder" in found:
     return found
-  encoder = dict(found.pop("model"))
-  if encoder.get("name") == "photonic_cnn":
-    encoder = {"name": _PHOTONICS, "width": encoder["width"]}
+  encoder, data = dict(found.pop("model")), dict(found.get("data", {}))
+  # One source had an encoder and an evaluation of its own, now of its name.
+  name = data.get("name")
+  has_own = name in parts.ENCODER.names() and name in parts.EVALUATION.names()
+  if has_own:
+    encoder = {"name": name, "width": encoder["width"]}
   found["encoder"] = encoder
-  for name in _OF_METHODS:
-    if found.get(name) is None:
-      found.pop(name, None)
+  for field in _OF_METHODS:
+    if found.get(field) is None:
+      found.pop(field, None)
   unread = ["projector"] if found.get("method") == "none" else []
-  data = dict(found.get("data", {}))
-  if data.get("name") == _PHOTONICS:
+  if has_own:
     is_trained = found.get("epochs") or found.get("init_from")
     measures = _OF_PRETRAINING if is_trained else []
-    found["evaluations"] = [*measures, _PHOTONICS]
+    found["evaluations"] = [*measures, name]
     unread += _OF_CLASSES
   else:
     data.pop("generate", None)
     unread.append("regression")
   found["data"] = data
-  return {name: x for name, x in found.items() if name not in unread}
+  return {key: x for key, x in found.items() if key not in unread}
