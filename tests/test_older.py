@@ -12,12 +12,13 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import optim
+from essl_jax.config import older
 from essl_jax.errors import UsageError
-from essl_jax.storage import checkpoint, older
+from essl_jax.storage import checkpoint
 from essl_jax.training import experiment as experiment_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What version 616959d has written for its recipes, when `model` was a field.
+# What recipes wrote when `model` was a field.
 CONFIGS = json.loads((ROOT / "tests/golden/older_configs.json").read_text())
 
 
