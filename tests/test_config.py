@@ -206,14 +206,12 @@ def test_what_no_part_reads_is_refused(changes, expected):
 
 def test_defaults_of_parts_that_are_not_chosen_are_dropped():
   """`base` writes them before a recipe chooses another part."""
-  recipe = config_lib.base(method="simsiam", data="photonics")
-  recipe.data.name = "digits"
+  recipe = config_lib.base(method="simsiam", data="digits")
   recipe.method, recipe.terms = "barlow_twins", ()
   config = config_lib.parse(recipe.to_dict())
   assert not hasattr(config, "predictor_hidden")
   assert not hasattr(config, "equivariance")
   assert not hasattr(config.views, "third")
-  assert not hasattr(config.data, "generate")
   recipe.views.third.size = 16
   with pytest.raises(UsageError, match="views.third is of no part .* chooses"):
     config_lib.parse(recipe.to_dict())
