@@ -221,7 +221,7 @@ def initialise(
     form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
     raise UsageError(
       f"{path} holds another encoder ({', '.join(form)}):"
-      f" {some(different, separator='; ')}: set config.model to its form or"
+      f" {some(different, separator='; ')}: set config.encoder to its form or"
       " choose another config.init_from"
     )
   reasons = {}
