@@ -7,9 +7,11 @@ import photonics_helpers
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax import methods
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import bench as bench_lib
+from essl_jax.photonics import evaluation as evaluation_lib
 from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import parameter_groups
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -20,24 +22,55 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
   [
     (
       {"encoder": {"name": "vgg"}},
-      "model.name must be one of resnet, photonic",
+      "unknown config.encoder.name 'vgg'; there are: photonics, resnet",
     ),
     (
-      {"encoder": {"name": "photonic_cnn", "depth": 50}},
-      "model.name=photonic_cnn does not read config.encoder.depth: leave",
+      {"encoder": {"name": "photonics", "depth": 50}},
+      "encoder.name=photonics does not read config.encoder.depth: leave",
     ),
-    ({"knn": {"k": 5}}, "data.name=photonics does not read config.knn: leave"),
-    ({"evaluate_checkpoint": "best"}, "does not read config.evaluate_check"),
-    ({"mode": "finetune"}, "config.mode=finetune is for classes"),
-    ({"regression": {"labelled": ()}}, "config.regression.labelled must be"),
+    ({"knn": {"k": 5}}, "config.knn belongs to a part that config.evaluations"),
+    (
+      {"regression": {"labelled": ()}},
+      "config.regression.labelled must have 1",
+    ),
+    (
+      {"regression": {"labelled": (8, 0)}},
+      "labelled must be at least 1; got 0",
+    ),
     ({"regression": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
-    ({"data": {"name": "digits"}}, "digits does not read config.regression"),
+    (
+      {"data": {"name": "digits", "generate": {"kind": "blob"}}},
+      "data.name=digits does not read config.data.generate",
+    ),
   ],
 )
 def test_photonics_refuses_what_it_does_not_read(changes, expected):
   with pytest.raises(UsageError, match=expected) as error:
     config_lib.parse(photonics_helpers.raw_config(**changes))
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [
+    ({"evaluate_checkpoint": "best"}, "best needs an evaluation that ranks"),
+    ({"mode": "finetune"}, "config.mode=finetune needs an evaluation of that"),
+    ({"epochs": 0}, "transformation is of a trained .* config.epochs is 0"),
+  ],
+)
+def test_photonics_refuses_what_no_evaluation_does(changes, expected):
+  config = config_lib.parse(photonics_helpers.raw_config(**changes))
+  experiment = experiment_lib.build(config, photonics_helpers.source())
+  with pytest.raises(UsageError, match=expected) as error:
+    bench_lib.make(experiment)
+  assert "\n" not in str(error.value)
+
+
+def test_a_regression_of_other_images_is_refused(tiny_config):
+  experiment = experiment_lib.build(tiny_config("simclr"))
+  bench = bench_lib.make(experiment)
+  with pytest.raises(UsageError, match="data.name=digits has none: leave it"):
+    evaluation_lib.Regression().check(bench)
 
 
 def _photonics(first=(), third=(), **changes):
@@ -62,13 +95,16 @@ def test_a_group_predicted_and_applied_is_warned_of():
 def test_images_that_do_not_fit_the_network_are_refused():
   rolls = _photonics(equivariance={"group": "any_roll"})
   with pytest.raises(UsageError, match="any_roll has too many elements to"):
-    methods.check(rolls)
+    networks_lib.check_parts(rolls)
   raw = photonics_helpers.raw_config()
   view = raw["views"]["first"]
   for changes, expected in (
     ({"mean": (0.5,) * 3, "std": (1.0,) * 3}, "config.views.first: mean="),
     ({"grayscale": 0.2}, "config.views.first: .* change colours"),
-    ({"size": 16}, "photonic_cnn sees 32 x 32 .* has 16 x 16 of 1"),
+    (
+      {"size": 16},
+      "name=photonics, view first of 16 .* 32, 32, 1., got .* .2, 16, 16, 1.",
+    ),
   ):
     raw["views"] = raw["views"] | {"first": view | changes}
     with pytest.raises(UsageError, match=expected):
@@ -93,7 +129,7 @@ def test_photonics_recipes_are_the_papers():
     assert config.views.third.groups == ()
     assert parse("transform").views.first.groups == (*invariances, group)
     assert parse("supervised").regression == config.regression
-    assert config.regression == config_lib.Regression()
+    assert config.regression == evaluation_lib.Regression()
     peaks = parameter_groups.make(config, 4)["weights"]
     assert (peaks.peak, peaks.weight_decay, peaks.momentum) == (1e-3, 0.0, 0.9)
     with pytest.raises(UsageError, match="simclr and transform exclude each"):

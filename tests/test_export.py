@@ -11,15 +11,17 @@ import jaxpr_flops
 import numpy as np
 import pytest
 
-from essl_jax import methods
+from essl_jax.config import parts
 from essl_jax.devices import parallel
 from essl_jax.models.layers import convolution, dense
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 
+CONVOLUTIONS = 6  # the stem, two of each block, the second's shortcut
+
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", parts.METHOD.names())
 def test_steps_lower_for_tpu_and_cuda(tiny_config, method, platform):
   config = tiny_config(method, precision="bfloat16")
   mesh = parallel.make_mesh(jax.devices())
@@ -28,7 +30,7 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method, platform):
   # With what is chosen for accelerators: the mesh is of CPUs.
   networks = networks_lib.make_networks(
     config,
-    num_classes=4,
+    experiment.networks.terms,
     axis_name=parallel.AXIS,
     conv_general_dilated=convolution.default_conv(platform),
     dot_general=dense.default_dot_general(platform),
@@ -49,9 +51,13 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method, platform):
   gathered = re.findall(r"all_gather.*-> tensor<(\w+)>", text)
   is_contrastive = method in ("simclr", "simclr_nt_xent")
   assert set(gathered) == ({"16x32xf32"} if is_contrastive else set())
-  # Passes of a ResNet-18 and both gradients, but for that by the images.
+  # Passes of two blocks and both gradients, but for that by the images; of a
+  # target network no gradients.
   passes = 1 if method == "none" else 3
-  assert text.count("stablehlo.convolution") == passes * (3 * 20 - 1)
+  passes_of_target = 2 if method == "byol" else 0
+  assert text.count("stablehlo.convolution") == (
+    passes * (3 * CONVOLUTIONS - 1) + passes_of_target * CONVOLUTIONS
+  )
   channels = 8 if platform == "cuda" else 3
   assert f"x{channels}xbf16>, tensor<3x3x{channels}x8xbf16>" in text
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import methods
 from essl_jax.devices import parallel
+from essl_jax.methods.method import Outputs
 from essl_jax.training import gradient_cache
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
@@ -26,13 +26,32 @@ def config(request, tiny_config):
 
 def _views():
   random = np.random.default_rng(0)
+  images = {
+    "first": random.standard_normal((N, 16, 16, 3)),
+    "second": random.standard_normal((N, 16, 16, 3)),
+    "transformed": random.standard_normal((4 * N, 8, 8, 3)),
+  }
+  labels = np.arange(4 * N, dtype=np.int32) % 4
+  targets = {"transformed": {"labels": labels}}
   return views_lib.Views(
-    random.standard_normal((N, 16, 16, 3)),
-    random.standard_normal((N, 16, 16, 3)),
-    random.standard_normal((4 * N, 8, 8, 3)),
-    np.arange(4 * N, dtype=np.int32) % 4,
-    step_helpers.batch(N)["label"],
+    images, targets | {"label": step_helpers.batch(N)["label"]}
   )
+
+
+def _make_forward(networks, train):
+  """What the step runs on its views."""
+
+  def forward(params, batch_stats, views):
+    outputs, updates = networks.apply(
+      {"params": params, "batch_stats": batch_stats},
+      views.images,
+      views.targets,
+      train=train,
+      mutable=["batch_stats"],
+    )
+    return outputs, updates["batch_stats"]
+
+  return forward
 
 
 def _run(config, micro_batches, devices=1, train=False):
@@ -42,29 +61,19 @@ def _run(config, micro_batches, devices=1, train=False):
   with jax.enable_x64(True):
     wide = dataclasses.replace(config, precision="float64")
     networks = networks_lib.make_networks(
-      wide, num_classes=step_helpers.CLASSES, axis_name=parallel.AXIS
+      wide, step_helpers.make_parts(wide), axis_name=parallel.AXIS
     )
-    ssl_loss = methods.make_loss(wide, parallel.AXIS)
     state = jax.tree.map(lambda x: x.astype(np.float64), state)
 
-    def forward(params, batch_stats, views):
-      outputs, updates = networks.apply(
-        {"params": params, "batch_stats": batch_stats},
-        views.first,
-        views.second,
-        views.transformed,
-        train=train,
-        mutable=["batch_stats"],
-      )
-      return outputs, updates["batch_stats"]
-
     def objective(outputs):
-      loss = ssl_loss(outputs) + (outputs.logits**2).mean()
+      own, *_, logits = outputs
+      loss = networks.method.loss(Outputs(own), axis_name=parallel.AXIS)
+      loss += (logits**2).mean()
       return loss, loss
 
     def local(params, batch_stats, views):
       grads, loss, outputs, statistics = gradient_cache.gradients(
-        forward,
+        _make_forward(networks, train),
         objective,
         params,
         batch_stats,
@@ -127,19 +136,8 @@ def test_batch_norm_sees_one_part_at_a_time(tiny_config):
   state = step_helpers.make_state(config)
   networks = networks_lib.make_networks(config)
   views = jax.tree.map(lambda x: np.asarray(x, np.float32), _views())
-
-  def forward(params, batch_stats, views):
-    outputs, updates = networks.apply(
-      {"params": params, "batch_stats": batch_stats},
-      views.first,
-      views.second,
-      views.transformed,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return outputs, updates["batch_stats"]
-
-  objective = lambda outputs: ((outputs.logits**2).mean(), None)
+  forward = _make_forward(networks, train=True)
+  objective = lambda outputs: ((outputs[-1] ** 2).mean(), None)
   _, _, outputs, statistics = jax.jit(
     lambda params, stats: gradient_cache.gradients(
       forward, objective, params, stats, views, micro_batches=2
@@ -150,14 +148,14 @@ def test_batch_norm_sees_one_part_at_a_time(tiny_config):
   for part in (0, 1):
     rows = np.arange(N).reshape(2, -1)[part]
     turned = np.arange(4 * N).reshape(4, 2, -1)[:, part].ravel()
-    cut = views_lib.Views(
-      views.first[rows], views.second[rows], views.transformed[turned]
-    )
-    wanted, expected = alone(state.params, expected, cut)
+    kept = {"first": rows, "second": rows, "transformed": turned}
+    cut = {name: views.images[name][part] for name, part in kept.items()}
+    wanted, expected = alone(state.params, expected, views_lib.Views(cut))
+    (found, logits), (own, wanted_logits) = outputs, wanted
     np.testing.assert_allclose(
-      outputs.projections[0][rows], wanted.projections[0], atol=1e-4
+      found["projections"][0][rows], own["projections"][0], atol=1e-4
     )
-    np.testing.assert_allclose(outputs.logits[turned], wanted.logits, atol=1e-4)
+    np.testing.assert_allclose(logits[turned], wanted_logits, atol=1e-4)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
     statistics,

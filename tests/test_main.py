@@ -35,7 +35,7 @@ def _state(workdir):
 
 def test_a_run_reports_and_writes_everything(finished):
   workdir, printed = finished
-  for text in ("kNN top-1, untrained", "linear probe top-1", "rotation"):
+  for text in ("kNN top-1, untrained", "Linear probe top-1", "rotation"):
     assert text in printed
   results = json.loads((workdir / "results.json").read_text())
   assert results["step"] == 24
@@ -152,7 +152,7 @@ def test_another_architecture_is_refused(finished, config_file):
   workdir, _ = finished
   done = program_helpers.run(config_file, workdir, "--config.encoder.width=4")
   assert done.returncode == 2
-  assert "model.width is 8 there, 4 here" in done.stderr
+  assert "encoder.width is 8 there, 4 here" in done.stderr
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished, tiny_config):

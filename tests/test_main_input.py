@@ -14,7 +14,10 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint, preemption
 
 WRONG = {
-  "method": (["--config.method=byol"], "there are: simclr, simsiam"),
+  "method": (
+    ["--config.method=byoll"],
+    "unknown config.method 'byoll'; there are: barlow_twins, byol, none",
+  ),
   "variant": (
     [":large"],
     "error: unknown config variant 'large'; there are: baseline",
@@ -30,8 +33,8 @@ WRONG = {
     "there is no field config.optimiser (did you mean optimizer?)",
   ),
   "group of fields": (
-    ["--config.model=resnet"],
-    "config.model is a group of fields: set one of config.encoder.name",
+    ["--config.encoder=resnet"],
+    "config.encoder is a group of fields: set one of config.encoder.name",
   ),
   "field value": (["--config.epochs=many"], "epochs"),
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),
@@ -39,10 +42,11 @@ WRONG = {
   "workdir": (["--workdir=/proc/run"], "--workdir"),
   "not a run": (["--config.mode=evaluate"], "holds no run"),
   "config file": (["--config=nothing.py"], "nothing.py does not exist"),
-  "config code": (
+  "no Python": (
     [f"--config={program_helpers.ROOT / 'README.md'}"],
-    "README.md, line",
+    "README.md is no Python file",
   ),
+  "config code": ([], "broken.py, line 1: "),
 }
 
 
@@ -51,6 +55,10 @@ def test_wrong_input_is_one_line_and_code_2(name, config_file, tmp_path):
   flags, expected = WRONG[name]
   variant = "".join(flag for flag in flags if flag.startswith(":"))
   flags = [flag for flag in flags if not flag.startswith(":")]
+  if name == "config code":
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(\n  return 3 +\n")
+    flags.append(f"--config={broken}")
   if name == "batch":
     flags.append("--config.data.train_split=train[:63]")
   environment = program_helpers.environment()
@@ -185,9 +193,9 @@ def test_no_tensorflow_is_imported(config_file, tmp_path):
     "import sys; sys.modules['tensorflow'] = None;"
     "sys.modules['tensorflow_datasets'] = None;"
     f"sys.argv = {command[2:]!r};"
-    "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none']"
+    "sys.argv += ['--config.epochs=2', '--config.probe.protocol=none'];"
+    "from essl_jax import main; main.run()"
   )
-  code += "\nfrom essl_jax import main\nmain.run()\n"
   done = subprocess.run(
     [sys.executable, "-c", code],
     env=program_helpers.environment(),

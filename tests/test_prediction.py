@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import step_helpers
 
-from essl_jax import augment, losses, methods, prediction, transformations
+from essl_jax import augment, losses, transformations
 from essl_jax import config as config_lib
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
+from essl_jax.equivariance import elements
+from essl_jax.equivariance.prediction import Prediction
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import transformation
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import gradient_cache
-from essl_jax.training import views as views_lib
+from essl_jax.training import networks as networks_lib
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def _keys(n):
 
 
 def test_all_elements_alone(images):
-  asked = prediction.make("jigsaw")
+  asked = elements.make("jigsaw")
   copies = asked.all_elements(images, _keys(5))
   assert copies.images.shape == (24 * 5, 6, 6, 3) and copies.partners is None
   np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(24), 5))
@@ -41,7 +43,7 @@ def test_all_elements_alone(images):
 
 
 def test_separate_heads_of_a_product():
-  asked = prediction.make("rotation*horizontal_flip", heads="each")
+  asked = elements.make("rotation*horizontal_flip", heads="each")
   assert asked.heads == {"rotation": 4, "horizontal_flip": 2}
   random = np.random.default_rng(0)
   logits = random.standard_normal((8, 6)).astype(np.float32)
@@ -51,7 +53,7 @@ def test_separate_heads_of_a_product():
   np.testing.assert_allclose(asked.loss(logits, labels), expected, rtol=1e-6)
   named = 2 * logits[:, :4].argmax(1) + logits[:, 4:].argmax(1)
   np.testing.assert_array_equal(asked.classify(logits), named)
-  joint = prediction.make("rotation*horizontal_flip")
+  joint = elements.make("rotation*horizontal_flip")
   logits = random.standard_normal((8, 8)).astype(np.float32)
   np.testing.assert_allclose(
     joint.loss(logits, labels), of(logits, labels), rtol=1e-6
@@ -64,7 +66,7 @@ def test_separate_heads_of_a_product():
 @pytest.mark.parametrize("name", ["rotation", "rotation*horizontal_flip"])
 @pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
 def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):
-  asked = prediction.make(name, relative=True)
+  asked = elements.make(name, relative=True)
   copies = jax.jit(getattr(asked, draw))(images, _keys(5))
   number = {"all_elements": asked.group.num_classes, "random_elements": 2}[draw]
   assert copies.partners.shape == (5, number)
@@ -82,17 +84,17 @@ def test_pairs_of_features_survive_micro_batches():
   random = np.random.default_rng(0)
   features = random.standard_normal((3 * 4, 2)).astype(np.float32)
   partners = random.integers(0, 3, (4, 3)).astype(np.int32)
-  whole = np.asarray(prediction.pair_features(features, partners))
+  whole = np.asarray(elements.pair_features(features, partners))
   for k in range(3):
     for i in range(4):
       other = features[4 * partners[i, k] + i]
       expected = np.concatenate([other, features[4 * k + i]])
       np.testing.assert_array_equal(whole[4 * k + i], expected)
   parts = [gradient_cache._divide(x, 4, 2) for x in (features, partners)]
-  paired = jax.vmap(prediction.pair_features)(*parts)
+  paired = jax.vmap(elements.pair_features)(*parts)
   np.testing.assert_array_equal(gradient_cache._join(paired, 2), whole)
   with pytest.raises(ValueError, match=r"4 x 3 rows .* \(11, 2\)"):
-    prediction.pair_features(features[:11], partners)
+    elements.pair_features(features[:11], partners)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_pairs_of_features_survive_micro_batches():
 )
 def test_predictions_that_cannot_be_made(tiny_config, equivariance, expected):
   with pytest.raises(UsageError, match=expected) as error:
-    methods.check(tiny_config("simclr", equivariance=equivariance))
+    networks_lib.check_parts(tiny_config("simclr", equivariance=equivariance))
   assert "\n" not in str(error.value)
 
 
@@ -136,13 +138,13 @@ def test_a_step_of_every_kind(
   tiny_config, method, equivariance, copies, metrics
 ):
   config = tiny_config(method, equivariance=equivariance)
-  methods.check(config)
+  networks_lib.check_parts(config)
   batch = step_helpers.batch()
   source = ArraySource(*[batch["image"], batch["label"]] * 2)
   experiment = experiment_lib.build(config, source)
-  views = views_lib.make_views(config)(experiment.create_state(), batch)
-  assert views.transformed.shape == (copies * 16, 8, 8, 3)
-  assert (views.first is None) == (method == "none")
+  views = step_helpers.make_views(config)(experiment.create_state(), batch)
+  assert views.images["transformed"].shape == (copies * 16, 8, 8, 3)
+  assert ("first" in views.images) == (method != "none")
   state = experiment.create_state()
   (start,) = [jax.device_get(state.params["encoder"])]
   step, batches = experiment.make_step(), experiment.batches(0)
@@ -160,12 +162,15 @@ def test_a_step_of_every_kind(
 
 def test_without_an_ssl_loss_there_must_be_something_to_learn(tiny_config):
   for changes, expected in (
-    ({"equivariance": {"weight": 0.0}}, "weight is 0: set it above 0"),
+    (
+      {"equivariance": {"weight": 0.0}},
+      "none of them has a weight: set config.equivariance.weight above 0",
+    ),
     ({"online_classifier": True}, "view 1, which config.method=none does not"),
     ({"views": SIZES | {"extra": "flips"}}, "config.views.extra is for the"),
   ):
     with pytest.raises(UsageError, match=expected):
-      methods.check(tiny_config("none", **changes))
+      networks_lib.check_parts(tiny_config("none", **changes))
 
 
 def test_extra_transforms_half_of_both_ssl_views(tiny_config):
@@ -180,32 +185,35 @@ def test_extra_transforms_half_of_both_ssl_views(tiny_config):
   config = tiny_config("simclr", views={**views, "extra": "vertical_flip"})
   batch = {"image": step_helpers.images(64)}
   state = step_helpers.make_state(config)
-  made = jax.jit(views_lib.make_views(config))(state, batch)
+  made = jax.jit(step_helpers.make_views(config))(state, batch)
   bare = tiny_config("simclr", views=views)
-  same = jax.jit(views_lib.make_views(bare))(state, batch)
+  same = jax.jit(step_helpers.make_views(bare))(state, batch)
   flip = transformations.GROUPS["vertical_flip"].elements[1]
   flipped = {}
   for name in ("first", "second"):
-    image, other = getattr(same, name), getattr(made, name)
+    image, other = same.images[name], made.images[name]
     is_same, is_flipped = (
       np.abs(x - other).max(axis=(1, 2, 3)) < 1e-5 for x in (image, flip(image))
     )
     assert np.all(is_same != is_flipped) and 16 < is_flipped.sum() < 48
     flipped[name] = is_flipped
   assert np.any(flipped["first"] != flipped["second"])
-  np.testing.assert_allclose(made.transformed, same.transformed, atol=1e-5)
+  np.testing.assert_allclose(
+    made.images["transformed"], same.images["transformed"], atol=1e-5
+  )
 
 
 def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
   """Also where the views hold nothing but copies: K rows for each image."""
   config = tiny_config("none", micro_batches=2, equivariance={"weight": 1.0})
   state = step_helpers.make_state(config)
-  views = views_lib.make_views(config)(state, step_helpers.batch())
+  views = step_helpers.make_views(config)(state, step_helpers.batch())
   seen = []
 
   def forward(params, statistics, views):
-    seen.append(views.labels.shape)
-    return {"labels": views.labels.astype("float32")}, statistics
+    labels = views.targets["transformed"]["labels"]
+    seen.append(labels.shape)
+    return {"labels": labels.astype("float32")}, statistics
 
   _, _, outputs, _ = gradient_cache.gradients(
     forward,
@@ -216,8 +224,9 @@ def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
     examples=16,
     micro_batches=2,
   )
-  np.testing.assert_array_equal(outputs["labels"], views.labels)
-  for part in np.asarray(gradient_cache._divide(views.labels, 16, 2)):
+  labels = views.targets["transformed"]["labels"]
+  np.testing.assert_array_equal(outputs["labels"], labels)
+  for part in np.asarray(gradient_cache._divide(labels, 16, 2)):
     assert np.bincount(part).tolist() == [8, 8, 8, 8]
   assert set(seen) == {(32,)}
 
@@ -237,36 +246,45 @@ def test_views_of_eight_devices_are_those_of_one(tiny_config, changes):
   shard = jax.sharding.PartitionSpec(parallel.AXIS)
   spread = jax.jit(
     jax.shard_map(
-      views_lib.make_views(config, parallel.AXIS),
+      step_helpers.make_views(config, parallel.AXIS),
       mesh=parallel.make_mesh(jax.devices()[:8]),
       in_specs=(jax.sharding.PartitionSpec(), shard),
       out_specs=shard,
     )
   )(state, batch)
-  whole = jax.jit(views_lib.make_views(config))(state, batch)
-  copies = whole.labels.shape[0] // 16
+  whole = jax.jit(step_helpers.make_views(config))(state, batch)
+  targets, expected = (x.targets["transformed"] for x in (spread, whole))
+  copies = expected["labels"].shape[0] // 16
 
   def in_order(x):
     """Copies of all devices in the order of one device's."""
     by_device = np.asarray(x).reshape(8, copies, 2, *x.shape[1:])
     return np.moveaxis(by_device, 0, 1).reshape(copies * 16, *x.shape[1:])
 
-  np.testing.assert_allclose(spread.first, whole.first, atol=1e-5)
-  np.testing.assert_array_equal(in_order(spread.labels), whole.labels)
+  images, expected_images = spread.images, whole.images
   np.testing.assert_allclose(
-    in_order(spread.transformed), whole.transformed, atol=1e-5
+    images["first"], expected_images["first"], atol=1e-5
   )
-  if whole.partners is not None:
-    np.testing.assert_array_equal(spread.partners, whole.partners)
+  np.testing.assert_array_equal(in_order(targets["labels"]), expected["labels"])
+  np.testing.assert_allclose(
+    in_order(images["transformed"]), expected_images["transformed"], atol=1e-5
+  )
+  assert ("partners" in expected) == ("equivariance" in changes)
+  if "partners" in expected:
+    np.testing.assert_array_equal(targets["partners"], expected["partners"])
 
 
 def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
   """A head that is always right is so for every element, whatever the pairs."""
-  asked = prediction.make("rotation", relative=True)
+  term = Prediction(group="rotation", relative=True)
 
   class Perfect:
-    def apply(self, variables, images, partners, **_):
-      copies = asked.all_elements(variables["crops"], variables["keys"])
+    terms = (term,)
+
+    def apply(self, variables, number, images, targets, **_):
+      assert self.terms[number] is term
+      copies = term.question.all_elements(variables["crops"], variables["keys"])
+      partners = targets["transformed"]["partners"]
       np.testing.assert_array_equal(partners, copies.partners)
       assert len(set(np.asarray(partners[:, 0]).tolist())) > 1
       return jax.nn.one_hot(copies.labels, 4)
@@ -278,7 +296,7 @@ def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
   partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
     jax.random.wrap_key_data(keys), transformation._PARTNERS
   )
-  predict = transformation.make_predict(Perfect(), asked, view)
+  predict = transformation.make_predict(Perfect(), 0, view)
   named = predict({"crops": crops, "keys": partner_keys}, (images, keys))
   np.testing.assert_array_equal(named, np.tile(np.arange(4), (16, 1)))
 
@@ -318,8 +336,9 @@ def test_views_that_cannot_be_transformed_are_refused(tiny_config):
   ):
     with pytest.raises(UsageError, match=expected):
       experiment_lib.build(tiny_config("simclr", **changes), source)
-  with pytest.raises(UsageError, match="config.views: extra='shear': unknown"):
-    tiny_config("simclr", views=sizes(8) | {"extra": "shear"})
+  config = tiny_config("simclr", views=sizes(8) | {"extra": "shear"})
+  with pytest.raises(UsageError, match="config.views.extra: unknown .*'shear'"):
+    experiment_lib.build(config, source)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from essl_jax import config as config_lib
 from essl_jax import run as train
 from essl_jax.convert import __main__ as program
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import suite as suite_lib
+from essl_jax.evaluation import bench as bench_lib
 from essl_jax.storage import checkpoint, weights
 from essl_jax.training import experiment as experiment_lib
 
@@ -44,9 +44,10 @@ def data_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_config(tiny_config, data_file):
-  def make(**fields):
-    data = {"name": str(data_file)}
-    return tiny_config(**({"method": "simsiam", "data": data} | fields))
+  def make(*, encoder=None, **fields):
+    own = {"method": "simsiam", "data": {"name": str(data_file)}}
+    whole = {"blocks": None}  # exports are of whole ResNets
+    return tiny_config(**(own | fields), encoder=whole | (encoder or {}))
 
   return make
 
@@ -57,7 +58,8 @@ def finished(make_config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "run"
   config = make_config(seed=1)
   state = experiment_lib.build(config).create_state()
-  gone = dataclasses.replace(config, data=config_lib.Data("gone.npz"))
+  data = dataclasses.replace(config.data, name="gone.npz")
+  gone = dataclasses.replace(config, data=data)
   checkpoint.check_config(workdir, config_lib.to_dict(gone))
   with checkpoint.Checkpoints(workdir) as checkpoints:
     checkpoints.save(2, state, {"knn_top1": 90.0})
@@ -248,7 +250,7 @@ def test_an_imported_encoder_is_evaluated(make_config, tmp_path, capsys):
   # The figure is that of the file's encoder, and not of a random one.
   experiment = experiment_lib.build(config)
   state, _ = weights.initialise(experiment.create_state(), output)
-  monitored = suite_lib.Suite(experiment).monitor(state)
+  monitored, _ = bench_lib.make(experiment).monitor(state)
   assert results["figures"]["knn"]["knn_top1"] == monitored["knn_top1"]
   train.run(config, workdir)  # again, over its own results
 
@@ -272,7 +274,7 @@ def test_another_architecture_is_named_in_one_line(make_config, exported):
   assert "\n" not in message
   assert "another encoder (depth 18, stem cifar, width 8)" in message
   assert "float32(8) there, float32(4) here" in message
-  assert "more: set config.model" in message
+  assert "more: set config.encoder" in message
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ CVPR 2016 (arXiv 1512.03385).
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -115,6 +115,7 @@ class ResNet(_Layers):
   whatever `dtype` is.
 
   Attributes:
+    takes_any_size: Images of any size and number of channels fit.
     depth: 18, 34, 50, 101 or 152.
     stem: `"cifar"` (3x3 convolution, stride 1) or `"imagenet"` (7x7, stride 2,
       then 3x3 max-pooling, stride 2).
@@ -139,6 +140,8 @@ class ResNet(_Layers):
     >>> model.apply(variables, images, train=False).shape
     (2, 128)
   """
+
+  takes_any_size: ClassVar[bool] = True
 
   depth: Literal[18, 34, 50, 101, 152] = 18
   stem: Literal["cifar", "imagenet"] = "imagenet"

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import config as config_lib
+from essl_jax import transformations
 from essl_jax.config import parts
 from essl_jax.errors import UsageError
 
@@ -225,6 +226,11 @@ def check_parts(config: config_lib.Config) -> None:
   Raises:
     UsageError: in one line.
   """
+  if config.views.extra is not None:
+    try:
+      transformations.find_augmentation(config.views.extra)
+    except ValueError as error:
+      raise UsageError(f"config.views.extra: {error}") from error
   terms = config_lib.terms(config)
   for term in terms:
     term.check(config)

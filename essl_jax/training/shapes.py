@@ -1,6 +1,7 @@
 """Whether parts of anybody's own fit together, told before they are trained."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from essl_jax.augment import ViewRequest
 from essl_jax.errors import UsageError
 from essl_jax.methods.method import Outputs
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import resolution
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -24,7 +26,8 @@ def check(
 ) -> None:
   """Refuses networks and losses of the wrong form; nothing is computed.
 
-  Parts of this package are known to fit and are not looked at.
+  Methods and terms of this package are known to fit and are not looked at, nor
+  are encoders that have `takes_any_size`.
 
   Args:
     config: of the run.
@@ -37,27 +40,54 @@ def check(
       scalar, or a part that fails on the views.
   """
   networks = problem.networks
+  if not getattr(networks.encoder, "takes_any_size", False):
+    _check_encoder(config, networks, channels)
   parts = (networks.encoder, networks.method, *networks.terms)
-  if all(type(x).__module__.startswith("essl_jax.") for x in parts):
-    return
-  views = jax.eval_shape(lambda: views_lib.blank(requests, channels))
-  where = f"config.encoder.name={config.encoder.name}"
-  init = nn.init(
-    lambda module, x: networks_lib.bind(module, False)(x), networks.encoder
-  )
-  first = next(iter(views.images.values()))
-  variables = _shape_of(where, lambda x: init(jax.random.key(0), x), first)
-  for name, images in views.images.items():
-    features = _shape_of(
-      where, step_lib.make_encode(networks.encoder), variables, images
-    )
+  if any(not type(x).__module__.startswith("essl_jax.") for x in parts):
+    views = jax.eval_shape(lambda: views_lib.blank(requests, channels))
+    _check_losses(config, problem, views)
+
+
+def _check_encoder(
+  config: config_lib.Config, networks: networks_lib.Networks, channels: int
+) -> None:
+  """Tries the encoder on the views of every stage of the training."""
+  encoder, name = networks.encoder, config.encoder.name
+  init = nn.init(lambda module, x: networks_lib.bind(module, False)(x), encoder)
+  variables = None
+  for view, images in _images(config, networks, channels):
+    side = images.shape[1]
+    where = f"config.encoder.name={name}, view {view} of {side} pixels"
+    if variables is None:
+      make = lambda x: init(jax.random.key(0), x)
+      variables = _shape_of(where, make, images)
+    run = step_lib.make_encode(encoder)
+    features = _shape_of(where, run, variables, images)
     rows = images.shape[0]
     if len(features.shape) != 2 or features.shape[0] != rows:
       raise UsageError(
-        f"{where}: the features of {rows} images of the view {name} must be"
-        f" [{rows}, F], and are {list(features.shape)}"
+        f"{where}: the features of {rows} images must be [{rows}, F], and are"
+        f" {list(features.shape)}"
       )
-  _check_losses(config, problem, views)
+
+
+def _images(
+  config: config_lib.Config, networks: networks_lib.Networks, channels: int
+) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+  """The images of different shapes that the encoder sees, with their view."""
+  full = dataclasses.replace(config.views, resolution=())
+  stages = resolution.stages(config.views, config.epochs)
+  parts = (networks.method, *networks.terms)
+  found: dict[Any, str] = {}
+  for views in (full, *(x for _, x in stages)):
+    requests = views_lib.union(parts, views)
+    if views is full:  # evaluations see the first view, whoever asks for it
+      requests = [ViewRequest("first", views.first), *requests]
+    blank = jax.eval_shape(
+      lambda requests=requests: views_lib.blank(requests, channels)
+    )
+    found |= {(x.shape, x.dtype): name for name, x in blank.images.items()}
+  return [(name, jax.ShapeDtypeStruct(*form)) for form, name in found.items()]
 
 
 def _check_losses(
@@ -105,4 +135,5 @@ def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:
     raise
   except Exception as error:  # anybody's code
     first = (str(error).strip().splitlines() or [""])[0]
-    raise UsageError(f"{where}: {type(error).__name__}: {first}") from error
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    raise UsageError(f"{where}: {kind}{first}") from error
