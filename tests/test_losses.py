@@ -12,7 +12,7 @@ import pytest
 
 from essl_jax import losses
 from essl_jax.devices import parallel
-from essl_jax.losses import contrastive, predictive, redundancy
+from essl_jax.losses import common, contrastive, predictive, redundancy
 
 TEMPERATURES = (0.1, 0.2, 0.5)
 PAIRWISE = {
@@ -200,7 +200,7 @@ def test_wrong_inputs_are_named():
 
 
 def test_examples_in_docstrings():
-  for module in (contrastive, predictive, redundancy):
+  for module in (common, contrastive, predictive, redundancy):
     assert doctest.testmod(module).failed == 0
   for name in losses.__all__:
     assert ">>>" in getattr(losses, name).__doc__, name

@@ -23,7 +23,19 @@ def check_temperature(temperature: float) -> None:
 
 
 def unit_length(x: chex.Array) -> jax.Array:
-  """Scales the rows of `x` [..., D] to length one, in float32; zeros stay."""
+  """Scales rows to length one; rows of zeros stay zeros.
+
+  Args:
+    x: [..., D], of any real dtype.
+
+  Returns:
+    The rows, float32.
+
+  Example:
+    >>> print(unit_length(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3))
+    [[0.6 0.8]
+     [0.  0. ]]
+  """
   x = jnp.asarray(x, jnp.float32)
   # The smaller of the two branches' gradients must stay finite at x = 0.
   squared = jnp.sum(x * x, axis=-1, keepdims=True)
