@@ -312,3 +312,11 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
     _trace_a_step(other)
   wanted = {(x.__name__, name) for x in groups for name in fields.of(x)}
   assert wanted - read == set()
+
+
+def test_a_part_of_a_group_keeps_the_defaults_of_its_owner():
+  """Barlow Twins' projector has no last norm, whatever widths are set."""
+  raw = _raw(method="barlow_twins", projector={"widths": (8, 8)})
+  del raw["temperature"]
+  projector = config_lib.parse(raw).projector
+  assert (projector.widths, projector.last_norm) == ((8, 8), "none")

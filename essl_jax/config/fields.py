@@ -17,7 +17,7 @@ import math
 import re
 import types
 import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from essl_jax.errors import UsageError
 
@@ -184,13 +184,15 @@ def _attributes(part: Any) -> dict[str, str]:
   return found
 
 
-def build(kind: type, raw: Any, path: str = "") -> Any:
+def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
   """Makes a dataclass, and those within it, from a nested mapping.
 
   Args:
     kind: a dataclass.
     raw: values by field name; lists become tuples, integers floats, as asked.
     path: dotted name of the whole, for messages.
+    default: an instance with the values of fields that are not given; those of
+      the dataclass where absent.
 
   Returns:
     The instance.
@@ -207,9 +209,18 @@ def build(kind: type, raw: Any, path: str = "") -> Any:
   for name, value in raw.items():
     if name not in known:
       raise UsageError(unknown(f"{prefix}{name}", known))
-    values[name] = coerce(known[name].hint, value, f"{prefix}{name}")
+    where, hint = f"{prefix}{name}", known[name].hint
+    own = getattr(default, name, known[name].default)
+    if dataclasses.is_dataclass(hint):
+      values[name] = build(cast(type, hint), value, where, own)
+    else:
+      values[name] = coerce(hint, value, where)
   for name, field in known.items():
-    if name not in values and field.default is dataclasses.MISSING:
+    if name in values:
+      continue
+    if hasattr(default, name):
+      values[name] = getattr(default, name)
+    elif field.default is dataclasses.MISSING:
       raise UsageError(f"config.{prefix}{name} is missing")
   try:
     return kind(**values)
