@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 import io
 from typing import Any
 
-from matplotlib import figure as figure_lib
-
 # Dark enough on white; each with a dash of its own, for those who see none.
 _STYLES: Sequence[Mapping[str, Any]] = (
   {"color": "#0072b2", "linestyle": "-"},
@@ -20,16 +18,18 @@ _WIDTH = 5.6  # inches: half of a wide window, all of a narrow one
 _SHORT_NAME = 30  # characters, of which two fit beside each other
 
 
-def make_axes(height: float) -> tuple[figure_lib.Figure, Any]:
+def make_axes(height: float) -> tuple[Any, Any]:
   """A figure of the page's width and of a height in inches, and its axes."""
   # Not pyplot: it keeps global state and looks for a display.
+  from matplotlib import figure as figure_lib  # takes a second to import
+
   figure = figure_lib.Figure(figsize=(_WIDTH, height), layout="constrained")
   axes = figure.subplots()
   axes.spines[["top", "right"]].set_visible(False)
   return figure, axes
 
 
-def name_lines(figure: figure_lib.Figure, names: Sequence[str]) -> None:
+def name_lines(figure: Any, names: Sequence[str]) -> None:
   """Adds a legend below, one name a line where two would not fit."""
   is_short = max(map(len, names), default=0) <= _SHORT_NAME
   figure.legend(
@@ -45,7 +45,7 @@ def style(number: int) -> Mapping[str, Any]:
   return _STYLES[number % len(_STYLES)]
 
 
-def to_png(figure: figure_lib.Figure) -> bytes:
+def to_png(figure: Any) -> bytes:
   """The figure as a PNG file, the same bytes each time."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})

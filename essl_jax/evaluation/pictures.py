@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 import jax
-from matplotlib import figure as figure_lib
 import numpy as np
 
 from essl_jax.evaluation.collapse import unit_length
@@ -31,6 +30,8 @@ def write_summary(
   Returns:
     The picture's path.
   """
+  from matplotlib import figure as figure_lib  # takes a second to import
+
   figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], bench.experiment, state)
