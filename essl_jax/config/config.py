@@ -9,8 +9,8 @@ of its own (`config.equivariance`, `config.knn`), the encoder's are in
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from essl_jax.config import fields
-from essl_jax.config.fields import Count, Fraction, NonNegative, Share, Whole
+from essl_jax.config import bounds
+from essl_jax.config.bounds import Count, Fraction, NonNegative, Share, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Optimizer:
   weight_decay: NonNegative = 5e-4
   momentum: Share = 0.9
   beta2: Share = 0.999
-  trust_coefficient: fields.Positive | None = None
+  trust_coefficient: bounds.Positive | None = None
   warmup_epochs: Whole = 10
   end_factor: Share = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
@@ -131,7 +131,7 @@ class Measures:
   """
 
   groups: tuple[str, ...] = ()
-  images: Annotated[int, fields.AtLeast(10)] = 2000
+  images: Annotated[int, bounds.AtLeast(10)] = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +191,9 @@ class Config:
     "finetune",
   )
   epochs: Whole = 800
-  batch_size: Annotated[int, fields.AtLeast(2)] = 512
+  batch_size: Annotated[int, bounds.AtLeast(2)] = 512
   micro_batches: Count = 1
-  seed: Annotated[int, fields.AtLeast(0), fields.Below(2**32)] = 0
+  seed: Annotated[int, bounds.AtLeast(0), bounds.Below(2**32)] = 0
   mode: Literal["train", "evaluate", "finetune"] = "train"
   init_from: str | None = None
   precision: Literal["float32", "bfloat16"] = "float32"

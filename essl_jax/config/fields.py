@@ -7,86 +7,22 @@ class. Numbers are finite. The parts of a config (`config.parts`) are classes or
 functions whose parameters of such types are fields too.
 """
 
-import ast
 from collections.abc import Collection, Iterable, Mapping
 import dataclasses
 import difflib
 import functools
 import inspect
-import math
 import re
 import types
 import typing
 from typing import Annotated, Any, Literal, cast
 
+from essl_jax.config import values as values_lib
 from essl_jax.errors import UsageError
 
 _NONE = type(None)
 # Of a Flax module: its own, and what the program sets.
 _RESERVED = ("parent", "name", "dtype", "axis_name")
-_WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
-
-
-@dataclasses.dataclass(frozen=True)
-class AtLeast:
-  """A bound: not below `limit`."""
-
-  limit: float
-  words = "at least"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value >= self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Above(AtLeast):
-  """A bound: above `limit`."""
-
-  words = "above"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value > self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class AtMost(AtLeast):
-  """A bound: not above `limit`."""
-
-  words = "at most"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value <= self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Below(AtLeast):
-  """A bound: below `limit`."""
-
-  words = "below"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value < self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Length(AtLeast):
-  """A bound: a tuple has `limit` values or more."""
-
-  words = "in a number of at least"
-
-
-Count = Annotated[int, AtLeast(1)]
-Whole = Annotated[int, AtLeast(0)]
-Positive = Annotated[float, Above(0)]
-NonNegative = Annotated[float, AtLeast(0)]
-Share = Annotated[float, AtLeast(0), Below(1)]
-Fraction = Annotated[float, Above(0), AtMost(1)]
-Unit = Annotated[float, AtLeast(0), AtMost(1)]
-Sizes = Annotated[tuple[Count, ...], Length(1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +150,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
     if dataclasses.is_dataclass(hint):
       values[name] = build(cast(type, hint), value, where, own)
     else:
-      values[name] = coerce(hint, value, where)
+      values[name] = values_lib.coerce(hint, value, where)
   for name, field in known.items():
     if name in values:
       continue
@@ -268,138 +204,3 @@ def find(kind: type, name: str) -> Field:
     there = ", ".join(f"config.{path}.{x}" for x in of(hint))
     raise UsageError(f"config.{path} is a group of fields: set one of {there}")
   return field
-
-
-def read(field: Field, text: str, where: str) -> Any:
-  """The value that a flag's text stands for.
-
-  Args:
-    field: from `find`.
-    text: such as `0.4`, `(20, 200)`, `20,200`, `true`, `None` or any word
-      where the field is a text.
-    where: dotted name of the field, for messages.
-
-  Returns:
-    The value, of the field's type.
-
-  Raises:
-    UsageError: the text stands for no such value.
-  """
-  value: Any = text
-  if _NONE in typing.get_args(field.hint) and text.lower() == "none":
-    return None
-  if _takes_text(field.hint):
-    if text[:1] in ("(", "[", '"', "'"):
-      value = _literal(text)
-  else:
-    value = _WORDS.get(text.lower(), _literal(text))
-  if isinstance(value, str) and _is_tuple(field.hint):
-    value = tuple(x.strip() for x in value.split(",") if x.strip())
-  return coerce(field.hint, value, where)
-
-
-def _literal(text: str) -> Any:
-  """The Python value that a text spells; the text itself where it does not."""
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
-    return text
-
-
-def _takes_text(hint: Any) -> bool:
-  """Whether a field's values are texts, or tuples of them."""
-  inner = [x for x in typing.get_args(hint) if x is not Ellipsis]
-  return hint is str or isinstance(hint, str) or any(map(_takes_text, inner))
-
-
-def _is_tuple(hint: Any) -> bool:
-  origin, inner = typing.get_origin(hint), typing.get_args(hint)
-  if origin is Annotated:
-    return _is_tuple(inner[0])
-  if origin in (types.UnionType, typing.Union):
-    return all(_is_tuple(x) for x in inner if x is not _NONE)
-  return origin is tuple
-
-
-def coerce(hint: Any, value: Any, where: str) -> Any:
-  """Checks a value against a type, its choices and its bounds.
-
-  Args:
-    hint: the type, as of `Field`.
-    value: lists become tuples, integers floats, as asked.
-    where: dotted name of the field, for messages.
-
-  Returns:
-    The value.
-
-  Raises:
-    UsageError: it does not fit, in one line.
-  """
-  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-  if dataclasses.is_dataclass(hint):
-    return build(typing.cast(type, hint), value, where)
-  if origin in (types.UnionType, typing.Union):
-    if value is None and _NONE in arguments:
-      return None
-    hints = [h for h in arguments if h is not _NONE]
-    # Of a value or a tuple of them, what is no sequence is the value.
-    is_tuple = isinstance(value, (list, tuple))
-    fitting = [h for h in hints if _is_tuple(h) == is_tuple]
-    return coerce((fitting or hints)[0], value, where)
-  if origin is Literal:
-    if value not in arguments or isinstance(value, bool):
-      known = ", ".join(map(str, arguments))
-      raise UsageError(f"config.{where} must be one of {known}; got {value!r}")
-    return value
-  if origin is Annotated:
-    kind, *bounds = arguments
-    value = coerce(kind, value, where)
-    for bound in bounds:
-      _check_bound(bound, value, where)
-    return value
-  if origin is tuple:
-    return _coerce_tuple(arguments, value, where)
-  return _coerce_plain(hint, value, where)
-
-
-def _check_bound(bound: Any, value: Any, where: str) -> None:
-  if isinstance(bound, Length):
-    if not bound.allows(len(value)):
-      raise UsageError(
-        f"config.{where} must have {bound.limit} or more values; got {value}"
-      )
-  elif not bound.allows(value):
-    raise UsageError(
-      f"config.{where} must be {bound.words} {bound.limit}; got {value}"
-    )
-
-
-def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-  if not isinstance(value, (list, tuple)):
-    raise UsageError(f"config.{where} must be a tuple, got {value!r}")
-  if kinds[-1:] != (Ellipsis,):
-    if len(value) != len(kinds):
-      raise UsageError(
-        f"config.{where} must be {len(kinds)} values, got {value!r}"
-      )
-    pairs = zip(kinds, value, strict=True)
-  else:
-    pairs = zip([kinds[0]] * len(value), value, strict=True)
-  try:
-    return tuple(coerce(kind, item, where) for kind, item in pairs)
-  except UsageError as error:
-    text = str(error)
-    if not text.endswith(f"{value}"):  # the whole tuple helps more
-      text = f"{text} in {tuple(value)}"
-    raise UsageError(text) from error
-
-
-def _coerce_plain(hint: type, value: Any, where: str) -> Any:
-  is_bool = isinstance(value, bool)
-  if hint is float and isinstance(value, int) and not is_bool:
-    value = float(value)
-  if not isinstance(value, hint) or is_bool != (hint is bool):
-    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
-  if isinstance(value, float) and not math.isfinite(value):
-    raise UsageError(f"config.{where} must be a finite number; got {value}")
-  return value

@@ -11,6 +11,7 @@ import typing
 from typing import Any
 
 from essl_jax.config import fields, parts
+from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
@@ -49,11 +50,11 @@ def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
   for name, text in pairs:
     if name in CHOICES:
       known = fields.find(Config, name)
-      _switch(values, name, fields.read(known, text, name))
+      _switch(values, name, values_lib.read(known.hint, text, name))
   kind = schema(values)
   for name, text in pairs:
     if name not in CHOICES:
-      value = fields.read(fields.find(kind, name), text, name)
+      value = values_lib.read(fields.find(kind, name).hint, text, name)
       *groups, field = name.split(".")
       holder = values
       for group in groups:

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Any
 
 from essl_jax.config import fields, parts
+from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config, Data, Encoder, Views
 from essl_jax.errors import UsageError
 
@@ -38,7 +39,7 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     value = holder.get(field, known.default)
     if value is dataclasses.MISSING or (value is None and name == "data.name"):
       raise UsageError(f"config.{name} is missing")
-    values.append(fields.coerce(known.hint, value, name))
+    values.append(values_lib.coerce(known.hint, value, name))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
       raise UsageError(f"config.{name} names one twice: {', '.join(value)}")
   return _compose(*values)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax.augment import ViewRequest
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.equivariance import elements
 from essl_jax.equivariance.term import Metrics, Term
 from essl_jax.errors import UsageError
@@ -46,12 +46,12 @@ class Prediction(Term):
   section = "equivariance"
   views = ("third",)
 
-  weight: fields.NonNegative = 0.4
+  weight: bounds.NonNegative = 0.4
   group: str = "rotation"
   all_elements: bool = True
   heads: Literal["joint", "each"] = "joint"
   relative: bool = False
-  hidden_widths: tuple[fields.Count, ...] = (2048, 2048)
+  hidden_widths: tuple[bounds.Count, ...] = (2048, 2048)
   hidden_norm: Literal["layer", "batch"] = "layer"
   last_hidden_relu: bool = True
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from essl_jax.augment import ViewRequest
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.methods.method import Features, Heads
 from essl_jax.transformations import TransformationGroup
@@ -35,7 +35,7 @@ class Term(Part):
   needs_labels: ClassVar[bool] = False
   is_aside: ClassVar[bool] = False
 
-  weight: fields.NonNegative = 1.0
+  weight: bounds.NonNegative = 1.0
 
   @property
   def groups(self) -> Sequence[TransformationGroup]:

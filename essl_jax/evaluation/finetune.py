@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from essl_jax import augment
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.data import Source, subsets
 from essl_jax.evaluation import (
   classifier,
@@ -183,15 +183,15 @@ class Finetune(Evaluation):
   modes = ("finetune",)
   needs_training = False
 
-  labels: fields.Fraction = 0.01
+  labels: bounds.Fraction = 0.01
   label_list: str | None = None
-  subset: fields.Whole = 0
-  epochs: fields.Count = 20
-  batch_size: fields.Count = 256
-  learning_rate: fields.NonNegative = 0.002
-  head_learning_rate: fields.NonNegative = 0.5
-  momentum: fields.Share = 0.9
-  weight_decay: fields.NonNegative = 0.0
+  subset: bounds.Whole = 0
+  epochs: bounds.Count = 20
+  batch_size: bounds.Count = 256
+  learning_rate: bounds.NonNegative = 0.002
+  head_learning_rate: bounds.NonNegative = 0.5
+  momentum: bounds.Share = 0.9
+  weight_decay: bounds.NonNegative = 0.0
 
   @property
   def chosen(self) -> str:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from essl_jax import losses
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.devices import parallel
 from essl_jax.evaluation import features, pictures
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
@@ -305,10 +305,10 @@ class Knn(Evaluation):
   needs_training = False
   ranks = "knn_top1"
 
-  every_epochs: fields.Whole = 1
-  k: fields.Count | fields.Sizes = 200
-  temperature: fields.Positive = 0.1
-  bank_images: fields.Whole = 0
+  every_epochs: bounds.Whole = 1
+  k: bounds.Count | bounds.Sizes = 200
+  temperature: bounds.Positive = 0.1
+  bank_images: bounds.Whole = 0
 
   @property
   def ks(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from essl_jax import augment
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import linear_probe
 from essl_jax.evaluation.evaluation import (
@@ -47,18 +47,18 @@ class Probe(Evaluation):
   needs_training = False
 
   protocol: Literal["paper", "fast", "none"] = "paper"
-  repetitions: fields.Count = 5
-  epochs: fields.Count = 100
-  batch_size: fields.Count = 256
-  learning_rate: fields.Positive = 30.0
+  repetitions: bounds.Count = 5
+  epochs: bounds.Count = 100
+  batch_size: bounds.Count = 256
+  learning_rate: bounds.Positive = 30.0
   optimizer: Literal["sgd", "lars"] = "sgd"
-  momentum: fields.Share = 0.9
-  weight_decay: fields.NonNegative = 0.0
+  momentum: bounds.Share = 0.9
+  weight_decay: bounds.NonNegative = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
-  initial_std: fields.NonNegative | None = None
+  initial_std: bounds.NonNegative | None = None
   interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-  resize_size: fields.Count | None = None
-  checkpoint_every_epochs: fields.Count = 10
+  resize_size: bounds.Count | None = None
+  checkpoint_every_epochs: bounds.Count = 10
 
   def check(self, bench: Any) -> None:
     """Refuses sizes and batches that do not fit the images and devices."""

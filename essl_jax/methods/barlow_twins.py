@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from essl_jax import losses
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.methods.method import (
   Features,
   Heads,
@@ -27,7 +27,7 @@ class BarlowTwins(Method):
     Zbontar et al. 2021 (arXiv 2103.03230), equations 1 and 2.
   """
 
-  redundancy_weight: fields.NonNegative = 0.0051
+  redundancy_weight: bounds.NonNegative = 0.0051
   projector: Projector = Projector((8192, 8192, 8192), "none")
 
   def make_heads(self, **common: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from essl_jax import losses, optim
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.methods.method import (
   Features,
   Heads,
@@ -36,8 +36,8 @@ class BYOL(Method):
   target_heads = ("projector",)
 
   projector: Projector = Projector((4096, 256), last_norm="none", bias=True)
-  predictor_hidden: fields.Count = 4096
-  target_decay: fields.Unit = 0.99
+  predictor_hidden: bounds.Count = 4096
+  target_decay: bounds.Unit = 0.99
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
     """Projector and predictor, with biases."""

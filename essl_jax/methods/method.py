@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from essl_jax.augment import View, ViewRequest
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.models import heads
 
@@ -189,7 +189,7 @@ class Projector:
     bias: whether its linear layers have biases.
   """
 
-  widths: fields.Sizes = (2048, 2048)
+  widths: bounds.Sizes = (2048, 2048)
   last_norm: Literal["batch", "batch_not_affine", "none"] = "batch_not_affine"
   bias: bool = False
 

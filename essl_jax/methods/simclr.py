@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from essl_jax import losses
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.methods.method import (
   Features,
   Heads,
@@ -29,7 +29,7 @@ class SimCLR(Method):
     2111.00899), section 4.
   """
 
-  temperature: fields.Positive = 0.5
+  temperature: bounds.Positive = 0.5
   projector: Projector = Projector()
 
   def make_heads(self, **common: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from essl_jax import losses
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.methods.method import (
   Features,
   Heads,
@@ -33,7 +33,7 @@ class SimSiam(Method):
   """
 
   projector: Projector = Projector()
-  predictor_hidden: fields.Count = 512
+  predictor_hidden: bounds.Count = 512
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
     """Projector and predictor."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation.evaluation import (
@@ -45,12 +45,12 @@ class Regression(Evaluation):
   heading = "Density of states"
   needs_training = False
 
-  labelled: fields.Sizes = (3000,)
-  repetitions: fields.Count = 3
-  epochs: fields.Count = 100
-  batch_size: fields.Count = 64
-  learning_rate: fields.Positive = 1e-4
-  weight_decay: fields.NonNegative = 1e-5
+  labelled: bounds.Sizes = (3000,)
+  repetitions: bounds.Count = 3
+  epochs: bounds.Count = 100
+  batch_size: bounds.Count = 64
+  learning_rate: bounds.Positive = 1e-4
+  weight_decay: bounds.NonNegative = 1e-5
 
   def check(self, bench: Any) -> None:
     """Refuses other images, too few cells and batches that do not fit."""

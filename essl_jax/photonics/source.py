@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax.config import fields
+from essl_jax.config import bounds
 from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import parse_split
 from essl_jax.errors import UsageError
@@ -111,9 +111,9 @@ class Generate:
   """
 
   kind: Literal["blob", "gpm"] | None = None
-  labelled: fields.Whole = 0
-  unlabelled: fields.Whole = 0
-  seed: fields.Whole = 0
+  labelled: bounds.Whole = 0
+  unlabelled: bounds.Whole = 0
+  seed: bounds.Whole = 0
 
 
 _UNREAD = ("on_device", "image_size", "resize_size", "labelled_split")
