@@ -157,7 +157,7 @@ def make_train_step(
     `loss_ssl`, what the method adds, `loss_<section>` and more of each term,
     `gradient_norm` and `learning_rate`.
   """
-  method, terms = problem.networks.method, problem.networks.terms
+  method = problem.networks.method
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
     # Scopes name the operations for a profile; they compute nothing.
@@ -166,31 +166,10 @@ def make_train_step(
     # Views may hold transformed copies alone, several of each image.
     examples = min(x.shape[0] for x in jax.tree.leaves(batch))
 
-    def outputs_of(found: Any) -> Outputs:
-      own, target = found[0][0], found[1]
-      return Outputs(own, target, state.extra, state.step, problem.total_steps)
-
-    @jax.named_scope("losses")
-    def objective(found: Any) -> tuple[jax.Array, Metrics]:
-      loss = method.loss(outputs_of(found), axis_name=problem.axis_name)
-      metrics = {"loss_ssl": loss}
-      asides = []
-      for term, outputs in zip(terms, found[0][1:], strict=True):
-        value, more = term.loss(
-          outputs, views.targets, axis_name=problem.axis_name
-        )
-        metrics |= {f"loss_{term.section}": value, **more}
-        if term.is_aside:
-          asides.append(term.weight * value)
-        else:
-          loss = loss + term.weight * value
-      metrics["loss"] = loss
-      return sum(asides, loss), metrics
-
     # The local loss is differentiated, then averaged; see `losses`.
     gradients, metrics, found, statistics = gradient_cache.gradients(
       _make_forward(problem, state),
-      objective,
+      _make_objective(problem, state, views),
       state.params,
       (state.batch_stats, state.target and state.target["batch_stats"]),
       (views, _places(examples, problem.axis_name)),
@@ -205,12 +184,12 @@ def make_train_step(
       )
       params = optax.apply_updates(state.params, updates)
       params, extra = method.after_update(
-        params, outputs_of(found), axis_name=problem.axis_name
+        params, _outputs(problem, state, found), axis_name=problem.axis_name
       )
     with jax.named_scope("metrics"):
       metrics["gradient_norm"] = optax.tree.norm(gradients)
       metrics["learning_rate"] = problem.schedule(state.step)
-      metrics |= method.metrics(outputs_of(found), problem.mean)
+      metrics |= method.metrics(_outputs(problem, state, found), problem.mean)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
@@ -222,6 +201,36 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def _outputs(problem: Problem, state: TrainState, found: Any) -> Outputs:
+  """What the method's loss is of; `found` is what the forward pass returns."""
+  own, target = found[0][0], found[1]
+  return Outputs(own, target, state.extra, state.step, problem.total_steps)
+
+
+def _make_objective(
+  problem: Problem, state: TrainState, views: views_lib.Views
+) -> gradient_cache.Objective:
+  """The method's loss, and those of the terms with their weights."""
+  axis_name = problem.axis_name
+
+  @jax.named_scope("losses")
+  def objective(found: Any) -> tuple[jax.Array, Metrics]:
+    outputs = _outputs(problem, state, found)
+    loss = problem.networks.method.loss(outputs, axis_name=axis_name)
+    metrics, asides = {"loss_ssl": loss}, []
+    for term, own in zip(problem.networks.terms, found[0][1:], strict=True):
+      value, more = term.loss(own, views.targets, axis_name=axis_name)
+      metrics |= {f"loss_{term.section}": value, **more}
+      if term.is_aside:
+        asides.append(term.weight * value)
+      else:
+        loss = loss + term.weight * value
+    metrics["loss"] = loss
+    return sum(asides, loss), metrics
+
+  return objective
 
 
 def _places(examples: int, axis_name: str | None) -> jax.Array:
