@@ -123,6 +123,7 @@ def run(
   flags: dict[int, list[str]] | None = None,
   directories: Sequence[pathlib.Path] | None = None,
   changes: str = "",
+  variables: Sequence[dict[str, str]] | None = None,
   seconds: float = 240,
 ) -> Finished:
   """One run of the program on `folder / "run"`.
@@ -138,6 +139,8 @@ def run(
     flags: more of them, by process.
     directories: in which each process starts; this one's if absent.
     changes: code that the last process runs before the program.
+    variables: of a launcher, by process, in place of the flags; JAX takes the
+      port from `JAX_COORDINATOR_PORT`.
     seconds: after which what still runs is killed.
 
   Returns:
@@ -148,6 +151,7 @@ def run(
     "TEST_RUN": str(folder / "run"),
   }
   file, address = folder / "config.py", free_address()
+  environment["JAX_COORDINATOR_PORT"] = address.rpartition(":")[2]
   file.write_text(CONFIG.format(config))
   code = textwrap.dedent(DISTURBED) if disturb else ""
   code += "from essl_jax import main\nmain.run()\n"
@@ -155,8 +159,10 @@ def run(
   for index in range(count):
     changed = textwrap.dedent(changes) if index == count - 1 else ""
     command = [sys.executable, "-c", changed + code, f"--config={file}"]
-    command += [f"--workdir={folder / 'run'}", f"--num_processes={count}"]
-    command += [f"--coordinator={address}", f"--process_id={index}"]
+    command += [f"--workdir={folder / 'run'}"]
+    if not variables:
+      command += [f"--coordinator={address}", f"--num_processes={count}"]
+      command += [f"--process_id={index}"]
     command += (flags or {}).get(index, [])
     # Files, for nobody reads the pipes while two processes wait in turn.
     with (
@@ -166,7 +172,7 @@ def run(
       processes.append(
         subprocess.Popen(
           command,
-          env=environment,
+          env=environment | (variables[index] if variables else {}),
           stdout=output,
           stderr=errors,
           cwd=directories[index] if directories else None,

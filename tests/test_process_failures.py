@@ -20,7 +20,7 @@ def test_different_starts_are_refused_by_all(config, tmp_path):
     tmp_path,
     config,
     2,
-    flags={1: ["--config.seed=3", elsewhere]},
+    flags={1: ["--config.seed=3", elsewhere, "--num_processes=3"]},
     changes="import essl_jax; essl_jax.__version__ = '7'\n",
   )
   assert refused.statuses == [2, 2]
@@ -28,8 +28,8 @@ def test_different_starts_are_refused_by_all(config, tmp_path):
     (line,) = refused.told(index)
     assert "config.seed is 0 in process 0 and 3 in process 1" in line
     assert '/elsewhere" in process 1' in line and "--workdir is" in line
-    assert 'environment.essl_jax is "' in line
-    assert ' in process 0 and "7" in process 1' in line
+    assert "--num_processes is 2 in process 0 and 3 in process 1" in line
+    assert "and 1 more: start all" in line  # the version
   assert not refused.workdir.exists()
 
 
@@ -51,7 +51,7 @@ def test_a_workdir_that_is_not_shared_is_refused_by_all(config, tmp_path):
   assert not list(refused.workdir.iterdir())
 
 
-def _run_on_own_disks(config, folder, counts):
+def _run_on_own_disks(config, folder, counts, variables=None):
   """Two hosts with so many training images each; 0 stands for no file."""
   directories = [folder / "host0", folder / "host1"]
   for count, directory in zip(counts, directories, strict=True):
@@ -72,13 +72,26 @@ def _run_on_own_disks(config, folder, counts):
     "test_split": "test",
   }
   return process_helpers.run(
-    folder, json.dumps(changed), 2, directories=directories
+    folder,
+    json.dumps(changed),
+    2,
+    directories=directories,
+    variables=variables,
   )
 
 
 def test_different_data_are_refused_by_all(config, tmp_path):
-  """Other counts would be other steps."""
-  ended = _run_on_own_disks(config, tmp_path, (32, 48))
+  """Other counts would be other steps. The processes are ranks of Open MPI."""
+  ranks = [
+    {
+      "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+      "OMPI_COMM_WORLD_SIZE": "2",
+      "OMPI_COMM_WORLD_RANK": str(index),
+      "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    }
+    for index in range(2)
+  ]
+  ended = _run_on_own_disks(config, tmp_path, (32, 48), ranks)
   assert ended.statuses == [2, 2], ended.errors
   for text in ended.errors:
     (line,) = (x for x in text.splitlines() if x.startswith("error:"))
@@ -89,7 +102,19 @@ def test_different_data_are_refused_by_all(config, tmp_path):
 
 
 def test_data_that_one_process_lacks_end_all(config, tmp_path):
-  ended = _run_on_own_disks(config, tmp_path, (32, 0))
+  """The processes are tasks of a SLURM step."""
+  tasks = [
+    {
+      "SLURM_JOB_ID": "5000",
+      "SLURM_STEP_NODELIST": "localhost",
+      "SLURM_STEP_NUM_TASKS": "2",
+      "SLURM_NTASKS": "2",
+      "SLURM_PROCID": str(index),
+      "SLURM_LOCALID": str(index),
+    }
+    for index in range(2)
+  ]
+  ended = _run_on_own_disks(config, tmp_path, (32, 0), tasks)
   assert ended.statuses == [2, 2], ended.errors
   (told,), (own,) = ended.told(0), ended.told(1)
   assert told == own.replace("error: ", "error: process 1: ")
