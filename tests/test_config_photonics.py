@@ -26,7 +26,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
     ),
     (
       {"encoder": {"name": "photonics", "depth": 50}},
-      "encoder.name=photonics does not read config.encoder.depth: leave",
+      "no field config.encoder.depth .*; there are: name, width",
     ),
     ({"knn": {"k": 5}}, "config.knn belongs to a part that config.evaluations"),
     (
@@ -40,7 +40,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
     ({"regression": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
     (
       {"data": {"name": "digits", "generate": {"kind": "blob"}}},
-      "data.name=digits does not read config.data.generate",
+      "there is no field config.data.generate; there are: dir, image_size",
     ),
   ],
 )

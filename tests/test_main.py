@@ -35,7 +35,7 @@ def _state(workdir):
 
 def test_a_run_reports_and_writes_everything(finished):
   workdir, printed = finished
-  for text in ("kNN top-1, untrained", "Linear probe top-1", "rotation"):
+  for text in ("kNN top-1, before training", "Linear probe top-1", "rotation"):
     assert text in printed
   results = json.loads((workdir / "results.json").read_text())
   assert results["step"] == 24
