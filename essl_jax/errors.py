@@ -1,5 +1,10 @@
 """The one exception that means: what the user gave is wrong."""
 
+from collections.abc import Iterator
+import contextlib
+
+from essl_jax.texts import first_line
+
 
 class UsageError(ValueError):
   """Wrong input, told in one line: what is wrong, what is allowed, what to do.
@@ -7,3 +12,24 @@ class UsageError(ValueError):
   `python -m essl_jax.main` prints the message without a stack trace and exits
   with code 2.
   """
+
+
+@contextlib.contextmanager
+def told(where: str) -> Iterator[None]:
+  """Turns what anybody's own code raises into a UsageError of one line.
+
+  Args:
+    where: what the code is of, such as `config.method=my_idea:MyMethod`.
+
+  Raises:
+    UsageError: any exception within, with its type and its first line.
+  """
+  try:
+    yield
+  except UsageError:
+    raise
+  except ValueError as error:
+    raise UsageError(f"{where}: {first_line(error)}") from error
+  except Exception as error:
+    line = first_line(error, with_type=True)
+    raise UsageError(f"{where}: {line}") from error

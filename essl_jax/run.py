@@ -94,6 +94,9 @@ def _restore(
   experiment: experiment_lib.Experiment, workdir: pathlib.Path
 ) -> tuple[step_lib.TrainState, int]:
   """The state to evaluate, and its step."""
-  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+  best = config_lib.ranking_figure(experiment.config)
+  with checkpoint.Checkpoints(
+    workdir, best_metric=best, read_only=True
+  ) as checkpoints:
     step = checkpoints.choose(experiment.config.evaluate_checkpoint)
     return checkpoints.restore(experiment.create_state(), step), step

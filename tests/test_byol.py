@@ -57,7 +57,7 @@ def _initial_state(problem):
     batch_stats=statistics,
     opt_state=problem.optimizer.init(params),
   )
-  return step_lib.with_target(state, METHOD)
+  return step_lib.begin(state, METHOD)
 
 
 def _prepare(state, batch):
@@ -175,7 +175,7 @@ def test_micro_batches_of_a_network_without_norms():
       batch_stats={},
       opt_state=problem.optimizer.init(params),
     )
-    state = step_lib.with_target(state, problem.networks.method)
+    state = step_lib.begin(state, problem.networks.method)
     step = jax.jit(step_lib.make_train_step(problem, _prepare))
     found.append(jax.device_get(step(state, views)))
   jax.tree.map(

@@ -195,7 +195,7 @@ def test_refusals_name_the_field(changes, expected):
     ({"equivariance": {"group": "shear"}}, "there are: rotation"),
     ({"evaluations": ("knn",), "probe": {"epochs": 3}}, "config.probe belongs"),
     ({"optimizer": {"beta2": 0.9}}, "sgd does not read config.optimizer.beta2"),
-    ({"terms": ("prediction",) * 2}, "config.terms names one twice"),
+    ({"terms": ("prediction",) * 2}, "config.terms lists one twice"),
   ],
 )
 def test_what_no_part_reads_is_refused(changes, expected):

@@ -92,7 +92,7 @@ def test_help_lists_the_fields_of_ones_own_parts(folder):
   values = flags.raw(recipe, [TERMS])
   lines = "\n".join(flags.describe(config_lib.schema(values), values))
   for flag, text in (
-    ("--config.spread=1.0", "weight of the variance"),
+    ("--config.spread=1.0", "weight of the contrast between images"),
     ("--config.encoder.width=16", "channels of the first"),
     ("--config.data.noise=60", "largest level of the background"),
     ("--config.my_measure.order=2.0", "of the norm"),
@@ -112,7 +112,10 @@ WRONG = {
   "group": ("--config.equivariance.group=my_idea:MyMethod", "must be a Trans"),
   "field": ("--config.sprad=1.0", "config.sprad (did you mean spread?)"),
   "bound": ("--config.spread=0.0", "config.spread must be above 0; got 0.0"),
-  "incomplete": ("--config.method=wrong:NoLoss", "states no loss, make_heads"),
+  "incomplete": (
+    "--config.method=wrong:NoLoss",
+    "does not define loss, make_heads",
+  ),
   "features": ("--config.encoder.name=wrong:Maps", "must be [2, F], and are"),
   "scalar": ("--config.method=wrong:Rows", "the loss must be one number"),
   "fails": ("--config.method=wrong:Fails", "KeyError: 'nothing'"),

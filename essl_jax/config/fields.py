@@ -72,7 +72,10 @@ def _of(part: Any) -> dict[str, Field]:
     if name in hints and _is_plain(hints[name]):
       found[name] = Field(name, hints[name], default, helps.get(name, ""))
     elif default is dataclasses.MISSING and not is_class:
-      raise TypeError(f"{part} has no type for its parameter {name}")
+      raise UsageError(
+        f"{getattr(part, '__name__', part)}: the parameter {name} needs a type"
+        " that a config can hold, or a default"
+      )
   return found
 
 

@@ -73,11 +73,12 @@ def _split(word: str) -> tuple[str, str]:
 
 def _switch(values: dict[str, Any], name: str, value: Any) -> None:
   """Chooses other parts; what the recipe sets for its own is left out."""
-  before = schema(values)
   group, _, field = name.rpartition(".")
   holder = values.setdefault(group, {}) if group else values
-  if holder.get(field) == value:
+  if holder.get(field) in (value, None):  # there was nothing to leave out
+    holder[field] = value
     return
+  before = schema(values)
   if name in _FIND and (part := _FIND[name](holder[field])) is not None:
     for own in fields.of(part):
       holder.pop(own, None)

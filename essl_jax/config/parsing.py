@@ -217,6 +217,12 @@ def _of_section(config: Config, kind: Any) -> Any:
   return getattr(config, kind.section) if fields.of(kind) else kind()
 
 
+def ranking_figure(config: Config) -> str:
+  """The figure that tells the best checkpoint; kNN's where none is chosen."""
+  found = [x.ranks for x in evaluations(config) if x.ranks]
+  return found[0] if found else "knn_top1"
+
+
 def encoder_fields(config: Config) -> dict[str, Any]:
   """The fields of the encoder's module that the config sets."""
   kind = parts.ENCODER.find(config.encoder.name)

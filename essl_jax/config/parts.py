@@ -115,7 +115,9 @@ class Kind:
     if is_class and issubclass(found, pkgutil.resolve_name(self.base)):
       if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
-        raise UsageError(f"config.{self.field}={name} states no {missing}")
+        raise UsageError(
+          f"config.{self.field}={name} does not define {missing}"
+        )
       return found
     wanted = f"a subclass of {self.base.replace(':', '.')}"
     if not self.base:

@@ -41,7 +41,7 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
       raise UsageError(f"config.{name} is missing")
     values.append(values_lib.coerce(known.hint, value, name))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
-      raise UsageError(f"config.{name} names one twice: {', '.join(value)}")
+      raise UsageError(f"config.{name} lists one twice: {', '.join(value)}")
   return _compose(*values)
 
 

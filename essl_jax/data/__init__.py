@@ -19,7 +19,7 @@ from essl_jax.config.schema import find_source
 from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import SPLITS, check_sizes
 from essl_jax.data.small_sets import load_digits, load_npz, open_arrays
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 
 __all__ = [
   "ArraySource",
@@ -150,7 +150,8 @@ def open_source(
   check_sizes(settings.image_size, settings.resize_size)
   function = find_source(name)
   if function is not None:
-    source = function(settings, **(own or {}))
+    with told(f"config.data.name={name}"):
+      source = function(settings, **(own or {}))
     _check_source(name, source)
   elif name.endswith(".npz"):
     source = open_arrays(settings, load_npz(name))

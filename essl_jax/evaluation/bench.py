@@ -170,11 +170,17 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
       "config.mode=finetune needs an evaluation of that mode, and"
       f" config.evaluations has none: {', '.join(config.evaluations)}"
     )
+  names = [x.name for x in chosen]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise UsageError(
+      f"config.evaluations has two named {twice[0]}: give one of them another"
+      " `key`"
+    )
   is_random = not config.epochs and not config.init_from
   for evaluation in chosen:
     if is_random and evaluation.needs_training:
       raise UsageError(
-        f"config.evaluations: {evaluation.name} is of a trained encoder, and"
+        f"config.evaluations: {evaluation.name} needs a trained encoder, and"
         " config.epochs is 0 without config.init_from: leave it out"
       )
   if config.evaluate_checkpoint == "best" and not any(

@@ -45,6 +45,8 @@ class Evaluation(Part):
     key: of its figures in `results.json`; `section` if empty.
     heading: what the report calls it; its key in words if empty.
     modes: of `config.mode`, in which it runs.
+    accumulates: whether `run` returns figures by a name of their own, beside
+      which those of earlier runs stay, as those of other labels.
     needs_training: whether it is of networks that have learned something;
       `epochs=0` without `init_from` refuses it.
     ranks: the figure of `monitor` that tells the best checkpoint; larger is
@@ -54,6 +56,7 @@ class Evaluation(Part):
   key: ClassVar[str] = ""
   heading: ClassVar[str] = ""
   modes: ClassVar[tuple[str, ...]] = ("train", "evaluate")
+  accumulates: ClassVar[bool] = False
   needs_training: ClassVar[bool] = True
   ranks: ClassVar[str] = ""
 

@@ -181,6 +181,7 @@ class Finetune(Evaluation):
 
   heading = "Fine-tuning"
   modes = ("finetune",)
+  accumulates = True
   needs_training = False
 
   labels: bounds.Fraction = 0.01

@@ -13,7 +13,7 @@ import jax
 from essl_jax import config as config_lib
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import left_out, pictures
-from essl_jax.evaluation.evaluation import Row, figures_of
+from essl_jax.evaluation.evaluation import Evaluation, Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.workdir import read_config, to_json
@@ -51,10 +51,8 @@ def write(
     circumstances = _circumstances(experiment, origin)
     if experiment.config.mode == "finetune":
       results = circumstances | before
-      for name, found in figures.items():
-        for choice, each in found.items():
-          added = {choice: each | {"step": step}}
-          results[name] = results.get(name, {}) | added
+      for evaluation in bench.evaluations:
+        _add(results, evaluation, figures, step)
     else:
       results = {
         "step": step,
@@ -65,6 +63,7 @@ def write(
         "training": _training(workdir, experiment),
         **circumstances,
       }
+    logs.write_json(path, results)  # whatever becomes of the rows
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
     logs.write_json(path, results)
@@ -76,6 +75,24 @@ def write(
       lines.append(("picture", str(picture)))
     lines.append(("results", str(path)))
   logs.summary_table(_title(experiment, step, origin), lines)
+
+
+def _add(
+  results: dict[str, Any],
+  evaluation: Evaluation,
+  figures: Mapping[str, Any],
+  step: int,
+) -> None:
+  """Adds what `mode=finetune` has found to the results of a run."""
+  name = evaluation.name
+  if name not in figures:
+    return
+  if evaluation.accumulates:
+    added = {x: each | {"step": step} for x, each in figures[name].items()}
+    results[name] = results.get(name, {}) | added
+  else:
+    there = results.get("figures", {})
+    results["figures"] = there | {name: figures[name] | {"step": step}}
 
 
 def _rows(

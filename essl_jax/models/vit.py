@@ -83,6 +83,8 @@ class ViT(nn.Module):
       mean is taken before the last norm.
     stochastic_depth: How likely the last block's parts are left out for an
       example in training. The rate rises linearly from 0 at the first block.
+      Masks are drawn for a device's share at once, so that other numbers of
+      devices or micro-batches draw others.
     rematerialize: Keep only the blocks' inputs for the backward pass.
     dtype: What is computed in.
     axis_name: Not used: images do not see each other.

@@ -198,8 +198,8 @@ class Checkpoints:
       step = self.best_step()
     if step is None:
       raise UsageError(
-        f"no checkpoint in {self._directory} has a kNN accuracy: choose the"
-        " latest"
+        f"no checkpoint in {self._directory} has the figure"
+        f" {self._best_metric}: choose the latest"
       )
     return step
 

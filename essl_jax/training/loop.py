@@ -124,7 +124,8 @@ def pretrain(
     UsageError: the workdir holds another network.
   """
   config, total = experiment.config, experiment.total_steps
-  with checkpoint.Checkpoints(workdir) as checkpoints:
+  best = config_lib.ranking_figure(config)
+  with checkpoint.Checkpoints(workdir, best_metric=best) as checkpoints:
     # --- State: the beginning, or the latest checkpoint
     state = experiment.create_state()
     start = checkpoints.latest_step() or 0
@@ -236,4 +237,4 @@ def initialise(
   state, origin = weights.initialise(
     experiment.create_state(), config.init_from, equivariance
   )
-  return step_lib.with_target(state, experiment.networks.method), origin
+  return step_lib.begin(state, experiment.networks.method), origin

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from essl_jax import config as config_lib
 from essl_jax import transformations
 from essl_jax.config import parts
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 
 Views = Mapping[str, jax.Array]
 """Normalised images [N, H, W, C] by the name of their view."""
@@ -217,6 +217,20 @@ def active_terms(config: config_lib.Config) -> list[Any]:
   return [term for term in config_lib.terms(config) if term.weight]
 
 
+def _check_heads(method: Any) -> None:
+  """Refuses names of heads that a method does not make."""
+  made = method.make_heads(
+    dtype=jnp.float32, axis_name=None, dot_general=lax.dot_general
+  )
+  rates = method.learning_rates(1.0, lambda step: step)
+  for name in (*rates, *(method.target_heads or ())):
+    if name not in made:
+      raise UsageError(
+        f"{type(method).__name__} has no head {name}, which it gives a rate or"
+        f" a target; it makes {', '.join(made)}"
+      )
+
+
 def check_parts(config: config_lib.Config) -> None:
   """Refuses a config that its parts cannot train.
 
@@ -232,10 +246,13 @@ def check_parts(config: config_lib.Config) -> None:
     except ValueError as error:
       raise UsageError(f"config.views.extra: {error}") from error
   terms = config_lib.terms(config)
-  for term in terms:
-    term.check(config)
   method = config_lib.method(config)
-  method.check(config)
+  with told(f"config.method={config.method}"):
+    method.check(config)
+    _check_heads(method)
+  for name, term in zip(config.terms, terms, strict=True):
+    with told(f"config.terms={name}"):
+      term.check(config)
   if not method.views:
     if not any(term.weight for term in terms):
       raise UsageError(

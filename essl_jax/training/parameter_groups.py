@@ -45,5 +45,8 @@ def make(
   return {
     "weights": group(schedule(peak), peak),
     "biases": group(schedule(bias_peak), bias_peak),
-    **{name: group(rate, peak) for name, rate in own.items()},
+    **{
+      name: group(rate, peak if callable(rate) else rate)
+      for name, rate in own.items()
+    },
   }

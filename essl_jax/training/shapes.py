@@ -44,8 +44,12 @@ def check(
     _check_encoder(config, networks, channels)
   parts = (networks.encoder, networks.method, *networks.terms)
   if any(not type(x).__module__.startswith("essl_jax.") for x in parts):
-    views = jax.eval_shape(lambda: views_lib.blank(requests, channels))
+    labels = any(term.needs_labels for term in networks.terms)
+    views = jax.eval_shape(
+      lambda: views_lib.blank(requests, channels, labels=labels)
+    )
     _check_losses(config, problem, views)
+    _check_step(config, problem, requests, views)
 
 
 def _check_encoder(
@@ -118,6 +122,41 @@ def _check_losses(
     if not isinstance(found, tuple) or len(found) != 2:
       raise UsageError(f"{name}: loss must return (scalar, metrics)")
     _check_scalar(name, found[0])
+
+
+def _check_step(
+  config: config_lib.Config,
+  problem: step_lib.Problem,
+  requests: Sequence[ViewRequest],
+  views: views_lib.Views,
+) -> None:
+  """Tries one whole step, in the mode of training."""
+  alone = networks_lib.make_networks(config, problem.networks.terms)
+  problem = dataclasses.replace(problem, networks=alone, axis_name=None)
+  channels = next(iter(views.images.values())).shape[-1]
+  make = lambda: step_lib.create_state(
+    problem, seed=0, requests=requests, channels=channels
+  )
+  where = f"a step of config.method={config.method}"
+  state = _shape_of(where, make)
+  count = 2 * problem.micro_batches
+  batch = {
+    name: jax.ShapeDtypeStruct(
+      (count, view.size, view.size, channels), jnp.float32
+    )
+    for name, view in views_lib.crops(requests).items()
+  }
+  labels = "label" in views.targets
+  if labels:
+    batch["label"] = jax.ShapeDtypeStruct((count,), jnp.int32)
+  prepare = views_lib.make_views(requests, labels=labels)
+  step = step_lib.make_train_step(problem, prepare)
+  after, _ = _shape_of(where, step, state, batch)
+  forms = [
+    jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (state, after)
+  ]
+  if forms[0] != forms[1]:
+    raise UsageError(f"{where} changes the form of the state")
 
 
 def _check_scalar(where: str, loss: Any) -> None:

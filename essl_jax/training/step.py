@@ -96,34 +96,36 @@ def create_state(
   """
 
   def init(seed: jax.Array) -> TrainState:
-    views = views_lib.blank(requests, channels)
+    labels = any(term.needs_labels for term in problem.networks.terms)
+    views = views_lib.blank(requests, channels, labels=labels)
     variables = problem.networks.init(
       jax.random.key(seed), views.images, views.targets, train=False
     )
-    params, method = variables["params"], problem.networks.method
+    params = variables["params"]
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
       seed=seed,
       params=params,
       batch_stats=variables.get("batch_stats", {}),
       opt_state=problem.optimizer.init(params),
-      extra=method.initial_extra(params),
     )
-    return with_target(state, method)
+    return begin(state, problem.networks.method)
 
   return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
 
 
-def with_target(state: TrainState, method: Any) -> TrainState:
-  """The state with a target network that is a copy of the trained one.
+def begin(state: TrainState, method: Any) -> TrainState:
+  """The state with what a method keeps, made from its parameters.
 
   Args:
     state: at the beginning.
-    method: a `methods.method.Method`; without `target_heads`, nothing changes.
+    method: a `methods.method.Method`.
 
   Returns:
-    The state.
+    The state with the method's own state and, where it has `target_heads`, with
+    a target network that is a copy of the trained one.
   """
+  state = state.replace(extra=method.initial_extra(state.params))
   if method.target_heads is None:
     return state
   copy = lambda tree: jax.tree.map(jnp.copy, _of_target(tree, method))
@@ -146,7 +148,9 @@ def make_train_step(
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
   With `axis_name` the step sees one device's share; n devices compute the
-  loss, gradients and statistics of one device with the whole batch.
+  loss, gradients and statistics of one device with the whole batch. Networks
+  that draw masks (dropout, stochastic depth) are the exception: they draw them
+  for a device's share, or a micro-batch, at once.
 
   Args:
     problem: what is trained, with batch norm over the same `axis_name`.

@@ -14,6 +14,7 @@ from essl_jax import augment, transformations
 from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 from essl_jax.training import resolution
 
 # Views whose draws are parts 0 to 2 of an image's key, the third's transform 3.
@@ -70,11 +71,12 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
           f"{type(part).__name__} asks for another view {request.name!r} than"
           " a part before it: give it another name"
         )
+  own = [name for name, x in found.items() if x.draw_of is None]
   for request in found.values():
-    if request.draw_of is not None and request.draw_of not in found:
+    if request.draw_of is not None and request.draw_of not in own:
       raise UsageError(
         f"the view {request.name!r} shares the draw of {request.draw_of!r},"
-        f" which nobody asks for; there are: {', '.join(found)}"
+        f" which has none of its own; there are: {', '.join(own)}"
       )
   return list(found.values())
 
@@ -146,7 +148,9 @@ def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def blank(requests: Sequence[ViewRequest], channels: int) -> Views:
+def blank(
+  requests: Sequence[ViewRequest], channels: int, *, labels: bool = False
+) -> Views:
   """Views of two images of zeros, for parameters to be made from."""
   images, targets = {}, {}
   keys = jax.random.split(jax.random.key(0), 2)
@@ -159,6 +163,8 @@ def blank(requests: Sequence[ViewRequest], channels: int) -> Views:
         lambda x: jnp.zeros(x.shape, x.dtype), shapes
       )
     images[request.name] = zeros
+  if labels:
+    targets["label"] = jnp.zeros(2, jnp.int32)
   return Views(images, targets)
 
 
@@ -234,7 +240,7 @@ def _check_groups(views: Any, name: str, channels: int) -> None:
       jax.eval_shape(found.apply, image, label)
       if isinstance(found, transformations.TransformationGroup):
         found.check_elements()
-    except ValueError as error:
+    except Exception as error:  # a group may be anybody's
       raise _refusal(name, group, error) from error
 
 
@@ -248,14 +254,15 @@ def _check_transforms(part: Any, views: Any, channels: int) -> None:
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     try:
       jax.eval_shape(request.transform, images, keys)
-    except ValueError as error:
+    except Exception as error:  # a term may be anybody's
       name = part.views[0] if part.views else request.name
       group = getattr(part, "group", part.section)
       raise _refusal(name, group, error) from error
 
 
-def _refusal(name: str, group: str, error: ValueError) -> UsageError:
+def _refusal(name: str, group: str, error: Exception) -> UsageError:
+  line = first_line(error, with_type=not isinstance(error, ValueError))
   return UsageError(
-    f"config.views.{name}, {group}: {error}: set config.views.{name}.size to"
+    f"config.views.{name}, {group}: {line}: set config.views.{name}.size to"
     " fit or choose another group"
   )

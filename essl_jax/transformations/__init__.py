@@ -193,8 +193,9 @@ def _import(path: str) -> TransformationGroup:
   """The group that `module:NAME` is; ValueError where it is none."""
   try:
     found = pkgutil.resolve_name(path)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(f"{path} cannot be imported ({error})") from error
+  except Exception as error:  # a module is anybody's code
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ValueError(f"{path} cannot be imported ({first})") from error
   if not isinstance(found, TransformationGroup):
     raise ValueError(
       f"{path} must be a TransformationGroup, and is a {type(found).__name__}"
