@@ -10,6 +10,8 @@ from essl_jax.data import subsets
 from essl_jax.evaluation import collapse
 from essl_jax.methods import method
 
+pytestmark = pytest.mark.quick
+
 
 def test_ranks_of_equal_singular_values():
   """As many as there are is the rank; RankMe adds a little for the rest."""

@@ -21,6 +21,8 @@ from essl_jax.training import networks as networks_lib
 from essl_jax.training import parameter_groups
 from essl_jax.training import step as step_lib
 
+pytestmark = pytest.mark.quick
+
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
 

@@ -14,6 +14,8 @@ from essl_jax.config.config import (
   Views,
 )
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = (
   parts.METHOD,

@@ -14,6 +14,8 @@ from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import parameter_groups
 
+pytestmark = pytest.mark.quick
+
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
@@ -55,7 +57,7 @@ def test_photonics_refuses_what_it_does_not_read(changes, expected):
   [
     ({"evaluate_checkpoint": "best"}, "best needs an evaluation that ranks"),
     ({"mode": "finetune"}, "config.mode=finetune needs an evaluation of that"),
-    ({"epochs": 0}, "transformation is of a trained .* config.epochs is 0"),
+    ({"epochs": 0}, "transformation needs a trained .* config.epochs is 0"),
   ],
 )
 def test_photonics_refuses_what_no_evaluation_does(changes, expected):

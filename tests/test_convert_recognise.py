@@ -14,6 +14,8 @@ from essl_jax.convert import recognise
 from essl_jax.errors import UsageError
 from essl_jax.models import heads
 
+pytestmark = pytest.mark.quick
+
 
 def assert_same_arrays(a, b):
   a, b = traverse_util.flatten_dict(a), traverse_util.flatten_dict(b)

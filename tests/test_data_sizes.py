@@ -12,6 +12,8 @@ from essl_jax.data import streaming
 from essl_jax.data.array_record import ArrayRecordSource
 from essl_jax.errors import UsageError
 
+pytestmark = pytest.mark.quick
+
 CROPS = {
   "first": augment.View(size=6, scale=(0.08, 1), interpolation="bicubic"),
   "third": augment.View(size=4, scale=(0.05, 0.14)),

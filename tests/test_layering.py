@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 PACKAGE = pathlib.Path(__file__).parents[1] / "essl_jax"
 # Each may import what stands in the rows above, and itself.
 ROWS = (

@@ -21,6 +21,8 @@ import essl_jax
 from essl_jax.storage import environment, logs
 from essl_jax.storage.logs import Logger
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -14,6 +14,8 @@ from essl_jax import losses
 from essl_jax.devices import parallel
 from essl_jax.losses import common, contrastive, predictive, redundancy
 
+pytestmark = pytest.mark.quick
+
 TEMPERATURES = (0.1, 0.2, 0.5)
 PAIRWISE = {
   "info_nce": functools.partial(losses.info_nce, temperature=0.2),

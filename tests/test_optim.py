@@ -10,6 +10,8 @@ import pytest
 
 from essl_jax import optim
 
+pytestmark = pytest.mark.quick
+
 
 def test_golden_cifar_schedule(golden):
   """100 epochs of 97 steps, 10 of warm-up, peak 0.12: one value an epoch."""

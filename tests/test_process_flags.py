@@ -14,6 +14,8 @@ import pytest
 from essl_jax.devices import parallel, processes
 from essl_jax.errors import UsageError
 
+pytestmark = pytest.mark.quick
+
 LAUNCHERS = ("SLURM_", "OMPI_", "JOB_COMPLETION_INDEX")
 SLURM = {"SLURM_JOB_ID": "5000", "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}
 NOTHING = [None] * 4

@@ -38,7 +38,7 @@ def test_both_processes_end_well_and_one_speaks(pair):
   text = "\n".join(pair.printed[0])
   assert "on 4 cpu device(s)" in text
   assert f"step {STEPS}/{STEPS}" in text
-  assert "linear probe top-1" in text
+  assert "Linear probe top-1" in text
   assert pair.printed[1] == []
 
 

@@ -13,6 +13,8 @@ import pytest
 from essl_jax.devices import parallel
 from essl_jax.evaluation import features, knn, single_pass
 
+pytestmark = pytest.mark.quick
+
 TWO_PROCESSES = """
   import json, pathlib, sys
   import jax

@@ -4,6 +4,8 @@ import pytest
 
 from essl_jax import texts
 
+pytestmark = pytest.mark.quick
+
 
 def test_some_counts_what_it_does_not_show():
   assert texts.some(["a", "b", "c"]) == "a, b, c"

@@ -11,6 +11,8 @@ import pytest
 
 from essl_jax import augment, transformations
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def images():

@@ -8,6 +8,8 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
 from essl_jax.storage import workdir as workdir_lib
 
+pytestmark = pytest.mark.quick
+
 
 def test_config_is_written_once_and_compared(tmp_path):
   config = {
