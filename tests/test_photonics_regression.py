@@ -181,7 +181,7 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
 def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   fields = photonics_helpers.raw_config(epochs=0)
   fields["equivariance"]["weight"] = 0.0
-  with pytest.raises(UsageError, match="transformation is of a trained enc"):
+  with pytest.raises(UsageError, match="transformation needs a trained enc"):
     train.run(config_lib.parse(fields), tmp_path)
   config = config_lib.parse(fields | {"evaluations": ("photonics",)})
   train.run(config, tmp_path)
