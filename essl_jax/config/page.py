@@ -6,8 +6,9 @@ import pkgutil
 from typing import Any, cast
 
 from essl_jax.config import fields, parts
-from essl_jax.config.config import Config, Data, Encoder, Views
+from essl_jax.config.config import Config, Views
 from essl_jax.config.flags import show, type_name
+from essl_jax.config.schema import GROUPS
 
 _COMMAND = "python -m essl_jax.config"
 _KINDS = (
@@ -69,9 +70,8 @@ def _lines() -> Iterator[str]:
 
 
 def _walk(kind: Any, path: str = "") -> Iterator[tuple[str, fields.Field]]:
-  known = {"data": Data, "encoder": Encoder}
   for name, field in fields.of(kind).items():
-    hint = known.get(name, field.hint) if kind is Config else field.hint
+    hint = GROUPS.get(name, field.hint) if kind is Config else field.hint
     if dataclasses.is_dataclass(hint):
       inner = type(field.default) if _is_made(field.default) else hint
       for inner_name, each in _walk(cast(type, hint), f"{path}{name}."):

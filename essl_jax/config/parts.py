@@ -19,6 +19,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import essl_jax
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 _CONSTANT = "PART"  # what a module calls the part that it brings
 
@@ -101,10 +102,9 @@ class Kind:
         f"{where}: {module} has no {attribute}; it has {', '.join(there)}"
       ) from error
     except Exception as error:  # a module is anybody's code
-      first = (str(error).splitlines() or [""])[0]
+      line = first_line(error, with_type=True)
       raise UsageError(
-        f"{where}: {module} cannot be imported ({type(error).__name__}:"
-        f" {first})"
+        f"{where}: {module} cannot be imported ({line})"
       ) from error
 
   def _check(self, name: str, found: Any) -> Any:

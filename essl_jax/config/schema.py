@@ -13,6 +13,8 @@ from essl_jax.errors import UsageError
 
 # The fields that choose parts.
 CHOICES = ("method", "terms", "evaluations", "encoder.name", "data.name")
+# The groups that the fields of a chosen part join.
+GROUPS: dict[str, type] = {"encoder": Encoder, "data": Data}
 _VIEWS = ("first", "second")
 
 
@@ -35,7 +37,7 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     holder = raw.get(group, {}) if group else raw
     if not isinstance(holder, Mapping):
       raise UsageError(f"config.{group} must hold fields, got {holder!r}")
-    known = fields.of(_GROUPS.get(group, Config))[field]
+    known = fields.of(GROUPS.get(group, Config))[field]
     value = holder.get(field, known.default)
     if value is dataclasses.MISSING or (value is None and name == "data.name"):
       raise UsageError(f"config.{name} is missing")
@@ -43,9 +45,6 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
       raise UsageError(f"config.{name} lists one twice: {', '.join(value)}")
   return _compose(*values)
-
-
-_GROUPS: dict[str, type] = {"encoder": Encoder, "data": Data}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from essl_jax.methods.method import Features, Heads, Method, Outputs
 
 
 class TermsAlone(Method):
-  """No views, no heads and no loss of its own.
+  """No SSL views, heads or loss.
 
   Reference:
     Gidaris et al. 2018 (arXiv 1803.07728), which predicts rotations alone.

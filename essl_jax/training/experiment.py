@@ -176,9 +176,8 @@ class Experiment:
   ) -> Callable[[step_lib.TrainState, Any], Any]:
     """The step of one device's share; `prepare` replaces the augmentation."""
     if prepare is None:
-      labels = any(term.needs_labels for term in self.networks.terms)
       prepare = views_lib.make_views(
-        self.requests, parallel.AXIS, labels=labels
+        self.requests, parallel.AXIS, labels=self.networks.needs_labels
       )
     return step_lib.make_train_step(self.problem(), prepare)
 

@@ -40,6 +40,11 @@ class Networks(nn.Module):
   common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_target: bool = False
 
+  @property
+  def needs_labels(self) -> bool:
+    """Whether a term asks for the images' classes."""
+    return any(term.needs_labels for term in self.terms)
+
   def setup(self) -> None:
     """Makes the heads under the names that their parts give them."""
     made: dict[str, nn.Module] = {}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 from essl_jax.methods.method import Outputs
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import resolution
@@ -44,12 +44,12 @@ def check(
     _check_encoder(config, networks, channels)
   parts = (networks.encoder, networks.method, *networks.terms)
   if any(not type(x).__module__.startswith("essl_jax.") for x in parts):
-    labels = any(term.needs_labels for term in networks.terms)
+    labels = networks.needs_labels
     views = jax.eval_shape(
       lambda: views_lib.blank(requests, channels, labels=labels)
     )
     _check_losses(config, problem, views)
-    _check_step(config, problem, requests, views)
+    _check_step(config, problem, requests, channels)
 
 
 def _check_encoder(
@@ -128,12 +128,11 @@ def _check_step(
   config: config_lib.Config,
   problem: step_lib.Problem,
   requests: Sequence[ViewRequest],
-  views: views_lib.Views,
+  channels: int,
 ) -> None:
   """Tries one whole step, in the mode of training."""
   alone = networks_lib.make_networks(config, problem.networks.terms)
   problem = dataclasses.replace(problem, networks=alone, axis_name=None)
-  channels = next(iter(views.images.values())).shape[-1]
   make = lambda: step_lib.create_state(
     problem, seed=0, requests=requests, channels=channels
   )
@@ -146,7 +145,7 @@ def _check_step(
     )
     for name, view in views_lib.crops(requests).items()
   }
-  labels = "label" in views.targets
+  labels = problem.networks.needs_labels
   if labels:
     batch["label"] = jax.ShapeDtypeStruct((count,), jnp.int32)
   prepare = views_lib.make_views(requests, labels=labels)
@@ -168,11 +167,5 @@ def _check_scalar(where: str, loss: Any) -> None:
 
 def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:
   """What a function returns, by shapes; its failure in one line."""
-  try:
+  with told(where):  # anybody's code
     return jax.eval_shape(function, *args)
-  except UsageError:
-    raise
-  except Exception as error:  # anybody's code
-    first = (str(error).strip().splitlines() or [""])[0]
-    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-    raise UsageError(f"{where}: {kind}{first}") from error

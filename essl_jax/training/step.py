@@ -96,7 +96,7 @@ def create_state(
   """
 
   def init(seed: jax.Array) -> TrainState:
-    labels = any(term.needs_labels for term in problem.networks.terms)
+    labels = problem.networks.needs_labels
     views = views_lib.blank(requests, channels, labels=labels)
     variables = problem.networks.init(
       jax.random.key(seed), views.images, views.targets, train=False
