@@ -16,6 +16,7 @@ from data_helpers import (
 import numpy as np
 import pytest
 
+from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.errors import UsageError
 
@@ -68,7 +69,7 @@ def test_wrong_arrays_are_named(changes, message):
 def test_npz_is_read_and_cut(tmp_path):
   arrays = make_arrays()
   path = tmp_path / "set.npz"
-  np.savez(path, **{k: getattr(arrays, k) for k in data.small_sets.NPZ_KEYS})
+  np.savez(path, **{k: getattr(arrays, k) for k in data.npz.NPZ_KEYS})
   source = open_source(
     str(path), train_split="train[10%:20]", test_split="train[20:]"
   )
@@ -93,7 +94,9 @@ def test_npz_is_read_and_cut(tmp_path):
 )
 def test_wrong_sub_splits_are_refused(split, message):
   with pytest.raises(UsageError, match=message):
-    data.arrays.take_sub_splits(make_arrays(), split, "test")
+    data.arrays.open_arrays(
+      config_lib.Data("npz", train_split=split), make_arrays()
+    )
 
 
 def test_wrong_npz_files_are_explained(tmp_path):

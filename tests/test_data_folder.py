@@ -25,7 +25,7 @@ import pytest
 from essl_jax import augment
 from essl_jax.data import batches as batches_lib
 from essl_jax.data import crops as crops_lib
-from essl_jax.data.folder import FolderSource
+from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
 
 
@@ -41,7 +41,7 @@ def broken_folder(tmp_path):
 
 def test_what_a_folder_says_of_itself(folder):
   source = open_folder(folder)
-  assert isinstance(source, FolderSource)
+  assert isinstance(source, EncodedSource)
   assert source.num_classes == 3 and source.differs_in_size
   assert source.image_shape == (8, 8, 3)
   assert source.num_examples("train") == SIZE

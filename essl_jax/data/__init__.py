@@ -16,9 +16,10 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.config.schema import find_source
-from essl_jax.data.arrays import ArraySource
+from essl_jax.data.arrays import ArraySource, open_arrays
 from essl_jax.data.checks import SPLITS, check_sizes
-from essl_jax.data.small_sets import load_digits, load_npz, open_arrays
+from essl_jax.data.digits import load_digits
+from essl_jax.data.npz import load_npz
 from essl_jax.errors import UsageError, told
 
 __all__ = [
@@ -165,14 +166,7 @@ def open_source(
     # Imported here: TensorFlow's side of the package is not for everybody.
     from essl_jax.data.tfds_sets import open_tfds
 
-    source = open_tfds(
-      name,
-      settings.dir,
-      settings.train_split,
-      settings.test_split,
-      image_size=settings.image_size,
-      resize_size=settings.resize_size,
-    )
+    source = open_tfds(settings)
   is_held = isinstance(source, ArraySource)
   return _hold(source) if settings.on_device and not is_held else source
 

@@ -4,9 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from essl_jax.data.checks import SPLITS, as_text, check_file_names
+from essl_jax.data.checks import SPLITS, check_file_names
 from essl_jax.data.encoded import EncodedSource
-from essl_jax.data.prepared import check_tfds_split, import_tensorflow
+from essl_jax.data.prepared import (
+  check_tfds_split,
+  import_tensorflow,
+  skip_decoding,
+)
 from essl_jax.errors import UsageError
 
 
@@ -43,42 +47,33 @@ class ArrayRecordSource(EncodedSource):
         f"read without the package array_record ({error}): pip install "
         "array_record, or prepare the set as TFRecord"
       ) from error
-    for split in SPLITS:
-      check_tfds_split(builder, splits[split])
-    train, test = (_Records(builder, splits[split]) for split in SPLITS)
-    super().__init__(train, test, **form)
+    images = {split: _Records(builder, splits[split]) for split in SPLITS}
+    rows = {split: np.arange(len(x.records)) for split, x in images.items()}
+    super().__init__(images, rows, **form)
 
 
 class _Records:
   """The records of a split: see `essl_jax.data.encoded.EncodedImages`."""
 
   def __init__(self, builder: Any, split: str):
-    _, tfds = import_tensorflow()
-    self._records = builder.as_data_source(
-      split=split,
-      decoders={
-        key: tfds.decode.SkipDecoding()
-        for key, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-      },
+    check_tfds_split(builder, split)
+    self.records = builder.as_data_source(
+      split=split, decoders=skip_decoding(builder)
     )
     self._name = f"{builder.info.full_name} {split}"
     self._fields = set(builder.info.features)
 
-  def __len__(self) -> int:
-    return len(self._records)
-
   def __getitem__(self, index: int) -> tuple[bytes, int]:
-    record = self._records[index]
+    record = self.records[index]
     return record["image"], int(record["label"])
 
   def name(self, index: int) -> str:
     return f"{self._name}, record {index}"
 
   def labels(self) -> np.ndarray:
-    found = (int(record["label"]) for record in self._records)
-    return np.fromiter(found, np.int32, len(self))
+    return np.array([record["label"] for record in self.records], np.int32)
 
   def file_names(self) -> list[str]:
     check_file_names(self._fields, self._name)
-    return [as_text(record["file_name"]) for record in self._records]
+    tf, _ = import_tensorflow()
+    return [tf.compat.as_text(x["file_name"]) for x in self.records]

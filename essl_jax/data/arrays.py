@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import copy
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from essl_jax.data.checks import (
-  check_batches,
-  check_share,
-  check_split,
-  parse_split,
-)
-from essl_jax.data.order import batch_indices
+from essl_jax import config as config_lib
+from essl_jax.augment import View
+from essl_jax.data.checks import SPLITS, check_share, check_split, parse_split
+from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
 
 
@@ -85,42 +82,24 @@ class ArraySource:
     """Returns the number of examples of `split`, "train" or "test"."""
     return len(self._arrays(split)[1])
 
-  def indices(
-    self, *, batch_size: int, seed: int, start_step: int = 0
-  ) -> Iterator[np.ndarray]:
-    """Streams the global batches of `batches` as positions in the arrays.
+  def indices(self, **asked: int) -> Iterator[np.ndarray]:
+    """Streams the batches of `batches` as positions in the arrays.
 
     For images that stay in device memory and are gathered there.
 
     Args:
-      batch_size: global batch size.
-      seed: a number >= 0.
-      start_step: the step of the first batch.
+      **asked: as of `essl_jax.data.Source.batches`, but for the crops.
 
     Returns:
-      int32 [batch_size] for every step, without end.
+      int32 [batch_size / process_count] for every step, without end.
 
     Raises:
-      UsageError: the batch is larger than the training split.
+      UsageError: see `essl_jax.data.Source.batches`.
     """
-    size = len(self.train_images)
-    steps = check_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      num_examples=size,
-    )
-    return batch_indices(size, steps, batch_size, seed, start_step)
+    return Stream(len(self.train_images), **asked).rows()
 
   def batches(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    crops: Mapping[str, Any] | None = None,
+    self, *, crops: Mapping[str, View] | None = None, **asked: int
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     if crops is not None:
@@ -128,23 +107,9 @@ class ArraySource:
         f"crops={sorted(crops)}, but arrays hold images of one size: take "
         "whole images and crop them on the device"
       )
-    size = len(self.train_images)
-    steps = check_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      num_examples=size,
-      process_index=process_index,
-      process_count=process_count,
-    )
-    share = batch_size // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
     return (
-      {
-        "image": self.train_images[positions[mine]],
-        "label": self.train_labels[positions[mine]],
-      }
-      for positions in batch_indices(size, steps, batch_size, seed, start_step)
+      {"image": self.train_images[rows], "label": self.train_labels[rows]}
+      for rows in self.indices(**asked)
     )
 
   def evaluation_batches(
@@ -191,31 +156,42 @@ class ArraySource:
     return self.test_images, self.test_labels
 
 
-def take_sub_splits(
-  source: ArraySource, train_split: str, test_split: str
-) -> ArraySource:
-  """Returns a source over parts of the splits of `source`.
+def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
+  """The parts of a set that a config asks for.
 
   Args:
-    source: the whole set.
-    train_split: for instance "train" or "train[:500]".
-    test_split: for instance "test[:20%]" or "train[500:]".
+    settings: `config.data`.
+    whole: the set.
 
   Returns:
     A source with the same number of classes, whatever labels are left.
 
   Raises:
-    UsageError: see `essl_jax.data.checks.parse_split`.
+    UsageError: a split does not exist, or images would have to be resized.
   """
-  sizes = {split: source.num_examples(split) for split in ("train", "test")}
+  height, width, _ = whole.image_shape
+  size = settings.image_size
+  if size and (height, width) != (size, size):
+    raise UsageError(
+      f"data.image_size={size}, but the images of {settings.name!r} are"
+      f" {height}x{width} and arrays are not resized: leave it unset"
+    )
+  if settings.resize_size not in (None, size):
+    raise UsageError(
+      f"data.resize_size={settings.resize_size}, but arrays like"
+      f" {settings.name!r} are not resized: leave it unset"
+    )
+  sizes = {split: whole.num_examples(split) for split in SPLITS}
 
   def take(split: str) -> tuple[np.ndarray, np.ndarray]:
     name, part = parse_split(split, sizes)
-    images, labels = source._arrays(name)
+    images, labels = whole._arrays(name)
     return images[part], labels[part]
 
   return ArraySource(
-    *take(train_split), *take(test_split), num_classes=source.num_classes
+    *take(settings.train_split),
+    *take(settings.test_split),
+    num_classes=whole.num_classes,
   )
 
 

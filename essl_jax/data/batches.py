@@ -14,7 +14,13 @@ import numpy as np
 from PIL import Image
 
 from essl_jax.augment import View
-from essl_jax.data.crops import crop_box, crop_draws, resized_crop
+from essl_jax.data.crops import (
+  center_crop,
+  crop_box,
+  crop_draws,
+  resized_crop,
+)
+from essl_jax.data.order import Stream
 
 Load = Callable[[int], tuple[Image.Image, int]]
 """`row -> (RGB image, label)`."""
@@ -40,31 +46,29 @@ class Job:
 
 def crops_job(
   load: Load,
-  count: int,
+  stream: Stream,
+  step: int,
   crops: Mapping[str, View],
-  *,
-  seed: int,
-  first: int,
 ) -> Job:
-  """A batch of random crops.
+  """A share of random crops, each drawn by its place in the stream.
 
   Args:
     load: gives the images.
-    count: number of images.
+    stream: whose share.
+    step: of the batch.
     crops: what to draw of each image; size, scale, ratio and interpolation
       are read.
-    seed: of the windows.
-    first: position of row 0 in the stream over all processes.
 
   Returns:
-    A job for uint8 [count, size, size, 3] by crop, and "label" int32 [count].
+    A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share].
   """
+  count, first = stream.share, stream.first(step)
   batch: dict[str, np.ndarray] = {
     name: np.empty((count, view.size, view.size, 3), np.uint8)
     for name, view in crops.items()
   }
   batch["label"] = np.empty(count, np.int32)
-  draws = {name: crop_draws(seed, name, first, count) for name in crops}
+  draws = {name: crop_draws(stream.seed, name, first, count) for name in crops}
 
   def fill(row: int) -> None:
     image, batch["label"][row] = load(row)
@@ -82,18 +86,16 @@ def crops_job(
 
 
 def images_job(
-  load: Load,
-  count: int,
-  shape: tuple[int, int, int],
-  prepare: Callable[[Image.Image], np.ndarray],
+  load: Load, count: int, shape: tuple[int, int, int], resize: int | None
 ) -> Job:
   """A batch of whole images.
 
   Args:
     load: gives the images.
     count: number of images.
-    shape: of the prepared images.
-    prepare: makes a uint8 array of that shape from an image.
+    shape: of the images in the batch.
+    resize: shorter side that an image is resized to before its centre is cut
+      out; None where all have the shape.
 
   Returns:
     A job for "image" uint8 [count, *shape] and "label" int32 [count].
@@ -105,7 +107,10 @@ def images_job(
 
   def fill(row: int) -> None:
     image, batch["label"][row] = load(row)
-    batch["image"][row] = prepare(image)
+    if resize is None:
+      batch["image"][row] = np.asarray(image)
+    else:
+      batch["image"][row] = center_crop(image, resize, shape[0])
 
   return Job(batch, fill)
 

@@ -10,50 +10,6 @@ SPLITS = ("train", "test")
 _SLICE = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
 
 
-def check_batches(
-  *,
-  batch_size: int,
-  seed: int,
-  start_step: int,
-  num_examples: int,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> int:
-  """Checks the arguments of `Source.batches`.
-
-  Args:
-    batch_size: global batch size.
-    seed: seed of the order.
-    start_step: first step.
-    num_examples: size of the training split.
-    process_index: this process.
-    process_count: number of processes.
-
-  Returns:
-    Steps per epoch.
-
-  Raises:
-    UsageError: an epoch would hold no batch, the batch cannot be divided, or
-      a number is out of its range.
-  """
-  if batch_size < 1 or batch_size > num_examples:
-    raise UsageError(
-      f"batch_size={batch_size} does not fit a training split of "
-      f"{num_examples} examples: give a batch_size from 1 to {num_examples}"
-    )
-  check_share(num_examples, process_index, process_count)
-  if batch_size % process_count:
-    raise UsageError(
-      f"batch_size={batch_size} is not divisible by process_count="
-      f"{process_count}: give a multiple of it"
-    )
-  if seed < 0 or start_step < 0:
-    raise UsageError(
-      f"seed={seed} and start_step={start_step} must not be negative"
-    )
-  return num_examples // batch_size
-
-
 def check_share(size: int, process_index: int, process_count: int) -> range:
   """Checks the arguments of `Source.evaluation_batches`.
 
@@ -86,15 +42,12 @@ def check_crops(crops: Mapping[str, Any] | None) -> None:
     )
 
 
-def check_sizes(image_size: int | None, resize_size: int | None) -> int | None:
+def check_sizes(image_size: int | None, resize_size: int | None) -> None:
   """Checks the sizes of evaluation images.
 
   Args:
     image_size: side of the square cut from the centre, or None.
     resize_size: shorter side before it is cut; None is `image_size`.
-
-  Returns:
-    The shorter side; None where images keep their size.
 
   Raises:
     UsageError: a size is below 1, or the cut is larger than the image.
@@ -102,7 +55,7 @@ def check_sizes(image_size: int | None, resize_size: int | None) -> int | None:
   if image_size is not None and image_size < 1:
     raise UsageError(f"data.image_size={image_size} must be at least 1")
   if resize_size is None:
-    return image_size
+    return
   if image_size is None:
     raise UsageError(
       f"data.resize_size={resize_size} needs data.image_size, the side of the "
@@ -114,7 +67,6 @@ def check_sizes(image_size: int | None, resize_size: int | None) -> int | None:
       f"{image_size}, which is cut from the resized image: give {image_size} "
       "or more"
     )
-  return resize_size
 
 
 def check_split(split: str) -> None:
@@ -172,8 +124,3 @@ def check_file_names(fields: Collection[str], name: str) -> None:
       f" {', '.join(sorted(fields))}): set config.finetune.labels in place of"
       " config.finetune.label_list"
     )
-
-
-def as_text(name: bytes | str) -> str:
-  """A file name as a record holds it, decoded."""
-  return name.decode() if isinstance(name, bytes) else str(name)

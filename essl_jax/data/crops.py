@@ -14,13 +14,11 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from essl_jax.texts import first_line
+
 _TRIES = 10
 # Philox makes four numbers at a time: 2 * _TRIES + 2, rounded up.
 _DRAWS = 24
-_KERNELS = {
-  "bilinear": Image.Resampling.BILINEAR,
-  "bicubic": Image.Resampling.BICUBIC,
-}
 # No format that starts other programs (EPS) or is not a picture.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
 
@@ -63,8 +61,7 @@ def decode(encoded: bytes) -> Image.Image:
     raise
   # PIL's decoders raise whatever a damaged file leads them to.
   except Exception as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    raise BrokenImageError(reason) from error
+    raise BrokenImageError(first_line(error, with_type=True)) from error
 
 
 def quieten() -> None:
@@ -158,7 +155,9 @@ def resized_crop(
   top, left, height, width = box
   # Cut first: resizing with `box=` would read pixels around the window.
   window = image.crop((left, top, left + width, top + height))
-  return np.asarray(window.resize((size, size), _KERNELS[interpolation]))
+  return np.asarray(
+    window.resize((size, size), Image.Resampling[interpolation.upper()])
+  )
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
@@ -186,4 +185,6 @@ def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
     for place, s, side in zip(start, scale, image.size, strict=True)
   )
   box = (left, top, right, bottom)
-  return np.asarray(image.resize((size, size), _KERNELS["bilinear"], box=box))
+  return np.asarray(
+    image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+  )

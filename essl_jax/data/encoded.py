@@ -5,27 +5,20 @@ process p of n takes the p-th n-th of every global batch, and a stream begins
 at any step without reading what came before.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import copy
-import functools
 import sys
 import threading
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from PIL import Image
 
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.checks import (
-  SPLITS,
-  check_batches,
-  check_crops,
-  check_share,
-  check_split,
-)
-from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
-from essl_jax.data.order import epoch_orders
+from essl_jax.data.checks import SPLITS, check_crops, check_share, check_split
+from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
 
@@ -33,10 +26,7 @@ _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 class EncodedImages(Protocol):
-  """The images of a split as they are stored."""
-
-  def __len__(self) -> int:
-    """Returns the number of images."""
+  """Images as they are stored, with their labels."""
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     """Reads an encoded image and its label."""
@@ -49,30 +39,6 @@ class EncodedImages(Protocol):
 
   def file_names(self) -> list[str]:
     """Returns `class/name` or `name` of every image; may raise UsageError."""
-
-
-class _Rows:
-  """Some of the images of a split."""
-
-  def __init__(self, images: EncodedImages, rows: np.ndarray):
-    self._images = images
-    self._rows = rows
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, index: int) -> tuple[bytes, int]:
-    return self._images[int(self._rows[index])]
-
-  def name(self, index: int) -> str:
-    return self._images.name(int(self._rows[index]))
-
-  def labels(self) -> np.ndarray:
-    return self._images.labels()[self._rows]
-
-  def file_names(self) -> list[str]:
-    names = self._images.file_names()
-    return [names[row] for row in self._rows]
 
 
 class EncodedSource:
@@ -94,8 +60,8 @@ class EncodedSource:
 
   def __init__(
     self,
-    train: EncodedImages,
-    test: EncodedImages,
+    images: Mapping[str, EncodedImages],
+    rows: Mapping[str, np.ndarray],
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
@@ -105,8 +71,8 @@ class EncodedSource:
     """Takes the images and looks whether any can be read.
 
     Args:
-      train: images of the training split.
-      test: images of the test split.
+      images: to take "train" and "test" from.
+      rows: which of them a split has, ascending.
       num_classes: number of labels.
       image_shape: (H, W, 3) of evaluation images.
       resize: shorter side that evaluation images are resized to before their
@@ -117,65 +83,44 @@ class EncodedSource:
       UsageError: no image of a split can be read.
     """
     quieten()
-    self._images = {"train": train, "test": test}
-    self._unreadable: dict[str, set[int]] = {split: set() for split in SPLITS}
-    self._lock = threading.Lock()
-    self.broken: dict[str, list[str]] = {split: [] for split in SPLITS}
+    self._images = images
+    self._rows = dict(rows)
     self.num_classes = num_classes
     self.image_shape = image_shape
     self.differs_in_size = differs_in_size
-    self._prepare: Callable[[Image.Image], np.ndarray] = np.asarray
-    if resize is not None:
-      self._prepare = functools.partial(
-        center_crop, resize=resize, size=image_shape[0]
-      )
+    self._resize = resize
+    self._forget_broken()
     for split in SPLITS:
-      self._stand_in(split, np.arange(len(self._images[split])), 0)
+      self._stand_in(split, np.arange(self.num_examples(split)), 0)
+
+  def _forget_broken(self) -> None:
+    self._unreadable: dict[str, set[int]] = {split: set() for split in SPLITS}
+    self._lock = threading.Lock()
+    self.broken: dict[str, list[str]] = {split: [] for split in SPLITS}
 
   def num_examples(self, split: str) -> int:
     """Returns the number of images of a split, the broken ones included."""
     check_split(split)
-    return len(self._images[split])
+    return len(self._rows[split])
 
   def batches(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    crops: Mapping[str, View] | None = None,
+    self, *, crops: Mapping[str, View] | None = None, **asked: int
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
-    size = len(self._images["train"])
-    steps = check_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      num_examples=size,
-      process_index=process_index,
-      process_count=process_count,
-    )
-    share = batch_size // process_count
-    offset = process_index * share
+    stream = Stream(self.num_examples("train"), **asked)
 
-    def job(
-      step: int, order: np.ndarray, step_of_epoch: int
-    ) -> batches_lib.Job:
-      start = step_of_epoch * batch_size + offset
-      load = lambda row: self._stand_in("train", order, start + row)
+    def job(step: int, order: np.ndarray, place: int) -> batches_lib.Job:
+      load = lambda row: self._stand_in("train", order, place + row)
       if crops is None:
         return batches_lib.images_job(
-          load, share, self.image_shape, self._prepare
+          load, stream.share, self.image_shape, self._resize
         )
-      first = step * batch_size + offset
-      return batches_lib.crops_job(load, share, crops, seed=seed, first=first)
+      return batches_lib.crops_job(load, stream, step, crops)
 
-    orders = epoch_orders(size, steps, seed, start_step)
     return batches_lib.run(
-      job(step, *place) for step, place in enumerate(orders, start_step)
+      job(step, *place)
+      for step, place in enumerate(stream.places(), stream.start_step)
     )
 
   def evaluation_batches(
@@ -187,65 +132,58 @@ class EncodedSource:
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
     size = self.num_examples(split)
-    rows = check_share(size, process_index, process_count)
-    return self._evaluation_batches(split, batch_size, rows)
+    share = check_share(size, process_index, process_count)
+    return self._evaluation_batches(split, batch_size, share)
 
   def labels(self) -> np.ndarray:
     """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
-    return self._images["train"].labels()
+    return self._images["train"].labels()[self._rows["train"]]
 
   def names(self) -> list[str]:
     """Returns the training images' file names, `class/name` or `name`."""
-    return self._images["train"].file_names()
+    names = self._images["train"].file_names()
+    return [names[index] for index in self._rows["train"]]
 
-  def take(self, rows: np.ndarray, split: str = "train") -> "EncodedSource":
+  def take(self, rows: np.ndarray, split: str = "train") -> Self:
     """Returns a source with these images of a split only."""
     part = copy.copy(self)
-    part._images = self._images | {split: _Rows(self._images[split], rows)}
-    part._unreadable = {split: set() for split in SPLITS}
-    part._lock = threading.Lock()
-    part.broken = {split: [] for split in SPLITS}
+    part._rows = self._rows | {split: self._rows[split][rows]}
+    part._forget_broken()
     return part
 
   def _evaluation_batches(
-    self, split: str, batch_size: int, rows: range
+    self, split: str, batch_size: int, share: range
   ) -> Iterator[dict[str, np.ndarray]]:
     """Fills the gaps of unreadable images: only the last batch is smaller."""
-    masks: list[np.ndarray] = []
 
     def job(start: int) -> batches_lib.Job:
-      count = min(batch_size, rows.stop - start)
-      masks.append(np.ones(count, bool))
+      count = min(batch_size, share.stop - start)
+      is_read = np.ones(count, bool)
 
-      def load(row: int, mask: np.ndarray = masks[-1]) -> tuple:
+      def load(row: int) -> tuple[Image.Image, int]:
         found = self._read(split, start + row)
-        if found is None:
-          mask[row] = False
-          # Dropped below; any image does.
-          return Image.new("RGB", self.image_shape[1::-1]), 0
-        return found
+        is_read[row] = found is not None
+        # Dropped below; any image does.
+        return found or (Image.new("RGB", self.image_shape[1::-1]), 0)
 
-      return batches_lib.images_job(
-        load, count, self.image_shape, self._prepare
-      )
+      made = batches_lib.images_job(load, count, self.image_shape, self._resize)
+      made.batch["is_read"] = is_read
+      return made
 
     rest: dict[str, np.ndarray] = {}
-    jobs = (job(start) for start in rows[::batch_size])
-    for batch in batches_lib.run(jobs):
-      mask = masks.pop(0)
-      if not mask.all():
-        batch = {name: x[mask] for name, x in batch.items()}
+    for batch in batches_lib.run(job(start) for start in share[::batch_size]):
+      is_read = batch.pop("is_read")
+      if not is_read.all():
+        batch = {name: x[is_read] for name, x in batch.items()}
       if rest:
         batch = {
           name: np.concatenate([rest[name], batch[name]]) for name in rest
         }
-      if len(batch["label"]) < batch_size:
-        rest = batch
-        continue
-      yield {name: x[:batch_size] for name, x in batch.items()}
-      rest = {name: x[batch_size:] for name, x in batch.items()}
-      rest = rest if len(rest["label"]) else {}
-    if rest and len(rest["label"]):
+      if len(batch["label"]) >= batch_size:
+        yield {name: x[:batch_size] for name, x in batch.items()}
+        batch = {name: x[batch_size:] for name, x in batch.items()}
+      rest = batch if len(batch["label"]) else {}
+    if rest:
       yield rest
 
   def _stand_in(
@@ -256,13 +194,15 @@ class EncodedSource:
       found = self._read(split, int(order[place % len(order)]))
       if found is not None:
         return found
+    first = self._images[split].name(int(self._rows[split][0]))
     raise UsageError(
       f"none of the {len(order)} {split} images can be read, the first being "
-      f"{self._images[split].name(0)}: give a folder or set of intact images"
+      f"{first}: give a folder or set of intact images"
     )
 
-  def _read(self, split: str, index: int) -> tuple[Image.Image, int] | None:
+  def _read(self, split: str, row: int) -> tuple[Image.Image, int] | None:
     """Decodes an image and gives its label, or reports it once."""
+    index = int(self._rows[split][row])
     if index in self._unreadable[split]:
       return None
     try:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax.data.checks import check_sizes, parse_split
+from essl_jax.data.checks import parse_split
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
@@ -24,77 +24,64 @@ _NO_IMAGES = re.compile(
 )
 
 
-class FolderSource(EncodedSource):
-  """A `Source` over files, one folder a split and one in it a class.
+def open_folder(settings: config_lib.Data) -> EncodedSource:
+  """Opens image files, one folder a split and one in it a class.
 
-  Classes are numbered by name. See `EncodedSource` for the attributes, the
-  order and what becomes of broken files.
+  Classes are numbered by name. See `EncodedSource` for the order and what
+  becomes of broken files.
+
+  Args:
+    settings: `config.data`: `dir` is the folder of the splits' folders. Of
+      "train[:1%]" the images are taken from a fixed random order, so that all
+      classes are met; "train[90%:]" shares the folder.
+
+  Returns:
+    The source; files were listed, and one of each split was read.
+
+  Raises:
+    UsageError: a folder is missing or empty, has fewer than two classes, the
+      splits' classes differ, or no image can be read.
   """
-
-  def __init__(
-    self,
-    root: str | os.PathLike | None,
-    train_split: str = "train",
-    test_split: str = "val",
-    *,
-    image_size: int | None,
-    resize_size: int | None = None,
-  ):
-    """Lists the files and reads one of each split.
-
-    Args:
-      root: folder of the splits.
-      train_split: name of the training folder, possibly a part of it:
-        "train[:1%]" takes from a fixed random order, so that all classes are
-        met.
-      test_split: the same for evaluation; "train[90%:]" shares a folder.
-      image_size: side of evaluation images in pixels, cut from the centre.
-      resize_size: shorter side that they are resized to before; None is
-        `image_size`.
-
-    Raises:
-      UsageError: a folder is missing or empty, has fewer than two classes,
-        the splits' classes differ, or no image can be read.
-    """
-    if root is None:
-      raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
-    if image_size is None:
-      raise UsageError(
-        "images in folders differ in size: set --config.data.image_size to "
-        "the side of evaluation images, such as 224"
-      )
-    resize = check_sizes(image_size, resize_size)
-    path = pathlib.Path(root).expanduser()
-    if not path.is_dir():
-      raise UsageError(f"data.dir={str(root)!r} is no folder: {_LAYOUT}")
-    names = [s.split("[")[0] for s in (train_split, test_split)]
-    folders = {name: _Folder(path, name) for name in dict.fromkeys(names)}
-    _report_ignored(path, folders.values())
-    classes = [folders[name].classes for name in names]
-    _check_classes(names, classes)
-    sizes = {name: len(folder.files) for name, folder in folders.items()}
-    train, test = (
-      _Files(folders[name], parse_split(split, sizes)[1])
-      for name, split in zip(names, (train_split, test_split), strict=True)
+  size = settings.image_size
+  if settings.dir is None:
+    raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
+  if size is None:
+    raise UsageError(
+      "images in folders differ in size: set --config.data.image_size to "
+      "the side of evaluation images, such as 224"
     )
-    super().__init__(
-      train,
-      test,
-      num_classes=len(classes[0]),
-      image_shape=(image_size, image_size, 3),
-      resize=resize,
-      differs_in_size=True,
-    )
+  root = pathlib.Path(settings.dir).expanduser()
+  if not root.is_dir():
+    raise UsageError(f"data.dir={settings.dir!r} is no folder: {_LAYOUT}")
+  parts = {"train": settings.train_split, "test": settings.test_split}
+  names = [part.split("[")[0] for part in parts.values()]
+  folders = {name: _Folder(root, name) for name in dict.fromkeys(names)}
+  _report_ignored(root, folders.values())
+  classes = [folders[name].classes for name in names]
+  _check_classes(names, classes)
+  sizes = {name: len(folder.files) for name, folder in folders.items()}
+  images, rows = {}, {}
+  for split, part in parts.items():
+    name, chosen = parse_split(part, sizes)
+    order = np.random.default_rng(0).permutation(sizes[name])
+    images[split], rows[split] = folders[name], np.sort(order[chosen])
+  return EncodedSource(
+    images,
+    rows,
+    num_classes=len(classes[0]),
+    image_shape=(size, size, 3),
+    resize=settings.resize_size or size,
+    differs_in_size=True,
+  )
 
 
 class _Folder:
-  """The files of one split's folder.
+  """One split's folder: see `essl_jax.data.encoded.EncodedImages`.
 
   Attributes:
     path: the folder.
     classes: sorted names of the folders in it.
     files: paths in it, sorted by class and name.
-    labels: int32 [N].
     ignored: number of files that are no images, by ending.
   """
 
@@ -117,7 +104,7 @@ class _Folder:
       before = len(self.files)
       self._list(label)
       counts.append(len(self.files) - before)
-    self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    self._labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     if not self.files:
       raise UsageError(f"{self.path} holds no images in folders: {_LAYOUT}")
     empty = [c for c, n in zip(self.classes, counts, strict=True) if not n]
@@ -145,33 +132,18 @@ class _Folder:
         else:
           self.files.append(os.path.join(inside, file))
 
-
-class _Files:
-  """The images of a split: see `essl_jax.data.encoded.EncodedImages`."""
-
-  def __init__(self, folder: _Folder, part: slice):
-    self._folder = folder
-    size = len(folder.files)
-    chosen = np.random.default_rng(0).permutation(size)[part]
-    self._indices = np.sort(chosen).astype(np.int32)
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     with open(self.name(index), "rb") as file:
-      return file.read(), int(self._folder.labels[self._indices[index]])
+      return file.read(), int(self._labels[index])
 
   def name(self, index: int) -> str:
-    file = self._folder.files[self._indices[index]]
-    return os.path.join(self._folder.path, file)
+    return os.path.join(self.path, self.files[index])
 
   def labels(self) -> np.ndarray:
-    return self._folder.labels[self._indices]
+    return self._labels
 
   def file_names(self) -> list[str]:
-    files = (self._folder.files[index] for index in self._indices)
-    return [file.replace(os.sep, "/") for file in files]
+    return [file.replace(os.sep, "/") for file in self.files]
 
 
 def _folders(path: pathlib.Path) -> list[str]:
@@ -205,24 +177,6 @@ def _report_ignored(root: pathlib.Path, folders: Iterable[_Folder]) -> None:
       f"images ({kinds})",
       file=sys.stderr,
     )
-
-
-def open_folder(settings: config_lib.Data) -> FolderSource:
-  """Opens the image folder of a config: see `FolderSource`.
-
-  Args:
-    settings: `config.data`.
-
-  Returns:
-    The source.
-  """
-  return FolderSource(
-    settings.dir,
-    settings.train_split,
-    settings.test_split,
-    image_size=settings.image_size,
-    resize_size=settings.resize_size,
-  )
 
 
 PART = open_folder

@@ -1,37 +1,85 @@
 """The order of training examples: a permutation for every epoch."""
 
 from collections.abc import Iterator
+import dataclasses
 
 import numpy as np
 
+from essl_jax.data.checks import check_share
+from essl_jax.errors import UsageError
 
-def epoch_orders(
-  size: int, steps: int, seed: int, start_step: int
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields for every step the order of its epoch and its number therein.
 
-  Args:
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """Which examples `Source.batches` yields: one process's share of each batch.
+
+  Attributes:
     size: number of examples.
-    steps: in an epoch.
-    seed: a number >= 0.
+    batch_size: global batch size.
+    seed: of the order.
     start_step: the first step.
+    process_index: whose share.
+    process_count: number of shares.
 
-  Yields:
-    A permutation of 0 .. size - 1, a function of (seed, epoch), and a number
-    in 0 .. steps - 1; without end.
+  Raises:
+    UsageError: an epoch would hold no batch, the batch cannot be divided, or
+      a number is out of its range.
   """
-  epoch, done = divmod(start_step, steps)
-  while True:
-    order = np.random.default_rng([seed, epoch]).permutation(size)
-    for step in range(done, steps):
-      yield order, step
-    epoch, done = epoch + 1, 0
 
+  size: int
+  batch_size: int
+  seed: int
+  start_step: int = 0
+  process_index: int = 0
+  process_count: int = 1
 
-def batch_indices(
-  size: int, steps: int, batch_size: int, seed: int, start_step: int
-) -> Iterator[np.ndarray]:
-  """Yields int32 [batch_size] for every step; an epoch is `steps` batches."""
-  for order, step in epoch_orders(size, steps, seed, start_step):
-    part = order[step * batch_size : (step + 1) * batch_size]
-    yield part.astype(np.int32)
+  def __post_init__(self) -> None:
+    if self.batch_size < 1 or self.batch_size > self.size:
+      raise UsageError(
+        f"batch_size={self.batch_size} does not fit a training split of "
+        f"{self.size} examples: give a batch_size from 1 to {self.size}"
+      )
+    check_share(self.size, self.process_index, self.process_count)
+    if self.batch_size % self.process_count:
+      raise UsageError(
+        f"batch_size={self.batch_size} is not divisible by process_count="
+        f"{self.process_count}: give a multiple of it"
+      )
+    if self.seed < 0 or self.start_step < 0:
+      raise UsageError(
+        f"seed={self.seed} and start_step={self.start_step} must not be"
+        " negative"
+      )
+
+  @property
+  def steps(self) -> int:
+    """In an epoch."""
+    return self.size // self.batch_size
+
+  @property
+  def share(self) -> int:
+    """Examples of a batch that this process yields."""
+    return self.batch_size // self.process_count
+
+  def first(self, step: int) -> int:
+    """Where the share begins if all batches follow each other."""
+    return step * self.batch_size + self.process_index * self.share
+
+  def places(self) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields for every step the order of its epoch and where the share begins.
+
+    Yields:
+      A permutation of 0 .. size - 1, a function of (seed, epoch), and a place
+      in it; without end.
+    """
+    epoch, done = divmod(self.start_step, self.steps)
+    while True:
+      order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+      for step in range(done, self.steps):
+        yield order, self.first(step)
+      epoch, done = epoch + 1, 0
+
+  def rows(self) -> Iterator[np.ndarray]:
+    """Yields int32 [share] for every step: the examples themselves."""
+    for order, place in self.places():
+      yield order[place : place + self.share].astype(np.int32)

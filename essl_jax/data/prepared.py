@@ -49,14 +49,16 @@ def import_tensorflow() -> tuple[Any, Any]:
   return tf, tfds
 
 
-def open_builder(name: str, data_dir: str | None) -> Any:
+def open_builder(
+  name: str, data_dir: str | None, *, prepare: bool = True
+) -> Any:
   """Returns the TFDS builder of a prepared data set.
-
-  Downloads and prepares the set if it is not there and a network is.
 
   Args:
     name: TFDS name: "cifar10", "imagenet_v2/topimages", "cifar10:3.0.2".
     data_dir: directory of prepared sets; None is TFDS's default.
+    prepare: whether to download and prepare a set that is not there, if a
+      network is.
 
   Returns:
     A `tfds.core.DatasetBuilder` whose data can be read.
@@ -68,16 +70,21 @@ def open_builder(name: str, data_dir: str | None) -> Any:
   _, tfds = import_tensorflow()
   builder = _builder(name, data_dir, tfds)
   if not builder.info.splits:
-    _prepare(builder, name, tfds)
+    looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
+    if not prepare:
+      raise UsageError(looked_for)
+    _prepare(builder, name, looked_for, tfds)
   return builder
 
 
-def check_prepared(name: str, data_dir: str | None) -> None:
-  """Raises UsageError where `open_builder` would have to prepare the set."""
+def skip_decoding(builder: Any) -> dict[str, Any]:
+  """The decoders that leave a set's images encoded."""
   _, tfds = import_tensorflow()
-  builder = _builder(name, data_dir, tfds)
-  if not builder.info.splits:
-    raise UsageError(_not_prepared(builder, name))
+  return {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
 
 
 def _builder(name: str, data_dir: str | None, tfds: Any) -> Any:
@@ -117,14 +124,13 @@ def check_tfds_split(builder: Any, split: str) -> int:
   return size
 
 
-def _prepare(builder: Any, name: str, tfds: Any) -> None:
+def _prepare(builder: Any, name: str, looked_for: str, tfds: Any) -> None:
   """Downloads and prepares, or raises UsageError saying how to do it."""
   advice = (
     f"run `tfds build {name} --data_dir DIR` (or download_and_prepare) on a "
     "machine with a network and give --config.data.dir=DIR, or use "
     "--config.data.name=folder (see docs/images.md), digits or an .npz file"
   )
-  looked_for = _not_prepared(builder, name)
   obstacle = _network_obstacle(builder)
   if obstacle:
     raise UsageError(f"{looked_for}, and {obstacle}: {advice}")
@@ -139,10 +145,6 @@ def _prepare(builder: Any, name: str, tfds: Any) -> None:
     ) from error
   finally:
     tfds.disable_progress_bar()
-
-
-def _not_prepared(builder: Any, name: str) -> str:
-  return f"data set {name!r} is not prepared in {builder.data_dir}"
 
 
 def _network_obstacle(builder: Any) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from essl_jax.data.prepared import import_tensorflow
+from essl_jax.data.prepared import import_tensorflow, skip_decoding
 
 _FEATURES = ("image", "label")
 _FILES_AT_ONCE = 16
@@ -27,11 +27,7 @@ def read(builder: Any, split: Any, file_order: Any = None) -> Any:
   return builder.as_dataset(
     split=split,
     shuffle_files=file_order is not None,
-    decoders={
-      key: tfds.decode.SkipDecoding()
-      for key, feature in builder.info.features.items()
-      if isinstance(feature, tfds.features.Image)
-    },
+    decoders=skip_decoding(builder),
     read_config=tfds.ReadConfig(
       options=_deterministic(tf),
       shuffle_seed=file_order,

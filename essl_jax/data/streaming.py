@@ -10,8 +10,7 @@ split, so there the order is a function of (seed, epoch, n).
 
 from collections.abc import Callable, Iterator, Mapping
 import copy
-import functools
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -20,15 +19,13 @@ from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
 from essl_jax.data import records as records_lib
 from essl_jax.data.checks import (
-  as_text,
-  check_batches,
   check_crops,
   check_file_names,
   check_share,
   check_split,
 )
-from essl_jax.data.crops import BrokenImageError, center_crop, decode, quieten
-from essl_jax.data.order import batch_indices
+from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.order import Stream
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
 
@@ -90,46 +87,23 @@ class TFDSSource:
     return self._sizes[split]
 
   def batches(
-    self,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    crops: Mapping[str, View] | None = None,
+    self, *, crops: Mapping[str, View] | None = None, **asked: int
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
-    steps = check_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      num_examples=self._sizes["train"],
-      process_index=process_index,
-      process_count=process_count,
-    )
-    share = batch_size // process_count
+    stream = Stream(self._sizes["train"], **asked)
     if self._fits():
-      orders = batch_indices(
-        self._sizes["train"], steps, batch_size, seed, start_step
-      )
-      mine = slice(process_index * share, (process_index + 1) * share)
-      records = records_lib.gather(
-        self._taken(), (order[mine] for order in orders)
-      )
+      records = records_lib.gather(self._taken(), stream.rows())
     else:
-      records = self._shuffled(
-        steps, share, seed, start_step, process_index, process_count
-      )
+      records = self._shuffled(stream)
     if crops is None:
-      return self._whole_images(records, share)
-
-    def job(step: int, load: batches_lib.Load, count: int) -> batches_lib.Job:
-      first = step * batch_size + process_index * share
-      return batches_lib.crops_job(load, count, crops, seed=seed, first=first)
-
-    return self._threaded(records, share, job, start_step)
+      return self._whole_images(records, stream.share)
+    return self._threaded(
+      records,
+      stream.share,
+      lambda step, load, _: batches_lib.crops_job(load, stream, step, crops),
+      stream.start_step,
+    )
 
   def evaluation_batches(
     self,
@@ -157,9 +131,10 @@ class TFDSSource:
       set(self._builder.info.features), self._builder.info.full_name
     )
     records = self._taken().map(lambda record: record["file_name"])
-    return [as_text(name) for name in records.as_numpy_iterator()]
+    tf, _ = import_tensorflow()
+    return [tf.compat.as_text(x) for x in records.as_numpy_iterator()]
 
-  def take(self, rows: np.ndarray, split: str = "train") -> "TFDSSource":
+  def take(self, rows: np.ndarray, split: str = "train") -> Self:
     """Returns a source with these images of a split only.
 
     Training keeps them in memory as they are stored: 1.4 GB for 1% of
@@ -173,7 +148,7 @@ class TFDSSource:
 
   def _taken(self, split: str = "train") -> Any:
     """A split's records, or those of them that were taken."""
-    records = self._records(self._splits[split])
+    records = records_lib.read(self._builder, self._splits[split])
     if split not in self._rows:
       return records
     return records_lib.choose(records, self._rows[split])
@@ -189,51 +164,40 @@ class TFDSSource:
     """Whether the training records are kept in memory."""
     return self._sizes["train"] <= self._buffer or "train" in self._rows
 
-  def _shuffled(
-    self,
-    steps: int,
-    share: int,
-    seed: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-  ) -> Any:
+  def _shuffled(self, stream: Stream) -> Any:
     """One process's training records, shuffled by files and in a buffer."""
     tf, tfds = import_tensorflow()
     split = self._splits["train"]
-    if process_count > 1:
-      split = tfds.even_splits(split, process_count, drop_remainder=True)[
-        process_index
-      ]
-    first_epoch, done = divmod(start_step, steps)
+    if stream.process_count > 1:
+      shares = tfds.even_splits(
+        split, stream.process_count, drop_remainder=True
+      )
+      split = shares[stream.process_index]
+    first_epoch, done = divmod(stream.start_step, stream.steps)
 
     # TFDS's functions are wrapped in a way that AutoGraph warns about.
     @tf.autograph.experimental.do_not_convert
     def epoch_records(epoch: Any) -> Any:
-      order = (seed % 2**40) * _SEED_STRIDE + epoch
-      shuffled = self._records(split, order).shuffle(
+      order = (stream.seed % 2**40) * _SEED_STRIDE + epoch
+      shuffled = records_lib.read(self._builder, split, order).shuffle(
         self._buffer, seed=order, reshuffle_each_iteration=False
       )
       # Skipped as stored: resuming decodes nothing twice.
       skip = tf.where(epoch == first_epoch, tf.constant(done, tf.int64), 0)
-      return shuffled.take(steps * share).skip(skip * share)
+      return shuffled.take(stream.steps * stream.share).skip(
+        skip * stream.share
+      )
 
     return tf.data.Dataset.range(first_epoch, 2**62).flat_map(epoch_records)
-
-  def _records(self, split: Any, file_order: Any = None) -> Any:
-    return records_lib.read(self._builder, split, file_order)
 
   def _whole_images(self, records: Any, batch_size: int) -> Iterator[Any]:
     """Decodes records to evaluation images, in batches."""
     if self._resize is not None:
-      prepare = functools.partial(
-        center_crop, resize=self._resize, size=self.image_shape[0]
-      )
       return self._threaded(
         records,
         batch_size,
         lambda _, load, count: batches_lib.images_job(
-          load, count, self.image_shape, prepare
+          load, count, self.image_shape, self._resize
         ),
       )
     tf, _ = import_tensorflow()

@@ -147,19 +147,15 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
   Raises:
     UsageError: it cannot be read or names nothing.
   """
+  field = f"config.finetune.label_list {path}"
+  advice = "give a text file with one image's name a line"
   try:
     text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
-    raise UsageError(
-      f"config.finetune.label_list {path} cannot be read ({error}): give a"
-      " text file with one image's name a line"
-    ) from error
+    raise UsageError(f"{field} cannot be read ({error}): {advice}") from error
   names = [line.strip() for line in text.splitlines() if line.strip()]
   if not names:
-    raise UsageError(
-      f"config.finetune.label_list {path} is empty: give a text file with one"
-      " image's name a line"
-    )
+    raise UsageError(f"{field} is empty: {advice}")
   return names
 
 

@@ -4,34 +4,20 @@ from typing import Any
 
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax.data.array_record import ArrayRecordSource, is_array_record
-from essl_jax.data.checks import check_sizes
 from essl_jax.data.prepared import import_tensorflow, open_builder
 from essl_jax.data.streaming import TFDSSource
 from essl_jax.errors import UsageError
 
 
-def open_tfds(
-  name: str,
-  data_dir: str | None,
-  train_split: str = "train",
-  test_split: str = "test",
-  image_size: int | None = None,
-  resize_size: int | None = None,
-) -> TFDSSource | ArrayRecordSource:
+def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
   """Opens a set of TFDS, downloading and preparing it if need be.
 
   With several processes on one file system, prepare the set before.
 
   Args:
-    name: TFDS name, such as "cifar10".
-    data_dir: directory of prepared sets; None is TFDS's default.
-    train_split: training split or sub-split ("train[:5000]").
-    test_split: test split or sub-split.
-    image_size: side of evaluation images, cut from the centre; None keeps
-      images as they are.
-    resize_size: shorter side that they are resized to before; None is
-      `image_size`.
+    settings: `config.data`, with a TFDS name, such as "cifar10".
 
   Returns:
     A source for the format that the set is stored in.
@@ -40,24 +26,24 @@ def open_tfds(
     UsageError: the set is missing, has no images and labels, its images
       differ in size and `image_size` is None, or a split is unknown.
   """
-  resize = check_sizes(image_size, resize_size)
-  builder = open_builder(name, data_dir)
+  name, size = settings.name, settings.image_size
+  builder = open_builder(name, settings.dir)
   num_classes = _check_features(builder.info.features, name)
   shape = tuple(builder.info.features["image"].shape[:2])
-  if image_size is None and None in shape:
+  if size is None and None in shape:
     raise UsageError(
       f"the images of {name!r} differ in size: set --config.data.image_size "
       "to the side of evaluation images, such as 224"
     )
-  height, width = shape if image_size is None else (image_size, image_size)
-  unchanged = shape == (height, width) and resize in (None, image_size)
+  height, width = shape if size is None else (size, size)
+  resize = settings.resize_size or size
   kind = ArrayRecordSource if is_array_record(builder) else TFDSSource
   return kind(
     builder,
-    {"train": train_split, "test": test_split},
+    {"train": settings.train_split, "test": settings.test_split},
     num_classes=num_classes,
     image_shape=(height, width, 3),
-    resize=None if unchanged else resize,
+    resize=None if shape == (height, width) and resize == size else resize,
     differs_in_size=None in shape,
   )
 

@@ -11,15 +11,16 @@ import numpy as np
 import optax
 
 from essl_jax import augment
-from essl_jax.data import order
+from essl_jax.data.order import Stream
 from essl_jax.devices import parallel
 from essl_jax.evaluation import fitting
 from essl_jax.evaluation.saved import Counts
 from essl_jax.photonics import density as density_lib
+from essl_jax.photonics.density import NUM_TARGETS
 from essl_jax.photonics.encoder import DensityRegressor
-from essl_jax.photonics.source import POINTS, LabelledCells
+from essl_jax.photonics.source import LabelledCells
 
-EMPTY_LATTICE = density_lib.empty_lattice()[:POINTS].astype(np.float32)
+EMPTY_LATTICE = density_lib.empty_lattice()[:NUM_TARGETS].astype(np.float32)
 """The density of states of free space, [400]."""
 PICTURED = 4
 """Test cells whose predictions are kept for a picture."""
@@ -126,9 +127,9 @@ class Trainer:
     """Endless batches of the cells of a seed."""
     cells = self._problem.cells["train"]
     rows = np.random.default_rng(seed).permutation(len(cells))[:count]
-    chosen = cells.take(rows)
-    held = {"image": chosen.image, "target": chosen.density - EMPTY_LATTICE}
-    indices = order.batch_indices(count, count // size, size, seed, start_step)
+    targets = cells.density[rows] - EMPTY_LATTICE
+    held = {"image": cells.image[rows], "target": targets}
+    indices = Stream(count, size, seed, start_step).rows()
     return parallel.stream_from_memory(held, indices, self._mesh)
 
   def _initial(self, seed: jax.Array, encoder: Any) -> fitting.State:

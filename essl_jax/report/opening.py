@@ -30,7 +30,7 @@ def build(run: Run) -> experiment_lib.Experiment:
   config = _read_only(config_lib.parse(run.config))
   name = config.data.name
   if find_source(name) is None and not name.endswith(".npz"):
-    prepared.check_prepared(name, config.data.dir)
+    prepared.open_builder(name, config.data.dir, prepare=False)
   mesh = parallel.make_mesh(jax.local_devices()[:1])
   return experiment_lib.build(config, mesh=mesh)
 
