@@ -32,6 +32,14 @@ def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
   return run
 
 
+def check_least(options: argparse.Namespace, least: float, *names: str) -> None:
+  """Raises UsageError for the first of some options that is below a number."""
+  for name in names:
+    if (value := getattr(options, name)) < least:
+      option = name.replace("_", "-")
+      raise UsageError(f"--{option} must be at least {least}; got {value}")
+
+
 class Parser(argparse.ArgumentParser):
   """Tells what is wrong in one line, as `main` does."""
 

@@ -83,8 +83,7 @@ def parse(
   if min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
     given = " ".join(map(str, options.seeds))
     raise UsageError(f"--seeds must be different numbers from 0; got {given}")
-  if options.jobs < 1:
-    raise UsageError(f"--jobs must be at least 1; got {options.jobs}")
+  arguments_lib.check_least(options, 1, "jobs")
   default = pathlib.Path("runs", f"{study.name}_{options.scale}")
   options.workdirs = (options.workdirs or default).expanduser().absolute()
   options.results = options.results.expanduser().absolute()

@@ -226,7 +226,7 @@ def cases(arguments: argparse.Namespace) -> list[aot_cases.Case]:
 @arguments_lib.tells_wrong_input
 def main(argv: Sequence[str] | None = None) -> int:
   """Compiles the cases; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--config", nargs="+", action="extend")

@@ -170,10 +170,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   arguments = parser.parse_args(words)
   if arguments.check and not arguments.peer:
     raise UsageError("--check compares with a peer: give --peer=PROGRAM")
-  for name, least in (("steps", 1), ("rounds", 1), ("tolerance", 0)):
-    if getattr(arguments, name) < least:
-      value = getattr(arguments, name)
-      raise UsageError(f"--{name} must be at least {least}; got {value}")
+  arguments_lib.check_least(arguments, 1, "steps", "rounds")
+  arguments_lib.check_least(arguments, 0, "tolerance")
   return arguments, peers.parse_known_args(words)[1]
 
 

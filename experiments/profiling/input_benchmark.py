@@ -34,6 +34,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from essl_jax import arguments as arguments_lib
 from essl_jax import augment, data
 from essl_jax import config as config_lib
 
@@ -143,14 +144,19 @@ def ratios(
   }
 
 
-def main() -> None:
+@arguments_lib.tells_wrong_input
+def main() -> int:
   """Measures in turn and prints."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = arguments_lib.Parser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--files", type=int, default=256)
   parser.add_argument("--batches", type=int, default=12)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--torch_python", default=sys.executable)
   arguments = parser.parse_args()
+  arguments_lib.check_least(arguments, BATCH, "files")
+  arguments_lib.check_least(arguments, 1, "batches", "rounds")
   cores = len(os.sched_getaffinity(0))
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
@@ -185,7 +191,8 @@ def main() -> None:
         rounds["ours"], rounds[kind]
       )
   print(json.dumps(line))
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

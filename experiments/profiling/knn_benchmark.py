@@ -118,9 +118,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   add("--rounds", type=int, default=3)
   add("--step", type=pathlib.Path, help="a record of benchmark.py")
   arguments = parser.parse_args(words)
-  for name in ("bank", "queries", "features", "k", "rounds"):
-    if (value := getattr(arguments, name)) < 1:
-      raise UsageError(f"--{name} must be at least 1; got {value}")
+  arguments_lib.check_least(
+    arguments, 1, "bank", "queries", "features", "k", "rounds"
+  )
   if arguments.k > arguments.bank:
     raise UsageError(
       f"--k={arguments.k} must be at most --bank={arguments.bank}"

@@ -129,9 +129,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     # The most micro-batches of a setting.
     if batch < 1 or batch % 8:
       raise UsageError(f"--batches must be multiples of 8; got {batch}")
-  for name, least in (("timed", 0), ("steps", 1), ("width", 1)):
-    if (value := getattr(arguments, name)) < least:
-      raise UsageError(f"--{name} must be at least {least}; got {value}")
+  arguments_lib.check_least(arguments, 0, "timed")
+  arguments_lib.check_least(arguments, 1, "steps", "width")
   return arguments
 
 

@@ -11,13 +11,9 @@ only ours is measured. Writes experiments/results/photonics_speed.json.
 
 import os
 
-os.environ.update(
-  {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-  }
-)
+from essl_jax.photonics import processes
+
+os.environ.update(processes.ONE_THREAD)  # read when NumPy is imported
 
 import argparse  # noqa: E402
 import concurrent.futures  # noqa: E402
@@ -28,11 +24,13 @@ import pathlib  # noqa: E402
 import platform  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
+import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from essl_jax import arguments as arguments_lib  # noqa: E402
 from essl_jax.photonics import bands, cells, density  # noqa: E402
 from essl_jax.storage import environment  # noqa: E402
 
@@ -156,9 +154,10 @@ def measure_tricks(repetitions: int = 3) -> dict[str, float]:
   }
 
 
-def main() -> None:
+@arguments_lib.tells_wrong_input
+def main() -> int:
   """Measures in turns; writes and prints the results."""
-  parser = argparse.ArgumentParser(
+  parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--mpb", help="a Python with MPB")
@@ -168,6 +167,8 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0, help="of the cells")
   parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
   arguments = parser.parse_args()
+  arguments_lib.check_least(arguments, 1, "processes", "turns", "cells")
+  arguments_lib.check_least(arguments, 0, "seed")
 
   ours, theirs, found = [], [], []
   context = multiprocessing.get_context("spawn")
@@ -205,7 +206,8 @@ def main() -> None:
   text = json.dumps(results, indent=2)
   arguments.output.write_text(text + "\n")
   print(text)
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -61,8 +61,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   add("--trace-dir", type=pathlib.Path, help="where the trace is kept")
   add("--json", type=pathlib.Path, help="where the record is written")
   arguments = parser.parse_args(words)
-  if arguments.steps < 1:
-    raise UsageError(f"--steps must be at least 1; got {arguments.steps}")
+  arguments_lib.check_least(arguments, 1, "steps")
   if arguments.steps_per_dispatch != 1:
     raise UsageError(
       "a profile is of steps that are dispatched one by one: leave"

@@ -124,8 +124,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   add("--flag", action="append", default=[], help="handed to the program")
   add("--rounds", type=int, default=3, help="starts with a filled cache")
   arguments = parser.parse_args(words)
-  if arguments.rounds < 1:
-    raise UsageError(f"--rounds must be at least 1; got {arguments.rounds}")
+  arguments_lib.check_least(arguments, 1, "rounds")
   return arguments
 
 
