@@ -18,11 +18,13 @@ ratios are ours to theirs, medians over the rounds.
 """
 
 import argparse
+import atexit
 import itertools
 import json
 import os
 import pathlib
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -158,23 +160,25 @@ def main() -> int:
   arguments_lib.check_least(arguments, BATCH, "files")
   arguments_lib.check_least(arguments, 1, "batches", "rounds")
   cores = len(os.sched_getaffinity(0))
-  with tempfile.TemporaryDirectory() as folder:
-    root = pathlib.Path(folder)
-    written = write_images(root, arguments.files)
-    source = data.open_source(
-      config_lib.Data(
-        name="folder", dir=folder, test_split="train", image_size=224
-      )
+  folder = tempfile.mkdtemp()
+  # At exit, when the threads have read what they began.
+  atexit.register(shutil.rmtree, folder)
+  root = pathlib.Path(folder)
+  written = write_images(root, arguments.files)
+  source = data.open_source(
+    config_lib.Data(
+      name="folder", dir=folder, test_split="train", image_size=224
     )
-    torch = TorchSide(arguments.torch_python, root, cores)
-    rounds: dict[str, list] = {"ours": [], "crops": [], "views": []}
-    for _ in range(arguments.rounds):
-      rounds["ours"].append(measure(source, arguments.batches))
-      # Views are several times slower.
-      for kind, part in (("crops", 1), ("views", 4)):
-        batches = max(2, arguments.batches // part)
-        rounds[kind].append(torch.measure(kind, batches))
-    torch.close()
+  )
+  torch = TorchSide(arguments.torch_python, root, cores)
+  rounds: dict[str, list] = {"ours": [], "crops": [], "views": []}
+  for _ in range(arguments.rounds):
+    rounds["ours"].append(measure(source, arguments.batches))
+    # Views are several times slower.
+    for kind, part in (("crops", 1), ("views", 4)):
+      batches = max(2, arguments.batches // part)
+      rounds[kind].append(torch.measure(kind, batches))
+  torch.close()
   line: dict[str, Any] = {
     **summary(rounds["ours"]),
     "cores": cores,
