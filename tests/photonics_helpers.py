@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from essl_jax.photonics import dataset, generate
+from essl_jax.photonics import dataset, density, generate
 from essl_jax.photonics import source as source_lib
 
 
@@ -21,7 +21,7 @@ def densities(permittivity):
   """Free space with a bump that the mean and the contrast move, [N, 500]."""
   mean = permittivity.mean((1, 2))[:, None]
   contrast = permittivity.std((1, 2))[:, None]
-  frequencies = source_lib.FREQUENCIES[None]
+  frequencies = density.frequencies()[None]
   bump = np.exp(-(((frequencies - 0.2 - mean / 40) / 0.1) ** 2))
   return (2 * np.pi * frequencies + contrast * bump / 4).astype(np.float32)
 
@@ -29,8 +29,8 @@ def densities(permittivity):
 def labelled(number, seed):
   """Cells with densities."""
   found = permittivities(number, seed)
-  density = densities(found)[:, : source_lib.POINTS]
-  return source_lib.LabelledCells(source_lib.scale(found), density)
+  learned = densities(found)[:, : density.NUM_TARGETS]
+  return source_lib.LabelledCells(source_lib.scale(found), learned)
 
 
 def source(unlabelled=48, train=24, validation=9, test=11):
@@ -42,7 +42,8 @@ def source(unlabelled=48, train=24, validation=9, test=11):
     )
   }
   images = source_lib.scale(permittivities(unlabelled, 9))
-  return source_lib.CellSource(images, splits, made={"kind": "blob", "seed": 7})
+  made = {"kind": "blob", "seed": 7}
+  return source_lib.CellSource(images, splits["test"].image, splits, made)
 
 
 def raw_config(**fields):

@@ -85,7 +85,7 @@ def test_all_files_are_there_and_hold_what_they_should(generated):
 
 
 def test_the_default_counts_are_the_papers():
-  found = settings.counts(5000, 15000, None, None)
+  found = settings.make("blob", 0, 5000, 15000)["counts"]
   assert found["train"] == 3000 and found["test"] == 2000
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_loses_nothing(fast, tmp_path, monkeypatch):
 
 
 def test_damaged_parts_are_made_again(fast, tmp_path):
-  asked = settings.make("blob", 0, settings.counts(5, 6, None, 1))
+  asked = settings.make("blob", 0, 5, 6, validation=1)
   with storage.claim(tmp_path, asked):
     made = generate.make_part("blob", 0, "train", range(2))
     storage.write_part(tmp_path, "train", made)

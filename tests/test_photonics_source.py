@@ -10,7 +10,7 @@ import pytest
 from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.photonics import density, settings, storage
+from essl_jax.photonics import settings, storage
 from essl_jax.photonics import source as source_lib
 
 SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
@@ -71,7 +71,7 @@ def test_cells_of_other_settings_are_refused(
   monkeypatch, tmp_path, changes, expected
 ):
   asked = photonics_helpers.stand_in(monkeypatch, SIZES)
-  made = settings.make("blob", 0, settings.counts(11, 20, None, None))
+  made = settings.make("blob", 0, 11, 20)
   storage.write_manifest(tmp_path, {"settings": made})
   for name in SIZES:
     (tmp_path / f"{name}.h5").touch()
@@ -83,11 +83,6 @@ def test_cells_of_other_settings_are_refused(
   with pytest.raises(UsageError, match=expected) as error:
     open_cells(tmp_path, "unlabelled", generate=other)
   assert "\n" not in str(error.value) and not asked
-
-
-def test_frequencies_are_those_of_the_physics():
-  np.testing.assert_array_equal(source_lib.FREQUENCIES, density.frequencies())
-  assert density.NUM_TARGETS == source_lib.POINTS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from essl_jax.texts import first_line
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 # What np.load raises for a damaged or foreign file; TypeError for a .npy.
-_BROKEN_FILE = (OSError, EOFError, TypeError, ValueError) + (
+BROKEN_FILE = (OSError, EOFError, KeyError, TypeError, ValueError) + (
   zipfile.BadZipFile,
   zlib.error,
 )
@@ -39,7 +39,7 @@ def load_npz(path: str | pathlib.Path) -> ArraySource:
       arrays = {key: file[key] for key in NPZ_KEYS if key in found}
   except FileNotFoundError as error:
     raise UsageError(f"{path} does not exist: {needs}") from error
-  except _BROKEN_FILE as error:
+  except BROKEN_FILE as error:
     reason = first_line(error)
     if "pickle" in reason:  # what NumPy takes a foreign file for
       reason = "it is no NumPy file, or holds Python objects"

@@ -68,7 +68,14 @@ def open_builder(
       had.
   """
   _, tfds = import_tensorflow()
-  builder = _builder(name, data_dir, tfds)
+  directory = None if data_dir is None else os.path.expanduser(data_dir)
+  try:
+    builder = tfds.builder(name, data_dir=directory)
+  except tfds.core.DatasetNotFoundError as error:
+    raise UsageError(_unknown_name(name, directory, tfds)) from error
+  except Exception as error:
+    reason = first_line(error, with_type=True)
+    raise UsageError(f"data.name={name!r}: {reason}") from error
   if not builder.info.splits:
     looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
     if not prepare:
@@ -85,17 +92,6 @@ def skip_decoding(builder: Any) -> dict[str, Any]:
     for key, feature in builder.info.features.items()
     if isinstance(feature, tfds.features.Image)
   }
-
-
-def _builder(name: str, data_dir: str | None, tfds: Any) -> Any:
-  directory = None if data_dir is None else os.path.expanduser(data_dir)
-  try:
-    return tfds.builder(name, data_dir=directory)
-  except tfds.core.DatasetNotFoundError as error:
-    raise UsageError(_unknown_name(name, directory, tfds)) from error
-  except Exception as error:
-    reason = first_line(error, with_type=True)
-    raise UsageError(f"data.name={name!r}: {reason}") from error
 
 
 def check_tfds_split(builder: Any, split: str) -> int:

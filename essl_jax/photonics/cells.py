@@ -22,7 +22,7 @@ SUBPIXELS = 8
 # A change of what any seed gives needs another number.
 VERSION = 1
 SPLITS = ("unlabelled", "train", "validation", "test")
-_LOWEST, _HIGHEST = 1.0, 20.0
+LOWEST_PERMITTIVITY, HIGHEST_PERMITTIVITY = 1.0, 20.0
 _LEVEL_GRID = 50
 _HARMONICS = np.arange(2, 7)
 
@@ -53,13 +53,15 @@ def make(kind: str, seed: int, split: str, index: int) -> np.ndarray:
   key = (list(KINDS).index(kind), SPLITS.index(split), index)
   random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
   is_first = KINDS[kind](random)
-  first, second = _uniform(random, _LOWEST, _HIGHEST, 2)
+  first, second = _uniform(random, LOWEST_PERMITTIVITY, HIGHEST_PERMITTIVITY, 2)
   points = (np.arange(PIXELS * SUBPIXELS) + 0.5) / (PIXELS * SUBPIXELS) - 0.5
   inside = is_first(points[:, None], points[None])
   share = inside.reshape(PIXELS, SUBPIXELS, PIXELS, SUBPIXELS).mean((1, 3))
   # Rounding must not leave [1, 20].
   cell = second + (first - second) * share
-  return np.clip(cell, _LOWEST, _HIGHEST).astype(np.float32)
+  return np.clip(cell, LOWEST_PERMITTIVITY, HIGHEST_PERMITTIVITY).astype(
+    np.float32
+  )
 
 
 def _generic(random: np.random.Generator) -> _Shape:

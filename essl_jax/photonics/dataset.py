@@ -8,7 +8,11 @@ import h5py
 import numpy as np
 
 from essl_jax.errors import UsageError
-from essl_jax.photonics.cells import SPLITS
+from essl_jax.photonics.cells import (
+  HIGHEST_PERMITTIVITY,
+  LOWEST_PERMITTIVITY,
+  SPLITS,
+)
 from essl_jax.photonics.density import NUM_TARGETS
 from essl_jax.texts import first_line
 
@@ -16,7 +20,6 @@ _ORIGINAL_CELLS = "unitcell/mpbepsimage"
 _ORIGINAL_MEANS = "unitcell/epsavg"
 _ORIGINAL_DENSITIES = "mpbcal/DOS"
 _MEAN_TOLERANCE = 1e-2  # relative; MPB averages over other points
-_LEAST, _MOST = 1.0, 20.0
 
 
 class Cells(NamedTuple):
@@ -58,15 +61,15 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
     raise UsageError(f"{path} is no HDF5 file")
   try:
     with h5py.File(path, "r") as file:
-      cells, names = _read(path, file)
-  except UsageError:
-    raise
+      cells, names = _read(file)
+    _check(cells, names)
+  except UsageError as error:
+    raise UsageError(f"{path}: {error}") from error
   except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
     raise UsageError(
       f"{path} is damaged or truncated ({first_line(error)}): make or copy it"
       " again"
     ) from error
-  _check(path, cells, names)
   return cells
 
 
@@ -88,106 +91,99 @@ def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
   return path
 
 
-def _read(path: pathlib.Path, file: h5py.File) -> tuple[Cells, list[str]]:
+def _read(file: h5py.File) -> tuple[Cells, list[str]]:
   """The cells, and by which names to tell of them."""
   if "permittivity" in file:
-    images, labels = _array(path, file, "permittivity"), None
+    images, labels = _array(file, "permittivity"), None
     if "density_of_states" in file:
-      labels = _array(path, file, "density_of_states")
+      labels = _array(file, "density_of_states")
     return Cells(images, labels), [str(i) for i in range(len(images))]
   if not isinstance(file.get(_ORIGINAL_CELLS), h5py.Group):
     found = ", ".join(sorted(file)) or "nothing"
     raise UsageError(
-      f"{path} holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
+      f"it holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
     )
-  names = _numbers(path, file, _ORIGINAL_CELLS)
+  names = _numbers(file, _ORIGINAL_CELLS)
   if not names:
-    raise UsageError(f"{path} holds no cells in {_ORIGINAL_CELLS}")
-  cells = Cells(_stack(path, file, _ORIGINAL_CELLS, names), None)
+    raise UsageError(f"it holds no cells in {_ORIGINAL_CELLS}")
+  cells = Cells(_stack(file, _ORIGINAL_CELLS, names), None)
   if _ORIGINAL_MEANS in file:
-    _check_means(path, file, cells.permittivity, names)
+    _check_means(file, cells.permittivity, names)
   if _ORIGINAL_DENSITIES in file:
-    _check_numbers(path, names, _numbers(path, file, _ORIGINAL_DENSITIES))
-    densities = _stack(path, file, _ORIGINAL_DENSITIES, names)
+    _check_numbers(names, _numbers(file, _ORIGINAL_DENSITIES))
+    densities = _stack(file, _ORIGINAL_DENSITIES, names)
     cells = cells._replace(density_of_states=densities)
   return cells, names
 
 
-def _numbers(path: pathlib.Path, file: h5py.File, group: str) -> list[str]:
+def _numbers(file: h5py.File, group: str) -> list[str]:
   """The names in a group, in the order of the numbers that they are."""
   if not isinstance(file[group], h5py.Group):
-    raise UsageError(f"{path}: {group} is an array, not a group of {group}/<i>")
+    raise UsageError(f"{group} is an array, not a group of {group}/<i>")
   for name in file[group]:
     if not name.isdecimal():
-      raise UsageError(f"{path}: {group}/{name}: cells are named by numbers")
+      raise UsageError(f"{group}/{name}: cells are named by numbers")
   return sorted(file[group], key=int)
 
 
-def _check_numbers(
-  path: pathlib.Path, cells: list[str], densities: list[str]
-) -> None:
-  known, there = set(densities), set(cells)
-  missing = [name for name in cells if name not in known]
+def _check_numbers(cells: list[str], densities: list[str]) -> None:
+  missing = sorted(set(cells) - set(densities), key=int)
   if missing:
     raise UsageError(
-      f"{path} lacks {_ORIGINAL_DENSITIES}/{missing[0]} and so"
-      f" {len(missing)} of {len(cells)} densities"
+      f"it lacks {_ORIGINAL_DENSITIES}/{missing[0]} and so {len(missing)} of"
+      f" {len(cells)} densities"
     )
-  surplus = [name for name in densities if name not in there]
+  surplus = sorted(set(densities) - set(cells), key=int)
   if surplus:
     raise UsageError(
-      f"{path} holds {_ORIGINAL_DENSITIES}/{surplus[0]} and so {len(surplus)}"
+      f"it holds {_ORIGINAL_DENSITIES}/{surplus[0]} and so {len(surplus)}"
       " densities without a cell"
     )
 
 
-def _check_means(
-  path: pathlib.Path, file: h5py.File, images: np.ndarray, names: list[str]
-) -> None:
-  known = set(_numbers(path, file, _ORIGINAL_MEANS))
+def _check_means(file: h5py.File, images: np.ndarray, names: list[str]) -> None:
+  known = set(_numbers(file, _ORIGINAL_MEANS))
   for name, image in zip(names, images, strict=True):
     if name not in known:
       continue
-    mean = float(_array(path, file, f"{_ORIGINAL_MEANS}/{name}").mean())
+    mean = float(_array(file, f"{_ORIGINAL_MEANS}/{name}").mean())
     actual = float(image.mean())
     if not abs(mean - actual) <= _MEAN_TOLERANCE * actual:
       raise UsageError(
-        f"{path}: {_ORIGINAL_MEANS}/{name} is {mean:g}, but the mean of"
+        f"{_ORIGINAL_MEANS}/{name} is {mean:g}, but the mean of"
         f" {_ORIGINAL_CELLS}/{name} is {actual:g}"
       )
 
 
-def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
+def _array(file: h5py.File, name: str) -> np.ndarray:
   """One array, float32."""
   found = file[name]
   if not isinstance(found, h5py.Dataset):
-    raise UsageError(f"{path}: {name} is a group, not an array")
+    raise UsageError(f"{name} is a group, not an array")
   if found.dtype.kind not in "fiu":
-    raise UsageError(f"{path}: {name} is {found.dtype}, not real numbers")
+    raise UsageError(f"{name} is {found.dtype}, not real numbers")
   return np.asarray(found[()], np.float32)
 
 
-def _stack(
-  path: pathlib.Path, file: h5py.File, group: str, names: list[str]
-) -> np.ndarray:
+def _stack(file: h5py.File, group: str, names: list[str]) -> np.ndarray:
   arrays: list[np.ndarray] = []
   for name in names:
-    arrays.append(np.squeeze(_array(path, file, f"{group}/{name}")))
+    arrays.append(np.squeeze(_array(file, f"{group}/{name}")))
     if arrays[-1].shape != arrays[0].shape:
       raise UsageError(
-        f"{path}: {group}/{name} is {list(arrays[-1].shape)}, but"
+        f"{group}/{name} is {list(arrays[-1].shape)}, but"
         f" {group}/{names[0]} is {list(arrays[0].shape)}"
       )
   return np.stack(arrays)
 
 
-def _check(path: pathlib.Path, cells: Cells, names: list[str]) -> None:
+def _check(cells: Cells, names: list[str]) -> None:
   images, labels = cells
   if images.ndim != 3 or images.shape[1] != images.shape[2] or not images.size:
-    raise UsageError(
-      f"{path}: permittivity is {list(images.shape)}, not [N, P, P]"
-    )
-  _check_values(path, "permittivity", names, images, _LEAST, _MOST)
+    raise UsageError(f"permittivity is {list(images.shape)}, not [N, P, P]")
+  _check_values(
+    "permittivity", names, images, LOWEST_PERMITTIVITY, HIGHEST_PERMITTIVITY
+  )
   if labels is None:
     return
   if (
@@ -196,19 +192,14 @@ def _check(path: pathlib.Path, cells: Cells, names: list[str]) -> None:
     or labels.shape[1] < NUM_TARGETS
   ):
     raise UsageError(
-      f"{path}: density_of_states is {list(labels.shape)}, not"
+      f"density_of_states is {list(labels.shape)}, not"
       f" [{len(images)}, {NUM_TARGETS} or more]"
     )
-  _check_values(path, "density_of_states", names, labels, 0, np.inf)
+  _check_values("density_of_states", names, labels, 0, np.inf)
 
 
 def _check_values(
-  path: pathlib.Path,
-  what: str,
-  names: list[str],
-  values: np.ndarray,
-  least: float,
-  most: float,
+  what: str, names: list[str], values: np.ndarray, least: float, most: float
 ) -> None:
   """Names the first cell with a value that is not finite or out of range."""
   flat = values.reshape(len(values), -1)
@@ -219,11 +210,9 @@ def _check_values(
     return
   bad = int(is_right.argmin())
   if not is_finite[bad]:
-    raise UsageError(
-      f"{path}: {what} of cell {names[bad]} is not finite everywhere"
-    )
+    raise UsageError(f"{what} of cell {names[bad]} is not finite everywhere")
   allowed = f"{least:g} or more" if most == np.inf else f"{least:g} to {most:g}"
   raise UsageError(
-    f"{path}: {what} of cell {names[bad]} reaches from {low[bad]:g} to"
-    f" {high[bad]:g}; {allowed} is allowed"
+    f"{what} of cell {names[bad]} reaches from {low[bad]:g} to {high[bad]:g};"
+    f" {allowed} is allowed"
   )

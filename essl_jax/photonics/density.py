@@ -16,8 +16,6 @@ Before it is clipped the density integrates to the number of bands. In an empty
 cell it is 2 pi omega: omega in omega a / 2 pi c, density per cell.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,17 +151,17 @@ def _per_side(bands: Bands) -> int:
 
 
 @jax.jit
-def _prepare(frequencies, velocities, mean, half_cell):
+def _prepare(frequencies_, velocities, mean, half_cell):
   """All of `density_of_states`, mapped over the cells."""
-  post = functools.partial(_prepare_cell, half_cell=half_cell)
-  return jax.lax.map(lambda cell: post(*cell), (frequencies, velocities, mean))
 
+  def prepare(cell):
+    cell_frequencies, cell_velocities, cell_mean = cell
+    bins, density = _sum(cell_frequencies, cell_velocities, half_cell)
+    density = _smooth(jnp.minimum(density, _LARGEST)[1:])
+    root = jnp.sqrt(cell_mean)
+    return jnp.interp(frequencies(), bins[1:] * root, density) / root
 
-def _prepare_cell(frequencies_, velocities, mean, half_cell):
-  bins, density = _sum(frequencies_, velocities, half_cell)
-  density = _smooth(jnp.minimum(density, _LARGEST)[1:])
-  root = jnp.sqrt(mean)
-  return jnp.interp(frequencies(), bins[1:] * root, density) / root
+  return jax.lax.map(prepare, (frequencies_, velocities, mean))
 
 
 def _sum(

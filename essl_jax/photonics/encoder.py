@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax.models.heads import MLP, uniform_fan_in
+from essl_jax.photonics.cells import PIXELS
+from essl_jax.photonics.density import NUM_TARGETS
 
-DENSITY_POINTS = 400
-"""Frequencies at which the density of states is predicted."""
-SIDE = 32
 _KERNEL = 7
 # Channels in widths, and the pooling that follows.
 _STAGES = ((1, 2), (4, 4), (4, 4))
@@ -68,9 +67,9 @@ class PhotonicCNN(nn.Module):
     Raises:
       ValueError: the cells are not of 32 x 32 pixels and one channel.
     """
-    if x.ndim != 4 or x.shape[1:] != (SIDE, SIDE, 1):
+    if x.ndim != 4 or x.shape[1:] != (PIXELS, PIXELS, 1):
       raise ValueError(
-        f"unit cells must be [N, {SIDE}, {SIDE}, 1], got shape {x.shape}"
+        f"unit cells must be [N, {PIXELS}, {PIXELS}, 1], got shape {x.shape}"
       )
     for i, (channels, pool) in enumerate(_STAGES, start=1):
       x = self._conv(i, channels * self.width, x.shape[-1])(x)
@@ -112,18 +111,17 @@ class PhotonicCNN(nn.Module):
     )
 
 
-def density_head(width: int = 64, *, dtype: Any = jnp.float32) -> MLP:
+def density_head(width: int = 64) -> MLP:
   """The head of a density of states: four layers with ReLU between them.
 
   Args:
     width: as of `PhotonicCNN`.
-    dtype: what is computed in.
 
   Returns:
     The module: features [N, F] to [N, 400], float32.
   """
   hidden = (_FEATURES * width, _FEATURES * width, _FEATURES * width // 2)
-  return MLP(widths=(*hidden, DENSITY_POINTS), norm="none", dtype=dtype)
+  return MLP(widths=(*hidden, NUM_TARGETS), norm="none")
 
 
 class DensityRegressor(nn.Module):

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from essl_jax.config import bounds
-from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation.evaluation import (
   Evaluation,
@@ -14,12 +13,10 @@ from essl_jax.evaluation.evaluation import (
   lengths,
   percent,
 )
-from essl_jax.models.layers import convolution
+from essl_jax.photonics import density, regression, regressor
 from essl_jax.photonics import encoder as encoder_lib
 from essl_jax.photonics import figures as figures_lib
-from essl_jax.photonics import regression, regressor
-from essl_jax.photonics.source import FREQUENCIES, CellSource
-from essl_jax.training import networks as networks_lib
+from essl_jax.photonics.source import CellSource
 from essl_jax.training import step as step_lib
 
 
@@ -77,7 +74,7 @@ class Regression(Evaluation):
       figures[f"cells_{name}"] = value
     true = experiment.source.labelled["test"].density[: len(samples)]
     figures["samples"] = {
-      "frequencies": FREQUENCIES[: true.shape[1]].round(6),
+      "frequencies": density.frequencies()[: true.shape[1]].round(6),
       "true": true.astype(float).round(4),
       "predicted": samples.astype(float).round(4),
     }
@@ -85,15 +82,7 @@ class Regression(Evaluation):
 
   def problem(self, experiment: Any, state: Any) -> regressor.Problem:
     """What is trained; `state` is not looked at without pre-training."""
-    config, platform = (
-      experiment.config,
-      experiment.mesh.devices.flat[0].platform,
-    )
-    encoder = networks_lib.make_encoder(
-      config,
-      axis_name=parallel.AXIS,
-      conv_general_dilated=convolution.default_conv(platform),
-    )
+    config, encoder = experiment.config, experiment.networks.encoder
     is_random = not config.epochs and not config.init_from
     head = encoder_lib.density_head(getattr(encoder, "width", 64))
     return regressor.Problem(

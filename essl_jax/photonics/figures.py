@@ -36,7 +36,11 @@ def draw(found: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
         f" {name}; mean absolute difference {apart:.3f}."
       )
       caption = f"{name}: test cells, true (solid) and predicted (dashed)"
-      drawn.append(Picture(_densities(true, predicted), alt, caption))
+      figure, axes = drawing.make_axes(4.2)
+      draw_densities(axes, true, predicted)
+      axes.set_title("")
+      axes.set_ylabel(axes.get_ylabel(), fontsize=8)
+      drawn.append(Picture(drawing.to_png(figure), alt, caption))
   return drawn
 
 
@@ -106,15 +110,6 @@ def errors_by_labelled(
   axes.set_ylabel("relative error (%)")
   axes.grid(color="#dddddd", linewidth=0.6)
   drawing.name_lines(figure, list(errors))
-  return drawing.to_png(figure)
-
-
-def _densities(true: np.ndarray, predicted: np.ndarray) -> bytes:
-  """True and predicted densities of states of a few test cells, [N, 400]."""
-  figure, axes = drawing.make_axes(4.2)
-  draw_densities(axes, true, predicted)
-  axes.set_title("")
-  axes.set_ylabel(axes.get_ylabel(), fontsize=8)
   return drawing.to_png(figure)
 
 

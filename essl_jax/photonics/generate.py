@@ -9,8 +9,8 @@ and `report.png` into --out. The same command resumes after an interruption.
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-import concurrent.futures
 import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -21,8 +21,8 @@ from typing import Any
 from essl_jax import arguments as arguments_lib
 from essl_jax.photonics import processes
 
-if __name__ in ("__main__", "__mp_main__"):
-  # Read when NumPy, SciPy and JAX are imported.
+if __name__ == "__main__":
+  # Read when NumPy, SciPy and JAX are imported; workers inherit it.
   os.environ.update(processes.ONE_THREAD)
 
 import jax  # noqa: E402
@@ -81,12 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options = _parse(arguments)
   if options.workers < 1:
     raise UsageError(f"--workers={options.workers} must be 1 or more")
-  if options.seed < 0:
-    raise UsageError(f"--seed={options.seed} must be 0 or more")
-  asked = settings_lib.counts(
-    options.labelled, options.unlabelled, options.test, options.validation
+  settings = settings_lib.make(
+    options.kind,
+    options.seed,
+    options.labelled,
+    options.unlabelled,
+    options.test,
+    options.validation,
   )
-  settings = settings_lib.make(options.kind, options.seed, asked)
   directory = options.out.expanduser().absolute()
   with (
     storage.claim(directory, settings),
@@ -111,7 +113,7 @@ def _generate(
   directory: pathlib.Path, settings: dict[str, Any], workers: int
 ) -> None:
   parts = {
-    split: list(_parts(count, split))
+    split: _parts(count, split)
     for split, count in settings["counts"].items()
     if count
   }
@@ -126,13 +128,14 @@ def _generate(
   total = sum(settings["counts"].values())
   done = total - sum(len(indices) for _, indices in waiting)
   if waiting:
+    make = functools.partial(make_part, settings["kind"], settings["seed"])
     with (
       _bar(total, done) as advance,
-      processes.pool(workers, len(waiting)) as pool,
+      contextlib.closing(processes.run(make, waiting, workers)) as finished,
     ):
-      for split, arrays in _solve(pool, settings, waiting):
+      for (split, indices), arrays in finished:
         storage.write_part(directory, split, arrays)
-        advance(len(arrays["index"]))
+        advance(len(indices))
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   for split, all_of_it in parts.items():
     if split not in whole:
@@ -142,10 +145,9 @@ def _generate(
   _finish(directory, settings, list(parts))
 
 
-def _parts(count: int, split: str) -> Iterator[range]:
+def _parts(count: int, split: str) -> list[range]:
   size = _UNLABELLED_PART if split == "unlabelled" else _LABELLED_PART
-  for first in range(0, count, size):
-    yield range(first, min(first + size, count))
+  return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 def _finish(
@@ -185,26 +187,6 @@ def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
     yield advance
 
 
-def _solve(
-  pool: concurrent.futures.ProcessPoolExecutor | None,
-  settings: dict[str, Any],
-  parts: Sequence[tuple[str, range]],
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-  """Yields parts as they are finished."""
-  kind, seed = settings["kind"], settings["seed"]
-  if pool is None:
-    for split, indices in parts:
-      yield split, make_part(kind, seed, split, indices)
-    return
-  futures = {
-    pool.submit(make_part, kind, seed, split, indices): split
-    for split, indices in parts
-  }
-  for future in concurrent.futures.as_completed(futures):
-    # Popped, so that finished arrays are not kept.
-    yield futures.pop(future), future.result()
-
-
 def make_part(
   kind: str, seed: int, split: str, indices: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -232,20 +214,19 @@ def make_part(
   return arrays
 
 
-def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
+@arguments_lib.tells_wrong_input
+def run() -> int:
+  """Runs the program and returns its exit code."""
   try:
     main()
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
   except KeyboardInterrupt:
     print(
       "interrupted: what is finished is kept; the same command resumes",
       file=sys.stderr,
     )
-    sys.exit(130)
+    return 130
+  return 0
 
 
 if __name__ == "__main__":
-  run()
+  sys.exit(run())

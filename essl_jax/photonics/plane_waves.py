@@ -51,12 +51,6 @@ def permittivity_matrix(permittivity: jax.Array, size: int) -> jax.Array:
   return coefficients[difference[..., 0], difference[..., 1]]
 
 
-def inverse_root(k_point: jax.Array, size: int) -> jax.Array:
-  """1/|k+G| of every plane wave, float64 [size**2]."""
-  squares = jnp.sum((k_point[None] + lattice(size)) ** 2, axis=1)
-  return 1 / jnp.sqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
-
-
 def solve_dense(
   matrix: jax.Array, k_point: jax.Array, size: int, num_bands: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -75,15 +69,10 @@ def solve_dense(
     omega^2, float64 [num_bands], ascending; the fields E_G, complex128
     [size**2, num_bands], with E^H eps E = 1.
   """
-  root = inverse_root(k_point, size)
+  squares = jnp.sum((k_point[None] + lattice(size)) ** 2, axis=1)
+  root = 1 / jnp.sqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
   values, vectors = jnp.linalg.eigh(root[:, None] * matrix * root[None])
-  return _to_fields(values, vectors, root, num_bands)
-
-
-def _to_fields(
-  values: jax.Array, vectors: jax.Array, root: jax.Array, num_bands: int
-) -> tuple[jax.Array, jax.Array]:
-  """Of ascending 1/omega^2 takes the largest; undoes the scaling."""
+  # Ascending 1/omega^2: the largest come first, and the scaling is undone.
   values = values[::-1][:num_bands]
   fields = root[:, None] * vectors[:, ::-1][:, :num_bands]
   return 1 / values, fields / jnp.sqrt(values)[None]

@@ -1,14 +1,14 @@
 """Worker processes of one thread each; imports no numerical library."""
 
-from collections.abc import Iterator
-import concurrent.futures
-import concurrent.futures.process
-import contextlib
+from collections.abc import Callable, Generator, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from typing import Any
 
 from essl_jax.errors import UsageError
 
@@ -20,39 +20,45 @@ ONE_THREAD = {
 }
 
 
-@contextlib.contextmanager
-def pool(
-  workers: int, tasks: int
-) -> Iterator[concurrent.futures.ProcessPoolExecutor | None]:
-  """Processes of one thread each; None where one is enough.
+def run(
+  function: Callable[..., Any],
+  tasks: Sequence[tuple[Any, ...]],
+  workers: int,
+) -> Generator[tuple[tuple[Any, ...], Any], None, None]:
+  """Calls a function in processes of one thread each; here where one is enough.
 
   Threads of one process would share XLA's thread pool, in which LAPACK calls
   within loops dead-lock on two cores.
 
   Args:
+    function: to call.
+    tasks: its arguments, one call each.
     workers: how many processes at most.
-    tasks: how many tasks there are.
 
   Yields:
-    The processes, or None.
+    A task and what the function returns, as tasks are finished. Close the
+    generator to stop before the end.
 
   Raises:
-    UsageError: one of them died.
+    UsageError: a process died.
   """
-  if min(workers, tasks) == 1:
-    yield None
+  workers = min(workers, len(tasks))
+  if workers == 1:
+    for task in tasks:
+      yield task, function(*task)
     return
   old = {name: os.environ.get(name) for name in ONE_THREAD}
   os.environ.update(ONE_THREAD)
-  executor = concurrent.futures.ProcessPoolExecutor(
-    min(workers, tasks),
-    multiprocessing.get_context("spawn"),
-    _start_worker,
-    (os.getpid(),),
+  spawn = multiprocessing.get_context("spawn")
+  executor = futures.ProcessPoolExecutor(
+    workers, spawn, _start_worker, (os.getpid(),)
   )
   try:
-    yield executor
-  except concurrent.futures.process.BrokenProcessPool as error:
+    begun = {executor.submit(function, *task): task for task in tasks}
+    for future in futures.as_completed(begun):
+      # Popped, so that finished results are not kept.
+      yield begun.pop(future), future.result()
+  except BrokenProcessPool as error:
     raise UsageError(
       "a worker process died, perhaps of too little memory: run the same"
       " command again, with fewer --workers"

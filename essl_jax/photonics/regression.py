@@ -29,7 +29,7 @@ from essl_jax.photonics.regressor import (
   Trainer,
   batch_size,
 )
-from essl_jax.photonics.source import POINTS, LabelledCells
+from essl_jax.photonics.source import LabelledCells
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
   described = _describe(problem, seed)
   pictured = min(PICTURED, len(cells["test"]))
   path = workdir / "probe" / "regression.npz" if workdir else None
-  columns = 2 * settings.epochs + pictured * POINTS
+  columns = 2 * settings.epochs + pictured * density_lib.NUM_TARGETS
   saved = Saved(path, mesh, columns, np.float32)
   start = None
   if problem.encoder is not None:
@@ -96,7 +96,7 @@ def run(
     "by_labelled": by_labelled,
     "dos_error_of_free_space": 100 * density_lib.relative_error(free, density),
   } | described
-  return figures, samples.reshape(pictured, POINTS)
+  return figures, samples.reshape(pictured, density_lib.NUM_TARGETS)
 
 
 def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A picture of a data set: cells, their bands and densities of states."""
 
+import io
 import pathlib
 
 import matplotlib.figure
@@ -12,15 +13,12 @@ _ROWS = 4
 _SIDE = 20  # k-points between two corners
 
 
-def write(directory: pathlib.Path, split: str) -> pathlib.Path:
+def write(directory: pathlib.Path, split: str) -> None:
   """Draws the first cells of a split.
 
   Args:
     directory: of the data set, whose `<split>.h5` is written.
     split: its name.
-
-  Returns:
-    The picture's path.
   """
   cells = dataset.load(directory, split)
   images = cells.permittivity[:_ROWS]
@@ -32,10 +30,10 @@ def write(directory: pathlib.Path, split: str) -> pathlib.Path:
   for row, image, frequencies in zip(
     axes, images, solved.frequencies, strict=True
   ):
-    picture = row[0].imshow(
+    shown = row[0].imshow(
       image.T, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), vmin=1, vmax=20
     )
-    figure.colorbar(picture, ax=row[0], label="permittivity")
+    figure.colorbar(shown, ax=row[0], label="permittivity")
     row[1].plot(frequencies, "k", linewidth=0.8)
     row[1].set_xticks(corners, ["Γ", "X", "M", "Y", "Γ"])
     row[1].set_ylabel("ωa / 2πc")
@@ -48,9 +46,9 @@ def write(directory: pathlib.Path, split: str) -> pathlib.Path:
       row[2].plot(density.frequencies()[: len(values)], values, "C0")
   figure.suptitle(f"{split}, the first {len(images)} of {len(cells[0]):,}")
   figure.tight_layout()
-  output = directory / NAME
-  storage.replace(output, lambda file: figure.savefig(file, format="png"))
-  return output
+  picture = io.BytesIO()
+  figure.savefig(picture, format="png")
+  storage.replace(directory / NAME, picture.getvalue())
 
 
 def _path() -> tuple[np.ndarray, np.ndarray]:

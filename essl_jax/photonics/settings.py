@@ -10,54 +10,41 @@ FLAGS = ("kind", "seed", "labelled", "test", "validation", "unlabelled")
 """Settings that a flag of `generate` gives; the others are the program's."""
 
 
-def make(kind: str, seed: int, asked: Mapping[str, int]) -> dict[str, Any]:
+def make(
+  kind: str,
+  seed: int,
+  labelled: int,
+  unlabelled: int,
+  test: int | None = None,
+  validation: int | None = None,
+) -> dict[str, Any]:
   """The settings of a data set.
 
   Args:
     kind: of cells.
     seed: of the data set.
-    asked: counts by split.
-
-  Returns:
-    What the manifest keeps.
-  """
-  return {
-    "kind": kind,
-    "seed": seed,
-    "counts": dict(asked),
-    "generator": cells.VERSION,
-    "plane_waves": bands.PLANE_WAVES,
-    "num_bands": bands.NUM_BANDS,
-  }
-
-
-def counts(
-  labelled: int, unlabelled: int, test: int | None, validation: int | None
-) -> dict[str, int]:
-  """How many cells each split has.
-
-  Args:
     labelled: training and test cells together.
     unlabelled: cells without bands.
     test: of those labelled; two fifths if None, as in the paper.
     validation: beside those labelled; a tenth as many if None.
 
   Returns:
-    Counts by split.
+    What the manifest keeps; `counts` is how many cells each split has.
 
   Raises:
-    UsageError: a count is below 0, nothing is asked for, or a tenth of the
+    UsageError: a number is below 0, nothing is asked for, or a tenth of the
       labelled cells is none.
   """
   given = {
+    "seed": seed,
     "labelled": labelled,
     "unlabelled": unlabelled,
     "test": test or 0,
     "validation": validation or 0,
   }
-  for name, count in given.items():
-    if count < 0:
-      raise UsageError(f"--{name}={count} must be 0 or more")
+  for name, number in given.items():
+    if number < 0:
+      raise UsageError(f"--{name}={number} must be 0 or more")
   if given["test"] > labelled:
     raise UsageError(f"--test={test} is more than --labelled={labelled}")
   if not labelled + unlabelled + given["validation"]:
@@ -70,10 +57,17 @@ def counts(
   test = labelled * 2 // 5 if test is None else test
   validation = labelled // 10 if validation is None else validation
   return {
-    "unlabelled": unlabelled,
-    "train": labelled - test,
-    "validation": validation,
-    "test": test,
+    "kind": kind,
+    "seed": seed,
+    "counts": {
+      "unlabelled": unlabelled,
+      "train": labelled - test,
+      "validation": validation,
+      "test": test,
+    },
+    "generator": cells.VERSION,
+    "plane_waves": bands.PLANE_WAVES,
+    "num_bands": bands.NUM_BANDS,
   }
 
 
@@ -86,23 +80,17 @@ def differences(
   and where it differs, `test` and `validation`, parts of it, are left out.
   """
   old, new = _flat(old), _flat(new)
-  found = [
-    (name, old.get(name), new.get(name))
-    for name in [*new, *(set(old) - set(new))]
+  found = {
+    name: (old.get(name), new.get(name))
+    for name in new | old
     if old.get(name) != new.get(name)
-  ]
-  if old.get("labelled") != new.get("labelled"):
-    found = [x for x in found if x[0] not in ("test", "validation")]
-  return found
+  }
+  apart = ("test", "validation") if "labelled" in found else ()
+  return [(name, *x) for name, x in found.items() if name not in apart]
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-  by_split = settings.get("counts", {})
-  get = lambda name: by_split.get(name, 0)
+  counts = dict.fromkeys(cells.SPLITS, 0) | settings.get("counts", {})
   flat = {name: x for name, x in settings.items() if name != "counts"}
-  return flat | {
-    "labelled": get("train") + get("test"),
-    "test": get("test"),
-    "validation": get("validation"),
-    "unlabelled": get("unlabelled"),
-  }
+  labelled = counts.pop("train") + counts["test"]
+  return flat | {"labelled": labelled} | counts

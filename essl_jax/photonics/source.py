@@ -14,13 +14,12 @@ from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import parse_split
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density
-from essl_jax.photonics.cells import SPLITS
-
-MAX_PERMITTIVITY = 20.0
-POINTS = density.NUM_TARGETS
-"""Frequencies of the density of states that are learned, of those stored."""
-FREQUENCIES = density.frequencies()
-"""Of the stored densities: omega sqrt(mean eps) a / 2 pi c, [500]."""
+from essl_jax.photonics import settings as settings_lib
+from essl_jax.photonics.cells import (
+  HIGHEST_PERMITTIVITY,
+  LOWEST_PERMITTIVITY,
+  SPLITS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,8 @@ class LabelledCells:
 
   Attributes:
     image: float32 [N, H, H, 1], permittivities scaled to [0, 1].
-    density: float32 [N, 400], the density of states at the first 400
-      frequencies.
+    density: float32 [N, 400], the density of states at the first 400 of
+      `density.frequencies()`, those that are learned.
   """
 
   image: np.ndarray
@@ -39,10 +38,6 @@ class LabelledCells:
   def __len__(self) -> int:
     """The number of cells."""
     return len(self.image)
-
-  def take(self, rows: np.ndarray) -> "LabelledCells":
-    """Some of the cells."""
-    return LabelledCells(self.image[rows], self.density[rows])
 
 
 class CellSource(ArraySource):
@@ -58,29 +53,27 @@ class CellSource(ArraySource):
 
   def __init__(
     self,
-    unlabelled: np.ndarray,
+    train_images: np.ndarray,
+    test_images: np.ndarray,
     labelled: Mapping[str, LabelledCells],
-    test_images: np.ndarray | None = None,
-    made: Mapping[str, Any] | None = None,
+    made: Mapping[str, Any],
   ):
     """Keeps the arrays.
 
     Args:
-      unlabelled: float32 [N, H, H, 1], to pre-train on.
+      train_images: float32 [N, H, H, 1], to pre-train on.
+      test_images: likewise, to recognise transformations of.
       labelled: the three splits.
-      test_images: like `unlabelled`; those of `labelled["test"]` when absent.
-      made: `kind` and `seed` of the cells; unknown when absent.
+      made: `kind` and `seed` of the cells; empty where they are unknown.
     """
-    self.train_images = unlabelled
-    self.test_images = labelled["test"].image
-    if test_images is not None:
-      self.test_images = test_images
-    self.train_labels = np.full(len(self.train_images), -1, np.int32)
-    self.test_labels = np.full(len(self.test_images), -1, np.int32)
+    self.train_images = train_images
+    self.test_images = test_images
+    self.train_labels = np.full(len(train_images), -1, np.int32)
+    self.test_labels = np.full(len(test_images), -1, np.int32)
     self.num_classes = 1
-    self.image_shape = self.train_images.shape[1:]
+    self.image_shape = train_images.shape[1:]
     self.labelled = labelled
-    self.made = dict(made or {})
+    self.made = made
 
   def shades(self, split: str) -> tuple[np.ndarray, str]:
     """Mean permittivities: see `essl_jax.data.Source`."""
@@ -94,8 +87,8 @@ def scale(permittivity: np.ndarray) -> np.ndarray:
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), section 5.
   """
-  scaled = (np.asarray(permittivity, np.float32) - 1) / (MAX_PERMITTIVITY - 1)
-  return scaled[..., None]
+  scaled = np.asarray(permittivity, np.float32) - LOWEST_PERMITTIVITY
+  return (scaled / (HIGHEST_PERMITTIVITY - LOWEST_PERMITTIVITY))[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,30 +136,23 @@ def open_cells(
       raise UsageError(
         f"data.name=photonics does not read config.data.{name}: leave it unset"
       )
-  directory = settings.dir
-  train_split, test_split = settings.train_split, settings.test_split
-  if directory is None:
+  if settings.dir is None:
     raise UsageError(
       "data.name=photonics needs --config.data.dir=DIR, a directory that"
       " `python -m essl_jax.photonics.generate` has filled"
     )
-  path = pathlib.Path(directory).expanduser()
-  names = [
-    name
-    for name in SPLITS
-    if name != "unlabelled"
-    or train_split.startswith(name)
-    or test_split.startswith(name)
-  ]
-  missing = [name for name in names if not (path / f"{name}.h5").exists()]
-  is_made = generate.kind is not None
-  if is_made:
+  path = pathlib.Path(settings.dir).expanduser()
+  splits = (settings.train_split, settings.test_split)
+  is_read = any(split.startswith("unlabelled") for split in splits)
+  names = SPLITS if is_read else SPLITS[1:]
+  missing = [f"{x}.h5" for x in names if not (path / f"{x}.h5").exists()]
+  if generate.kind is not None:
     _compare(path, generate)
-  if missing and is_made:
-    _generate(path, generate)
+    if missing:
+      _generate(path, generate)
   elif missing:
     raise UsageError(
-      f"data.dir={directory} lacks {', '.join(f'{x}.h5' for x in missing)}:"
+      f"data.dir={settings.dir} lacks {', '.join(missing)}:"
       " `python -m essl_jax.photonics.generate --help` says how to make them"
     )
   # Imported here: HDF5 is not for everybody.
@@ -186,9 +172,10 @@ def open_cells(
     )
     for name in SPLITS[1:]
   }
-  there = (storage.read_manifest(path) or {}).get("settings", {})
+  there = storage.read_manifest(path).get("settings", {})
   made = {x: there[x] for x in ("kind", "seed") if x in there}
-  return CellSource(take(train_split), labelled, take(test_split), made)
+  train_images, test_images = map(take, splits)
+  return CellSource(train_images, test_images, labelled, made)
 
 
 def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
@@ -197,12 +184,11 @@ def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
       f"{split}.h5 has no density of states: make it again with"
       " `python -m essl_jax.photonics.generate`"
     )
-  return np.asarray(stored, np.float32)[:, :POINTS]
+  return np.asarray(stored, np.float32)[:, : density.NUM_TARGETS]
 
 
 def _compare(path: pathlib.Path, asked: Generate) -> None:
   """Refuses what cannot be made, and cells of other settings."""
-  from essl_jax.photonics import settings as settings_lib
   from essl_jax.photonics import storage
 
   field = "config.data.generate"
@@ -214,10 +200,9 @@ def _compare(path: pathlib.Path, asked: Generate) -> None:
   if asked.unlabelled < 1:
     raise UsageError(f"{field}.unlabelled={asked.unlabelled} must be above 0")
   manifest = storage.read_manifest(path)
-  if manifest is None:
+  if not manifest:
     return
-  counts = settings_lib.counts(asked.labelled, asked.unlabelled, None, None)
-  new = settings_lib.make(str(asked.kind), asked.seed, counts)
+  new = settings_lib.make(**dataclasses.asdict(asked))
   differ = [
     f"{name} {was}, not {now}"
     for name, was, now in settings_lib.differences(manifest["settings"], new)
@@ -244,15 +229,8 @@ def _generate(path: pathlib.Path, settings: Generate) -> None:
     f" unlabelled {settings.kind} cells in {path}, once",
     flush=True,
   )
-  generate.main(
-    [
-      f"--kind={settings.kind}",
-      f"--labelled={settings.labelled}",
-      f"--unlabelled={settings.unlabelled}",
-      f"--seed={settings.seed}",
-      f"--out={path}",
-    ]
-  )
+  fields = dataclasses.asdict(settings) | {"out": path}
+  generate.main([f"--{name}={value}" for name, value in fields.items()])
 
 
 PART = open_cells

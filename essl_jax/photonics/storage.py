@@ -5,32 +5,27 @@ is assembled of its parts into one HDF5 file that appears whole as well, whose
 digest the manifest then keeps, and only then are the parts removed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import errno
 import fcntl
 import hashlib
 import io
 import json
-import os
 import pathlib
 import shutil
-from typing import Any, BinaryIO
-import zipfile
-import zlib
+from typing import Any
 
 import h5py
 import numpy as np
 
+from essl_jax.data.npz import BROKEN_FILE
 from essl_jax.errors import UsageError
 from essl_jax.photonics import settings as settings_lib
+from essl_jax.storage import workdir as workdir_lib
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
-_BROKEN = (OSError, EOFError, ValueError, KeyError) + (
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
 @contextlib.contextmanager
@@ -57,7 +52,7 @@ def claim(
         f"another process is generating into {directory}"
       ) from error
     manifest = read_manifest(directory)
-    if manifest is None:
+    if not manifest:
       # Parts do not say of which kind and seed they are.
       foreign = sorted(p.name for p in directory.glob("*.h5"))
       foreign += [_PARTS] if any(directory.glob(f"{_PARTS}/*")) else []
@@ -68,7 +63,7 @@ def claim(
         )
       write_manifest(directory, {"settings": dict(settings)})
     else:
-      _compare(directory, manifest.get("settings", {}), settings)
+      _compare(directory, manifest["settings"], settings)
     yield
 
 
@@ -96,7 +91,7 @@ def recorded(directory: pathlib.Path) -> list[str]:
   Raises:
     UsageError: a file is not what was written.
   """
-  digests = (read_manifest(directory) or {}).get("sha256", {})
+  digests = read_manifest(directory).get("sha256", {})
   there = [x for x in sorted(digests) if (directory / x).exists()]
   for name in there:
     if digest(directory / name) != digests[name]:
@@ -117,7 +112,7 @@ def record(
     split: its name.
     versions: of the packages that made it.
   """
-  manifest = read_manifest(directory) or {}
+  manifest = read_manifest(directory)
   name = f"{split}.h5"
   found = {**manifest.get("sha256", {}), name: digest(directory / name)}
   manifest |= {"versions": dict(versions), "sha256": found}
@@ -140,15 +135,15 @@ def told(directory: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
-  """The manifest; None if there is none.
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  """The manifest; empty if there is none.
 
   Raises:
     UsageError: it is damaged.
   """
   path = directory / MANIFEST
   if not path.exists():
-    return None
+    return {}
   try:
     manifest = dict(json.loads(path.read_text(encoding="utf-8")))
   except (OSError, ValueError, TypeError) as error:
@@ -168,31 +163,14 @@ def write_manifest(
   directory: pathlib.Path, manifest: Mapping[str, Any]
 ) -> None:
   """Replaces the manifest in one go."""
-  text = json.dumps(manifest, indent=2) + "\n"
-  replace(directory / MANIFEST, lambda file: file.write(text.encode()))
+  with told(directory):
+    workdir_lib.write_json(directory / MANIFEST, manifest)
 
 
-def replace(path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-  """Writes a file beside its place, then renames it: whole or not at all.
-
-  Args:
-    path: where the file is to be.
-    write: writes its content.
-
-  Raises:
-    UsageError: the disk is full, or does not let itself be written.
-  """
-  temporary = path.with_name(path.name + ".tmp")
-  try:
-    with told(path.parent):
-      with temporary.open("w+b") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
+def replace(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file, all of it or nothing; UsageError where it cannot be."""
+  with told(path.parent):
+    workdir_lib.replace_bytes(path, content)
 
 
 def _part(directory: pathlib.Path, split: str, first: int) -> pathlib.Path:
@@ -206,12 +184,9 @@ def write_part(
   path = _part(directory, split, int(arrays["index"][0]))
   with told(directory):
     path.parent.mkdir(exist_ok=True)
-  replace(path, lambda file: _savez(file, arrays))
-
-
-def _savez(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-  named: dict[str, Any] = dict(arrays)
-  np.savez(file, **named)
+  stream = io.BytesIO()
+  np.savez(stream, **dict[str, Any](arrays))
+  replace(path, stream.getvalue())
 
 
 def read_part(
@@ -221,45 +196,37 @@ def read_part(
   try:
     with np.load(_part(directory, split, indices.start)) as file:
       arrays = {name: file[name] for name in file.files}
-  except _BROKEN:
+  except BROKEN_FILE:
     return None
   is_these = np.array_equal(arrays.get("index", ()), indices)
   return arrays if is_these else None
 
 
 def assemble(
-  directory: pathlib.Path, split: str, parts: list[range]
-) -> pathlib.Path:
-  """Makes a split's HDF5 file of its parts, in order.
+  directory: pathlib.Path, split: str, parts: Sequence[range]
+) -> None:
+  """Makes a split's HDF5 file of its parts, in order; they stay.
 
   Args:
     directory: of the data set.
     split: its name.
     parts: the indices of every part; all have been written.
-
-  Returns:
-    The file. Its parts are still there.
   """
-  path = directory / f"{split}.h5"
-  total = parts[-1].stop
-
+  read = []
+  for indices in parts:
+    arrays = read_part(directory, split, indices)
+    if arrays is None:
+      raise UsageError(
+        f"a part of {split} in {directory} vanished: run the same command again"
+      )
+    read.append(arrays)
   # In memory, since HDF5 does not survive a disk that fills up beneath it.
   stream = io.BytesIO()
   with h5py.File(stream, "w") as file:
-    for indices in parts:
-      arrays = read_part(directory, split, indices)
-      if arrays is None:
-        raise UsageError(
-          f"a part of {split} in {directory} vanished: run the same command"
-          " again"
-        )
-      for name, values in arrays.items():
-        if name not in file:
-          shape = (total, *values.shape[1:])
-          file.create_dataset(name, shape, values.dtype)
-        file[name][indices.start : indices.stop] = values
-  replace(path, lambda output: output.write(stream.getbuffer()))
-  return path
+    for name in read[0]:
+      whole = np.concatenate([arrays[name] for arrays in read])
+      file.create_dataset(name, data=whole)
+  replace(directory / f"{split}.h5", stream.getvalue())
 
 
 def remove_parts(directory: pathlib.Path, split: str) -> None:
