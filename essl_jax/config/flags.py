@@ -123,7 +123,7 @@ def read_recipe(path: str) -> dict[str, Any]:
       f"config file {name} does not exist (seen from {os.getcwd()});"
       f" {file.parent} holds {there}"
     )
-  for folder in (os.getcwd(), str(file.resolve().parent)):
+  for folder in (str(file.resolve().parent), os.getcwd()):
     if folder not in sys.path:
       sys.path.append(folder)
   spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
