@@ -8,7 +8,7 @@ import ml_collections
 
 from essl_jax.config import checks, fields, parts
 from essl_jax.config.config import Config
-from essl_jax.config.schema import schema
+from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError
 
 # Changing these does not change what is trained: a workdir accepts them, and
@@ -231,8 +231,6 @@ def encoder_fields(config: Config) -> dict[str, Any]:
 
 def source_fields(config: Config) -> dict[str, Any]:
   """The fields of the source's own."""
-  from essl_jax.config.schema import find_source
-
   part = find_source(config.data.name)
   if part is None:
     return {}

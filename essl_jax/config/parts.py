@@ -108,24 +108,22 @@ class Kind:
       ) from error
 
   def _check(self, name: str, found: Any) -> Any:
-    is_function = callable(found) and not isinstance(found, type)
-    if not self.base and is_function:
-      return found
-    is_class = bool(self.base) and isinstance(found, type)
-    if is_class and issubclass(found, pkgutil.resolve_name(self.base)):
-      if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise UsageError(
-          f"config.{self.field}={name} does not define {missing}"
-        )
-      return found
-    wanted = f"a subclass of {self.base.replace(':', '.')}"
-    if not self.base:
+    is_class = isinstance(found, type)
+    if self.base:
+      wanted = f"a subclass of {self.base.replace(':', '.')}"
+      fits = is_class and issubclass(found, pkgutil.resolve_name(self.base))
+    else:
       wanted = "a function that returns a source"
-    raise UsageError(
-      f"config.{self.field}={name}: {self.noun} must be {wanted}, and this is"
-      f" {found!r:.80}"
-    )
+      fits = callable(found) and not is_class
+    if not fits:
+      raise UsageError(
+        f"config.{self.field}={name}: {self.noun} must be {wanted}, and this"
+        f" is {found!r:.80}"
+      )
+    if inspect.isabstract(found):
+      missing = ", ".join(sorted(found.__abstractmethods__))
+      raise UsageError(f"config.{self.field}={name} does not define {missing}")
+    return found
 
 
 @functools.cache
