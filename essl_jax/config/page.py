@@ -29,10 +29,10 @@ fields:
 # Kinds, the places of their fields, and the prefix there; None: its section.
 _KINDS = (
   (parts.METHOD, "Methods", "stand at the top level", ""),
-  (parts.TERM, "Equivariance terms", "form one group for each", None),
+  (parts.TERM, "Equivariance terms", "form a group", None),
   (parts.ENCODER, "Encoders", "stand in `config.encoder`", "encoder."),
   (parts.SOURCE, "Sources", "stand in `config.data`", "data."),
-  (parts.EVALUATION, "Evaluations", "form one group for each", None),
+  (parts.EVALUATION, "Evaluations", "form a group", None),
 )
 
 

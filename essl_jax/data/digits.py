@@ -6,7 +6,7 @@ from essl_jax.data.arrays import ArraySource
 
 
 def open_digits(settings: config_lib.Data) -> ArraySource:
-  """Opens the 8 x 8 digits; see `small_sets.load_digits`.
+  """Opens scikit-learn's digits of 8 x 8 pixels; see `small_sets.load_digits`.
 
   Args:
     settings: `config.data`.
