@@ -144,23 +144,20 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
     raise UsageError(f"config.{path} must hold fields, got {raw!r}")
   prefix = f"{path}." if path else ""
   known = of(kind)
-  values = {}
-  for name, value in raw.items():
+  for name in raw:
     if name not in known:
       raise UsageError(unknown(f"{prefix}{name}", known))
-    where, hint = f"{prefix}{name}", known[name].hint
-    own = getattr(default, name, known[name].default)
-    if dataclasses.is_dataclass(hint):
-      values[name] = build(cast(type, hint), value, where, own)
-    else:
-      values[name] = values_lib.coerce(hint, value, where)
+  values = {}
   for name, field in known.items():
-    if name in values:
-      continue
-    if hasattr(default, name):
-      values[name] = getattr(default, name)
-    elif field.default is dataclasses.MISSING:
+    value = getattr(default, name, field.default)
+    if name in raw and dataclasses.is_dataclass(field.hint):
+      group = cast(type, field.hint)
+      value = build(group, raw[name], f"{prefix}{name}", value)
+    elif name in raw:
+      value = values_lib.coerce(field.hint, raw[name], f"{prefix}{name}")
+    elif value is dataclasses.MISSING:
       raise UsageError(f"config.{prefix}{name} is missing")
+    values[name] = value
   try:
     return kind(**values)
   except ValueError as error:
