@@ -1,9 +1,9 @@
-"""What every run can be told, whatever its parts.
+"""The fields that every run has, whatever its parts.
 
-The fields of the parts that a config chooses are added by `schema`: the
-method's stand beside those of `Config`, every term and evaluation has a group
-of its own (`config.equivariance`, `config.knn`), the encoder's are in
-`config.encoder` and the source's in `config.data`.
+`schema` adds the fields of the parts that a config chooses: the method's beside
+those of `Config`, one group for every term and evaluation
+(`config.equivariance`, `config.knn`), the encoder's in `config.encoder` and the
+source's in `config.data`.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from essl_jax.config.bounds import Count, Fraction, NonNegative, Share, Whole
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """The augmented views by name; every part that asks for one adds its own.
+  """The augmented views by name; parts add the views that they request.
 
   Attributes:
-    first: for SSL; evaluations read its size, mean and std.
-    second: for SSL.
+    first: one view for SSL; evaluations read its size, mean and std.
+    second: the other view for SSL.
     extra: one more transformation group (`transformations.find_augmentation`)
       to be invariant to. Each SSL view undergoes, with probability 1/2, one of
       its elements other than the identity; other views do not.

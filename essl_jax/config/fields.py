@@ -30,7 +30,7 @@ class Field:
   """One field.
 
   Attributes:
-    name: of the field.
+    name: its name.
     hint: its type, with bounds and choices.
     default: `dataclasses.MISSING` where it has to be set.
     help: what it does; the first sentence stands alone.
@@ -110,7 +110,7 @@ def _is_plain(hint: Any) -> bool:
 
 
 def _attributes(part: Any) -> dict[str, str]:
-  """What the docstrings of a class, its bases first, say of each field."""
+  """What the docstrings of a class and its bases say about each field."""
   kinds = reversed(part.__mro__) if isinstance(part, type) else [part]
   found: dict[str, str] = {}
   for kind in kinds:
@@ -166,7 +166,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-  """The line that says which field does not exist and which do."""
+  """The line for a field that does not exist."""
   known = sorted(known)
   close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
   hint = f" (did you mean {close[0]}?)" if close else ""

@@ -45,7 +45,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-  """Like `load`, as nested plain data that are not checked together yet."""
+  """Like `load`, as nested plain data, before values are checked together."""
   values = read_recipe(path)
   pairs = [_split(word) for word in overrides]
   for name, text in pairs:

@@ -37,18 +37,18 @@ def base(
   """All defaults of the config, for a recipe to begin with.
 
   Args:
-    method: a known one, or `module:Class`; its fields are then in the config
-      too. So are those of the encoder and the source. A recipe may also set
-      `config.method` later, and the fields that differ from its defaults.
+    method: a known one, or `module:Class`, whose fields are then in the config.
+      A recipe may instead set `config.method` later, and only those fields of
+      the method that differ from its defaults.
     encoder: likewise.
-    data: likewise.
-    terms: equivariance terms; those of every config if absent. Each has a
+    data: likewise, the source.
+    terms: equivariance terms, by default those of every config; each has a
       group of fields.
     evaluations: likewise.
 
   Returns:
-    The config. Groups of terms and evaluations that a recipe does not keep are
-    dropped where they are still as they are here.
+    The config. `parse` drops unchanged groups of terms and evaluations that the
+    recipe does not choose in the end.
   """
   raw: dict[str, Any] = {
     "method": method or "simclr",
@@ -127,10 +127,10 @@ def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
   Args:
     raw: nested values.
-    kind: of the config, from `schema`.
+    kind: the type of the config, from `schema`.
 
   Returns:
-    The values without those.
+    The values of the parts that are chosen.
 
   Raises:
     UsageError: a value was changed for a part that is not chosen.
@@ -217,24 +217,24 @@ def _values(group: Any, part: Any) -> dict[str, Any]:
 
 
 def ranking_figure(config: Config) -> str:
-  """The figure that tells the best checkpoint; kNN's where none is chosen."""
+  """The figure that ranks checkpoints; kNN's if no evaluation names one."""
   found = [x.ranks for x in evaluations(config) if x.ranks]
   return found[0] if found else "knn_top1"
 
 
 def encoder_fields(config: Config) -> dict[str, Any]:
-  """The fields of the encoder's module that the config sets."""
+  """The values of the encoder's fields."""
   return _values(config.encoder, parts.ENCODER.find(config.encoder.name))
 
 
 def source_fields(config: Config) -> dict[str, Any]:
-  """The fields that the source adds to `config.data`."""
+  """The values of the fields that the source adds to `config.data`."""
   part = find_source(config.data.name)
   return {} if part is None else _values(config.data, part)
 
 
 def free_fields(config: Config) -> tuple[str, ...]:
-  """Dotted names of what may change without another training."""
+  """Dotted names of the fields that do not change the training."""
   names = dict.fromkeys((*config.evaluations, *parts.EVALUATION.names()))
   found = map(parts.EVALUATION.find, names)
   return (*_FREE_FIELDS, *dict.fromkeys(part.section for part in found))

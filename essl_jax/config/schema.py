@@ -28,8 +28,8 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     A dataclass; the same one for the same choices.
 
   Raises:
-    UsageError: a part is unknown, not one or named twice, or two parts have one
-      field.
+    UsageError: a part is unknown, of the wrong kind or named twice, or two
+      parts have the same field.
   """
   values = []
   for name in CHOICES:
