@@ -112,13 +112,18 @@ def make(
     config.measures.groups = ("half_translation", "rotation", "flips")
 
   if "small" in chosen:
-    config.epochs = 0 if is_supervised else 20
-    config.batch_size = 128
-    config.data.dir = f"runs/photonics_{kind}_small_cells"
-    config.data.generate.update(kind=kind, labelled=500, unlabelled=2000)
-    config.encoder.width = 8
-    config.projector.widths = (128, 128, 64)
-    config.equivariance.hidden_widths = (128, 128)
-    config.optimizer.learning_rate = 0.03
-    config.regression.update(labelled=(256,), learning_rate=1e-3)
+    shrink(config, kind)
   return config
+
+
+def shrink(config: ml_collections.ConfigDict, kind: str) -> None:
+  """Makes a recipe `small`."""
+  config.epochs = min(config.epochs, 20)
+  config.batch_size = 128
+  config.data.dir = f"runs/photonics_{kind}_small_cells"
+  config.data.generate.update(kind=kind, labelled=500, unlabelled=2000)
+  config.encoder.width = 8
+  config.projector.widths = (128, 128, 64)
+  config.equivariance.hidden_widths = (128, 128)
+  config.optimizer.learning_rate = 0.03
+  config.regression.update(labelled=(256,), learning_rate=1e-3)
