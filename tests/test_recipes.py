@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import pathlib
 import runpy
+import sys
 
 import data_helpers
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import data
+from essl_jax.config import flags
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.storage import workdir
@@ -74,6 +76,22 @@ update_views(config, scale=(0.5, 1.0))
     "config.epochs": 800,
     "config.probe.epochs": 5,
   } | dict.fromkeys(views, (0.5, 1.0))
+
+
+def test_a_recipe_copied_without_the_one_it_builds_on_is_refused(
+  tmp_path, monkeypatch
+):
+  copied = tmp_path / "imagenet_simsiam.py"
+  copied.write_text((CONFIGS / copied.name).read_text())
+  monkeypatch.delitem(sys.modules, "imagenet_simclr", raising=False)
+  folders = [x for x in sys.path if pathlib.Path(x).name != "configs"]
+  monkeypatch.setattr(sys, "path", folders)
+  with pytest.raises(UsageError, match="needs the module imagenet_simclr: put"):
+    flags.read_recipe(str(copied))
+  (tmp_path / "imagenet_simclr.py").write_text(
+    (CONFIGS / "imagenet_simclr.py").read_text()
+  )
+  assert flags.read_recipe(str(copied))["method"] == "simsiam"
 
 
 @pytest.mark.parametrize("method", ["simclr", "simsiam"])

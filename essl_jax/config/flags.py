@@ -138,6 +138,11 @@ def read_recipe(path: str) -> dict[str, Any]:
     raise UsageError(
       f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
     ) from error
+  except ModuleNotFoundError as error:
+    raise UsageError(
+      f"config file {name} needs the module {error.name}: put it beside the"
+      " recipe, or install it"
+    ) from error
   except Exception as error:  # a recipe is anybody's code
     line = first_line(error, with_type=True)
     raise UsageError(f"config file {name}: {line}") from error
@@ -155,7 +160,7 @@ def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
   """
   for name, field, value in walk(kind, defaults):
     yield f"  --config.{name}={show(value)}"
-    about = f"({type_name(field.hint)}) {first_sentence(field.help)}"
+    about = f"{type_name(field.hint)}: {first_sentence(field.help)}"
     indent = " " * 6
     yield textwrap.fill(
       about, 78, initial_indent=indent, subsequent_indent=indent
