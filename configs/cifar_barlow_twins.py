@@ -9,11 +9,11 @@ Variants:
   baseline  Barlow Twins: no rotations are predicted.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-The paper has Barlow Twins on ImageNet alone. This recipe takes views, encoder
+The paper has Barlow Twins on ImageNet only. This recipe takes views, encoder
 and length from its CIFAR-10 recipes, loss and LARS from its ImageNet recipe,
 and scales projector and lambda to a quarter. Plain Barlow Twins reaches 92.1%
-(online linear classifier, 1000 epochs) in solo-learn's table; what has been
-measured here stands in experiments/README.md.
+(online linear classifier, 1000 epochs) in solo-learn's table;
+experiments/README.md has what was measured here.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
@@ -33,14 +33,10 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
   config = base(method="barlow_twins")
-  config.epochs = 800
-  config.batch_size = 512
   config.data.name = "cifar10"
-  config.encoder.update(depth=18, stem="cifar")
-  # Views 1 and 2: crops of 20% or more, flips, jitter, grayscale (defaults).
+  config.encoder.stem = "cifar"
   config.views.third.size = 16
   config.projector.widths = (2048, 2048, 2048)
-  config.redundancy_weight = 0.0051
   config.optimizer.update(
     name="lars",
     learning_rate=0.2,  # times batch_size / 256, like the next
@@ -50,7 +46,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     end_factor=0.001,
   )
   config.equivariance.weight = 0.0 if "baseline" in chosen else 2.0
-  config.equivariance.hidden_widths = (2048, 2048)
   config.probe.resize_size = 36
   config.measures.groups = ("rotation",)
 

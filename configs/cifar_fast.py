@@ -56,16 +56,13 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   baseline = "baseline" in chosen
   config = base(method="simclr")
   config.epochs = 400
-  config.batch_size = 512
   config.precision = "bfloat16"
   config.checkpoint_every_epochs = 100
   config.data.update(name="cifar10", on_device=True)
-  config.encoder.update(depth=18, stem="cifar")
-  # Views 1 and 2: crops of 20% or more, flips, jitter, grayscale (defaults).
+  config.encoder.stem = "cifar"
   config.views.third.size = 16
   config.views.resolution = ((0.0, 0.5), (0.4, 0.75), (0.7, 1.0))
   config.temperature = 0.2
-  config.projector.widths = (2048, 2048)
   config.optimizer.learning_rate = 0.06 if baseline else 0.12
   config.equivariance.weight = 0.0 if baseline else 0.4
   config.equivariance.all_elements = False

@@ -11,15 +11,15 @@ Variants:
   small     48-pixel views, a quarter of the width, 20 epochs; for trying out.
 
 The images come from TFDS (`oxford_flowers102`), which downloads them. They
-differ in size: crops are cut on the host from the whole image. Training and
-validation images (2,040) are trained on, the 6,149 test images tested on.
+differ in size: the host cuts the crops from the whole image. Pre-training uses
+the 2,040 training and validation images; the 6,149 test images are for tests.
 
-What the paper says of this set is known here from a figure alone (kNN at epoch
-800, read to ±0.5; that it is this set is not confirmed): SimCLR 61, with
-rotations predicted 65, with rotations as augmentation 59.5; with translations
-predicted 62.4, as augmentation 56.6. Sizes, splits and k below are ours: views
-of 96 pixels (48 for the third, half of them as for CIFAR-10), k 20, as many as
-there are images of a class. Never run here: the data could not be had.
+From the paper we know only a figure, probably of this set (kNN at epoch 800,
+read to ±0.5): SimCLR 61, with rotations predicted 65, with rotations as
+augmentation 59.5; with translations predicted 62.4, as augmentation 56.6.
+Sizes, splits and k are our choice: views of 96 pixels (48 for the third, half
+as for CIFAR-10), and k 20, the number of training images of a class. Never run:
+the data was not available.
 """
 
 import ml_collections
@@ -34,10 +34,14 @@ VARIANTS = {
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
+  return make("simclr", variant)
+
+
+def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
+  """Returns the recipe with another method, for `flowers_simsiam.py` too."""
   chosen = variants(variant, VARIANTS)
   baseline = "baseline" in chosen
-  config = base(method="simclr")
-  config.epochs = 800
+  config = base(method=method)
   config.batch_size = 256
   config.data.update(
     name="oxford_flowers102",
@@ -45,7 +49,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     image_size=96,
     resize_size=110,  # 96 / 0.875, as 256 / 224
   )
-  config.encoder.update(depth=18, stem="imagenet")
   update_views(
     config,
     size=96,
@@ -53,8 +56,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     std=(0.229, 0.224, 0.225),
   )
   config.views.third.size = 48
-  config.projector.widths = (2048, 2048)
-  config.temperature = 0.5
   config.optimizer.learning_rate = 0.03 if baseline else 0.06
   config.equivariance.weight = 0.0 if baseline else 0.4
   config.knn.update(every_epochs=10, k=20)

@@ -6,72 +6,20 @@ r"""E-SimSiam on Flowers-102: ResNet-18, 800 epochs, rotations predicted.
   python -m essl_jax.main --config=configs/flowers_simsiam.py \
     --config.equivariance.group=half_translation
 
-Variants:
-  baseline  SimSiam: no rotations are predicted, base learning rate 0.03.
-  small     48-pixel views, a quarter of the width, 20 epochs; for trying out.
-
-The images come from TFDS (`oxford_flowers102`), which downloads them. They
-differ in size: crops are cut on the host from the whole image. Training and
-validation images (2,040) are trained on, the 6,149 test images tested on.
-
-What the paper says of this set is known here from a figure alone (kNN at epoch
-800, read to ±0.5; that it is this set is not confirmed): SimCLR 61, with
-rotations predicted 65, with rotations as augmentation 59.5; with translations
-predicted 62.4, as augmentation 56.6. Sizes, splits and k below are ours: views
-of 96 pixels (48 for the third, half of them as for CIFAR-10), k 20, as many as
-there are images of a class. Never run here: the data could not be had.
+Data, views, variants and training are those of flowers_simclr.py beside it,
+which also says what the paper has. Never run: the data was not available.
 """
 
+from flowers_simclr import VARIANTS, make
 import ml_collections
 
-from essl_jax.config import base, update_views, variants
-
-VARIANTS = {
-  "baseline": "without equivariance",
-  "small": "for trying out",
-}
+from essl_jax.config import variants
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
-  chosen = variants(variant, VARIANTS)
-  baseline = "baseline" in chosen
-  config = base(method="simsiam")
-  config.epochs = 800
-  config.batch_size = 256
-  config.data.update(
-    name="oxford_flowers102",
-    train_split="train+validation",
-    image_size=96,
-    resize_size=110,  # 96 / 0.875, as 256 / 224
-  )
-  config.encoder.update(depth=18, stem="imagenet")
-  update_views(
-    config,
-    size=96,
-    mean=(0.485, 0.456, 0.406),  # ImageNet's
-    std=(0.229, 0.224, 0.225),
-  )
-  config.views.third.size = 48
-  config.projector.widths = (2048, 2048)
-  config.predictor_hidden = 512
+  config = make("simsiam", variant)
   config.equivariance.last_hidden_relu = False
-  config.optimizer.learning_rate = 0.03 if baseline else 0.06
-  config.equivariance.weight = 0.0 if baseline else 0.4
-  config.knn.update(every_epochs=10, k=20)
-  config.measures.groups = ("rotation",)
-
-  if "small" in chosen:
-    config.epochs = 20
-    config.batch_size = 128
-    config.data.update(image_size=48, resize_size=55)
-    update_views(config, size=48)
-    config.views.third.size = 24
-    config.encoder.width = 16
-    config.projector.widths = (512, 512)
+  if "small" in variants(variant, VARIANTS):
     config.predictor_hidden = 128
-    config.equivariance.hidden_widths = (512, 512)
-    config.optimizer.warmup_epochs = 1
-    config.knn.every_epochs = 5
-    config.probe.protocol = "fast"
   return config

@@ -8,17 +8,7 @@ r"""E-Barlow Twins on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_barlow_twins.py \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-The images come from TFDS (`imagenet2012`, prepared by hand as TFDS explains) or
-from a folder `train/<class>/*`, `val/<class>/*`.
-
-Variants combine with commas (`:baseline,epochs=300`):
-  baseline     Barlow Twins: no rotations are predicted.
-  epochs=100, epochs=200, epochs=300, epochs=800
-               how long; 100 without.
-  scale=small  view 3 shows 5% to 14% of an image (the default).
-  scale=large  view 3 shows 8% to all of it.
-  tiny         a narrow ResNet-18 on small crops, for trying out a folder of a
-               few images on a CPU.
+Data, views and variants are those of imagenet_simclr.py beside it.
 
 Accuracy of the paper (arXiv 2111.00899; linear probe, top-1, %; not measured
 here):
@@ -32,67 +22,22 @@ learning rate of 0.3, the default of Barlow Twins' evaluate.py (its README says
 0.1 for the published network; for E-SimCLR a log of the paper says 0.3 and the
 script 1.0).
 
-kNN reads 50,000 of the training images as its bank; evaluate with all of them
-by --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
-labels with --config.mode=finetune; docs/evaluation.md has 10% and lists.
-
 Hours: Barlow Twins' authors give about 124 h for 1000 epochs of the plain
 method at batch size 2048 on 32 V100 GPUs (arXiv 2103.03230, section 2.2; as
 remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 """
 
+from imagenet_simclr import VARIANTS, shrink, start
 import ml_collections
 
-from essl_jax.config import base, option, update_views, variants
-
-VARIANTS = {
-  "baseline": "without equivariance",
-  "epochs=100": "short",
-  "epochs=200": "longer",
-  "epochs=300": "longer still",
-  "epochs=800": "the longest of the paper",
-  "scale=small": "view 3 shows 5% to 14%",
-  "scale=large": "view 3 shows 8% to 100%",
-  "tiny": "for trying out, on a CPU",
-}
+from essl_jax.config import variants
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  large = option(chosen, "scale", "small") == "large"
-  config = base(method="barlow_twins")
-  config.epochs = int(option(chosen, "epochs", "100"))
+  config = start("barlow_twins", chosen)
   config.batch_size = 4096
-  config.precision = "bfloat16"
-  config.log_every = 50
-  config.checkpoint_every_epochs = 1
-  config.data.update(
-    name="imagenet2012",
-    test_split="validation",
-    image_size=224,
-    resize_size=256,
-  )
-  config.encoder.update(depth=50, stem="imagenet", zero_init_last_norm=True)
-  update_views(
-    config,
-    size=224,
-    scale=(0.08, 1.0),
-    interpolation="bicubic",
-    jitter=(0.4, 0.4, 0.2, 0.1),
-    blur=1.0,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-  )
-  config.views.second.update(blur=0.1, solarize=0.2)
-  config.views.third.update(
-    size=96,
-    scale=(0.08, 1.0) if large else (0.05, 0.14),
-    interpolation="bilinear",
-    blur=0.1,
-  )
-  config.projector.widths = (8192, 8192, 8192)
-  config.redundancy_weight = 0.0051
   config.online_classifier = True
   config.optimizer.update(
     name="lars",
@@ -103,35 +48,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     end_factor=0.001,
   )
   config.equivariance.weight = 0.0 if "baseline" in chosen else 8.0
-  config.equivariance.update(
-    hidden_widths=(2048, 2048, 256), last_hidden_relu=False
-  )
-  config.knn.update(every_epochs=10, k=(200, 20, 10), bank_images=50_000)
-  config.probe.update(
-    repetitions=1,
-    update_rate_every="epoch",
-    initial_std=0.01,
-    interpolation="bilinear",
-    checkpoint_every_epochs=1,
-  )
+  config.equivariance.hidden_widths = (2048, 2048, 256)
   config.probe.update(learning_rate=0.3, weight_decay=1e-6)
-  config.measures.update(groups=("rotation",), images=5000)
 
   if "tiny" in chosen:
-    config.epochs = 2
-    config.batch_size = 16
-    config.precision = "float32"
-    config.log_every = 1
-    config.data.update(
-      name="folder", test_split="val", image_size=32, resize_size=36
-    )
-    update_views(config, size=32)
-    config.views.third.size = 16
-    config.encoder.update(depth=18, width=8)
+    shrink(config)
     config.projector.widths = (32, 32, 32)
-    config.equivariance.hidden_widths = (32, 32, 16)
     config.optimizer.warmup_epochs = 1
-    config.knn.update(every_epochs=1, k=10, bank_images=0)
-    config.probe.update(epochs=2, batch_size=16)
-    config.finetune.update(labels=0.5, epochs=2, batch_size=16)
   return config

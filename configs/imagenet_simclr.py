@@ -40,6 +40,8 @@ this batch size on 128 TPU v3 cores (arXiv 2002.05709, section 2.2; as
 remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 """
 
+from collections.abc import Collection
+
 import ml_collections
 
 from essl_jax.config import base, option, update_views, variants
@@ -59,10 +61,35 @@ VARIANTS = {
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  large = option(chosen, "scale", "small") == "large"
-  config = base(method="simclr")
-  config.epochs = int(option(chosen, "epochs", "100"))
+  config = start("simclr", chosen)
   config.batch_size = 4096
+  config.projector.update(widths=(2048, 2048, 128), last_norm="batch")
+  config.temperature = 0.2
+  config.online_classifier = True
+  config.optimizer.update(
+    name="lars",
+    learning_rate=4.8,
+    scale_with_batch=False,
+    weight_decay=1e-6,
+    trust_coefficient=0.001,
+    end_factor=0.001,
+  )
+  config.equivariance.weight = 0.0 if "baseline" in chosen else 0.4
+  config.equivariance.hidden_widths = (2048, 2048, 128)
+  config.probe.update(learning_rate=0.3, weight_decay=1e-6)
+
+  if "tiny" in chosen:
+    shrink(config)
+    config.projector.widths = (32, 32, 16)
+    config.optimizer.warmup_epochs = 1
+  return config
+
+
+def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
+  """Returns what the ImageNet recipes share: data, views, evaluations."""
+  large = option(chosen, "scale", "small") == "large"
+  config = base(method=method)
+  config.epochs = int(option(chosen, "epochs", "100"))
   config.precision = "bfloat16"
   config.log_every = 50
   config.checkpoint_every_epochs = 1
@@ -72,7 +99,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     image_size=224,
     resize_size=256,
   )
-  config.encoder.update(depth=50, stem="imagenet", zero_init_last_norm=True)
+  config.encoder.update(depth=50, zero_init_last_norm=True)
   update_views(
     config,
     size=224,
@@ -90,21 +117,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     interpolation="bilinear",
     blur=0.1,
   )
-  config.projector.update(widths=(2048, 2048, 128), last_norm="batch")
-  config.temperature = 0.2
-  config.online_classifier = True
-  config.optimizer.update(
-    name="lars",
-    learning_rate=4.8,
-    scale_with_batch=False,
-    weight_decay=1e-6,
-    trust_coefficient=0.001,
-    end_factor=0.001,
-  )
-  config.equivariance.weight = 0.0 if "baseline" in chosen else 0.4
-  config.equivariance.update(
-    hidden_widths=(2048, 2048, 128), last_hidden_relu=False
-  )
+  config.equivariance.last_hidden_relu = False
   config.knn.update(every_epochs=10, k=(200, 20, 10), bank_images=50_000)
   config.probe.update(
     repetitions=1,
@@ -113,24 +126,23 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     interpolation="bilinear",
     checkpoint_every_epochs=1,
   )
-  config.probe.update(learning_rate=0.3, weight_decay=1e-6)
   config.measures.update(groups=("rotation",), images=5000)
-
-  if "tiny" in chosen:
-    config.epochs = 2
-    config.batch_size = 16
-    config.precision = "float32"
-    config.log_every = 1
-    config.data.update(
-      name="folder", test_split="val", image_size=32, resize_size=36
-    )
-    update_views(config, size=32)
-    config.views.third.size = 16
-    config.encoder.update(depth=18, width=8)
-    config.projector.widths = (32, 32, 16)
-    config.equivariance.hidden_widths = (32, 32, 16)
-    config.optimizer.warmup_epochs = 1
-    config.knn.update(every_epochs=1, k=10, bank_images=0)
-    config.probe.update(epochs=2, batch_size=16)
-    config.finetune.update(labels=0.5, epochs=2, batch_size=16)
   return config
+
+
+def shrink(config: ml_collections.ConfigDict) -> None:
+  """Makes a recipe `tiny`, but for what its method has."""
+  config.epochs = 2
+  config.batch_size = 16
+  config.precision = "float32"
+  config.log_every = 1
+  config.data.update(
+    name="folder", test_split="val", image_size=32, resize_size=36
+  )
+  update_views(config, size=32)
+  config.views.third.size = 16
+  config.encoder.update(depth=18, width=8)
+  config.equivariance.hidden_widths = (32, 32, 16)
+  config.knn.update(every_epochs=1, k=10, bank_images=0)
+  config.probe.update(epochs=2, batch_size=16)
+  config.finetune.update(labels=0.5, epochs=2, batch_size=16)

@@ -8,17 +8,7 @@ r"""E-SimSiam on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_simsiam.py \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-The images come from TFDS (`imagenet2012`, prepared by hand as TFDS explains) or
-from a folder `train/<class>/*`, `val/<class>/*`.
-
-Variants combine with commas (`:baseline,epochs=300`):
-  baseline     SimSiam: no rotations are predicted.
-  epochs=100, epochs=200, epochs=300, epochs=800
-               how long; 100 without.
-  scale=small  view 3 shows 5% to 14% of an image (the default).
-  scale=large  view 3 shows 8% to all of it.
-  tiny         a narrow ResNet-18 on small crops, for trying out a folder of a
-               few images on a CPU.
+Data, views and variants are those of imagenet_simclr.py beside it.
 
 Accuracy of the paper (arXiv 2111.00899; linear probe, top-1, %; not measured
 here), 100 epochs: SimSiam 67.9, E-SimSiam 68.5.
@@ -28,66 +18,21 @@ The projector has three layers, as in SimSiam (arXiv 2011.10566, section 3).
 Linear probe: LARS for 90 epochs at batch size 4096, cosine per epoch from a
 learning rate of 0.1 * 4096 / 256, no decay, as in SimSiam's main_lincls.py.
 
-kNN reads 50,000 of the training images as its bank; evaluate with all of them
-by --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
-labels with --config.mode=finetune; docs/evaluation.md has 10% and lists.
-
 Hours: none are published for E-SimSiam. Four crops of 96 pixels add 37% to the
 pixels of two of 224.
 """
 
+from imagenet_simclr import VARIANTS, shrink, start
 import ml_collections
 
-from essl_jax.config import base, option, update_views, variants
-
-VARIANTS = {
-  "baseline": "without equivariance",
-  "epochs=100": "short",
-  "epochs=200": "longer",
-  "epochs=300": "longer still",
-  "epochs=800": "the longest of the paper",
-  "scale=small": "view 3 shows 5% to 14%",
-  "scale=large": "view 3 shows 8% to 100%",
-  "tiny": "for trying out, on a CPU",
-}
+from essl_jax.config import variants
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  large = option(chosen, "scale", "small") == "large"
-  config = base(method="simsiam")
-  config.epochs = int(option(chosen, "epochs", "100"))
-  config.batch_size = 512
-  config.precision = "bfloat16"
-  config.log_every = 50
-  config.checkpoint_every_epochs = 1
-  config.data.update(
-    name="imagenet2012",
-    test_split="validation",
-    image_size=224,
-    resize_size=256,
-  )
-  config.encoder.update(depth=50, stem="imagenet", zero_init_last_norm=True)
-  update_views(
-    config,
-    size=224,
-    scale=(0.08, 1.0),
-    interpolation="bicubic",
-    jitter=(0.4, 0.4, 0.2, 0.1),
-    blur=1.0,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-  )
-  config.views.second.update(blur=0.1, solarize=0.2)
-  config.views.third.update(
-    size=96,
-    scale=(0.08, 1.0) if large else (0.05, 0.14),
-    interpolation="bilinear",
-    blur=0.1,
-  )
+  config = start("simsiam", chosen)
   config.projector.widths = (2048, 2048, 2048)
-  config.predictor_hidden = 512
   config.optimizer.update(
     learning_rate=0.05,  # times batch_size / 256
     weight_decay=1e-4,
@@ -95,40 +40,15 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     update_rate_every="epoch",
   )
   config.equivariance.weight = 0.0 if "baseline" in chosen else 0.08
-  config.equivariance.update(
-    hidden_widths=(2048, 2048, 128), last_hidden_relu=False
-  )
-  config.knn.update(every_epochs=10, k=(200, 20, 10), bank_images=50_000)
-  config.probe.update(
-    repetitions=1,
-    update_rate_every="epoch",
-    initial_std=0.01,
-    interpolation="bilinear",
-    checkpoint_every_epochs=1,
-  )
+  config.equivariance.hidden_widths = (2048, 2048, 128)
   config.probe.update(
     epochs=90, batch_size=4096, optimizer="lars", learning_rate=1.6
   )
-  config.measures.update(groups=("rotation",), images=5000)
 
   if "tiny" in chosen:
-    config.epochs = 2
-    config.batch_size = 16
-    config.precision = "float32"
-    config.log_every = 1
-    config.data.update(
-      name="folder", test_split="val", image_size=32, resize_size=36
-    )
-    update_views(config, size=32)
-    config.views.third.size = 16
-    config.encoder.update(depth=18, width=8)
+    shrink(config)
     config.projector.widths = (32, 32, 32)
     config.predictor_hidden = 16
-    config.equivariance.hidden_widths = (32, 32, 16)
-    config.knn.update(every_epochs=1, k=10, bank_images=0)
     # LARS at the recipe's rate would hardly move in so few steps.
-    config.probe.update(
-      epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.3
-    )
-    config.finetune.update(labels=0.5, epochs=2, batch_size=16)
+    config.probe.update(optimizer="sgd", learning_rate=0.3)
   return config

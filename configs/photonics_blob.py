@@ -5,38 +5,37 @@ r"""E-SimCLR on photonic crystals with one inclusion; predicts half shifts.
   python -m essl_jax.main --config=configs/photonics_blob.py \
     --config.data.dir=DIR
 
-A network sees the permittivity of a unit cell, 32 x 32, and learns its density
-of states from few labelled cells after a pre-training without labels. DIR holds
-what `python -m essl_jax.photonics.generate --kind=blob` makes: 15,000 cells
-without labels, 3,000 to fine-tune on, others to choose the epoch on and 2,000
-to test on in the paper.
+A network sees the permittivity of a unit cell, 32 x 32, pre-trains without
+labels, and then learns the density of states from few labelled cells. DIR holds
+what `python -m essl_jax.photonics.generate --kind=blob` makes; in the paper
+15,000 cells without labels, 3,000 to fine-tune on and 2,000 to test on. Further
+cells serve to choose the epoch.
 
-The density of states does not change under flips and quarter turns, which both
-views undergo; which of four translations by half a cell was applied is
-predicted (not for the variants without equivariance), since the inclusion has
-a fixed place in these cells.
+Flips and quarter turns leave the density of states as it is, so both views
+undergo them. E-SimCLR predicts which of four translations by half a cell was
+applied: the inclusion has a fixed place in these cells.
 
-Fine-tuning augments with the variant's own invariances, so that of `transform`
-with one more.
+Fine-tuning augments with the same invariances as pre-training; `transform` has
+one more.
 
 Variants:
-  simclr      nothing is predicted.
-  transform   SimCLR that translates its views by half cells instead.
-  supervised  no pre-training: the labelled cells alone, from random weights;
+  simclr      predicts nothing.
+  transform   SimCLR that augments with the translations instead.
+  supervised  no pre-training: learns from labelled cells and random weights;
               DIR needs no unlabelled.h5.
-  small       makes its own few hundred labelled cells; minutes on 2 CPU cores.
+  small       makes a few hundred labelled cells itself; minutes on 2 CPU cores.
 
-Reference: arXiv 2111.00899, section 5 (its cells were never published, nor was
-their generator, so no figure here can be compared with the paper's to the
-digit). Its order of errors is E-SimCLR below SimCLR below SimCLR + transform.
-Never run here at full size; experiments/README.md has what was measured.
+Reference: arXiv 2111.00899, section 5. Neither its cells nor their generator
+were published, so figures cannot be compared digit by digit. Its order of
+errors is E-SimCLR below SimCLR below SimCLR + transform. Never run at full
+size; experiments/README.md has what was measured.
 
-Where this differs from the original program: cells are shuffled in every epoch;
-flips are one of four (none, either, both) instead of one of three; projector
-and classifier have a batch norm for each layer instead of sharing one; the
-last, incomplete batch of fine-tuning is dropped; the reported epoch is chosen
-on validation cells; the minimum over epochs on test cells stands beside it, but
-of the last checkpoint alone, where the original takes it over checkpoints too.
+Differences from the original program: cells are shuffled in every epoch; flips
+are one of four (none, either, both) instead of one of three; projector and
+classifier have a batch norm for each layer instead of sharing one; fine-tuning
+drops the last, incomplete batch; the reported epoch is chosen on validation
+cells. The minimum over epochs on test cells is reported beside it, for the last
+checkpoint only; the original also takes it over checkpoints.
 """
 
 import ml_collections
@@ -45,7 +44,7 @@ from essl_jax.config import base, exclusive, update_views, variants
 
 VARIANTS = {
   "simclr": "without equivariance",
-  "transform": "the translations as augmentation",
+  "transform": "what E-SimCLR predicts, as augmentation",
   "supervised": "without pre-training",
   "small": "minutes on 2 CPU cores",
 }
@@ -53,9 +52,25 @@ VARIANTS = {
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
+  return make(
+    variant,
+    kind="blob",
+    invariances=("flips", "rotation"),
+    predicted="half_translation",
+  )
+
+
+def make(
+  variant: str | None,
+  *,
+  kind: str,
+  invariances: tuple[str, ...],
+  predicted: str,
+) -> ml_collections.ConfigDict:
+  """Returns the recipe of a kind of cell, for `photonics_gpm.py` too."""
   chosen = variants(variant, VARIANTS)
-  kind = exclusive(chosen, ("simclr", "transform", "supervised"))
-  is_supervised = kind == "supervised"
+  baseline = exclusive(chosen, ("simclr", "transform", "supervised"))
+  is_supervised = baseline == "supervised"
   measures = () if is_supervised else ("transformation", "collapse", "symmetry")
   config = base(
     method="simclr_nt_xent",
@@ -68,7 +83,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.data.train_split = "train" if is_supervised else "unlabelled"
   update_views(
     config,
-    size=32,
     scale=(1.0, 1.0),  # the whole cell
     ratio=(1.0, 1.0),
     flip=0.0,
@@ -77,9 +91,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     mean=(0.0,),  # (permittivity - 1) / 19 as it is
     std=(1.0,),
   )
-  invariances = ("flips", "rotation")
-  if kind == "transform":
-    invariances += ("half_translation",)
+  if baseline == "transform":
+    invariances += (predicted,)
   config.views.first.groups = config.views.second.groups = invariances
   config.temperature = 0.1
   config.projector.update(widths=(512, 512, 256), last_norm="none", bias=True)
@@ -90,8 +103,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     warmup_epochs=0,
   )
   config.equivariance.update(
-    group="half_translation",
-    weight=0.0 if kind else 5.0,
+    group=predicted,
+    weight=0.0 if baseline else 5.0,
     hidden_widths=(512, 512),
     hidden_norm="batch",
   )
@@ -99,13 +112,18 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.measures.groups = ("half_translation", "rotation", "flips")
 
   if "small" in chosen:
-    config.epochs = 0 if is_supervised else 20
-    config.batch_size = 128
-    config.data.dir = "runs/photonics_blob_small_cells"
-    config.data.generate.update(kind="blob", labelled=500, unlabelled=2000)
-    config.encoder.width = 8
-    config.projector.widths = (128, 128, 64)
-    config.equivariance.hidden_widths = (128, 128)
-    config.optimizer.learning_rate = 0.03
-    config.regression.update(labelled=(256,), learning_rate=1e-3)
+    shrink(config, kind)
   return config
+
+
+def shrink(config: ml_collections.ConfigDict, kind: str) -> None:
+  """Makes a recipe `small`."""
+  config.epochs = min(config.epochs, 20)
+  config.batch_size = 128
+  config.data.dir = f"runs/photonics_{kind}_small_cells"
+  config.data.generate.update(kind=kind, labelled=500, unlabelled=2000)
+  config.encoder.width = 8
+  config.projector.widths = (128, 128, 64)
+  config.equivariance.hidden_widths = (128, 128)
+  config.optimizer.learning_rate = 0.03
+  config.regression.update(labelled=(256,), learning_rate=1e-3)

@@ -29,7 +29,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.batch_size = 32
   config.log_every = 5
   config.checkpoint_every_epochs = 7
-  config.encoder.update(depth=18, stem="cifar", width=16)
+  config.encoder.update(stem="cifar", width=16)
   update_views(
     config,
     size=16,

@@ -1,4 +1,4 @@
-r"""E-SimCLR on STL-10: ResNet-18, 100 epochs, four-fold rotations predicted.
+"""E-SimCLR on STL-10: ResNet-18, 100 epochs, four-fold rotations predicted.
 
   python -m essl_jax.main --config=configs/stl10_simclr.py --workdir=runs/stl10
   python -m essl_jax.main --config=configs/stl10_simclr.py:baseline
@@ -11,8 +11,8 @@ Variants:
 Pre-trains on the 100,000 unlabelled images of 96 pixels (TFDS `stl10`, split
 `unlabelled`); kNN and linear probe use the 5,000 labelled training images and
 the 8,000 test images. The paper has no such run: the recipe is CIFAR-10's with
-views of 96 pixels (48 for the third), ImageNet's stem and 100 epochs. Never run
-here: the data could not be had.
+views of 96 pixels (48 for the third), ImageNet's stem and 100 epochs. Never
+run: the data was not available.
 """
 
 import ml_collections
@@ -27,15 +27,18 @@ VARIANTS = {
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
+  return make("simclr", variant)
+
+
+def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
+  """Returns the recipe with another method, for `stl10_simsiam.py` too."""
   chosen = variants(variant, VARIANTS)
   baseline = "baseline" in chosen
-  config = base(method="simclr")
+  config = base(method=method)
   config.epochs = 100
-  config.batch_size = 512
   config.data.update(
     name="stl10", train_split="unlabelled", labelled_split="train"
   )
-  config.encoder.update(depth=18, stem="imagenet")
   update_views(
     config,
     size=96,
@@ -43,8 +46,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     std=(0.229, 0.224, 0.225),
   )
   config.views.third.size = 48
-  config.projector.widths = (2048, 2048)
-  config.temperature = 0.5
   config.optimizer.learning_rate = 0.03 if baseline else 0.06
   config.equivariance.weight = 0.0 if baseline else 0.4
   config.probe.resize_size = 108  # 96 * 36 / 32, as for CIFAR-10

@@ -1,4 +1,4 @@
-"""The program's flags; what is wrong with them is told in one line."""
+"""The program's flags; wrong ones end it with one line."""
 
 from collections.abc import Sequence
 import os

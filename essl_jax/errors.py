@@ -16,13 +16,13 @@ class UsageError(ValueError):
 
 @contextlib.contextmanager
 def told(where: str) -> Iterator[None]:
-  """Turns what anybody's own code raises into a UsageError of one line.
+  """Turns any exception of a user's code into a UsageError of one line.
 
   Args:
-    where: what the code is of, such as `config.method=my_idea:MyMethod`.
+    where: names the code, such as `config.method=my_idea:MyMethod`.
 
   Raises:
-    UsageError: any exception within, with its type and its first line.
+    UsageError: in place of the exception, with its type and its first line.
   """
   try:
     yield

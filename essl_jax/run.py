@@ -22,10 +22,10 @@ def run(
   workdir: pathlib.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> None:
-  """Pre-trains where `mode=train`, then evaluates or fine-tunes, reports.
+  """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
-  `mode=evaluate` and `mode=finetune` are of the workdir's checkpoint or, where
-  there is none, of the encoder that `init_from` names.
+  `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, where
+  there is none, the encoder that `init_from` names.
 
   Writes `config.json`, `metrics.jsonl`, TensorBoard events, checkpoints,
   `results.json` and `summary.png` into the workdir.
@@ -40,8 +40,34 @@ def run(
     FloatingPointError: the loss is not finite.
   """
   is_new = not checkpoint.exists(workdir)
+  experiment = _open(config, workdir, is_new, agree)
+  with preemption_lib.Preemption() as preemption:
+    bench = bench_lib.make(
+      experiment, workdir=workdir, interrupt=preemption.check
+    )
+    trains = config.mode == "train" and config.epochs > 0
+    if trains and not loop.pretrain(experiment, bench, workdir, preemption):
+      return
+    from_file = bool(config.init_from) and is_new and not trains
+    try:
+      trained = _trained(experiment, bench, workdir, from_file)
+      results.write(bench, workdir, *trained)
+    except preemption_lib.Stopped:
+      _say(
+        f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
+        " state and the same command goes on"
+      )
+
+
+def _open(
+  config: config_lib.Config,
+  workdir: pathlib.Path,
+  is_new: bool,
+  agree: Callable[[Mapping[str, Any]], None],
+) -> experiment_lib.Experiment:
+  """Opens the data and claims the workdir; first what fails in seconds."""
   if config.init_from and is_new:
-    weights.read_metadata(config.init_from)  # before data is prepared
+    weights.read_metadata(config.init_from)
   elif config.mode != "train":
     checkpoint.read_config(workdir)  # refuses a folder without a run
   claim = functools.partial(
@@ -53,50 +79,38 @@ def run(
     overwrite=is_new,
   )
   if not is_new:
-    claim()  # before data is prepared
+    claim()
   experiment = experiment_lib.build(config)
   agree(experiment.facts)  # other counts are other steps, and end in a hang
   if is_new:
     claim()
-  if jax.process_index() == 0:
-    for warning in experiment.warnings:
-      print(f"warning: {warning}")
-  with preemption_lib.Preemption() as preemption:
-    bench = bench_lib.make(
-      experiment, workdir=workdir, interrupt=preemption.check
-    )
-    is_pretrained = config.epochs > 0
-    if config.mode == "train" and is_pretrained:
-      if not loop.pretrain(experiment, bench, workdir, preemption):
-        return
-      is_new = False
-    try:
-      step, origin = 0, None
-      if config.init_from and is_new:
-        state, origin = loop.initialise(experiment)
-        bench.at_random = origin.not_initialised
-        if jax.process_index() == 0:
-          print(origin.describe())
-      elif not is_pretrained:
-        state = experiment.create_state()
-      else:
-        state, step = _restore(experiment, workdir)
-      results.write(bench, workdir, state, step, origin)
-    except preemption_lib.Stopped:
-      if jax.process_index() == 0:
-        print(
-          f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-          " state and the same command goes on"
-        )
+  for warning in experiment.warnings:
+    _say(f"warning: {warning}")
+  return experiment
 
 
-def _restore(
-  experiment: experiment_lib.Experiment, workdir: pathlib.Path
-) -> tuple[step_lib.TrainState, int]:
-  """The state to evaluate, and its step."""
+def _trained(
+  experiment: experiment_lib.Experiment,
+  bench: bench_lib.Bench,
+  workdir: pathlib.Path,
+  from_file: bool,
+) -> tuple[step_lib.TrainState, int, weights.Origin | None]:
+  """The state to evaluate, its step, and where weights of a file come from."""
+  if from_file:
+    state, origin = loop.initialise(experiment)
+    bench.at_random = origin.not_initialised
+    _say(origin.describe())
+    return state, 0, origin
+  if experiment.config.epochs == 0:
+    return experiment.create_state(), 0, None
   best = config_lib.ranking_figure(experiment.config)
   with checkpoint.Checkpoints(
     workdir, best_metric=best, read_only=True
   ) as checkpoints:
     step = checkpoints.choose(experiment.config.evaluate_checkpoint)
-    return checkpoints.restore(experiment.create_state(), step), step
+    return checkpoints.restore(experiment.create_state(), step), step, None
+
+
+def _say(line: str) -> None:
+  if jax.process_index() == 0:
+    print(line)

@@ -33,7 +33,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
     ({"knn": {"k": 5}}, "config.knn belongs to a part that config.evaluations"),
     (
       {"regression": {"labelled": ()}},
-      "config.regression.labelled must have 1",
+      "config.regression.labelled: the number of values must be at least 1",
     ),
     (
       {"regression": {"labelled": (8, 0)}},

@@ -1,4 +1,4 @@
-"""Imports point downward, as the table in README says."""
+"""Imports point downward, as the table in CONTRIBUTING.md says."""
 
 import ast
 import pathlib

@@ -1,8 +1,11 @@
-"""Recipes of sets that cannot be had here, on stand-ins of a few images."""
+"""Recipes state differences alone; some run on stand-ins of a few images."""
 
+import ast
+import contextlib
 import dataclasses
 import pathlib
 import runpy
+import sys
 
 import data_helpers
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import data
+from essl_jax.config import flags
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
+from essl_jax.storage import workdir
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 
@@ -23,6 +28,70 @@ def _recipe(name, variant=""):
   config = config_lib.parse(made.to_dict())
   networks_lib.check_parts(config)
   return config
+
+
+def _literals(source):
+  """Line, field and value of every literal that a recipe sets."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Assign):
+      pairs = [(ast.unparse(node.targets[0]), node.value)]
+    elif isinstance(node, ast.Call):
+      group = ast.unparse(node.func)
+      groups = [group.removesuffix(".update")]
+      if group == "update_views":
+        groups = [f"config.views.{x}" for x in ("first", "second", "third")]
+      pairs = [(f"{x}.{k.arg}", k.value) for x in groups for k in node.keywords]
+    else:
+      continue
+    for field, value in pairs:
+      if field.startswith("config."):
+        with contextlib.suppress(ValueError):  # no literal
+          yield node.lineno, field, ast.literal_eval(value)
+
+
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_states_no_default(name):
+  """But where a variant takes back what the recipe has set."""
+  source = (CONFIGS / f"{name}.py").read_text(encoding="utf-8")
+  known = workdir.dotted(config_lib.defaults(_recipe(name)), "config.")
+  stated = {}
+  for _, field, value in sorted(_literals(source), key=lambda x: x[0]):
+    stated.setdefault(field, value)
+  same = {k: x for k, x in stated.items() if k in known and known[k] == x}
+  assert not same, f"{name} states defaults: {same}"
+
+
+def test_what_a_recipe_states_is_found():
+  source = """
+config.epochs = 800
+config.probe.update(epochs=5, repetitions=n)
+update_views(config, scale=(0.5, 1.0))
+"""
+  found = {field: value for _, field, value in _literals(source)}
+  views = {f"config.views.{x}.scale" for x in ("first", "second", "third")}
+  assert found == {
+    "config.epochs": 800,
+    "config.probe.epochs": 5,
+  } | dict.fromkeys(views, (0.5, 1.0))
+
+
+def test_a_recipe_copied_without_the_one_it_builds_on_is_refused(
+  tmp_path, monkeypatch
+):
+  copied = tmp_path / "imagenet_simsiam.py"
+  copied.write_text((CONFIGS / copied.name).read_text())
+  monkeypatch.delitem(sys.modules, "imagenet_simclr", raising=False)
+  folders = [x for x in sys.path if pathlib.Path(x).name != "configs"]
+  monkeypatch.setattr(sys, "path", folders)
+  with pytest.raises(UsageError, match="needs the module imagenet_simclr: put"):
+    flags.read_recipe(str(copied))
+  (tmp_path / "imagenet_simclr.py").write_text(
+    (CONFIGS / "imagenet_simclr.py").read_text()
+  )
+  assert flags.read_recipe(str(copied))["method"] == "simsiam"
 
 
 @pytest.mark.parametrize("method", ["simclr", "simsiam"])

@@ -67,22 +67,24 @@ class View:
 
   Attributes:
     size: side of the square view in pixels.
-    scale: smallest and largest area of the crop, as parts of the image's.
-    ratio: smallest and largest width / height of the crop.
-    interpolation: "bilinear" or "bicubic".
-    flip: probability of mirroring left and right.
-    jitter: strengths of brightness, contrast, saturation and hue; factors are
-      uniform in max(0, 1 - x)..1 + x, for hue in -x..x turns.
-    jitter_probability: probability of the four, in random order.
-    grayscale: probability of three equal channels.
+    scale: smallest and largest area of the crop, as a fraction of the image.
+    ratio: smallest and largest ratio of the crop's width to its height.
+    interpolation: `bilinear` or `bicubic`.
+    flip: probability of a left-right flip.
+    jitter: strengths of brightness, contrast, saturation and hue. The first
+      three draw a factor from [max(0, 1 - x), 1 + x]; hue turns by [-x, x] of
+      the colour circle.
+    jitter_probability: probability of the jitter, whose four parts come in
+      random order.
+    grayscale: probability of grayscale, with three equal channels.
     blur: probability of a Gaussian blur.
-    blur_sigma: smallest and largest standard deviation in pixels.
-    solarize: probability of inverting the bright values.
+    blur_sigma: smallest and largest standard deviation of the blur in pixels.
+    solarize: probability of inverting bright values.
     solarize_threshold: where bright begins, in [0, 1].
-    groups: names for `transformations.find_augmentation`: one random element
-      of each is applied.
-    mean: subtracted at last, per channel: three numbers or one.
-    std: divided by at last, per channel.
+    groups: transformation groups (`transformations.find_augmentation`): one
+      random element of each is applied.
+    mean: subtracted at the end, per channel: three numbers or one.
+    std: divided by at the end, per channel.
 
   Raises:
     ValueError: a field is out of range; names it, its value and the range.

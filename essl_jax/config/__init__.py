@@ -7,8 +7,6 @@ A recipe begins with `base()`, states what differs and returns a `ConfigDict`;
 from essl_jax.config.config import (
   Config,
   Data,
-  Encoder,
-  Measures,
   Optimizer,
   Views,
 )
@@ -32,8 +30,6 @@ from essl_jax.config.variants import exclusive, option, variants
 __all__ = [
   "Config",
   "Data",
-  "Encoder",
-  "Measures",
   "Optimizer",
   "Views",
   "base",

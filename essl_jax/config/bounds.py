@@ -1,60 +1,33 @@
 """Bounds of fields, as `Annotated` types: `Annotated[float, Above(0)]`."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
+import operator
 from typing import Annotated
 
 
 @dataclasses.dataclass(frozen=True)
-class AtLeast:
-  """A bound: not below `limit`."""
+class Bound:
+  """A bound of a number, or of how many values a tuple has.
 
+  Attributes:
+    words: how a message says it.
+    symbol: how a type says it.
+    compare: whether a number and the limit fit.
+    limit: the bound.
+  """
+
+  words: str
+  symbol: str
+  compare: Callable[[float, float], bool]
   limit: float
-  words = "at least"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value >= self.limit
 
 
-@dataclasses.dataclass(frozen=True)
-class Above(AtLeast):
-  """A bound: above `limit`."""
-
-  words = "above"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value > self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class AtMost(AtLeast):
-  """A bound: not above `limit`."""
-
-  words = "at most"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value <= self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Below(AtLeast):
-  """A bound: below `limit`."""
-
-  words = "below"
-
-  def allows(self, value: float) -> bool:
-    """Whether a number is within the bound."""
-    return value < self.limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Length(AtLeast):
-  """A bound: a tuple has `limit` values or more."""
-
-  words = "in a number of at least"
-
+AtLeast = functools.partial(Bound, "at least", ">=", operator.ge)
+Above = functools.partial(Bound, "above", ">", operator.gt)
+AtMost = functools.partial(Bound, "at most", "<=", operator.le)
+Below = functools.partial(Bound, "below", "<", operator.lt)
 
 Count = Annotated[int, AtLeast(1)]
 Whole = Annotated[int, AtLeast(0)]
@@ -63,4 +36,4 @@ NonNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Fraction = Annotated[float, Above(0), AtMost(1)]
 Unit = Annotated[float, AtLeast(0), AtMost(1)]
-Sizes = Annotated[tuple[Count, ...], Length(1)]
+Sizes = Annotated[tuple[Count, ...], AtLeast(1)]

@@ -1,4 +1,4 @@
-"""Values that fit their fields, and that no run can have together."""
+"""Refuses values that fit their fields, but not each other."""
 
 from collections.abc import Mapping
 import itertools
@@ -10,13 +10,13 @@ from essl_jax.errors import UsageError
 
 
 def check(config: Config) -> None:
-  """Refuses values that no run can have, naming field, value and choices.
+  """Refuses values that do not fit each other.
 
   Args:
-    config: of the right types.
+    config: with values of the right types.
 
   Raises:
-    UsageError: in one line.
+    UsageError: names the fields and what is allowed.
   """
   if config.online_classifier and config.data.labelled_split is not None:
     raise UsageError(
@@ -56,14 +56,14 @@ def _check_optimizer(config: Config) -> None:
 
 
 def refuse(chosen: str, name: str) -> NoReturn:
-  """Raises UsageError: a part that is chosen does not read a field."""
+  """Raises UsageError: a chosen part does not read a field."""
   raise UsageError(f"{chosen} does not read config.{name}: leave it unset")
 
 
 def refuse_unread(
   raw: Mapping[str, Any], name: str, kind: parts.Kind
 ) -> NoReturn:
-  """Likewise of a field of a known part that is not chosen."""
+  """Raises UsageError: only a part that is not chosen has the field."""
   if kind is parts.METHOD:
     refuse(f"method {raw['method']}", name)
   raise UsageError(

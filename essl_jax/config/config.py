@@ -1,9 +1,9 @@
-"""What every run can be told, whatever its parts.
+"""The fields that every run has, whatever its parts.
 
-The fields of the parts that a config chooses are added by `schema`: the
-method's stand beside those of `Config`, every term and evaluation has a group
-of its own (`config.equivariance`, `config.knn`), the encoder's are in
-`config.encoder` and the source's in `config.data`.
+`schema` adds the fields of the parts that a config chooses: the method's beside
+those of `Config`, one group for every term and evaluation
+(`config.equivariance`, `config.knn`), the encoder's in `config.encoder` and the
+source's in `config.data`.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from essl_jax.config.bounds import Count, Fraction, NonNegative, Share, Whole
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """The augmented views by name; every part that asks for one adds its own.
+  """The augmented views by name; parts add the views that they request.
 
   Attributes:
-    first: for SSL; evaluations read its size, mean and std.
-    second: for SSL.
-    extra: one more invariance: a group of `transformations.find_augmentation`.
-      Both views for SSL undergo, with probability 1/2 each, one of its elements
-      other than the identity; other views do not.
-    resolution: stages of growing sizes, pairs of a part of the training, at
-      which a stage begins (rounded down to an epoch), and the fraction of all
-      views' sizes from there on (rounded to a multiple of 4, 8 or more):
-      `((0.0, 0.5), (0.6, 1.0))` trains six tenths of the epochs at half size.
-      Empty, sizes are full all the time. Evaluations always see full size.
+    first: one view for SSL; evaluations read its size, mean and std.
+    second: the other view for SSL.
+    extra: one more transformation group (`transformations.find_augmentation`)
+      to be invariant to. Each SSL view undergoes, with probability 1/2, one of
+      its elements other than the identity; other views do not.
+    resolution: training at growing image sizes: pairs of the part of the
+      training at which a stage begins (rounded down to an epoch) and the
+      fraction of the views' sizes from there on (rounded to a multiple of 4, at
+      least 8). `((0.0, 0.5), (0.6, 1.0))` trains six tenths of the epochs at
+      half size. Empty: full size throughout. Evaluations always see full size.
   """
 
   first: Any
@@ -41,23 +41,23 @@ class Data:
   """Where the images come from.
 
   Attributes:
-    name: a TFDS data set, the path of an `.npz`, a known source such as
+    name: a TFDS data set, the path of an `.npz` file, a known source such as
       `folder` (files in `dir/<split>/<class>/`) or `digits` (scikit-learn), or
       `module:function` of your own.
-    dir: the TFDS data directory, TFDS's own default when absent; the root of
-      an image folder, which has no default.
-    on_device: reads the set once, resized for evaluation, and keeps it in
-      device memory instead of streaming it; `digits` and `.npz` always live
-      there.
-    train_split: pre-training images.
-    labelled_split: kNN bank and training of probes, where the pre-training
-      images have no labels; absent, they are `train_split`.
-    test_split: evaluation images; `val` in most image folders.
-    image_size: side of evaluation images in pixels, cut from the centre;
-      needed where a set's images differ in size. Training crops such images
-      from their full size.
-    resize_size: shorter side (bilinear) before that cut, such as 256 for an
-      `image_size` of 224; absent, it is `image_size`.
+    dir: the TFDS data directory, by default TFDS's own; for `folder` the root
+      of the image folder, which must be set.
+    on_device: keep the whole set in device memory, resized as for evaluation,
+      instead of streaming it. `digits` and `.npz` files are always kept there.
+    train_split: images to pre-train on.
+    labelled_split: labelled images for the kNN bank and for training probes,
+      where the pre-training images have no labels. By default they are
+      `train_split`.
+    test_split: images to evaluate on; `val` in most image folders.
+    image_size: side of evaluation images in pixels, cut from the centre.
+      Required where the images of a set differ in size; training then crops
+      from the whole image.
+    resize_size: length of the shorter side (bilinear) before that centre cut,
+      such as 256 for an `image_size` of 224. By default it is `image_size`.
   """
 
   name: str
@@ -92,18 +92,20 @@ class Optimizer:
   """SGD, LARS or AdamW; linear warm-up, then a cosine.
 
   Attributes:
-    name: `sgd`; `lars`, which spares biases and norms decay and adaptation; or
-      `adamw`, which spares them decay.
-    learning_rate: the peak.
-    bias_learning_rate: the peak for biases and norms, where it is another.
-    scale_with_batch: rates are per 256 images, multiplied by batch / 256.
-    weight_decay: added to the gradient as in PyTorch; of `adamw` decoupled.
-    momentum: of the gradients' running sum; `adamw`'s beta1.
-    beta2: of `adamw` alone: of the squared gradients' running mean.
-    trust_coefficient: of `lars` alone.
-    warmup_epochs: from 0 to the peak.
-    end_factor: what part of the peak the cosine ends at.
-    update_rate_every: `step` or `epoch`.
+    name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases and
+      norms, and `lars` does not adapt their rates.
+    learning_rate: peak learning rate.
+    bias_learning_rate: peak for biases and norms, where it differs.
+    scale_with_batch: multiply the rates by batch size / 256.
+    weight_decay: added to the gradient as in PyTorch; decoupled with `adamw`.
+    momentum: momentum of the gradient; beta1 with `adamw`.
+    beta2: decay of the mean squared gradient; `adamw` only.
+    trust_coefficient: scale of the adapted rates; `lars` only, and required
+      there.
+    warmup_epochs: epochs of linear warm-up from 0 to the peak.
+    end_factor: fraction of the peak at which the cosine ends.
+    update_rate_every: how often the rate changes: every `step` or every
+      `epoch`.
   """
 
   name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -124,10 +126,10 @@ class Measures:
   """How collapsed, invariant and equivariant the features are.
 
   Attributes:
-    groups: names for `transformations.find` whose symmetry is measured at the
-      end; the measures of collapse need none.
-    images: how many training and how many test images at most, a fixed choice:
-      see `data.subsets.sample`. Ranks are bounded by it.
+    groups: transformation groups (`transformations.find`) whose invariance and
+      equivariance is measured at the end. The measures of collapse need none.
+    images: how many training and how many test images to measure on, at most.
+      The choice is fixed (`data.subsets.sample`); ranks cannot exceed it.
   """
 
   groups: tuple[str, ...] = ()
@@ -141,42 +143,42 @@ class Config:
   Attributes:
     method: how the networks learn: a known method, or `module:Class` of your
       own. Its fields stand beside this one. `none` has no SSL loss and learns
-      by its terms alone, such as by predicting rotations (RotNet).
-    terms: equivariance terms that are added to the method's loss, known ones or
-      `module:Class`; each has a group of fields, `prediction`'s is
+      from its terms alone, such as by predicting rotations (RotNet).
+    terms: equivariance terms to add to the method's loss: known ones or
+      `module:Class`. Each has a group of fields; that of `prediction` is
       `equivariance`.
-    evaluations: what is measured, known ones or `module:Class`; each has a
-      group of fields of its name.
-    epochs: of pre-training; 0 leaves it out, for evaluations that begin with
-      random weights.
+    evaluations: what to measure: known evaluations or `module:Class`. Each has
+      a group of fields.
+    epochs: length of the pre-training; 0 skips it, for evaluations that start
+      from random weights.
     batch_size: images per step, over all devices of all processes.
-    micro_batches: how many parts each device divides its images into to save
-      memory: the same losses, but batch norm sees one part at a time, and
-      stochastic depth draws other masks.
-    seed: of weights, data order and augmentations.
-    mode: `train`, or `evaluate` or `finetune` an existing workdir (or, in a
-      new one, the encoder of `init_from`).
-    init_from: Flax weights to begin with, from `python -m essl_jax.convert`:
-      the encoder, and the heads whose shapes are the same. Read once, at the
-      beginning; a resumed run has its own checkpoints.
-    precision: `float32`, or `bfloat16` activations; parameters, statistics
-      and losses are float32 either way.
-    online_classifier: trains a linear classifier of the labels on view 1's
-      features alongside, without a gradient into the encoder.
+    micro_batches: number of parts into which each device splits its images to
+      save memory. The loss is the same, but batch norm sees one part at a time,
+      and stochastic depth draws other masks.
+    seed: seed of weights, data order and augmentations.
+    mode: `train`; or `evaluate` or `finetune` an existing workdir (in a new
+      one, the encoder of `init_from`).
+    init_from: file of Flax weights to start from, made by `python -m
+      essl_jax.convert`: the encoder, and those heads whose shapes match. It is
+      read once; a resumed run uses its own checkpoints.
+    precision: `float32`, or `bfloat16` for activations; parameters, statistics
+      and losses stay float32.
+    online_classifier: train a linear classifier of the labels on view 1's
+      features alongside; no gradient reaches the encoder.
     log_every: steps between two lines of metrics.
-    steps_per_dispatch: most steps that the devices do as one program, at
-      most an epoch; for images that stay in their memory. Absent, 256 on
-      accelerators and 1 on CPUs, which gain nothing by it. Order and draws are
-      those of single steps. SIGTERM is noticed between programs, of which two
-      may be under way.
+    steps_per_dispatch: number of steps that the devices run as one program, at
+      most an epoch, when the images are in device memory. By default 256 on
+      accelerators and 1 on CPUs, which gain nothing. Data order and random
+      draws are those of single steps. SIGTERM is noticed between programs, and
+      up to two may be under way.
     checkpoint_every_epochs: epochs between two checkpoints.
-    evaluate_checkpoint: which one the figures at the end are of: `latest`, or
+    evaluate_checkpoint: which checkpoint to evaluate at the end: `latest`, or
       `best` by the kNN monitor.
     data: where the images come from.
     views: the augmented views by name.
     encoder: the network whose features are learned.
     optimizer: how parameters move.
-    measures: the sample of images and the groups that measures are of.
+    measures: the images and groups that features are measured on.
   """
 
   method: str

@@ -30,7 +30,7 @@ class Field:
   """One field.
 
   Attributes:
-    name: of the field.
+    name: its name.
     hint: its type, with bounds and choices.
     default: `dataclasses.MISSING` where it has to be set.
     help: what it does; the first sentence stands alone.
@@ -110,7 +110,7 @@ def _is_plain(hint: Any) -> bool:
 
 
 def _attributes(part: Any) -> dict[str, str]:
-  """What the docstrings of a class, its bases first, say of each field."""
+  """What the docstrings of a class and its bases say about each field."""
   kinds = reversed(part.__mro__) if isinstance(part, type) else [part]
   found: dict[str, str] = {}
   for kind in kinds:
@@ -144,23 +144,20 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
     raise UsageError(f"config.{path} must hold fields, got {raw!r}")
   prefix = f"{path}." if path else ""
   known = of(kind)
-  values = {}
-  for name, value in raw.items():
+  for name in raw:
     if name not in known:
       raise UsageError(unknown(f"{prefix}{name}", known))
-    where, hint = f"{prefix}{name}", known[name].hint
-    own = getattr(default, name, known[name].default)
-    if dataclasses.is_dataclass(hint):
-      values[name] = build(cast(type, hint), value, where, own)
-    else:
-      values[name] = values_lib.coerce(hint, value, where)
+  values = {}
   for name, field in known.items():
-    if name in values:
-      continue
-    if hasattr(default, name):
-      values[name] = getattr(default, name)
-    elif field.default is dataclasses.MISSING:
+    value = getattr(default, name, field.default)
+    if name in raw and dataclasses.is_dataclass(field.hint):
+      group = cast(type, field.hint)
+      value = build(group, raw[name], f"{prefix}{name}", value)
+    elif name in raw:
+      value = values_lib.coerce(field.hint, raw[name], f"{prefix}{name}")
+    elif value is dataclasses.MISSING:
       raise UsageError(f"config.{prefix}{name} is missing")
+    values[name] = value
   try:
     return kind(**values)
   except ValueError as error:
@@ -169,7 +166,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-  """The line that says which field does not exist and which do."""
+  """The line for a field that does not exist."""
   known = sorted(known)
   close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
   hint = f" (did you mean {close[0]}?)" if close else ""

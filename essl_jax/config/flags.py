@@ -16,9 +16,10 @@ from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 _PREFIX = "config."
-# How a part is found whose fields do not stand in a group of their own.
+# How to find the parts whose fields stand beside the one that chooses them.
 _FIND: dict[str, Callable[[str], Any]] = {
   "method": parts.METHOD.find,
   "encoder.name": parts.ENCODER.find,
@@ -44,7 +45,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-  """Like `load`, as nested plain data that are not checked together yet."""
+  """Like `load`, as nested plain data, before values are checked together."""
   values = read_recipe(path)
   pairs = [_split(word) for word in overrides]
   for name, text in pairs:
@@ -72,26 +73,23 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _switch(values: dict[str, Any], name: str, value: Any) -> None:
-  """Chooses other parts; what the recipe sets for its own is left out."""
+  """Chooses another part; what the recipe sets for its part is left out."""
   group, _, field = name.rpartition(".")
   holder = values.setdefault(group, {}) if group else values
   if holder.get(field) in (value, None):  # there was nothing to leave out
     holder[field] = value
     return
-  before = schema(values)
+  before = fields.of(schema(values))
   if name in _FIND and (part := _FIND[name](holder[field])) is not None:
     for own in fields.of(part):
       holder.pop(own, None)
   holder[field] = value
-  after = schema(values)
-  for path in ("", "views"):
-    old, new = (
-      fields.of(kind if not path else fields.of(kind)[path].hint)
-      for kind in (before, after)
-    )
-    inner = values.get(path, {}) if path else values
-    for own in set(old) - set(new):
-      inner.pop(own, None)
+  after = fields.of(schema(values))
+  for own in set(before) - set(after):
+    values.pop(own, None)
+  views, kept = (fields.of(x["views"].hint) for x in (before, after))
+  for view in set(views) - set(kept):
+    values.get("views", {}).pop(view, None)
 
 
 def is_flag(word: str) -> bool:
@@ -102,8 +100,8 @@ def is_flag(word: str) -> bool:
 def read_recipe(path: str) -> dict[str, Any]:
   """What a recipe returns, as nested plain data.
 
-  Modules beside the recipe and in the current folder can be imported from then
-  on, for parts of one's own.
+  From then on, modules beside the recipe and in the current folder can be
+  imported: recipes may build on each other, and bring parts.
 
   Args:
     path: of its file, with variants after a colon.
@@ -123,14 +121,14 @@ def read_recipe(path: str) -> dict[str, Any]:
       f"config file {name} does not exist (seen from {os.getcwd()});"
       f" {file.parent} holds {there}"
     )
-  for folder in (os.getcwd(), str(file.resolve().parent)):
+  for folder in (str(file.resolve().parent), os.getcwd()):
     if folder not in sys.path:
       sys.path.append(folder)
   spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+  if spec is None or spec.loader is None:
+    raise UsageError(f"config file {name} is no Python file")
+  module = importlib.util.module_from_spec(spec)
   try:
-    if spec is None or spec.loader is None:
-      raise UsageError(f"config file {name} is no Python file")
-    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = module.get_config(variant) if variant else module.get_config()
     return found.to_dict()
@@ -140,11 +138,14 @@ def read_recipe(path: str) -> dict[str, Any]:
     raise UsageError(
       f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
     ) from error
-  except Exception as error:  # a recipe is anybody's code
-    text = " ".join(str(error).split()) or type(error).__name__
+  except ModuleNotFoundError as error:
     raise UsageError(
-      f"config file {name}: {type(error).__name__}: {text}"
+      f"config file {name} needs the module {error.name}: put it beside the"
+      " recipe, or install it"
     ) from error
+  except Exception as error:  # a recipe is anybody's code
+    line = first_line(error, with_type=True)
+    raise UsageError(f"config file {name}: {line}") from error
 
 
 def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -158,23 +159,23 @@ def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
     The lines.
   """
   for name, field, value in walk(kind, defaults):
-    shown = f"--config.{name}={show(value)}"
-    about = f"({type_name(field.hint)}) {first_sentence(field.help)}"
-    yield f"  {shown}"
+    yield f"  --config.{name}={show(value)}"
+    about = f"{type_name(field.hint)}: {first_sentence(field.help)}"
+    indent = " " * 6
     yield textwrap.fill(
-      about, 78, initial_indent="      ", subsequent_indent="      "
+      about, 78, initial_indent=indent, subsequent_indent=indent
     )
 
 
 def walk(
-  kind: type, values: Mapping[str, Any], path: str = ""
+  kind: Any, values: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, fields.Field, Any]]:
-  """Every field below a dataclass: dotted name, field and value."""
+  """Every field of a part and of its groups: dotted name, field and value."""
   for name, field in fields.of(kind).items():
     value = values.get(name, as_default(field.default))
     if dataclasses.is_dataclass(field.hint):
       inner = value if isinstance(value, Mapping) else {}
-      yield from walk(typing.cast(type, field.hint), inner, f"{path}{name}.")
+      yield from walk(field.hint, inner, f"{path}{name}.")
     else:
       yield f"{path}{name}", field, value
 
@@ -182,7 +183,7 @@ def walk(
 def show(value: Any) -> str:
   """A value as a flag spells it."""
   if value is dataclasses.MISSING:
-    return "?"
+    return "(set it)"
   return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
@@ -192,16 +193,21 @@ def first_sentence(text: str) -> str:
 
 
 def type_name(hint: Any) -> str:
-  """A type in the words of its users."""
+  """A type as users read it, such as `tuple of int >= 1`."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Literal:
     return " or ".join(map(str, inner))
   if origin is typing.Annotated:
-    bounds = " and ".join(f"{x.words} {x.limit}" for x in inner[1:])
-    return f"{type_name(inner[0])} {bounds}"
+    kind, *bounds = inner
+    if typing.get_origin(kind) is tuple:
+      limits = " and ".join(f"{x.words} {x.limit}" for x in bounds)
+      return f"{type_name(kind)}, {limits} of them"
+    limits = " and ".join(f"{x.symbol} {x.limit}" for x in bounds)
+    return f"{type_name(kind)} {limits}"
   if origin is tuple:
-    kinds = [type_name(x) for x in inner if x is not Ellipsis]
-    return f"tuple of {' and '.join(dict.fromkeys(kinds))}"
+    if inner[-1] is Ellipsis:
+      return f"tuple of {type_name(inner[0])}"
+    return f"({', '.join(map(type_name, inner))})"
   if inner:
     return " or ".join(type_name(x) for x in inner)
   return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -1,4 +1,4 @@
-"""What earlier versions have left in workdirs, as of today."""
+"""Brings configs that earlier versions wrote up to date."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,13 +21,13 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     config: nested, as `config.json` holds it; of any version.
 
   Returns:
-    The same run's, without what its parts do not read.
+    The config of the same run, without what its parts do not read.
   """
   found = dict(config)
   if "model" not in found or "encoder" in found:
     return found
   encoder, data = dict(found.pop("model")), dict(found.get("data", {}))
-  # One source had an encoder and an evaluation of its own, now of its name.
+  # One source came with an encoder and an evaluation, which now have its name.
   name = data.get("name")
   has_own = name in parts.ENCODER.names() and name in parts.EVALUATION.names()
   if has_own:

@@ -1,6 +1,6 @@
 """From plain data to a checked config, and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import ml_collections
 
 from essl_jax.config import checks, fields, parts
 from essl_jax.config.config import Config
-from essl_jax.config.schema import schema
+from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError
 
 # Changing these does not change what is trained: a workdir accepts them, and
@@ -37,18 +37,18 @@ def base(
   """All defaults of the config, for a recipe to begin with.
 
   Args:
-    method: a known one, or `module:Class`; its fields are then in the config
-      too. So are those of the encoder and the source. A recipe may also set
-      `config.method` later, and the fields that differ from its defaults.
+    method: a known one, or `module:Class`, whose fields are then in the config.
+      A recipe may instead set `config.method` later, and only those fields of
+      the method that differ from its defaults.
     encoder: likewise.
-    data: likewise.
-    terms: equivariance terms; those of every config if absent. Each has a
+    data: likewise, the source.
+    terms: equivariance terms, by default those of every config; each has a
       group of fields.
     evaluations: likewise.
 
   Returns:
-    The config. Groups of terms and evaluations that a recipe does not keep are
-    dropped where they are still as they are here.
+    The config. `parse` drops unchanged groups of terms and evaluations that the
+    recipe does not choose in the end.
   """
   raw: dict[str, Any] = {
     "method": method or "simclr",
@@ -117,62 +117,54 @@ def parse(raw: Mapping[str, Any]) -> Config:
       line that names it and what is allowed.
   """
   kind = schema(raw)
-  config = fields.build(kind, without_defaults_of_others(raw, kind))
+  config = fields.build(kind, _without_others(raw, kind))
   checks.check(config)
   return config
 
 
-def without_defaults_of_others(
-  raw: Mapping[str, Any], kind: type[Config]
-) -> dict[str, Any]:
+def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
   """Leaves out what `base` has written for parts that are not chosen.
 
   Args:
     raw: nested values.
-    kind: of the config, from `schema`.
+    kind: the type of the config, from `schema`.
 
   Returns:
-    The values without those.
+    The values of the parts that are chosen.
 
   Raises:
     UsageError: a value was changed for a part that is not chosen.
   """
   known = fields.of(kind)
-  kept = {}
-  for name, value in raw.items():
-    if name in known:
-      kept[name] = value
-      continue
-    owners = list(_owners(name))
-    if value is None or any(_equal(value, x) for _, x in owners):
-      continue
-    if owners:
+  kept = dict(raw)
+  for name in (x for x in raw if x not in known):
+    value, owners = raw[name], list(_owners(name))
+    if value is None or any(_equal(value, default) for _, default in owners):
+      del kept[name]
+    elif owners:
       checks.refuse_unread(raw, name, owners[0][0])
-    kept[name] = value  # `build` refuses it
-  if isinstance(kept.get("views"), Mapping):
-    kept["views"] = _without_views(kept["views"], known["views"])
+  if isinstance(raw.get("views"), Mapping):
+    kept["views"] = _without_views(raw["views"], fields.of(known["views"].hint))
   return kept
 
 
 def _without_views(
-  raw: Mapping[str, Any], field: fields.Field
+  raw: Mapping[str, Any], known: Mapping[str, fields.Field]
 ) -> dict[str, Any]:
-  """Likewise of the views that only other parts ask for."""
-  kept = {}
-  known = [*map(parts.TERM.find, parts.TERM.names())]
-  known += map(parts.METHOD.find, parts.METHOD.names())
-  others = {view for part in known for view in part.views}
-  default = fields.of(field.hint)["first"].default
-  for name, value in raw.items():
-    if name in others and name not in fields.of(field.hint):
-      if _equal(value, default):
-        continue
+  """Leaves out the views that only other parts ask for."""
+  others = {
+    view
+    for kind in (parts.TERM, parts.METHOD)
+    for part in map(kind.find, kind.names())
+    for view in part.views
+    if view not in known
+  }
+  for name in others & set(raw):
+    if not _equal(raw[name], known["first"].default):
       raise UsageError(
-        f"config.views.{name} is of no part that the config chooses: leave it"
-        " unset"
+        f"config.views.{name} belongs to no part of this config: leave it unset"
       )
-    kept[name] = value
-  return kept
+  return {name: x for name, x in raw.items() if name not in others}
 
 
 def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
@@ -197,53 +189,55 @@ def _equal(value: Any, default: Any) -> bool:
 
 def method(config: Config) -> Any:
   """The method of a config, with its fields."""
-  kind = parts.METHOD.find(config.method)
-  return kind(**{name: getattr(config, name) for name in fields.of(kind)})
+  part = parts.METHOD.find(config.method)
+  return part(**_values(config, part))
 
 
 def terms(config: Config) -> list[Any]:
   """The equivariance terms of a config, with their fields."""
-  kinds = [parts.TERM.find(name) for name in config.terms]
-  return [_of_section(config, kind) for kind in kinds]
+  return _groups(config, map(parts.TERM.find, config.terms))
 
 
 def evaluations(config: Config) -> list[Any]:
   """The evaluations of a config, with their fields."""
-  kinds = [parts.EVALUATION.find(name) for name in config.evaluations]
-  return [_of_section(config, kind) for kind in kinds]
+  return _groups(config, map(parts.EVALUATION.find, config.evaluations))
 
 
-def _of_section(config: Config, kind: Any) -> Any:
-  return getattr(config, kind.section) if fields.of(kind) else kind()
+def _groups(config: Config, found: Iterable[Any]) -> list[Any]:
+  """The groups of parts that have one; others have no fields."""
+  return [
+    getattr(config, part.section) if fields.of(part) else part()
+    for part in found
+  ]
+
+
+def _values(group: Any, part: Any) -> dict[str, Any]:
+  """The values in a group of the fields that a part has."""
+  return {name: getattr(group, name) for name in fields.of(part)}
 
 
 def ranking_figure(config: Config) -> str:
-  """The figure that tells the best checkpoint; kNN's where none is chosen."""
+  """The figure that ranks checkpoints; kNN's if no evaluation names one."""
   found = [x.ranks for x in evaluations(config) if x.ranks]
   return found[0] if found else "knn_top1"
 
 
 def encoder_fields(config: Config) -> dict[str, Any]:
-  """The fields of the encoder's module that the config sets."""
-  kind = parts.ENCODER.find(config.encoder.name)
-  return {name: getattr(config.encoder, name) for name in fields.of(kind)}
+  """The values of the encoder's fields."""
+  return _values(config.encoder, parts.ENCODER.find(config.encoder.name))
 
 
 def source_fields(config: Config) -> dict[str, Any]:
-  """The fields of the source's own."""
-  from essl_jax.config.schema import find_source
-
+  """The values of the fields that the source adds to `config.data`."""
   part = find_source(config.data.name)
-  if part is None:
-    return {}
-  return {name: getattr(config.data, name) for name in fields.of(part)}
+  return {} if part is None else _values(config.data, part)
 
 
 def free_fields(config: Config) -> tuple[str, ...]:
-  """Dotted names of what may change without another training."""
-  kinds = [parts.EVALUATION.find(name) for name in config.evaluations]
-  known = [parts.EVALUATION.find(name) for name in parts.EVALUATION.names()]
-  return (*_FREE_FIELDS, *dict.fromkeys(x.section for x in (*kinds, *known)))
+  """Dotted names of the fields that do not change the training."""
+  names = dict.fromkeys((*config.evaluations, *parts.EVALUATION.names()))
+  found = map(parts.EVALUATION.find, names)
+  return (*_FREE_FIELDS, *dict.fromkeys(part.section for part in found))
 
 
 def defaults(config: Config) -> dict[str, Any]:

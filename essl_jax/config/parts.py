@@ -1,10 +1,9 @@
 """The parts of a run that a config chooses by name: methods, encoders, ...
 
 A part is a class or a function, and its parameters are fields of the config
-(see `fields.of`). It is known by name, which is that of its module in the
-package of its kind, or as `module:Name` of anybody's own module. A folder of
-this package may bring parts of several kinds, in files such as `encoder.py`:
-there they have the folder's name.
+(see `fields.of`). Its name is that of its module in the package of its kind, or
+`module:Name` for a user's module. A folder of this package may bring parts of
+several kinds, in files such as `encoder.py`; they have the folder's name.
 """
 
 import abc
@@ -21,12 +20,12 @@ import essl_jax
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
 
-_CONSTANT = "PART"  # what a module calls the part that it brings
+_CONSTANT = "PART"  # the name of the part in its module
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=False)
 class Part(abc.ABC):  # noqa: B024 - those of each kind have methods
-  """A part whose fields are its config: subclasses are frozen dataclasses."""
+  """A part with fields: subclasses become frozen dataclasses."""
 
   section: ClassVar[str] = ""
 
@@ -42,12 +41,11 @@ class Kind:
   """One kind of part.
 
   Attributes:
-    field: of the config, which chooses one or several.
-    package: whose modules are the known parts, below `essl_jax`.
-    module: of the folders that bring parts of several kinds.
-    base: `module:Name` of the class that such a part derives from; functions
-      where it is empty.
-    noun: what messages call it.
+    field: the config's field that chooses parts of this kind.
+    package: the package below `essl_jax` whose modules are known parts.
+    module: the name of such modules in folders with parts of several kinds.
+    base: `module:Name` of the class to derive from; empty for functions.
+    noun: its name in messages.
   """
 
   field: str
@@ -61,11 +59,11 @@ class Kind:
     return sorted(_modules(self.package, self.module))
 
   def find(self, name: str) -> Any:
-    """The part of a name.
+    """Finds a part by its name.
 
     Args:
-      name: of a known part, or `module:Name`, which is importable from the
-        current folder or lies beside the recipe.
+      name: a known part, or `module:Name` of a module beside the recipe or in
+        the current folder.
 
     Returns:
       The class or the function.
@@ -108,29 +106,27 @@ class Kind:
       ) from error
 
   def _check(self, name: str, found: Any) -> Any:
-    is_function = callable(found) and not isinstance(found, type)
-    if not self.base and is_function:
-      return found
-    is_class = bool(self.base) and isinstance(found, type)
-    if is_class and issubclass(found, pkgutil.resolve_name(self.base)):
-      if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise UsageError(
-          f"config.{self.field}={name} does not define {missing}"
-        )
-      return found
-    wanted = f"a subclass of {self.base.replace(':', '.')}"
-    if not self.base:
+    is_class = isinstance(found, type)
+    if self.base:
+      wanted = f"a subclass of {self.base.replace(':', '.')}"
+      fits = is_class and issubclass(found, pkgutil.resolve_name(self.base))
+    else:
       wanted = "a function that returns a source"
-    raise UsageError(
-      f"config.{self.field}={name}: {self.noun} must be {wanted}, and this is"
-      f" {found!r:.80}"
-    )
+      fits = callable(found) and not is_class
+    if not fits:
+      raise UsageError(
+        f"config.{self.field}={name}: {self.noun} must be {wanted}, and this"
+        f" is {found!r:.80}"
+      )
+    if inspect.isabstract(found):
+      missing = ", ".join(sorted(found.__abstractmethods__))
+      raise UsageError(f"config.{self.field}={name} does not define {missing}")
+    return found
 
 
 @functools.cache
 def _modules(package: str, module: str) -> dict[str, str]:
-  """By name, the modules that bring a part of a kind."""
+  """The modules that bring a part of a kind, by the part's name."""
   root = pathlib.Path(essl_jax.__file__).parent
   found = {}
   for path in (root / package).glob("*.py"):

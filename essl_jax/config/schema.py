@@ -28,8 +28,8 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     A dataclass; the same one for the same choices.
 
   Raises:
-    UsageError: a part is unknown, not one or named twice, or two parts have one
-      field.
+    UsageError: a part is unknown, of the wrong kind or named twice, or two
+      parts have the same field.
   """
   values = []
   for name in CHOICES:
@@ -57,14 +57,14 @@ def _compose(
 ) -> type[Config]:
   own = parts.METHOD.find(method)
   added = [
-    *((f"config.terms={name}", parts.TERM.find(name)) for name in terms),
-    *(
-      (f"config.evaluations={name}", parts.EVALUATION.find(name))
-      for name in evaluations
-    ),
+    (f"config.{kind.field}={name}", kind.find(name))
+    for kind, names in ((parts.TERM, terms), (parts.EVALUATION, evaluations))
+    for name in names
   ]
   asked = [
-    name for part in (own, *(x for _, x in added)) for name in _views(part)
+    view
+    for part in (own, *(part for _, part in added))
+    for view in getattr(part, "views", ())
   ]
   new = [
     _field("data", _extended(Data, find_source(data))),
@@ -84,10 +84,6 @@ def _compose(
   )
 
 
-def _views(part: Any) -> Iterable[str]:
-  return getattr(part, "views", ())
-
-
 def _claim(taken: dict[str, str], name: str, owner: str) -> None:
   if name in taken:
     raise UsageError(
@@ -97,19 +93,16 @@ def _claim(taken: dict[str, str], name: str, owner: str) -> None:
 
 
 def _default(field: fields.Field) -> Any:
-  metadata = {"help": field.help}
-  if field.default is dataclasses.MISSING:
-    return dataclasses.field(metadata=metadata)
-  return dataclasses.field(default=field.default, metadata=metadata)
+  return dataclasses.field(default=field.default, metadata={"help": field.help})
 
 
 def _field(name: str, kind: type) -> tuple[str, Any, Any]:
   """A group of fields; its default is that of all of them."""
-  metadata = {"help": (kind.__doc__ or "").strip().split("\n")[0]}
   try:
-    return name, kind, dataclasses.field(default=kind(), metadata=metadata)
+    default = kind()
   except TypeError:  # a field has no default
-    return name, kind, dataclasses.field(metadata=metadata)
+    default = dataclasses.MISSING
+  return name, kind, dataclasses.field(default=default)
 
 
 def _extended(base: type, part: Any) -> type:

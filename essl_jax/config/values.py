@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
-from essl_jax.config import bounds
+from essl_jax.config.bounds import Bound
 from essl_jax.errors import UsageError
 
 _NONE = type(None)
@@ -103,29 +103,24 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
   return _coerce_plain(hint, value, where)
 
 
-def _check_bound(bound: Any, value: Any, where: str) -> None:
-  if isinstance(bound, bounds.Length):
-    if not bound.allows(len(value)):
-      raise UsageError(
-        f"config.{where} must have {bound.limit} or more values; got {value}"
-      )
-  elif not bound.allows(value):
-    raise UsageError(
-      f"config.{where} must be {bound.words} {bound.limit}; got {value}"
-    )
+def _check_bound(bound: Bound, value: Any, where: str) -> None:
+  name, number = f"config.{where}", value
+  if isinstance(value, tuple):
+    name, number = f"{name}: the number of values", len(value)
+  if not bound.compare(number, bound.limit):
+    raise UsageError(f"{name} must be {bound.words} {bound.limit}; got {value}")
 
 
 def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
   if not isinstance(value, (list, tuple)):
     raise UsageError(f"config.{where} must be a tuple, got {value!r}")
-  if kinds[-1:] != (Ellipsis,):
-    if len(value) != len(kinds):
-      raise UsageError(
-        f"config.{where} must be {len(kinds)} values, got {value!r}"
-      )
-    pairs = zip(kinds, value, strict=True)
-  else:
-    pairs = zip([kinds[0]] * len(value), value, strict=True)
+  if kinds[-1:] == (Ellipsis,):
+    kinds = (kinds[0],) * len(value)
+  if len(value) != len(kinds):
+    raise UsageError(
+      f"config.{where} must be {len(kinds)} values, got {value!r}"
+    )
+  pairs = zip(kinds, value, strict=True)
   try:
     return tuple(coerce(kind, item, where) for kind, item in pairs)
   except UsageError as error:

@@ -39,12 +39,8 @@ def option(chosen: Collection[str], name: str, default: str) -> str:
   Raises:
     UsageError: two values are chosen.
   """
-  found = sorted(x for x in chosen if x.startswith(f"{name}="))
-  if len(found) > 1:
-    raise UsageError(
-      f"config variants {' and '.join(found)} exclude each other: choose one"
-    )
-  return found[0].partition("=")[2] if found else default
+  found = exclusive(chosen, [x for x in chosen if x.startswith(f"{name}=")])
+  return found.partition("=")[2] or default
 
 
 def exclusive(chosen: Collection[str], names: Collection[str]) -> str:

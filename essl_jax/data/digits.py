@@ -10,7 +10,7 @@ _TEST_FRACTION = 0.2
 
 
 def open_digits(settings: config_lib.Data) -> ArraySource:
-  """Opens the 8 x 8 digits; see `load_digits`.
+  """Opens scikit-learn's digits of 8 x 8 pixels; see `load_digits`.
 
   Args:
     settings: `config.data`.

@@ -25,19 +25,21 @@ class Prediction(Term):
   """Cross entropy of naming the element that was applied to a third view.
 
   Attributes:
-    weight: lambda; 0 leaves out view three and the head (the baseline).
-    group: a name in `transformations.GROUPS`, a product of several, such as
-      `rotation*horizontal_flip`, or `module:NAME` of your own.
-    all_elements: applies the whole group to every image, else one random
+    weight: weight of this loss (lambda in the paper); 0 leaves out the third
+      view and the head (the baseline).
+    group: transformation group to predict: a name in `transformations.GROUPS`,
+      a product such as `rotation*horizontal_flip`, or `module:NAME` of your
+      own.
+    all_elements: apply the whole group to every image, otherwise one random
       element to each.
-    heads: `joint`: one head tells all combinations of a product apart; `each`:
-      every factor of a product has its own head, their losses are added.
-    relative: the head sees the features of two copies of an image and names
-      what leads from the first to the second, for images that may lie rotated
-      in the data already; for groups whose elements can be undone.
-    hidden_widths: hidden layers of the prediction head; none make it linear.
-    hidden_norm: after each of them: `layer` or `batch`.
-    last_hidden_relu: whether a ReLU follows the head's last hidden norm.
+    heads: `joint`: one head tells apart all combinations of a product; `each`:
+      every factor has a head, and their losses are added.
+    relative: predict, from the features of two copies of an image, which
+      element leads from the first to the second; for data that hold rotated
+      images already. Needs a group whose elements can be undone.
+    hidden_widths: widths of the head's hidden layers; `()` makes it linear.
+    hidden_norm: norm after each hidden layer: `layer` or `batch`.
+    last_hidden_relu: whether a ReLU follows the last hidden norm.
 
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), equation 2.

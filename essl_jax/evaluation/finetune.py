@@ -166,16 +166,16 @@ class Finetune(Evaluation):
   docs/evaluation.md for 10%.
 
   Attributes:
-    labels: what part of the training images keep their labels, the same part
-      of every class; see `data.subsets.choose`.
-    label_list: a file that names the images instead, one a line, such as
-      SimCLR's `1percent.txt`.
-    subset: which of the disjoint subsets of that size, from 0.
+    labels: fraction of the training images that keep their labels, the same in
+      every class; see `data.subsets.choose`.
+    label_list: file that names the images instead, one a line, such as SimCLR's
+      `1percent.txt`.
+    subset: which of the disjoint subsets of that size to use, from 0.
     epochs: passes over the labelled images.
     batch_size: images per step, over all devices.
-    learning_rate: of the encoder, at the start of a cosine per epoch.
-    head_learning_rate: of the new linear head.
-    momentum: of SGD.
+    learning_rate: initial rate of the encoder; it follows a cosine per epoch.
+    head_learning_rate: initial rate of the new linear head.
+    momentum: momentum of SGD.
     weight_decay: added to the gradient of all weights.
   """
 

@@ -291,14 +291,14 @@ class Knn(Evaluation):
   """The kNN monitor, and the accuracy at the end.
 
   Attributes:
-    every_epochs: how often it runs, the untrained encoder first; 0 is only at
-      the end.
-    k: neighbours, or several numbers of them: one pass gives all figures. The
-      first is the `knn_top1` that ranks checkpoints, a further one, say 20,
-      is `knn_top1_k20`.
-    temperature: of the neighbours' votes.
-    bank_images: how many training images are the bank, also at the end; 0 is
-      all. The choice is fixed: see `data.subsets.sample`.
+    every_epochs: epochs between two runs of the monitor, the first on the
+      untrained encoder; 0 measures only at the end.
+    k: number of neighbours, or several numbers: one pass gives all figures. The
+      first gives `knn_top1`, which ranks checkpoints; another, say 20, gives
+      `knn_top1_k20`.
+    temperature: temperature of the neighbours' votes.
+    bank_images: number of training images in the bank, in the monitor and at
+      the end; 0 is all. The choice is fixed (`data.subsets.sample`).
   """
 
   heading = "kNN"

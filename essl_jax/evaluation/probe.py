@@ -24,23 +24,25 @@ class Probe(Evaluation):
   Attributes:
     protocol: `paper` (freshly augmented images at every step), `fast` (cached
       features) or `none`.
-    repetitions: probes that differ in weights, order and augmentation.
-    epochs: of each.
+    repetitions: number of probes, which differ in weights, order and
+      augmentation.
+    epochs: length of each probe's training.
     batch_size: images per step, over all devices.
-    learning_rate: at the start of the cosine; not scaled with the batch.
-    optimizer: `sgd`, or `lars` with a trust coefficient of 0.001, which
-      adapts the bias as well.
-    momentum: of the gradients' running sum.
+    learning_rate: initial rate of the cosine; not scaled with the batch size.
+    optimizer: `sgd`, or `lars` with a trust coefficient of 0.001, which adapts
+      the bias as well.
+    momentum: momentum of the gradient.
     weight_decay: added to the gradient.
-    update_rate_every: `step` or `epoch`.
-    initial_std: of normal initial weights, with biases of 0; absent, both are
-      uniform within 1 / sqrt(features), PyTorch's default.
-    interpolation: of the training crops: `bilinear` or `bicubic`.
-    resize_size: shorter side (bicubic) that test images of one size are
-      resized to before their centre is cut out; absent, they are left as kNN
-      sees them. Where images differ in size, `data.resize_size` is read.
-    checkpoint_every_epochs: how often an unfinished probe is saved, from which
-      the same command goes on.
+    update_rate_every: how often the rate changes: every `step` or every
+      `epoch`.
+    initial_std: standard deviation of normal initial weights, with biases of 0.
+      By default both are uniform within 1 / sqrt(features), as in PyTorch.
+    interpolation: interpolation of the training crops: `bilinear` or `bicubic`.
+    resize_size: length of the shorter side that test images of one size are
+      resized to (bicubic) before their centre is cut out. By default they stay
+      as kNN sees them. Sets whose images differ in size use `data.resize_size`.
+    checkpoint_every_epochs: epochs between two checkpoints of a probe, from
+      which the same command goes on.
   """
 
   key = "linear_probe"

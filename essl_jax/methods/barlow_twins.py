@@ -20,7 +20,7 @@ class BarlowTwins(Method):
   """The cross-correlation of two views' projections should be the identity.
 
   Attributes:
-    redundancy_weight: of the squared off-diagonal correlations.
+    redundancy_weight: weight of the squared off-diagonal correlations.
     projector: features to projections.
 
   Reference:

@@ -26,8 +26,8 @@ class BYOL(Method):
   Attributes:
     projector: features to projections.
     predictor_hidden: width of the predictor's hidden layer.
-    target_decay: what part of the target stays after the first step; it rises
-      to 1 by half a cosine.
+    target_decay: fraction of the target network that a step keeps, at the
+      start; it rises to 1 along half a cosine.
 
   Reference:
     Grill et al. 2020 (arXiv 2006.07733), equation 2 and section 3.2.

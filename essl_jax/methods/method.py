@@ -184,9 +184,9 @@ class Projector:
   """The projector of a method.
 
   Attributes:
-    widths: of its layers.
-    last_norm: after the last layer: `batch`, `batch_not_affine` or `none`.
-    bias: whether its linear layers have biases.
+    widths: width of each layer.
+    last_norm: norm after the last layer: `batch`, `batch_not_affine` or `none`.
+    bias: whether the linear layers have biases.
   """
 
   widths: bounds.Sizes = (2048, 2048)

@@ -21,7 +21,7 @@ class SimCLR(Method):
   """InfoNCE averaged over both directions, as in the E-SSL program.
 
   Attributes:
-    temperature: what cosine similarities are divided by.
+    temperature: divisor of the cosine similarities.
     projector: features to embeddings.
 
   Reference:

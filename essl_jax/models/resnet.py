@@ -116,16 +116,17 @@ class ResNet(_Layers):
 
   Attributes:
     takes_any_size: Images of any size and number of channels fit.
-    depth: 18, 34, 50, 101 or 152.
-    stem: `"cifar"` (3x3 convolution, stride 1) or `"imagenet"` (7x7, stride 2,
-      then 3x3 max-pooling, stride 2).
+    depth: Number of layers: 18, 34, 50, 101 or 152.
+    stem: `cifar` (3x3 convolution, stride 1) or `imagenet` (7x7 convolution,
+      stride 2, then 3x3 max-pooling, stride 2).
     width: Channels of the first stage; the later ones double it.
-    blocks: Blocks of each stage, where they are not those of the depth, such as
-      (1, 1) for a network that compiles in seconds. The depth still says
-      whether they are bottlenecks.
+    blocks: Number of blocks in each stage, in place of those of the depth; (1,
+      1) compiles in seconds. The depth still chooses between basic and
+      bottleneck blocks.
     zero_init_last_norm: Start each block as the identity: scale 0 in its last
       batch norm.
-    rematerialize: Keep only the blocks' inputs for the backward pass.
+    rematerialize: Save memory: keep only the blocks' inputs for the backward
+      pass and compute each block twice.
     dtype: What convolutions and activations are computed in.
     axis_name: Mapped axis over which batch norms share their statistics.
     conv_general_dilated: Stands in for `jax.lax.conv_general_dilated`.

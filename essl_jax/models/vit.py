@@ -67,25 +67,27 @@ class ViT(nn.Module):
   are float32 whatever `dtype` is.
 
   Attributes:
-    image_size: Side of the images that the positions are laid out for, in
-      pixels. For images of other sizes, learned positions are interpolated and
-      fixed ones computed anew.
+    image_size: Side in pixels of the images that the positions are laid out
+      for. At other sizes, learned positions are interpolated and fixed ones
+      computed again.
     patch: Side of a patch in pixels. It divides the sides of all images.
-    width: Number of channels of a token, and of the features. A multiple of
-      `heads`, with fixed positions also of 4.
+    width: Number of channels of a token, and of the features: a multiple of
+      `heads`, and of 4 with fixed positions.
     depth: Number of blocks.
     heads: Number of attention heads.
-    mlp_ratio: Size of the perceptrons' hidden layers over `width`.
-    positions: `"learned"`, or `"sincos"` for fixed sines and cosines.
+    mlp_ratio: Width of the perceptrons' hidden layers, as a multiple of
+      `width`.
+    positions: `learned`, or `sincos` for fixed sines and cosines.
     frozen_patch_projection: Whether the patch projection keeps its initial
       weights. No gradient reaches it, nor the images.
-    pool: The features are the class `"token"`, or the patches' `"mean"`. The
-      mean is taken before the last norm.
-    stochastic_depth: How likely the last block's parts are left out for an
-      example in training. The rate rises linearly from 0 at the first block.
-      Masks are drawn for a device's share at once, so that other numbers of
-      devices or micro-batches draw others.
-    rematerialize: Keep only the blocks' inputs for the backward pass.
+    pool: What the features are: the class `token`, or the `mean` of the
+      patches, taken before the last norm.
+    stochastic_depth: Probability in training of leaving out the last block's
+      parts for an example; it rises linearly from 0 at the first block. Masks
+      are drawn for a device's share at once, so other numbers of devices or
+      micro-batches draw other masks.
+    rematerialize: Save memory: keep only the blocks' inputs for the backward
+      pass and compute each block twice.
     dtype: What is computed in.
     axis_name: Not used: images do not see each other.
     dot_general: Stands in for `jax.lax.dot_general` in linear layers.

@@ -29,7 +29,7 @@ class PhotonicCNN(nn.Module):
   Parameters and running statistics are float32 whatever `dtype` is.
 
   Attributes:
-    width: channels of the first convolution, 64 in the paper.
+    width: channels of the first convolution; 64 in the paper.
     dtype: what is computed in.
     axis_name: mapped axis over which batch norms share their statistics.
     conv_general_dilated: stands in for `jax.lax.conv_general_dilated`.

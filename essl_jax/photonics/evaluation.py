@@ -29,13 +29,13 @@ class Regression(Evaluation):
   ones, others for each repetition.
 
   Attributes:
-    labelled: how many cells to train on; one number or several, each of which
+    labelled: number of cells to train on, or several numbers, each of which
       gives figures.
-    repetitions: trainings that differ in cells, order, augmentation and the
-      head's weights.
-    epochs: of each.
+    repetitions: number of trainings, which differ in cells, order, augmentation
+      and the head's weights.
+    epochs: length of each training.
     batch_size: cells per step, over all devices.
-    learning_rate: constant.
+    learning_rate: learning rate, constant.
     weight_decay: added to the gradient as in PyTorch's Adam.
   """
 

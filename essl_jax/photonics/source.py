@@ -96,11 +96,12 @@ class Generate:
   """Unit cells to be made in `data.dir` where they are missing.
 
   Attributes:
-    kind: of cells: `blob` or `gpm`; absent, nothing is made.
-    labelled: training and test cells, which have a density of states; a tenth
-      as many come on top to validate on, so 10 or more.
-    unlabelled: cells without, 1 or more.
-    seed: of the cells.
+    kind: kind of cells to generate, `blob` or `gpm`. By default nothing is
+      generated.
+    labelled: number of training and test cells, which have a density of states;
+      a tenth as many are added to validate on, so give 10 or more.
+    unlabelled: number of cells without a density of states, at least 1.
+    seed: seed of the cells.
   """
 
   kind: Literal["blob", "gpm"] | None = None
