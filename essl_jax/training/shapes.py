@@ -57,7 +57,9 @@ def _check_encoder(
 ) -> None:
   """Tries the encoder on the views of every stage of the training."""
   encoder, name = networks.encoder, config.encoder.name
-  init = nn.init(lambda module, x: networks_lib.bind(module, False)(x), encoder)
+  init = nn.init(
+    lambda module, x: networks_lib.bind(module, train=False)(x), encoder
+  )
   variables = None
   for view, images in _images(config, networks, channels):
     side = images.shape[1]

@@ -148,9 +148,9 @@ def make_train_step(
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
   With `axis_name` the step sees one device's share; n devices compute the
-  loss, gradients and statistics of one device with the whole batch. Networks
-  that draw masks (dropout, stochastic depth) are the exception: they draw them
-  for a device's share, or a micro-batch, at once.
+  loss, gradients and statistics of one device with the whole batch. A module's
+  own `nn.Dropout` is the exception: it draws for a device's share, or a
+  micro-batch, at once. `image_keys` of `Networks` draw for each image.
 
   Args:
     problem: what is trained, with batch norm over the same `axis_name`.
@@ -253,14 +253,15 @@ def _make_forward(
 
   def forward(params: Any, statistics: Any, inputs: Any) -> tuple[Any, Any]:
     views, places = inputs
-    rngs = {"dropout": jax.random.fold_in(key, places[0])}
+    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    random = {"image_keys": image_keys, "rngs": {"dropout": image_keys[0]}}
     own, updates = problem.networks.apply(
       {"params": params, "batch_stats": statistics[0]},
       views.images,
       views.targets,
       train=True,
       mutable=["batch_stats"],
-      rngs=rngs,
+      **random,
     )
     moved = updates.get("batch_stats", {})
     if target is None:
@@ -273,7 +274,7 @@ def _make_forward(
       {},
       train=True,
       mutable=["batch_stats"],
-      rngs=rngs,
+      **random,
     )
     found = lax.stop_gradient(found)
     return (own, found), (moved, updates.get("batch_stats", {}))

@@ -144,8 +144,22 @@ def _transform_keys(
 
 
 def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
-  number = zlib.crc32(name.encode())
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+  return augment.fold_each(keys, zlib.crc32(name.encode()))
+
+
+def copy_keys(keys: jax.Array, name: str, rows: int) -> jax.Array:
+  """One key per row of a view, whatever else is drawn for its image.
+
+  Args:
+    keys: one per image, [N].
+    name: of the view.
+    rows: K N, of K copies of all images.
+
+  Returns:
+    Keys [K N], in the order of the copies.
+  """
+  own, copies = _keys_by_name(keys, name), jnp.arange(rows // len(keys))
+  return jax.vmap(augment.fold_each, (None, 0))(own, copies).reshape(rows)
 
 
 def blank(
