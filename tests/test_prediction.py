@@ -289,14 +289,14 @@ def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
       assert len(set(np.asarray(partners[:, 0]).tolist())) > 1
       return jax.nn.one_hot(copies.labels, 4)
 
-  view = tiny_config("simclr").views.third
+  views = tiny_config("simclr").views
   images = step_helpers.images()
   keys = jax.random.split(jax.random.PRNGKey(0), 16)
-  crops = augment.random_view(keys, images, view, normalized=False)
+  crops = augment.random_view(keys, images, views.third, normalized=False)
   partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
     jax.random.wrap_key_data(keys), transformation._PARTNERS
   )
-  predict = transformation.make_predict(Perfect(), 0, view)
+  predict = transformation.make_predict(Perfect(), 0, views)
   named = predict({"crops": crops, "keys": partner_keys}, (images, keys))
   np.testing.assert_array_equal(named, np.tile(np.arange(4), (16, 1)))
 
