@@ -151,8 +151,7 @@ class Config:
       random weights.
     batch_size: images per step, over all devices of all processes.
     micro_batches: how many parts each device divides its images into to save
-      memory: the same losses, but batch norm sees one part at a time, and
-      stochastic depth draws other masks.
+      memory: the same losses, but batch norm sees one part at a time.
     seed: of weights, data order and augmentations.
     mode: `train`, or `evaluate` or `finetune` an existing workdir (or, in a
       new one, the encoder of `init_from`).

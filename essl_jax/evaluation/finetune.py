@@ -205,6 +205,11 @@ class Finetune(Evaluation):
     name = f"{100 * self.labels:g}%"
     return f"{name}, subset {self.subset}" if self.subset else name
 
+  @property
+  def needs_labels(self) -> bool:
+    """Yes."""
+    return True
+
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """The figures by the labels that were chosen; see `run` above."""
     experiment, encoding = bench.experiment, bench.encoding

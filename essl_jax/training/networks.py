@@ -81,6 +81,8 @@ class Networks(nn.Module):
     Returns:
       What the method's `forward` returns, then each term's.
     """
+    if self.is_target:
+      views = _chosen(views, self.asked[0])
     features = self.encode(views, train=train, image_keys=image_keys)
     heads = self._heads(train)
     own = _chosen(features, self.asked[0])
