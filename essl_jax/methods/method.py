@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from essl_jax.augment import View, ViewRequest
+from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.models import heads
@@ -67,11 +67,10 @@ class Method(Part):
       One request for each of `self.views`; a subclass may ask for several
       draws of one of them, or for plain ones.
     """
-    found: list[ViewRequest] = []
-    for name in self.views:
-      view: View = getattr(views, name)
-      found.append(ViewRequest(name, view, extra=views.extra))
-    return found
+    return [
+      ViewRequest(name, getattr(views, name), extra=views.extra)
+      for name in self.views
+    ]
 
   @abc.abstractmethod
   def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:

@@ -1,6 +1,7 @@
 """What cannot be trained, told in one line before anything is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -104,13 +105,11 @@ def _check_groups(views: Any, name: str, channels: int) -> None:
   image = jax.ShapeDtypeStruct((1, view.size, view.size, channels), jnp.float32)
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   for group in drawn:
-    try:
+    with _fits(name, group):
       found = transformations.find_augmentation(group)
       jax.eval_shape(found.apply, image, label)
       if isinstance(found, transformations.TransformationGroup):
         found.check_elements()
-    except Exception as error:  # a group may be anybody's
-      raise _refusal(name, group, error) from error
 
 
 def _check_transforms(part: Any, views: Any, channels: int) -> None:
@@ -121,20 +120,22 @@ def _check_transforms(part: Any, views: Any, channels: int) -> None:
     size = request.view.size
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    try:
+    name = part.views[0] if part.views else request.name
+    with _fits(name, getattr(part, "group", part.section)):
       jax.eval_shape(request.transform, images, keys)
-    except Exception as error:  # a term may be anybody's
-      name = part.views[0] if part.views else request.name
-      group = getattr(part, "group", part.section)
-      raise _refusal(name, group, error) from error
 
 
-def _refusal(name: str, group: str, error: Exception) -> UsageError:
-  line = first_line(error, with_type=not isinstance(error, ValueError))
-  return UsageError(
-    f"config.views.{name}, {group}: {line}: set config.views.{name}.size to"
-    " fit or choose another group"
-  )
+@contextlib.contextmanager
+def _fits(name: str, group: str) -> Iterator[None]:
+  """Refuses a group, which may be anybody's, that fails on a view."""
+  try:
+    yield
+  except Exception as error:
+    line = first_line(error, with_type=not isinstance(error, ValueError))
+    raise UsageError(
+      f"config.views.{name}, {group}: {line}: set config.views.{name}.size to"
+      " fit or choose another group"
+    ) from error
 
 
 def _check_encoder(experiment: Any) -> None:

@@ -157,37 +157,26 @@ def make_apply(
   return nn.apply(call, module, mutable=mutable)
 
 
-def make_encoder(
-  config: config_lib.Config,
-  *,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-  dot_general: Callable[..., jax.Array] = lax.dot_general,
-) -> nn.Module:
+def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
   """Builds the encoder of a config.
 
   Args:
     config: of the run.
-    axis_name: mapped axis over which batch norms share statistics.
-    conv_general_dilated: the convolution; see `models.resnet`.
-    dot_general: the products; see `models.heads`.
+    **layers: `axis_name`, over which batch norms share statistics,
+      `conv_general_dilated` (see `models.resnet`) and `dot_general` (see
+      `models.heads`).
 
   Returns:
-    The module; it gets those of these arguments and the `dtype` that it has
-    attributes for.
+    The module; it gets those of these and the `dtype` that it has attributes
+    for.
 
   Raises:
     UsageError: its fields make no network.
   """
   kind = parts.ENCODER.find(config.encoder.name)
-  provided = {
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-    "conv_general_dilated": conv_general_dilated,
-    "dot_general": dot_general,
-  }
   there = inspect.signature(kind).parameters
-  given = {name: x for name, x in provided.items() if name in there}
+  layers["dtype"] = jnp.dtype(config.precision)
+  given = {name: x for name, x in layers.items() if name in there}
   try:
     return kind(**config_lib.encoder_fields(config), **given)
   except (ValueError, TypeError) as error:
@@ -197,33 +186,22 @@ def make_encoder(
 def make_networks(
   config: config_lib.Config,
   terms: Iterable[Any] | None = None,
-  *,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-  dot_general: Callable[..., jax.Array] = lax.dot_general,
+  **layers: Any,
 ) -> Networks:
   """Builds the encoder and the heads that a config describes.
 
   Args:
     config: of the run.
     terms: the active ones, from `active_terms`, which is the default.
-    axis_name: as of `make_encoder`, like the others.
-    conv_general_dilated: the convolution.
-    dot_general: the heads' products.
+    **layers: as of `make_encoder`.
 
   Returns:
     The networks.
   """
-  encoder = make_encoder(
-    config,
-    axis_name=axis_name,
-    conv_general_dilated=conv_general_dilated,
-    dot_general=dot_general,
-  )
   method = config_lib.method(config)
   terms = tuple(active_terms(config) if terms is None else terms)
   return Networks(
-    encoder=encoder,
+    encoder=make_encoder(config, **layers),
     method=method,
     terms=terms,
     asked=tuple(
@@ -232,8 +210,8 @@ def make_networks(
     ),
     common={
       "dtype": jnp.dtype(config.precision),
-      "axis_name": axis_name,
-      "dot_general": dot_general,
+      "axis_name": layers.get("axis_name"),
+      "dot_general": layers.get("dot_general", lax.dot_general),
     },
   )
 
