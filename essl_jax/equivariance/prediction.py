@@ -84,19 +84,10 @@ class Prediction(Term):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The third view under all elements, or a random one."""
-    view = getattr(views, self.views[0])
-    return [ViewRequest(self.view_name, view, transform=self._transform)]
-
-  def _transform(self, images: jax.Array, keys: jax.Array) -> tuple[Any, Any]:
-    question = self.question
-    apply = question.random_elements
-    if self.all_elements:
-      apply = question.all_elements
-    copies = apply(images, keys)
-    targets = {"labels": copies.labels}
-    if copies.partners is not None:
-      targets["partners"] = copies.partners
-    return copies.images, targets
+    view, transform = getattr(views, self.views[0]), self.question.all_elements
+    if not self.all_elements:
+      transform = self.question.random_elements
+    return [ViewRequest(self.view_name, view, transform=transform)]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """The head, or one for each factor of a product."""

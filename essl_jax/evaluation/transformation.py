@@ -98,19 +98,18 @@ def make_predict(
     crops = augment.random_view(keys, images, view, normalized=False)
     # Another use of the key than the crop's, as in training.
     partner_keys = augment.fold_each(image_keys(keys, len(images)), _PARTNERS)
-    copies = question.all_elements(crops, partner_keys)
-    targets = {"labels": copies.labels, "partners": copies.partners}
+    copies, targets = question.all_elements(crops, partner_keys)
     logits = networks.apply(
       variables,
       number,
-      {name: augment.normalize(copies.images, view.mean, view.std)},
+      {name: augment.normalize(copies, view.mean, view.std)},
       {name: targets},
       train=False,
       method="ask_term",
     )
     named, labels = (
       x.reshape(-1, images.shape[0]).T
-      for x in (question.classify(logits), copies.labels)
+      for x in (question.classify(logits), targets["labels"])
     )
     # By what leads to a copy from its partner, which is not always upright.
     return jnp.take_along_axis(named, labels.argsort(axis=1), axis=1)

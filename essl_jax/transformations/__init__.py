@@ -86,10 +86,7 @@ GROUPS: Mapping[str, TransformationGroup] = {
       ["flip"],
     ),
     _group(
-      "vertical_flip",
-      (identity, flip(1)),
-      "identity, up-down",
-      {"turn over"},
+      "vertical_flip", (identity, flip(1)), "identity, up-down", {"turn over"}
     ),
     # Labels of flips and half translations are those of E-SSL's program.
     _group(
@@ -106,10 +103,7 @@ GROUPS: Mapping[str, TransformationGroup] = {
       _SHIFTS,
     ),
     _group(
-      "half_swap",
-      (identity, half_shift(2)),
-      "identity, swapped",
-      {"across"},
+      "half_swap", (identity, half_shift(2)), "identity, swapped", {"across"}
     ),
     _group(
       "vertical_half_swap",
@@ -124,18 +118,10 @@ GROUPS: Mapping[str, TransformationGroup] = {
       _SHIFTS,
     ),
     _group(
-      "grayscale",
-      (identity, to_grayscale),
-      "colour, gray",
-      (),
-      ["grayscale"],
+      "grayscale", (identity, to_grayscale), "colour, gray", (), ["grayscale"]
     ),
     _group(
-      "inversion",
-      (identity, invert),
-      "identity, negative",
-      (),
-      ["solarize"],
+      "inversion", (identity, invert), "identity, negative", (), ["solarize"]
     ),
     _group(
       "blur",
