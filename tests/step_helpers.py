@@ -12,6 +12,7 @@ from essl_jax import optim
 from essl_jax.devices import parallel
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import online
+from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -59,7 +60,7 @@ def make_problem(config, axis_name=None, total_steps=60):
   """What the step of a config trains."""
   schedule = optim.warmup_cosine(0.01, warmup_steps=1, total_steps=60)
   rate = 0.01 if config.method == "simsiam" else None
-  return step_lib.Problem(
+  return problem_lib.Problem(
     networks_lib.make_networks(config, make_parts(config), axis_name=axis_name),
     optim.make_optimizer(sgd_groups(schedule, rate)),
     schedule,

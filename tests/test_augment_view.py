@@ -233,14 +233,11 @@ def test_eight_devices_draw_the_views_of_one(check):
   )
 
 
-def test_view_from_a_mapping():
+def test_view_of_lists_is_that_of_tuples():
   fields = {"size": 8, "jitter": [0.4, 0.4, 0.4, 0.1], "scale": [0.5, 1]}
-  key = jax.random.key(0)
-  np.testing.assert_array_equal(
-    jax.jit(functools.partial(random_view, view=fields))(key, IMAGES),
-    draw(key, IMAGES, View(**fields)),
-  )
-  assert hash(View(**fields)) == hash(View(**fields | {"scale": (0.5, 1)}))
+  view = View(8, jitter=(0.4, 0.4, 0.4, 0.1), scale=(0.5, 1))
+  assert View(**fields) == view
+  assert hash(View(**fields)) == hash(view)
 
 
 @pytest.mark.parametrize(
@@ -288,5 +285,3 @@ def test_wrong_inputs_are_named():
     augment.resized_crop(IMAGES, np.ones((8, 4)), 8, "nearest")
   with pytest.raises(ValueError, match=r"one key or \[8\] keys, got \(3,\)"):
     random_view(jax.random.split(key, 3), IMAGES, View(size=16))
-  with pytest.raises(ValueError, match="sise.*allowed are size"):
-    random_view(key, IMAGES, {"size": 16, "sise": 3})

@@ -13,6 +13,7 @@ from essl_jax.methods.byol import BYOL
 from essl_jax.methods.method import Projector
 from essl_jax.storage import checkpoint
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -26,7 +27,7 @@ METHOD = BYOL(
 def _problem(axis_name=None):
   common = {"dtype": jnp.float32, "axis_name": axis_name}
   rate = ema_helpers.LEARNING_RATE
-  return step_lib.Problem(
+  return problem_lib.Problem(
     networks_lib.Networks(
       encoder=ema_helpers.Encoder(axis_name=axis_name),
       method=METHOD,
@@ -159,7 +160,7 @@ def test_micro_batches_of_a_network_without_norms():
   }
   found = []
   for parts in (1, 4):
-    problem = step_lib.Problem(
+    problem = problem_lib.Problem(
       networks_lib.Networks(Plain(), PlainBYOL(), asked=(("first", "second"),)),
       optim.sgd(0.1, weight_decay=0.0, momentum=0.9),
       lambda step: jnp.float32(0.1),

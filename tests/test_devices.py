@@ -110,6 +110,51 @@ def test_step_runs_under_pmap(one_device):
     _assert_same_run((jax.device_get(state), history), expected)
 
 
+def _one_step(config, devices):
+  """State and metrics after a step, with augmentation, in float32."""
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  mapped = parallel.map_step(
+    step_helpers.make_step(config, parallel.AXIS), mesh
+  )
+  state = parallel.replicate(step_helpers.make_state(config), mesh)
+  batch = parallel.shard(step_helpers.batch(), mesh)
+  return jax.device_get(mapped(state, batch))
+
+
+VIT = {
+  "name": "vit",
+  "image_size": 16,
+  "patch": 4,
+  "width": 16,
+  "depth": 2,
+  "heads": 2,
+}
+
+
+def test_stochastic_depth_is_drawn_for_each_image(tiny_config):
+  """Whatever the number of devices and of micro-batches, also for copies."""
+
+  def step(devices, micro_batches, rate=0.5):
+    config = tiny_config(
+      "simclr",
+      micro_batches=micro_batches,
+      encoder=VIT | {"stochastic_depth": rate},
+      # No batch norm, which would see a micro-batch at a time, and no ReLU.
+      projector={"widths": (16,), "last_norm": "none"},
+      equivariance={"hidden_widths": ()},
+    )
+    return _one_step(config, devices)
+
+  expected, wanted = step(1, 1)
+  for devices, micro_batches in ((4, 1), (1, 4), (4, 2)):
+    actual, got = step(devices, micro_batches)
+    for name in ("loss", "loss_ssl", "loss_equivariance", "gradient_norm"):
+      np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5)
+    _assert_trees_close(actual.opt_state, expected.opt_state, 1e-4)
+  _, whole = step(1, 1, rate=0.0)
+  assert abs(whole["gradient_norm"] / wanted["gradient_norm"] - 1) > 1e-2
+
+
 @pytest.mark.parametrize("method", METHODS_SLOW)
 def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
   """The whole step as it is used; its views do not depend on the devices.
@@ -120,12 +165,7 @@ def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
   config = tiny_config(method)
   runs = []
   for devices in (1, 8):
-    mesh = parallel.make_mesh(jax.devices()[:devices])
-    state = step_helpers.make_state(config)
-    step = step_helpers.make_step(config, parallel.AXIS)
-    mapped = parallel.map_step(step, mesh)
-    batch = parallel.shard(step_helpers.batch(), mesh)
-    runs.append(jax.device_get(mapped(parallel.replicate(state, mesh), batch)))
+    runs.append(_one_step(config, devices))
   (expected, wanted), (actual, got) = runs
   for name in (name for name in wanted if name.startswith("loss")):
     np.testing.assert_allclose(

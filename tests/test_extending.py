@@ -15,6 +15,8 @@ from essl_jax.config import flags
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import bench as bench_lib
+from essl_jax.evaluation import transformation
 from essl_jax.training import experiment as experiment_lib
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
@@ -288,6 +290,63 @@ class Angle(Term):
   _, before = _step(alone)
   # Another term's draws do not move those of the others.
   np.testing.assert_allclose(before["loss_ssl"], metrics["loss_ssl"], rtol=1e-5)
+
+
+def test_two_predictions_are_measured_each_on_its_view(
+  tmp_path, monkeypatch, tiny_config
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "flipped.py").write_text(
+    '''
+from essl_jax.equivariance.prediction import Prediction
+
+class Flipped(Prediction):
+  """Which flip was applied to the second view."""
+  section = "flipped"
+  views = ("second",)
+  view_name = "flipped"
+  head_name = "flip_head"
+  group: str = "vertical_flip"
+'''
+  )
+  config = tiny_config(
+    "simclr",
+    terms=("prediction", "flipped:Flipped"),
+    flipped={"hidden_widths": (16,)},
+  )
+  experiment, metrics = _step(config)
+  assert {"loss_flipped", "flipped_accuracy", "equivariance_accuracy"} <= set(
+    metrics
+  )
+  assert [x.shown for x in experiment.networks.terms] == [
+    ("equivariance_accuracy",),
+    ("flipped_accuracy",),
+  ]
+  sizes, networks = [], type(experiment.networks)
+  apply = networks.apply
+
+  def spy(self, variables, number, images, *rest, **options):
+    sizes.append((number, {k: x.shape[1] for k, x in images.items()}))
+    return apply(self, variables, number, images, *rest, **options)
+
+  bench, measure = bench_lib.make(experiment), transformation.Transformation()
+  state = experiment.create_state()
+  with monkeypatch.context() as patched:
+    patched.setattr(networks, "apply", spy)
+    found = measure.run(bench, state)
+  assert sizes == [(0, {"transformed": 8}), (1, {"flipped": 16})]
+  second = found.pop("flipped")
+  assert (found["group"], len(found["per_element"])) == ("rotation", 4)
+  assert (second["group"], len(second["per_element"])) == ("vertical_flip", 2)
+  assert found["augmentation"] == "one third-view crop an image"
+  assert second["augmentation"] == "one second-view crop an image"
+  titles = [row.title for row in measure.rows(found | {"flipped": second})]
+  assert titles == [
+    "Transformation prediction accuracy",
+    "Transformation prediction accuracy, flipped",
+  ]
+  bench.at_random = ("transformation_head",)
+  assert measure.run(bench, state) == second
 
 
 def test_a_vision_transformer_trains_with_adamw(tiny_config):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from essl_jax import data
+from essl_jax import augment, data
 from essl_jax import run as train
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
@@ -24,13 +24,15 @@ VIEW = linear_probe.train_view(8, **PIXELS)
 
 
 class Encoder(nn.Module):
-  """A convolution with batch norm over all devices."""
+  """A convolution with batch norm over all devices, of dimmed images."""
 
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, x, *, train):
+  def __call__(self, x, *, train, image_keys=None):
     """Features [N, 8]."""
+    if train and image_keys is not None:
+      x *= 1 - 0.1 * augment.arrays.uniform(image_keys, 1)[:, :, None, None]
     x = nn.Conv(8, (3, 3), use_bias=False)(x)
     x = nn.BatchNorm(
       use_running_average=not train, momentum=0.5, axis_name=self.axis_name

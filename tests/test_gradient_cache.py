@@ -78,6 +78,7 @@ def _run(config, micro_batches, devices=1, train=False):
         params,
         batch_stats,
         views,
+        examples=N // devices,
         micro_batches=micro_batches,
       )
       mean = functools.partial(jax.lax.pmean, axis_name=parallel.AXIS)
@@ -140,7 +141,7 @@ def test_batch_norm_sees_one_part_at_a_time(tiny_config):
   objective = lambda outputs: ((outputs[-1] ** 2).mean(), None)
   _, _, outputs, statistics = jax.jit(
     lambda params, stats: gradient_cache.gradients(
-      forward, objective, params, stats, views, micro_batches=2
+      forward, objective, params, stats, views, examples=N, micro_batches=2
     )
   )(state.params, state.batch_stats)
   expected = state.batch_stats
@@ -172,6 +173,7 @@ def test_parts_that_do_not_fit_are_refused(tiny_config):
       state.params,
       {},
       _views(),
+      examples=N,
       micro_batches=3,
     )
 

@@ -36,9 +36,9 @@ def _keys(n):
 
 def test_all_elements_alone(images):
   asked = elements.make("jigsaw")
-  copies = asked.all_elements(images, _keys(5))
-  assert copies.images.shape == (24 * 5, 6, 6, 3) and copies.partners is None
-  np.testing.assert_array_equal(copies.labels, np.repeat(np.arange(24), 5))
+  copies, targets = asked.all_elements(images, _keys(5))
+  assert copies.shape == (24 * 5, 6, 6, 3) and set(targets) == {"labels"}
+  np.testing.assert_array_equal(targets["labels"], np.repeat(np.arange(24), 5))
   assert asked.heads == {"jigsaw": 24}
 
 
@@ -67,15 +67,16 @@ def test_separate_heads_of_a_product():
 @pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
 def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):
   asked = elements.make(name, relative=True)
-  copies = jax.jit(getattr(asked, draw))(images, _keys(5))
+  copies, targets = jax.jit(getattr(asked, draw))(images, _keys(5))
+  partners = targets["partners"]
   number = {"all_elements": asked.group.num_classes, "random_elements": 2}[draw]
-  assert copies.partners.shape == (5, number)
-  assert copies.images.shape == (number * 5, 6, 6, 3)
-  by_copy = np.asarray(copies.images).reshape(number, 5, 6, 6, 3)
-  labels = np.asarray(copies.labels).reshape(number, 5)
+  assert partners.shape == (5, number)
+  assert copies.shape == (number * 5, 6, 6, 3)
+  by_copy = np.asarray(copies).reshape(number, 5, 6, 6, 3)
+  labels = np.asarray(targets["labels"]).reshape(number, 5)
   for copy in range(number):
     for i in range(5):
-      partner = by_copy[copies.partners[i, copy], i][None]
+      partner = by_copy[partners[i, copy], i][None]
       element = asked.group.elements[labels[copy, i]]
       np.testing.assert_array_equal(element(partner)[0], by_copy[copy, i])
 
@@ -283,20 +284,22 @@ def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
 
     def apply(self, variables, number, images, targets, **_):
       assert self.terms[number] is term
-      copies = term.question.all_elements(variables["crops"], variables["keys"])
+      _, wanted = term.question.all_elements(
+        variables["crops"], variables["keys"]
+      )
       partners = targets["transformed"]["partners"]
-      np.testing.assert_array_equal(partners, copies.partners)
+      np.testing.assert_array_equal(partners, wanted["partners"])
       assert len(set(np.asarray(partners[:, 0]).tolist())) > 1
-      return jax.nn.one_hot(copies.labels, 4)
+      return jax.nn.one_hot(wanted["labels"], 4)
 
-  view = tiny_config("simclr").views.third
+  views = tiny_config("simclr").views
   images = step_helpers.images()
   keys = jax.random.split(jax.random.PRNGKey(0), 16)
-  crops = augment.random_view(keys, images, view, normalized=False)
+  crops = augment.random_view(keys, images, views.third, normalized=False)
   partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
     jax.random.wrap_key_data(keys), transformation._PARTNERS
   )
-  predict = transformation.make_predict(Perfect(), 0, view)
+  predict = transformation.make_predict(Perfect(), 0, views)
   named = predict({"crops": crops, "keys": partner_keys}, (images, keys))
   np.testing.assert_array_equal(named, np.tile(np.arange(4), (16, 1)))
 

@@ -164,15 +164,24 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
   bare = data.ArraySource(
     images[:64], np.full(64, -1), images[64:], labels[64:]
   )
-  experiment = experiment_lib.build(tiny_config("simsiam"), bare)
-  with pytest.raises(UsageError, match="no labels.*set config.data.labelled"):
-    bench_lib.make(experiment).features(experiment.create_state(), "bank")
+  for fields, part in (
+    ({}, "Knn"),
+    ({"evaluations": ("probe",)}, "Probe"),
+    ({"evaluations": ("finetune",), "mode": "finetune"}, "Finetune"),
+    ({"online_classifier": True}, "OnlineClassifier"),
+  ):
+    config = dataclasses.replace(tiny_config("simsiam"), **fields)
+    with pytest.raises(UsageError, match="none: .*labelled_split") as error:
+      experiment_lib.build(config, bare)
+    line = str(error.value)
+    assert line.startswith(f"{part} needs labels") and "\n" not in line
+  config = dataclasses.replace(
+    tiny_config("simsiam"), evaluations=("collapse",)
+  )
+  assert experiment_lib.build(config, bare).labelled is bare
 
 
-def test_what_has_no_labels_trains_no_classifier(tiny_config):
-  settings = {"name": "digits", "labelled_split": "train"}
-  with pytest.raises(UsageError, match="online_classifier needs labels"):
-    tiny_config("simsiam", data=settings, online_classifier=True)
+def test_labels_are_whole_or_absent():
   mixed = np.array([-1, 0, 1, 2])
   with pytest.raises(UsageError, match="train_labels holds -1"):
     data.ArraySource(

@@ -15,6 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax import convert, optim, transformations
 from essl_jax.models.layers import convolution
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -125,7 +126,7 @@ def trajectory(request, golden):
   )
   step = jax.jit(
     step_lib.make_train_step(
-      step_lib.Problem(networks, optimizer, schedule),
+      problem_lib.Problem(networks, optimizer, schedule),
       lambda state, batch: step_helpers.to_views(batch),
     ),
     compiler_options=xla_flags.OPTIMISED,

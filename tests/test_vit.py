@@ -125,14 +125,14 @@ def test_stochastic_depth_keeps_the_expectation():
   """An example keeps its input, or gets the part over the chance of it."""
   block = transformer.Block(heads=1, hidden=4, stochastic_depth=0.25)
   x = jax.random.normal(KEY, (2000, 3, 4))
-  variables = block.init(KEY, x, train=False)
+  variables = block.init(KEY, x)
   params = variables["params"]
   kernel = jnp.eye(4, 12, 8)  # values are the inputs
   params["attn"]["qkv"]["kernel"] = kernel
   params["attn"]["proj"]["kernel"] = jnp.eye(4)
   params["mlp"]["fc2"]["kernel"] = jnp.zeros((4, 4))
-  part = block.apply(variables, x, train=False) - x
-  drawn = block.apply(variables, x, train=True, rngs={"dropout": KEY}) - x
+  part = block.apply(variables, x) - x
+  drawn = block.apply(variables, x, jax.random.split(KEY, 2000)) - x
   kept = np.any(np.asarray(drawn) != 0, axis=(1, 2))
   # 4 deviations of a binomial.
   np.testing.assert_allclose(kept.mean(), 0.75, atol=0.04)

@@ -12,7 +12,7 @@ every operation. Everything works under `jit`, `vmap`, `grad`, `shard_map` and
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 """
 
-from essl_jax.augment.arrays import keys_by_place
+from essl_jax.augment.arrays import fold_each, keys_by_place
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
   adjust_brightness,
@@ -40,6 +40,7 @@ __all__ = (
   "adjust_hue",
   "adjust_saturation",
   "center_crop_resize",
+  "fold_each",
   "gaussian_blur",
   "horizontal_flip",
   "keys_by_place",

@@ -66,6 +66,11 @@ def keys_by_place(
   return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
+def fold_each(keys: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
+  """Keys [N] for one more use of each of N keys, told by its number."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
   """Typed keys `[count]` from one key or one per image, typed or legacy."""
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -1,7 +1,8 @@
 """What a view is, and drawing one of each image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
+import itertools
 import math
 import numbers
 from typing import Any
@@ -11,7 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax import transformations
-from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
+from essl_jax.augment.arrays import (
+  as_float,
+  fold_each,
+  image_keys,
+  per_image,
+  uniform,
+)
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
   color_jitter,
@@ -158,24 +165,10 @@ class View:
       )
 
 
-def _as_view(view: View | Mapping[str, Any]) -> View:
-  if isinstance(view, View):
-    return view
-  fields = dict(view.items())
-  allowed = [field.name for field in dataclasses.fields(View)]
-  unknown = sorted(set(fields) - set(allowed))
-  if unknown or "size" not in fields:
-    raise ValueError(
-      f"a view needs `size` and has no {unknown}; got {sorted(fields)}, "
-      f"allowed are {', '.join(allowed)}"
-    )
-  return View(**fields)
-
-
 def random_view(
   key: chex.PRNGKey,
   images: chex.Array,
-  view: View | Mapping[str, Any],
+  view: View,
   *,
   crop: bool = True,
   extra: str | None = None,
@@ -194,7 +187,7 @@ def random_view(
       of one; typed, or legacy `[2]` and `[N, 2]`. Keep JAX's default
       (threefry) generator: others do not draw per key under `vmap`.
     images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
-    view: a `View`, or a mapping of its fields.
+    view: what is done.
     crop: False where the images are crops of the view's size already.
     extra: a group of `transformations.find_augmentation`; with probability 1/2
       one of its elements other than the identity is applied.
@@ -208,53 +201,71 @@ def random_view(
     ValueError: images to be left uncropped that are not of the view's size,
       or of other channels than the view has numbers or colours for.
   """
-  view, images = _as_view(view), as_float(images)
+  images = as_float(images)
   view.check_channels(images.shape[-1])
-  count = images.shape[0]
-  own_keys = image_keys(key, count)
-  keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
+  own_keys = image_keys(key, images.shape[0])
+  crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
+  images = _crop(images, view, crop_keys if crop else None)
+  images = _flip_and_recolour(images, view, uniform(draw_keys, 14).T)
+  images = _apply_groups(images, view, own_keys, extra)
+  return normalize(images, view.mean, view.std) if normalized else images
+
+
+def _crop(images: jax.Array, view: View, keys: jax.Array | None) -> jax.Array:
+  """A random crop of each image; without keys the images are crops already."""
   is_sized = images.shape[1:3] == (view.size, view.size)
-  if crop and not (view.is_whole and is_sized):
-    boxes = sample_crop_boxes(
-      keys[0], count, images.shape[1:], view.scale, view.ratio
-    )
-    images = resized_crop(images, boxes, view.size, view.interpolation)
-  elif not is_sized:
+  if is_sized and (keys is None or view.is_whole):
+    return images
+  if keys is None:
     raise ValueError(
       f"crops of a view of size {view.size} must be [N, {view.size},"
       f" {view.size}, C], got shape {images.shape}"
     )
-  draws = uniform(keys[1], 14).T
+  boxes = sample_crop_boxes(
+    keys, images.shape[0], images.shape[1:], view.scale, view.ratio
+  )
+  return resized_crop(images, boxes, view.size, view.interpolation)
 
-  def chosen(draw: jax.Array, probability: float) -> jax.Array:
-    return per_image(draw < probability, images, "draw")[..., None]
+
+def _flip_and_recolour(
+  images: jax.Array, view: View, draws: jax.Array
+) -> jax.Array:
+  """Flip to solarize, by 14 numbers in [0, 1) for each image, [14, N]."""
+
+  def sometimes(
+    probability: float, draw: jax.Array, changed: jax.Array
+  ) -> jax.Array:
+    now = per_image(draw < probability, images, "draw")[..., None]
+    return jnp.where(now, changed, images)
 
   if view.flip:
     images = horizontal_flip(images, draws[0] < view.flip)
   if view.jitter_probability and any(view.jitter):
     jittered = color_jitter(images, draws[1:9], view.jitter)
-    now = chosen(draws[9], view.jitter_probability)
-    images = jnp.where(now, jittered, images)
+    images = sometimes(view.jitter_probability, draws[9], jittered)
   if view.grayscale:
-    now = chosen(draws[10], view.grayscale)
-    images = jnp.where(now, to_grayscale(images), images)
+    images = sometimes(view.grayscale, draws[10], to_grayscale(images))
   if view.blur:
     low, high = view.blur_sigma
     sigma = low + (high - low) * draws[11]
     blurred = gaussian_blur(images, sigma, max_sigma=high)
-    images = jnp.where(chosen(draws[12], view.blur), blurred, images)
+    images = sometimes(view.blur, draws[12], blurred)
   if view.solarize:
     inverted = solarize(images, view.solarize_threshold)
-    images = jnp.where(chosen(draws[13], view.solarize), inverted, images)
+    images = sometimes(view.solarize, draws[13], inverted)
+  return images
 
-  def group_keys(number: int) -> jax.Array:
-    # 0 and 1 would be the keys of the crop and of the draws.
-    return jax.vmap(jax.random.fold_in, (0, None))(own_keys, 2 + number)
 
-  for number, name in enumerate(view.groups):
+def _apply_groups(
+  images: jax.Array, view: View, keys: jax.Array, extra: str | None
+) -> jax.Array:
+  """A random element of each group of the view, and sometimes of one more."""
+  # 0 and 1 would be the keys of the crop and of the draws.
+  own_keys = (fold_each(keys, number) for number in itertools.count(2))
+  for name in view.groups:
     group = transformations.find_augmentation(name)
-    images, _ = group.apply_random(group_keys(number), images)
+    images, _ = group.apply_random(next(own_keys), images)
   if extra is not None:
     group = transformations.find_augmentation(extra)
-    images, _ = group.apply_sometimes(group_keys(len(view.groups)), images)
-  return normalize(images, view.mean, view.std) if normalized else images
+    images, _ = group.apply_sometimes(next(own_keys), images)
+  return images

@@ -18,11 +18,6 @@ def check(config: Config) -> None:
   Raises:
     UsageError: names the fields and what is allowed.
   """
-  if config.online_classifier and config.data.labelled_split is not None:
-    raise UsageError(
-      "config.online_classifier needs labels of the pre-training images, and"
-      " config.data.labelled_split says that they have none: unset one of them"
-    )
   _check_resolution(config.views.resolution)
   _check_optimizer(config)
 

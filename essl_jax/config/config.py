@@ -153,8 +153,7 @@ class Config:
       from random weights.
     batch_size: images per step, over all devices of all processes.
     micro_batches: number of parts into which each device splits its images to
-      save memory. The loss is the same, but batch norm sees one part at a time,
-      and stochastic depth draws other masks.
+      save memory. The loss is the same, but batch norm sees one part at a time.
     seed: seed of weights, data order and augmentations.
     mode: `train`; or `evaluate` or `finetune` an existing workdir (in a new
       one, the encoder of `init_from`).

@@ -14,6 +14,7 @@ import jax
 
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
+from essl_jax.texts import some
 
 # A launcher sets them to the number of processes that it starts.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -30,7 +31,6 @@ _LATE = (
   " --process_id of their own and a way to the port of process 0;"
   " --join_timeout waits longer, --distributed=false runs alone"
 )
-_SHOWN = 3  # differing fields, and processes, that a line names
 
 
 def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
@@ -202,23 +202,17 @@ def describe_differences(all_shown: Sequence[Mapping[str, str]]) -> str:
       owners.setdefault(shown.get(name, "absent"), []).append(str(index))
     if len(owners) > 1:
       held = (
-        f"{value} in process {_some(', ', indices)}"
+        f"{value} in process {some(indices)}"
         for value, indices in owners.items()
       )
-      parts.append(f"{name} is {_some(' and ', list(held))}")
+      parts.append(f"{name} is {some(list(held), separator=' and ')}")
   if not parts:
     return ""
   return (
-    f"the processes were started differently: {_some('; ', parts)}: start all"
-    " of them with the same command, code and data"
+    "the processes were started differently:"
+    f" {some(parts, separator='; ')}: start all of them with the same command,"
+    " code and data"
   )
-
-
-def _some(separator: str, parts: list[str]) -> str:
-  """Joins the first few and counts the rest."""
-  more = len(parts) - _SHOWN
-  shown = separator.join(parts[:_SHOWN])
-  return f"{shown} and {more} more" if more > 0 else shown
 
 
 def describe_loss(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple
 
 import chex
 import jax
@@ -13,20 +12,11 @@ from essl_jax import losses, transformations
 from essl_jax.transformations import TransformationGroup
 from essl_jax.transformations.group import draw_labels
 
-
-class Transformed(NamedTuple):
-  """Transformed copies of N images, K of each.
-
-  Attributes:
-    images: [K N, H, H, C]: the first copy of all images, then the second, ...
-    labels: int32 [K N], what the head is to say of each.
-    partners: int32 [N, K], the copy of the same image with which each is
-      compared; None where every copy is judged alone.
-  """
-
-  images: jax.Array
-  labels: jax.Array
-  partners: jax.Array | None = None
+Copies = tuple[jax.Array, dict[str, jax.Array]]
+"""K copies of N images, [K N, H, H, C]: the first of all images, then the
+second, ...; and the targets: `labels`, int32 [K N], what the head is to say of
+each, and where the prediction is relative `partners`, int32 [N, K], the copy of
+the same image with which each is compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +42,7 @@ class ElementPrediction:
     groups = self.group.factors if self.separate_heads else (self.group,)
     return {group.name: group.num_classes for group in groups}
 
-  def all_elements(self, images: chex.Array, keys: chex.Array) -> Transformed:
+  def all_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """Every element of every image.
 
     Args:
@@ -65,16 +55,13 @@ class ElementPrediction:
     """
     transformed, elements = self.group.apply_all(images)
     if not self.relative:
-      return Transformed(transformed, elements)
+      return transformed, {"labels": elements}
     partner = draw_labels(keys, 0, self.group.num_classes)
     shape = (partner.shape[0], self.group.num_classes)
     partners = jnp.broadcast_to(partner[:, None], shape)
-    labels = self._differences(elements, partners)
-    return Transformed(transformed, labels, partners)
+    return transformed, self._compared(elements, partners)
 
-  def random_elements(
-    self, images: chex.Array, keys: chex.Array
-  ) -> Transformed:
+  def random_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """One random element of every image; two where it is relative.
 
     Args:
@@ -85,24 +72,26 @@ class ElementPrediction:
       One copy of each image, or two that are each other's partners.
     """
     if not self.relative:
-      return Transformed(*self.group.apply_random(keys, images))
+      transformed, elements = self.group.apply_random(keys, images)
+      return transformed, {"labels": elements}
     n = images.shape[0]
     pair = jax.vmap(jax.random.split, out_axes=1)(keys)
     drawn = [self.group.apply_random(key, images) for key in pair]
     transformed = jnp.concatenate([x for x, _ in drawn])
     elements = jnp.concatenate([labels for _, labels in drawn])
     partners = jnp.broadcast_to(jnp.array([[1, 0]], jnp.int32), (n, 2))
-    return Transformed(
-      transformed, self._differences(elements, partners), partners
-    )
+    return transformed, self._compared(elements, partners)
 
-  def _differences(self, elements: jax.Array, partners: jax.Array) -> jax.Array:
-    """Labels [K N] of what leads from its partner to each copy."""
+  def _compared(
+    self, elements: jax.Array, partners: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The targets: what leads from its partner to each copy."""
     n, copies = partners.shape
     by_copy = elements.reshape(copies, n)
     from_element = jnp.take_along_axis(by_copy, partners.T, axis=0)
     table = jnp.asarray(self.group.differences)
-    return table[from_element, by_copy].reshape(-1)
+    labels = table[from_element, by_copy].reshape(-1)
+    return {"labels": labels, "partners": partners}
 
   def loss(self, logits: chex.Array, labels: chex.Array) -> jax.Array:
     """The cross-entropy, summed over the heads.
@@ -152,7 +141,7 @@ def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
   """Puts the features of each copy behind those of its partner.
 
   Args:
-    features: [K N, F], in the order of `Transformed.images`.
+    features: [K N, F], in the order of `Copies`.
     partners: int32 [N, K].
 
   Returns:

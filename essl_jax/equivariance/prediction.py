@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,16 @@ from essl_jax.methods.method import Features, Heads
 from essl_jax.models import heads as heads_lib
 from essl_jax.transformations import TransformationGroup
 
-VIEW = "transformed"
-"""The name of the view under the elements of the group."""
-
 
 class Prediction(Term):
   """Cross entropy of naming the element that was applied to a third view.
 
+  A second prediction beside it is a subclass with other names below, and may
+  have another view.
+
   Attributes:
+    view_name: of its view under the elements of the group.
+    head_name: of its head.
     weight: weight of this loss (lambda in the paper); 0 leaves out the third
       view and the head (the baseline).
     group: transformation group to predict: a name in `transformations.GROUPS`,
@@ -47,6 +49,8 @@ class Prediction(Term):
 
   section = "equivariance"
   views = ("third",)
+  view_name: ClassVar[str] = "transformed"
+  head_name: ClassVar[str] = "transformation_head"
 
   weight: bounds.NonNegative = 0.4
   group: str = "rotation"
@@ -67,28 +71,25 @@ class Prediction(Term):
     """The group, or the factors of a product."""
     return self.question.group.factors or (self.question.group,)
 
+  @property
+  def shown(self) -> Sequence[str]:
+    """The accuracy."""
+    return (f"{self.section}_accuracy",)
+
   def check(self, config: Any) -> None:
     """Refuses groups that cannot be predicted."""
     del config
     try:
       _ = self.question
     except ValueError as error:
-      raise UsageError(f"config.equivariance: {error}") from error
+      raise UsageError(f"config.{self.section}: {error}") from error
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The third view under all elements, or a random one."""
-    return [ViewRequest(VIEW, views.third, transform=self._transform)]
-
-  def _transform(self, images: jax.Array, keys: jax.Array) -> tuple[Any, Any]:
-    question = self.question
-    apply = question.random_elements
-    if self.all_elements:
-      apply = question.all_elements
-    copies = apply(images, keys)
-    targets = {"labels": copies.labels}
-    if copies.partners is not None:
-      targets["partners"] = copies.partners
-    return copies.images, targets
+    view, transform = getattr(views, self.views[0]), self.question.all_elements
+    if not self.all_elements:
+      transform = self.question.random_elements
+    return [ViewRequest(self.view_name, view, transform=transform)]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """The head, or one for each factor of a product."""
@@ -99,16 +100,29 @@ class Prediction(Term):
       hidden_norm=self.hidden_norm,
       **common,
     )
-    return {"transformation_head": head}
+    return {self.head_name: head}
+
+  def unfit_heads(self, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The head, where that of the file was asked for something else."""
+    there = metadata.get(self.section)
+    if there is None:
+      return {}
+    # Older files have one form of it.
+    asked = [there.get("group"), there.get("heads", "joint")]
+    asked.append(there.get("relative", False))
+    if asked == [self.group, self.heads, self.relative]:
+      return {}
+    return {self.head_name: f"for {there['group']} in the file"}
 
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> jax.Array:
     """Scores of group elements, [K N, elements]."""
-    found = features[VIEW]
+    found = features[self.view_name]
     if self.relative:
-      found = elements.pair_features(found, targets[VIEW]["partners"])
-    return heads["transformation_head"](found)
+      partners = targets[self.view_name]["partners"]
+      found = elements.pair_features(found, partners)
+    return heads[self.head_name](found)
 
   def loss(
     self,
@@ -117,11 +131,11 @@ class Prediction(Term):
     *,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, Metrics]:
-    """The cross entropy, and `equivariance_accuracy` in percent."""
+    """The cross entropy, and `<section>_accuracy` in percent."""
     del axis_name
-    labels = targets[VIEW]["labels"]
+    labels = targets[self.view_name]["labels"]
     hits = self.question.classify(outputs) == labels
-    accuracy = {"equivariance_accuracy": 100 * jnp.mean(hits)}
+    accuracy = {f"{self.section}_accuracy": 100 * jnp.mean(hits)}
     return self.question.loss(outputs, labels), accuracy
 
 

@@ -42,6 +42,11 @@ class Term(Part):
     """Groups that features have to tell: views should not draw from them."""
     return ()
 
+  @property
+  def shown(self) -> Sequence[str]:
+    """Names of its metrics that the progress line shows."""
+    return ()
+
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for what it cannot be asked."""
 
@@ -52,6 +57,19 @@ class Term(Part):
   @abc.abstractmethod
   def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:
     """Its heads by name; see `Method.make_heads`."""
+
+  def unfit_heads(self, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Heads that do not start from a file's, though their shapes are equal.
+
+    Args:
+      metadata: of the file of weights: the fields of the run's parts by their
+        section, where it is known.
+
+    Returns:
+      Why not, by the name of the head.
+    """
+    del metadata
+    return {}
 
   @abc.abstractmethod
   def forward(

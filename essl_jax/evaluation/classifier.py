@@ -26,7 +26,7 @@ class Features:
   """What a linear layer classifies.
 
   Attributes:
-    compute: `(params, variables, normalised images, key) -> (features [N,
+    compute: `(params, variables, normalised images, keys) -> (features [N,
       width], variables)`; the params hold `head`, the layer, and `trained`.
     width: of the features.
     trained: params to begin with, beside those of the layer; where there are
@@ -72,7 +72,7 @@ def run(
 
   def loss(params: Any, variables: Any, batch: Any) -> tuple[jax.Array, Any]:
     found, variables = features.compute(
-      params, variables, batch["image"], batch["key"]
+      params, variables, batch["image"], batch["keys"]
     )
     return linear_layer.loss(params["head"], found, batch["label"]), variables
 

@@ -65,6 +65,11 @@ class Evaluation(Part):
     """The key of its figures in `results.json`."""
     return self.key or self.section
 
+  @property
+  def needs_labels(self) -> bool:
+    """Whether `run` reads labels of `bench.experiment.labelled`."""
+    return False
+
   def look_every(self) -> int | None:
     """Epochs between two looks in training, the untrained network first.
 

@@ -124,10 +124,13 @@ def _trained(
   """The features of an encoder that learns, and its moving statistics."""
 
   def compute(
-    params: Any, statistics: Any, images: jax.Array, key: jax.Array
+    params: Any, statistics: Any, images: jax.Array, keys: jax.Array
   ) -> tuple[jax.Array, Any]:
     found, statistics = apply(
-      {"params": params["encoder"], **statistics}, images, rngs={"dropout": key}
+      {"params": params["encoder"], **statistics},
+      images,
+      rngs={"dropout": keys[0]},
+      image_keys=keys,
     )
     return found.astype(jnp.float32), statistics
 
@@ -201,6 +204,11 @@ class Finetune(Evaluation):
       return pathlib.Path(self.label_list).name
     name = f"{100 * self.labels:g}%"
     return f"{name}, subset {self.subset}" if self.subset else name
+
+  @property
+  def needs_labels(self) -> bool:
+    """Yes."""
+    return True
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """The figures by the labels that were chosen; see `run` above."""

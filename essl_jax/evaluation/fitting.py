@@ -112,7 +112,7 @@ def make_step(
   Returns:
     The step of one device's share of a batch. Where the problem has a view,
     that is a dictionary with "image", [N, H, W, C], and the loss finds in it
-    also "key", a random key for the networks.
+    also "keys", a random key [N] per image for the networks.
   """
   mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
 
@@ -121,8 +121,8 @@ def make_step(
       key, images = jax.random.wrap_key_data(state.key), batch["image"]
       keys = image_keys(key, state.step, len(images), axis_name)
       drawn = augment.random_view(keys, images, problem.view, crop=problem.crop)
-      own = jax.random.fold_in(keys[0], _NETWORK)
-      batch = batch | {"image": drawn, "key": own}
+      own = augment.fold_each(keys, _NETWORK)
+      batch = batch | {"image": drawn, "keys": own}
     # The local loss is differentiated, then averaged.
     differentiate = jax.value_and_grad(problem.loss, has_aux=True)
     (loss, variables), gradients = differentiate(

@@ -315,6 +315,11 @@ class Knn(Evaluation):
     """All numbers of neighbours, the monitor's first."""
     return (self.k,) if isinstance(self.k, int) else self.k
 
+  @property
+  def needs_labels(self) -> bool:
+    """Yes."""
+    return True
+
   def look_every(self) -> int:
     """As the config says."""
     return self.every_epochs

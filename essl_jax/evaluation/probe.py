@@ -62,6 +62,11 @@ class Probe(Evaluation):
   resize_size: bounds.Count | None = None
   checkpoint_every_epochs: bounds.Count = 10
 
+  @property
+  def needs_labels(self) -> bool:
+    """Yes, if it runs."""
+    return self.protocol != "none"
+
   def check(self, bench: Any) -> None:
     """Refuses sizes and batches that do not fit the images and devices."""
     if self.protocol == "none":

@@ -10,7 +10,7 @@ import numpy as np
 from essl_jax import augment
 from essl_jax.augment.arrays import image_keys
 from essl_jax.devices import parallel
-from essl_jax.equivariance.prediction import VIEW, Prediction
+from essl_jax.equivariance.prediction import Prediction
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
@@ -37,10 +37,10 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
   """
   experiment = bench.experiment
   config, mesh = experiment.config, experiment.mesh
-  question = experiment.networks.terms[number].question
-  group = question.group
+  term = experiment.networks.terms[number]
+  question, group = term.question, term.question.group
   predict = parallel.map_examples(
-    make_predict(experiment.networks, number, config.views.third), mesh
+    make_predict(experiment.networks, number, config.views), mesh
   )
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   size = max(1, BATCH // group.num_classes) * mesh.size
@@ -68,14 +68,14 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
     "relative": question.relative,
     "separate_heads": question.separate_heads,
     "images": int(len(recognised)),
-    "augmentation": "one third-view crop an image"
+    "augmentation": f"one {term.views[0]}-view crop an image"
     + (", one random copy of it the partner" if question.relative else ""),
     "test_split": config.data.test_split,
   }
 
 
 def make_predict(
-  networks: Any, number: int, view: augment.View
+  networks: Any, number: int, views: Any
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
   """Which elements the head names for every image under all elements.
 
@@ -83,34 +83,33 @@ def make_predict(
     networks: `networks.Networks` with a prediction head.
     number: of the term; all elements are applied, and of a relative one all
       copies are compared with one of them, as in training.
-    view: crops and normalises the images; the third view of the training.
+    views: `config.views`, of which the term's crops and normalises the images.
 
   Returns:
     A pure function of all variables and of (uint8 images [N, H, W, 3], one
     random key per image [N]) to integers [N, K]: what element k was named.
   """
   question = networks.terms[number].question
+  (request,) = networks.terms[number].requests(views)
+  view, name = request.view, request.name
 
   def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, keys = batch
     crops = augment.random_view(keys, images, view, normalized=False)
     # Another use of the key than the crop's, as in training.
-    partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
-      image_keys(keys, len(images)), _PARTNERS
-    )
-    copies = question.all_elements(crops, partner_keys)
-    targets = {"labels": copies.labels, "partners": copies.partners}
+    partner_keys = augment.fold_each(image_keys(keys, len(images)), _PARTNERS)
+    copies, targets = question.all_elements(crops, partner_keys)
     logits = networks.apply(
       variables,
       number,
-      {VIEW: augment.normalize(copies.images, view.mean, view.std)},
-      {VIEW: targets},
+      {name: augment.normalize(copies, view.mean, view.std)},
+      {name: targets},
       train=False,
       method="ask_term",
     )
     named, labels = (
       x.reshape(-1, images.shape[0]).T
-      for x in (question.classify(logits), copies.labels)
+      for x in (question.classify(logits), targets["labels"])
     )
     # By what leads to a copy from its partner, which is not always upright.
     return jnp.take_along_axis(named, labels.argsort(axis=1), axis=1)
@@ -124,22 +123,33 @@ class Transformation(Evaluation):
   heading = "Transformation prediction"
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """See `run` above; None without a trained head."""
-    terms = bench.experiment.networks.terms
-    numbers = [i for i, x in enumerate(terms) if isinstance(x, Prediction)]
-    if not numbers or "transformation_head" in bench.at_random:
-      return None
-    return run(bench, state, numbers[0])
+    """See `run` above; None without a trained head.
+
+    The figures of a second term stand beside those of the first, by its
+    section.
+    """
+    found: dict[str, Any] = {}
+    for number, term in enumerate(bench.experiment.networks.terms):
+      if isinstance(term, Prediction) and term.head_name not in bench.at_random:
+        figures = run(bench, state, number)
+        found = found | {term.section: figures} if found else figures
+    return found or None
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """The accuracy over all elements."""
-    elements = len(figures.get("per_element", [])) or 1
-    note = (
-      f"group {figures.get('group')}, chance {100 / elements:.1f}%,"
-      f" {count(figures, 'images')} test images"
-    )
-    value = percent(figures, "transformation_accuracy")
-    return [Row("Transformation prediction accuracy", value, note)]
+    """The accuracy over all elements, of each term."""
+    title = "Transformation prediction accuracy"
+    others = {k: x for k, x in figures.items() if isinstance(x, Mapping)}
+    found = [_row(title, figures)]
+    return found + [_row(f"{title}, {k}", x) for k, x in others.items()]
+
+
+def _row(title: str, figures: Mapping[str, Any]) -> Row:
+  elements = len(figures.get("per_element", [])) or 1
+  note = (
+    f"group {figures.get('group')}, chance {100 / elements:.1f}%,"
+    f" {count(figures, 'images')} test images"
+  )
+  return Row(title, percent(figures, "transformation_accuracy"), note)
 
 
 PART = Transformation

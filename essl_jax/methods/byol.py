@@ -6,25 +6,17 @@ import jax
 
 from essl_jax import losses, optim
 from essl_jax.config import bounds
-from essl_jax.methods.method import (
-  Features,
-  Heads,
-  Method,
-  Outputs,
-  Projector,
-  two_projections,
-)
-from essl_jax.models import heads as heads_lib
+from essl_jax.methods.method import Outputs, Projector, TwoViews
+from essl_jax.models import heads
 
 
-class BYOL(Method):
+class BYOL(TwoViews):
   """The distance of predictions to the other view's target projection.
 
   The target network is an average of the trained one; both directions are
   added.
 
   Attributes:
-    projector: features to projections.
     predictor_hidden: width of the predictor's hidden layer.
     target_decay: fraction of the target network that a step keeps, at the
       start; it rises to 1 along half a cosine.
@@ -41,20 +33,9 @@ class BYOL(Method):
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
     """Projector and predictor, with biases."""
-    predictor = heads_lib.MLP(
-      widths=(self.predictor_hidden, self.projector.widths[-1]), **common
-    )
-    return {"projector": self.projector.make(**common), "predictor": predictor}
-
-  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """Projections and predictions of both views, each [N, D]."""
-    projections = two_projections(heads, features)
-    predictions = tuple(heads["predictor"](z) for z in projections)
-    return {"projections": projections, "predictions": predictions}
-
-  def forward_target(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """The target's projections of both views, each [N, D]."""
-    return {"projections": two_projections(heads, features)}
+    widths = (self.predictor_hidden, self.projector.widths[-1])
+    predictor = heads.MLP(widths, **common)
+    return super().make_heads(**common) | {"predictor": predictor}
 
   def target_momentum(self, step: jax.Array, total_steps: int) -> jax.Array:
     """See `optim.momentum_coefficient`."""

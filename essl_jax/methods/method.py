@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from essl_jax.augment import View, ViewRequest
+from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.models import heads
@@ -67,11 +67,10 @@ class Method(Part):
       One request for each of `self.views`; a subclass may ask for several
       draws of one of them, or for plain ones.
     """
-    found: list[ViewRequest] = []
-    for name in self.views:
-      view: View = getattr(views, name)
-      found.append(ViewRequest(name, view, extra=views.extra))
-    return found
+    return [
+      ViewRequest(name, getattr(views, name), extra=views.extra)
+      for name in self.views
+    ]
 
   @abc.abstractmethod
   def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:
@@ -200,6 +199,33 @@ class Projector:
     )
 
 
+class TwoViews(Method):
+  """A method that compares the projections of two views.
+
+  A subclass may add a head `predictor`, from projections to predictions.
+
+  Attributes:
+    projector: features to projections.
+  """
+
+  projector: Projector = Projector()
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """The projector."""
+    return {"projector": self.projector.make(**common)}
+
+  def forward(
+    self, heads: Heads, features: Features
+  ) -> dict[str, tuple[jax.Array, ...]]:
+    """`projections` of both views, each [N, D], and their `predictions`."""
+    views = (features["first"], features["second"])
+    found = {"projections": tuple(heads["projector"](x) for x in views)}
+    if "predictor" in heads:
+      predict = heads["predictor"]
+      found["predictions"] = tuple(predict(z) for z in found["projections"])
+    return found
+
+
 def embedding_std(
   embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
 ) -> jax.Array:
@@ -222,8 +248,3 @@ def embedding_std(
   moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)))
   variance = jnp.maximum(moments[1] - moments[0] ** 2, 0)
   return jnp.mean(jnp.sqrt(variance))
-
-
-def two_projections(heads: Heads, features: Features) -> tuple[jax.Array, ...]:
-  """The projections of the first and the second view, each [N, D]."""
-  return tuple(heads["projector"](features[x]) for x in ("first", "second"))

@@ -1,28 +1,19 @@
 """SimCLR with E-SSL's loss: negatives from the other view alone."""
 
 import functools
-from typing import Any
 
 import jax
 
 from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.methods.method import (
-  Features,
-  Heads,
-  Method,
-  Outputs,
-  Projector,
-  two_projections,
-)
+from essl_jax.methods.method import Outputs, TwoViews
 
 
-class SimCLR(Method):
+class SimCLR(TwoViews):
   """InfoNCE averaged over both directions, as in the E-SSL program.
 
   Attributes:
     temperature: divisor of the cosine similarities.
-    projector: features to embeddings.
 
   Reference:
     Chen et al. 2020 (arXiv 2002.05709); Dangovski et al. 2022 (arXiv
@@ -30,15 +21,6 @@ class SimCLR(Method):
   """
 
   temperature: bounds.Positive = 0.5
-  projector: Projector = Projector()
-
-  def make_heads(self, **common: Any) -> dict[str, Any]:
-    """The projector."""
-    return {"projector": self.projector.make(**common)}
-
-  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """The projections of both views, each [N, D]."""
-    return {"projections": two_projections(heads, features)}
 
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None

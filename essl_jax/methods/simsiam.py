@@ -7,24 +7,16 @@ import optax
 
 from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.methods.method import (
-  Features,
-  Heads,
-  Method,
-  Outputs,
-  Projector,
-  two_projections,
-)
-from essl_jax.models import heads as heads_lib
+from essl_jax.methods.method import Outputs, TwoViews
+from essl_jax.models import heads
 
 
-class SimSiam(Method):
+class SimSiam(TwoViews):
   """Symmetric negative cosine similarity of predictions and projections.
 
   The predictor keeps a constant learning rate.
 
   Attributes:
-    projector: features to projections.
     predictor_hidden: width of the predictor's hidden layer.
 
   Reference:
@@ -32,22 +24,13 @@ class SimSiam(Method):
     "Predictor".
   """
 
-  projector: Projector = Projector()
   predictor_hidden: bounds.Count = 512
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
     """Projector and predictor."""
     width = self.projector.widths[-1]
-    return {
-      "projector": self.projector.make(**common),
-      "predictor": heads_lib.predictor(self.predictor_hidden, width, **common),
-    }
-
-  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """Projections and predictions of both views, each [N, D]."""
-    projections = two_projections(heads, features)
-    predictions = tuple(heads["predictor"](z) for z in projections)
-    return {"projections": projections, "predictions": predictions}
+    predictor = heads.predictor(self.predictor_hidden, width, **common)
+    return super().make_heads(**common) | {"predictor": predictor}
 
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None

@@ -156,9 +156,7 @@ def projector(
   *,
   last_norm: str = "batch_not_affine",
   bias: bool = False,
-  dtype: Any = jnp.float32,
-  axis_name: str | None = None,
-  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
+  **common: Any,
 ) -> MLP:
   """The projector: batch norm and ReLU between the layers.
 
@@ -166,54 +164,32 @@ def projector(
     widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
     last_norm: After the last layer; see `MLP.output_norm`.
     bias: Whether the linear layers have biases.
-    dtype: What is computed in.
-    axis_name: Mapped axis over which batch norms share their statistics.
-    dot_general: Stands in for `jax.lax.dot_general`.
+    **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
   Returns:
     The module.
   """
   return MLP(
-    widths=tuple(widths),
-    norm="batch",
+    tuple(widths),
     output_norm=last_norm,
     hidden_bias=bias,
     output_bias=bias,
-    dtype=dtype,
-    axis_name=axis_name,
-    dot_general=dot_general,
+    **common,
   )
 
 
-def predictor(
-  hidden: int,
-  out: int,
-  *,
-  dtype: Any = jnp.float32,
-  axis_name: str | None = None,
-  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
-) -> MLP:
+def predictor(hidden: int, out: int, **common: Any) -> MLP:
   """SimSiam's predictor: a hidden layer with batch norm, a plain last layer.
 
   Args:
     hidden: Size of the hidden layer (no bias); 512 in the recipes.
     out: Size of the output, that of the projector.
-    dtype: What is computed in.
-    axis_name: Mapped axis over which the batch norm shares its statistics.
-    dot_general: Stands in for `jax.lax.dot_general`.
+    **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
   Returns:
     The module.
   """
-  return MLP(
-    widths=(hidden, out),
-    norm="batch",
-    hidden_bias=False,
-    output_bias=True,
-    dtype=dtype,
-    axis_name=axis_name,
-    dot_general=dot_general,
-  )
+  return MLP((hidden, out), hidden_bias=False, **common)
 
 
 def transformation_head(
@@ -222,9 +198,7 @@ def transformation_head(
   *,
   last_hidden_relu: bool = True,
   hidden_norm: str = "layer",
-  dtype: Any = jnp.float32,
-  axis_name: str | None = None,
-  dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
+  **common: Any,
 ) -> nn.Module:
   """The head that tells the transformations apart: norms and biases.
 
@@ -236,9 +210,7 @@ def transformation_head(
     last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
       no ReLU after the last hidden layer.
     hidden_norm: After the hidden layers: `"layer"` or `"batch"`.
-    dtype: What is computed in.
-    axis_name: Mapped axis over which batch norms share their statistics.
-    dot_general: Stands in for `jax.lax.dot_general`.
+    **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
   Returns:
     The module.
@@ -248,13 +220,11 @@ def transformation_head(
   is_single = len(num_classes) == 1
   made = [
     MLP(
-      name=None if is_single else name,
-      widths=(*hidden_widths, size),
+      (*hidden_widths, size),
       norm=hidden_norm,
       last_hidden_relu=last_hidden_relu,
-      dtype=dtype,
-      axis_name=axis_name,
-      dot_general=dot_general,
+      name=None if is_single else name,
+      **common,
     )
     for name, size in num_classes.items()
   ]

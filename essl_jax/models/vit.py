@@ -4,8 +4,8 @@ The architecture is that of timm's `VisionTransformer` (norms before attention
 and perceptron, a class token, biases everywhere, exact GELU), with its names,
 so that PyTorch weights carry over. Two things a user may trip over:
 
-- Stochastic depth draws from the collection `dropout`: pass
-  `rngs={"dropout": key}` to `apply` when it trains.
+- Stochastic depth needs random keys when it trains: pass `image_keys`, one per
+  image, or `rngs={"dropout": key}` to `apply`.
 - A weight decay shrinks a frozen patch projection, although its gradients are
   zero: hand `frozen_parameters` to `optim.make_optimizer`.
 
@@ -83,9 +83,7 @@ class ViT(nn.Module):
     pool: What the features are: the class `token`, or the `mean` of the
       patches, taken before the last norm.
     stochastic_depth: Probability in training of leaving out the last block's
-      parts for an example; it rises linearly from 0 at the first block. Masks
-      are drawn for a device's share at once, so other numbers of devices or
-      micro-batches draw other masks.
+      parts for an image; it rises linearly from 0 at the first block.
     rematerialize: Save memory: keep only the blocks' inputs for the backward
       pass and compute each block twice.
     dtype: What is computed in.
@@ -154,12 +152,16 @@ class ViT(nn.Module):
     return ("patch_embed",) if self.frozen_patch_projection else ()
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, *, train: bool, image_keys: jax.Array | None = None
+  ) -> jax.Array:
     """Maps images to their features.
 
     Args:
       x: Normalised images, `[N, H, W, C]`, floating point.
       train: Leave out parts of the blocks at random (`stochastic_depth`).
+      image_keys: A random key per image, `[N]`, which says what is left out
+        for it; drawn from the collection `dropout` if absent.
 
     Returns:
       Features, `[N, F]`, float32.
@@ -167,10 +169,14 @@ class ViT(nn.Module):
     Raises:
       ValueError: If `x` does not have four axes, or patches do not divide it.
     """
+    if not (train and self.stochastic_depth):
+      image_keys = None
+    elif image_keys is None:
+      image_keys = jax.random.split(self.make_rng("dropout"), len(x))
     x = self._embed(x)
 
-    def run(block: nn.Module, x: jax.Array) -> jax.Array:
-      return block(x, train=train)
+    def run(block: nn.Module, x: jax.Array, keys: Any) -> jax.Array:
+      return block(x, keys)
 
     run = nn.remat(run) if self.rematerialize and train else run
     rates = np.linspace(0, self.stochastic_depth, self.depth)
@@ -183,7 +189,10 @@ class ViT(nn.Module):
         stochastic_depth=float(rate),
         name=f"blocks_{i}",
       )
-      x = run(block, x)
+      keys = image_keys
+      if image_keys is not None:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, i)
+      x = run(block, x, keys)
     x = x.astype(jnp.float32)
     x = x[:, 0] if self.pool == "token" else jnp.mean(x[:, 1:], axis=1)
     return nn.LayerNorm(epsilon=transformer.EPSILON, name="norm")(x)

@@ -11,7 +11,7 @@ import numpy as np
 
 from essl_jax import augment, data
 from essl_jax.data import subsets
-from essl_jax.equivariance.prediction import VIEW, Prediction
+from essl_jax.equivariance.prediction import Prediction
 from essl_jax.evaluation import features as features_lib
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run
@@ -159,7 +159,7 @@ def _view(
 def _copy_names(view: str, terms: Sequence[Any], number: int) -> Sequence[str]:
   """What to call the copies of a view, which a term has transformed."""
   for term in terms:
-    if isinstance(term, Prediction) and view == VIEW:
+    if isinstance(term, Prediction) and view == term.view_name:
       return term.question.group.names
   return [f"copy {i}" for i in range(number)] if number > 1 else [""]
 

@@ -7,7 +7,7 @@ says what they are: one metadata entry, `essl_jax`, of JSON with
 `format_version`, `source`, and `depth`, `stem` and `width` of a ResNet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -193,7 +193,7 @@ class Origin:
 def initialise(
   state: Any,
   path: str | os.PathLike[str],
-  equivariance: Mapping[str, Any] | None = None,
+  unfit: Callable[[dict[str, Any]], Mapping[str, str]] = lambda _: {},
 ) -> tuple[Any, Origin]:
   """Puts the weights of a file into a state at its beginning.
 
@@ -203,8 +203,8 @@ def initialise(
   Args:
     state: a `TrainState` at step 0.
     path: a file of Flax weights.
-    equivariance: the run's, as in its config: a head of the file that was
-      trained to predict something else is not taken.
+    unfit: says of the file's metadata which heads are not taken, whatever
+      their shapes, and why.
 
   Returns:
     The state, placed on the devices as before, and what was done.
@@ -230,11 +230,9 @@ def initialise(
       reasons[name] = "not in the file"
     elif _differences(stored[name], own[name]):
       reasons[name] = "of another shape in the file"
-  head = "transformation_head"
-  if head in own and head not in reasons and equivariance is not None:
-    there = metadata.get("equivariance", equivariance)
-    if _question(there) != _question(equivariance):
-      reasons[head] = f"for {there['group']} in the file"
+  for name, why in unfit(metadata).items():
+    if name in own:
+      reasons.setdefault(name, why)
   taken = tuple(name for name in own if name not in reasons)
 
   def fill(collection: str, leaves: Any) -> Any:
@@ -251,12 +249,6 @@ def initialise(
   )
   unused = tuple(name for name in stored if name not in own)
   return state, Origin(os.fspath(path), metadata, taken, reasons, unused)
-
-
-def _question(equivariance: Mapping[str, Any]) -> tuple[Any, ...]:
-  """What a transformation head is asked; older files have one form of it."""
-  get = equivariance.get
-  return get("group"), get("heads", "joint"), get("relative", False)
 
 
 def _by_network(variables: Any) -> dict[str, _Arrays]:

@@ -47,7 +47,7 @@ def make_advance(
     make: Callable = experiment_lib.Experiment.make_step
     take: Callable = lambda _: (next(batches),)
   else:
-    make, take = _map_steps, _make_take(experiment, start_step)
+    make, take = map_steps, make_take(experiment, start_step)
   program = functools.cache(lambda views: make(_at(experiment, views)))
   done, compiled = start_step, set()
 
@@ -65,23 +65,6 @@ def make_advance(
   return advance
 
 
-def make_steps(
-  experiment: experiment_lib.Experiment, start_step: int
-) -> tuple[Callable, Callable[[int], tuple[Any, jax.Array]]]:
-  """Several steps as one program, and what it is called with.
-
-  Args:
-    experiment: whose images stay in the devices' memory.
-    start_step: of the state that the first call gets.
-
-  Returns:
-    `(state, images, rows) -> (state, metrics [steps])` with views of full
-    size, and a function of a number of steps that returns all images and the
-    rows of the next batches.
-  """
-  return _map_steps(experiment), _make_take(experiment, start_step)
-
-
 def _at(
   experiment: experiment_lib.Experiment, views: config_lib.Views
 ) -> experiment_lib.Experiment:
@@ -89,13 +72,24 @@ def _at(
   return dataclasses.replace(experiment, config=config)
 
 
-def _map_steps(experiment: experiment_lib.Experiment) -> Callable:
+def map_steps(experiment: experiment_lib.Experiment) -> Callable:
+  """Several steps as one program; see `parallel.map_steps`."""
   return parallel.map_steps(experiment.pure_step(), experiment.mesh)
 
 
-def _make_take(
+def make_take(
   experiment: experiment_lib.Experiment, start_step: int
 ) -> Callable[[int], tuple[Any, jax.Array]]:
+  """What `map_steps` is called with beside the state.
+
+  Args:
+    experiment: whose images stay in the devices' memory.
+    start_step: of the first batch.
+
+  Returns:
+    A function of a number of steps to all images and the rows [steps, N] of
+    the next batches.
+  """
   mesh = experiment.mesh
   images, indices = experiment.held_batches(start_step)
   held = parallel.replicate(images, mesh)

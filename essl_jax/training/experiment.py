@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 import numpy as np
-import optax
 
 from essl_jax import augment, data, optim
 from essl_jax import config as config_lib
@@ -17,16 +16,17 @@ from essl_jax.data import arrays
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.models.layers import convolution, dense
-from essl_jax.training import networks as networks_lib
 from essl_jax.training import (
+  checks,
   online,
   parameter_groups,
   resolution,
-  shapes,
   warnings,
 )
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
+from essl_jax.training.problem import Problem
 
 # Enough to hide the host; a run shows progress and stops between programs.
 _MOST_STEPS = 256
@@ -43,8 +43,7 @@ class Experiment:
     labelled: whose training images are the labelled ones, for kNN and probes;
       `source` itself where those are labelled.
     networks: encoder, the method and the active terms, and their heads.
-    optimizer: of the networks' parameters.
-    groups: what it does to which of them.
+    groups: what the optimiser does to which parameters.
     steps_per_epoch: the last, incomplete batch is dropped.
   """
 
@@ -53,7 +52,6 @@ class Experiment:
   source: data.Source
   labelled: data.Source
   networks: networks_lib.Networks
-  optimizer: optax.GradientTransformation
   groups: Mapping[str, optim.Group]
   steps_per_epoch: int
 
@@ -150,11 +148,11 @@ class Experiment:
     groups = optim.describe_groups(self.groups, params, self.frozen)
     return [first, *sizes, *groups]
 
-  def problem(self, axis_name: str | None = parallel.AXIS) -> step_lib.Problem:
+  def problem(self, axis_name: str | None = parallel.AXIS) -> Problem:
     """What the step trains."""
-    return step_lib.Problem(
+    return Problem(
       self.networks,
-      self.optimizer,
+      optim.make_optimizer(self.groups, self.frozen),
       self.groups["weights"].learning_rate,
       total_steps=max(self.total_steps, 1),
       micro_batches=self.config.micro_batches,
@@ -227,11 +225,6 @@ def _terms(config: config_lib.Config, source: data.Source) -> list[Any]:
   terms = networks_lib.active_terms(config)
   if not config.online_classifier:
     return terms
-  if isinstance(source, arrays.ArraySource) and source.train_labels.min() < 0:
-    raise UsageError(
-      "config.online_classifier needs labels of the pre-training images, and"
-      f" those of {config.data.name} {config.data.train_split} have none"
-    )
   return [online.OnlineClassifier(num_classes=source.num_classes), *terms]
 
 
@@ -262,17 +255,8 @@ def build(
   labelled = source
   if config.data.labelled_split is not None:
     labelled = _make_source(config, config.data.labelled_split)
-  if (config.steps_per_dispatch or 1) > 1 and not isinstance(
-    source, arrays.ArraySource
-  ):
-    raise UsageError(
-      f"config.steps_per_dispatch {config.steps_per_dispatch} needs images in"
-      " device memory, and these are streamed: add"
-      " --config.data.on_device=True, or leave it out"
-    )
-  steps_per_epoch = _steps_per_epoch(config, source)
-  groups = parameter_groups.make(config, steps_per_epoch)
   platform = mesh.devices.flat[0].platform
+  steps_per_epoch = _steps_per_epoch(config, source)
   experiment = Experiment(
     config=config,
     mesh=mesh,
@@ -285,20 +269,22 @@ def build(
       conv_general_dilated=convolution.default_conv(platform),
       dot_general=dense.default_dot_general(platform),
     ),
-    optimizer=optax.identity(),
-    groups=groups,
+    groups=parameter_groups.make(config, steps_per_epoch),
     steps_per_epoch=steps_per_epoch,
   )
-  optimizer = optim.make_optimizer(groups, experiment.frozen)
-  experiment = dataclasses.replace(experiment, optimizer=optimizer)
-  views_lib.check(config, experiment.parts, source)
-  shapes.check(
-    config, experiment.problem(None), experiment.requests, source.image_shape[2]
-  )
+  checks.check(experiment)
   return experiment
 
 
 def _steps_per_epoch(config: config_lib.Config, source: data.Source) -> int:
+  """Refuses what the source cannot give; an incomplete batch is dropped."""
+  is_held = isinstance(source, arrays.ArraySource)
+  if (config.steps_per_dispatch or 1) > 1 and not is_held:
+    raise UsageError(
+      f"config.steps_per_dispatch {config.steps_per_dispatch} needs images in"
+      " device memory, and these are streamed: add"
+      " --config.data.on_device=True, or leave it out"
+    )
   examples = source.num_examples("train")
   if examples < config.batch_size and config.epochs:
     raise UsageError(

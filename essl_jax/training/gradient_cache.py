@@ -30,7 +30,7 @@ def gradients(
   batch_stats: Any,
   inputs: Any,
   *,
-  examples: int | None = None,
+  examples: int,
   micro_batches: int = 1,
 ) -> tuple[Any, Any, Any, Any]:
   """Differentiates `objective(forward(params, batch_stats, inputs))`.
@@ -44,7 +44,7 @@ def gradients(
     batch_stats: running statistics, handed from one micro-batch to the next.
     inputs: tree of arrays [N, ...] or [K * N, ...], where rows i, N + i,
       2N + i, ... belong to example i.
-    examples: N; the smallest number of rows when absent.
+    examples: N.
     micro_batches: how many to divide the N examples into.
 
   Returns:
@@ -63,8 +63,6 @@ def gradients(
     grads, rest = jax.grad(whole, has_aux=True)(params)
     return grads, *rest
 
-  if examples is None:
-    examples = min(x.shape[0] for x in jax.tree.leaves(inputs))
   if examples % micro_batches:
     raise ValueError(
       f"{examples} examples cannot be divided into {micro_batches}"

@@ -38,10 +38,15 @@ class _Metrics:
   The devices then never wait for the host.
   """
 
-  def __init__(self, logger: logs.Logger, log_every: int, last_step: int):
+  def __init__(
+    self, logger: logs.Logger, experiment: experiment_lib.Experiment
+  ) -> None:
     self._logger = logger
-    self._log_every = log_every
-    self._last_step = last_step
+    self._log_every = experiment.config.log_every
+    self._last_step = experiment.total_steps
+    terms = experiment.networks.terms
+    shown = (name for term in terms for name in term.shown)
+    self._shown = ("loss", "loss_ssl", *shown)
     self._pending: tuple[int, Any, int] | None = None
     self.latest: dict[str, float] = {}
 
@@ -61,8 +66,8 @@ class _Metrics:
       logs.check_finite(step, figures)
       if step % self._log_every == 0 or step == self._last_step:
         self._logger.write(step, figures)
-    shown = ("loss", "loss_ssl", "equivariance_accuracy")
-    self._logger.progress(last, {k: figures[k] for k in shown if k in figures})
+    shown = {name: figures[name] for name in self._shown if name in figures}
+    self._logger.progress(last, shown)
     self.latest = figures
 
 
@@ -168,7 +173,7 @@ def pretrain(
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       per_epoch, step = experiment.steps_per_epoch, start
       advance = dispatch.make_advance(experiment, start)
-      metrics = _Metrics(logger, config.log_every, total)
+      metrics = _Metrics(logger, experiment)
       while step < total:
         left = per_epoch - step % per_epoch
         state, values, count, is_new = advance(state, left)
@@ -233,8 +238,13 @@ def initialise(
   """
   config = experiment.config
   assert config.init_from is not None
-  equivariance = config_lib.to_dict(config).get("equivariance")
+
+  def unfit(metadata: dict[str, Any]) -> dict[str, str]:
+    terms = experiment.networks.terms
+    found = [term.unfit_heads(metadata) for term in terms]
+    return {name: why for x in found for name, why in x.items()}
+
   state, origin = weights.initialise(
-    experiment.create_state(), config.init_from, equivariance
+    experiment.create_state(), config.init_from, unfit
   )
   return step_lib.begin(state, experiment.networks.method), origin

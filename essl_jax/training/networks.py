@@ -15,6 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax import transformations
 from essl_jax.config import parts
 from essl_jax.errors import UsageError, told
+from essl_jax.training.views import copy_keys
 
 Views = Mapping[str, jax.Array]
 """Normalised images [N, H, W, C] by the name of their view."""
@@ -62,7 +63,12 @@ class Networks(nn.Module):
     self._names = tuple(made)
 
   def __call__(
-    self, views: Views, targets: Mapping[str, Any], *, train: bool
+    self,
+    views: Views,
+    targets: Mapping[str, Any],
+    *,
+    train: bool,
+    image_keys: jax.Array | None = None,
   ) -> tuple[Any, ...]:
     """Runs the passes in the order in which they move running statistics.
 
@@ -70,11 +76,14 @@ class Networks(nn.Module):
       views: in the order in which they are encoded.
       targets: what their transforms have returned, by name.
       train: batch norms use the batch's statistics and move the running ones.
+      image_keys: a random key per image, [N], for encoders that ask for them.
 
     Returns:
       What the method's `forward` returns, then each term's.
     """
-    features = self.encode(views, train=train)
+    if self.is_target:
+      views = _chosen(views, self.asked[0])
+    features = self.encode(views, train=train, image_keys=image_keys)
     heads = self._heads(train)
     own = _chosen(features, self.asked[0])
     if self.is_target:
@@ -84,10 +93,17 @@ class Networks(nn.Module):
       found.append(term.forward(heads, _chosen(features, names), targets))
     return tuple(found)
 
-  def encode(self, views: Views, *, train: bool) -> dict[str, jax.Array]:
+  def encode(
+    self, views: Views, *, train: bool, image_keys: jax.Array | None = None
+  ) -> dict[str, jax.Array]:
     """The features [N, F] of each view."""
-    encode = bind(self.encoder, train)
-    return {name: encode(images) for name, images in views.items()}
+    options: dict[str, Any] = {"train": train}
+    found = {}
+    for name, images in views.items():
+      if image_keys is not None:
+        options["image_keys"] = copy_keys(image_keys, name, len(images))
+      found[name] = bind(self.encoder, **options)(images)
+    return found
 
   def ask_term(
     self, number: int, views: Views, targets: Mapping[str, Any], *, train: bool
@@ -97,32 +113,33 @@ class Networks(nn.Module):
     return self.terms[number].forward(self._heads(train), features, targets)
 
   def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
-    return {name: bind(getattr(self, name), train) for name in self._names}
+    heads = {name: getattr(self, name) for name in self._names}
+    return {name: bind(head, train=train) for name, head in heads.items()}
 
 
 def _chosen(features: Views, names: Iterable[str]) -> dict[str, jax.Array]:
   return {name: features[name] for name in names}
 
 
-def bind(module: nn.Module, train: bool) -> Callable[..., Any]:
+def bind(module: nn.Module, **options: Any) -> Callable[..., Any]:
   """A module as a function of its input alone.
 
   Args:
-    module: whose call may have an argument `train`.
-    train: what it is.
+    module: of one input.
+    **options: `train` and `image_keys`, where its call has such arguments.
 
   Returns:
     The function.
   """
-  if "train" in inspect.signature(type(module).__call__).parameters:
-    return functools.partial(module, train=train)
-  return module
+  there = inspect.signature(type(module).__call__).parameters
+  given = {name: x for name, x in options.items() if name in there}
+  return functools.partial(module, **given)
 
 
 def make_apply(
   module: nn.Module, *, train: bool, mutable: Any = False
 ) -> Callable[..., Any]:
-  """A module's `apply`, whether or not it asks for `train`.
+  """A module's `apply`, whatever it asks for; see `bind`.
 
   Args:
     module: of one input.
@@ -130,43 +147,36 @@ def make_apply(
     mutable: as of `flax.linen.apply`.
 
   Returns:
-    `(variables, x, *, rngs=None) -> output`, and the mutable collections.
+    `(variables, x, *, rngs=None, image_keys=None) -> output`, and the mutable
+    collections.
   """
-  call = lambda module, x: bind(module, train)(x)
+
+  def call(module: nn.Module, x: Any, image_keys: Any = None) -> Any:
+    return bind(module, train=train, image_keys=image_keys)(x)
+
   return nn.apply(call, module, mutable=mutable)
 
 
-def make_encoder(
-  config: config_lib.Config,
-  *,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-  dot_general: Callable[..., jax.Array] = lax.dot_general,
-) -> nn.Module:
+def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
   """Builds the encoder of a config.
 
   Args:
     config: of the run.
-    axis_name: mapped axis over which batch norms share statistics.
-    conv_general_dilated: the convolution; see `models.resnet`.
-    dot_general: the products; see `models.heads`.
+    **layers: `axis_name`, over which batch norms share statistics,
+      `conv_general_dilated` (see `models.resnet`) and `dot_general` (see
+      `models.heads`).
 
   Returns:
-    The module; it gets those of these arguments and the `dtype` that it has
-    attributes for.
+    The module; it gets those of these and the `dtype` that it has attributes
+    for.
 
   Raises:
     UsageError: its fields make no network.
   """
   kind = parts.ENCODER.find(config.encoder.name)
-  provided = {
-    "dtype": jnp.dtype(config.precision),
-    "axis_name": axis_name,
-    "conv_general_dilated": conv_general_dilated,
-    "dot_general": dot_general,
-  }
   there = inspect.signature(kind).parameters
-  given = {name: x for name, x in provided.items() if name in there}
+  layers["dtype"] = jnp.dtype(config.precision)
+  given = {name: x for name, x in layers.items() if name in there}
   try:
     return kind(**config_lib.encoder_fields(config), **given)
   except (ValueError, TypeError) as error:
@@ -176,33 +186,22 @@ def make_encoder(
 def make_networks(
   config: config_lib.Config,
   terms: Iterable[Any] | None = None,
-  *,
-  axis_name: str | None = None,
-  conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
-  dot_general: Callable[..., jax.Array] = lax.dot_general,
+  **layers: Any,
 ) -> Networks:
   """Builds the encoder and the heads that a config describes.
 
   Args:
     config: of the run.
     terms: the active ones, from `active_terms`, which is the default.
-    axis_name: as of `make_encoder`, like the others.
-    conv_general_dilated: the convolution.
-    dot_general: the heads' products.
+    **layers: as of `make_encoder`.
 
   Returns:
     The networks.
   """
-  encoder = make_encoder(
-    config,
-    axis_name=axis_name,
-    conv_general_dilated=conv_general_dilated,
-    dot_general=dot_general,
-  )
   method = config_lib.method(config)
   terms = tuple(active_terms(config) if terms is None else terms)
   return Networks(
-    encoder=encoder,
+    encoder=make_encoder(config, **layers),
     method=method,
     terms=terms,
     asked=tuple(
@@ -211,8 +210,8 @@ def make_networks(
     ),
     common={
       "dtype": jnp.dtype(config.precision),
-      "axis_name": axis_name,
-      "dot_general": dot_general,
+      "axis_name": layers.get("axis_name"),
+      "dot_general": layers.get("dot_general", lax.dot_general),
     },
   )
 

@@ -1,23 +1,20 @@
 """The train step: a pure function of one device's share of a batch."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 from typing import Any
 
 import flax
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from essl_jax.augment import ViewRequest
-from essl_jax.methods.method import Outputs
 from essl_jax.training import gradient_cache
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
+from essl_jax.training.problem import Problem
 
 Metrics = dict[str, jax.Array]
-_NETWORKS_KEY = 2**31 - 1  # no image of a step has this number
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -40,40 +37,6 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: optax.OptState
   target: Any = None
   extra: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-  """What is trained, of one device's share or of all.
-
-  Attributes:
-    networks: from `networks.make_networks`.
-    optimizer: of the networks' parameters.
-    schedule: the learning rate, for the metrics.
-    total_steps: of the whole training.
-    micro_batches: how many parts the networks see a device's images in; see
-      `gradient_cache`.
-    axis_name: mapped axis, or None on a single device.
-  """
-
-  networks: networks_lib.Networks
-  optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  total_steps: int = 1
-  micro_batches: int = 1
-  axis_name: str | None = None
-
-  @property
-  def target(self) -> networks_lib.Networks | None:
-    """The target network; None without one."""
-    if self.networks.method.target_heads is None:
-      return None
-    own = self.networks.asked[:1]
-    return self.networks.clone(is_target=True, terms=(), asked=own)
-
-  def mean(self, tree: Any) -> Any:
-    """Averages over devices."""
-    return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
 
 def create_state(
@@ -148,9 +111,9 @@ def make_train_step(
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
   With `axis_name` the step sees one device's share; n devices compute the
-  loss, gradients and statistics of one device with the whole batch. Networks
-  that draw masks (dropout, stochastic depth) are the exception: they draw them
-  for a device's share, or a micro-batch, at once.
+  loss, gradients and statistics of one device with the whole batch. A module's
+  own `nn.Dropout` is the exception: it draws for a device's share, or a
+  micro-batch, at once. `image_keys` of `Networks` draw for each image.
 
   Args:
     problem: what is trained, with batch norm over the same `axis_name`.
@@ -161,7 +124,6 @@ def make_train_step(
     `loss_ssl`, what the method adds, `loss_<section>` and more of each term,
     `gradient_norm` and `learning_rate`.
   """
-  method = problem.networks.method
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
     # Scopes name the operations for a profile; they compute nothing.
@@ -169,116 +131,54 @@ def make_train_step(
       views = prepare(state, batch)
     # Views may hold transformed copies alone, several of each image.
     examples = min(x.shape[0] for x in jax.tree.leaves(batch))
-
     # The local loss is differentiated, then averaged; see `losses`.
     gradients, metrics, found, statistics = gradient_cache.gradients(
-      _make_forward(problem, state),
-      _make_objective(problem, state, views),
+      problem.forward(state),
+      problem.objective(state, views.targets),
       state.params,
       (state.batch_stats, state.target and state.target["batch_stats"]),
-      (views, _places(examples, problem.axis_name)),
+      (views, problem.places(examples)),
       examples=examples,
       micro_batches=problem.micro_batches,
     )
     with jax.named_scope("exchange"):
       gradients, metrics = problem.mean(gradients), problem.mean(metrics)
-    with jax.named_scope("optimizer"):
-      updates, opt_state = problem.optimizer.update(
-        gradients, state.opt_state, state.params
-      )
-      params = optax.apply_updates(state.params, updates)
-      params, extra = method.after_update(
-        params, _outputs(problem, state, found), axis_name=problem.axis_name
-      )
-    with jax.named_scope("metrics"):
-      metrics["gradient_norm"] = optax.tree.norm(gradients)
-      metrics["learning_rate"] = problem.schedule(state.step)
-      metrics |= method.metrics(_outputs(problem, state, found), problem.mean)
-    new_state = state.replace(
-      step=state.step + 1,
-      params=params,
-      batch_stats=statistics[0],
-      opt_state=opt_state,
-      target=_move_target(problem, state, params, statistics[1]),
-      extra=extra,
-    )
-    return new_state, metrics
+    return _update(problem, state, gradients, metrics, found, statistics)
 
   return train_step
 
 
-def _outputs(problem: Problem, state: TrainState, found: Any) -> Outputs:
-  """What the method's loss is of; `found` is what the forward pass returns."""
-  own, target = found[0][0], found[1]
-  return Outputs(own, target, state.extra, state.step, problem.total_steps)
-
-
-def _make_objective(
-  problem: Problem, state: TrainState, views: views_lib.Views
-) -> gradient_cache.Objective:
-  """The method's loss, and those of the terms with their weights."""
-  axis_name = problem.axis_name
-
-  @jax.named_scope("losses")
-  def objective(found: Any) -> tuple[jax.Array, Metrics]:
-    outputs = _outputs(problem, state, found)
-    loss = problem.networks.method.loss(outputs, axis_name=axis_name)
-    metrics, asides = {"loss_ssl": loss}, []
-    for term, own in zip(problem.networks.terms, found[0][1:], strict=True):
-      value, more = term.loss(own, views.targets, axis_name=axis_name)
-      metrics |= {f"loss_{term.section}": value, **more}
-      if term.is_aside:
-        asides.append(term.weight * value)
-      else:
-        loss = loss + term.weight * value
-    metrics["loss"] = loss
-    return sum(asides, loss), metrics
-
-  return objective
-
-
-def _places(examples: int, axis_name: str | None) -> jax.Array:
-  """The place of each image in the global batch, int32 [N]."""
-  first = 0 if axis_name is None else lax.axis_index(axis_name) * examples
-  return first + jnp.arange(examples, dtype=jnp.int32)
-
-
-def _make_forward(
-  problem: Problem, state: TrainState
-) -> gradient_cache.Forward:
-  """The networks, and beside them the target's, on any number of examples."""
-  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-  key = jax.random.fold_in(key, _NETWORKS_KEY)
-  target = problem.target
-
-  def forward(params: Any, statistics: Any, inputs: Any) -> tuple[Any, Any]:
-    views, places = inputs
-    rngs = {"dropout": jax.random.fold_in(key, places[0])}
-    own, updates = problem.networks.apply(
-      {"params": params, "batch_stats": statistics[0]},
-      views.images,
-      views.targets,
-      train=True,
-      mutable=["batch_stats"],
-      rngs=rngs,
+def _update(
+  problem: Problem,
+  state: TrainState,
+  gradients: Any,
+  metrics: Metrics,
+  found: Any,
+  statistics: tuple[Any, Any],
+) -> tuple[TrainState, Metrics]:
+  """The next state and all metrics, from what the devices share."""
+  method, outputs = problem.networks.method, problem.outputs(state, found)
+  with jax.named_scope("optimizer"):
+    updates, opt_state = problem.optimizer.update(
+      gradients, state.opt_state, state.params
     )
-    moved = updates.get("batch_stats", {})
-    if target is None:
-      return (own, None), (moved, statistics[1])
-    assert state.target is not None
-    asked = {x: views.images[x] for x in target.asked[0]}
-    (found,), updates = target.apply(
-      {"params": state.target["params"], "batch_stats": statistics[1]},
-      asked,
-      {},
-      train=True,
-      mutable=["batch_stats"],
-      rngs=rngs,
+    params = optax.apply_updates(state.params, updates)
+    params, extra = method.after_update(
+      params, outputs, axis_name=problem.axis_name
     )
-    found = lax.stop_gradient(found)
-    return (own, found), (moved, updates.get("batch_stats", {}))
-
-  return forward
+  with jax.named_scope("metrics"):
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
+    metrics["learning_rate"] = problem.schedule(state.step)
+    metrics |= method.metrics(outputs, problem.mean)
+  new_state = state.replace(
+    step=state.step + 1,
+    params=params,
+    batch_stats=statistics[0],
+    opt_state=opt_state,
+    target=_move_target(problem, state, params, statistics[1]),
+    extra=extra,
+  )
+  return new_state, metrics
 
 
 @jax.named_scope("target")

@@ -1,21 +1,17 @@
 """What a step sees of its images: the views that its parts ask for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
 from typing import Any, NamedTuple
 import zlib
 
 import chex
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from essl_jax import augment, transformations
-from essl_jax import config as config_lib
+from essl_jax import augment
 from essl_jax.augment import ViewRequest
 from essl_jax.errors import UsageError
-from essl_jax.texts import first_line
-from essl_jax.training import resolution
+from essl_jax.losses import common
 
 # Views whose draws are parts 0 to 2 of an image's key, the third's transform 3.
 _NUMBERED = ("first", "second", "transformed")
@@ -45,7 +41,7 @@ def image_keys(
 
   Image i of the global batch gets the same key however the batch is spread.
   """
-  first = 0 if axis_name is None else lax.axis_index(axis_name) * n
+  first = common.first_row(n, axis_name)
   return augment.keys_by_place(jax.random.fold_in(key, step), n, first)
 
 
@@ -144,8 +140,22 @@ def _transform_keys(
 
 
 def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
-  number = zlib.crc32(name.encode())
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+  return augment.fold_each(keys, zlib.crc32(name.encode()))
+
+
+def copy_keys(keys: jax.Array, name: str, rows: int) -> jax.Array:
+  """One key per row of a view, whatever else is drawn for its image.
+
+  Args:
+    keys: one per image, [N].
+    name: of the view.
+    rows: K N, of K copies of all images.
+
+  Returns:
+    Keys [K N], in the order of the copies.
+  """
+  own, copies = _keys_by_name(keys, name), jnp.arange(rows // len(keys))
+  return jax.vmap(augment.fold_each, (None, 0))(own, copies).reshape(rows)
 
 
 def blank(
@@ -189,80 +199,3 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
         " by the host"
       )
   return found
-
-
-def check(config: config_lib.Config, parts: Sequence[Any], source: Any) -> None:
-  """Refuses views and networks that the images do not fit.
-
-  Args:
-    config: of the run.
-    parts: the method and the active terms.
-    source: of the images.
-
-  Raises:
-    UsageError: in one line.
-  """
-  if config.views.resolution and source.differs_in_size:
-    raise UsageError(
-      "config.views.resolution needs images that the devices crop, and those of"
-      f" {config.data.name} differ in size and are cropped by the host: leave"
-      " it empty"
-    )
-  full = dataclasses.replace(config.views, resolution=())
-  stages = resolution.stages(config.views, config.epochs)
-  names = dict.fromkeys(
-    ["first", "second", *(x for part in parts for x in part.views)]
-  )
-  channels = source.image_shape[2]
-  # Evaluation draws the views at their full sizes.
-  for views in dict.fromkeys([full, *(views for _, views in stages)]):
-    for name in names:
-      try:
-        getattr(views, name).check_channels(channels)
-      except ValueError as error:
-        raise UsageError(f"config.views.{name}: {error}") from error
-      _check_groups(views, name, channels)
-    for part in parts:
-      _check_transforms(part, views, channels)
-
-
-def _check_groups(views: Any, name: str, channels: int) -> None:
-  """Refuses transformations that a view's images cannot undergo."""
-  view = getattr(views, name)
-  drawn = [*view.groups]
-  if name in _NUMBERED[:2] and views.extra is not None:
-    drawn.append(views.extra)
-  image = jax.ShapeDtypeStruct((1, view.size, view.size, channels), jnp.float32)
-  label = jax.ShapeDtypeStruct((1,), jnp.int32)
-  for group in drawn:
-    try:
-      found = transformations.find_augmentation(group)
-      jax.eval_shape(found.apply, image, label)
-      if isinstance(found, transformations.TransformationGroup):
-        found.check_elements()
-    except Exception as error:  # a group may be anybody's
-      raise _refusal(name, group, error) from error
-
-
-def _check_transforms(part: Any, views: Any, channels: int) -> None:
-  """Refuses what a part cannot do to the views that it asks for."""
-  for request in part.requests(views):
-    if request.transform is None:
-      continue
-    size = request.view.size
-    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    try:
-      jax.eval_shape(request.transform, images, keys)
-    except Exception as error:  # a term may be anybody's
-      name = part.views[0] if part.views else request.name
-      group = getattr(part, "group", part.section)
-      raise _refusal(name, group, error) from error
-
-
-def _refusal(name: str, group: str, error: Exception) -> UsageError:
-  line = first_line(error, with_type=not isinstance(error, ValueError))
-  return UsageError(
-    f"config.views.{name}, {group}: {line}: set config.views.{name}.size to"
-    " fit or choose another group"
-  )

@@ -16,6 +16,7 @@ import pkgutil
 import chex
 import jax
 
+from essl_jax.texts import first_line
 from essl_jax.transformations.elements import (
   flip,
   gaussian_blur,
@@ -85,10 +86,7 @@ GROUPS: Mapping[str, TransformationGroup] = {
       ["flip"],
     ),
     _group(
-      "vertical_flip",
-      (identity, flip(1)),
-      "identity, up-down",
-      {"turn over"},
+      "vertical_flip", (identity, flip(1)), "identity, up-down", {"turn over"}
     ),
     # Labels of flips and half translations are those of E-SSL's program.
     _group(
@@ -105,10 +103,7 @@ GROUPS: Mapping[str, TransformationGroup] = {
       _SHIFTS,
     ),
     _group(
-      "half_swap",
-      (identity, half_shift(2)),
-      "identity, swapped",
-      {"across"},
+      "half_swap", (identity, half_shift(2)), "identity, swapped", {"across"}
     ),
     _group(
       "vertical_half_swap",
@@ -123,18 +118,10 @@ GROUPS: Mapping[str, TransformationGroup] = {
       _SHIFTS,
     ),
     _group(
-      "grayscale",
-      (identity, to_grayscale),
-      "colour, gray",
-      (),
-      ["grayscale"],
+      "grayscale", (identity, to_grayscale), "colour, gray", (), ["grayscale"]
     ),
     _group(
-      "inversion",
-      (identity, invert),
-      "identity, negative",
-      (),
-      ["solarize"],
+      "inversion", (identity, invert), "identity, negative", (), ["solarize"]
     ),
     _group(
       "blur",
@@ -194,8 +181,8 @@ def _import(path: str) -> TransformationGroup:
   try:
     found = pkgutil.resolve_name(path)
   except Exception as error:  # a module is anybody's code
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{path} cannot be imported ({first})") from error
+    line = first_line(error)
+    raise ValueError(f"{path} cannot be imported ({line})") from error
   if not isinstance(found, TransformationGroup):
     raise ValueError(
       f"{path} must be a TransformationGroup, and is a {type(found).__name__}"

@@ -58,8 +58,10 @@ class _Drawn(Protocol):
     Returns:
       Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
     """
-    count = self._count(square(images))
-    labels = draw_labels_sometimes(keys, count, probability)
+    which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
+    draw = lambda key: jax.random.bernoulli(key, probability)
+    labels = draw_labels(which, 1, self._count(square(images)))
+    labels = jnp.where(jax.vmap(draw)(whether), labels, 0)
     return self.apply(images, labels), labels
 
 
@@ -282,12 +284,3 @@ def square(images: chex.Array) -> jax.Array:
 def draw_labels(keys: chex.Array, least: int, count: int) -> jax.Array:
   """Labels int32 [N] uniform in least .. count - 1, one for each of N keys."""
   return jax.vmap(lambda key: jax.random.randint(key, (), least, count))(keys)
-
-
-def draw_labels_sometimes(
-  keys: chex.Array, count: int, probability: float
-) -> jax.Array:
-  """Labels int32 [N]: 1 .. count - 1 with a probability, else 0."""
-  which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
-  chosen = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(whether)
-  return jnp.where(chosen, draw_labels(which, 1, count), 0)

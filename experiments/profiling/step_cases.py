@@ -173,7 +173,8 @@ def build(
     parallel.make_mesh(there[:wanted]),
   )
   if arguments.steps_per_dispatch > 1:
-    steps, take = dispatch.make_steps(experiment, 0)
+    steps = dispatch.map_steps(experiment)
+    take = dispatch.make_take(experiment, 0)
     batches = map(take, itertools.repeat(arguments.steps_per_dispatch))
     return experiment, steps, batches
   if arguments.augment or arguments.images:

@@ -83,7 +83,7 @@ class Block(_Layers):
   Attributes:
     heads: Number of attention heads.
     hidden: Size of the perceptron's hidden layer.
-    stochastic_depth: How likely either part is left out for an example.
+    stochastic_depth: How likely either part is left out for an image.
   """
 
   heads: int = 6
@@ -91,14 +91,32 @@ class Block(_Layers):
   stochastic_depth: float = 0.0
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps tokens `[N, T, D]` to `[N, T, D]`."""
-    # Whole examples are left out; the others grow to keep the expectation.
-    leave_out = nn.Dropout(
-      self.stochastic_depth, broadcast_dims=(1, 2), deterministic=not train
-    )
+  def __call__(
+    self, x: jax.Array, image_keys: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps tokens `[N, T, D]` to `[N, T, D]`.
+
+    Args:
+      x: Tokens.
+      image_keys: A random key per image, `[N]`; without them no part is left
+        out.
+
+    Returns:
+      Tokens.
+    """
     common = {"dtype": self.dtype, "dot_general": self.dot_general}
     attention = Attention(heads=self.heads, name="attn", **common)
     perceptron = Perceptron(hidden=self.hidden, name="mlp", **common)
-    x = x + leave_out(attention(self.norm("norm1")(x)))
-    return x + leave_out(perceptron(self.norm("norm2")(x)))
+    x = x + self._leave_out(0, attention(self.norm("norm1")(x)), image_keys)
+    return x + self._leave_out(1, perceptron(self.norm("norm2")(x)), image_keys)
+
+  def _leave_out(
+    self, part: int, x: jax.Array, image_keys: jax.Array | None
+  ) -> jax.Array:
+    """Zeros for some images; the others grow to keep the expectation."""
+    if image_keys is None or not self.stochastic_depth:
+      return x
+    rate = 1 - self.stochastic_depth
+    draw = lambda key: jax.random.bernoulli(jax.random.fold_in(key, part), rate)
+    kept = jax.vmap(draw)(image_keys)[:, None, None]
+    return jnp.where(kept, x / rate, 0)

@@ -1,0 +1,143 @@
+"""What is trained: networks, their losses, and an optimiser."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from essl_jax.errors import told
+from essl_jax.losses import common
+from essl_jax.methods.method import Outputs
+from essl_jax.training import gradient_cache
+from essl_jax.training import networks as networks_lib
+
+_NETWORKS_KEY = 2**31 - 1  # no image of a step has this number
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What is trained, of one device's share or of all.
+
+  Its methods take a `step.TrainState`.
+
+  Attributes:
+    networks: from `networks.make_networks`.
+    optimizer: of the networks' parameters.
+    schedule: the learning rate, for the metrics.
+    total_steps: of the whole training.
+    micro_batches: how many parts the networks see a device's images in; see
+      `gradient_cache`.
+    axis_name: mapped axis, or None on a single device.
+  """
+
+  networks: networks_lib.Networks
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  total_steps: int = 1
+  micro_batches: int = 1
+  axis_name: str | None = None
+
+  def mean(self, tree: Any) -> Any:
+    """Averages over devices."""
+    return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+
+  def places(self, examples: int) -> jax.Array:
+    """The place of each image in the global batch, int32 [N]."""
+    first = common.first_row(examples, self.axis_name)
+    return first + jnp.arange(examples, dtype=jnp.int32)
+
+  def forward(self, state: Any) -> gradient_cache.Forward:
+    """The networks, and beside them the target's, on any number of examples.
+
+    Args:
+      state: whose target, seed and step.
+
+    Returns:
+      A function of the parameters, of the running statistics of both, and of
+      (views, `places`). It returns what the parts and the target have found,
+      and the new statistics.
+    """
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    key = jax.random.fold_in(key, _NETWORKS_KEY)
+
+    def forward(params: Any, statistics: Any, inputs: Any) -> tuple[Any, Any]:
+      views, places = inputs
+      image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+
+      def run(networks: Any, params: Any, batch_stats: Any) -> tuple[Any, Any]:
+        found, updates = networks.apply(
+          {"params": params, "batch_stats": batch_stats},
+          views.images,
+          views.targets,
+          train=True,
+          mutable=["batch_stats"],
+          rngs={"dropout": image_keys[0]},
+          image_keys=image_keys,
+        )
+        return found, updates.get("batch_stats", {})
+
+      own, moved = run(self.networks, params, statistics[0])
+      if state.target is None:
+        return (own, None), (moved, statistics[1])
+      target = self.networks.clone(is_target=True, terms=())
+      (found,), of_target = run(target, state.target["params"], statistics[1])
+      return (own, lax.stop_gradient(found)), (moved, of_target)
+
+    return forward
+
+  def outputs(self, state: Any, found: Any) -> Outputs:
+    """What the method's loss is of; `found` is what `forward` has returned."""
+    (own, *_), target = found
+    return Outputs(own, target, state.extra, state.step, self.total_steps)
+
+  def objective(
+    self, state: Any, targets: Mapping[str, Any]
+  ) -> gradient_cache.Objective:
+    """The method's loss, and those of the terms with their weights.
+
+    Args:
+      state: as for `forward`.
+      targets: of the views.
+
+    Returns:
+      A function of what `forward` has found. It returns the loss to be
+      differentiated, and metrics.
+
+    Raises:
+      UsageError: by that function, where a loss fails or is not one number.
+    """
+    method, terms = self.networks.method, self.networks.terms
+
+    @jax.named_scope("losses")
+    def objective(found: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+      (_, *others), _ = found
+      with told(type(method).__name__):
+        loss = method.loss(self.outputs(state, found), axis_name=self.axis_name)
+        _check_number(loss)
+      metrics, asides = {"loss_ssl": loss}, []
+      for term, own in zip(terms, others, strict=True):
+        with told(type(term).__name__):
+          result = term.loss(own, targets, axis_name=self.axis_name)
+          if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError("loss must return (scalar, metrics)")
+          value, more = result
+          _check_number(value)
+        metrics |= {f"loss_{term.section}": value, **more}
+        if term.is_aside:
+          asides.append(term.weight * value)
+        else:
+          loss = loss + term.weight * value
+      metrics["loss"] = loss
+      return sum(asides, loss), metrics
+
+    return objective
+
+
+def _check_number(loss: Any) -> None:
+  form = jax.typeof(loss)
+  if form.shape or not jnp.issubdtype(form.dtype, jnp.floating):
+    raise ValueError(f"the loss must be one number, and is {form}")
