@@ -115,6 +115,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     checkpoint_every_epochs=1,
   )
   config.probe.update(learning_rate=0.3, weight_decay=1e-6)
+  config.finetune.interpolation = "bilinear"
   config.measures.update(groups=("rotation",), images=5000)
 
   if "tiny" in chosen:

@@ -109,6 +109,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config.probe.update(
     epochs=90, batch_size=4096, optimizer="lars", learning_rate=1.6
   )
+  config.finetune.interpolation = "bilinear"
   config.measures.update(groups=("rotation",), images=5000)
 
   if "tiny" in chosen:

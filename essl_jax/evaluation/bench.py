@@ -47,13 +47,8 @@ class Bench:
   @property
   def sources(self) -> tuple[Source, ...]:
     """All that is read, and may hold images that cannot be."""
-    experiment, encoding = self.experiment, self.encoding
-    return (
-      experiment.source,
-      experiment.labelled,
-      encoding.bank,
-      encoding.sample,
-    )
+    experiment = self.experiment
+    return experiment.source, experiment.labelled, *self.encoding.sources
 
   @property
   def splits(self) -> dict[str, str]:
@@ -61,12 +56,15 @@ class Bench:
     data = self.experiment.config.data
     return {"train_split": data.labelled, "test_split": data.test_split}
 
-  def features(self, state: step_lib.TrainState, split: str) -> Labelled:
+  def features(
+    self, state: step_lib.TrainState, split: str, images: int = 0
+  ) -> Labelled:
     """Encodes a labelled split.
 
     Args:
       state: whose encoder.
-      split: "train", "test", or "bank" for the training images of kNN.
+      split: "train" or "test".
+      images: how many of them, see `Encoding.features`; 0 is all.
 
     Returns:
       Features and labels.
@@ -74,11 +72,11 @@ class Bench:
     Raises:
       UsageError: the images have no labels.
     """
-    found = self.encoding.features(state, split, self.interrupt)
+    found = self.encoding.features(state, split, self.interrupt, images=images)
     if found[1].min() < 0:
       raise UsageError(
         f"the {split} images of {self.experiment.config.data.name} have no"
-        " labels, which kNN and probe need: set config.data.labelled_split and"
+        " labels, which classifiers need: set config.data.labelled_split and"
         " config.data.test_split to labelled splits"
       )
     return found

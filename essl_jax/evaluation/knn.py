@@ -315,10 +315,6 @@ class Knn(Evaluation):
     """All numbers of neighbours, the monitor's first."""
     return (self.k,) if isinstance(self.k, int) else self.k
 
-  def look_every(self) -> int:
-    """As the config says."""
-    return self.every_epochs
-
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The accuracies in percent."""
     found = self._classify(bench, state)
@@ -336,7 +332,7 @@ class Knn(Evaluation):
   def _classify(self, bench: Any, state: Any) -> dict[str, Any]:
     experiment = bench.experiment
     return run(
-      *bench.features(state, "bank"),
+      *bench.features(state, "train", self.bank_images),
       *bench.features(state, "test"),
       num_classes=experiment.labelled.num_classes,
       k=self.ks,

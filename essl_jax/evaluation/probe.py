@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from essl_jax import augment
 from essl_jax.config import bounds
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import linear_probe
+from essl_jax.evaluation import classifier, linear_probe
 from essl_jax.evaluation.evaluation import (
   Evaluation,
   Row,
@@ -74,31 +73,25 @@ class Probe(Evaluation):
     """Accuracies of all repetitions and their protocol."""
     if self.protocol == "none":
       return None
-    experiment, encoding = bench.experiment, bench.encoding
+    encoding, resize = bench.encoding, self._resize(bench)
     variables = step_lib.encoder_variables(state)
-    resize = self._resize(bench)
-    is_whole = encoding.bank is experiment.labelled
     is_kept = self.protocol == "fast" or resize == encoding.resize
     with bench.progress("linear probe") as tick:
       figures = linear_probe.run(
         encoding.encode,
         variables,
-        experiment.labelled,
+        bench.experiment.labelled,
         protocol=self.protocol,
         recipe=Recipe.of(self),
-        seed=experiment.config.seed,
-        train=lambda: bench.features(state, "bank" if is_whole else "train"),
+        train=lambda: bench.features(state, "train"),
         test=lambda: (
           bench.features(state, "test")
           if is_kept
           else encoding.extract(variables, "test", resize, bench.interrupt)
         ),
-        view=train_view(bench, self.interpolation),
-        mesh=experiment.mesh,
         progress=tick,
-        workdir=bench.workdir,
         save_every_epochs=self.checkpoint_every_epochs,
-        circumstances=circumstances(bench, resize),
+        setup=classifier.setup(bench, self.interpolation, resize),
       )
     return figures | bench.splits
 
@@ -125,31 +118,6 @@ class Probe(Evaluation):
         f" {config.data.name} differ: set config.data.resize_size instead"
       )
     return self.resize_size, config.views.first.size
-
-
-def train_view(bench: Any, interpolation: str) -> augment.View:
-  """The crops on which a classifier is trained, of the first view's size."""
-  size = bench.experiment.config.views.first.size
-  return linear_probe.train_view(
-    size, **bench.encoding.pixels, interpolation=interpolation
-  )
-
-
-def circumstances(bench: Any, resize: tuple[int, int] | None) -> dict[str, Any]:
-  """What beside a recipe decides the figures of a classifier."""
-  config = bench.experiment.config
-  steps = []
-  if bench.experiment.labelled.differs_in_size:
-    size = config.data.image_size
-    shorter = config.data.resize_size or size
-    steps.append(f"Resize {shorter} bilinear, CenterCrop {size}")
-  if resize is not None:
-    steps.append(f"Resize {resize[0]} bicubic, CenterCrop {resize[1]}")
-  return {
-    "data": config.data.name,
-    "precision": config.precision,
-    "test_transform": ", ".join(steps) or "none",
-  }
 
 
 PART = Probe
