@@ -16,7 +16,7 @@ from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
-from essl_jax.evaluation.evaluation import Evaluation, Row, count
+from essl_jax.evaluation.evaluation import Curve, Evaluation, Row, count
 from essl_jax.training import step as step_lib
 
 RANKME_EPSILON = 1e-7
@@ -266,13 +266,27 @@ class Collapse(Evaluation):
   def _features(self, bench: Any, state: Any) -> np.ndarray:
     return bench.encoding.features(state, "test", bench.interrupt)[0]
 
+  @classmethod
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """The figures of `of_features`."""
+    del figures
+    return {
+      "feature_std": Curve("Standard deviation of unit-length features"),
+      "effective_rank": Curve("Effective rank of features", "rank"),
+      "rankme": Curve("RankMe of features", "rank"),
+      "uniformity": Curve("Uniformity of features"),
+    }
+
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """All measures, with what they are to be compared with."""
     images = f"{count(figures, 'images')} test images"
     width = f"of {figures.get('width')} features"
-    sphere = spread_out(figures.get("feature_std_of_sphere", math.nan))
+    sphere = figures.get("feature_std_of_sphere", math.nan)
     titles = {
-      "feature_std": ("Standard deviation of features", sphere),
+      "feature_std": (
+        "Standard deviation of features",
+        f"{sphere:.4g} if spread out, 0 if collapsed",
+      ),
       "effective_rank": ("Effective rank", width),
       "rankme": ("RankMe", width),
       "alignment": ("Alignment", "lower is better"),
@@ -283,15 +297,6 @@ class Collapse(Evaluation):
       for name, (title, scale) in titles.items()
       if figures.get(name) is not None
     ]
-
-
-def spread_out(deviation: float) -> str:
-  """What a deviation per dimension at unit length is to be compared with.
-
-  Args:
-    deviation: of embeddings that spread evenly over the sphere, 1/sqrt(D).
-  """
-  return f"{deviation:.4g} if spread out, 0 if collapsed"
 
 
 PART = Collapse

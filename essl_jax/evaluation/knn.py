@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification on frozen features."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import re
 from typing import Any
@@ -16,7 +16,13 @@ from essl_jax import losses
 from essl_jax.config import bounds
 from essl_jax.devices import parallel
 from essl_jax.evaluation import features, pictures
-from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
+from essl_jax.evaluation.evaluation import (
+  Curve,
+  Evaluation,
+  Row,
+  count,
+  percent,
+)
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
 _BLOCK_ELEMENTS = 2**24
@@ -352,6 +358,12 @@ class Knn(Evaluation):
       found.append(Row(title, percent(figures, name), _note(figures, k)))
     return found
 
+  @classmethod
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """The accuracies of every k."""
+    names = dict.fromkeys(("knn_top1", "knn_top5", *figures))
+    return {name: Curve(title, "%") for name, title, _ in _accuracies(names)}
+
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """The test features on their principal axes."""
     pictures.draw_features(axes, *bench.features(state, "test"))
@@ -359,7 +371,7 @@ class Knn(Evaluation):
 
 
 def _accuracies(
-  figures: Mapping[str, Any],
+  figures: Iterable[str],
 ) -> list[tuple[str, str, int | None]]:
   """Names of accuracies, what to call them, and which further k they are of."""
   found: list[tuple[str, str, int | None]] = []

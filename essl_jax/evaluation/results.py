@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
+from essl_jax.config.parts import EVALUATION
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import left_out, pictures
 from essl_jax.evaluation.evaluation import Evaluation, Row, figures_of
@@ -57,9 +58,9 @@ def write(
       results = {
         "step": step,
         "data": {"broken": broken},
-        "untrained": _untrained(workdir, experiment, figures.get("knn")),
+        "untrained": _untrained(bench, workdir, figures),
         "figures": figures,
-        "finetune": before.get("finetune", {}),
+        **_accumulated(bench, before),
         "training": _training(workdir, experiment),
         **circumstances,
       }
@@ -75,6 +76,17 @@ def write(
       lines.append(("picture", str(picture)))
     lines.append(("results", str(path)))
   logs.summary_table(_title(experiment, step, origin), lines)
+
+
+def _accumulated(
+  bench: bench_lib.Bench, before: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What earlier runs have added up, which stays."""
+  known = map(EVALUATION.find, EVALUATION.names())
+  asked = config_lib.evaluations(bench.experiment.config)
+  return {
+    x.name: before.get(x.name, {}) for x in (*known, *asked) if x.accumulates
+  }
 
 
 def _add(
@@ -178,24 +190,26 @@ def _training(
 
 
 def _untrained(
-  workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  knn: dict[str, Any] | None,
+  bench: bench_lib.Bench, workdir: pathlib.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The monitor's figures at step 0, if the kNN at the end is comparable."""
-  figures = _logged(workdir, 0)
-  if not knn or not figures:
+  """What was logged at step 0, if the ranking figure is comparable.
+
+  The protocol is that of the evaluation which ranks checkpoints.
+  """
+  before = _logged(workdir, 0)
+  ranking = next((x for x in bench.evaluations if x.ranks in before), None)
+  if ranking is None or ranking.name not in figures:
     return {}
-  now = to_json(config_lib.to_dict(experiment.config)["knn"])
-  begun_with = read_config(workdir)
-  if begun_with.get("knn") != now:
+  config = bench.experiment.config
+  now, begun_with = config_lib.to_dict(config), read_config(workdir)
+  if begun_with.get(ranking.section) != to_json(now.get(ranking.section)):
     return {}
-  images = experiment.config.measures.images
-  if begun_with.get("measures", {}).get("images") != images:
+  after = figures[ranking.name]
+  protocol = {k: v for k, v in after.items() if k not in before}
+  if begun_with.get("measures", {}).get("images") != config.measures.images:
     # Ranks of another number of images are no comparison.
-    figures = {k: v for k, v in figures.items() if k.startswith("knn_")}
-  protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
-  return figures | protocol
+    before = {k: v for k, v in before.items() if k in after}
+  return before | protocol
 
 
 def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:

@@ -37,12 +37,11 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
       tables.protocols(runs, heading),
     ),
     *_pictures(runs, known),
-    curves.write(runs),
+    curves.write(runs, known),
     sections.views(pairs),
-    sections.confusions(pairs),
     sections.neighbours(pairs),
     sections.embeddings(pairs),
-    sections.collapse(pairs),
+    sections.spectrum(pairs),
     tables.configs(runs),
     tables.environments(runs),
   ]
@@ -69,9 +68,12 @@ def _pictures(
   for measure, kind in known.items():
     found = {run.name: figures_of(kind, run.results) for run in runs}
     if any(found.values()):
-      drawn = [Figure(*picture) for picture in kind.pictures(found)]
-      title = evaluations.heading(known, measure)
-      yield Section(title, figures=drawn)
+      shown = kind.pictures(found)
+      yield Section(
+        evaluations.heading(known, measure),
+        [x for x in shown if isinstance(x, str)],
+        figures=[Figure(*x) for x in shown if not isinstance(x, str)],
+      )
 
 
 def _notes(pairs: Sequence[tuple[Run, Samples]]) -> Iterator[str]:

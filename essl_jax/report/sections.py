@@ -1,12 +1,10 @@
 """The parts of the page that show pictures of networks and their data."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from essl_jax import transformations
-from essl_jax.report import analysis, figures, tables
+from essl_jax.report import analysis, figures
 from essl_jax.report.parts import Cell, Figure, Row, Section, Table
 from essl_jax.report.runs import Run
 from essl_jax.report.samples import Picture, Samples
@@ -34,55 +32,6 @@ def _views(run: Run, samples: Samples) -> Table:
     rows.append(Row(_numbered(number, shown[0]), cells))
   head = ["Test image", "Original", *samples.columns]
   return Table(run.name, head, rows, has_pictures=True)
-
-
-def confusions(found: Found) -> Section:
-  """What the transformation head takes for what."""
-  texts, drawn = [], []
-  for run, _ in found:
-    transformation = run.figures("transformation")
-    counts = np.asarray(transformation.get("confusion", ()), float)
-    if counts.ndim == 2 and counts.shape[0] == counts.shape[1]:
-      drawn.append(_confusion(run.name, transformation, counts))
-    elif transformation:
-      texts.append(
-        f"{run.name}: results.json holds no confusion matrix; run again with"
-        " --config.mode=evaluate to add it."
-      )
-    else:
-      texts.append(f"{run.name} has no trained transformation head.")
-  return Section("Transformation head", texts, figures=drawn)
-
-
-def _confusion(
-  run: str, transformation: Mapping[str, Any], counts: np.ndarray
-) -> Figure:
-  group = transformation.get("group")
-  names = transformation.get("element_names") or _element_names(group)
-  if len(names) != len(counts):
-    names = [f"element {k}" for k in range(len(counts))]
-  percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  wrong = percent - np.diag(np.diag(percent))
-  row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-  right = ", ".join(
-    f"{name} {part:.1f}%"
-    for name, part in zip(names, np.diag(percent), strict=True)
-  )
-  alt = (
-    f"Confusion matrix of {group} for {run}. Recognised: {right}. Most"
-    f" frequent mistake: {names[row]} taken for {names[column]},"
-    f" {wrong[row, column]:.1f}%."
-  )
-  caption = f"{run}: confusion matrix of {group} on test images"
-  return Figure(figures.confusion(counts, names), alt, caption)
-
-
-def _element_names(group: str | None) -> Sequence[str]:
-  """What to call the elements of a group; nothing for one that is not here."""
-  try:
-    return transformations.find(group or "").names
-  except ValueError:
-    return ()
 
 
 def neighbours(found: Found) -> Section:
@@ -146,22 +95,16 @@ def _embedding(run: Run, samples: Samples) -> Figure:
   return Figure(png, alt, caption)
 
 
-def collapse(found: Found) -> Section:
-  """Measures of collapse and of symmetry, and the spectrum."""
+def spectrum(found: Found) -> Section:
+  """How features fill their dimensions."""
   runs = [run for run, _ in found]
   spectra = {
     run.name: analysis.spectrum(samples.features)
     for run, samples in found
     if samples.features is not None
   }
-  return Section(
-    "Collapse",
-    tables=[
-      *tables.numbers("Measures of collapse", runs, "collapse"),
-      *tables.numbers("Measures of symmetry, by group", runs, "symmetry"),
-    ],
-    figures=[_spectrum(spectra, runs)] if spectra else [],
-  )
+  drawn = [_spectrum(spectra, runs)] if spectra else []
+  return Section("Spectrum", figures=drawn)
 
 
 def _spectrum(

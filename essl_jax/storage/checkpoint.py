@@ -230,14 +230,9 @@ class Checkpoints:
       UsageError: if there is no such checkpoint, or it holds other arrays.
     """
     self._manager.wait_until_finished()
-    steps = list(self._manager.all_steps())
-    if not steps:
-      raise UsageError(
-        f"no checkpoint in {self._directory}: train first, or choose the "
-        "--workdir of a run that has saved one"
-      )
-    step = steps[-1] if step is None else step
-    if step not in steps:
+    latest = self.choose("latest")
+    step = latest if step is None else step
+    if step not in (steps := self._manager.all_steps()):
       raise UsageError(
         f"no checkpoint of step {step} in {self._directory}: choose one of "
         + ", ".join(map(str, steps))
