@@ -219,14 +219,12 @@ def _print_import(
     print(f"note: {note}")
 
 
-def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
-  try:
-    main()
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+@arguments_lib.tells_wrong_input
+def run() -> int:
+  """Runs the program and returns its exit code."""
+  main()
+  return 0
 
 
 if __name__ == "__main__":
-  run()
+  sys.exit(run())

@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
   png: bytes
   alt: str
-  caption: str
+  caption: str = ""
 
 
 class Curve(NamedTuple):

@@ -1,6 +1,6 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import itertools
 import json
@@ -12,14 +12,19 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.config.parts import EVALUATION
+from essl_jax.data import Source
+from essl_jax.data.checks import SPLITS
+from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import left_out, pictures
+from essl_jax.evaluation import pictures
 from essl_jax.evaluation.evaluation import Evaluation, Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.workdir import read_config, to_json
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
+
+_NAMED = 20  # images at most that a split names as broken
 
 
 def write(
@@ -44,7 +49,7 @@ def write(
   experiment = bench.experiment
   with bench.encoding.remembering(state):
     figures = bench.run(state)
-    broken = left_out.describe(bench.sources)
+    broken = left_out(bench.sources)
     if jax.process_index() > 0:
       return
     path = workdir / "results.json"
@@ -71,7 +76,9 @@ def write(
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
     if experiment.config.mode != "finetune":
-      lines = [*_left_out(broken), *lines, *_training_rows(results["training"])]
+      if left := tell_left_out(broken):
+        lines.insert(0, ("images that cannot be read, left out", left))
+      lines += _training_rows(results["training"])
       picture = pictures.write_summary(workdir, bench, state)
       lines.append(("picture", str(picture)))
     lines.append(("results", str(path)))
@@ -125,17 +132,44 @@ def _rows(
   }
 
 
+def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
+  """Collects the broken images of all processes; all of them have to call it.
+
+  Args:
+    sources: a set and parts of it, in each process the same ones.
+
+  Returns:
+    By split the `number` of images and the first twenty `names`.
+  """
+  sources = list(sources)
+  mine = {
+    split: [name for source in sources for name in source.broken[split]]
+    for split in SPLITS
+  }
+  everybody = [json.loads(x) for x in parallel.gather_text(json.dumps(mine))]
+  found = {}
+  for split in SPLITS:
+    # Several processes may have met the same one, in training.
+    names = sorted({name for broken in everybody for name in broken[split]})
+    found[split] = {"number": len(names), "names": names[:_NAMED]}
+  return found
+
+
+def tell_left_out(found: dict[str, dict[str, Any]]) -> str:
+  """What `left_out` found, in a few words; empty if nothing."""
+  return ", ".join(
+    f"{found[split]['number']:,} of {split}"
+    for split in SPLITS
+    if found[split]["number"]
+  )
+
+
 def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
   """The lines of the table: every figure with its protocol."""
   return [
     (row.title + (f" ({row.note})" if row.note else ""), row.value)
     for row in itertools.chain.from_iterable(rows.values())
   ]
-
-
-def _left_out(broken: Any) -> list[tuple[str, str]]:
-  left = left_out.tell(broken)
-  return [("images that cannot be read, left out", left)] if left else []
 
 
 def _circumstances(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from essl_jax.evaluation.evaluation import Curve, figures_of
+from essl_jax.evaluation.evaluation import Curve, Picture, figures_of
 from essl_jax.report import figures
 from essl_jax.report.evaluations import Known
-from essl_jax.report.parts import Figure, Section
+from essl_jax.report.parts import Section
 from essl_jax.report.runs import Points, Run
 from essl_jax.report.tables import union, words
 
@@ -59,7 +59,7 @@ def _curves(run: Run, known: Known) -> dict[str, _Drawn]:
 
 def _figure(
   name: str, runs: Sequence[Run], drawn: Sequence[dict[str, _Drawn]]
-) -> Figure:
+) -> Picture:
   curve = Curve(words(name).capitalize())
   if name.startswith("loss_"):
     curve = Curve(f"{words(name[5:]).capitalize()} loss", "loss")
@@ -88,7 +88,7 @@ def _figure(
   )
   told = "; ".join(f"{run}: {_describe(p, x)}" for run, p in lines.items())
   alt = f"{curve.title} ({curve.unit}) by {x}. {told}."
-  return Figure(png, alt, curve.title)
+  return Picture(png, alt, curve.title)
 
 
 def _describe(points: Points, x: str) -> str:

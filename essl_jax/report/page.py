@@ -1,5 +1,6 @@
 """The page as a whole."""
 
+import base64
 from collections.abc import Iterator, Sequence
 import functools
 
@@ -8,7 +9,7 @@ import jinja2
 import essl_jax
 from essl_jax.evaluation.evaluation import figures_of
 from essl_jax.report import curves, evaluations, headline, sections, tables
-from essl_jax.report.parts import Figure, Section
+from essl_jax.report.parts import Section
 from essl_jax.report.runs import Run
 from essl_jax.report.samples import Samples
 
@@ -52,6 +53,7 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
   return templates.get_template("page.html.j2").render(
     title=title,
     runs=runs,
@@ -72,7 +74,7 @@ def _pictures(
       yield Section(
         evaluations.heading(known, measure),
         [x for x in shown if isinstance(x, str)],
-        figures=[Figure(*x) for x in shown if not isinstance(x, str)],
+        figures=[x for x in shown if not isinstance(x, str)],
       )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from essl_jax.evaluation.evaluation import Picture
 from essl_jax.report import analysis, figures
-from essl_jax.report.parts import Cell, Figure, Row, Section, Table
+from essl_jax.report.parts import Cell, Row, Section, Table
 from essl_jax.report.runs import Run
-from essl_jax.report.samples import Picture, Samples
+from essl_jax.report.samples import Example, Samples
 
 Found = Sequence[tuple[Run, Samples]]
 
@@ -76,7 +77,7 @@ def embeddings(found: Found) -> Section:
   return Section("Embedding", figures=drawn)
 
 
-def _embedding(run: Run, samples: Samples) -> Figure:
+def _embedding(run: Run, samples: Samples) -> Picture:
   assert samples.features is not None and samples.values is not None
   points, how = analysis.flatten(samples.features)
   png = figures.embedding(points, samples.values, samples.shade)
@@ -92,7 +93,7 @@ def _embedding(run: Run, samples: Samples) -> Figure:
     )
   elif samples.shade:
     alt += f" Coloured by {samples.shade}."
-  return Figure(png, alt, caption)
+  return Picture(png, alt, caption)
 
 
 def spectrum(found: Found) -> Section:
@@ -109,7 +110,7 @@ def spectrum(found: Found) -> Section:
 
 def _spectrum(
   spectra: dict[str, tuple[np.ndarray, float]], runs: Sequence[Run]
-) -> Figure:
+) -> Picture:
   # Rounding alone is below, and would stretch the axis.
   lines = {
     name: [
@@ -131,22 +132,22 @@ def _spectrum(
   )
   title = "Singular values of centred test features, divided by the largest"
   caption = f"{title}. {told} (the exponential of their entropy)"
-  return Figure(png, f"{title}. {told}.", caption)
+  return Picture(png, f"{title}. {told}.", caption)
 
 
-def _small(picture: Picture, alt: str) -> Figure:
-  return Figure(figures.thumbnail(picture.pixels), alt)
+def _small(picture: Example, alt: str) -> Picture:
+  return Picture(figures.thumbnail(picture.pixels), alt)
 
 
-def _numbered(number: int, picture: Picture) -> str:
+def _numbered(number: int, picture: Example) -> str:
   return f"{number}, {_class(picture)}" if picture.label >= 0 else str(number)
 
 
-def _class(picture: Picture) -> str:
+def _class(picture: Example) -> str:
   return f"class {picture.label}" if picture.label >= 0 else "no class"
 
 
-def _mark(query: Picture, near: Picture) -> tuple[str, str]:
+def _mark(query: Example, near: Example) -> tuple[str, str]:
   """A sign and a word for whether a neighbour has the right class."""
   if query.label < 0 or near.label < 0:
     return "", ""
