@@ -127,7 +127,8 @@ def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
   told = results.left_out((source, part))
   assert told["train"]["number"] == 3
   assert told["train"]["names"] == sorted(source.broken["train"])
-  assert results.tell_left_out(told).startswith("3 of train")
+  ((_, said),) = results._left_out(told)
+  assert said.startswith("3 of train")
 
 
 def test_odd_images_are_read(tmp_path, capfd):

@@ -14,6 +14,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
+from essl_jax.storage.workdir import read_config
 from essl_jax.texts import some
 
 _ARCHITECTURE = ("depth", "stem", "width")  # of a ResNet
@@ -155,7 +156,7 @@ def _read_run(
   """The weights of a run's checkpoint; needs neither data nor accelerator."""
   from essl_jax.storage import checkpoint  # Orbax takes seconds to import
 
-  config = checkpoint.read_config(workdir)
+  config = read_config(workdir)
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.choose(which)
     tree = checkpoints.restore_arrays(step)

@@ -17,10 +17,10 @@ from essl_jax.data.checks import SPLITS
 from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import pictures
-from essl_jax.evaluation.evaluation import Evaluation, Row, figures_of
+from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
-from essl_jax.storage.workdir import read_config, to_json
+from essl_jax.storage.workdir import read_config, to_json, write_json
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -53,12 +53,11 @@ def write(
     if jax.process_index() > 0:
       return
     path = workdir / "results.json"
-    before = _read_json(path, {})
-    circumstances = _circumstances(experiment, origin)
-    if experiment.config.mode == "finetune":
-      results = circumstances | before
-      for evaluation in bench.evaluations:
-        _add(results, evaluation, figures, step)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    results = _circumstances(experiment, origin)
+    if is_added := experiment.config.mode == "finetune":
+      results |= before
+      _add(results, bench, figures, step)
     else:
       results = {
         "step": step,
@@ -67,22 +66,22 @@ def write(
         "figures": figures,
         **_accumulated(bench, before),
         "training": _training(workdir, experiment),
-        **circumstances,
+        **results,
       }
-    logs.write_json(path, results)  # whatever becomes of the rows
+    write_json(path, results)  # whatever becomes of the rows
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
-    logs.write_json(path, results)
+    write_json(path, results)
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
-    if experiment.config.mode != "finetune":
-      if left := tell_left_out(broken):
-        lines.insert(0, ("images that cannot be read, left out", left))
-      lines += _training_rows(results["training"])
+    if not is_added:
+      lines = [*_left_out(broken), *lines, *_training_rows(results["training"])]
       picture = pictures.write_summary(workdir, bench, state)
       lines.append(("picture", str(picture)))
-    lines.append(("results", str(path)))
-  logs.summary_table(_title(experiment, step, origin), lines)
+  title = f"{experiment.name}, step {step:,}"
+  if origin:
+    title = f"{origin.path} on {experiment.config.data.name}"
+  logs.summary_table(title, [*lines, ("results", str(path))])
 
 
 def _accumulated(
@@ -98,20 +97,19 @@ def _accumulated(
 
 def _add(
   results: dict[str, Any],
-  evaluation: Evaluation,
+  bench: bench_lib.Bench,
   figures: Mapping[str, Any],
   step: int,
 ) -> None:
   """Adds what `mode=finetune` has found to the results of a run."""
-  name = evaluation.name
-  if name not in figures:
-    return
-  if evaluation.accumulates:
-    added = {x: each | {"step": step} for x, each in figures[name].items()}
-    results[name] = results.get(name, {}) | added
-  else:
-    there = results.get("figures", {})
-    results["figures"] = there | {name: figures[name] | {"step": step}}
+  for evaluation in bench.evaluations:
+    name = evaluation.name
+    if name in figures and evaluation.accumulates:
+      added = {x: each | {"step": step} for x, each in figures[name].items()}
+      results[name] = results.get(name, {}) | added
+    elif name in figures:
+      there = results.get("figures", {})
+      results["figures"] = there | {name: figures[name] | {"step": step}}
 
 
 def _rows(
@@ -155,13 +153,15 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
   return found
 
 
-def tell_left_out(found: dict[str, dict[str, Any]]) -> str:
-  """What `left_out` found, in a few words; empty if nothing."""
-  return ", ".join(
-    f"{found[split]['number']:,} of {split}"
+def _left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """What `left_out` found, as a line of the table."""
+  found = [
+    f"{broken[split]['number']:,} of {split}"
     for split in SPLITS
-    if found[split]["number"]
-  )
+    if broken[split]["number"]
+  ]
+  title = "images that cannot be read, left out"
+  return [(title, ", ".join(found))] if found else []
 
 
 def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
@@ -183,20 +183,6 @@ def _circumstances(
   if origin:
     found["initialised_from"] = dataclasses.asdict(origin)
   return found
-
-
-def _title(
-  experiment: experiment_lib.Experiment,
-  step: int,
-  origin: weights.Origin | None,
-) -> str:
-  if origin:
-    return f"{origin.path} on {experiment.config.data.name}"
-  return f"{experiment.name}, step {step:,}"
-
-
-def _read_json(path: pathlib.Path, default: Any) -> Any:
-  return json.loads(path.read_text()) if path.exists() else default
 
 
 def _training(

@@ -19,15 +19,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
-from essl_jax.storage.workdir import check_config, local_path, read_config
+from essl_jax.storage.workdir import local_path
 from essl_jax.texts import first_line, some
-
-__all__ = [
-  "Checkpoints",
-  "check_config",
-  "exists",
-  "read_config",
-]
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
