@@ -126,6 +126,7 @@ def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
     interpolation="bilinear",
     checkpoint_every_epochs=1,
   )
+  config.finetune.interpolation = "bilinear"
   config.measures.update(groups=("rotation",), images=5000)
   return config
 

@@ -12,6 +12,7 @@ from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import results
 from essl_jax.storage import checkpoint, weights
 from essl_jax.storage import preemption as preemption_lib
+from essl_jax.storage.workdir import check_config, read_config
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import loop
 from essl_jax.training import step as step_lib
@@ -69,9 +70,9 @@ def _open(
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)
   elif config.mode != "train":
-    checkpoint.read_config(workdir)  # refuses a folder without a run
+    read_config(workdir)  # refuses a folder without a run
   claim = functools.partial(
-    checkpoint.check_config,
+    check_config,
     workdir,
     config_lib.to_dict(config),
     ignore=config_lib.free_fields(config),

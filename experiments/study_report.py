@@ -7,7 +7,7 @@ from typing import Any
 
 import study as study_lib
 
-from essl_jax.report import figure_files
+from essl_jax.evaluation import drawing
 from essl_jax.storage import workdir as workdir_lib
 
 Records = Sequence[Mapping[str, Any]]
@@ -159,7 +159,7 @@ def write(
     return text
   workdir_lib.replace_text(options.results / "table.md", text + "\n")
   draw = lambda figure: study.draw(figure, list(records))
-  figure_files.write(options.results, (11, 5), draw)
+  drawing.write_files(options.results, (11, 5), draw)
   return text
 
 

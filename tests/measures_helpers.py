@@ -106,10 +106,9 @@ def measure(config, devices=None):
   """All measures of `Pixels` on 61 test images, over all devices if absent."""
   experiment, state = make(config, Pixels(), devices, images(61, 1))
   bench = bench_lib.make(experiment)
-  test, _ = bench.features(state, "test")
   return {
-    "collapse": collapse.run(bench.encoding, state, test),
-    "symmetry": symmetry.run(bench.encoding, state),
+    "collapse": collapse.Collapse().run(bench, state),
+    "symmetry": symmetry.Symmetry().run(bench, state),
     "transformation": recognise(bench, state),
   }
 

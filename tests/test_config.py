@@ -286,7 +286,8 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   path = tmp_path / "images.npz"
   arrays = {"train_images": images, "train_labels": labels}
   np.savez(path, **arrays, test_images=images, test_labels=labels)
-  config = tiny_config("simsiam", data={"name": str(path)})
+  paper = {"protocol": "paper", "epochs": 1, "batch_size": 16}
+  config = tiny_config("simsiam", data={"name": str(path)}, probe=paper)
   few = {"labels": 0.5, "epochs": 1, "batch_size": 16}
   tuned = tiny_config(
     "simsiam", data={"name": str(path)}, mode="finetune", finetune=few

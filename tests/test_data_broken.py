@@ -22,7 +22,7 @@ import pytest
 
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features, left_out
+from essl_jax.evaluation import features, results
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,11 @@ def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
   list(source.evaluation_batches("train", SIZE))
   part = source.take(np.arange(SIZE // 2))
   list(part.evaluation_batches("train", SIZE))
-  told = left_out.describe((source, part))
+  told = results.left_out((source, part))
   assert told["train"]["number"] == 3
   assert told["train"]["names"] == sorted(source.broken["train"])
-  assert left_out.tell(told).startswith("3 of train")
+  ((_, said),) = results._left_out(told)
+  assert said.startswith("3 of train")
 
 
 def test_odd_images_are_read(tmp_path, capfd):

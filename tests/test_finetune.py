@@ -14,13 +14,13 @@ from essl_jax import run as train
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import features, finetune, fitting, linear_probe
+from essl_jax.evaluation import classifier, features, finetune, fitting
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment
 
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-VIEW = linear_probe.train_view(8, **PIXELS)
+VIEW = classifier.train_view(8, **PIXELS)
 
 
 class Encoder(nn.Module):
@@ -70,7 +70,7 @@ def variables():
   return found
 
 
-def tune(source, variables, *, devices=1, rate=0.1, **arguments):
+def tune(source, variables, *, devices=1, rate=0.1, workdir=None, **arguments):
   mesh = parallel.make_mesh(jax.devices()[:devices])
   encode = lambda variables, x: Encoder().apply(variables, x, train=False)
 
@@ -94,12 +94,11 @@ def tune(source, variables, *, devices=1, rate=0.1, **arguments):
     Encoder(parallel.AXIS),
     variables,
     source,
+    extract(variables),
     extract,
     encoder_learning_rate=rate,
-    view=VIEW,
-    width=8,
-    num_test=61,
-    mesh=mesh,
+    setup=classifier.Setup(VIEW, mesh, workdir=workdir),
+    save_every_epochs=1,
     **arguments,
   )
 
@@ -272,7 +271,12 @@ def test_images_of_many_sizes_are_cropped_by_the_host(tmp_path, tiny_config):
       "interpolation": "bilinear",
       "repetitions": 1,
     },
-    finetune={"labels": 0.7, "epochs": 1, "batch_size": 8},
+    finetune={
+      "labels": 0.7,
+      "epochs": 1,
+      "batch_size": 8,
+      "interpolation": "bilinear",
+    },
   )
   made = experiment.build(config)
   views = []

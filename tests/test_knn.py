@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from essl_jax.devices import parallel
-from essl_jax.evaluation import knn
+from essl_jax.evaluation import knn, ranking
 
 
 def knn_scores(bank, labels, queries, num_classes, k, temperature):
@@ -47,8 +47,8 @@ def test_knn_matches_golden(golden, k, temperature):
 
 @pytest.mark.parametrize("limit", [1, 3 * 211, 2**24])
 def test_knn_matches_brute_force_at_any_block(monkeypatch, limit):
-  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", limit)
-  knn._predict.clear_cache()
+  monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", limit)
+  ranking.compiled.cache_clear()
   rng = np.random.default_rng(2)
   bank = rng.standard_normal((211, 19)).astype(np.float32)
   queries = 7 * rng.standard_normal((53, 19)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_knn_matches_brute_force_at_any_block(monkeypatch, limit):
     -knn_scores(bank, labels, queries, 6, 31, 0.07), axis=1, kind="stable"
   )
   np.testing.assert_array_equal(ranked, expected)
-  knn._predict.clear_cache()
+  ranking.compiled.cache_clear()
 
 
 def test_knn_blocks_bound_memory_and_cover_all_queries():
@@ -71,7 +71,7 @@ def test_knn_blocks_bound_memory_and_cover_all_queries():
     (7, 3),
     (50_000, 1_281_167),
   ):
-    size = knn._block_size(number, row)
+    size = ranking._block_size(number, row)
     assert size == 1 or size * row * 4 <= 256e6
     count = -(-number // size)
     assert 0 <= count * size - number < count
@@ -162,9 +162,8 @@ def test_several_k_at_once_are_each_k_alone():
 @pytest.mark.parametrize("size", [90, 11])
 def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
   """Also where devices hold fewer entries than neighbours, and with ties."""
-  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", 1000)
-  knn._predict.clear_cache()
-  knn._predict_sharded.cache_clear()
+  monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 1000)
+  ranking.compiled.cache_clear()
   bank, labels = clusters(size, spread=1.0)
   bank[size // 2 :] = bank[: size - size // 2]  # equal, other labels
   queries, answers = clusters(41, spread=1.0, seed=1)
@@ -173,21 +172,21 @@ def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
   arguments = {"num_classes": 7, "temperature": 0.1}
   for ks in ((9,), (200, 1, 20)):
     used = tuple(min(k, size) for k in ks)
-    one = knn._predict(
-      jnp.asarray(bank),
-      jnp.asarray(labels),
-      jnp.asarray(queries),
-      0.1,
-      num_classes=7,
-      ks=used,
-    )
-    eight = knn._predict_sharded(mesh)(
-      *knn._place(bank, labels, queries, mesh), 0.1, num_classes=7, ks=used
+    one, eight = (
+      ranking.rank(
+        jnp.asarray(bank),
+        jnp.asarray(labels),
+        jnp.asarray(queries),
+        0.1,
+        num_classes=7,
+        ks=used,
+        mesh=each,
+      )
+      for each in (None, mesh)
     )
     for left, right in zip(one, eight, strict=True):
       np.testing.assert_array_equal(left, right)
     data = bank, labels, queries, answers
     expected = knn.run(*data, k=ks, **arguments)
     assert knn.run(*data, k=ks, mesh=mesh, **arguments) == expected
-  knn._predict.clear_cache()
-  knn._predict_sharded.cache_clear()
+  ranking.compiled.cache_clear()

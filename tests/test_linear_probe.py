@@ -15,11 +15,17 @@ import pytest
 from essl_jax import augment
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features, fitting, linear_layer, linear_probe
+from essl_jax.evaluation import (
+  classifier,
+  features,
+  fitting,
+  linear_layer,
+  probe,
+)
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.storage.preemption import Stopped
 
-VIEW = linear_probe.train_view(8, **PIXELS)
+VIEW = classifier.train_view(8, **PIXELS)
 
 
 @pytest.fixture
@@ -33,10 +39,27 @@ def extract(variables, source, split, resize=None):
   )
 
 
-def run_paper(variables, source, *, encode=encode, **arguments):
+def make_setup(mesh=None, **fields):
+  """Of one device where no mesh is given."""
+  mesh = mesh or parallel.make_mesh(jax.devices()[:1])
+  return classifier.Setup(VIEW, mesh, **fields)
+
+
+def run_paper(variables, source, *, recipe, encode=encode, **arguments):
   test = extract(make_variables(), source, "test", (9, 8))
-  return linear_probe.run_paper(
-    encode, variables, source, test, view=VIEW, **arguments
+  options = {
+    name: arguments.pop(name)
+    for name in ("progress", "save_every_epochs")
+    if name in arguments
+  }
+  return probe.run_paper(
+    encode,
+    variables,
+    source,
+    test,
+    recipe=recipe,
+    setup=make_setup(**arguments),
+    **options,
   )
 
 
@@ -247,34 +270,11 @@ def test_what_another_probe_left_is_not_read(variables, tmp_path):
   assert run(variables) == (4, figures)
 
 
-def test_run_dispatches_and_detects_a_changed_encoder(variables):
-  source = FakeSource()
-
-  def run(protocol, seed=0, **fields):
-    return linear_probe.run(
-      encode,
-      variables,
-      source,
-      protocol=protocol,
-      recipe=Recipe(repetitions=1, **fields),
-      train=lambda: extract(variables, source, "train"),
-      test=lambda: extract(variables, source, "test"),
-      seed=seed,
-      view=VIEW,
-    )
-
-  assert run("none") == {"protocol": "none"}
-  with pytest.raises(UsageError, match="'quick'.*paper, fast, none"):
-    run("quick")
-  figures = run("fast", epochs=5)
-  assert figures["linear_top1"] > 98 and figures["batch_size"] == 70
-  batches = source.evaluation_batches
-
-  def spoiling(split, batch_size, **share):
+def test_a_changed_encoder_is_detected(variables):
+  with features.unchanged(variables):
+    run_paper(variables, FakeSource(), recipe=Recipe(epochs=1, batch_size=64))
+  with (
+    pytest.raises(RuntimeError, match="changed the encoder's variables"),
+    features.unchanged(variables),
+  ):
     variables["kernel"][0] += 1e-3
-    return batches(split, batch_size, **share)
-
-  source.evaluation_batches = spoiling
-  for protocol in ("paper", "fast"):
-    with pytest.raises(RuntimeError, match=f"{protocol} probe changed"):
-      run(protocol, epochs=1, batch_size=64)

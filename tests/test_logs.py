@@ -18,7 +18,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import essl_jax
-from essl_jax.storage import environment, logs
+from essl_jax.storage import environment, logs, workdir
 from essl_jax.storage.logs import Logger
 
 pytestmark = pytest.mark.quick
@@ -252,7 +252,7 @@ def test_write_json_is_whole_or_nothing(tmp_path):
     "path": tmp_path,
     "none": None,
   }
-  logs.write_json(path, data)
+  workdir.write_json(path, data)
   text = path.read_text()
   assert json.loads(text) == {
     "top1": 0.5,
@@ -263,7 +263,7 @@ def test_write_json_is_whole_or_nothing(tmp_path):
   }
   assert text.startswith('{\n  "top1": 0.5,\n') and text.endswith("}\n")
   with pytest.raises(TypeError, match="object"):
-    logs.write_json(path, {"x": object()})
+    workdir.write_json(path, {"x": object()})
   assert path.read_text() == text
   assert [x.name for x in tmp_path.iterdir()] == ["results.json"]
 

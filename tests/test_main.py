@@ -13,6 +13,7 @@ import pytest
 from essl_jax import config as config_lib
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
+from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
 
@@ -27,7 +28,7 @@ def finished(config_file, tmp_path_factory):
 
 def _state(workdir):
   """All arrays of the latest checkpoint."""
-  raw = config_lib.parse(checkpoint.read_config(workdir))
+  raw = config_lib.parse(workdir_lib.read_config(workdir))
   experiment = experiment_lib.build(raw)
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
     return jax.device_get(checkpoints.restore(experiment.create_state()))

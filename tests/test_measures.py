@@ -17,7 +17,6 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import collapse, ridge, symmetry
-from essl_jax.evaluation.encoding import Encoding
 from essl_jax.training import experiment as experiment_lib
 
 # Two processes of two devices each; one of them writes what both have found.
@@ -101,7 +100,7 @@ def test_constant_features_explain_nothing():
 
 def test_an_invariant_encoder(make):
   experiment, state = make(Means(), groups=("rotation", "flips"))
-  figures = symmetry.run(Encoding(experiment), state)
+  figures = symmetry.Symmetry().run(bench_lib.make(experiment), state)
   assert set(figures) == {"rotation", "flips"}
   for found in figures.values():
     np.testing.assert_allclose(found["cosine"], 1, atol=1e-6)
@@ -118,7 +117,9 @@ def test_an_equivariant_encoder_on_one_and_eight_devices(make):
     experiment, state = make(
       Pixels(), devices, groups=("rotation",), images=250
     )
-    figures = symmetry.run(Encoding(experiment), state)["rotation"]
+    figures = symmetry.Symmetry().run(bench_lib.make(experiment), state)[
+      "rotation"
+    ]
     assert (figures["num_train"], figures["num_test"]) == (250, 61)
     assert figures["equivariance_r2"] > 0.9999 > 0.5 > figures["identity_r2"]
     assert figures["readout_accuracy"] > 90 > 25 == figures["chance"]
@@ -135,16 +136,15 @@ def test_an_equivariant_encoder_on_one_and_eight_devices(make):
 def test_views_are_aligned_as_far_as_they_agree(make):
   """Whole images are their own views; crops differ, the same on 8 devices."""
   experiment, state = make(Pixels())
-  encoding = Encoding(experiment)
-  test, _ = encoding.features(state, "test")
-  assert collapse.run(encoding, state, test)["alignment"] == 0
+  bench = bench_lib.make(experiment)
+  assert collapse.Collapse().run(bench, state)["alignment"] == 0
   found = []
   for devices in (1, 8):
     experiment, state = make(
       Pixels(), devices, view={"scale": (0.2, 1.0), "flip": 0.5}, images=50
     )
-    encoding = Encoding(experiment)
-    found.append(collapse.run(encoding, state, test))
+    bench = bench_lib.make(experiment)
+    found.append(collapse.Collapse().run(bench, state))
     assert found[-1]["images"] == 50
   assert 0.05 < found[0]["alignment"] < 2
   np.testing.assert_allclose(found[0]["alignment"], found[1]["alignment"])

@@ -15,6 +15,7 @@ from essl_jax import optim
 from essl_jax.config import older
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
+from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def test_the_same_recipe_goes_on_in_an_older_workdir(name, tmp_path):
   config = config_lib.parse(get_config(variant).to_dict())
 
   def check(**changes):
-    checkpoint.check_config(
+    workdir_lib.check_config(
       tmp_path,
       config_lib.to_dict(config) | changes,
       ignore=config_lib.free_fields(config),
@@ -41,7 +42,7 @@ def test_the_same_recipe_goes_on_in_an_older_workdir(name, tmp_path):
   with pytest.raises(UsageError, match="seed is 0 there, 7 here"):
     check(seed=7)
   # The report and the export read it as a config of today's.
-  read = config_lib.parse(checkpoint.read_config(tmp_path))
+  read = config_lib.parse(workdir_lib.read_config(tmp_path))
   assert read.evaluations == config.evaluations
   assert _kept(read) == _kept(config)
 

@@ -9,7 +9,7 @@ from essl_jax import run as train
 
 MODULE = '''
 from essl_jax.evaluation import drawing
-from essl_jax.evaluation.evaluation import Evaluation, Picture, Row
+from essl_jax.evaluation.evaluation import Curve, Evaluation, Picture, Row
 
 
 class PixelMean(Evaluation):
@@ -17,11 +17,21 @@ class PixelMean(Evaluation):
 
   Attributes:
     scale: of the figure.
+    every_epochs: how often it looks in training.
   """
 
   heading = "Brightness"
-  needs_training = False
+  ranks = "mean"
   scale: float = 1.0
+  every_epochs: int = 1
+
+  def monitor(self, bench, state):
+    return {"mean": self.run(bench, state)["mean"]}
+
+  @classmethod
+  def curves(cls, figures):
+    level = ("all images", figures["mean"]) if figures else None
+    return {"mean": Curve("Brightness in training", "levels", level)}
 
   def run(self, bench, state):
     batch = next(bench.experiment.source.evaluation_batches("test", 40))
@@ -30,27 +40,32 @@ class PixelMean(Evaluation):
 
   def rows(self, figures):
     note = f"{figures['images']} test images"
+    before = figures["untrained"]["images"]
+    note += f", {before} before training"
     return [Row("Brightness of images", f"{figures['mean']:.3f} levels", note)]
 
   @classmethod
   def pictures(cls, found):
     figure, axes = drawing.make_axes(2.0)
     axes.bar(list(found), [each["mean"] for each in found.values()])
-    return [Picture(drawing.to_png(figure), "One bar a run.", "Brightness")]
+    drawn = Picture(drawing.to_png(figure), "One bar a run.", "Brightness")
+    return ["Brighter is not better.", drawn]
 '''
 
 
 def test_a_module_of_ones_own_shows_its_figures_everywhere(
   tiny_config, tmp_path, monkeypatch, capsys
 ):
-  """In the terminal's table, `results.json` and the report."""
+  """In the terminal's table, `results.json` and the report, and as a curve."""
   (tmp_path / "own_evaluation.py").write_text(MODULE)
   workdir = tmp_path / "run"
   with monkeypatch.context() as patch:
     patch.syspath_prepend(tmp_path)
     patch.setenv("COLUMNS", "160")
     config = tiny_config(
-      epochs=0,
+      epochs=2,
+      batch_size=32,
+      equivariance={"weight": 0.0},
       data={"train_split": "train[:64]", "test_split": "test[:40]"},
       evaluations=("own_evaluation:PixelMean",),
       pixel_mean={"scale": 2.0},
@@ -63,20 +78,28 @@ def test_a_module_of_ones_own_shows_its_figures_everywhere(
     report(workdir, "--images=0")
   results = json.loads((workdir / "results.json").read_text())
   mean = results["figures"]["pixel_mean"]["mean"]
-  row = ["Brightness of images", f"{mean:.3f} levels", "40 test images"]
+  assert results["untrained"]["mean"] == mean
+  note = "40 test images, 40 before training"
+  row = ["Brightness of images", f"{mean:.3f} levels", note]
   assert results["rows"] == {"pixel_mean": [row]}
   title, value, note = row
   assert f"{title} ({note})" in printed and value in printed
   page = Page((workdir / "report.html").read_text())
   assert all(text in page.text for text in row)
   assert "Brightness" in page.headings
-  assert [image["alt"] for image in page.all("img")] == ["One bar a run."]
+  assert "Brighter is not better." in page.text
+  alts = [image["alt"] for image in page.all("img")]
+  assert alts[0] == "One bar a run."
+  (curve,) = [x for x in alts if x.startswith("Brightness in training (levels")]
+  assert f"by epoch. run: {mean:.4g} at epoch 0, {mean:.4g} at epoch 2" in curve
 
   # Where the module is not at hand, the stored rows are.
   sys.modules.pop("own_evaluation")
   report(workdir, "--images=0")
   page = Page((workdir / "report.html").read_text())
   assert all(text in page.text for text in row)
-  assert not page.all("img")
+  alts = [image["alt"] for image in page.all("img")]
+  assert "One bar a run." not in alts
+  assert any(x.startswith("Mean (value) by step. run: ") for x in alts)
   missing = "run: no pictures of own_evaluation:PixelMean"
   assert missing in page.text

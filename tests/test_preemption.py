@@ -160,8 +160,9 @@ ONE_OF_TWO = """
   import jax.numpy as jnp
   import numpy as np
   from jax.sharding import Mesh, NamedSharding, PartitionSpec
-  from essl_jax.storage.checkpoint import Checkpoints, check_config
+  from essl_jax.storage.checkpoint import Checkpoints
   from essl_jax.storage.preemption import Preemption
+  from essl_jax.storage.workdir import check_config
 
   check_config(sys.argv[1], {"seed": 0})
   mesh = Mesh(np.array(jax.devices()), ("batch",))

@@ -157,7 +157,7 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
   experiment = experiment_lib.build(tiny_config("simsiam", data=settings))
   assert experiment.source.num_examples("train") == 40
   bench = bench_lib.make(experiment)
-  _, bank = bench.features(experiment.create_state(), "bank")
+  _, bank = bench.features(experiment.create_state(), "train")
   np.testing.assert_array_equal(bank, labels[40:64])
   assert experiment.facts["number of labelled images"] == 24
   # Without labels of its own and without others, there is nothing to measure.

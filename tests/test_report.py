@@ -73,12 +73,12 @@ def test_the_page_has_every_part(written, trained):
   assert page.headings == [
     "Report of 2 runs",
     "Results",
+    "Transformation prediction",
     "Training",
     "Views",
-    "Transformation head",
     "Nearest neighbours",
     "Embedding",
-    "Collapse",
+    "Spectrum",
     "Config",
     "Environment",
   ]
@@ -92,12 +92,12 @@ def test_the_page_has_every_part(written, trained):
   ):
     assert f"{value:.2f}%" in page.text
   assert results["environment"]["jaxlib"] in page.text
-  # Among the figures, in the whole of the measure, and in its own part.
-  assert page.text.count("12.3457") == 3
+  # Among the figures, and in the whole of the measure.
+  assert page.text.count("12.3457") == 2
   # A figure in the first table, and with its circumstances below.
   read_out = "Under rotation: linear read-out of the element"
   assert page.text.count(read_out) == 1 and "46.05%" in page.text
-  assert page.text.count("rotation.readout_penalty") == 2
+  assert page.text.count("rotation.readout_penalty") == 1
   assert "first: results.json holds no confusion matrix" in page.text
 
 
@@ -199,7 +199,8 @@ def test_what_is_gone_is_said_in_a_line(trained, tmp_path, capsys):
   assert "no_data: 1 broken line(s) of metrics.jsonl left out" in page.text
   assert f"no views, neighbours, embedding and spectrum: {gone}" in page.text
   assert "Views" in page.headings and "Embedding" not in page.headings
-  assert "Training" in page.headings and "Collapse" in page.headings
+  assert "Training" in page.headings and "Spectrum" not in page.headings
+  assert "Collapse: all values and settings" in page.text
   report(no_data, "--images=0")
   page = Page((no_data / "report.html").read_text())
   assert "--images=0 leaves them out" in page.text

@@ -23,7 +23,7 @@ TWO_PROCESSES = """
   jax.distributed.initialize(address, 2, int(process))
   import test_shares
   from essl_jax.devices import parallel
-  from essl_jax.evaluation import left_out
+  from essl_jax.evaluation import results
 
   devices = jax.devices()
   found = test_shares.measure(folder, parallel.make_mesh(devices))
@@ -34,7 +34,7 @@ TWO_PROCESSES = """
   for name, mesh in (("", None), ("crossed ", crossed)):
     found[f"{name}places"] = test_shares.places(
       mesh or parallel.make_mesh(devices))
-  found["told"] = json.dumps(left_out.describe([test_shares.broken(process)]))
+  found["told"] = json.dumps(results.left_out([test_shares.broken(process)]))
   np.savez(pathlib.Path(folder, f"{process}.npz"), **found)
 """
 

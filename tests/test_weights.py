@@ -20,6 +20,7 @@ from essl_jax.convert import __main__ as program
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.storage import checkpoint, weights
+from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def finished(make_config, tmp_path_factory):
   state = experiment_lib.build(config).create_state()
   data = dataclasses.replace(config.data, name="gone.npz")
   gone = dataclasses.replace(config, data=data)
-  checkpoint.check_config(workdir, config_lib.to_dict(gone))
+  workdir_lib.check_config(workdir, config_lib.to_dict(gone))
   with checkpoint.Checkpoints(workdir) as checkpoints:
     checkpoints.save(2, state, {"knn_top1": 90.0})
     halved = jax.tree.map(lambda x: 0.5 * x, state.params)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import checkpoint
 from essl_jax.storage import workdir as workdir_lib
 
 pytestmark = pytest.mark.quick
@@ -19,20 +18,20 @@ def test_config_is_written_once_and_compared(tmp_path):
     "loggings": 1,
   }
   workdir = tmp_path / "runs" / "a"
-  checkpoint.check_config(workdir, config)
-  assert checkpoint.read_config(workdir)["encoder"] == {
+  workdir_lib.check_config(workdir, config)
+  assert workdir_lib.read_config(workdir)["encoder"] == {
     "width": 64,
     "stages": [2, 2],
   }
   assert [path.name for path in workdir.iterdir()] == ["config.json"]
-  checkpoint.check_config(workdir, config)
+  workdir_lib.check_config(workdir, config)
   other = {
     "seed": 1,
     "encoder": {"width": 16, "stages": (2, 2), "stem": "cifar"},
     "logging": {"every": 20},
   }
   with pytest.raises(UsageError) as error:
-    checkpoint.check_config(workdir, other, ignore=["logging", "seed"])
+    workdir_lib.check_config(workdir, other, ignore=["logging", "seed"])
   assert str(error.value) == (
     f"workdir {workdir} holds a run with another config: "
     'encoder.width is 64 there, 16 here; encoder.stem is absent there, "cifar" '
@@ -40,35 +39,35 @@ def test_config_is_written_once_and_compared(tmp_path):
     "restore these fields"
   )
   with pytest.raises(UsageError, match="logging.every is 10 there, 20 here"):
-    checkpoint.check_config(workdir, other, ignore=["logging.ever"])
-  assert checkpoint.read_config(workdir)["seed"] == 0
+    workdir_lib.check_config(workdir, other, ignore=["logging.ever"])
+  assert workdir_lib.read_config(workdir)["seed"] == 0
 
 
 def test_a_field_newer_than_the_run_may_stay_unset(tmp_path):
-  checkpoint.check_config(tmp_path, {"seed": 0})
-  checkpoint.check_config(tmp_path, {"seed": 0, "init_from": None})
+  workdir_lib.check_config(tmp_path, {"seed": 0})
+  workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": None})
   with pytest.raises(UsageError, match='init_from is absent there, "a" here'):
-    checkpoint.check_config(tmp_path, {"seed": 0, "init_from": "a"})
+    workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": "a"})
   with pytest.raises(UsageError, match="seed is 0 there, null here"):
-    checkpoint.check_config(tmp_path, {"seed": None})
+    workdir_lib.check_config(tmp_path, {"seed": None})
 
 
 def test_unusable_workdirs_are_told_in_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   below = tmp_path / "file" / "run"
   with pytest.raises(UsageError, match="Not a directory.*choose another") as e:
-    checkpoint.check_config(below, {})
+    workdir_lib.check_config(below, {})
   assert "\n" not in str(e.value)
   with pytest.raises(UsageError, match="File exists.*choose another"):
-    checkpoint.check_config(tmp_path / "file", {})
+    workdir_lib.check_config(tmp_path / "file", {})
   with pytest.raises(UsageError, match="no local path: mount"):
-    checkpoint.check_config("gs://bucket/run", {})
+    workdir_lib.check_config("gs://bucket/run", {})
   for path in (below, tmp_path, tmp_path / "nowhere"):
     with pytest.raises(UsageError, match="holds no run"):
-      checkpoint.read_config(path)
+      workdir_lib.read_config(path)
   (tmp_path / "config.json").write_text('{"seed": ')
   with pytest.raises(UsageError, match="cannot read .*config.json"):
-    checkpoint.read_config(tmp_path)
+    workdir_lib.read_config(tmp_path)
 
 
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):

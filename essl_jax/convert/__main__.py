@@ -14,6 +14,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
+from essl_jax.storage.workdir import read_config
 from essl_jax.texts import some
 
 _ARCHITECTURE = ("depth", "stem", "width")  # of a ResNet
@@ -155,7 +156,7 @@ def _read_run(
   """The weights of a run's checkpoint; needs neither data nor accelerator."""
   from essl_jax.storage import checkpoint  # Orbax takes seconds to import
 
-  config = checkpoint.read_config(workdir)
+  config = read_config(workdir)
   with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.choose(which)
     tree = checkpoints.restore_arrays(step)
@@ -219,14 +220,12 @@ def _print_import(
     print(f"note: {note}")
 
 
-def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
-  try:
-    main()
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+@arguments_lib.tells_wrong_input
+def run() -> int:
+  """Runs the program and returns its exit code."""
+  main()
+  return 0
 
 
 if __name__ == "__main__":
-  run()
+  sys.exit(run())

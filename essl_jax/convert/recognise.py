@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from essl_jax.convert import forms, torch_names
+from essl_jax.convert.torch_names import ANCHOR, COUNTER
 from essl_jax.errors import UsageError
 from essl_jax.storage.workdir import dotted
 from essl_jax.texts import some
-
-_ANCHOR = "layer1.0.conv1.weight"  # in every ResNet
-_COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +77,7 @@ class _Importer:
       self._left_out[name] = forms.REASONS[first]
     elif not _is_tensor(value):
       self._left_out[name] = "not a tensor"
-    elif name.split(".")[-1] == _COUNTER:
+    elif name.split(".")[-1] == COUNTER:
       self._left_out[name] = "batch counter, which Flax does not have"
     else:
       short = _short(name)
@@ -113,14 +111,14 @@ class _Importer:
   def _encoder_prefix(self) -> str:
     """The prefix of the only encoder, or of the one that is trained."""
     prefixes = [
-      name.removesuffix(_ANCHOR)
+      name.removesuffix(ANCHOR)
       for name in self._tensors
-      if name == _ANCHOR or name.endswith("." + _ANCHOR)
+      if name == ANCHOR or name.endswith("." + ANCHOR)
     ]
     if not prefixes:
       there = some(list(self._originals.values())) or "no tensors"
       raise UsageError(
-        f"no ResNet in it: no tensor is named [prefix.]{_ANCHOR}; it holds"
+        f"no ResNet in it: no tensor is named [prefix.]{ANCHOR}; it holds"
         f" {there}"
       )
     copies = {"encoder.": "net.0.", "encoder_q.": "encoder_k."}

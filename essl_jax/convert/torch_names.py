@@ -22,8 +22,8 @@ from essl_jax.texts import some
 
 Variables = dict[str, Any]
 
-_ANCHOR = "layer1.0.conv1.weight"  # in every ResNet, so its prefix is all's
-_COUNTER = "num_batches_tracked"
+ANCHOR = "layer1.0.conv1.weight"  # in every ResNet, so its prefix is all's
+COUNTER = "num_batches_tracked"
 _TORCH_NAMES = {
   ("params", "kernel"): "weight",
   ("params", "scale"): "weight",
@@ -55,10 +55,8 @@ def from_torch_resnet(state_dict: Mapping[str, Any]) -> Variables:
       blocks are not those of a known depth; the message names them.
   """
   tensors = _without_prefix(state_dict)
-  expected = _paths(_network_of(tensors), tensors)
-  _compare(tensors, {name: shape for name, (_, shape) in expected.items()})
   return flax.traverse_util.unflatten_dict(
-    {path: _from_torch(tensors[name]) for name, (path, _) in expected.items()}
+    {path: _from_torch(tensors[name]) for name, path in _paths(tensors).items()}
   )
 
 
@@ -119,8 +117,7 @@ def to_torch_resnet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     _torch_name(path): _to_torch(value)
     for path, value in flax.traverse_util.flatten_dict(wanted).items()
   }
-  expected = _paths(_network_of(tensors), tensors)
-  _compare(tensors, {name: shape for name, (_, shape) in expected.items()})
+  _paths(tensors)
   return tensors
 
 
@@ -141,63 +138,61 @@ def from_torch_mlp(state_dict: Mapping[str, Any]) -> Variables:
     ValueError: If names have another form or several prefixes, or a norm does
       not fit the linear layer before it.
   """
-  layers: dict[int, dict[str, np.ndarray]] = {}
-  prefixes = set()
-  for name, value in state_dict.items():
-    if name.split(".")[-1] == _COUNTER:
-      continue
-    match = _SEQUENTIAL.match(name)
-    if match is None:
-      raise ValueError(f"{name!r} is no tensor of an nn.Sequential.")
-    prefixes.add(match["prefix"])
-    layers.setdefault(int(match["index"]), {})[match["tensor"]] = _from_torch(
-      value
-    )
-  if len(prefixes) != 1:
-    raise ValueError(
-      f"One nn.Sequential has one prefix, got {sorted(prefixes)}."
-    )
-
   variables: Variables = {"params": {}, "batch_stats": {}}
   dense, width = -1, None
-  for index in sorted(layers):
-    tensors = layers[index]
+  for index, tensors in sorted(_layers(state_dict).items()):
     is_linear = "weight" in tensors and tensors["weight"].ndim == 2
     if is_linear:
       dense, width = dense + 1, tensors["weight"].shape[1]
-      name, names = f"dense_{dense}", {"weight": "kernel", "bias": "bias"}
-    else:
-      name, names = f"norm_{dense}", {"weight": "scale", "bias": "bias"}
     vectors = [t.shape for t in tensors.values() if t.ndim != 2]
     if any(shape != (width,) for shape in vectors):
       raise ValueError(
         f"Layer {index} does not fit the linear layer of width {width} "
         f"it belongs to: shapes {vectors}."
       )
-    parameters = {names[k]: tensors[k] for k in names if k in tensors}
-    if parameters:
-      variables["params"][name] = parameters
-    statistics = {"running_mean": "mean", "running_var": "var"}
-    found = {statistics[k]: tensors[k] for k in statistics if k in tensors}
-    if len(found) == 1:
+    if ("running_mean" in tensors) != ("running_var" in tensors):
       raise ValueError(f"Layer {index} has only one running statistic.")
-    if found:
-      variables["batch_stats"][name] = found
+    name, other = (
+      (f"dense_{dense}", "scale") if is_linear else (f"norm_{dense}", "kernel")
+    )
+    for (collection, leaf), theirs in _TORCH_NAMES.items():
+      if theirs in tensors and leaf != other:
+        variables[collection].setdefault(name, {})[leaf] = tensors[theirs]
   return variables
+
+
+def _layers(
+  state_dict: Mapping[str, Any],
+) -> dict[int, dict[str, np.ndarray]]:
+  """The tensors of one `nn.Sequential` by the numbers of its layers."""
+  layers: dict[int, dict[str, np.ndarray]] = {}
+  prefixes = set()
+  for name, value in state_dict.items():
+    if name.split(".")[-1] == COUNTER:
+      continue
+    match = _SEQUENTIAL.match(name)
+    if match is None:
+      raise ValueError(f"{name!r} is no tensor of an nn.Sequential.")
+    prefixes.add(match["prefix"])
+    layer = layers.setdefault(int(match["index"]), {})
+    layer[match["tensor"]] = _from_torch(value)
+  if len(prefixes) != 1:
+    raise ValueError(
+      f"One nn.Sequential has one prefix, got {sorted(prefixes)}."
+    )
+  return layers
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
   """Drops the common prefix, the classifier and PyTorch's batch counters."""
   anchors = [
-    name
-    for name in state_dict
-    if name == _ANCHOR or name.endswith("." + _ANCHOR)
+    name for name in state_dict if name == ANCHOR or name.endswith("." + ANCHOR)
   ]
   if len(anchors) != 1:
     raise ValueError(
-      f"One tensor must be named [prefix.]{_ANCHOR}, found {anchors}."
+      f"One tensor must be named [prefix.]{ANCHOR}, found {anchors}."
     )
-  prefix = anchors[0].removesuffix(_ANCHOR)
+  prefix = anchors[0].removesuffix(ANCHOR)
   outside = [name for name in state_dict if not name.startswith(prefix)]
   if outside:
     raise ValueError(
@@ -208,16 +203,17 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
   return {
     short: state_dict[name]
     for short, name in names.items()
-    if not short.startswith("fc.") and short.split(".")[-1] != _COUNTER
+    if not short.startswith("fc.") and short.split(".")[-1] != COUNTER
   }
 
 
-def _paths(
-  model: resnet.ResNet, tensors: Mapping[str, Any]
-) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """PyTorch name to (Flax path, PyTorch shape) for all of a network."""
+def _paths(tensors: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+  """PyTorch name to Flax path; raises ValueError for what is not a ResNet's."""
+  model = _network_of(tensors)
   channels = np.shape(tensors["conv1.weight"])[1]
-  return _paths_of(model.depth, model.stem, model.width, channels)
+  expected = _paths_of(model.depth, model.stem, model.width, channels)
+  _compare(tensors, {name: shape for name, (_, shape) in expected.items()})
+  return {name: path for name, (path, _) in expected.items()}
 
 
 @functools.cache

@@ -47,13 +47,8 @@ class Bench:
   @property
   def sources(self) -> tuple[Source, ...]:
     """All that is read, and may hold images that cannot be."""
-    experiment, encoding = self.experiment, self.encoding
-    return (
-      experiment.source,
-      experiment.labelled,
-      encoding.bank,
-      encoding.sample,
-    )
+    experiment = self.experiment
+    return experiment.source, experiment.labelled, *self.encoding.sources
 
   @property
   def splits(self) -> dict[str, str]:
@@ -61,17 +56,20 @@ class Bench:
     data = self.experiment.config.data
     return {"train_split": data.labelled, "test_split": data.test_split}
 
-  def features(self, state: step_lib.TrainState, split: str) -> Labelled:
+  def features(
+    self, state: step_lib.TrainState, split: str, images: int = 0
+  ) -> Labelled:
     """Encodes a labelled split.
 
     Args:
       state: whose encoder.
-      split: "train", "test", or "bank" for the training images of kNN.
+      split: "train" or "test".
+      images: how many of them, see `Encoding.features`; 0 is all.
 
     Returns:
       Features and labels.
     """
-    return self.encoding.features(state, split, self.interrupt)
+    return self.encoding.features(state, split, self.interrupt, images=images)
 
   @contextlib.contextmanager
   def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:

@@ -4,8 +4,10 @@ The linear probe and fine-tuning are the same training: of a linear layer on
 features of random crops. They differ in what is trained beside the layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
+import pathlib
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ from essl_jax.data import Source
 from essl_jax.devices import parallel
 from essl_jax.evaluation import fitting, linear_layer
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.evaluation.saved import Counts
+from essl_jax.evaluation.saved import Saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Features:
       none, training leaves the variables as they are.
     variables: to begin with.
     test: features [M, width] and labels [M] of the test images, of a state.
+    fingerprint: of the encoder to begin with.
   """
 
   compute: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]]
@@ -40,67 +43,116 @@ class Features:
   trained: dict[str, Any]
   variables: Any
   test: Callable[[fitting.State], tuple[np.ndarray, np.ndarray]]
+  fingerprint: str
 
 
-def run(
-  features: Features,
-  source: Source,
-  mesh: Mesh,
-  *,
-  view: augment.View,
-  recipe: Recipe,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  **options: Any,
-) -> Counts:
-  """Trains all repetitions of a recipe, going on from what is saved.
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What the classifiers of a run share.
 
-  Args:
+  Attributes:
+    view: the random crops; flips and normalises too.
+    mesh: of the devices that share each batch.
+    seed: of weights, order and augmentation of all repetitions.
+    workdir: where what is done is saved, in `probe/`; nowhere if absent.
+    circumstances: what else decides the figures, to be reported.
+  """
+
+  view: augment.View
+  mesh: Mesh
+  seed: int = 0
+  workdir: pathlib.Path | None = None
+  circumstances: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """A linear layer that is trained on features of random crops.
+
+  Attributes:
+    name: of the file in `probe/`.
     features: of images.
     source: of training images; an incomplete last batch is dropped.
-    mesh: of the devices that share each batch.
-    view: the random crops; flips and normalises too.
+    setup: see there.
     recipe: with a batch size that devices and images allow.
     optimizer: of all params.
-    seed: of weights, order and augmentation.
-    **options: the other arguments of `fitting.run`.
-
-  Returns:
-    Right answers of every repetition.
   """
-  is_cropped = source.differs_in_size  # by the host
 
-  def loss(params: Any, variables: Any, batch: Any) -> tuple[jax.Array, Any]:
-    found, variables = features.compute(
+  name: str
+  features: Features
+  source: Source
+  setup: Setup
+  recipe: Recipe
+  optimizer: optax.GradientTransformation
+
+  def run(
+    self, figure: str, protocol: dict[str, Any], **options: Any
+  ) -> dict[str, Any]:
+    """Trains all repetitions of the recipe, going on from what is saved.
+
+    Args:
+      figure: what the names of the figures begin with.
+      protocol: what decides the figures beside the encoder and the setup's
+        circumstances; `num_test` is read.
+      **options: `save_every_epochs` and `progress` of `fitting.run`.
+
+    Returns:
+      The figures of `linear_layer.summarise` and the protocol.
+    """
+    folder, mesh = self.setup.workdir, self.setup.mesh
+    path = folder / "probe" / f"{self.name}.npz" if folder else None
+    saved = Saved(path, mesh)
+    protocol = protocol | dict(self.setup.circumstances)
+    saved.claim(protocol | {"encoder": self.features.fingerprint})
+    repetitions = [
+      self._training(fitting.repetition_seed(self.setup.seed, i))
+      for i in range(self.recipe.repetitions)
+    ]
+    counts = fitting.run(
+      self._problem, repetitions, mesh, saved=saved, **options
+    )
+    number, classes = protocol["num_test"], self.source.num_classes
+    return linear_layer.summarise(counts, number, classes, figure) | protocol
+
+  @functools.cached_property
+  def _problem(self) -> fitting.Problem:
+    return fitting.Problem(
+      self._loss,
+      self.optimizer,
+      self.setup.view,
+      crop=not self.source.differs_in_size,  # else the host does
+      is_fixed=not self.features.trained,
+    )
+
+  def _loss(
+    self, params: Any, variables: Any, batch: Any
+  ) -> tuple[jax.Array, Any]:
+    found, variables = self.features.compute(
       params, variables, batch["image"], batch["keys"]
     )
     return linear_layer.loss(params["head"], found, batch["label"]), variables
 
-  problem = fitting.Problem(
-    loss,
-    optimizer,
-    view,
-    crop=not is_cropped,
-    is_fixed=not features.trained,
-  )
+  def _training(self, seed: int) -> fitting.Training:
+    """One repetition."""
+    features, source, recipe = self.features, self.source, self.recipe
+    view, mesh = self.setup.view, self.setup.mesh
 
-  def training(own_seed: int) -> fitting.Training:
     def create() -> fitting.State:
-      weights, views = jax.random.split(jax.random.key(own_seed))
+      weights, views = jax.random.split(jax.random.key(seed))
       head = linear_layer.initial_layer(
         weights, features.width, source.num_classes, recipe.initial_std
       )
       params = {"head": head, **features.trained}
-      return problem.begin(views, params, features.variables)
+      return self._problem.begin(views, params, features.variables)
 
     def batches(start_step: int) -> Iterator[Any]:
       shares = source.batches(
         batch_size=recipe.batch_size,
-        seed=own_seed,
+        seed=seed,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        **({"crops": {"image": view}} if is_cropped else {}),
+        **({} if self._problem.crop else {"crops": {"image": view}}),
       )
       return parallel.stream(shares, mesh)
 
@@ -114,8 +166,78 @@ def run(
       ),
     )
 
-  repetitions = [
-    training(fitting.repetition_seed(seed, i))
-    for i in range(recipe.repetitions)
-  ]
-  return fitting.run(problem, repetitions, mesh, **options)
+
+def train_view(
+  size: int, mean: Any, std: Any, interpolation: str = "bicubic"
+) -> augment.View:
+  """Random crops of 8% to all of an image, and flips.
+
+  Args:
+    size: side of the crops.
+    mean: of the channels, in [0, 1].
+    std: of the channels.
+    interpolation: `bilinear` or `bicubic`.
+
+  Returns:
+    The view: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
+  """
+  return augment.View(
+    size=size,
+    scale=(0.08, 1.0),
+    interpolation=interpolation,
+    jitter_probability=0.0,
+    grayscale=0.0,
+    mean=mean,
+    std=std,
+  )
+
+
+def describe_view(view: augment.View) -> str:
+  """A training view in words, for protocols."""
+  return (
+    f"RandomResizedCrop {view.size} {view.interpolation} scale {view.scale}, "
+    f"horizontal flip {view.flip:g}"
+  )
+
+
+def setup(
+  bench: Any,
+  interpolation: str,
+  resize: tuple[int, int] | None,
+  circumstances: Mapping[str, Any] | None = None,
+) -> Setup:
+  """The setup of a run, with crops of the first view's size.
+
+  Args:
+    bench: `bench.Bench`.
+    interpolation: of the crops.
+    resize: how the device resizes test images.
+    circumstances: what decides the figures beside those of all.
+
+  Returns:
+    The setup.
+  """
+  experiment, config = bench.experiment, bench.experiment.config
+  steps = []
+  if experiment.labelled.differs_in_size:
+    size = config.data.image_size
+    shorter = config.data.resize_size or size
+    steps.append(f"Resize {shorter} bilinear, CenterCrop {size}")
+  if resize is not None:
+    steps.append(f"Resize {resize[0]} bicubic, CenterCrop {resize[1]}")
+  return Setup(
+    view=train_view(
+      config.views.first.size,
+      **bench.encoding.pixels,
+      interpolation=interpolation,
+    ),
+    mesh=experiment.mesh,
+    seed=config.seed,
+    workdir=bench.workdir,
+    circumstances={
+      **(circumstances or {}),
+      "data": config.data.name,
+      "precision": config.precision,
+      "test_transform": ", ".join(steps) or "none",
+    },
+  )

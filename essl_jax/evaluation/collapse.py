@@ -4,6 +4,7 @@ The functions take embeddings [N, D] of any real dtype and compute in float64.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 from typing import Any
 
@@ -15,8 +16,8 @@ from essl_jax import augment
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
-from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
-from essl_jax.evaluation.evaluation import Evaluation, Row, count
+from essl_jax.evaluation.encoding import BATCH
+from essl_jax.evaluation.evaluation import Curve, Evaluation, Row, count
 from essl_jax.training import step as step_lib
 
 RANKME_EPSILON = 1e-7
@@ -148,44 +149,6 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
   }
 
 
-def run(
-  encoding: Encoding,
-  state: step_lib.TrainState,
-  features: np.ndarray,
-  interrupt: Interrupt = lambda: None,
-) -> dict[str, Any]:
-  """All measures of collapse, on test images.
-
-  An image's two views are a function of the seed and of its place, as in
-  `transformation.run`.
-
-  Args:
-    encoding: of the experiment.
-    state: what to measure.
-    features: of all test images, [N, D].
-    interrupt: called before every batch; may raise.
-
-  Returns:
-    The figures of `of_features`, `alignment` and the protocol.
-  """
-  config = encoding.experiment.config
-  found = of_features(features, config.measures.images)
-  pairs = _pairs(encoding, state, interrupt)
-  return found | {
-    "alignment": alignment(pairs[:, 0], pairs[:, 1]),
-    "width": features.shape[1],
-    "feature_std_of_sphere": features.shape[1] ** -0.5,
-    "images": min(len(features), config.measures.images),
-    "features": "encoder; minus their mean for effective_rank",
-    "rankme_epsilon": RANKME_EPSILON,
-    "uniformity_t": 2.0,
-    "alignment_alpha": 2.0,
-    "positive_pairs": "one first view and one second view of a test image",
-    "extra": config.views.extra,
-    "test_split": config.data.test_split,
-  }
-
-
 def _centred(features: np.ndarray) -> np.ndarray:
   """Minus their mean; dimensions that vary by rounding alone become zero."""
   rows = np.asarray(features, np.float64)
@@ -203,15 +166,13 @@ def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:
   return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _pairs(
-  encoding: Encoding, state: step_lib.TrainState, interrupt: Interrupt
-) -> np.ndarray:
+def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
   """Features of two views of every sampled test image, [N, 2, F]."""
-  experiment = encoding.experiment
+  experiment, encoding = bench.experiment, bench.encoding
   mesh, views = experiment.mesh, experiment.config.views
   variables = step_lib.encoder_variables(state)
-  compiled: dict[augment.View, Any] = {}
 
+  @functools.cache  # one compilation where both views are the same
   def encode_view(view: augment.View) -> Any:
     def function(variables: Any, batch: tuple[jax.Array, jax.Array]) -> Any:
       images, keys = batch
@@ -220,12 +181,8 @@ def _pairs(
 
     return parallel.map_examples(function, mesh)
 
-  for view in (views.first, views.second):
-    if view not in compiled:  # one compilation where both are the same
-      compiled[view] = encode_view(view)
-
   def encode_both(images: np.ndarray, first: int) -> jax.Array:
-    interrupt()
+    bench.interrupt()
     found = []
     for number, view in enumerate((views.first, views.second)):
       # Legacy ones, which lie on devices as images do.
@@ -234,7 +191,7 @@ def _pairs(
       )
       keys = augment.keys_by_place(key, len(images), first)
       batch = parallel.shard((images, np.asarray(keys)), mesh)
-      found.append(compiled[view](variables, batch))
+      found.append(encode_view(view)(variables, batch))
     return jnp.stack(found, axis=1)
 
   pairs, _ = single_pass.run(
@@ -259,20 +216,52 @@ class Collapse(Evaluation):
     return of_features(self._features(bench, state), images)
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """See `run` above."""
+    """The figures of `of_features`, `alignment` and the protocol.
+
+    An image's two views are a function of the seed and of its place, as in
+    `transformation.run`.
+    """
+    config = bench.experiment.config
     features = self._features(bench, state)
-    return run(bench.encoding, state, features, bench.interrupt)
+    pairs = _pairs(bench, state)
+    return of_features(features, config.measures.images) | {
+      "alignment": alignment(pairs[:, 0], pairs[:, 1]),
+      "width": features.shape[1],
+      "feature_std_of_sphere": features.shape[1] ** -0.5,
+      "images": min(len(features), config.measures.images),
+      "features": "encoder; minus their mean for effective_rank",
+      "rankme_epsilon": RANKME_EPSILON,
+      "uniformity_t": 2.0,
+      "alignment_alpha": 2.0,
+      "positive_pairs": "one first view and one second view of a test image",
+      "extra": config.views.extra,
+      "test_split": config.data.test_split,
+    }
 
   def _features(self, bench: Any, state: Any) -> np.ndarray:
     return bench.encoding.features(state, "test", bench.interrupt)[0]
+
+  @classmethod
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """The figures of `of_features`."""
+    del figures
+    return {
+      "feature_std": Curve("Standard deviation of unit-length features"),
+      "effective_rank": Curve("Effective rank of features", "rank"),
+      "rankme": Curve("RankMe of features", "rank"),
+      "uniformity": Curve("Uniformity of features"),
+    }
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """All measures, with what they are to be compared with."""
     images = f"{count(figures, 'images')} test images"
     width = f"of {figures.get('width')} features"
-    sphere = spread_out(figures.get("feature_std_of_sphere", math.nan))
+    sphere = figures.get("feature_std_of_sphere", math.nan)
     titles = {
-      "feature_std": ("Standard deviation of features", sphere),
+      "feature_std": (
+        "Standard deviation of features",
+        f"{sphere:.4g} if spread out, 0 if collapsed",
+      ),
       "effective_rank": ("Effective rank", width),
       "rankme": ("RankMe", width),
       "alignment": ("Alignment", "lower is better"),
@@ -283,15 +272,6 @@ class Collapse(Evaluation):
       for name, (title, scale) in titles.items()
       if figures.get(name) is not None
     ]
-
-
-def spread_out(deviation: float) -> str:
-  """What a deviation per dimension at unit length is to be compared with.
-
-  Args:
-    deviation: of embeddings that spread evenly over the sphere, 1/sqrt(D).
-  """
-  return f"{deviation:.4g} if spread out, 0 if collapsed"
 
 
 PART = Collapse

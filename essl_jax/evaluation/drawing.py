@@ -1,7 +1,8 @@
-"""What the pictures of the report are drawn with: axes, colours, PNG files."""
+"""What pictures are drawn with: axes, colours, files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import io
+import pathlib
 from typing import Any
 
 # Dark enough on white; each with a dash of its own, for those who see none.
@@ -50,3 +51,22 @@ def to_png(figure: Any) -> bytes:
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
   return buffer.getvalue()
+
+
+def write_files(
+  folder: pathlib.Path, size: tuple[float, float], draw: Callable[[Any], None]
+) -> None:
+  """Writes figure.png and figure.pdf.
+
+  Args:
+    folder: that exists.
+    size: width and height in inches.
+    draw: on a `matplotlib.figure.Figure`.
+  """
+  from matplotlib import figure as figure_lib  # takes a second to import
+
+  figure = figure_lib.Figure(figsize=size, layout="constrained")
+  draw(figure)
+  figure.savefig(folder / "figure.png", dpi=110)
+  undated = {"CreationDate": None}  # the same figures give the same file
+  figure.savefig(folder / "figure.pdf", metadata=undated)

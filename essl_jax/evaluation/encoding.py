@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 from typing import Any
 
 import numpy as np
@@ -37,49 +36,61 @@ class Encoding:
     self._mapped_encode = parallel.map_examples(self.encode, experiment.mesh)
     self._state: step_lib.TrainState | None = None
     self._fingerprint = ""
-    self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    # Features and labels by split and number of images.
+    self._kept: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+    self._samples: dict[tuple[int, int], Source] = {}
 
-  @functools.cached_property
-  def bank(self) -> Source:
-    """The source whose training images are the bank of kNN."""
-    source = self.experiment.labelled
-    knn = getattr(self.experiment.config, "knn", None)
-    number = knn.bank_images if knn else 0
-    return subsets.sample(source, number) if number else source
+  def some(self, train: int = 0, test: int = 0) -> Source:
+    """The labelled source with so many images of each split; 0 is all."""
+    if (train, test) not in self._samples:
+      source = self.experiment.labelled
+      source = subsets.sample(source, train) if train else source
+      source = subsets.sample(source, test, "test") if test else source
+      self._samples[train, test] = source
+    return self._samples[train, test]
 
-  @functools.cached_property
+  @property
   def sample(self) -> Source:
     """The source with the images of both splits that `measures` counts."""
-    source, number = self.experiment.labelled, self.experiment.config.measures
-    for split in ("train", "test"):
-      source = subsets.sample(source, number.images, split)
-    return source
+    number = self.experiment.config.measures.images
+    return self.some(number, number)
+
+  @property
+  def sources(self) -> tuple[Source, ...]:
+    """All that was read here."""
+    return tuple(self._samples.values())
 
   def features(
     self,
     state: step_lib.TrainState,
     split: str,
     interrupt: Interrupt = lambda: None,
+    *,
+    images: int = 0,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split: features float32 [N, F] and labels int32 [N].
 
     Args:
       state: whose encoder.
-      split: "train", "test", or "bank" for the training images of kNN.
+      split: "train" or "test".
       interrupt: called before every batch; may raise.
+      images: how many of the split, a fixed choice: see
+        `data.subsets.sample`; 0 is all.
 
     Returns:
       Features and labels.
     """
+    source = self.some(**{split: images})
+    key = split, source.num_examples(split)
     variables = step_lib.encoder_variables(state)
-    if split in self._kept:
+    if key in self._kept:
       if state is self._state:
-        return self._kept[split]
+        return self._kept[key]
       if features.fingerprint(variables) == self._fingerprint:
-        return self._kept[split]
-    found = self.extract(variables, split, self.resize, interrupt)
+        return self._kept[key]
+    found = self.extract(variables, split, self.resize, interrupt, source)
     if state is self._state:
-      self._kept[split] = found
+      self._kept[key] = found
     return found
 
   @contextlib.contextmanager
@@ -114,15 +125,15 @@ class Encoding:
     split: str,
     resize: tuple[int, int] | None,
     interrupt: Interrupt = lambda: None,
+    source: Source | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Encodes a split with given variables and size of images."""
     mesh = self.experiment.mesh
-    is_bank = split == "bank"
     return features.extract(
       self._mapped_encode,
       variables,
-      self.bank if is_bank else self.experiment.labelled,
-      "train" if is_bank else split,
+      self.some() if source is None else source,
+      split,
       batch_size=BATCH * mesh.size,
       resize=resize,
       mesh=mesh,

@@ -1,7 +1,7 @@
 """What an evaluation is asked."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from essl_jax.config.parts import Part
@@ -32,18 +32,36 @@ class Picture(NamedTuple):
 
   png: bytes
   alt: str
-  caption: str
+  caption: str = ""
+
+
+class Curve(NamedTuple):
+  """How a figure is drawn that training has logged.
+
+  Attributes:
+    title: what it is.
+    unit: what the vertical axis shows; figures in "%" are in `summary.png`.
+    level: name and height of a line to compare with.
+    is_logarithmic: whether the vertical axis is.
+  """
+
+  title: str
+  unit: str = "value"
+  level: tuple[str, float] | None = None
+  is_logarithmic: bool = False
 
 
 class Evaluation(Part):
   """A measure of a trained state; its fields are its config.
 
-  A subclass states `run` and `rows`; all else has a default.
+  A subclass states `run` and `rows`; all else has a default. With a field
+  `every_epochs` it looks in training; see `look_every`.
 
   Attributes:
     section: the name of its group of fields, of the class if not stated.
     key: of its figures in `results.json`; `section` if empty.
-    heading: what the report calls it; its key in words if empty.
+    name: the one or the other.
+    heading: what the report calls it; its name in words if empty.
     modes: of `config.mode`, in which it runs.
     accumulates: whether `run` returns figures by a name of their own, beside
       which those of earlier runs stay, as those of other labels.
@@ -54,16 +72,16 @@ class Evaluation(Part):
   """
 
   key: ClassVar[str] = ""
+  name: ClassVar[str] = ""
   heading: ClassVar[str] = ""
   modes: ClassVar[tuple[str, ...]] = ("train", "evaluate")
   accumulates: ClassVar[bool] = False
   needs_training: ClassVar[bool] = True
   ranks: ClassVar[str] = ""
 
-  @property
-  def name(self) -> str:
-    """The key of its figures in `results.json`."""
-    return self.key or self.section
+  def __init_subclass__(cls, **options: Any) -> None:
+    super().__init_subclass__(**options)
+    cls.name = cls.key or cls.section
 
   @property
   def needs_labels(self) -> bool:
@@ -74,10 +92,10 @@ class Evaluation(Part):
     """Epochs between two looks in training, the untrained network first.
 
     Returns:
-      0 looks never, or at the end alone where others look; None looks whenever
-      others do.
+      The field `every_epochs`, or 0 without one: never, or at the end alone
+      where others look. None looks whenever others do.
     """
-    return 0
+    return getattr(self, "every_epochs", 0)
 
   def check(self, bench: Any) -> None:
     """Raises UsageError now for what `run` would refuse after days."""
@@ -119,7 +137,23 @@ class Evaluation(Part):
     """
 
   @classmethod
-  def pictures(cls, figures: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """How the figures of `monitor` are drawn, by their names.
+
+    Args:
+      figures: of `run`; empty without any.
+
+    Returns:
+      Curves for the report. Figures that are not among them are drawn, too,
+      under their names.
+    """
+    del figures
+    return {}
+
+  @classmethod
+  def pictures(
+    cls, figures: Mapping[str, Mapping[str, Any]]
+  ) -> Sequence[Picture | str]:
     """Pictures for the report.
 
     Args:
@@ -127,8 +161,8 @@ class Evaluation(Part):
         the report; empty for a run that has none.
 
     Returns:
-      Pictures of each run, or of several in one; `drawing` has what they
-      are drawn with.
+      Pictures of each run, or of several in one, and sentences that stand
+      above them; `drawing` has what pictures are drawn with.
     """
     del figures
     return []
@@ -151,10 +185,9 @@ def figures_of(
   Returns:
     What `Evaluation.rows` is asked of; empty without figures.
   """
-  name = kind.key or kind.section
-  found = (results.get("figures") or {}).get(name)
-  if not found and "finetune" in kind.modes:
-    found = results.get(name)
+  found = (results.get("figures") or {}).get(kind.name)
+  if not found and kind.accumulates:
+    found = results.get(kind.name)
   if not found:
     return {}
   untrained = results.get("untrained") or {}

@@ -1,6 +1,7 @@
 """Features of a whole split, and what is done with them before use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import functools
 import hashlib
 from typing import Any
@@ -99,6 +100,15 @@ def fingerprint(variables: Any) -> str:
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def unchanged(variables: Any) -> Iterator[None]:
+  """Raises RuntimeError where an encoder's variables change within."""
+  before = fingerprint(variables)
+  yield
+  if fingerprint(variables) != before:
+    raise RuntimeError("an evaluation has changed the encoder's variables")
 
 
 def check(

@@ -2,35 +2,26 @@
 
 from collections.abc import Callable, Mapping
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-import numpy as np
 import optax
 
-from essl_jax import augment
 from essl_jax.config import bounds
 from essl_jax.data import Source, subsets
-from essl_jax.evaluation import (
-  classifier,
-  fitting,
-  linear_layer,
-  linear_probe,
-)
+from essl_jax.evaluation import classifier
 from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
-from essl_jax.evaluation.probe import Probe, circumstances, train_view
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.evaluation.saved import Saved
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
 
 INITIAL_STD = 0.01
 """Of the head's weights, as in Barlow Twins' program."""
 
-Extract = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+Extract = Callable[[Any], Labelled]
 """`encoder variables -> (features [M, D], labels [M])` of the test images."""
 
 
@@ -38,18 +29,13 @@ def run(
   encoder: Any,
   variables: Any,
   labelled: Source,
+  test: Labelled,
   extract: Extract,
   *,
   recipe: Recipe,
   encoder_learning_rate: float,
-  view: augment.View,
-  width: int,
-  num_test: int,
-  mesh: Mesh,
-  seed: int = 0,
-  progress: Callable[[int, int], None] | None = None,
-  workdir: pathlib.Path | None = None,
-  circumstances: dict[str, Any] | None = None,
+  setup: classifier.Setup,
+  **options: Any,
 ) -> dict[str, Any]:
   """Trains encoder and head on labelled images, and tests them.
 
@@ -60,62 +46,35 @@ def run(
     encoder: a Flax module, its batch norm over `parallel.AXIS`.
     variables: its `params` and `batch_stats` to begin with; left as they are.
     labelled: whose split `train` is what to train on.
-    extract: gives the test features of an encoder.
+    test: features [M, D] and labels of the test images, with these variables.
+    extract: gives them with other variables.
     recipe: of the head; the encoder differs in its learning rate.
     encoder_learning_rate: at the start of the cosine.
-    view: random crops and flips of the training images.
-    width: of the features.
-    num_test: number of test images.
-    mesh: of the devices that share each batch.
-    seed: of weights, order and augmentation.
-    progress: called after each step; where it raises `Stopped`, what is done
-      is saved.
-    workdir: where it is saved, in `probe/`, also after each epoch; nowhere if
-      absent.
-    circumstances: what else decides the figures, to be reported.
+    setup: see there.
+    **options: `save_every_epochs` and `progress` of `fitting.run`.
 
   Returns:
-    `finetune_top1`, `finetune_top5` (see `linear_layer.summarise`), and the
-    protocol.
+    The figures of `linear_layer.summarise` and the protocol.
 
   Raises:
     UsageError: for a batch that the devices cannot divide.
     FloatingPointError: for a training that diverges.
-
-  Reference:
-    Chen et al. 2020 (arXiv 2002.05709), section 4.2 and appendix B.5; Zbontar
-    et al. 2021 (arXiv 2103.03230), section 3.2, and their `evaluate.py`.
   """
   number = labelled.num_examples("train")
-  recipe = recipe.fitted(number, mesh, "finetune.batch_size")
-  described: dict[str, Any] = recipe.describe() | {
-    "encoder_learning_rate": encoder_learning_rate,
-    "seed": seed,
-    "augmentation": linear_probe.describe_view(view),
+  recipe = recipe.fitted(number, setup.mesh, "finetune.batch_size")
+  features = _trained(encoder, variables, extract, test[0].shape[1])
+  steps, rate = number // recipe.batch_size, encoder_learning_rate
+  protocol = recipe.describe() | {
+    "encoder_learning_rate": rate,
+    "seed": setup.seed,
+    "augmentation": classifier.describe_view(setup.view),
     "num_train": number,
-    "num_test": num_test,
+    "num_test": len(test[0]),
   }
-  described |= circumstances or {}
-  saved = Saved(workdir / "probe" / "finetune.npz" if workdir else None, mesh)
-  saved.claim(described | {"encoder": features_lib.fingerprint(variables)})
-  counts = classifier.run(
-    _trained(encoder, variables, extract, width),
-    labelled,
-    mesh,
-    view=view,
-    recipe=recipe,
-    optimizer=_make_optimizer(
-      recipe, number // recipe.batch_size, encoder_learning_rate
-    ),
-    seed=seed,
-    saved=saved,
-    save_every_epochs=1,
-    progress=progress,
-  )
-  figures = linear_layer.summarise(
-    counts, num_test, labelled.num_classes, "finetune"
-  )
-  return figures | described
+  optimizer = _make_optimizer(recipe, steps, rate)
+  return classifier.Classifier(
+    "finetune", features, labelled, setup, recipe, optimizer
+  ).run("finetune", protocol, **options)
 
 
 def _trained(
@@ -134,15 +93,20 @@ def _trained(
     )
     return found.astype(jnp.float32), statistics
 
-  def test(state: fitting.State) -> tuple[np.ndarray, np.ndarray]:
-    return extract({"params": state.params["encoder"], **state.variables})
-
   apply = networks_lib.make_apply(
     encoder, train=True, mutable=[x for x in variables if x != "params"]
   )
   statistics = dict(variables)
-  trained = {"encoder": statistics.pop("params")}
-  return classifier.Features(compute, width, trained, statistics, test)
+  return classifier.Features(
+    compute,
+    width=width,
+    trained={"encoder": statistics.pop("params")},
+    variables=statistics,
+    test=lambda state: extract(
+      {"params": state.params["encoder"], **state.variables}
+    ),
+    fingerprint=features_lib.fingerprint(variables),
+  )
 
 
 def _make_optimizer(
@@ -153,13 +117,7 @@ def _make_optimizer(
     "head": recipe.make_optimizer(steps),
     "encoder": recipe.make_optimizer(steps, encoder_learning_rate),
   }
-  return optax.partition(
-    parts,
-    lambda params: {
-      name: jax.tree.map(lambda _, name=name: name, part)
-      for name, part in params.items()
-    },
-  )
+  return optax.partition(parts, {name: name for name in parts})
 
 
 class Finetune(Evaluation):
@@ -180,6 +138,11 @@ class Finetune(Evaluation):
     head_learning_rate: initial rate of the new linear head.
     momentum: momentum of SGD.
     weight_decay: added to the gradient of all weights.
+    interpolation: of the training crops: `bilinear` or `bicubic`.
+
+  Reference:
+    Chen et al. 2020 (arXiv 2002.05709), section 4.2 and appendix B.5; Zbontar
+    et al. 2021 (arXiv 2103.03230), section 3.2, and their `evaluate.py`.
   """
 
   heading = "Fine-tuning"
@@ -196,6 +159,7 @@ class Finetune(Evaluation):
   head_learning_rate: bounds.NonNegative = 0.5
   momentum: bounds.Share = 0.9
   weight_decay: bounds.NonNegative = 0.0
+  interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
   @property
   def chosen(self) -> str:
@@ -216,16 +180,16 @@ class Finetune(Evaluation):
     labelled = subsets.few_labels(
       experiment.labelled, self.labels, self.subset, self.label_list
     )
-    test, _ = bench.features(state, "test")
     chosen: dict[str, Any] = {"label_list": self.label_list}
     if self.label_list is None:
       chosen = {"labels": self.labels, "subset": self.subset}
-    interpolation = getattr(experiment.config, "probe", Probe()).interpolation
+    setup = classifier.setup(bench, self.interpolation, encoding.resize, chosen)
     with bench.progress("fine-tuning") as tick:
       figures = run(
         experiment.networks.encoder,
         step_lib.encoder_variables(state),
         labelled,
+        bench.features(state, "test"),
         lambda variables: encoding.extract(variables, "test", encoding.resize),
         recipe=Recipe(
           epochs=self.epochs,
@@ -238,14 +202,9 @@ class Finetune(Evaluation):
           initial_std=INITIAL_STD,
         ),
         encoder_learning_rate=self.learning_rate,
-        view=train_view(bench, interpolation),
-        width=test.shape[1],
-        num_test=len(test),
-        mesh=experiment.mesh,
-        seed=experiment.config.seed,
+        setup=setup,
+        save_every_epochs=1,
         progress=tick,
-        workdir=bench.workdir,
-        circumstances=chosen | circumstances(bench, encoding.resize),
       )
     return {self.chosen: figures | bench.splits}
 

@@ -1,25 +1,24 @@
 """Weighted k-nearest-neighbour classification on frozen features."""
 
-from collections.abc import Callable, Mapping, Sequence
-import functools
+from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 import numpy as np
 
-from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.devices import parallel
-from essl_jax.evaluation import features, pictures
-from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
-
-# One block's similarities [block, bank] hold at most this many float32: 64 MB.
-_BLOCK_ELEMENTS = 2**24
+from essl_jax.evaluation import features, pictures, ranking
+from essl_jax.evaluation.evaluation import (
+  Curve,
+  Evaluation,
+  Row,
+  count,
+  percent,
+)
 
 
 def predict(
@@ -67,8 +66,10 @@ def predict(
     Instance Discrimination", CVPR 2018 (arXiv 1805.01978).
   """
   arrays = jnp.asarray(bank), jnp.asarray(bank_labels), jnp.asarray(queries)
-  _check(*arrays, num_classes, k, temperature)
-  (ranked,) = _predict(*arrays, temperature, num_classes=num_classes, ks=(k,))
+  _check(*arrays, num_classes, (k,), temperature)
+  (ranked,) = ranking.rank(
+    *arrays, temperature, num_classes=num_classes, ks=(k,)
+  )
   return ranked
 
 
@@ -110,16 +111,10 @@ def run(
   features.check("query", queries, query_labels, num_classes)
   ks = (k,) if isinstance(k, int) else tuple(k)
   used = tuple(min(each, len(bank)) for each in ks)
-  bank, bank_labels = np.asarray(bank), np.asarray(bank_labels)
-  queries = np.asarray(queries)
-  for each in used:
-    _check(bank, bank_labels, queries, num_classes, each, temperature)
-  arrays = bank, bank_labels, queries
-  ranked = (_predict if mesh is None else _predict_sharded(mesh))(
-    *(arrays if mesh is None else _place(*arrays, mesh)),
-    temperature,
-    num_classes=num_classes,
-    ks=used,
+  arrays = np.asarray(bank), np.asarray(bank_labels), np.asarray(queries)
+  _check(*arrays, num_classes, used, temperature)
+  ranked = ranking.rank(
+    *arrays, temperature, num_classes=num_classes, ks=used, mesh=mesh
   )
   figures: dict[str, Any] = {}
   for number, (each, classes) in enumerate(zip(ks, ranked, strict=True)):
@@ -141,7 +136,7 @@ def _check(
   bank_labels: Any,
   queries: Any,
   num_classes: int,
-  k: int,
+  ks: Sequence[int],
   temperature: float,
 ) -> None:
   """Raises ValueError for what `predict` cannot work with."""
@@ -156,135 +151,14 @@ def _check(
     )
   if not jnp.issubdtype(bank_labels.dtype, jnp.integer):
     raise ValueError(f"bank_labels must be integers, got {bank_labels.dtype}")
-  if not 1 <= k <= len(bank):
-    raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
+  for k in ks:
+    if not 1 <= k <= len(bank):
+      raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
   if num_classes < 1:
     raise ValueError(f"num_classes={num_classes} must be positive")
   # A traced temperature has no value to look at yet.
   if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
     raise ValueError(f"temperature={temperature} must be positive")
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes", "ks"))
-def _predict(
-  bank: jax.Array,
-  bank_labels: jax.Array,
-  queries: jax.Array,
-  temperature: float,
-  *,
-  num_classes: int,
-  ks: tuple[int, ...],
-) -> list[jax.Array]:
-  """`predict` on checked arguments, for every k."""
-  return _rank(
-    bank, bank_labels, queries, temperature, num_classes=num_classes, ks=ks
-  )
-
-
-@functools.lru_cache(maxsize=1)
-def _predict_sharded(mesh: Mesh) -> Callable[..., list[jax.Array]]:
-  """`_predict` of a bank of which each device has an equal part.
-
-  Features stay float32: ImageNet's training set takes 10.5 GB over all
-  devices together.
-  """
-
-  @functools.partial(jax.jit, static_argnames=("num_classes", "ks"))
-  def predict(*arguments: jax.Array, **static: Any) -> list[jax.Array]:
-    mapped = jax.shard_map(
-      functools.partial(_rank, axis_name=parallel.AXIS, **static),
-      mesh=mesh,
-      in_specs=(P(parallel.AXIS), P(parallel.AXIS), P(), P()),
-      out_specs=P(),
-      check_vma=False,
-    )
-    return mapped(*arguments)
-
-  return predict
-
-
-def _place(
-  bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, mesh: Mesh
-) -> tuple[Any, Any, Any]:
-  """Divides the bank among the devices and copies the queries to all."""
-  padding = (0, -len(bank) % mesh.size)
-  # Labels of -1 mark what no query may have as a neighbour.
-  labels = np.pad(bank_labels.astype(np.int32), padding, constant_values=-1)
-  bank = np.pad(bank, (padding, (0, 0)))
-  return (
-    *parallel.shard_copies((bank, labels), mesh),
-    parallel.replicate_copies(queries, mesh),
-  )
-
-
-def _rank(
-  bank: jax.Array,
-  bank_labels: jax.Array,
-  queries: jax.Array,
-  temperature: jax.typing.ArrayLike,
-  *,
-  num_classes: int,
-  ks: tuple[int, ...],
-  axis_name: str | None = None,
-) -> list[jax.Array]:
-  """Classes [Q, C] for every k, the best first; `axis_name` splits the bank."""
-  bank = losses.unit_length(bank)
-  queries = losses.unit_length(queries)
-  classes = jnp.arange(num_classes, dtype=bank_labels.dtype)
-  most = max(ks)
-
-  def rank(block: jax.Array) -> list[jax.Array]:
-    nearest, labels = _neighbours(block, bank, bank_labels, most, axis_name)
-    # The nearest gets weight 1, so that no temperature overflows. Slicing it
-    # off instead of `max` makes XLA sort the whole bank: 10 times slower.
-    best = jnp.max(nearest, axis=1, keepdims=True)
-    weights = jnp.exp((nearest - best) / temperature)
-    votes = labels[..., None] == classes[None, None]
-    ranked = []
-    for k in ks:
-      counted = weights * (jnp.arange(most) < k)[None]
-      scores = jnp.sum(votes * counted[..., None], axis=1)
-      ranked.append(jnp.argsort(scores, axis=1, stable=True, descending=True))
-    return ranked
-
-  number, width = queries.shape
-  size = _block_size(number, max(len(bank), most * num_classes))
-  count = -(-number // size)
-  padded = jnp.pad(queries, ((0, count * size - number), (0, 0)))
-  ranked = jax.lax.map(rank, padded.reshape(count, size, width))
-  shape = (count * size, num_classes)
-  return [x.reshape(shape)[:number].astype(jnp.int32) for x in ranked]
-
-
-def _neighbours(
-  block: jax.Array,
-  bank: jax.Array,
-  bank_labels: jax.Array,
-  k: int,
-  axis_name: str | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Similarities and labels [block, k] of the nearest, in falling order."""
-  similarities = jnp.matmul(block, bank.T, precision=jax.lax.Precision.HIGHEST)
-  if axis_name is None:
-    nearest, rows = jax.lax.top_k(similarities, k)
-    return nearest, bank_labels[rows]
-  similarities = jnp.where(bank_labels[None] < 0, -jnp.inf, similarities)
-  nearest, rows = jax.lax.top_k(similarities, min(k, len(bank)))
-  # Shards follow each other, so the earlier of equals still comes first.
-  gather = functools.partial(
-    jax.lax.all_gather, axis_name=axis_name, axis=1, tiled=True
-  )
-  labels = gather(bank_labels[rows])
-  nearest, places = jax.lax.top_k(gather(nearest), k)
-  return nearest, jnp.take_along_axis(labels, places, axis=1)
-
-
-def _block_size(number: int, row: int) -> int:
-  """Number of queries at a time, rows of `row` values fitting the limit."""
-  most = max(1, _BLOCK_ELEMENTS // row)
-  count = -(-number // most)
-  # Even blocks leave less padding in the last one.
-  return -(-number // count)
 
 
 class Knn(Evaluation):
@@ -320,10 +194,6 @@ class Knn(Evaluation):
     """Yes."""
     return True
 
-  def look_every(self) -> int:
-    """As the config says."""
-    return self.every_epochs
-
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The accuracies in percent."""
     found = self._classify(bench, state)
@@ -341,7 +211,7 @@ class Knn(Evaluation):
   def _classify(self, bench: Any, state: Any) -> dict[str, Any]:
     experiment = bench.experiment
     return run(
-      *bench.features(state, "bank"),
+      *bench.features(state, "train", self.bank_images),
       *bench.features(state, "test"),
       num_classes=experiment.labelled.num_classes,
       k=self.ks,
@@ -361,6 +231,12 @@ class Knn(Evaluation):
       found.append(Row(title, percent(figures, name), _note(figures, k)))
     return found
 
+  @classmethod
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """The accuracies of every k."""
+    names = dict.fromkeys(("knn_top1", "knn_top5", *figures))
+    return {name: Curve(title, "%") for name, title, _ in _accuracies(names)}
+
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """The test features on their principal axes."""
     pictures.draw_features(axes, *bench.features(state, "test"))
@@ -368,7 +244,7 @@ class Knn(Evaluation):
 
 
 def _accuracies(
-  figures: Mapping[str, Any],
+  figures: Iterable[str],
 ) -> list[tuple[str, str, int | None]]:
   """Names of accuracies, what to call them, and which further k they are of."""
   found: list[tuple[str, str, int | None]] = []

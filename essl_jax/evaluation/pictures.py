@@ -1,5 +1,6 @@
 """Pictures of a run: what it sees, how it went, what it has learned."""
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -35,7 +36,7 @@ def write_summary(
   figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], bench.experiment, state)
-  _draw_curves(axes[1], workdir / "metrics.jsonl")
+  _draw_curves(axes[1], workdir / "metrics.jsonl", bench)
   bench.draw(state, axes[2])
   path = workdir / "summary.png"
   figure.savefig(path, dpi=110)
@@ -77,20 +78,21 @@ def _draw_views(
   axes.axis("off")
 
 
-def _draw_curves(axes: Any, path: pathlib.Path) -> None:
+def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
   """The losses and, on a second axis, the accuracies by step."""
   text = path.read_text() if path.exists() else ""
   lines = [json.loads(line) for line in text.splitlines()]
   right = axes.twinx()
-  for side, names in (
-    (axes, ("loss_ssl", "loss_equivariance")),
-    (right, ("knn_top1", "equivariance_accuracy")),
-  ):
-    for name in names:
-      points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
-      if points:
-        style = {"color": f"C{len(axes.lines) + len(right.lines)}"}
-        side.plot(*zip(*points, strict=True), label=name, **style)
+  logged = dict.fromkeys(itertools.chain.from_iterable(lines))
+  sides = {name: axes for name in logged if name.startswith("loss_")}
+  for evaluation in bench.evaluations:
+    curves = evaluation.curves(bench.figures.get(evaluation.name, {}))
+    sides |= {k: right for k, x in curves.items() if x.unit == "%"}
+  for name, side in sides.items():
+    points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
+    if points:
+      style = {"color": f"C{len(axes.lines) + len(right.lines)}"}
+      side.plot(*zip(*points, strict=True), label=name, **style)
   axes.set_xlabel("step")
   axes.set_ylabel("loss")
   right.set_ylabel("accuracy (%)")

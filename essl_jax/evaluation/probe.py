@@ -1,12 +1,23 @@
-"""The linear probe of a run; `linear_probe` has the protocols."""
+"""Linear classification on a frozen encoder: two protocols.
+
+`paper` trains on freshly augmented images that pass the encoder at every step,
+`fast` on features computed once. Both minimise the softmax cross entropy of
+one linear layer under a cosine and count the right answers over all test
+images.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from essl_jax import augment
+import jax
+import jax.numpy as jnp
+
 from essl_jax.config import bounds
+from essl_jax.data import Source
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import linear_probe
+from essl_jax.evaluation import classifier, linear_layer
+from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import (
   Evaluation,
   Row,
@@ -14,6 +25,7 @@ from essl_jax.evaluation.evaluation import (
   lengths,
   percent,
 )
+from essl_jax.evaluation.features import Encode
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.training import step as step_lib
 
@@ -81,32 +93,38 @@ class Probe(Evaluation):
     """Accuracies of all repetitions and their protocol."""
     if self.protocol == "none":
       return None
-    experiment, encoding = bench.experiment, bench.encoding
+    encoding, source = bench.encoding, bench.experiment.labelled
+    resize, recipe = self._resize(bench), Recipe.of(self)
     variables = step_lib.encoder_variables(state)
-    resize = self._resize(bench)
-    is_whole = encoding.bank is experiment.labelled
-    is_kept = self.protocol == "fast" or resize == encoding.resize
-    with bench.progress("linear probe") as tick:
-      figures = linear_probe.run(
-        encoding.encode,
-        variables,
-        experiment.labelled,
-        protocol=self.protocol,
-        recipe=Recipe.of(self),
-        seed=experiment.config.seed,
-        train=lambda: bench.features(state, "bank" if is_whole else "train"),
-        test=lambda: (
-          bench.features(state, "test")
-          if is_kept
-          else encoding.extract(variables, "test", resize, bench.interrupt)
-        ),
-        view=train_view(bench, self.interpolation),
-        mesh=experiment.mesh,
-        progress=tick,
-        workdir=bench.workdir,
-        save_every_epochs=self.checkpoint_every_epochs,
-        circumstances=circumstances(bench, resize),
-      )
+    setup = classifier.setup(bench, self.interpolation, resize)
+    test = (
+      bench.features(state, "test")
+      if self.protocol == "fast" or resize == encoding.resize
+      else encoding.extract(variables, "test", resize, bench.interrupt)
+    )
+    with (
+      bench.progress("linear probe") as tick,
+      features_lib.unchanged(variables),
+    ):
+      if self.protocol == "fast":
+        figures = linear_layer.fit_features(
+          *bench.features(state, "train"),
+          *test,
+          num_classes=source.num_classes,
+          recipe=recipe,
+          seed=setup.seed,
+        )
+      else:
+        figures = run_paper(
+          encoding.encode,
+          variables,
+          source,
+          test,
+          recipe=recipe,
+          setup=setup,
+          progress=tick,
+          save_every_epochs=self.checkpoint_every_epochs,
+        )
     return figures | bench.splits
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
@@ -134,29 +152,74 @@ class Probe(Evaluation):
     return self.resize_size, config.views.first.size
 
 
-def train_view(bench: Any, interpolation: str) -> augment.View:
-  """The crops on which a classifier is trained, of the first view's size."""
-  size = bench.experiment.config.views.first.size
-  return linear_probe.train_view(
-    size, **bench.encoding.pixels, interpolation=interpolation
-  )
+def run_paper(
+  encode: Encode,
+  variables: Any,
+  source: Source,
+  test: Labelled,
+  *,
+  recipe: Recipe,
+  setup: classifier.Setup,
+  **options: Any,
+) -> dict[str, Any]:
+  """Probes freshly augmented images: the protocol `paper`.
 
+  The training stream drops the last, smaller batch of an epoch. A training set
+  below the batch size is one batch. Test images are not augmented, so all
+  repetitions share their features.
 
-def circumstances(bench: Any, resize: tuple[int, int] | None) -> dict[str, Any]:
-  """What beside a recipe decides the figures of a classifier."""
-  config = bench.experiment.config
-  steps = []
-  if bench.experiment.labelled.differs_in_size:
-    size = config.data.image_size
-    shorter = config.data.resize_size or size
-    steps.append(f"Resize {shorter} bilinear, CenterCrop {size}")
-  if resize is not None:
-    steps.append(f"Resize {resize[0]} bicubic, CenterCrop {resize[1]}")
-  return {
-    "data": config.data.name,
-    "precision": config.precision,
-    "test_transform": ", ".join(steps) or "none",
+  Args:
+    encode: the frozen encoder, on normalised images.
+    variables: its variables.
+    source: with the split `train`.
+    test: features [M, D] and labels of the test images.
+    recipe: how the layer is trained.
+    setup: see there.
+    **options: `save_every_epochs` and `progress` of `fitting.run`.
+
+  Returns:
+    The figures of `linear_layer.summarise` and the protocol.
+
+  Raises:
+    UsageError: for a batch that the devices cannot divide.
+    FloatingPointError: for a probe that diverges.
+  """
+  number = source.num_examples("train")
+  recipe = recipe.fitted(number, setup.mesh, "probe.batch_size")
+  features = _frozen(encode, variables, test)
+  optimizer = recipe.make_optimizer(number // recipe.batch_size)
+  protocol = {"protocol": "paper", "seed": setup.seed} | recipe.describe()
+  protocol |= {
+    "augmentation": classifier.describe_view(setup.view),
+    "features": "frozen encoder in evaluation mode",
+    "num_train": number,
+    "num_test": len(test[0]),
   }
+  return classifier.Classifier(
+    "linear_probe", features, source, setup, recipe, optimizer
+  ).run("linear", protocol, **options)
+
+
+def _frozen(
+  encode: Encode, variables: Any, test: Labelled
+) -> classifier.Features:
+  """The features of an encoder that stays as it is."""
+
+  def compute(
+    params: Any, variables: Any, images: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    del params, key
+    found = encode(variables, images).astype(jnp.float32)
+    return jax.lax.stop_gradient(found), variables
+
+  return classifier.Features(
+    compute,
+    width=test[0].shape[1],
+    trained={},
+    variables=variables,
+    test=lambda _: test,
+    fingerprint=features_lib.fingerprint(variables),
+  )
 
 
 PART = Probe

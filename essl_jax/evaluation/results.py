@@ -1,6 +1,6 @@
 """What a run leaves behind: `results.json`, a picture and one table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import itertools
 import json
@@ -11,14 +11,20 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
+from essl_jax.config.parts import EVALUATION
+from essl_jax.data import Source
+from essl_jax.data.checks import SPLITS
+from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import left_out, pictures
-from essl_jax.evaluation.evaluation import Evaluation, Row, figures_of
+from essl_jax.evaluation import pictures
+from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
-from essl_jax.storage.workdir import read_config, to_json
+from essl_jax.storage.workdir import read_config, to_json, write_json
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
+
+_NAMED = 20  # images at most that a split names as broken
 
 
 def write(
@@ -43,56 +49,67 @@ def write(
   experiment = bench.experiment
   with bench.encoding.remembering(state):
     figures = bench.run(state)
-    broken = left_out.describe(bench.sources)
+    broken = left_out(bench.sources)
     if jax.process_index() > 0:
       return
     path = workdir / "results.json"
-    before = _read_json(path, {})
-    circumstances = _circumstances(experiment, origin)
-    if experiment.config.mode == "finetune":
-      results = circumstances | before
-      for evaluation in bench.evaluations:
-        _add(results, evaluation, figures, step)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    results = _circumstances(experiment, origin)
+    if is_added := experiment.config.mode == "finetune":
+      results |= before
+      _add(results, bench, figures, step)
     else:
       results = {
         "step": step,
         "data": {"broken": broken},
-        "untrained": _untrained(workdir, experiment, figures.get("knn")),
+        "untrained": _untrained(bench, workdir, figures),
         "figures": figures,
-        "finetune": before.get("finetune", {}),
+        **_accumulated(bench, before),
         "training": _training(workdir, experiment),
-        **circumstances,
+        **results,
       }
-    logs.write_json(path, results)  # whatever becomes of the rows
+    write_json(path, results)  # whatever becomes of the rows
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
-    logs.write_json(path, results)
+    write_json(path, results)
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
-    if experiment.config.mode != "finetune":
+    if not is_added:
       lines = [*_left_out(broken), *lines, *_training_rows(results["training"])]
       picture = pictures.write_summary(workdir, bench, state)
       lines.append(("picture", str(picture)))
-    lines.append(("results", str(path)))
-  logs.summary_table(_title(experiment, step, origin), lines)
+  title = f"{experiment.name}, step {step:,}"
+  if origin:
+    title = f"{origin.path} on {experiment.config.data.name}"
+  logs.summary_table(title, [*lines, ("results", str(path))])
+
+
+def _accumulated(
+  bench: bench_lib.Bench, before: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What earlier runs have added up, which stays."""
+  known = map(EVALUATION.find, EVALUATION.names())
+  asked = config_lib.evaluations(bench.experiment.config)
+  return {
+    x.name: before.get(x.name, {}) for x in (*known, *asked) if x.accumulates
+  }
 
 
 def _add(
   results: dict[str, Any],
-  evaluation: Evaluation,
+  bench: bench_lib.Bench,
   figures: Mapping[str, Any],
   step: int,
 ) -> None:
   """Adds what `mode=finetune` has found to the results of a run."""
-  name = evaluation.name
-  if name not in figures:
-    return
-  if evaluation.accumulates:
-    added = {x: each | {"step": step} for x, each in figures[name].items()}
-    results[name] = results.get(name, {}) | added
-  else:
-    there = results.get("figures", {})
-    results["figures"] = there | {name: figures[name] | {"step": step}}
+  for evaluation in bench.evaluations:
+    name = evaluation.name
+    if name in figures and evaluation.accumulates:
+      added = {x: each | {"step": step} for x, each in figures[name].items()}
+      results[name] = results.get(name, {}) | added
+    elif name in figures:
+      there = results.get("figures", {})
+      results["figures"] = there | {name: figures[name] | {"step": step}}
 
 
 def _rows(
@@ -113,17 +130,46 @@ def _rows(
   }
 
 
+def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
+  """Collects the broken images of all processes; all of them have to call it.
+
+  Args:
+    sources: a set and parts of it, in each process the same ones.
+
+  Returns:
+    By split the `number` of images and the first twenty `names`.
+  """
+  sources = list(sources)
+  mine = {
+    split: [name for source in sources for name in source.broken[split]]
+    for split in SPLITS
+  }
+  everybody = [json.loads(x) for x in parallel.gather_text(json.dumps(mine))]
+  found = {}
+  for split in SPLITS:
+    # Several processes may have met the same one, in training.
+    names = sorted({name for broken in everybody for name in broken[split]})
+    found[split] = {"number": len(names), "names": names[:_NAMED]}
+  return found
+
+
+def _left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """What `left_out` found, as a line of the table."""
+  found = [
+    f"{broken[split]['number']:,} of {split}"
+    for split in SPLITS
+    if broken[split]["number"]
+  ]
+  title = "images that cannot be read, left out"
+  return [(title, ", ".join(found))] if found else []
+
+
 def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
   """The lines of the table: every figure with its protocol."""
   return [
     (row.title + (f" ({row.note})" if row.note else ""), row.value)
     for row in itertools.chain.from_iterable(rows.values())
   ]
-
-
-def _left_out(broken: Any) -> list[tuple[str, str]]:
-  left = left_out.tell(broken)
-  return [("images that cannot be read, left out", left)] if left else []
 
 
 def _circumstances(
@@ -137,20 +183,6 @@ def _circumstances(
   if origin:
     found["initialised_from"] = dataclasses.asdict(origin)
   return found
-
-
-def _title(
-  experiment: experiment_lib.Experiment,
-  step: int,
-  origin: weights.Origin | None,
-) -> str:
-  if origin:
-    return f"{origin.path} on {experiment.config.data.name}"
-  return f"{experiment.name}, step {step:,}"
-
-
-def _read_json(path: pathlib.Path, default: Any) -> Any:
-  return json.loads(path.read_text()) if path.exists() else default
 
 
 def _training(
@@ -178,24 +210,26 @@ def _training(
 
 
 def _untrained(
-  workdir: pathlib.Path,
-  experiment: experiment_lib.Experiment,
-  knn: dict[str, Any] | None,
+  bench: bench_lib.Bench, workdir: pathlib.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The monitor's figures at step 0, if the kNN at the end is comparable."""
-  figures = _logged(workdir, 0)
-  if not knn or not figures:
+  """What was logged at step 0, if the ranking figure is comparable.
+
+  The protocol is that of the evaluation which ranks checkpoints.
+  """
+  before = _logged(workdir, 0)
+  ranking = next((x for x in bench.evaluations if x.ranks in before), None)
+  if ranking is None or ranking.name not in figures:
     return {}
-  now = to_json(config_lib.to_dict(experiment.config)["knn"])
-  begun_with = read_config(workdir)
-  if begun_with.get("knn") != now:
+  config = bench.experiment.config
+  now, begun_with = config_lib.to_dict(config), read_config(workdir)
+  if begun_with.get(ranking.section) != to_json(now.get(ranking.section)):
     return {}
-  images = experiment.config.measures.images
-  if begun_with.get("measures", {}).get("images") != images:
+  after = figures[ranking.name]
+  protocol = {k: v for k, v in after.items() if k not in before}
+  if begun_with.get("measures", {}).get("images") != config.measures.images:
     # Ranks of another number of images are no comparison.
-    figures = {k: v for k, v in figures.items() if k.startswith("knn_")}
-  protocol = {k: v for k, v in knn.items() if not k.startswith("knn_")}
-  return figures | protocol
+    before = {k: v for k, v in before.items() if k in after}
+  return before | protocol
 
 
 def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:

@@ -80,16 +80,14 @@ class Saved:
 
   def counts(self) -> Counts:
     """Those of the finished repetitions; none where nothing is saved."""
-    found = self._read()
     nothing = np.zeros((0, self._columns), self._dtype)
-    counts = found["counts"] if found else nothing
-    if jax.process_count() > 1:
-      number = multihost_utils.broadcast_one_to_all(np.int32(len(counts)))
-      mine = counts
-      if jax.process_index() > 0:
-        mine = np.zeros((int(number), self._columns), self._dtype)
-      counts = multihost_utils.broadcast_one_to_all(mine)
-    return [tuple(row) for row in np.asarray(counts).tolist()]
+    counts = self._read().get("counts", nothing)
+    # Only shapes matter of what other processes hand in.
+    number = multihost_utils.broadcast_one_to_all(np.int32(len(counts)))
+    if jax.process_index() > 0:
+      counts = np.zeros((int(number), self._columns), self._dtype)
+    counts = multihost_utils.broadcast_one_to_all(counts)
+    return [tuple(row) for row in counts.tolist()]
 
   def restore(self, like: Any) -> Any:
     """The state of the unfinished repetition.
@@ -103,14 +101,11 @@ class Saved:
     leaves, structure = jax.tree.flatten(like)
     found = self._read()
     loaded = [found[k] for k in found if k.startswith("leaf")]
-    is_there = _forms(loaded) == _forms(leaves)
-    if jax.process_count() > 1:
-      is_there = bool(multihost_utils.broadcast_one_to_all(np.int32(is_there)))
-    if not is_there:
+    is_there = np.int32(_forms(loaded) == _forms(leaves))
+    if not multihost_utils.broadcast_one_to_all(is_there):
       return like
-    if jax.process_count() > 1:
-      mine = loaded if jax.process_index() == 0 else jax.device_get(leaves)
-      loaded = multihost_utils.broadcast_one_to_all(mine)
+    mine = loaded if jax.process_index() == 0 else jax.device_get(leaves)
+    loaded = multihost_utils.broadcast_one_to_all(mine)
     state = jax.tree.unflatten(structure, loaded)
     return parallel.replicate_copies(state, self._mesh)
 

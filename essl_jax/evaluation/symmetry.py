@@ -18,73 +18,11 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import ridge, single_pass
 from essl_jax.evaluation.collapse import unit_length
-from essl_jax.evaluation.encoding import BATCH, Encoding, Interrupt
+from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib
 
 _HELD_OUT_EVERY = 5  # training image, to choose the penalty on
-
-
-def check(encoding: Encoding) -> None:
-  """Refuses groups that cannot act on the images, and too few images.
-
-  Raises:
-    UsageError: in one line.
-  """
-  experiment = encoding.experiment
-  for split in ("train", "test"):
-    number = encoding.sample.num_examples(split)
-    if number < 2:
-      raise UsageError(
-        f"config.data.{split}_split has {number} image, and what is measured"
-        " of a representation compares images: give at least 2"
-      )
-  size = experiment.config.views.first.size
-  channels = experiment.source.image_shape[2]
-  images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
-  for name in experiment.config.measures.groups:
-    try:
-      group = transformations.find(name)
-    except ValueError as error:
-      raise UsageError(f"config.measures.groups: {error}") from error
-    try:
-      jax.eval_shape(group.apply_all, images)
-      group.check_elements()
-    except ValueError as error:
-      raise UsageError(
-        f"config.measures.groups: {name} does not act on images of"
-        f" {size} x {size} x {channels} ({error}): leave it out"
-      ) from error
-
-
-def run(
-  encoding: Encoding,
-  state: step_lib.TrainState,
-  interrupt: Interrupt = lambda: None,
-) -> dict[str, Any]:
-  """Measures all groups that the config names.
-
-  Args:
-    encoding: of the experiment.
-    state: what to measure.
-    interrupt: called before every batch; may raise.
-
-  Returns:
-    By group, the figures of `measure` and the protocol.
-  """
-  config = encoding.experiment.config
-  figures = {}
-  for name in config.measures.groups:
-    train, test = _features(encoding, state, name, interrupt)
-    figures[name] = measure(train, test) | {
-      "num_train": len(train),
-      "num_test": len(test),
-      "classifier": "ridge regression of the elements' indicators",
-      "features": "encoder; standardised by the training images for the maps",
-      "train_split": config.data.labelled,
-      "test_split": config.data.test_split,
-    }
-  return figures
 
 
 def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
@@ -203,14 +141,14 @@ def _held_out(number: int) -> np.ndarray:
 
 
 def _features(
-  encoding: Encoding,
-  state: step_lib.TrainState,
-  name: str,
-  interrupt: Interrupt,
+  bench: Any, state: step_lib.TrainState, name: str
 ) -> list[np.ndarray]:
   """Features [N, K, D] of sampled training and test images."""
-  mesh, group = encoding.experiment.mesh, transformations.find(name)
-  variables = step_lib.encoder_variables(state)
+  encoding, mesh = bench.encoding, bench.experiment.mesh
+  group, variables = (
+    transformations.find(name),
+    step_lib.encoder_variables(state),
+  )
 
   def encode(variables: Any, images: jax.Array) -> jax.Array:
     images = as_float(images)
@@ -225,7 +163,7 @@ def _features(
   mapped = parallel.map_examples(encode, mesh)
 
   def encode_batch(images: np.ndarray, _: int) -> jax.Array:
-    interrupt()
+    bench.interrupt()
     return mapped(variables, parallel.shard(images, mesh))
 
   size = max(1, BATCH // group.num_classes) * mesh.size
@@ -247,14 +185,45 @@ class Symmetry(Evaluation):
   """Invariance and equivariance to the groups of `config.measures`."""
 
   def check(self, bench: Any) -> None:
-    """See `check` above."""
-    check(bench.encoding)
+    """Refuses groups that cannot act on the images, and too few images."""
+    experiment = bench.experiment
+    for split in ("train", "test"):
+      number = bench.encoding.sample.num_examples(split)
+      if number < 2:
+        raise UsageError(
+          f"config.data.{split}_split has {number} image, and what is measured"
+          " of a representation compares images: give at least 2"
+        )
+    size = experiment.config.views.first.size
+    channels = experiment.source.image_shape[2]
+    images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+    for name in experiment.config.measures.groups:
+      try:
+        group = transformations.find(name)
+      except ValueError as error:
+        raise UsageError(f"config.measures.groups: {error}") from error
+      try:
+        jax.eval_shape(group.apply_all, images)
+        group.check_elements()
+      except ValueError as error:
+        raise UsageError(
+          f"config.measures.groups: {name} does not act on images of"
+          f" {size} x {size} x {channels} ({error}): leave it out"
+        ) from error
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """See `run` above; None without groups."""
-    if not bench.experiment.config.measures.groups:
-      return None
-    return run(bench.encoding, state, bench.interrupt)
+    """By group, the figures of `measure` and the protocol; None without."""
+    figures = {}
+    for name in bench.experiment.config.measures.groups:
+      train, test = _features(bench, state, name)
+      figures[name] = measure(train, test) | {
+        "num_train": len(train),
+        "num_test": len(test),
+        "classifier": "ridge regression of the elements' indicators",
+        "features": "encoder; standardised by the training images for the maps",
+        **bench.splits,
+      }
+    return figures or None
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """Cosine, linear map and read-out of every group."""

@@ -1,6 +1,6 @@
 """How well the prediction head names transformations of unseen images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,16 @@ from essl_jax import augment
 from essl_jax.augment.arrays import image_keys
 from essl_jax.devices import parallel
 from essl_jax.equivariance.prediction import Prediction
-from essl_jax.evaluation import single_pass
+from essl_jax.evaluation import confusion, single_pass
 from essl_jax.evaluation.encoding import BATCH
-from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
+from essl_jax.evaluation.evaluation import (
+  Curve,
+  Evaluation,
+  Picture,
+  Row,
+  count,
+  percent,
+)
 from essl_jax.training import step as step_lib
 
 _PARTNERS = 2**31 - 1  # no other use of an image's key has this number
@@ -134,6 +141,21 @@ class Transformation(Evaluation):
         figures = run(bench, state, number)
         found = found | {term.section: figures} if found else figures
     return found or None
+
+  @classmethod
+  def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
+    """The accuracy in training, beside that of guessing."""
+    elements = figures.get("per_element")
+    level = ("chance", 100 / len(elements)) if elements else None
+    title = "Transformation prediction accuracy"
+    return {"equivariance_accuracy": Curve(title, "%", level)}
+
+  @classmethod
+  def pictures(
+    cls, figures: Mapping[str, Mapping[str, Any]]
+  ) -> Sequence[Picture | str]:
+    """The confusion matrix of every run."""
+    return [confusion.picture(*each) for each in figures.items()]
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """The accuracy over all elements, of each term."""

@@ -90,17 +90,16 @@ def _unwritable(out: pathlib.Path, error: OSError) -> str:
   return f"cannot write {out} ({reason}): give another file with --out"
 
 
-def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
+@arguments_lib.tells_wrong_input
+def run() -> int:
+  """Runs the program and returns its exit code."""
   try:
     main()
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
   except KeyboardInterrupt:
     print("interrupted: nothing was written", file=sys.stderr)
-    sys.exit(130)
+    return 130
+  return 0
 
 
 if __name__ == "__main__":
-  run()
+  sys.exit(run())

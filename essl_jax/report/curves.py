@@ -2,63 +2,93 @@
 
 from collections.abc import Sequence
 
+from essl_jax.evaluation.evaluation import Curve, Picture, figures_of
 from essl_jax.report import figures
-from essl_jax.report.parts import Figure, Section
+from essl_jax.report.evaluations import Known
+from essl_jax.report.parts import Section
 from essl_jax.report.runs import Points, Run
+from essl_jax.report.tables import union, words
 
-# Title and unit.
-_TITLES = {
-  "loss": ("Total loss", "loss"),
-  "loss_ssl": ("SSL loss", "loss"),
-  "loss_equivariance": ("Transformation prediction loss", "loss"),
-  "loss_online": ("Online classifier loss", "loss"),
-  "equivariance_accuracy": ("Transformation prediction accuracy", "%"),
-  "online_top1": ("Online classifier top-1", "%"),
-  "knn_top1": ("kNN top-1", "%"),
-  "knn_top5": ("kNN top-5", "%"),
-  "learning_rate": ("Learning rate", "rate"),
-  "embedding_std": ("Standard deviation of unit-length embeddings", "value"),
-  "gradient_norm": ("Gradient norm", "norm"),
-  "feature_std": ("Standard deviation of unit-length features", "value"),
-  "effective_rank": ("Effective rank of features", "rank"),
-  "rankme": ("RankMe of features", "rank"),
-  "uniformity": ("Uniformity of features", "value"),
+# What training logs with any parts; `loss_` and a name is that of a term.
+_OF_TRAINING = {
+  "loss": Curve("Total loss", "loss"),
+  "loss_ssl": Curve("SSL loss", "loss"),
+  "loss_online": Curve("Online classifier loss", "loss"),
+  "online_top1": Curve("Online classifier top-1", "%"),
+  "learning_rate": Curve("Learning rate", "rate"),
+  "embedding_std": Curve("Standard deviation of unit-length embeddings"),
+  "gradient_norm": Curve("Gradient norm", "norm", is_logarithmic=True),
 }
-_LOGARITHMIC = ("gradient_norm",)
+_Drawn = tuple[Curve, int | None]
+"""And the steps of an epoch, where figures are of whole epochs."""
 
 
-def write(runs: Sequence[Run]) -> Section:
-  """All numbers of `metrics.jsonl`, one figure each."""
+def write(runs: Sequence[Run], known: Known) -> Section:
+  """All numbers of `metrics.jsonl`, one figure each.
+
+  Args:
+    runs: in this order.
+    known: evaluations, which say how their figures are drawn.
+
+  Returns:
+    The section.
+  """
   names = set().union(*(run.scalars() for run in runs))
-  ordered = [name for name in _TITLES if name in names]
-  ordered += sorted(names - set(_TITLES))
+  drawn = [_curves(run, known) for run in runs]
+  ordered = [name for name in union(drawn) if name in names]
+  ordered += sorted(names.difference(ordered))
   texts = [] if ordered else ["No run has a training log."]
-  drawn = [_curve(name, runs) for name in ordered]
-  return Section("Training", texts, figures=drawn)
+  shown = [_figure(name, runs, drawn) for name in ordered]
+  return Section("Training", texts, figures=shown)
 
 
-def _curve(name: str, runs: Sequence[Run]) -> Figure:
-  title, unit = _TITLES.get(name, (name.replace("_", " "), "value"))
-  lines = {run.name: run.curve(name) for run in runs if run.curve(name)}
+def _curves(run: Run, known: Known) -> dict[str, _Drawn]:
+  """How the figures of a run are drawn."""
+  found: dict[str, _Drawn] = {
+    name: (curve, None) for name, curve in _OF_TRAINING.items()
+  }
+  if run.spread_out is not None:
+    level = "spread out", run.spread_out
+    curve = _OF_TRAINING["embedding_std"]._replace(level=level)
+    found["embedding_std"] = curve, None
+  for kind in known.values():
+    for name, curve in kind.curves(figures_of(kind, run.results)).items():
+      found[name] = curve, run.steps_per_epoch(name, kind.section)
+  return found
+
+
+def _figure(
+  name: str, runs: Sequence[Run], drawn: Sequence[dict[str, _Drawn]]
+) -> Picture:
+  curve = Curve(words(name).capitalize())
+  if name.startswith("loss_"):
+    curve = Curve(f"{words(name[5:]).capitalize()} loss", "loss")
+  lines: dict[str, Points] = {}
+  levels, per_epoch = set(), {}
+  for run, each in zip(runs, drawn, strict=True):
+    if points := run.curve(name):
+      lines[run.name] = points
+      curve, per_epoch[run.name] = each.get(name, (curve, None))
+      levels.add(curve.level)
   x = "step"
-  if name.startswith("knn_"):
-    each = {run.name: run.steps_per_epoch() for run in runs}
-    if all(each[run] for run in lines):
-      x = "epoch"
-      lines = {
-        run: [(step / (each[run] or 1), value) for step, value in points]
-        for run, points in lines.items()
-      }
+  if all(per_epoch.values()):
+    x = "epoch"
+    lines = {
+      run: [(step / (per_epoch[run] or 1), value) for step, value in points]
+      for run, points in lines.items()
+    }
+  levels -= {None}
   png = figures.curves(
     lines,
     [run.name for run in runs],
     x=x,
-    y=unit,
-    reference=_reference(name, runs),
-    is_logarithmic=name in _LOGARITHMIC,
+    y=curve.unit,
+    reference=levels.pop() if len(levels) == 1 else None,
+    is_logarithmic=curve.is_logarithmic,
   )
   told = "; ".join(f"{run}: {_describe(p, x)}" for run, p in lines.items())
-  return Figure(png, f"{title} ({unit}) by {x}. {told}.", title)
+  alt = f"{curve.title} ({curve.unit}) by {x}. {told}."
+  return Picture(png, alt, curve.title)
 
 
 def _describe(points: Points, x: str) -> str:
@@ -69,18 +99,3 @@ def _describe(points: Points, x: str) -> str:
     f"{begin:.4g} at {x} {first:g}, {end:.4g} at {x} {last:g}, lowest"
     f" {min(values):.4g}, highest {max(values):.4g}"
   )
-
-
-def _reference(name: str, runs: Sequence[Run]) -> tuple[str, float] | None:
-  """A level to compare with, where it is the same for all runs."""
-  levels = set()
-  for run in runs:
-    if not run.curve(name):
-      continue
-    widths = run.config.get("projector", {}).get("widths")
-    elements = run.figures("transformation").get("per_element")
-    if name == "embedding_std" and widths:
-      levels.add(("spread out", widths[-1] ** -0.5))
-    elif name == "equivariance_accuracy" and elements:
-      levels.add(("chance", 100 / len(elements)))
-  return levels.pop() if len(levels) == 1 else None

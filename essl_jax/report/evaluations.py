@@ -35,7 +35,7 @@ def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
         known[name] = EVALUATION.find(name)
       except UsageError as error:
         missing.append(f"{run.name}: no pictures of {name}: {error}")
-  return {x.key or x.section: x for x in known.values()}, missing
+  return {x.name: x for x in known.values()}, missing
 
 
 def heading(known: Known, measure: str) -> str:

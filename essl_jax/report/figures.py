@@ -59,37 +59,6 @@ def curves(
   return drawing.to_png(figure)
 
 
-def confusion(counts: np.ndarray, elements: Sequence[str]) -> bytes:
-  """A confusion matrix, each row as parts of its sum.
-
-  Args:
-    counts: [K, K], row the true element, column the predicted one.
-    elements: their names.
-
-  Returns:
-    The PNG file.
-  """
-  percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  figure, axes = drawing.make_axes(4.2)
-  picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-  figure.colorbar(picture, ax=axes, label="% of the true element")
-  places = np.arange(len(counts))
-  if len(counts) <= _LEGEND:
-    axes.set_xticks(places, elements, rotation=45, ha="right")
-    axes.set_yticks(places, elements)
-  if len(counts) <= 10:
-    for row, column in np.ndindex(*counts.shape):
-      part = percent[row, column]
-      color = "white" if part > 55 else "#1a1a1a"
-      text = f"{part:.0f}%\n{counts[row, column]:,.0f}"
-      if len(counts) > 5:
-        text = f"{part:.0f}"
-      axes.text(column, row, text, ha="center", va="center", color=color)
-  axes.set_xlabel("predicted")
-  axes.set_ylabel("true")
-  return drawing.to_png(figure)
-
-
 def embedding(
   points: np.ndarray, values: np.ndarray, shade: str | None = None
 ) -> bytes:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from essl_jax.evaluation.collapse import spread_out
 from essl_jax.evaluation.evaluation import figures_of
 from essl_jax.report.evaluations import Known
 from essl_jax.report.parts import Cell, Row, Table
@@ -77,9 +76,10 @@ def _training(run: Run) -> Cells:
       cells[title] = Cell(f"{found[name]:,.0f}", note)
   deviation = (found.get("last_step") or {}).get("embedding_std")
   if deviation is not None:
-    width = (run.config.get("projector", {}).get("widths") or [1])[-1]
     name = "Standard deviation of embeddings at the last step"
-    cells[name] = Cell(f"{deviation:.4f}", spread_out(width**-0.5))
+    level = run.spread_out
+    note = f"{level:.4g} if spread out, 0 if collapsed" if level else ""
+    cells[name] = Cell(f"{deviation:.4f}", note)
   if "step" in run.results:
     cells["Training step of these results"] = Cell(f"{run.results['step']:,}")
   return cells

@@ -65,7 +65,10 @@ def restore(
   """
   config, step = experiment.config, 0
   if checkpoint.exists(run.path):
-    with checkpoint.Checkpoints(run.path, read_only=True) as checkpoints:
+    best = config_lib.ranking_figure(config)
+    with checkpoint.Checkpoints(
+      run.path, best_metric=best, read_only=True
+    ) as checkpoints:
       step = checkpoints.choose(config.evaluate_checkpoint)
       tree = checkpoints.restore_arrays(step)
   elif config.init_from:

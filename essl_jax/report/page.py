@@ -1,5 +1,6 @@
 """The page as a whole."""
 
+import base64
 from collections.abc import Iterator, Sequence
 import functools
 
@@ -8,7 +9,7 @@ import jinja2
 import essl_jax
 from essl_jax.evaluation.evaluation import figures_of
 from essl_jax.report import curves, evaluations, headline, sections, tables
-from essl_jax.report.parts import Figure, Section
+from essl_jax.report.parts import Section
 from essl_jax.report.runs import Run
 from essl_jax.report.samples import Samples
 
@@ -37,12 +38,11 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
       tables.protocols(runs, heading),
     ),
     *_pictures(runs, known),
-    curves.write(runs),
+    curves.write(runs, known),
     sections.views(pairs),
-    sections.confusions(pairs),
     sections.neighbours(pairs),
     sections.embeddings(pairs),
-    sections.collapse(pairs),
+    sections.spectrum(pairs),
     tables.configs(runs),
     tables.environments(runs),
   ]
@@ -53,6 +53,7 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
   return templates.get_template("page.html.j2").render(
     title=title,
     runs=runs,
@@ -69,9 +70,12 @@ def _pictures(
   for measure, kind in known.items():
     found = {run.name: figures_of(kind, run.results) for run in runs}
     if any(found.values()):
-      drawn = [Figure(*picture) for picture in kind.pictures(found)]
-      title = evaluations.heading(known, measure)
-      yield Section(title, figures=drawn)
+      shown = kind.pictures(found)
+      yield Section(
+        evaluations.heading(known, measure),
+        [x for x in shown if isinstance(x, str)],
+        figures=[x for x in shown if not isinstance(x, str)],
+      )
 
 
 def _notes(pairs: Sequence[tuple[Run, Samples]]) -> Iterator[str]:

@@ -1,21 +1,9 @@
 """What a page consists of; the templates say how it looks."""
 
-import base64
 from collections.abc import Sequence
 from typing import NamedTuple
 
-
-class Figure(NamedTuple):
-  """A PNG file; `alt` says what it shows to those who do not see it."""
-
-  png: bytes
-  alt: str
-  caption: str = ""
-
-  @property
-  def address(self) -> str:
-    """The file itself, written as an address."""
-    return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+from essl_jax.evaluation.evaluation import Picture
 
 
 class Cell(NamedTuple):
@@ -23,7 +11,7 @@ class Cell(NamedTuple):
 
   text: str = ""
   note: str = ""
-  picture: Figure | None = None
+  picture: Picture | None = None
   kind: str = ""
 
 
@@ -51,7 +39,7 @@ class Section(NamedTuple):
   texts: Sequence[str] = ()
   tables: Sequence[Table] = ()
   folded: Sequence[Table] = ()
-  figures: Sequence[Figure] = ()
+  figures: Sequence[Picture] = ()
 
   @property
   def address(self) -> str:

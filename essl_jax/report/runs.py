@@ -55,14 +55,28 @@ class Run:
       if _is_number(line.get(name)) and _is_number(line.get("step"))
     ]
 
-  def steps_per_epoch(self) -> int | None:
-    """Steps of an epoch, from where kNN was measured; None if not clear."""
-    steps = [step for step, _ in self.curve("knn_top1") if step > 0]
+  @property
+  def spread_out(self) -> float | None:
+    """Deviation per dimension of embeddings that fill the sphere."""
+    widths = (self.config.get("projector") or {}).get("widths")
+    return widths[-1] ** -0.5 if widths else None
+
+  def steps_per_epoch(self, name: str, section: str) -> int | None:
+    """Steps of an epoch, from where a figure was measured.
+
+    Args:
+      name: of the figure.
+      section: of the config, of the evaluation that has measured it.
+
+    Returns:
+      None where it is not clear, or not measured by epochs.
+    """
+    steps = [step for step, _ in self.curve(name) if step > 0]
+    every = (self.config.get(section) or {}).get("every_epochs")
     epochs = self.config.get("epochs")
-    if not steps or not epochs:
+    if not steps or not epochs or every is None:
       return None
-    every = self.config.get("knn", {}).get("every_epochs") or epochs
-    each, rest = divmod(min(steps), min(every, epochs))
+    each, rest = divmod(min(steps), min(every or epochs, epochs))
     is_clear = each > 0 and not rest and max(steps) <= each * epochs
     return int(each) if is_clear else None
 

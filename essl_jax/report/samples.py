@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import augment, data
-from essl_jax.data import subsets
 from essl_jax.equivariance.prediction import Prediction
-from essl_jax.evaluation import features as features_lib
+from essl_jax.evaluation.encoding import Encoding
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run
 from essl_jax.texts import first_line
@@ -36,7 +35,7 @@ _ERRORS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Example:
   """An image as it is shown.
 
   Attributes:
@@ -68,11 +67,11 @@ class Samples:
   """
 
   columns: Sequence[str] = ()
-  views: Sequence[Sequence[Picture]] = ()
+  views: Sequence[Sequence[Example]] = ()
   features: np.ndarray | None = None
   values: np.ndarray | None = None
   shade: str | None = None
-  neighbours: Sequence[Sequence[Picture]] = ()
+  neighbours: Sequence[Sequence[Example]] = ()
   right: float | None = None
   bank: int = 0
   step: int | None = None
@@ -100,7 +99,8 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     return found
   try:
     experiment = opening.build(run)
-    test = subsets.sample(experiment.labelled, images, "test")
+    encoding = Encoding(experiment)
+    test = encoding.some(test=images)
     _view(found, experiment, test)
   except _ERRORS as error:
     what = "neighbours, embedding and spectrum"
@@ -110,7 +110,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
   try:
     tell(f"{run.name}: encoding images")
     variables, found.step = opening.restore(run, experiment)
-    _encode(found, experiment, variables, test, images)
+    _encode(found, encoding, variables, test, images)
   except _ERRORS as error:
     why = first_line(error)
     found.missing = f"no neighbours, embedding and spectrum: {why}"
@@ -149,8 +149,8 @@ def _view(
   found.columns = titles
   found.views = [
     [
-      Picture(image, label),
-      *(Picture(column[row], label) for column in columns),
+      Example(image, label),
+      *(Example(column[row], label) for column in columns),
     ]
     for row, (image, label) in enumerate(shown)
   ]
@@ -166,27 +166,15 @@ def _copy_names(view: str, terms: Sequence[Any], number: int) -> Sequence[str]:
 
 def _encode(
   found: Samples,
-  experiment: experiment_lib.Experiment,
+  encoding: Encoding,
   variables: Any,
   source: data.Source,
   number: int,
 ) -> None:
   """Fills in the features of test images and what is near them."""
-  view = experiment.config.views.first
-  is_sized = experiment.source.image_shape[:2] == (view.size, view.size)
-  encode = step_lib.make_encode(experiment.networks.encoder)
 
   def extract(source: data.Source, split: str) -> tuple[np.ndarray, np.ndarray]:
-    return features_lib.extract(
-      encode,
-      variables,
-      source,
-      split,
-      mean=view.mean,
-      std=view.std,
-      batch_size=_BATCH,
-      resize=None if is_sized else (view.size, view.size),
-    )
+    return encoding.extract(variables, split, encoding.resize, source=source)
 
   features, labels = (x[:number] for x in extract(source, "test"))
   found.features, found.values = features, labels
@@ -194,7 +182,7 @@ def _encode(
     shades = getattr(source, "shades", None)
     values, found.shade = shades("test") if shades else (labels, "")
     found.values = values[:number]
-  bank = subsets.sample(experiment.labelled, _BANK * number)
+  bank = encoding.some(train=_BANK * number)
   _compare(found, labels, extract(bank, "train"), source, bank)
 
 
@@ -223,9 +211,9 @@ def _compare(
   there = dict(zip(wanted, _take(bank, "train", wanted), strict=True))
   found.neighbours = [
     [
-      Picture(*query),
+      Example(*query),
       *(
-        Picture(there[i][0], there[i][1], f"{cosine:.2f}")
+        Example(there[i][0], there[i][1], f"{cosine:.2f}")
         for i, cosine in zip(near[row], cosines[row], strict=True)
       ),
     ]

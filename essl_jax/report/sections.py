@@ -1,15 +1,14 @@
 """The parts of the page that show pictures of networks and their data."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from essl_jax import transformations
-from essl_jax.report import analysis, figures, tables
-from essl_jax.report.parts import Cell, Figure, Row, Section, Table
+from essl_jax.evaluation.evaluation import Picture
+from essl_jax.report import analysis, figures
+from essl_jax.report.parts import Cell, Row, Section, Table
 from essl_jax.report.runs import Run
-from essl_jax.report.samples import Picture, Samples
+from essl_jax.report.samples import Example, Samples
 
 Found = Sequence[tuple[Run, Samples]]
 
@@ -34,55 +33,6 @@ def _views(run: Run, samples: Samples) -> Table:
     rows.append(Row(_numbered(number, shown[0]), cells))
   head = ["Test image", "Original", *samples.columns]
   return Table(run.name, head, rows, has_pictures=True)
-
-
-def confusions(found: Found) -> Section:
-  """What the transformation head takes for what."""
-  texts, drawn = [], []
-  for run, _ in found:
-    transformation = run.figures("transformation")
-    counts = np.asarray(transformation.get("confusion", ()), float)
-    if counts.ndim == 2 and counts.shape[0] == counts.shape[1]:
-      drawn.append(_confusion(run.name, transformation, counts))
-    elif transformation:
-      texts.append(
-        f"{run.name}: results.json holds no confusion matrix; run again with"
-        " --config.mode=evaluate to add it."
-      )
-    else:
-      texts.append(f"{run.name} has no trained transformation head.")
-  return Section("Transformation head", texts, figures=drawn)
-
-
-def _confusion(
-  run: str, transformation: Mapping[str, Any], counts: np.ndarray
-) -> Figure:
-  group = transformation.get("group")
-  names = transformation.get("element_names") or _element_names(group)
-  if len(names) != len(counts):
-    names = [f"element {k}" for k in range(len(counts))]
-  percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  wrong = percent - np.diag(np.diag(percent))
-  row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-  right = ", ".join(
-    f"{name} {part:.1f}%"
-    for name, part in zip(names, np.diag(percent), strict=True)
-  )
-  alt = (
-    f"Confusion matrix of {group} for {run}. Recognised: {right}. Most"
-    f" frequent mistake: {names[row]} taken for {names[column]},"
-    f" {wrong[row, column]:.1f}%."
-  )
-  caption = f"{run}: confusion matrix of {group} on test images"
-  return Figure(figures.confusion(counts, names), alt, caption)
-
-
-def _element_names(group: str | None) -> Sequence[str]:
-  """What to call the elements of a group; nothing for one that is not here."""
-  try:
-    return transformations.find(group or "").names
-  except ValueError:
-    return ()
 
 
 def neighbours(found: Found) -> Section:
@@ -127,7 +77,7 @@ def embeddings(found: Found) -> Section:
   return Section("Embedding", figures=drawn)
 
 
-def _embedding(run: Run, samples: Samples) -> Figure:
+def _embedding(run: Run, samples: Samples) -> Picture:
   assert samples.features is not None and samples.values is not None
   points, how = analysis.flatten(samples.features)
   png = figures.embedding(points, samples.values, samples.shade)
@@ -143,30 +93,24 @@ def _embedding(run: Run, samples: Samples) -> Figure:
     )
   elif samples.shade:
     alt += f" Coloured by {samples.shade}."
-  return Figure(png, alt, caption)
+  return Picture(png, alt, caption)
 
 
-def collapse(found: Found) -> Section:
-  """Measures of collapse and of symmetry, and the spectrum."""
+def spectrum(found: Found) -> Section:
+  """How features fill their dimensions."""
   runs = [run for run, _ in found]
   spectra = {
     run.name: analysis.spectrum(samples.features)
     for run, samples in found
     if samples.features is not None
   }
-  return Section(
-    "Collapse",
-    tables=[
-      *tables.numbers("Measures of collapse", runs, "collapse"),
-      *tables.numbers("Measures of symmetry, by group", runs, "symmetry"),
-    ],
-    figures=[_spectrum(spectra, runs)] if spectra else [],
-  )
+  drawn = [_spectrum(spectra, runs)] if spectra else []
+  return Section("Spectrum", figures=drawn)
 
 
 def _spectrum(
   spectra: dict[str, tuple[np.ndarray, float]], runs: Sequence[Run]
-) -> Figure:
+) -> Picture:
   # Rounding alone is below, and would stretch the axis.
   lines = {
     name: [
@@ -188,22 +132,22 @@ def _spectrum(
   )
   title = "Singular values of centred test features, divided by the largest"
   caption = f"{title}. {told} (the exponential of their entropy)"
-  return Figure(png, f"{title}. {told}.", caption)
+  return Picture(png, f"{title}. {told}.", caption)
 
 
-def _small(picture: Picture, alt: str) -> Figure:
-  return Figure(figures.thumbnail(picture.pixels), alt)
+def _small(picture: Example, alt: str) -> Picture:
+  return Picture(figures.thumbnail(picture.pixels), alt)
 
 
-def _numbered(number: int, picture: Picture) -> str:
+def _numbered(number: int, picture: Example) -> str:
   return f"{number}, {_class(picture)}" if picture.label >= 0 else str(number)
 
 
-def _class(picture: Picture) -> str:
+def _class(picture: Example) -> str:
   return f"class {picture.label}" if picture.label >= 0 else "no class"
 
 
-def _mark(query: Picture, near: Picture) -> tuple[str, str]:
+def _mark(query: Example, near: Example) -> tuple[str, str]:
   """A sign and a word for whether a neighbour has the right class."""
   if query.label < 0 or near.label < 0:
     return "", ""

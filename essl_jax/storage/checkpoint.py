@@ -19,15 +19,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
-from essl_jax.storage.workdir import check_config, local_path, read_config
+from essl_jax.storage.workdir import local_path
 from essl_jax.texts import first_line, some
-
-__all__ = [
-  "Checkpoints",
-  "check_config",
-  "exists",
-  "read_config",
-]
 
 
 def _is_for_the_user(record: python_logging.LogRecord) -> bool:
@@ -230,14 +223,9 @@ class Checkpoints:
       UsageError: if there is no such checkpoint, or it holds other arrays.
     """
     self._manager.wait_until_finished()
-    steps = list(self._manager.all_steps())
-    if not steps:
-      raise UsageError(
-        f"no checkpoint in {self._directory}: train first, or choose the "
-        "--workdir of a run that has saved one"
-      )
-    step = steps[-1] if step is None else step
-    if step not in steps:
+    latest = self.choose("latest")
+    step = latest if step is None else step
+    if step not in (steps := self._manager.all_steps()):
       raise UsageError(
         f"no checkpoint of step {step} in {self._directory}: choose one of "
         + ", ".join(map(str, steps))

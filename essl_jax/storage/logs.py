@@ -19,7 +19,6 @@ import rich.text
 import tensorboardX
 
 from essl_jax.storage.workdir import replace_text, to_json
-from essl_jax.storage.workdir import write_json as write_json
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
 _RATE_SECONDS = 30.0  # over which speed is averaged

@@ -56,9 +56,7 @@ def check_config(
   problem = ""
   if jax.process_index() == 0:
     problem = _claim(workdir, config, ignore, defaults or {}, overwrite)
-  if jax.process_count() > 1:  # all of them stop, or none
-    problem = _from_process_0(problem)
-  if problem:
+  if problem := _from_process_0(problem):  # all of them stop, or none
     raise UsageError(problem)
 
 
@@ -81,10 +79,7 @@ def _claim(
   except UsageError as error:
     return str(error)
   except OSError as error:
-    return (
-      f"cannot write to workdir {workdir}: {error}: choose another "
-      "--workdir or change its permissions"
-    )
+    return _unwritable(workdir, error)
   here = dotted(to_json(config))
   usual = dotted(to_json(defaults))
   different = [
@@ -123,10 +118,7 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
       path.mkdir(parents=True, exist_ok=True)
       mark.touch()
     except OSError as error:
-      problem = (
-        f"cannot write to workdir {workdir}: {error}: choose another "
-        "--workdir or change its permissions"
-      )
+      problem = _unwritable(workdir, error)
   if problem := _from_process_0(problem):
     raise UsageError(problem)
   there = path / _from_process_0(mark.name)
@@ -143,6 +135,13 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
       " does not see what process 0 has written there: choose a --workdir on a"
       " file system that all hosts mount"
     )
+
+
+def _unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
+  return (
+    f"cannot write to workdir {workdir}: {error}: choose another --workdir or"
+    " change its permissions"
+  )
 
 
 def _from_process_0(text: str) -> str:

@@ -38,7 +38,7 @@ import step_cases
 from essl_jax import arguments as arguments_lib
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
-from essl_jax.report import figure_files
+from essl_jax.evaluation import drawing
 from essl_jax.storage import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def _run(options: argparse.Namespace) -> int:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
       memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
       print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
-  figure_files.write(
+  drawing.write_files(
     options.out, (15, 7), lambda x: growth_figure.draw(x, record["cells"])
   )
   return 0
