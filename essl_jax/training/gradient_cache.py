@@ -68,7 +68,23 @@ def gradients(
       f"{examples} examples cannot be divided into {micro_batches}"
       " micro-batches"
     )
-  parts = jax.tree.map(lambda x: _divide(x, examples, micro_batches), inputs)
+  return _in_parts(
+    forward, objective, params, batch_stats, inputs, examples, micro_batches
+  )
+
+
+def _in_parts(
+  forward: Forward,
+  objective: Objective,
+  params: Any,
+  batch_stats: Any,
+  inputs: Any,
+  examples: int,
+  micro_batches: int,
+) -> tuple[Any, Any, Any, Any]:
+  """The two passes of `gradients`."""
+  divide = lambda x: _divide(x, examples, micro_batches)
+  parts = jax.tree.map(divide, inputs)
 
   def first_pass(statistics: Any, part: Any) -> tuple[Any, Any]:
     outputs, statistics = forward(params, statistics, part)
@@ -78,7 +94,7 @@ def gradients(
   size = examples // micro_batches
   outputs = jax.tree.map(lambda x: _join(x, size), outputs)
   cached, auxiliary = jax.grad(objective, has_aux=True)(outputs)
-  cached = jax.tree.map(lambda x: _divide(x, examples, micro_batches), cached)
+  cached = jax.tree.map(divide, cached)
 
   def second_pass(total: Any, part: Any) -> tuple[Any, None]:
     inputs, cotangents = part

@@ -16,7 +16,6 @@ import pkgutil
 import chex
 import jax
 
-from essl_jax.texts import first_line
 from essl_jax.transformations.elements import (
   flip,
   gaussian_blur,
@@ -181,8 +180,8 @@ def _import(path: str) -> TransformationGroup:
   try:
     found = pkgutil.resolve_name(path)
   except Exception as error:  # a module is anybody's code
-    line = first_line(error)
-    raise ValueError(f"{path} cannot be imported ({line})") from error
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ValueError(f"{path} cannot be imported ({first})") from error
   if not isinstance(found, TransformationGroup):
     raise ValueError(
       f"{path} must be a TransformationGroup, and is a {type(found).__name__}"
