@@ -30,7 +30,7 @@ jax.config.update(
     os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
   ),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -38,7 +38,7 @@ def environment(devices=1):
   return os.environ | {
     "XLA_FLAGS": xla_flags.make(devices),
     "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": str(ROOT),
   }
 

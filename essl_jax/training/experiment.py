@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -161,15 +162,24 @@ class Experiment:
       axis_name=axis_name,
     )
 
-  def create_state(self) -> step_lib.TrainState:
-    """The replicated state at step 0."""
-    state = step_lib.create_state(
+  @functools.cached_property
+  def _create(self) -> Callable[[np.uint32], step_lib.TrainState]:
+    """Traced once: a run also creates a state to restore a checkpoint into."""
+    return step_lib.make_create_state(
       self.problem(),
-      seed=self.config.seed,
       requests=self.requests,
       channels=self.source.image_shape[2],
     )
+
+  def create_state(self) -> step_lib.TrainState:
+    """The replicated state at step 0."""
+    state = self._create(np.uint32(self.config.seed))
     return parallel.replicate(state, self.mesh)
+
+  @functools.cached_property
+  def programs(self) -> dict[Any, Callable]:
+    """The steps that `dispatch` has made, traced once, by their views."""
+    return {}
 
   def pure_step(
     self, prepare: views_lib.Prepare | None = None
