@@ -45,23 +45,25 @@ def test_knn_matches_golden(golden, k, temperature):
     assert list(found[voted:]) == sorted(found[voted:])
 
 
-@pytest.mark.parametrize("limit", [1, 3 * 211, 2**24])
-def test_knn_matches_brute_force_at_any_block(monkeypatch, limit):
-  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", limit)
-  knn._predict.clear_cache()
+@pytest.mark.parametrize(
+  # The limit is read in tracing: every number of queries is traced anew.
+  ("limit", "count"),
+  [(1, 53), (3 * 211, 52), (2**24, 51)],
+)
+def test_knn_matches_brute_force_at_any_block(monkeypatch, limit, count):
+  monkeypatch.setattr(knn, "BLOCK_ELEMENTS", limit)
   rng = np.random.default_rng(2)
   bank = rng.standard_normal((211, 19)).astype(np.float32)
-  queries = 7 * rng.standard_normal((53, 19)).astype(np.float32)
+  queries = 7 * rng.standard_normal((count, 19)).astype(np.float32)
   labels = rng.integers(0, 6, 211)
   ranked = knn.predict(
     bank, labels, queries, num_classes=6, k=31, temperature=0.07
   )
-  assert ranked.shape == (53, 6) and ranked.dtype == jnp.int32
+  assert ranked.shape == (count, 6) and ranked.dtype == jnp.int32
   expected = np.argsort(
     -knn_scores(bank, labels, queries, 6, 31, 0.07), axis=1, kind="stable"
   )
   np.testing.assert_array_equal(ranked, expected)
-  knn._predict.clear_cache()
 
 
 def test_knn_blocks_bound_memory_and_cover_all_queries():
@@ -71,7 +73,7 @@ def test_knn_blocks_bound_memory_and_cover_all_queries():
     (7, 3),
     (50_000, 1_281_167),
   ):
-    size = knn._block_size(number, row)
+    size = knn.block_size(number, row)
     assert size == 1 or size * row * 4 <= 256e6
     count = -(-number // size)
     assert 0 <= count * size - number < count
@@ -162,32 +164,20 @@ def test_several_k_at_once_are_each_k_alone():
 @pytest.mark.parametrize("size", [90, 11])
 def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
   """Also where devices hold fewer entries than neighbours, and with ties."""
-  monkeypatch.setattr(knn, "_BLOCK_ELEMENTS", 1000)
-  knn._predict.clear_cache()
-  knn._predict_sharded.cache_clear()
+  # No other test has as many queries: they are ranked in blocks.
+  monkeypatch.setattr(knn, "BLOCK_ELEMENTS", 1000)
   bank, labels = clusters(size, spread=1.0)
   bank[size // 2 :] = bank[: size - size // 2]  # equal, other labels
-  queries, answers = clusters(41, spread=1.0, seed=1)
+  queries, answers = clusters(43, spread=1.0, seed=1)
   mesh = parallel.make_mesh()
   assert mesh.size == 8
   arguments = {"num_classes": 7, "temperature": 0.1}
   for ks in ((9,), (200, 1, 20)):
-    used = tuple(min(k, size) for k in ks)
-    one = knn._predict(
-      jnp.asarray(bank),
-      jnp.asarray(labels),
-      jnp.asarray(queries),
-      0.1,
-      num_classes=7,
-      ks=used,
-    )
-    eight = knn._predict_sharded(mesh)(
-      *knn._place(bank, labels, queries, mesh), 0.1, num_classes=7, ks=used
-    )
-    for left, right in zip(one, eight, strict=True):
-      np.testing.assert_array_equal(left, right)
+    for k in ks:
+      used = {"k": min(k, size)} | arguments
+      one = knn.predict(bank, labels, queries, **used)
+      eight = knn.predict(bank, labels, queries, mesh=mesh, **used)
+      np.testing.assert_array_equal(eight, one)
     data = bank, labels, queries, answers
     expected = knn.run(*data, k=ks, **arguments)
     assert knn.run(*data, k=ks, mesh=mesh, **arguments) == expected
-  knn._predict.clear_cache()
-  knn._predict_sharded.cache_clear()

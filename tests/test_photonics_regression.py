@@ -194,7 +194,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   mesh = parallel.make_mesh(jax.devices()[:1])
   trainer = regressor.Trainer(made, mesh)
   kernels = [
-    trainer._create(np.uint32(seed), None).params["encoder"]["conv1"]
+    trainer.create(np.uint32(seed), None).params["encoder"]["conv1"]
     for seed in (0, 1)
   ]
   assert np.any(kernels[0]["kernel"] != kernels[1]["kernel"])
@@ -203,7 +203,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
 def test_pretrained_weights_are_begun_with():
   made = problem()
   trainer = regressor.Trainer(made, build().mesh)
-  state = trainer._create(np.uint32(3), made.encoder)
+  state = trainer.create(np.uint32(3), made.encoder)
   variables = {"params": state.params, **state.variables}
   for kind in ("params", "batch_stats"):
     jax.tree.map(

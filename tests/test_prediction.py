@@ -90,9 +90,9 @@ def test_pairs_of_features_survive_micro_batches():
       other = features[4 * partners[i, k] + i]
       expected = np.concatenate([other, features[4 * k + i]])
       np.testing.assert_array_equal(whole[4 * k + i], expected)
-  parts = [gradient_cache._divide(x, 4, 2) for x in (features, partners)]
+  parts = [gradient_cache.divide(x, 4, 2) for x in (features, partners)]
   paired = jax.vmap(elements.pair_features)(*parts)
-  np.testing.assert_array_equal(gradient_cache._join(paired, 2), whole)
+  np.testing.assert_array_equal(gradient_cache.join(paired, 2), whole)
   with pytest.raises(ValueError, match=r"4 x 3 rows .* \(11, 2\)"):
     elements.pair_features(features[:11], partners)
 
@@ -226,7 +226,7 @@ def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
   )
   labels = views.targets["transformed"]["labels"]
   np.testing.assert_array_equal(outputs["labels"], labels)
-  for part in np.asarray(gradient_cache._divide(labels, 16, 2)):
+  for part in np.asarray(gradient_cache.divide(labels, 16, 2)):
     assert np.bincount(part).tolist() == [8, 8, 8, 8]
   assert set(seen) == {(32,)}
 
@@ -294,7 +294,7 @@ def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
   keys = jax.random.split(jax.random.PRNGKey(0), 16)
   crops = augment.random_view(keys, images, view, normalized=False)
   partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
-    jax.random.wrap_key_data(keys), transformation._PARTNERS
+    jax.random.wrap_key_data(keys), transformation.PARTNERS
   )
   predict = transformation.make_predict(Perfect(), 0, view)
   named = predict({"crops": crops, "keys": partner_keys}, (images, keys))

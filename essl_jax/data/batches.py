@@ -19,9 +19,9 @@ from essl_jax.data.crops import crop_box, crop_draws, resized_crop
 Load = Callable[[int], tuple[Image.Image, int]]
 """`row -> (RGB image, label)`."""
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 # While one thread waits for a file, another computes.
-_THREADS_PER_CORE = 2
+THREADS_PER_CORE = 2
 _TASKS_PER_THREAD = 4
 
 
@@ -119,7 +119,7 @@ def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
   Yields:
     Every job's batch once it is filled. What `Job.fill` raises is raised.
   """
-  threads = _THREADS_PER_CORE * _cores()
+  threads = THREADS_PER_CORE * cores()
   # A generator left open is closed when Python has torn its modules down.
   is_finalizing = sys.is_finalizing
   pool = futures.ThreadPoolExecutor(threads, "essl_jax_images")
@@ -128,7 +128,7 @@ def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
     for job in jobs:
       begun.append((_start(pool, threads, job), job.batch))
       rows = sum(len(batch["label"]) for _, batch in begun)
-      if len(begun) > _BATCHES_AHEAD and rows > 2 * threads:
+      if len(begun) > BATCHES_AHEAD and rows > 2 * threads:
         yield _finish(*begun.popleft())
     while begun:
       yield _finish(*begun.popleft())
@@ -162,7 +162,7 @@ def _finish(
   return batch
 
 
-def _cores() -> int:
+def cores() -> int:
   """Cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))

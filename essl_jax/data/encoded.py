@@ -117,7 +117,7 @@ class EncodedSource:
       UsageError: no image of a split can be read.
     """
     quieten()
-    self._images = {"train": train, "test": test}
+    self.images = {"train": train, "test": test}
     self._unreadable: dict[str, set[int]] = {split: set() for split in SPLITS}
     self._lock = threading.Lock()
     self.broken: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -130,12 +130,12 @@ class EncodedSource:
         center_crop, resize=resize, size=image_shape[0]
       )
     for split in SPLITS:
-      self._stand_in(split, np.arange(len(self._images[split])), 0)
+      self._stand_in(split, np.arange(len(self.images[split])), 0)
 
   def num_examples(self, split: str) -> int:
     """Returns the number of images of a split, the broken ones included."""
     check_split(split)
-    return len(self._images[split])
+    return len(self.images[split])
 
   def batches(
     self,
@@ -149,7 +149,7 @@ class EncodedSource:
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
-    size = len(self._images["train"])
+    size = len(self.images["train"])
     steps = check_batches(
       batch_size=batch_size,
       seed=seed,
@@ -192,16 +192,16 @@ class EncodedSource:
 
   def labels(self) -> np.ndarray:
     """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
-    return self._images["train"].labels()
+    return self.images["train"].labels()
 
   def names(self) -> list[str]:
     """Returns the training images' file names, `class/name` or `name`."""
-    return self._images["train"].file_names()
+    return self.images["train"].file_names()
 
   def take(self, rows: np.ndarray, split: str = "train") -> "EncodedSource":
     """Returns a source with these images of a split only."""
     part = copy.copy(self)
-    part._images = self._images | {split: _Rows(self._images[split], rows)}
+    part.images = self.images | {split: _Rows(self.images[split], rows)}
     part._unreadable = {split: set() for split in SPLITS}
     part._lock = threading.Lock()
     part.broken = {split: [] for split in SPLITS}
@@ -218,7 +218,7 @@ class EncodedSource:
       masks.append(np.ones(count, bool))
 
       def load(row: int, mask: np.ndarray = masks[-1]) -> tuple:
-        found = self._read(split, start + row)
+        found = self.read(split, start + row)
         if found is None:
           mask[row] = False
           # Dropped below; any image does.
@@ -253,20 +253,20 @@ class EncodedSource:
   ) -> tuple[Image.Image, int]:
     """Reads the first readable image of an order from a position on."""
     for place in range(position, position + len(order)):
-      found = self._read(split, int(order[place % len(order)]))
+      found = self.read(split, int(order[place % len(order)]))
       if found is not None:
         return found
     raise UsageError(
       f"none of the {len(order)} {split} images can be read, the first being "
-      f"{self._images[split].name(0)}: give a folder or set of intact images"
+      f"{self.images[split].name(0)}: give a folder or set of intact images"
     )
 
-  def _read(self, split: str, index: int) -> tuple[Image.Image, int] | None:
+  def read(self, split: str, index: int) -> tuple[Image.Image, int] | None:
     """Decodes an image and gives its label, or reports it once."""
     if index in self._unreadable[split]:
       return None
     try:
-      encoded, label = self._images[split][index]
+      encoded, label = self.images[split][index]
       return decode(encoded), label
     # Other failures of a disk or network may pass: they end the run, which
     # then resumes exactly, rather than change what is trained on.
@@ -279,6 +279,6 @@ class EncodedSource:
       if index in self._unreadable[split]:
         return
       self._unreadable[split].add(index)
-      name = self._images[split].name(index)
+      name = self.images[split].name(index)
       self.broken[split].append(name)
       print(f"essl_jax: {name} is broken, left out: {reason}", file=sys.stderr)

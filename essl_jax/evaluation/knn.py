@@ -19,7 +19,7 @@ from essl_jax.evaluation import features, pictures
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
-_BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS = 2**24
 
 
 def predict(
@@ -30,6 +30,7 @@ def predict(
   num_classes: int,
   k: int,
   temperature: float,
+  mesh: Mesh | None = None,
 ) -> jax.Array:
   """Ranks the classes of each query by its nearest neighbours in a bank.
 
@@ -49,6 +50,7 @@ def predict(
     num_classes: number of classes C, static.
     k: number of neighbours, `1 <= k <= B`, static.
     temperature: divides the similarities, > 0.
+    mesh: as of `run`, for arrays of the host.
 
   Returns:
     Classes `[Q, C]` int32, the best first.
@@ -66,9 +68,12 @@ def predict(
   Reference: Wu et al., "Unsupervised Feature Learning via Non-Parametric
     Instance Discrimination", CVPR 2018 (arXiv 1805.01978).
   """
-  arrays = jnp.asarray(bank), jnp.asarray(bank_labels), jnp.asarray(queries)
+  convert = jnp.asarray if mesh is None else np.asarray
+  arrays = convert(bank), convert(bank_labels), convert(queries)
   _check(*arrays, num_classes, k, temperature)
-  (ranked,) = _predict(*arrays, temperature, num_classes=num_classes, ks=(k,))
+  (ranked,) = _predict(
+    *arrays, temperature, num_classes=num_classes, ks=(k,), mesh=mesh
+  )
   return ranked
 
 
@@ -115,11 +120,8 @@ def run(
   for each in used:
     _check(bank, bank_labels, queries, num_classes, each, temperature)
   arrays = bank, bank_labels, queries
-  ranked = (_predict if mesh is None else _predict_sharded(mesh))(
-    *(arrays if mesh is None else _place(*arrays, mesh)),
-    temperature,
-    num_classes=num_classes,
-    ks=used,
+  ranked = _predict(
+    *arrays, temperature, num_classes=num_classes, ks=used, mesh=mesh
   )
   figures: dict[str, Any] = {}
   for number, (each, classes) in enumerate(zip(ks, ranked, strict=True)):
@@ -165,32 +167,33 @@ def _check(
     raise ValueError(f"temperature={temperature} must be positive")
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "ks"))
 def _predict(
-  bank: jax.Array,
-  bank_labels: jax.Array,
-  queries: jax.Array,
+  bank: Any,
+  bank_labels: Any,
+  queries: Any,
   temperature: float,
   *,
   num_classes: int,
   ks: tuple[int, ...],
+  mesh: Mesh | None,
 ) -> list[jax.Array]:
   """`predict` on checked arguments, for every k."""
-  return _rank(
-    bank, bank_labels, queries, temperature, num_classes=num_classes, ks=ks
-  )
+  arrays, rank = (bank, bank_labels, queries), _rank_alone
+  if mesh is not None:
+    arrays, rank = _place(*arrays, mesh), _rank_sharded(mesh)
+  return rank(*arrays, temperature, num_classes=num_classes, ks=ks)
 
 
 @functools.lru_cache(maxsize=1)
-def _predict_sharded(mesh: Mesh) -> Callable[..., list[jax.Array]]:
-  """`_predict` of a bank of which each device has an equal part.
+def _rank_sharded(mesh: Mesh) -> Callable[..., list[jax.Array]]:
+  """`_rank` of a bank of which each device has an equal part.
 
   Features stay float32: ImageNet's training set takes 10.5 GB over all
   devices together.
   """
 
   @functools.partial(jax.jit, static_argnames=("num_classes", "ks"))
-  def predict(*arguments: jax.Array, **static: Any) -> list[jax.Array]:
+  def rank(*arguments: jax.Array, **static: Any) -> list[jax.Array]:
     mapped = jax.shard_map(
       functools.partial(_rank, axis_name=parallel.AXIS, **static),
       mesh=mesh,
@@ -200,7 +203,7 @@ def _predict_sharded(mesh: Mesh) -> Callable[..., list[jax.Array]]:
     )
     return mapped(*arguments)
 
-  return predict
+  return rank
 
 
 def _place(
@@ -248,12 +251,15 @@ def _rank(
     return ranked
 
   number, width = queries.shape
-  size = _block_size(number, max(len(bank), most * num_classes))
+  size = block_size(number, max(len(bank), most * num_classes))
   count = -(-number // size)
   padded = jnp.pad(queries, ((0, count * size - number), (0, 0)))
   ranked = jax.lax.map(rank, padded.reshape(count, size, width))
   shape = (count * size, num_classes)
   return [x.reshape(shape)[:number].astype(jnp.int32) for x in ranked]
+
+
+_rank_alone = jax.jit(_rank, static_argnames=("num_classes", "ks"))
 
 
 def _neighbours(
@@ -279,9 +285,9 @@ def _neighbours(
   return nearest, jnp.take_along_axis(labels, places, axis=1)
 
 
-def _block_size(number: int, row: int) -> int:
+def block_size(number: int, row: int) -> int:
   """Number of queries at a time, rows of `row` values fitting the limit."""
-  most = max(1, _BLOCK_ELEMENTS // row)
+  most = max(1, BLOCK_ELEMENTS // row)
   count = -(-number // most)
   # Even blocks leave less padding in the last one.
   return -(-number // count)

@@ -16,7 +16,7 @@ from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 from essl_jax.training import step as step_lib
 
-_PARTNERS = 2**31 - 1  # no other use of an image's key has this number
+PARTNERS = 2**31 - 1  # no other use of an image's key has this number
 
 
 def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def make_predict(
     crops = augment.random_view(keys, images, view, normalized=False)
     # Another use of the key than the crop's, as in training.
     partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
-      image_keys(keys, len(images)), _PARTNERS
+      image_keys(keys, len(images)), PARTNERS
     )
     copies = question.all_elements(crops, partner_keys)
     targets = {"labels": copies.labels, "partners": copies.partners}
