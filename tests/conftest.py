@@ -14,6 +14,7 @@ os.environ["NPROC"] = "32"
 # LAPACK's own threads, in every worker, are many times slower than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import functools  # noqa: E402
 import pathlib  # noqa: E402
 import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
@@ -30,9 +31,30 @@ jax.config.update(
     os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
   ),
 )
+# Of the operations that tests do one by one, thousands compile in 20 to 50 ms.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+# Minutes of compiling and tracing, longest first; the rest fills the gaps.
+LONG_FILES = (
+  "test_trajectories",
+  "test_photonics_regression",
+  "test_extending",
+  "test_weights",
+  "test_processes",
+  "test_main",
+  "test_step",
+  "test_main_input",
+  "test_models_golden",
+  "test_config_fields",
+)
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Begins with the long files, that no worker waits for one at the end."""
+  rank = {name: i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +119,15 @@ def tiny_config() -> Any:
     return config_lib.parse(raw)
 
   return make
+
+
+@pytest.fixture
+def built_once(monkeypatch: Any) -> None:
+  """Runs of one config share the experiment, whose programs are traced once."""
+  from essl_jax.training import experiment as experiment_lib
+
+  build = functools.cache(experiment_lib.build)
+  monkeypatch.setattr(experiment_lib, "build", build)
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import jax
+import pytest
 import xla_flags
+
+from essl_jax import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = """
@@ -52,6 +55,20 @@ def command(config_file, workdir, *flags, program=("-m", "essl_jax.main")):
     f"--workdir={workdir}",
     *flags,
   ]
+
+
+def refusal(monkeypatch, capsys, *arguments):
+  """What a start in this process says that refuses its input with code 2."""
+  monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
+  # Both are of a whole process, and this one goes on.
+  monkeypatch.setattr(main.cpu, "tune", lambda: None)
+  cache = jax.config.jax_compilation_cache_dir
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
+  capsys.readouterr()
+  with pytest.raises(SystemExit) as end:
+    main.run()
+  assert end.value.code == 2
+  return capsys.readouterr().err
 
 
 def run(*arguments):

@@ -142,10 +142,10 @@ def test_a_step_of_every_kind(
   batch = step_helpers.batch()
   source = ArraySource(*[batch["image"], batch["label"]] * 2)
   experiment = experiment_lib.build(config, source)
-  views = step_helpers.make_views(config)(experiment.create_state(), batch)
+  state = experiment.create_state()
+  views = jax.eval_shape(step_helpers.make_views(config), state, batch)
   assert views.images["transformed"].shape == (copies * 16, 8, 8, 3)
   assert ("first" in views.images) == (method != "none")
-  state = experiment.create_state()
   (start,) = [jax.device_get(state.params["encoder"])]
   step, batches = experiment.make_step(), experiment.batches(0)
   found = []
@@ -207,7 +207,7 @@ def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
   """Also where the views hold nothing but copies: K rows for each image."""
   config = tiny_config("none", micro_batches=2, equivariance={"weight": 1.0})
   state = step_helpers.make_state(config)
-  views = step_helpers.make_views(config)(state, step_helpers.batch())
+  views = jax.jit(step_helpers.make_views(config))(state, step_helpers.batch())
   seen = []
 
   def forward(params, statistics, views):

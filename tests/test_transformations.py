@@ -207,9 +207,7 @@ def test_apply_all_labels_the_elements(name, images):
   transformed, labels = np.asarray(transformed), np.asarray(labels)
   assert len(transformed) == group.num_classes * len(images)
   for k, expected in enumerate(_elements(name)(images)):
-    np.testing.assert_allclose(
-      transformed[labels == k], expected, atol=1e-6
-    )
+    np.testing.assert_allclose(transformed[labels == k], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from essl_jax.data import Source, subsets
-from essl_jax.devices import parallel
 from essl_jax.evaluation import features
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -29,12 +28,11 @@ class Encoding:
 
   def __init__(self, experiment: experiment_lib.Experiment):
     self.experiment = experiment
-    self.encode = step_lib.make_encode(experiment.networks.encoder)
+    self.encode = experiment.encode
     view = experiment.config.views.first
     self.pixels: dict[str, Any] = {"mean": view.mean, "std": view.std}
     is_sized = experiment.labelled.image_shape[:2] == (view.size, view.size)
     self.resize = None if is_sized else (view.size, view.size)
-    self._mapped_encode = parallel.map_examples(self.encode, experiment.mesh)
     self._state: step_lib.TrainState | None = None
     self._fingerprint = ""
     self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -119,7 +117,7 @@ class Encoding:
     mesh = self.experiment.mesh
     is_bank = split == "bank"
     return features.extract(
-      self._mapped_encode,
+      self.experiment.mapped_encode,
       variables,
       self.bank if is_bank else self.experiment.labelled,
       "train" if is_bank else split,

@@ -178,10 +178,11 @@ def _predict(
   mesh: Mesh | None,
 ) -> list[jax.Array]:
   """`predict` on checked arguments, for every k."""
-  arrays, rank = (bank, bank_labels, queries), _rank_alone
-  if mesh is not None:
-    arrays, rank = _place(*arrays, mesh), _rank_sharded(mesh)
-  return rank(*arrays, temperature, num_classes=num_classes, ks=ks)
+  arrays, static = (bank, bank_labels, queries), {"num_classes": num_classes}
+  if mesh is None:
+    return _rank_alone(*arrays, temperature, ks=ks, **static)
+  arrays = _place(*arrays, mesh)
+  return _rank_sharded(mesh)(*arrays, temperature, ks=ks, **static)
 
 
 @functools.lru_cache(maxsize=1)

@@ -163,7 +163,7 @@ class Experiment:
     )
 
   @functools.cached_property
-  def _create(self) -> Callable[[np.uint32], step_lib.TrainState]:
+  def _create(self) -> Callable[[Any], step_lib.TrainState]:
     """Traced once: a run also creates a state to restore a checkpoint into."""
     return step_lib.make_create_state(
       self.problem(),
@@ -175,6 +175,16 @@ class Experiment:
     """The replicated state at step 0."""
     state = self._create(np.uint32(self.config.seed))
     return parallel.replicate(state, self.mesh)
+
+  @functools.cached_property
+  def encode(self) -> Callable[[Any, jax.Array], jax.Array]:
+    """The frozen encoder of one device's images; see `step.make_encode`."""
+    return step_lib.make_encode(self.networks.encoder)
+
+  @functools.cached_property
+  def mapped_encode(self) -> Callable[[Any, jax.Array], jax.Array]:
+    """The compiled `encode` over the mesh, traced once for all evaluations."""
+    return parallel.map_examples(self.encode, self.mesh)
 
   @functools.cached_property
   def programs(self) -> dict[Any, Callable]:
