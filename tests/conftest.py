@@ -1,6 +1,7 @@
 """Shared fixtures: eight simulated devices, golden numbers, strict JAX."""
 
 import os
+import tempfile
 
 import xla_flags
 
@@ -13,10 +14,16 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "32"
 # LAPACK's own threads, in every worker, are many times slower than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Of this process and those that it starts. Small programs are kept too: tests
+# do thousands of operations one by one, each of which compiles in 20 to 50 ms.
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import functools  # noqa: E402
 import pathlib  # noqa: E402
-import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -24,15 +31,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-  "jax_compilation_cache_dir",
-  os.environ.get(
-    "JAX_COMPILATION_CACHE_DIR",
-    os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
-  ),
-)
-# Of the operations that tests do one by one, thousands compile in 20 to 50 ms.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # Minutes of compiling and tracing, longest first; the rest fills the gaps.
 LONG_FILES = (
