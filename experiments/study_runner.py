@@ -20,7 +20,7 @@ import study_report
 from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def parse(
@@ -128,7 +128,7 @@ def run_cells(
   try:
     while waiting or running:
       for slot in sorted(set(range(options.jobs)) - set(running)):
-        cell = _next(waiting, [x.cell for x in running.values()], made)
+        cell = next_cell(waiting, [x.cell for x in running.values()], made)
         if cell is None:
           break
         waiting.remove(cell)
@@ -137,7 +137,7 @@ def run_cells(
         print(f"cell {number}, {cell.name}: log {log}", flush=True)
         process = start(cell, options, slot)
         running[slot] = _Running(cell, process, time.monotonic())
-      time.sleep(_POLL_SECONDS)
+      time.sleep(POLL_SECONDS)
       for slot, one in list(running.items()):
         code = one.process.poll()
         if code is None:
@@ -159,7 +159,7 @@ def run_cells(
   return failures
 
 
-def _next(
+def next_cell(
   waiting: Sequence[study_lib.Cell],
   running: Sequence[study_lib.Cell],
   made: set[str],

@@ -1,6 +1,7 @@
 """Shared fixtures: eight simulated devices, golden numbers, strict JAX."""
 
 import os
+import tempfile
 
 import xla_flags
 
@@ -13,9 +14,16 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "32"
 # LAPACK's own threads, in every worker, are many times slower than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Of this process and those that it starts. Small programs are kept too: tests
+# do thousands of operations one by one, each of which compiles in 20 to 50 ms.
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import functools  # noqa: E402
 import pathlib  # noqa: E402
-import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -23,16 +31,28 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-  "jax_compilation_cache_dir",
-  os.environ.get(
-    "JAX_COMPILATION_CACHE_DIR",
-    os.path.join(tempfile.gettempdir(), "essl_jax_test_cache"),
-  ),
+
+# Minutes of compiling and tracing, longest first; the rest fills the gaps.
+LONG_FILES = (
+  "test_trajectories",
+  "test_photonics_regression",
+  "test_extending",
+  "test_weights",
+  "test_processes",
+  "test_main",
+  "test_step",
+  "test_main_input",
+  "test_models_golden",
+  "test_config_fields",
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Begins with the long files, that no worker waits for one at the end."""
+  rank = {name: i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +117,15 @@ def tiny_config() -> Any:
     return config_lib.parse(raw)
 
   return make
+
+
+@pytest.fixture
+def built_once(monkeypatch: Any) -> None:
+  """Runs of one config share the experiment, whose programs are traced once."""
+  from essl_jax.training import experiment as experiment_lib
+
+  build = functools.cache(experiment_lib.build)
+  monkeypatch.setattr(experiment_lib, "build", build)
 
 
 @pytest.fixture

@@ -19,17 +19,17 @@ class FakeSource:
   def __init__(self, train=70, test=37, size=8):
     rng = np.random.default_rng(0)
     self.image_shape = (size, size, 3)
-    self._data = {}
+    self.data = {}
     for split, number in (("train", train), ("test", test)):
       labels = rng.integers(0, 3, number).astype(np.int32)
       images = rng.integers(0, 90, (number, size, size, 3)).astype(np.uint8)
       images[np.arange(number), :, :, labels] += 120
-      self._data[split] = images, labels
+      self.data[split] = images, labels
     self.seeds: list[int] = []
 
   def num_examples(self, split):
     """Number of images."""
-    return len(self._data[split][0])
+    return len(self.data[split][0])
 
   def batches(
     self,
@@ -46,7 +46,7 @@ class FakeSource:
     return itertools.islice(self._stream(batch_size, seed), start_step, None)
 
   def _stream(self, batch_size, seed):
-    images, labels = self._data["train"]
+    images, labels = self.data["train"]
     rng = np.random.default_rng(seed)
     while True:
       order = rng.permutation(len(images))
@@ -59,7 +59,7 @@ class FakeSource:
   ):
     """In order, the last smaller."""
     assert (process_index, process_count) == (0, 1)
-    images, labels = self._data[split]
+    images, labels = self.data[split]
     for first in range(0, len(images), batch_size):
       rows = slice(first, first + batch_size)
       yield {"image": images[rows], "label": labels[rows]}

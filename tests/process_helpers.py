@@ -36,7 +36,7 @@ DISTURBED = """
 
   def disturbed(self):
     # Who is to be killed and to resume has a checkpoint, written meanwhile.
-    is_time = self._moment + 1 == int(at)
+    is_time = self.moment + 1 == int(at)
     if name == "SIGKILL":
       is_time = checkpoint.exists(os.environ["TEST_RUN"])
     if is_time and f"--process_id={victim}" in os.sys.argv:

@@ -5,8 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-import jax
+import pytest
 import xla_flags
+
+from essl_jax import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = """
@@ -33,12 +35,9 @@ def get_config(variant=None):
 
 
 def environment(devices=1):
-  """Simulated devices, the tests' compilation cache."""
-  cache = jax.config.jax_compilation_cache_dir
+  """Simulated devices, and what else this process has."""
   return os.environ | {
     "XLA_FLAGS": xla_flags.make(devices),
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "PYTHONPATH": str(ROOT),
   }
 
@@ -52,6 +51,18 @@ def command(config_file, workdir, *flags, program=("-m", "essl_jax.main")):
     f"--workdir={workdir}",
     *flags,
   ]
+
+
+def refusal(monkeypatch, capsys, *arguments):
+  """What a start in this process says that refuses its input with code 2."""
+  monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
+  # It is of a whole process, and this one goes on.
+  monkeypatch.setattr(main.cpu, "tune", lambda: None)
+  capsys.readouterr()
+  with pytest.raises(SystemExit) as end:
+    main.run()
+  assert end.value.code == 2
+  return capsys.readouterr().err
 
 
 def run(*arguments):

@@ -50,7 +50,7 @@ class Runner:
   def __init__(self, monkeypatch):
     self.ran, self.slots, self.stop_at, self.fail = [], set(), None, set()
     monkeypatch.setattr(study_runner, "start", self._start)
-    monkeypatch.setattr(study_runner, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(study_runner, "POLL_SECONDS", 0.0)
 
   def _start(self, cell, options, slot):
     if len(self.ran) == self.stop_at:

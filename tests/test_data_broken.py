@@ -57,7 +57,7 @@ def test_the_next_readable_image_stands_in_for_a_broken_one(broken_folder):
   found = take(open_folder(broken_folder), STEPS)
   intact = sorted(set(range(SIZE)) - BROKEN)
   rank = {}  # as listed: by class, then inner folders after files
-  listed = open_folder(broken_folder)._images["train"]
+  listed = open_folder(broken_folder).images["train"]
   for i in range(SIZE):
     rank[i] = int(listed.name(i)[-6:-4])
   order = [rank[i] for i in np.random.default_rng([0, 0]).permutation(SIZE)]
@@ -217,17 +217,17 @@ def test_vanished_files_are_left_out_but_failing_disks_stop_the_run(
   folder, monkeypatch
 ):
   source = open_folder(folder)
-  plain = type(source._images["train"]).__getitem__
+  plain = type(source.images["train"]).__getitem__
 
   def read(files, index):
     if index == 5:
       raise failure
     return plain(files, index)
 
-  monkeypatch.setattr(type(source._images["train"]), "__getitem__", read)
+  monkeypatch.setattr(type(source.images["train"]), "__getitem__", read)
   failure: OSError = FileNotFoundError("gone")
   take(source, STEPS + 1)
-  assert source.broken["train"] == [source._images["train"].name(5)]
+  assert source.broken["train"] == [source.images["train"].name(5)]
   failure = OSError(5, "Input/output error")
   with pytest.raises(OSError, match="Input/output error"):
     take(open_folder(folder), STEPS + 1)

@@ -87,12 +87,12 @@ def test_resuming_is_exact_and_reads_only_what_follows(
   folder, start, monkeypatch
 ):
   whole = take(open_folder(folder), start + 2)
-  monkeypatch.setattr(batches_lib, "_BATCHES_AHEAD", 0)
-  monkeypatch.setattr(batches_lib, "_THREADS_PER_CORE", 1)
-  monkeypatch.setattr(batches_lib, "_cores", lambda: 1)
+  monkeypatch.setattr(batches_lib, "BATCHES_AHEAD", 0)
+  monkeypatch.setattr(batches_lib, "THREADS_PER_CORE", 1)
+  monkeypatch.setattr(batches_lib, "cores", lambda: 1)
   source, read = open_folder(folder), []
-  plain = source._read
-  source._read = lambda split, i: read.append(i) or plain(split, i)
+  plain = source.read
+  source.read = lambda split, i: read.append(i) or plain(split, i)
   resumed = take(source, 2, start_step=start)
   assert_equal_crops(whole[start:], resumed)
   expected = []

@@ -278,15 +278,19 @@ class Angle(Term):
     return jnp.mean((outputs - targets["turned"]) ** 2), {}
 '''
   )
-  config = tiny_config(
-    "simclr", terms=("prediction", "angles:Angle"), angle={"weight": 0.25}
-  )
+  small = {
+    "encoder": {"blocks": (1,)},
+    "projector": {"widths": (16,)},
+    "equivariance": {"hidden_widths": (16,)},
+  }
+  both = {"terms": ("prediction", "angles:Angle"), "angle": {"weight": 0.25}}
+  config = tiny_config("simclr", **small, **both)
   _, metrics = _step(config)
   total = metrics["loss_ssl"] + 0.4 * metrics["loss_equivariance"]
   total += 0.25 * metrics["loss_angle"]
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
   assert metrics["loss_angle"] > 0.1
-  alone = tiny_config("simclr")
+  alone = tiny_config("simclr", **small)
   _, before = _step(alone)
   # Another term's draws do not move those of the others.
   np.testing.assert_allclose(before["loss_ssl"], metrics["loss_ssl"], rtol=1e-5)

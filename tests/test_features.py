@@ -33,7 +33,7 @@ def test_extract_sees_every_image_once_with_one_compilation(variables):
     counted, variables, source, "test", batch_size=16, **PIXELS
   )
   assert traces == [(16, 8, 8, 3)]
-  images, expected_labels = source._data["test"]
+  images, expected_labels = source.data["test"]
   inputs = (images / np.float32(255) - 0.5) / np.float32(0.25)
   expected = encode(variables, jnp.asarray(inputs, jnp.float32))
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -47,7 +47,7 @@ def test_knn_matches_golden(golden, k, temperature):
 
 @pytest.mark.parametrize("limit", [1, 3 * 211, 2**24])
 def test_knn_matches_brute_force_at_any_block(monkeypatch, limit):
-  monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", limit)
+  monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", limit)
   ranking.compiled.cache_clear()
   rng = np.random.default_rng(2)
   bank = rng.standard_normal((211, 19)).astype(np.float32)
@@ -71,7 +71,7 @@ def test_knn_blocks_bound_memory_and_cover_all_queries():
     (7, 3),
     (50_000, 1_281_167),
   ):
-    size = ranking._block_size(number, row)
+    size = ranking.block_size(number, row)
     assert size == 1 or size * row * 4 <= 256e6
     count = -(-number // size)
     assert 0 <= count * size - number < count
@@ -162,11 +162,11 @@ def test_several_k_at_once_are_each_k_alone():
 @pytest.mark.parametrize("size", [90, 11])
 def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
   """Also where devices hold fewer entries than neighbours, and with ties."""
-  monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 1000)
+  monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", 1000)
   ranking.compiled.cache_clear()
   bank, labels = clusters(size, spread=1.0)
   bank[size // 2 :] = bank[: size - size // 2]  # equal, other labels
-  queries, answers = clusters(41, spread=1.0, seed=1)
+  queries, answers = clusters(43, spread=1.0, seed=1)
   mesh = parallel.make_mesh()
   assert mesh.size == 8
   arguments = {"num_classes": 7, "temperature": 0.1}

@@ -70,3 +70,42 @@ def test_known_parts_are_named_by_nobody():
     if part != "photonics":
       text = path.read_text(encoding="utf-8").lower()
       assert "photonic" not in text, path
+
+
+def _private(tree):
+  """Uses of private names that are not one's own, as they are written."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute):
+      owner, name = ast.unparse(node.value), node.attr
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        if (node.module or "").startswith("essl_jax"):
+          yield node.module, alias.name
+      continue
+    elif isinstance(node, ast.Call) and len(node.args) > 1:
+      if not ast.unparse(node.func).endswith(("setattr", "getattr")):
+        continue
+      given = node.args[1]
+      if not isinstance(given, ast.Constant):
+        continue
+      owner, name = ast.unparse(node.args[0]), str(given.value)
+    else:
+      continue
+    # A named tuple's `_replace` is public, and so is `sys._getframe`.
+    if owner not in ("self", "sys") and name != "_replace":
+      yield owner, name
+
+
+TESTS = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_private_names_are_not_tested(path):
+  """What a test has to reach deserves a public name."""
+  tree = ast.parse(path.read_text(encoding="utf-8"))
+  found = [
+    f"{owner}.{name}"
+    for owner, name in _private(tree)
+    if name.startswith("_") and not name.endswith("__")
+  ]
+  assert not found

@@ -286,14 +286,14 @@ def test_commit_of_a_checkout(tmp_path):
     command = ["git", "-C", str(tmp_path), *names, *arguments]
     subprocess.run(command, check=True, capture_output=True)
 
-  assert environment._git_commit(tmp_path) is None
+  assert environment.git_commit(tmp_path) is None
   git("init")
   (tmp_path / "file").write_text("a")
   (tmp_path / "below").mkdir()
   git("add", ".")
   git("commit", "-m", "first")
-  commit = environment._git_commit(tmp_path)
+  commit = environment.git_commit(tmp_path)
   assert commit is not None and re.fullmatch("[0-9a-f]{40}", commit)
-  assert environment._git_commit(tmp_path / "below") is None
+  assert environment.git_commit(tmp_path / "below") is None
   (tmp_path / "file").write_text("b")
-  assert environment._git_commit(tmp_path) == f"{commit}-dirty"
+  assert environment.git_commit(tmp_path) == f"{commit}-dirty"

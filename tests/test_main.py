@@ -149,11 +149,12 @@ def test_a_kill_during_the_evaluation_loses_no_figure(config_file, finished):
   assert after["training"]["last_step"]["loss"] > 0
 
 
-def test_another_architecture_is_refused(finished, config_file):
-  workdir, _ = finished
-  done = program_helpers.run(config_file, workdir, "--config.encoder.width=4")
-  assert done.returncode == 2
-  assert "encoder.width is 8 there, 4 here" in done.stderr
+def test_another_architecture_is_refused(
+  finished, config_file, monkeypatch, capsys
+):
+  words = config_file, finished[0], "--config.encoder.width=4"
+  told = program_helpers.refusal(monkeypatch, capsys, *words)
+  assert "encoder.width is 8 there, 4 here" in told
 
 
 def test_a_checkpoint_of_another_network_is_refused(finished, tiny_config):

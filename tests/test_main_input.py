@@ -50,8 +50,14 @@ WRONG = {
 }
 
 
+# Whole processes where JAX's devices or the end of the program matter.
+IN_PROCESSES = ("batch", "config code", "flag")
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line_and_code_2(name, config_file, tmp_path):
+def test_wrong_input_is_one_line_and_code_2(
+  name, config_file, tmp_path, monkeypatch, capsys
+):
   flags, expected = WRONG[name]
   variant = "".join(flag for flag in flags if flag.startswith(":"))
   flags = [flag for flag in flags if not flag.startswith(":")]
@@ -61,23 +67,24 @@ def test_wrong_input_is_one_line_and_code_2(name, config_file, tmp_path):
     flags.append(f"--config={broken}")
   if name == "batch":
     flags.append("--config.data.train_split=train[:63]")
-  environment = program_helpers.environment()
-  if name == "batch":
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-  file = f"{config_file}{variant}"
-  done = subprocess.run(
-    program_helpers.command(file, tmp_path / "run", *flags),
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
-  assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith("error: ")
-  assert "Traceback" not in done.stderr
-  assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-  assert expected in done.stderr
+  words = f"{config_file}{variant}", tmp_path / "run", *flags
+  if name in IN_PROCESSES:
+    done = subprocess.run(
+      program_helpers.command(*words),
+      env=program_helpers.environment(devices=2),
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    told = done.stderr
+  else:
+    told = program_helpers.refusal(monkeypatch, capsys, *words)
+  assert told.startswith("error: ")
+  assert "Traceback" not in told
+  assert len(told.strip().splitlines()) == 1, told
+  assert expected in told
 
 
 def _save_npz(path, **changes):

@@ -45,8 +45,8 @@ def fast(monkeypatch):
     return arrays
 
   monkeypatch.setattr(generate, "make_part", make)
-  monkeypatch.setattr(generate, "_LABELLED_PART", 2)
-  monkeypatch.setattr(generate, "_UNLABELLED_PART", 4)
+  monkeypatch.setattr(generate, "LABELLED_PART", 2)
+  monkeypatch.setattr(generate, "UNLABELLED_PART", 4)
 
 
 @pytest.fixture(scope="module")

@@ -170,9 +170,11 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
     "Transformation prediction accuracy (group half_translation,",
   ):
     assert text in printed
-  few = dataclasses.replace(config.regression, labelled=(8,), repetitions=1)
-  again = dataclasses.replace(config, mode="evaluate", regression=few)
-  train.run(again, tmp_path)
+  # Other evaluations are repeated in test_main.
+  alone = {"mode": "evaluate", "evaluations": ("photonics",)}
+  again = photonics_helpers.raw_config(**alone)
+  again["regression"] |= {"labelled": (8,), "repetitions": 1}
+  train.run(config_lib.parse(again), tmp_path)
   results = json.loads((tmp_path / "results.json").read_text())
   assert list(results["figures"]["regression"]["by_labelled"]) == ["8"]
   assert not (tmp_path / "probe").exists()
@@ -194,7 +196,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
   mesh = parallel.make_mesh(jax.devices()[:1])
   trainer = regressor.Trainer(made, mesh)
   kernels = [
-    trainer._create(np.uint32(seed), None).params["encoder"]["conv1"]
+    trainer.create(np.uint32(seed), None).params["encoder"]["conv1"]
     for seed in (0, 1)
   ]
   assert np.any(kernels[0]["kernel"] != kernels[1]["kernel"])
@@ -203,7 +205,7 @@ def test_without_pretraining_each_repetition_begins_elsewhere(opened, tmp_path):
 def test_pretrained_weights_are_begun_with():
   made = problem()
   trainer = regressor.Trainer(made, build().mesh)
-  state = trainer._create(np.uint32(3), made.encoder)
+  state = trainer.create(np.uint32(3), made.encoder)
   variables = {"params": state.params, **state.variables}
   for kind in ("params", "batch_stats"):
     jax.tree.map(

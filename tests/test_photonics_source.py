@@ -10,7 +10,7 @@ import pytest
 from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.photonics import settings, storage
+from essl_jax.photonics import dataset, settings, storage
 from essl_jax.photonics import source as source_lib
 
 SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
@@ -120,8 +120,15 @@ def test_unlabelled_cells_are_needed_to_pretrain_on(monkeypatch, tmp_path):
 
 def test_densities_are_needed(monkeypatch, tmp_path):
   photonics_helpers.stand_in(monkeypatch, SIZES)
-  with pytest.raises(UsageError, match="test.h5 has no density of states"):
-    source_lib._density(None, "test")
+  for name in SIZES:
+    (tmp_path / f"{name}.h5").touch()
+  load = dataset.load
+  bare = lambda directory, split: load(directory, split)._replace(
+    density_of_states=None
+  )
+  monkeypatch.setattr(dataset, "load", bare)
+  with pytest.raises(UsageError, match="train.h5 has no density of states"):
+    open_cells(tmp_path, "unlabelled")
 
 
 def test_some_cells_of_a_split_are_taken():

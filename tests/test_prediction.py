@@ -91,9 +91,9 @@ def test_pairs_of_features_survive_micro_batches():
       other = features[4 * partners[i, k] + i]
       expected = np.concatenate([other, features[4 * k + i]])
       np.testing.assert_array_equal(whole[4 * k + i], expected)
-  parts = [gradient_cache._divide(x, 4, 2) for x in (features, partners)]
+  parts = [gradient_cache.divide(x, 4, 2) for x in (features, partners)]
   paired = jax.vmap(elements.pair_features)(*parts)
-  np.testing.assert_array_equal(gradient_cache._join(paired, 2), whole)
+  np.testing.assert_array_equal(gradient_cache.join(paired, 2), whole)
   with pytest.raises(ValueError, match=r"4 x 3 rows .* \(11, 2\)"):
     elements.pair_features(features[:11], partners)
 
@@ -143,10 +143,10 @@ def test_a_step_of_every_kind(
   batch = step_helpers.batch()
   source = ArraySource(*[batch["image"], batch["label"]] * 2)
   experiment = experiment_lib.build(config, source)
-  views = step_helpers.make_views(config)(experiment.create_state(), batch)
+  state = experiment.create_state()
+  views = jax.eval_shape(step_helpers.make_views(config), state, batch)
   assert views.images["transformed"].shape == (copies * 16, 8, 8, 3)
   assert ("first" in views.images) == (method != "none")
-  state = experiment.create_state()
   (start,) = [jax.device_get(state.params["encoder"])]
   step, batches = experiment.make_step(), experiment.batches(0)
   found = []
@@ -208,7 +208,7 @@ def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
   """Also where the views hold nothing but copies: K rows for each image."""
   config = tiny_config("none", micro_batches=2, equivariance={"weight": 1.0})
   state = step_helpers.make_state(config)
-  views = step_helpers.make_views(config)(state, step_helpers.batch())
+  views = jax.jit(step_helpers.make_views(config))(state, step_helpers.batch())
   seen = []
 
   def forward(params, statistics, views):
@@ -227,7 +227,7 @@ def test_copies_of_an_image_stay_together_in_micro_batches(tiny_config):
   )
   labels = views.targets["transformed"]["labels"]
   np.testing.assert_array_equal(outputs["labels"], labels)
-  for part in np.asarray(gradient_cache._divide(labels, 16, 2)):
+  for part in np.asarray(gradient_cache.divide(labels, 16, 2)):
     assert np.bincount(part).tolist() == [8, 8, 8, 8]
   assert set(seen) == {(32,)}
 
@@ -297,7 +297,7 @@ def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
   keys = jax.random.split(jax.random.PRNGKey(0), 16)
   crops = augment.random_view(keys, images, views.third, normalized=False)
   partner_keys = jax.vmap(jax.random.fold_in, (0, None))(
-    jax.random.wrap_key_data(keys), transformation._PARTNERS
+    jax.random.wrap_key_data(keys), transformation.PARTNERS
   )
   predict = transformation.make_predict(Perfect(), 0, views)
   named = predict({"crops": crops, "keys": partner_keys}, (images, keys))

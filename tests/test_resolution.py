@@ -1,6 +1,7 @@
 """Training at growing image sizes."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -33,10 +34,26 @@ def _views(size, third=8, stages=()):
   return {**views, "third": {"size": third}, "resolution": stages}
 
 
-def _experiment(make, source, views, most=1):
-  config = make("simclr", views=views, steps_per_dispatch=most)
+@functools.cache
+def _build(config, source):
+  """Once for all tests: an experiment traces its steps once."""
   mesh = parallel.make_mesh(jax.devices()[:1])
   return experiment_lib.build(config, source, mesh)
+
+
+def _experiment(make, source, views, most=1):
+  config = make(
+    "simclr",
+    views=views,
+    steps_per_dispatch=most,
+    encoder={"blocks": (1,)},
+    projector={"widths": (16,)},
+    equivariance={"hidden_widths": (16,)},
+    knn={"every_epochs": 0},
+    evaluations=("knn", "probe"),
+    probe={"protocol": "none"},
+  )
+  return _build(config, source)
 
 
 def _train(experiment, stop, start=0, state=None):
@@ -108,14 +125,8 @@ def test_compilation_of_a_new_size_is_not_counted(
   tiny_config, source, tmp_path, monkeypatch, capsys
 ):
   experiment = _experiment(tiny_config, source, _views(16, stages=GROWS))
-  config = dataclasses.replace(
-    experiment.config,
-    knn=dataclasses.replace(experiment.config.knn, every_epochs=0),
-    probe=dataclasses.replace(experiment.config.probe, protocol="none"),
-  )
-  experiment = dataclasses.replace(experiment, config=config)
   monkeypatch.setattr(experiment_lib, "build", lambda _: experiment)
-  train.run(config, tmp_path)
+  train.run(experiment.config, tmp_path)
   (record,) = json.loads((tmp_path / "starts.json").read_text())
   # The first step of either size is not counted.
   assert record["timed_steps"] == 2 * STEPS - 2

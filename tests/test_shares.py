@@ -62,8 +62,8 @@ def encode_split(folder, split, mesh):
   """Features and labels of a split, and what this process has read of it."""
   source = open_folder(folder)
   read = []
-  plain = source._read
-  source._read = lambda *place: read.append(place) or plain(*place)
+  plain = source.read
+  source.read = lambda *place: read.append(place) or plain(*place)
   found, labels = features.extract(
     encode, make_variables(), source, split, batch_size=8, mesh=mesh, **PIXELS
   )

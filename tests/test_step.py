@@ -41,11 +41,20 @@ def simclr_steps(tiny_config):
   return history
 
 
-def test_weight_multiplies_the_equivariance_term(tiny_config):
-  config = tiny_config("simclr", equivariance={"weight": 2.5})
+@pytest.fixture(scope="module")
+def random_elements(tiny_config):
+  """One element an image and a weight of 2.5: config, state, metrics."""
+  config = tiny_config(
+    "simclr", equivariance={"weight": 2.5, "all_elements": False}
+  )
   state = step_helpers.make_state(config)
   step = step_helpers.make_step(config, None)
   _, metrics = jax.jit(step)(state, {"image": step_helpers.images()})
+  return config, state, metrics
+
+
+def test_weight_multiplies_the_equivariance_term(random_elements):
+  _, _, metrics = random_elements
   np.testing.assert_allclose(
     metrics["loss"],
     metrics["loss_ssl"] + 2.5 * metrics["loss_equivariance"],
@@ -53,17 +62,14 @@ def test_weight_multiplies_the_equivariance_term(tiny_config):
   )
 
 
-def test_one_random_element_per_image(tiny_config):
-  config = tiny_config("simclr", equivariance={"all_elements": False})
-  state = step_helpers.make_state(config)
-  step = step_helpers.make_step(config, None)
-  prepare = step_helpers.make_views(config)
+def test_one_random_element_per_image(random_elements):
+  config, state, metrics = random_elements
+  prepare = jax.jit(step_helpers.make_views(config))
   views = prepare(state, {"image": step_helpers.images()})
   labels = np.asarray(views.targets["transformed"]["labels"])
   assert views.images["transformed"].shape == (16, 8, 8, 3)
   assert set(labels) <= set(range(4))
   assert len(set(labels)) > 1
-  _, metrics = jax.jit(step)(state, {"image": step_helpers.images()})
   assert np.isfinite(metrics["loss"])
 
 

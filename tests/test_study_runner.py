@@ -155,12 +155,12 @@ def test_wrong_options(tmp_path, words, expected):
 
 def test_cells_that_make_data_wait_for_the_first():
   cells = photonics_table.STUDY.cells("small", [0])
-  first = study_runner._next(cells, [], set())
+  first = study_runner.next_cell(cells, [], set())
   rest = cells[1:]
-  second = study_runner._next(rest, [first], set())
+  second = study_runner.next_cell(rest, [first], set())
   assert (first.makes, second.makes) == ("blob", "gpm")
-  assert study_runner._next(rest[:3], [first], set()) is None
-  assert study_runner._next(rest[:3], [first], {"blob"}) == rest[0]
+  assert study_runner.next_cell(rest[:3], [first], set()) is None
+  assert study_runner.next_cell(rest[:3], [first], {"blob"}) == rest[0]
 
 
 PROGRAM = """

@@ -22,19 +22,28 @@ def small():
   """A small network, its variables and 8 images of the size it is laid for."""
   model = vit.ViT(image_size=16, patch=4, width=24, depth=2, heads=2)
   x = jax.random.normal(KEY, (8, 16, 16, 3))
-  return model, jax.jit(functools.partial(model.init, train=False))(KEY, x), x
+  return model, initialise(model, x), x
+
+
+@functools.cache
+def _apply(model, train):
+  return jax.jit(functools.partial(model.apply, train=train))
 
 
 def run(model, variables, x, train=False):
-  """Features, jitted."""
-  return jax.jit(functools.partial(model.apply, train=train))(variables, x)
+  """Features; compiled once for a model."""
+  return _apply(model, train)(variables, x)
+
+
+def initialise(model, x):
+  """Variables, computed as one program."""
+  return jax.jit(functools.partial(model.init, train=False))(KEY, x)
 
 
 def test_initial_weights():
   model = vit.ViT(image_size=32, patch=4, width=192, depth=1, heads=2)
   x = jnp.zeros((1, 32, 32, 3))
-  init = jax.jit(functools.partial(model.init, train=False))
-  params = init(KEY, x)["params"]
+  params = initialise(model, x)["params"]
   for x in (params["pos_embed"], params["blocks_0"]["mlp"]["fc1"]["kernel"]):
     np.testing.assert_allclose(jnp.std(x), 0.02, rtol=0.05)
     assert jnp.abs(x).max() > 0.06, "not truncated at two deviations"
@@ -74,7 +83,7 @@ def test_fixed_positions_are_computed_for_every_size():
     image_size=16, patch=4, width=24, depth=1, heads=2, positions="sincos"
   )
   x = jax.random.normal(KEY, (2, 8, 24, 3))
-  variables = model.init(KEY, jnp.zeros((1, 16, 16, 3)), train=False)
+  variables = initialise(model, jnp.zeros((1, 16, 16, 3)))
   assert "pos_embed" not in variables["params"]
   other = model.clone(image_size=64)
   np.testing.assert_array_equal(
@@ -125,14 +134,15 @@ def test_stochastic_depth_keeps_the_expectation():
   """An example keeps its input, or gets the part over the chance of it."""
   block = transformer.Block(heads=1, hidden=4, stochastic_depth=0.25)
   x = jax.random.normal(KEY, (2000, 3, 4))
-  variables = block.init(KEY, x)
+  variables = jax.jit(block.init)(KEY, x)
   params = variables["params"]
   kernel = jnp.eye(4, 12, 8)  # values are the inputs
   params["attn"]["qkv"]["kernel"] = kernel
   params["attn"]["proj"]["kernel"] = jnp.eye(4)
   params["mlp"]["fc2"]["kernel"] = jnp.zeros((4, 4))
-  part = block.apply(variables, x) - x
-  drawn = block.apply(variables, x, jax.random.split(KEY, 2000)) - x
+  apply = jax.jit(block.apply)
+  part = apply(variables, x) - x
+  drawn = apply(variables, x, jax.random.split(KEY, 2000)) - x
   kept = np.any(np.asarray(drawn) != 0, axis=(1, 2))
   # 4 deviations of a binomial.
   np.testing.assert_allclose(kept.mean(), 0.75, atol=0.04)
@@ -144,7 +154,7 @@ def test_stochastic_depth_rises_over_the_blocks():
     image_size=4, patch=4, width=4, depth=3, heads=1, stochastic_depth=0.5
   )
   x = jax.random.normal(KEY, (2000, 4, 4, 3))
-  variables = model.init(KEY, x, train=False)
+  variables = initialise(model, x)
   for i in range(3):
     mlp = variables["params"][f"blocks_{i}"]["mlp"]
     mlp["fc2"]["kernel"] = jnp.zeros_like(mlp["fc2"]["kernel"])

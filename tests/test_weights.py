@@ -231,7 +231,9 @@ def test_training_from_a_file_and_resuming(
     train.run(make_config(**changes), workdir)
 
 
-def test_an_imported_encoder_is_evaluated(make_config, tmp_path, capsys):
+def test_an_imported_encoder_is_evaluated(
+  make_config, tmp_path, capsys, built_once
+):
   """As a run's own would be, and without a head nobody has trained."""
   source, output = tmp_path / "cifar.npz", tmp_path / "encoder.safetensors"
   np.savez(source, **forms.encoder())

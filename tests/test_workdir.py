@@ -71,7 +71,7 @@ def test_unusable_workdirs_are_told_in_one_line(tmp_path):
 
 
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(workdir_lib, "_SHARED_SECONDS", 0.3)
+  monkeypatch.setattr(workdir_lib, "SHARED_SECONDS", 0.3)
   folder = tmp_path / "run"
   from_process_0 = {}  # by what this process says itself
   others = []  # what process 1 - i says it sees
@@ -80,7 +80,7 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: index)
     monkeypatch.setattr(
       workdir_lib,
-      "_from_process_0",
+      "from_process_0",
       lambda text: text if index == 0 else from_process_0[bool(text)],
     )
     monkeypatch.setattr(
@@ -114,6 +114,6 @@ def test_a_workdir_that_process_0_cannot_write_is_refused(
   tmp_path, monkeypatch
 ):
   (tmp_path / "file").write_text("")
-  monkeypatch.setattr(workdir_lib, "_from_process_0", lambda text: text)
+  monkeypatch.setattr(workdir_lib, "from_process_0", lambda text: text)
   with pytest.raises(UsageError, match="cannot write .*choose another"):
     workdir_lib.check_shared(tmp_path / "file" / "run")

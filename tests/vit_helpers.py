@@ -1,19 +1,35 @@
 """What tests of vision transformers share."""
 
+import functools
+
+import jax
 import numpy as np
 
 
-def block_output(model, variables, x, block=-1, **keywords):
+@functools.cache
+def _blocks(model, train):
+  """The tokens after every block, compiled."""
+
+  @jax.jit
+  def run(variables, x, rngs):
+    _, captured = model.apply(
+      variables,
+      x,
+      train=train,
+      mutable=["intermediates"],
+      capture_intermediates=lambda module, _: "blocks_" in str(module.name),
+      rngs=rngs,
+    )
+    found = captured["intermediates"]
+    names = [f"blocks_{i}" for i in range(model.depth)]
+    return [found[name]["__call__"][0] for name in names]
+
+  return run
+
+
+def block_output(model, variables, x, block=-1, *, train=False, rngs=None):
   """Tokens after a block."""
-  name = f"blocks_{block % model.depth}"
-  _, captured = model.apply(
-    variables,
-    x,
-    mutable=["intermediates"],
-    capture_intermediates=lambda module, _: module.name == name,
-    **{"train": False, **keywords},
-  )
-  return captured["intermediates"][name]["__call__"][0]
+  return _blocks(model, train)(variables, x, rngs or {})[block]
 
 
 def layer_norm(x, params):

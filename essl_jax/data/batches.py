@@ -25,9 +25,9 @@ from essl_jax.data.order import Stream
 Load = Callable[[int], tuple[Image.Image, int]]
 """`row -> (RGB image, label)`."""
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 # While one thread waits for a file, another computes.
-_THREADS_PER_CORE = 2
+THREADS_PER_CORE = 2
 _TASKS_PER_THREAD = 4
 
 
@@ -124,7 +124,7 @@ def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
   Yields:
     Every job's batch once it is filled. What `Job.fill` raises is raised.
   """
-  threads = _THREADS_PER_CORE * _cores()
+  threads = THREADS_PER_CORE * cores()
   # A generator left open is closed when Python has torn its modules down.
   is_finalizing = sys.is_finalizing
   pool = futures.ThreadPoolExecutor(threads, "essl_jax_images")
@@ -133,7 +133,7 @@ def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
     for job in jobs:
       begun.append((_start(pool, threads, job), job.batch))
       rows = sum(len(batch["label"]) for _, batch in begun)
-      if len(begun) > _BATCHES_AHEAD and rows > 2 * threads:
+      if len(begun) > BATCHES_AHEAD and rows > 2 * threads:
         yield _finish(*begun.popleft())
     while begun:
       yield _finish(*begun.popleft())
@@ -167,7 +167,7 @@ def _finish(
   return batch
 
 
-def _cores() -> int:
+def cores() -> int:
   """Cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))

@@ -83,7 +83,7 @@ class EncodedSource:
       UsageError: no image of a split can be read.
     """
     quieten()
-    self._images = images
+    self.images = images
     self._rows = dict(rows)
     self.num_classes = num_classes
     self.image_shape = image_shape
@@ -137,11 +137,11 @@ class EncodedSource:
 
   def labels(self) -> np.ndarray:
     """Returns the training labels: see `essl_jax.data.subsets.Divisible`."""
-    return self._images["train"].labels()[self._rows["train"]]
+    return self.images["train"].labels()[self._rows["train"]]
 
   def names(self) -> list[str]:
     """Returns the training images' file names, `class/name` or `name`."""
-    names = self._images["train"].file_names()
+    names = self.images["train"].file_names()
     return [names[index] for index in self._rows["train"]]
 
   def take(self, rows: np.ndarray, split: str = "train") -> Self:
@@ -161,7 +161,7 @@ class EncodedSource:
       is_read = np.ones(count, bool)
 
       def load(row: int) -> tuple[Image.Image, int]:
-        found = self._read(split, start + row)
+        found = self.read(split, start + row)
         is_read[row] = found is not None
         # Dropped below; any image does.
         return found or (Image.new("RGB", self.image_shape[1::-1]), 0)
@@ -191,22 +191,22 @@ class EncodedSource:
   ) -> tuple[Image.Image, int]:
     """Reads the first readable image of an order from a position on."""
     for place in range(position, position + len(order)):
-      found = self._read(split, int(order[place % len(order)]))
+      found = self.read(split, int(order[place % len(order)]))
       if found is not None:
         return found
-    first = self._images[split].name(int(self._rows[split][0]))
+    first = self.images[split].name(int(self._rows[split][0]))
     raise UsageError(
       f"none of the {len(order)} {split} images can be read, the first being "
       f"{first}: give a folder or set of intact images"
     )
 
-  def _read(self, split: str, row: int) -> tuple[Image.Image, int] | None:
+  def read(self, split: str, row: int) -> tuple[Image.Image, int] | None:
     """Decodes an image and gives its label, or reports it once."""
     index = int(self._rows[split][row])
     if index in self._unreadable[split]:
       return None
     try:
-      encoded, label = self._images[split][index]
+      encoded, label = self.images[split][index]
       return decode(encoded), label
     # Other failures of a disk or network may pass: they end the run, which
     # then resumes exactly, rather than change what is trained on.
@@ -219,6 +219,6 @@ class EncodedSource:
       if index in self._unreadable[split]:
         return
       self._unreadable[split].add(index)
-      name = self._images[split].name(index)
+      name = self.images[split].name(index)
       self.broken[split].append(name)
       print(f"essl_jax: {name} is broken, left out: {reason}", file=sys.stderr)

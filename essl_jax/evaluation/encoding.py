@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from essl_jax.data import Source, subsets
-from essl_jax.devices import parallel
 from essl_jax.evaluation import features
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -28,12 +27,11 @@ class Encoding:
 
   def __init__(self, experiment: experiment_lib.Experiment):
     self.experiment = experiment
-    self.encode = step_lib.make_encode(experiment.networks.encoder)
+    self.encode = experiment.encode
     view = experiment.config.views.first
     self.pixels: dict[str, Any] = {"mean": view.mean, "std": view.std}
     is_sized = experiment.labelled.image_shape[:2] == (view.size, view.size)
     self.resize = None if is_sized else (view.size, view.size)
-    self._mapped_encode = parallel.map_examples(self.encode, experiment.mesh)
     self._state: step_lib.TrainState | None = None
     self._fingerprint = ""
     # Features and labels by split and number of images.
@@ -130,7 +128,7 @@ class Encoding:
     """Encodes a split with given variables and size of images."""
     mesh = self.experiment.mesh
     return features.extract(
-      self._mapped_encode,
+      self.experiment.mapped_encode,
       variables,
       self.some() if source is None else source,
       split,

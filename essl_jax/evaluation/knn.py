@@ -29,6 +29,7 @@ def predict(
   num_classes: int,
   k: int,
   temperature: float,
+  mesh: Mesh | None = None,
 ) -> jax.Array:
   """Ranks the classes of each query by its nearest neighbours in a bank.
 
@@ -48,6 +49,7 @@ def predict(
     num_classes: number of classes C, static.
     k: number of neighbours, `1 <= k <= B`, static.
     temperature: divides the similarities, > 0.
+    mesh: as of `run`, for arrays of the host.
 
   Returns:
     Classes `[Q, C]` int32, the best first.

@@ -15,7 +15,7 @@ from essl_jax import losses
 from essl_jax.devices import parallel
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
-_BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS = 2**24
 
 
 def rank(
@@ -117,7 +117,7 @@ def _rank(
     return ranked
 
   number, width = queries.shape
-  size = _block_size(number, max(len(bank), most * num_classes))
+  size = block_size(number, max(len(bank), most * num_classes))
   count = -(-number // size)
   padded = jnp.pad(queries, ((0, count * size - number), (0, 0)))
   ranked = jax.lax.map(rank_block, padded.reshape(count, size, width))
@@ -148,9 +148,9 @@ def _neighbours(
   return nearest, jnp.take_along_axis(labels, places, axis=1)
 
 
-def _block_size(number: int, row: int) -> int:
+def block_size(number: int, row: int) -> int:
   """Number of queries at a time, rows of `row` values fitting the limit."""
-  most = max(1, _BLOCK_ELEMENTS // row)
+  most = max(1, BLOCK_ELEMENTS // row)
   count = -(-number // most)
   # Even blocks leave less padding in the last one.
   return -(-number // count)

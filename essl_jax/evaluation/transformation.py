@@ -23,7 +23,7 @@ from essl_jax.evaluation.evaluation import (
 )
 from essl_jax.training import step as step_lib
 
-_PARTNERS = 2**31 - 1  # no other use of an image's key has this number
+PARTNERS = 2**31 - 1  # no other use of an image's key has this number
 
 
 def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def make_predict(
     images, keys = batch
     crops = augment.random_view(keys, images, view, normalized=False)
     # Another use of the key than the crop's, as in training.
-    partner_keys = augment.fold_each(image_keys(keys, len(images)), _PARTNERS)
+    partner_keys = augment.fold_each(image_keys(keys, len(images)), PARTNERS)
     copies, targets = question.all_elements(crops, partner_keys)
     logits = networks.apply(
       variables,

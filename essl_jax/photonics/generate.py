@@ -33,7 +33,7 @@ from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.photonics import bands, cells, storage  # noqa: E402
 from essl_jax.photonics import settings as settings_lib  # noqa: E402
 
-_LABELLED_PART, _UNLABELLED_PART = 16, 512  # cells, of some seconds' work
+LABELLED_PART, UNLABELLED_PART = 16, 512  # cells, of some seconds' work
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
 _PACKAGES = ("essl-jax", "jax", "jaxlib", "numpy", "scipy", "h5py")
 
@@ -146,7 +146,7 @@ def _generate(
 
 
 def _parts(count: int, split: str) -> list[range]:
-  size = _UNLABELLED_PART if split == "unlabelled" else _LABELLED_PART
+  size = UNLABELLED_PART if split == "unlabelled" else LABELLED_PART
   return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
 

@@ -55,13 +55,18 @@ class Problem:
 
 
 class Trainer:
-  """Trains and measures regressors of one problem; compiles each part once."""
+  """Trains and measures regressors of one problem; compiles each part once.
+
+  Attributes:
+    create: `(seed, encoder) -> state` at step 0, the encoder's variables being
+      `encoder` or, where that is None, random.
+  """
 
   def __init__(self, problem: Problem, mesh: Mesh):
     """Places the cells that are measured on the devices."""
     self._problem, self._mesh = problem, mesh
     self._predict = parallel.map_examples(self._apply, mesh)
-    self._create = jax.jit(self._initial)
+    self.create = jax.jit(self._initial)
     self._measured = {
       split: _chunks(problem.cells[split].image, mesh)
       for split in ("validation", "test")
@@ -96,7 +101,7 @@ class Trainer:
       return tuple(row.tolist())
 
     return fitting.Training(
-      create=lambda: self._create(np.uint32(seed), self._problem.encoder),
+      create=lambda: self.create(np.uint32(seed), self._problem.encoder),
       batches=lambda step: self._batches(count, size, seed, step),
       epochs=self._problem.settings.epochs,
       steps_per_epoch=count // size,

@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
     "device_kind": jax.devices()[0].device_kind,
     "device_count": jax.device_count(),
     "process_count": jax.process_count(),
-    "git_commit": _git_commit(pathlib.Path(__file__).resolve().parents[2]),
+    "git_commit": git_commit(pathlib.Path(__file__).resolve().parents[2]),
   }
 
 
@@ -50,7 +50,7 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _git_commit(source: pathlib.Path) -> str | None:
+def git_commit(source: pathlib.Path) -> str | None:
   """Returns the commit of a checkout whose top directory is `source`."""
 
   def git(*arguments: str) -> str:

@@ -20,6 +20,9 @@ class Preemption:
   effect. With several processes JAX catches it and lets all of them agree on
   one step. Ctrl-C is left alone.
 
+  Attributes:
+    moment: how many times `reached` was asked.
+
   Example:
     with Preemption() as preemption:
       for step in range(start, end):
@@ -32,7 +35,7 @@ class Preemption:
     self._is_reached = False
     self._is_installed = False
     self._previous: Any = None
-    self._moment = 0
+    self.moment = 0
 
   def __enter__(self) -> Self:
     is_main = threading.current_thread() is threading.main_thread()
@@ -61,11 +64,11 @@ class Preemption:
     answer comes at the same one in each.
     """
     # JAX wants numbers that rise by one: it waits for the largest, plus one.
-    self._moment += 1
+    self.moment += 1
     if not self._is_reached and jax.process_count() > 1:
       try:
         self._is_reached = multihost_utils.reached_preemption_sync_point(
-          self._moment
+          self.moment
         )
       except RuntimeError:  # the service is switched off: no one will tell
         return False

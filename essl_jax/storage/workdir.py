@@ -16,7 +16,7 @@ import numpy as np
 from essl_jax.config import older
 from essl_jax.errors import UsageError
 
-_SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
+SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
 
 def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -56,7 +56,7 @@ def check_config(
   problem = ""
   if jax.process_index() == 0:
     problem = _claim(workdir, config, ignore, defaults or {}, overwrite)
-  if problem := _from_process_0(problem):  # all of them stop, or none
+  if problem := from_process_0(problem):  # all of them stop, or none
     raise UsageError(problem)
 
 
@@ -119,10 +119,10 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
       mark.touch()
     except OSError as error:
       problem = _unwritable(workdir, error)
-  if problem := _from_process_0(problem):
+  if problem := from_process_0(problem):
     raise UsageError(problem)
-  there = path / _from_process_0(mark.name)
-  deadline = time.monotonic() + _SHARED_SECONDS
+  there = path / from_process_0(mark.name)
+  deadline = time.monotonic() + SHARED_SECONDS
   while not (seen := there.exists()) and time.monotonic() < deadline:
     time.sleep(0.2)  # network file systems may show a new file late
   mine = np.array([jax.process_index(), seen], np.int32)
@@ -144,7 +144,7 @@ def _unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
   )
 
 
-def _from_process_0(text: str) -> str:
+def from_process_0(text: str) -> str:
   """Gives all processes the text of process 0, at most 4096 bytes of it."""
   padded = np.zeros(4096, np.uint8)
   encoded = np.frombuffer(text.encode()[:4096], np.uint8)

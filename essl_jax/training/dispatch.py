@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -48,8 +47,7 @@ def make_advance(
     take: Callable = lambda _: (next(batches),)
   else:
     make, take = map_steps, make_take(experiment, start_step)
-  program = functools.cache(lambda views: make(_at(experiment, views)))
-  done, compiled = start_step, set()
+  programs, done, compiled = experiment.programs, start_step, set()
 
   def advance(
     state: step_lib.TrainState, left: int
@@ -59,8 +57,10 @@ def make_advance(
     _, views = stages[bisect.bisect(begins, done // per_epoch) - 1]
     is_new = (views, count) not in compiled
     compiled.add((views, count))
+    if views not in programs:
+      programs[views] = make(_at(experiment, views))
     done += count
-    return *program(views)(state, *take(count)), count, is_new
+    return *programs[views](state, *take(count)), count, is_new
 
   return advance
 

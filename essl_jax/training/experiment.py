@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -159,15 +160,34 @@ class Experiment:
       axis_name=axis_name,
     )
 
-  def create_state(self) -> step_lib.TrainState:
-    """The replicated state at step 0."""
-    state = step_lib.create_state(
+  @functools.cached_property
+  def _create(self) -> Callable[[Any], step_lib.TrainState]:
+    """Traced once: a run also creates a state to restore a checkpoint into."""
+    return step_lib.make_create_state(
       self.problem(),
-      seed=self.config.seed,
       requests=self.requests,
       channels=self.source.image_shape[2],
     )
+
+  def create_state(self) -> step_lib.TrainState:
+    """The replicated state at step 0."""
+    state = self._create(np.uint32(self.config.seed))
     return parallel.replicate(state, self.mesh)
+
+  @functools.cached_property
+  def encode(self) -> Callable[[Any, jax.Array], jax.Array]:
+    """The frozen encoder of one device's images; see `step.make_encode`."""
+    return step_lib.make_encode(self.networks.encoder)
+
+  @functools.cached_property
+  def mapped_encode(self) -> Callable[[Any, jax.Array], jax.Array]:
+    """The compiled `encode` over the mesh, traced once for all evaluations."""
+    return parallel.map_examples(self.encode, self.mesh)
+
+  @functools.cached_property
+  def programs(self) -> dict[Any, Callable]:
+    """The steps that `dispatch` has made, traced once, by their views."""
+    return {}
 
   def pure_step(
     self, prepare: views_lib.Prepare | None = None

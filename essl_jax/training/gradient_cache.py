@@ -83,8 +83,8 @@ def _in_parts(
   micro_batches: int,
 ) -> tuple[Any, Any, Any, Any]:
   """The two passes of `gradients`."""
-  divide = lambda x: _divide(x, examples, micro_batches)
-  parts = jax.tree.map(divide, inputs)
+  split = lambda x: divide(x, examples, micro_batches)
+  parts = jax.tree.map(split, inputs)
 
   def first_pass(statistics: Any, part: Any) -> tuple[Any, Any]:
     outputs, statistics = forward(params, statistics, part)
@@ -92,9 +92,9 @@ def _in_parts(
 
   statistics, outputs = lax.scan(first_pass, batch_stats, parts)
   size = examples // micro_batches
-  outputs = jax.tree.map(lambda x: _join(x, size), outputs)
+  outputs = jax.tree.map(lambda x: join(x, size), outputs)
   cached, auxiliary = jax.grad(objective, has_aux=True)(outputs)
-  cached = jax.tree.map(divide, cached)
+  cached = jax.tree.map(split, cached)
 
   def second_pass(total: Any, part: Any) -> tuple[Any, None]:
     inputs, cotangents = part
@@ -108,14 +108,14 @@ def _in_parts(
   return grads, auxiliary, outputs, statistics
 
 
-def _divide(x: jax.Array, examples: int, micro_batches: int) -> jax.Array:
+def divide(x: jax.Array, examples: int, micro_batches: int) -> jax.Array:
   """[K * N, ...] to [M, K * N / M, ...], all rows of an example together."""
   size = examples // micro_batches
   split = x.reshape(-1, micro_batches, size, *x.shape[1:])
   return jnp.moveaxis(split, 1, 0).reshape(micro_batches, -1, *x.shape[1:])
 
 
-def _join(x: jax.Array, size: int) -> jax.Array:
-  """The inverse of `_divide`."""
+def join(x: jax.Array, size: int) -> jax.Array:
+  """The inverse of `divide`."""
   split = x.reshape(x.shape[0], -1, size, *x.shape[2:])
   return jnp.moveaxis(split, 0, 1).reshape(-1, *x.shape[2:])

@@ -39,23 +39,18 @@ class TrainState(flax.struct.PyTreeNode):
   extra: Any = None
 
 
-def create_state(
-  problem: Problem,
-  *,
-  seed: int,
-  requests: Sequence[ViewRequest],
-  channels: int = 3,
-) -> TrainState:
+def make_create_state(
+  problem: Problem, *, requests: Sequence[ViewRequest], channels: int = 3
+) -> Callable[[jax.Array], TrainState]:
   """Initial parameters, statistics and optimiser state, from the seed alone.
 
   Args:
     problem: what is trained.
-    seed: a non-negative integer.
     requests: the views; see `views.union`.
     channels: of the images.
 
   Returns:
-    The state at step 0.
+    The state at step 0, of a uint32 scalar; compiled.
   """
 
   def init(seed: jax.Array) -> TrainState:
@@ -74,7 +69,19 @@ def create_state(
     )
     return begin(state, problem.networks.method)
 
-  return jax.jit(init)(jnp.asarray(seed, jnp.uint32))
+  return jax.jit(init)
+
+
+def create_state(
+  problem: Problem,
+  *,
+  seed: int,
+  requests: Sequence[ViewRequest],
+  channels: int = 3,
+) -> TrainState:
+  """The state at step 0; arguments as of `make_create_state`, and a seed."""
+  create = make_create_state(problem, requests=requests, channels=channels)
+  return create(jnp.asarray(seed, jnp.uint32))
 
 
 def begin(state: TrainState, method: Any) -> TrainState:

@@ -97,7 +97,7 @@ def load_config(case: Case) -> config_lib.Config:
 
 
 # The packages that hold the compiler of a platform.
-_COMPILERS = {
+COMPILERS = {
   "tpu": ("libtpu",),
   "cuda": ("jax-cuda12-pjrt", "jax-cuda13-pjrt"),
 }
@@ -105,7 +105,7 @@ _COMPILERS = {
 
 def compiler(platform: str) -> str | None:
   """The package that compiles for a platform; None if none is installed."""
-  for package in _COMPILERS[platform]:
+  for package in COMPILERS[platform]:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       importlib.metadata.version(package)
       return package

@@ -175,13 +175,13 @@ def compile_case(
     f" of {os.cpu_count()} CPU cores",
   }
   if not trace_only:
-    record |= _compile(lowered, case, text)
+    record |= compile_lowered(lowered, case, text)
   RESULTS.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(record, indent=1) + "\n")
   return record
 
 
-def _compile(
+def compile_lowered(
   lowered: Any, case: aot_cases.Case, text: str | None
 ) -> dict[str, Any]:
   """What only the compiler knows of a case."""

@@ -25,7 +25,7 @@ def flops_per_second(precision: str, largest: int = 8192) -> float:
   multiply = jax.jit(jnp.matmul)
   while side <= largest:
     matrix = jnp.full((side, side), 0.5, jnp.dtype(precision))
-    seconds = _fastest(lambda _, x=matrix: multiply(x, x), matrix)
+    seconds = fastest(lambda _, x=matrix: multiply(x, x), matrix)
     best = max(best, 2 * side**3 / seconds)
     if seconds > _LONG:
       break
@@ -46,10 +46,10 @@ def bytes_per_second(size: int = 2**28) -> float:
     Bytes read and written a second.
   """
   array = jnp.full((size // 4,), 0.5, jnp.float32)
-  return 2 * size / _fastest(jax.jit(jnp.negative, donate_argnums=0), array)
+  return 2 * size / fastest(jax.jit(jnp.negative, donate_argnums=0), array)
 
 
-def _fastest(function: Callable[[Any], Any], first: Any) -> float:
+def fastest(function: Callable[[Any], Any], first: Any) -> float:
   """Seconds of `x = function(x)`, at the best of some rows of calls."""
   x = jax.block_until_ready(function(first))
   seconds, calls = [], 1

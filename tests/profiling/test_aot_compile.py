@@ -52,7 +52,7 @@ def test_a_missing_compiler_ends_with_one_line(
 ):
   monkeypatch.chdir(pathlib.Path(__file__).parents[2])
   absent = dict.fromkeys(("tpu", "cuda"), ("no-such-package",))
-  monkeypatch.setattr(aot_cases, "_COMPILERS", absent)
+  monkeypatch.setattr(aot_cases, "COMPILERS", absent)
   assert aot_compile.main([f"--topology={topology}"]) == 2
   error = capsys.readouterr().err
   assert message in error
@@ -69,7 +69,7 @@ def test_a_record_is_of_its_program_compiler_and_target(
   monkeypatch.setattr(aot_cases, "make_mesh", lambda topology: mesh)
   monkeypatch.setattr(
     aot_compile,
-    "_compile",
+    "compile_lowered",
     lambda lowered, case, text: {"fits": True, "turn": compiled.append(text)},
   )
   root = pathlib.Path(__file__).parents[2]
