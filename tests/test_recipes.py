@@ -171,7 +171,7 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
     ({"online_classifier": True}, "OnlineClassifier"),
   ):
     config = dataclasses.replace(tiny_config("simsiam"), **fields)
-    with pytest.raises(UsageError, match="none: .*labelled_split") as error:
+    with pytest.raises(UsageError, match="none: .*labelled split") as error:
       experiment_lib.build(config, bare)
     line = str(error.value)
     assert line.startswith(f"{part} needs labels") and "\n" not in line

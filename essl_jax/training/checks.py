@@ -53,21 +53,18 @@ def _check_labels(experiment: Any) -> None:
     if x.needs_labels and config.mode in x.modes
   ]
   terms = [x for x in experiment.networks.terms if x.needs_labels]
-  asked = [(terms, experiment.source, "train", config.data.train_split)]
-  for split, name in (
-    ("train", config.data.labelled),
-    ("test", config.data.test_split),
+  for parts, source, split, field in (
+    (terms, experiment.source, "train", "train_split"),
+    (evaluations, experiment.labelled, "train", "labelled_split"),
+    (evaluations, experiment.labelled, "test", "test_split"),
   ):
-    asked.append((evaluations, experiment.labelled, split, name))
-  for parts, source, split, name in asked:
     batches = source.evaluation_batches(split, 1) if parts else ()
     batch = next(iter(batches), None)
     if batch is not None and batch["label"].min() < 0:
       raise UsageError(
-        f"{type(parts[0]).__name__} needs labels, and the images of"
-        f" {config.data.name} {name} have none: leave it out, or set"
-        " config.data.labelled_split and config.data.test_split to labelled"
-        " splits"
+        f"{type(parts[0]).__name__} needs labels, and the {split} images of"
+        f" {config.data.name} have none: leave it out, or set"
+        f" config.data.{field} to a labelled split"
       )
 
 
