@@ -127,7 +127,7 @@ def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
   told = results.left_out((source, part))
   assert told["train"]["number"] == 3
   assert told["train"]["names"] == sorted(source.broken["train"])
-  ((_, said),) = results._left_out(told)
+  ((_, said),) = results.describe_left_out(told)
   assert said.startswith("3 of train")
 
 

@@ -81,14 +81,9 @@ def extract(
       )
     return found
 
-  together, labels = single_pass.run(
+  return single_pass.run(
     encode_images, source, split, batch_size=batch_size, mesh=mesh
   )
-  if not np.isfinite(together).all():
-    raise FloatingPointError(
-      f"features of split {split!r} are not finite: the encoder has diverged"
-    )
-  return together, labels
 
 
 def fingerprint(variables: Any) -> str:

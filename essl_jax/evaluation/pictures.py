@@ -1,5 +1,6 @@
 """Pictures of a run: what it sees, how it went, what it has learned."""
 
+from collections.abc import Iterator, Sequence
 import itertools
 import json
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from essl_jax.augment import ViewRequest
 from essl_jax.evaluation.collapse import unit_length
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -51,23 +53,17 @@ def _draw_views(
   """A row an image: itself, then its views as the networks see them."""
   batch = next(experiment.source.evaluation_batches("test", _IMAGES))
   images = np.asarray(batch["image"])
-  host = jax.device_get(state)
-  prepare = jax.jit(views_lib.make_views(experiment.requests))
-  views = prepare(host, {"image": images})
   scale = 255 if images.dtype == np.uint8 else 1
   cells, titles = [images / scale], ["image"]
-  for request in experiment.requests:
-    seen = views.images[request.name]
-    parts = np.split(np.asarray(seen), len(seen) // len(images))[:_COPIES]
-    view = request.view
-    std, mean = np.array(view.std), np.array(view.mean)
-    cells += [x * std + mean for x in parts]
+  host = jax.device_get(state)
+  for request, copies in seen(experiment.requests, images, host):
+    cells += copies[:_COPIES]
     titles.append(f"{request.name} view")
   side = max(cell.shape[1] for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
   for column, cell in enumerate(cells):
     zoom = max(1, side // cell.shape[1])
-    cell = np.clip(cell, 0, 1).repeat(zoom, axis=1).repeat(zoom, axis=2)
+    cell = cell.repeat(zoom, axis=1).repeat(zoom, axis=2)
     for row, picture in enumerate(cell):
       height, width = picture.shape[:2]
       top = row * (side + 2) + (side - height) // 2
@@ -76,6 +72,30 @@ def _draw_views(
   axes.imshow(sheet, interpolation="nearest")
   axes.set_title(", ".join(titles))
   axes.axis("off")
+
+
+def seen(
+  requests: Sequence[ViewRequest],
+  images: np.ndarray,
+  state: step_lib.TrainState,
+) -> Iterator[tuple[ViewRequest, list[np.ndarray]]]:
+  """What a training step sees of images.
+
+  Args:
+    requests: of views.
+    images: [N, H, W, C], as a source has them.
+    state: whose seed and step the views are drawn by.
+
+  Yields:
+    Each request and its copies of the images, [N, H', W', C] in [0, 1].
+  """
+  prepare = jax.jit(views_lib.make_views(requests))
+  drawn = jax.device_get(prepare(state, {"image": images})).images
+  for request in requests:
+    view = request.view
+    std, mean = (np.array(x, np.float32) for x in (view.std, view.mean))
+    pixels = np.clip(drawn[request.name] * std + mean, 0, 1)
+    yield request, np.split(pixels, len(pixels) // len(images))
 
 
 def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
@@ -104,11 +124,16 @@ def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
 def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
   """The test features on their two principal axes, coloured by class."""
   features, labels = features[:_POINTS], labels[:_POINTS]
-  unit = unit_length(features)
-  centred = unit - unit.mean(axis=0)
-  principal = np.linalg.svd(centred, full_matrices=False)[2][:2]
-  x, y = (centred @ principal.T).T
+  x, y = principal(features, 2).T
   axes.scatter(x, y, c=labels, s=6, cmap="tab10" if labels.max() < 10 else None)
   axes.set_title("test features, two principal axes, colour = class")
   axes.set_xticks([])
   axes.set_yticks([])
+
+
+def principal(features: np.ndarray, number: int) -> np.ndarray:
+  """The directions of features [N, D] on their first principal axes."""
+  unit = unit_length(features)
+  centred = unit - unit.mean(axis=0)
+  axes = np.linalg.svd(centred, full_matrices=False)[2]
+  return centred @ axes[:number].T

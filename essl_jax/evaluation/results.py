@@ -75,7 +75,7 @@ def write(
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
     if not is_added:
-      lines = [*_left_out(broken), *lines, *_training_rows(results["training"])]
+      lines = [*describe_left_out(broken), *lines, *_training_rows(results["training"])]
       picture = pictures.write_summary(workdir, bench, state)
       lines.append(("picture", str(picture)))
   title = f"{experiment.name}, step {step:,}"
@@ -153,7 +153,7 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
   return found
 
 
-def _left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
+def describe_left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
   """What `left_out` found, as a line of the table."""
   found = [
     f"{broken[split]['number']:,} of {split}"

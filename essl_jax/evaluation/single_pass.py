@@ -43,6 +43,7 @@ def run(
   Raises:
     ValueError: for a source that yields another number of examples than it
       promises.
+    FloatingPointError: results that are not finite.
   """
   rows = parallel.rows_by_process(mesh, batch_size)
   index = 0 if mesh is None else jax.process_index()
@@ -59,7 +60,12 @@ def run(
   firsts = shares[index].start + np.arange(0, len(shares[0]), each)
   results, labels = _apply(function, batches, black, firsts.tolist())
   found = _exchange(source, split, shares, labels, mesh)
-  return _in_order(results, rows, list(map(len, found))), np.concatenate(found)
+  together = _in_order(results, rows, list(map(len, found)))
+  if not np.isfinite(together).all():
+    raise FloatingPointError(
+      f"features of split {split!r} are not finite: the encoder has diverged"
+    )
+  return together, np.concatenate(found)
 
 
 def _apply(

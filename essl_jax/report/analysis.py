@@ -3,6 +3,7 @@
 import numpy as np
 
 from essl_jax.evaluation.collapse import effective_rank, unit_length
+from essl_jax.evaluation.pictures import principal
 
 _PERPLEXITY = 30.0
 _FEWEST = 10  # of which t-SNE makes a map
@@ -37,23 +38,20 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
   Returns:
     Points [N, 2] and how they were found.
   """
-  unit = unit_length(features)
-  centred = unit - unit.mean(axis=0)
-  axes = np.linalg.svd(centred, full_matrices=False)[2]
-  principal = centred @ axes[:_WIDEST].T
+  points = principal(features, _WIDEST)
   try:
     from sklearn import manifold
     import threadpoolctl  # which scikit-learn requires
   except ImportError:
     missing = "t-SNE needs scikit-learn: pip install 'essl-jax[digits]'"
-    return principal[:, :2], f"PCA ({missing})"
+    return points[:, :2], f"PCA ({missing})"
   if len(features) < _FEWEST:
-    return principal[:, :2], "PCA (t-SNE needs ten or more)"
+    return points[:, :2], "PCA (t-SNE needs ten or more)"
   perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
   tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
   # Beside a training, several threads wait for each other for minutes.
   with threadpoolctl.threadpool_limits(1):
-    points = tsne.fit_transform(principal)
+    points = tsne.fit_transform(points)
   return points, f"t-SNE with perplexity {perplexity:g}"
 
 

@@ -5,12 +5,12 @@ import dataclasses
 from typing import Any
 
 import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment, data
+from essl_jax import data
 from essl_jax.equivariance.prediction import Prediction
+from essl_jax.evaluation import pictures
 from essl_jax.evaluation.encoding import Encoding
 from essl_jax.report import analysis, opening
 from essl_jax.report.runs import Run
@@ -102,18 +102,13 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     encoding = Encoding(experiment)
     test = encoding.some(test=images)
     _view(found, experiment, test)
-  except _ERRORS as error:
-    what = "neighbours, embedding and spectrum"
-    what = what if found.views else f"views, {what}"
-    found.missing = f"no {what}: {first_line(error)}"
-    return found
-  try:
     tell(f"{run.name}: encoding images")
     variables, found.step = opening.restore(run, experiment)
     _encode(found, encoding, variables, test, images)
   except _ERRORS as error:
+    views = "" if found.views else "views, "
     why = first_line(error)
-    found.missing = f"no neighbours, embedding and spectrum: {why}"
+    found.missing = f"no {views}neighbours, embedding and spectrum: {why}"
   return found
 
 
@@ -136,15 +131,12 @@ def _view(
   requests = views_lib.union([method, *every], experiment.config.views)
   seed = jnp.uint32(experiment.config.seed)
   state = step_lib.TrainState(jnp.int32(0), seed, {}, {}, ())
-  prepare = jax.jit(views_lib.make_views(requests))
-  drawn = jax.device_get(prepare(state, {"image": images})).images
-  titles, columns = [], []
-  for request in requests:
+  titles: list[str] = []
+  columns: list[np.ndarray] = []
+  for request, copies in pictures.seen(requests, images, state):
     title = f"{request.name.capitalize()} view, {request.view.size} px"
-    number = len(drawn[request.name]) // len(images)
-    copies = np.split(drawn[request.name], number)
-    columns += [_shown(copy, request.view) for copy in copies]
-    names = _copy_names(request.name, every, number)
+    columns += copies
+    names = _copy_names(request.name, every, len(copies))
     titles += [f"{title}, {name}" if name else title for name in names]
   found.columns = titles
   found.views = [
@@ -219,12 +211,6 @@ def _compare(
     ]
     for row, query in zip(shown, queries, strict=True)
   ]
-
-
-def _shown(images: np.ndarray, view: augment.View) -> np.ndarray:
-  """Undoes a view's normalisation."""
-  mean, std = np.array(view.mean, np.float32), np.array(view.std, np.float32)
-  return np.clip(np.asarray(images) * std + mean, 0, 1)
 
 
 def _labels(source: data.Source) -> np.ndarray:
