@@ -75,7 +75,11 @@ def write(
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
     if not is_added:
-      lines = [*describe_left_out(broken), *lines, *_training_rows(results["training"])]
+      lines = [
+        *describe_left_out(broken),
+        *lines,
+        *_training_rows(results["training"]),
+      ]
       picture = pictures.write_summary(workdir, bench, state)
       lines.append(("picture", str(picture)))
   title = f"{experiment.name}, step {step:,}"
