@@ -7,6 +7,8 @@ A recipe begins with `base()`, states what differs and returns a `ConfigDict`;
 from essl_jax.config.config import (
   Config,
   Data,
+  Encoder,
+  Measures,
   Optimizer,
   Views,
 )
@@ -30,6 +32,8 @@ from essl_jax.config.variants import exclusive, option, variants
 __all__ = [
   "Config",
   "Data",
+  "Encoder",
+  "Measures",
   "Optimizer",
   "Views",
   "base",
