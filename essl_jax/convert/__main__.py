@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from essl_jax import arguments as arguments_lib
+from essl_jax import config as config_lib
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
@@ -156,8 +157,12 @@ def _read_run(
   """The weights of a run's checkpoint; needs neither data nor accelerator."""
   from essl_jax.storage import checkpoint  # Orbax takes seconds to import
 
-  config = read_config(workdir)
-  with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+  config, best = read_config(workdir), ""
+  if which == "best":
+    best = config_lib.ranking_figure(config_lib.parse(config))
+  with checkpoint.Checkpoints(
+    workdir, best_metric=best, read_only=True
+  ) as checkpoints:
     step = checkpoints.choose(which)
     tree = checkpoints.restore_arrays(step)
   variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}

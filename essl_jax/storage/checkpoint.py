@@ -1,9 +1,8 @@
 """Checkpoints of a run.
 
-A workdir holds `config.json` and `checkpoints/<step>/`. Orbax writes a
-checkpoint into a temporary directory and renames it when it is whole, so a
-process that is killed while saving leaves nothing that could be restored by
-mistake.
+A workdir holds `config.json` and `checkpoints/<step>/`. Orbax renames a
+checkpoint when it is whole, so a process that is killed while saving leaves
+nothing that could be restored by mistake.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +49,6 @@ class _Manager(ocp.CheckpointManager):
 
   def reached_preemption(self, step: int) -> bool:
     """Returns False: `Preemption` alone asks."""
-    del step
     return False
 
 
@@ -86,10 +84,7 @@ class Checkpoints:
     """
     self._directory = local_path(workdir) / "checkpoints"
     self._best_metric = best_metric
-
-    def score(metrics: Mapping[str, float]) -> float:
-      return metrics.get(best_metric, -math.inf)
-
+    score = lambda metrics: metrics.get(best_metric, -math.inf)
     self._manager = _Manager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
@@ -175,9 +170,6 @@ class Checkpoints:
     Args:
       which: `latest` or `best`.
 
-    Returns:
-      The step.
-
     Raises:
       UsageError: there is no such checkpoint.
     """
@@ -223,12 +215,13 @@ class Checkpoints:
       UsageError: if there is no such checkpoint, or it holds other arrays.
     """
     self._manager.wait_until_finished()
-    latest = self.choose("latest")
+    latest, steps = self.choose("latest"), self._manager.all_steps()
     step = latest if step is None else step
-    if step not in (steps := self._manager.all_steps()):
+    if step not in steps:
+      there = ", ".join(map(str, steps))
       raise UsageError(
-        f"no checkpoint of step {step} in {self._directory}: choose one of "
-        + ", ".join(map(str, steps))
+        f"no checkpoint of step {step} in {self._directory}: choose one of"
+        f" {there}"
       )
     self._check_same_arrays(like, step)
     wanted = _by_name(like)
@@ -272,19 +265,19 @@ class Checkpoints:
     with self._reading(step):
       there = _describe_arrays(self._manager.item_metadata(step)["state"].tree)
     here = _describe_arrays(like)
-    if here == there:
-      return
     different = [
       f"{name} is {there.get(name, 'absent')} there, "
       f"{here.get(name, 'absent')} here"
       for name in here | there
       if here.get(name) != there.get(name)
     ]
-    raise UsageError(
-      f"checkpoint holds a different network: {some(different, separator='; ')}"
-      f" (step {step} in {self._directory}): choose another --workdir or "
-      "restore the fields of its config"
-    )
+    if different:
+      found = some(different, separator="; ")
+      raise UsageError(
+        f"checkpoint holds a different network: {found} (step {step} in"
+        f" {self._directory}): choose another --workdir or restore the fields"
+        " of its config"
+      )
 
 
 def _name(path: Any) -> str:
@@ -293,8 +286,8 @@ def _name(path: Any) -> str:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-  found = jax.tree_util.tree_leaves_with_path(tree)
-  return {_name(path): leaf for path, leaf in found}
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): leaf for path, leaf in leaves}
 
 
 def _describe_arrays(tree: Any) -> dict[str, str]:
