@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from essl_jax import config as config_lib
 from essl_jax import transformations
 from essl_jax.augment import ViewRequest
+from essl_jax.data import Source, arrays
 from essl_jax.errors import UsageError, told
 from essl_jax.texts import first_line
 from essl_jax.training import networks as networks_lib
@@ -42,6 +43,37 @@ def check(experiment: Any) -> None:
   parts = (networks.encoder, *experiment.parts)
   if any(not type(x).__module__.startswith("essl_jax.") for x in parts):
     _check_step(experiment)
+
+
+def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
+  """Steps of an epoch; an incomplete batch is dropped.
+
+  Args:
+    config: from `config.parse`.
+    source: of its images.
+
+  Returns:
+    At least 1.
+
+  Raises:
+    UsageError: images that are streamed cannot take several steps as one
+      program, or there are fewer than a batch.
+  """
+  is_held = isinstance(source, arrays.ArraySource)
+  if (config.steps_per_dispatch or 1) > 1 and not is_held:
+    raise UsageError(
+      f"config.steps_per_dispatch {config.steps_per_dispatch} needs images in"
+      " device memory, and these are streamed: add"
+      " --config.data.on_device=True, or leave it out"
+    )
+  examples = source.num_examples("train")
+  if examples < config.batch_size and config.epochs:
+    raise UsageError(
+      f"config.batch_size {config.batch_size} is more than the {examples}"
+      f" images of {config.data.name} {config.data.train_split}: give a smaller"
+      " --config.batch_size"
+    )
+  return max(examples // config.batch_size, 1)
 
 
 def _check_labels(experiment: Any) -> None:

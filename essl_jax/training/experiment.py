@@ -15,7 +15,6 @@ from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.data import arrays
 from essl_jax.devices import parallel
-from essl_jax.errors import UsageError
 from essl_jax.models.layers import convolution, dense
 from essl_jax.training import (
   checks,
@@ -276,7 +275,7 @@ def build(
   if config.data.labelled_split is not None:
     labelled = _make_source(config, config.data.labelled_split)
   platform = mesh.devices.flat[0].platform
-  steps_per_epoch = _steps_per_epoch(config, source)
+  steps_per_epoch = checks.steps_per_epoch(config, source)
   experiment = Experiment(
     config=config,
     mesh=mesh,
@@ -294,22 +293,3 @@ def build(
   )
   checks.check(experiment)
   return experiment
-
-
-def _steps_per_epoch(config: config_lib.Config, source: data.Source) -> int:
-  """Refuses what the source cannot give; an incomplete batch is dropped."""
-  is_held = isinstance(source, arrays.ArraySource)
-  if (config.steps_per_dispatch or 1) > 1 and not is_held:
-    raise UsageError(
-      f"config.steps_per_dispatch {config.steps_per_dispatch} needs images in"
-      " device memory, and these are streamed: add"
-      " --config.data.on_device=True, or leave it out"
-    )
-  examples = source.num_examples("train")
-  if examples < config.batch_size and config.epochs:
-    raise UsageError(
-      f"config.batch_size {config.batch_size} is more than the {examples}"
-      f" images of {config.data.name} {config.data.train_split}: give a smaller"
-      " --config.batch_size"
-    )
-  return max(examples // config.batch_size, 1)

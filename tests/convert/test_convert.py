@@ -14,7 +14,9 @@ from essl_jax import convert
 from essl_jax.models import heads, resnet
 
 SHAPES = json.loads(
-  (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
+  (
+    pathlib.Path(__file__).parents[1] / "golden/state_dict_shapes.json"
+  ).read_text()
 )
 
 

@@ -24,7 +24,7 @@ from essl_jax.storage import checkpoint, weights
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,18 @@ import pathlib
 
 from flax import traverse_util
 from golden.weights import golden_state_dict
+import golden_helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_models_golden as models_golden
 
 from essl_jax.photonics import encoder
 
 SHAPES = json.loads(
-  (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
+  (
+    pathlib.Path(__file__).parents[1] / "golden/state_dict_shapes.json"
+  ).read_text()
 )
 NAME = "photonics_regressor"
 
@@ -51,7 +53,7 @@ def test_regressor_matches_golden(golden):
   )
   state_dict = golden_state_dict(SHAPES[NAME])
   variables = _from_torch(state_dict)
-  after = models_golden.check_eval_train(model, variables, golden, NAME)
+  after = golden_helpers.check_eval_train(model, variables, golden, NAME)
   buffers = {
     key.removeprefix(f"{NAME}/after/"): value
     for key, value in golden.items()
@@ -61,7 +63,7 @@ def test_regressor_matches_golden(golden):
   flatten = traverse_util.flatten_dict
   count = len(golden[f"{NAME}/input"])
   sides = {"bn1": 32, "bn2": 16, "bn3": 4}
-  models_golden.check_statistics(
+  golden_helpers.check_statistics(
     flatten(variables["batch_stats"]),
     flatten(after),
     flatten(expected["batch_stats"]),

@@ -316,7 +316,7 @@ assert config.parse(raw).views.extra == "rotation*inversion"
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """
-  root = pathlib.Path(__file__).parents[1]
+  root = pathlib.Path(__file__).parents[2]
   subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 

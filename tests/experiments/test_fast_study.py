@@ -10,7 +10,7 @@ from study_helpers import results
 
 from essl_jax import config as config_lib
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def _recipe(stem, variant="", **changes):

@@ -18,7 +18,7 @@ import numpy as np
 from essl_jax.storage.checkpoint import Checkpoints
 from essl_jax.storage.preemption import Preemption
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start(code: str, *arguments: Any, **environment: str) -> subprocess.Popen:

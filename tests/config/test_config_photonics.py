@@ -16,7 +16,7 @@ from essl_jax.training import parameter_groups
 
 pytestmark = pytest.mark.quick
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize(

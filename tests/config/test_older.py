@@ -18,7 +18,7 @@ from essl_jax.storage import checkpoint
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # What recipes wrote when `model` was a field.
 CONFIGS = json.loads((ROOT / "tests/golden/older_configs.json").read_text())
 

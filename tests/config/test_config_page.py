@@ -16,7 +16,7 @@ from essl_jax.config.config import (
 
 pytestmark = pytest.mark.quick
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 KINDS = (
   parts.METHOD,
   parts.TERM,

@@ -16,7 +16,7 @@ from essl_jax.training import parameter_groups
 
 pytestmark = pytest.mark.quick
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def _load(path):

@@ -23,7 +23,7 @@ from essl_jax.storage.logs import Logger
 
 pytestmark = pytest.mark.quick
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def read_lines(workdir: pathlib.Path) -> list[dict]:

@@ -5,9 +5,7 @@ import pathlib
 
 from flax import traverse_util
 from golden.weights import golden_state_dict
-import jax
-import jax.numpy as jnp
-import numpy as np
+from golden_helpers import check_eval_train, check_statistics
 import pytest
 
 from essl_jax import convert
@@ -15,7 +13,9 @@ from essl_jax.models import heads, resnet
 from essl_jax.models.layers import convolution
 
 SHAPES = json.loads(
-  (pathlib.Path(__file__).parent / "golden/state_dict_shapes.json").read_text()
+  (
+    pathlib.Path(__file__).parents[1] / "golden/state_dict_shapes.json"
+  ).read_text()
 )
 HEADS = {
   "cifar_simclr_projector": heads.projector((2048, 2048)),
@@ -32,47 +32,6 @@ RESNETS = {
   "resnet18_64px": (18, "imagenet"),
   "resnet50_96px": (50, "imagenet"),
 }
-
-
-def run(model, variables, x, train):
-  """Output and new batch statistics, jitted."""
-
-  @jax.jit
-  def apply(variables, x):
-    return model.apply(variables, x, train=train, mutable=["batch_stats"])
-
-  return apply(variables, x)
-
-
-def check_eval_train(model, variables, golden, name):
-  """Compares both outputs; returns the statistics after the train pass."""
-  x = golden[f"{name}/input"]
-  for train, key in ((False, "eval"), (True, "train")):
-    out, updates = run(model, variables, x, train)
-    expected = golden[f"{name}/{key}"]
-    assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
-  return updates.get("batch_stats", {})
-
-
-def check_statistics(before, after, expected, values_per_channel):
-  """Compares with PyTorch's, whose running variance is unbiased.
-
-  Args:
-    before: Path to statistic before the pass.
-    after: The same after it.
-    expected: The same after it, by PyTorch.
-    values_per_channel: Path to the number n of values per channel.
-  """
-  assert set(after) == set(expected)
-  for path, value in after.items():
-    if path[-1] == "var":
-      n = values_per_channel(path)
-      batch = (np.asarray(value) - 0.9 * before[path]) * n / (n - 1)
-      value = 0.9 * before[path] + batch
-    np.testing.assert_allclose(
-      value, expected[path], rtol=1e-3, atol=1e-4, err_msg=str(path)
-    )
 
 
 @pytest.mark.parametrize("name", RESNETS)

@@ -18,7 +18,7 @@ from essl_jax.training import networks as networks_lib
 from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TRAJECTORIES = (
   "simsiam_lambda0.4",
   pytest.param("simsiam_lambda0.0", marks=pytest.mark.slow),

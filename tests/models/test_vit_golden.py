@@ -15,7 +15,7 @@ from vit_helpers import block_output, layer_norm
 from essl_jax.models import vit
 from essl_jax.models.layers import dense
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NETWORKS = {
   "vit_32px_patch4": vit.ViT(
     image_size=32, patch=4, width=48, depth=3, heads=3

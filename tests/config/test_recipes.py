@@ -20,7 +20,7 @@ from essl_jax.storage import workdir
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def _recipe(name, variant=""):

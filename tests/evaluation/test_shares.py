@@ -1,6 +1,7 @@
 """What two real processes find in their shares of the images, against one."""
 
 import json
+import pathlib
 import types
 
 import data_helpers
@@ -19,8 +20,9 @@ TWO_PROCESSES = """
   import json, pathlib, sys
   import jax
   import numpy as np
-  address, process, folder = sys.argv[1:]
+  address, process, folder, tests = sys.argv[1:]
   jax.distributed.initialize(address, 2, int(process))
+  sys.path.append(tests)
   import test_shares
   from essl_jax.devices import parallel
   from essl_jax.evaluation import results
@@ -95,7 +97,8 @@ def folder(tmp_path_factory):
 
 def test_two_processes_share_the_images_and_find_what_one_does(folder):
   """Three broken files lie in the first share of 12, none in that of 11."""
-  process_helpers.run_code(TWO_PROCESSES, str(folder))
+  here = pathlib.Path(__file__).parent
+  process_helpers.run_code(TWO_PROCESSES, str(folder), str(here))
   alone = measure(folder, None)
   assert len(alone["test labels"]) == TEST_SIZE - 2
   for process in range(2):
