@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -58,21 +59,44 @@ def test_recipes_and_variants_exist(page):
     assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/library.md"])
-def test_the_pure_parts_work_as_shown(name):
+def _python(name):
   (code,) = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
+  return code
+
+
+def test_the_pure_parts_work_as_shown():
   random = np.random.default_rng(0)
   embeddings = random.normal(size=(2, 4, 8)).astype(np.float32)
   names = {
-    "images": np.zeros((4, 32, 32, 3), np.uint8),
     "views": np.zeros((4, 32, 32, 3), np.float32),
     "projections1": embeddings[0],
     "projections2": embeddings[1],
     "logits": np.zeros((16, 4), np.float32),
   }
-  exec(code, names)
-  arguments = ("projections1", "projections2", "logits", "labels")
-  loss = names.get("loss") or names["loss_fn"](*(names[x] for x in arguments))
-  assert loss > 0.4 * np.log(4)  # the logits are equal
+  exec(_python("README.md"), names)
+  assert names["loss"] > 0.4 * np.log(4)  # the logits are equal
   assert names["rotated"].shape == (16, 32, 32, 3)
   assert names["labels"].tolist() == sorted([0, 1, 2, 3] * 4)
+
+
+def test_the_step_of_your_own_works_as_shown():
+  code = _python("docs/library.md")
+  for wide, narrow in (
+    ("depth=18", "depth=18, width=4, blocks=(1,)"),
+    ("projector((2048, 2048)", "projector((16, 16)"),
+    ("head((2048, 2048)", "head((16,)"),
+  ):
+    assert code.count(wide) == 1
+    code = code.replace(wide, narrow)
+  random = np.random.default_rng(0)
+  names = {"images": random.integers(0, 256, (8, 32, 32, 3), np.uint8)}
+  exec(code, names)
+  assert 0.4 * np.log(4) < names["loss"] < 4
+  first = names["init"](jax.random.key(0), names["images"])[0]
+  changed = jax.tree.map(
+    lambda old, new: bool(np.any(np.asarray(old != new))),
+    first["params"],
+    names["variables"]["params"],
+  )
+  assert any(jax.tree.leaves(changed["encoder"]))
+  assert any(jax.tree.leaves(changed["head"]))

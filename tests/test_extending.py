@@ -65,7 +65,12 @@ def test_parts_train_evaluate_and_are_shown(workdir, capsys):
   assert results["config"]["method"] == "my_idea:MyMethod"
   assert (results["config"]["spread"], results["config"]["width"]) == (0.5, 16)
   figures = results["figures"]
-  assert set(figures) == {"knn", "linear_probe", "my_measure"}
+  assert set(figures) == {
+    "knn",
+    "linear_probe",
+    "transformation",
+    "my_measure",
+  }
   assert figures["my_measure"]["norm"] > 0
   (row,) = results["rows"]["my_measure"]
   assert row[0] == "Mean norm of test features"
