@@ -40,7 +40,11 @@ def parse(arguments: Sequence[str]) -> list[str]:
   except flags.Error as error:
     raise UsageError(" ".join(str(error).split())) from error
   if is_help:
-    _print_help(overrides)
+    try:
+      _print_help(overrides)
+      sys.stdout.flush()
+    except BrokenPipeError:  # as of `--help | head`
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
   if CONFIG.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""

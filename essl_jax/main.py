@@ -65,7 +65,8 @@ def run() -> None:
     processes.end(1)
   except KeyboardInterrupt:
     print(
-      "stopped by Ctrl-C: the same command goes on from the last checkpoint",
+      "stopped by Ctrl-C: the same command goes on from the last checkpoint,"
+      " or begins again without one",
       file=sys.stderr,
     )
     processes.end(130)

@@ -115,6 +115,19 @@ def test_unfit_arrays_are_refused(changes, expected, tmp_path, tiny_config):
     train.run(config, tmp_path / "run")
 
 
+def test_help_may_be_cut_by_its_reader(tmp_path):
+  """As of `--help | head`."""
+  recipe = program_helpers.ROOT / "configs" / "quickstart.py"
+  with subprocess.Popen(
+    program_helpers.command(recipe, tmp_path / "run", "--help"),
+    env=program_helpers.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
+
+
 def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
   """tf.data to results, with the paper's probe."""
   random = np.random.default_rng(0)
