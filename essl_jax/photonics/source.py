@@ -230,8 +230,13 @@ def _generate(path: pathlib.Path, settings: Generate) -> None:
     f" unlabelled {settings.kind} cells in {path}, once",
     flush=True,
   )
-  fields = dataclasses.asdict(settings) | {"out": path}
-  generate.main([f"--{name}={value}" for name, value in fields.items()])
+  names = [field.name for field in dataclasses.fields(settings)]
+  generate.main(
+    [
+      *(f"--{name}={getattr(settings, name)}" for name in names),
+      f"--out={path}",
+    ]
+  )
 
 
 PART = open_cells

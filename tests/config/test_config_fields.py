@@ -15,8 +15,6 @@ from essl_jax.config import fields, parts
 from essl_jax.training import parameter_groups
 from essl_jax.training import step as step_lib
 
-_UNCOUNTED = ("__eq__", "__hash__", "__repr__", "__init__", "__post_init__")
-
 
 def _groups(part):
   """A part and the groups of fields within it."""
@@ -55,7 +53,10 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   def get(self, name):
     caller = sys._getframe(1)
     is_ours = caller.f_globals["__name__"].startswith("essl_jax.")
-    if is_ours and caller.f_code.co_name not in _UNCOUNTED:
+    # Comparing and checking a part read all its fields, for nothing.
+    is_its_own = caller.f_code.co_filename == "<string>"
+    is_its_own |= caller.f_code.co_name == "__post_init__"
+    if is_ours and not is_its_own:
       read.add((type(self).__name__, name))
     return object.__getattribute__(self, name)
 

@@ -146,7 +146,7 @@ def test_stochastic_depth_is_drawn_for_each_image(tiny_config):
     return _one_step(config, devices)
 
   expected, wanted = step(1, 1)
-  for devices, micro_batches in ((4, 1), (1, 4), (4, 2)):
+  for devices, micro_batches in ((4, 1), (4, 2)):
     actual, got = step(devices, micro_batches)
     for name in ("loss", "loss_ssl", "loss_equivariance", "gradient_norm"):
       np.testing.assert_allclose(got[name], wanted[name], rtol=1e-5)
