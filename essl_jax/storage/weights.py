@@ -216,7 +216,7 @@ def initialise(
   variables, metadata = load(path)
   stored = _by_network(variables)
   own = _by_network({"params": state.params, "batch_stats": state.batch_stats})
-  different = _differences(stored.get("encoder", {}), own["encoder"])
+  different = _differences(stored.get("encoder", {}), own.get("encoder", {}))
   if different:
     form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
     raise UsageError(
