@@ -1,4 +1,4 @@
-"""What a view is, and drawing one of each image."""
+"""Random views of images: their settings, and how they are drawn."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""A user's source, whose mistakes are told in one line."""
+"""A wrapper that checks users' sources and reports mistakes in one line."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

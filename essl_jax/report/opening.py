@@ -1,4 +1,4 @@
-"""Opens the data and the network of a finished run, only to look at them."""
+"""Opens the data and the network of a finished run, read-only."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Flax weights as one file, and networks that start from one.
+"""Flax weights in one file, and networks initialised from it.
 
 The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:

@@ -1,4 +1,4 @@
-"""What a step sees of its images: the views that its parts ask for."""
+"""The views that a step's parts request, and how they are drawn."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -94,7 +94,7 @@ def make_views(
   Args:
     requests: from `union`.
     axis_name: mapped axis of the step.
-    labels: whether the images' classes are handed on.
+    labels: whether `targets` hold the images' classes.
 
   Returns:
     `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
