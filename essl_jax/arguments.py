@@ -1,4 +1,4 @@
-"""The command lines of the programs beside `main`."""
+"""Command lines of all programs but `main`."""
 
 import argparse
 from collections.abc import Callable

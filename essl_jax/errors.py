@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave is wrong."""
+"""`UsageError`, the exception for wrong input."""
 
 from collections.abc import Iterator
 import contextlib

@@ -1,4 +1,4 @@
-"""The flags of a program that several processes run together."""
+"""Flags of programs that run as several processes."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What all augmentations share: array layouts, gradients and random keys."""
+"""Array layouts, gradients and random keys of all augmentations."""
 
 from collections.abc import Sequence
 from typing import Any

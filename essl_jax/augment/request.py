@@ -1,4 +1,4 @@
-"""Which views a training step draws of its images."""
+"""Requests of methods and terms for views of the images."""
 
 from collections.abc import Callable
 import dataclasses

@@ -1,6 +1,6 @@
-"""What a view is, and drawing one of each image."""
+"""Random views of images: their settings, and how they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -165,10 +165,23 @@ class View:
       )
 
 
+def _as_view(view: View | Mapping[str, Any]) -> View:
+  if isinstance(view, View):
+    return view
+  allowed = [field.name for field in dataclasses.fields(View)]
+  unknown = sorted(set(view) - set(allowed))
+  if unknown or "size" not in view:
+    raise ValueError(
+      f"a view needs `size` and has no {unknown}; got {sorted(view)}, allowed"
+      f" are {', '.join(allowed)}"
+    )
+  return View(**view)
+
+
 def random_view(
   key: chex.PRNGKey,
   images: chex.Array,
-  view: View,
+  view: View | Mapping[str, Any],
   *,
   crop: bool = True,
   extra: str | None = None,
@@ -187,7 +200,7 @@ def random_view(
       of one; typed, or legacy `[2]` and `[N, 2]`. Keep JAX's default
       (threefry) generator: others do not draw per key under `vmap`.
     images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
-    view: what is done.
+    view: what is done: a `View`, or a mapping of its fields with a `size`.
     crop: False where the images are crops of the view's size already.
     extra: a group of `transformations.find_augmentation`; with probability 1/2
       one of its elements other than the identity is applied.
@@ -198,10 +211,11 @@ def random_view(
     `[N, size, size, C]`, float32.
 
   Raises:
-    ValueError: images to be left uncropped that are not of the view's size,
-      or of other channels than the view has numbers or colours for.
+    ValueError: a mapping without `size` or with unknown fields; images to be
+      left uncropped that are not of the view's size, or of other channels than
+      the view has numbers or colours for.
   """
-  images = as_float(images)
+  view, images = _as_view(view), as_float(images)
   view.check_channels(images.shape[-1])
   own_keys = image_keys(key, images.shape[0])
   crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)

@@ -172,7 +172,7 @@ class Config:
       up to two may be under way.
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which checkpoint to evaluate at the end: `latest`, or
-      `best` by the kNN monitor.
+      `best` by the figure that an evaluation's `ranks` names.
     data: where the images come from.
     views: the augmented views by name.
     encoder: the network whose features are learned.

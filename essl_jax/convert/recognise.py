@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint holds, told from its names and shapes.
+"""Recognises what a PyTorch checkpoint holds by its names and shapes.
 
 Every entry of a checkpoint is accounted for: imported, or left out with the
 reason; `forms` has the names.

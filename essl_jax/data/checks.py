@@ -1,4 +1,4 @@
-"""What every source checks before it reads: batches, shares, split names."""
+"""Checks of all sources: splits, shares of processes, crops and sizes."""
 
 from collections.abc import Collection, Mapping
 import re

@@ -1,4 +1,4 @@
-"""Opens TFDS data sets, preparing them first where they are not.
+"""Opens TFDS data sets, and prepares those that are not yet prepared.
 
 The only file that imports TensorFlow or TensorFlow Datasets, and only inside
 functions.

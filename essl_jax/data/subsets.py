@@ -7,7 +7,7 @@ all machines and in all processes.
 from collections.abc import Sequence
 import os
 import pathlib
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
 
-@runtime_checkable
 class Divisible(Protocol):
   """A source whose splits can be divided.
 
@@ -192,10 +191,12 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
   return np.unique([rows[name][0] for name in wanted])
 
 
-def _divisible(source: Source) -> Divisible:
-  if not isinstance(source, Divisible):
+def _divisible(source: Any) -> Divisible:
+  needs = ("is_stored_shuffled", "labels", "names", "take")
+  missing = [name for name in needs if not hasattr(source, name)]
+  if missing:
     raise UsageError(
-      f"a {type(source).__name__} cannot be divided: it needs the methods"
-      " labels, names and take"
+      f"the source cannot be divided: it has no {', '.join(missing)}; see"
+      " `data.subsets.Divisible`"
     )
   return source

@@ -1,4 +1,4 @@
-"""How a program that trains on CPUs is set up, before JAX starts."""
+"""Settings for training on CPUs, made before JAX starts."""
 
 import ctypes
 import glob

@@ -1,4 +1,4 @@
-"""The only file that knows about devices: a mesh, and how things lie on it."""
+"""Meshes of devices, and the placement of arrays on them."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Several processes by JAX's own means: joining, comparing, ending."""
+"""Runs of several processes: joining, comparing and ending them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib

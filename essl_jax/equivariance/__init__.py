@@ -1,5 +1,5 @@
-"""Equivariance terms: what features have to tell about a transformation.
+"""Equivariance terms: losses that make features tell a transformation.
 
-`term.Term` is what a term is asked; `config.terms` names them, or
-`module:Class` of anybody's own. Every term works with every method.
+`term.Term` is their base class; `config.terms` names them, or `module:Class`
+of a user's module. Every term works with every method.
 """

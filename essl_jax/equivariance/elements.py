@@ -1,4 +1,4 @@
-"""What the head of the equivariance term is asked, and how it is scored."""
+"""Targets and scores of a head that predicts elements of a group."""
 
 from collections.abc import Sequence
 import dataclasses

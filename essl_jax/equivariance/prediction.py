@@ -63,7 +63,7 @@ class Prediction(Term):
 
   @functools.cached_property
   def question(self) -> elements.ElementPrediction:
-    """What the head is asked; ValueError where that does not exist."""
+    """What the head predicts; ValueError where that does not exist."""
     return elements.make(self.group, heads=self.heads, relative=self.relative)
 
   @property

@@ -1,4 +1,4 @@
-"""What an equivariance term is asked."""
+"""The base class of equivariance terms."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Term(Part):
     return ()
 
   def check(self, config: Any) -> None:
-    """Raises UsageError or ValueError for what it cannot be asked."""
+    """Raises UsageError or ValueError for a config that it does not fit."""
 
   @abc.abstractmethod
   def requests(self, views: Any) -> list[ViewRequest]:

@@ -1,4 +1,4 @@
-"""What losses share: checks, unit rows, products, and sums over devices."""
+"""Common code of losses: checks, unit rows, products, sums over devices."""
 
 import chex
 import jax

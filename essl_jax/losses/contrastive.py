@@ -1,4 +1,4 @@
-"""Losses that tell an image from others: InfoNCE and NT-Xent."""
+"""Contrastive losses: InfoNCE and NT-Xent."""
 
 import chex
 import jax

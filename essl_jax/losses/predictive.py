@@ -1,4 +1,4 @@
-"""Losses of predictions: of the other view's embedding, of what was applied."""
+"""Losses of predicted embeddings and predicted transformations."""
 
 import chex
 import jax

@@ -1,5 +1,5 @@
 """Methods of self-supervised learning: one file each.
 
-`method.Method` is what a method is asked; `config.method` names one, or
-`module:Class` of anybody's own.
+`method.Method` is their base class; `config.method` names one, or
+`module:Class` of a user's module.
 """

@@ -1,4 +1,4 @@
-"""What a method is asked, and what it is handed."""
+"""The base class of methods, and the outputs that their losses get."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""SGD, LARS and AdamW, and which parameters they spare."""
+"""SGD, LARS and AdamW, and which parameters they decay and adapt."""
 
 from collections.abc import Callable
 from typing import Any

@@ -53,7 +53,7 @@ def warmup_cosine(
 
 
 def momentum_coefficient(base: float, steps: int) -> optax.Schedule:
-  """What a target network keeps of itself: from `base` to 1 by half a cosine.
+  """Momentum of a target network: rises from `base` to 1 by half a cosine.
 
   Args:
     base: the coefficient at step 0, in [0, 1].

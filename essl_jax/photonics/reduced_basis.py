@@ -1,4 +1,4 @@
-"""A small basis in which the bands at every k-point are cheap.
+"""A small basis for the fields, in which bands at a k-point are cheap.
 
 Reduced Bloch mode expansion (Hussein, Proc. R. Soc. A 465, 2825, 2009): the
 periodic parts u_k(r) of the fields change smoothly with k, so those solved at a

@@ -1,4 +1,4 @@
-"""A regressor of densities of states: what is trained, and one training."""
+"""A regressor of densities of states, and its training."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -180,5 +180,14 @@ def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:
 
 
 def batch_size(settings: Any, count: int, mesh: Mesh) -> int:
-  """What the settings say, or all of fewer cells that the devices divide."""
+  """The batch size of the settings, or less where there are fewer cells.
+
+  Args:
+    settings: of the regression.
+    count: number of labelled cells.
+    mesh: of devices; their number divides a batch of fewer cells.
+
+  Returns:
+    Cells in a batch.
+  """
   return min(settings.batch_size, count - count % mesh.size)

@@ -1,4 +1,4 @@
-"""What determines a data set of unit cells, as its manifest keeps it."""
+"""Settings of a generated data set, as its manifest stores them."""
 
 from collections.abc import Mapping
 from typing import Any

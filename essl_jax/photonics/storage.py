@@ -1,4 +1,4 @@
-"""What generation leaves on disk, so that a kill at any point loses little.
+"""Files of a data set being generated; a kill at any point loses little.
 
 Cells are written in parts, each a file that appears whole by renaming; a split
 is assembled of its parts into one HDF5 file that appears whole as well, whose

@@ -1,4 +1,4 @@
-"""What is computed of features [N, D]: neighbours, a map, a spectrum."""
+"""Analysis of features [N, D]: neighbours, a map, a spectrum."""
 
 import numpy as np
 

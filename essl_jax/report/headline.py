@@ -1,4 +1,4 @@
-"""The table of the figures worth comparing, each with its protocol."""
+"""The table of the main figures, each with its protocol."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

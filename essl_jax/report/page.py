@@ -1,4 +1,4 @@
-"""The page as a whole."""
+"""Writes the whole page."""
 
 import base64
 from collections.abc import Iterator, Sequence

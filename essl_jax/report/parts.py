@@ -1,4 +1,4 @@
-"""What a page consists of; the templates say how it looks."""
+"""Elements of the page, such as tables and pictures, without their looks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

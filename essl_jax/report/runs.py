@@ -1,4 +1,4 @@
-"""What finished runs have left in their workdirs, read from JSON alone."""
+"""Reads finished runs from the JSON files in their workdirs."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""What needs images and weights: views, features, nearest neighbours."""
+"""Views, features and neighbours, computed from images and weights."""
 
 from collections.abc import Callable, Sequence
 import dataclasses

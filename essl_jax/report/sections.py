@@ -1,4 +1,4 @@
-"""The parts of the page that show pictures of networks and their data."""
+"""Sections of the page with pictures of networks and their data."""
 
 from collections.abc import Sequence
 

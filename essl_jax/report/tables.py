@@ -1,4 +1,4 @@
-"""Tables of runs side by side: all of their figures, circumstances."""
+"""Tables that compare runs: all of their figures and settings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import json

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: workdirs, checkpoints, weights, logs."""
+"""Files of a run: workdirs, checkpoints, weights, logs."""

@@ -1,4 +1,4 @@
-"""What a result depends on beside its config: versions, devices, source."""
+"""The environment of a run: versions, devices, commit."""
 
 import importlib.metadata
 import pathlib

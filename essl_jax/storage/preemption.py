@@ -1,4 +1,4 @@
-"""Noticing that a run should save and stop."""
+"""Notices SIGTERM, so that a run can save and stop."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""How long each start of the program has trained: `starts.json`."""
+"""Training time of each start of the program, in `starts.json`."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Flax weights as one file, and networks that start from one.
+"""Flax weights in one file, and networks initialised from it.
 
 The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
@@ -216,7 +216,7 @@ def initialise(
   variables, metadata = load(path)
   stored = _by_network(variables)
   own = _by_network({"params": state.params, "batch_stats": state.batch_stats})
-  different = _differences(stored.get("encoder", {}), own["encoder"])
+  different = _differences(stored.get("encoder", {}), own.get("encoder", {}))
   if different:
     form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
     raise UsageError(

@@ -1,4 +1,4 @@
-"""The directory of a run: the config it belongs to, writing files whole."""
+"""The directory of a run: its config, and files written whole or not."""
 
 from collections.abc import Collection, Mapping
 import json

@@ -1,1 +1,1 @@
-"""Pre-training: the loop, its step, and what they are made of."""
+"""Pre-training: the loop, its step, and their parts."""

@@ -1,4 +1,4 @@
-"""What cannot be trained, told in one line before anything is computed."""
+"""Checks of a config's parts before training, each refusal one line."""
 
 from collections.abc import Callable, Iterator
 import contextlib

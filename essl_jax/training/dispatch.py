@@ -1,4 +1,4 @@
-"""How steps reach the devices: one by one, or many as one program."""
+"""Dispatch of steps to the devices: one by one, or many as one program."""
 
 import bisect
 from collections.abc import Callable

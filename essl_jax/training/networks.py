@@ -1,4 +1,4 @@
-"""The networks of a run: an encoder and the heads that its parts ask for."""
+"""The networks of a run: an encoder, and the heads of its parts."""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a config does to weights, biases and the heads of its method."""
+"""Parameter groups of a config: weights, biases, and some heads."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What is trained: networks, their losses, and an optimiser."""
+"""The training problem: networks, their losses, and an optimiser."""
 
 from collections.abc import Mapping
 import dataclasses

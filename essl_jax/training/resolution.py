@@ -1,4 +1,4 @@
-"""Training at growing image sizes: which sizes the views have when."""
+"""Training at growing image sizes: the schedule of the views' sizes."""
 
 import dataclasses
 from typing import Any

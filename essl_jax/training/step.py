@@ -224,8 +224,8 @@ def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
 
 
 def encoder_variables(state: TrainState) -> dict[str, Any]:
-  """The encoder's parameters and statistics out of a train state."""
-  found = {"params": state.params["encoder"]}
+  """The encoder's parameters, if any, and statistics out of a train state."""
+  found = {"params": state.params.get("encoder", {})}
   if "encoder" in state.batch_stats:
     found["batch_stats"] = state.batch_stats["encoder"]
   return found

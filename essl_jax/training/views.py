@@ -1,4 +1,4 @@
-"""What a step sees of its images: the views that its parts ask for."""
+"""The views that a step's parts request, and how they are drawn."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,12 +56,18 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
     The requests in the order in which they are encoded.
 
   Raises:
-    UsageError: two parts ask for different views of one name, or a draw is
-      shared with a view that nobody asks for.
+    UsageError: two parts ask for different views of one name, a draw is
+      shared with a view that nobody asks for, or a view has the name of what
+      else a batch holds.
   """
   found: dict[str, ViewRequest] = {}
   for part in parts:
     for request in part.requests(views):
+      if request.name in ("image", "label"):
+        raise UsageError(
+          f"{type(part).__name__} asks for a view {request.name!r}, which names"
+          " the stored images or labels of a batch: give it another name"
+        )
       if found.setdefault(request.name, request) != request:
         raise UsageError(
           f"{type(part).__name__} asks for another view {request.name!r} than"
@@ -88,7 +94,7 @@ def make_views(
   Args:
     requests: from `union`.
     axis_name: mapped axis of the step.
-    labels: whether the images' classes are handed on.
+    labels: whether `targets` hold the images' classes.
 
   Returns:
     `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]

@@ -1,4 +1,4 @@
-"""What a config may ask for and most likely does not mean."""
+"""Warnings of settings that are allowed and most likely a mistake."""
 
 from collections.abc import Iterable
 import dataclasses

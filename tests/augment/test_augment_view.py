@@ -243,6 +243,15 @@ def test_view_of_lists_is_that_of_tuples():
   assert hash(View(**fields)) == hash(view)
 
 
+def test_view_from_a_mapping():
+  fields = {"size": 8, "jitter": [0.4, 0.4, 0.4, 0.1], "scale": [0.5, 1]}
+  key = jax.random.key(0)
+  np.testing.assert_array_equal(
+    jax.jit(functools.partial(random_view, view=fields))(key, IMAGES),
+    draw(key, IMAGES, View(**fields)),
+  )
+
+
 @pytest.mark.parametrize(
   ("field", "value"),
   [
@@ -288,3 +297,7 @@ def test_wrong_inputs_are_named():
     augment.resized_crop(IMAGES, np.ones((8, 4)), 8, "nearest")
   with pytest.raises(ValueError, match=r"one key or \[8\] keys, got \(3,\)"):
     random_view(jax.random.split(key, 3), IMAGES, View(size=16))
+  with pytest.raises(ValueError, match="sise.*allowed are size"):
+    random_view(key, IMAGES, {"size": 16, "sise": 3})
+  with pytest.raises(ValueError, match="needs `size`"):
+    random_view(key, IMAGES, {"flip": 1.0})

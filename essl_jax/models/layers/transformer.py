@@ -1,4 +1,4 @@
-"""The blocks of a transformer: attention and perceptrons, with norms before.
+"""Transformer blocks: attention and perceptrons, each after a layer norm.
 
 Names, epsilons and initial weights are those of timm's `VisionTransformer`.
 
@@ -116,7 +116,11 @@ class Block(_Layers):
     """Zeros for some images; the others grow to keep the expectation."""
     if image_keys is None or not self.stochastic_depth:
       return x
-    rate = 1 - self.stochastic_depth
-    draw = lambda key: jax.random.bernoulli(jax.random.fold_in(key, part), rate)
+    keep_probability = 1 - self.stochastic_depth
+
+    def draw(key: jax.Array) -> jax.Array:
+      own_key = jax.random.fold_in(key, part)
+      return jax.random.bernoulli(own_key, keep_probability)
+
     kept = jax.vmap(draw)(image_keys)[:, None, None]
-    return jnp.where(kept, x / rate, 0)
+    return jnp.where(kept, x / keep_probability, 0)

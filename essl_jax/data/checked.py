@@ -1,0 +1,166 @@
+"""A wrapper that checks users' sources and reports mistakes in one line."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from essl_jax.augment import View
+from essl_jax.data.checks import SPLITS, check_share
+from essl_jax.errors import UsageError, told
+
+_METHODS = ("num_examples", "batches", "evaluation_batches")
+_FORMS = {
+  "num_classes": "a whole number",
+  "image_shape": "(height, width, channels)",
+  "differs_in_size": "True or False",
+  "broken": 'a mapping of "train" and "test" to names',
+}
+Batch = dict[str, np.ndarray]
+
+
+class CheckedSource:
+  """Reads a user's source, and checks each batch that it yields.
+
+  All but its batches is the source's own.
+  """
+
+  def __init__(self, where: str, source: Any):
+    """Looks at the source's attributes, and at one image of each split.
+
+    Args:
+      where: names the source in messages.
+      source: what the user's function has returned.
+
+    Raises:
+      UsageError: it is no `data.Source`, or its images are of another form.
+    """
+    self._where, self._source = where, source
+    with told(where):
+      _check_attributes(where, source)
+      for split in SPLITS:
+        next(self.evaluation_batches(split, 1), None)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
+
+  def batches(
+    self, *, crops: Mapping[str, View] | None = None, **asked: int
+  ) -> Iterator[Batch]:
+    """Streams training batches: see `essl_jax.data.Source.batches`."""
+    height, width, channels = self.image_shape
+    shapes = {"image": (height, width, channels)}
+    if crops is not None:
+      shapes = {k: (x.size, x.size, channels) for k, x in crops.items()}
+    share = asked["batch_size"] // asked.get("process_count", 1)
+    with told(self._where):
+      for batch in self._source.batches(crops=crops, **asked):
+        if self._check("training", batch, shapes) != share:
+          raise UsageError(
+            f"{self._where}: a training batch holds {len(batch['label'])}"
+            f" labels and must hold {share}"
+          )
+        yield batch
+    raise UsageError(
+      f"{self._where}: the training batches end, and must be without end:"
+      " `batches` has to begin the next epoch"
+    )
+
+  def evaluation_batches(
+    self,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> Iterator[Batch]:
+    """Yields all once: see `essl_jax.data.Source.evaluation_batches`."""
+    found, shapes = 0, {"image": tuple(self.image_shape)}
+    with told(self._where):
+      share = check_share(
+        self.num_examples(split), process_index, process_count
+      )
+      for batch in self._source.evaluation_batches(
+        split,
+        batch_size,
+        process_index=process_index,
+        process_count=process_count,
+      ):
+        found += self._check(split, batch, shapes)
+        if found > len(share):
+          break
+        yield batch
+      least = len(share) - len(self.broken[split])
+    if not least <= found <= len(share):
+      number = "more" if found > len(share) else found
+      raise UsageError(
+        f"{self._where}: num_examples promises {len(share)} {split} images,"
+        f" and evaluation_batches yields {number}"
+      )
+
+  def _check(
+    self, split: str, batch: Batch, shapes: Mapping[str, tuple[int, ...]]
+  ) -> int:
+    """Raises UsageError for a batch of another form; returns its length."""
+    where = f"{self._where}: {split} batches"
+    for name in (*shapes, "label"):
+      if name not in batch:
+        raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
+    labels, classes = np.asarray(batch["label"]), self.num_classes
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+      raise UsageError(
+        f"{where}: 'label' must be int32 [N], and is {_form(labels)}"
+      )
+    if labels.size and (labels.min() < -1 or labels.max() >= classes):
+      raise UsageError(
+        f"{where}: labels are {labels.min()} to {labels.max()}, and must be"
+        f" below num_classes, {classes}, or -1 for none"
+      )
+    for name, shape in shapes.items():
+      images = np.asarray(batch[name])
+      if images.dtype != np.uint8 or images.shape != (len(labels), *shape):
+        expected = ", ".join(map(str, (len(labels), *shape)))
+        raise UsageError(
+          f"{where}: {name!r} must be uint8 [{expected}], and is"
+          f" {_form(images)}"
+        )
+    return len(labels)
+
+
+def _form(array: np.ndarray) -> str:
+  return f"{array.dtype} {list(array.shape)}"
+
+
+def _check_attributes(where: str, source: Any) -> None:
+  """Refuses what is no source, and attributes of another form."""
+  missing = [x for x in (*_FORMS, *_METHODS) if not hasattr(source, x)]
+  if missing:
+    raise UsageError(
+      f"{where}: a source needs {', '.join(missing)}, and"
+      f" {type(source).__name__} has none; `data.Source` says what they are,"
+      " `data.ArraySource` makes one of arrays"
+    )
+  shape, broken = source.image_shape, source.broken
+  fits = {
+    "num_classes": _is_whole(source.num_classes, 0),
+    "image_shape": isinstance(shape, (tuple, list))
+    and len(shape) == 3
+    and all(map(_is_whole, shape)),
+    "differs_in_size": isinstance(source.differs_in_size, (bool, np.bool_)),
+    "broken": isinstance(broken, Mapping) and set(SPLITS) <= set(broken),
+  }
+  for name, form in _FORMS.items():
+    if not fits[name]:
+      raise UsageError(
+        f"{where}: {name} must be {form}, and is {getattr(source, name)!r}"
+      )
+  for split in SPLITS:
+    if not _is_whole(number := source.num_examples(split)):
+      raise UsageError(
+        f"{where}: num_examples({split!r}) must be a whole number above 0, and"
+        f" is {number!r}"
+      )
+
+
+def _is_whole(value: Any, least: int = 1) -> bool:
+  is_whole = isinstance(value, (int, np.integer))
+  return is_whole and not isinstance(value, bool) and value >= least
