@@ -69,6 +69,8 @@ class Evaluation(Part):
       `epochs=0` without `init_from` refuses it.
     ranks: the figure of `monitor` that tells the best checkpoint; larger is
       better.
+    circumstances: names of what `run` returns beside figures, and what holds
+      for the untrained network as well.
   """
 
   key: ClassVar[str] = ""
@@ -78,6 +80,7 @@ class Evaluation(Part):
   accumulates: ClassVar[bool] = False
   needs_training: ClassVar[bool] = True
   ranks: ClassVar[str] = ""
+  circumstances: ClassVar[tuple[str, ...]] = ()
 
   def __init_subclass__(cls, **options: Any) -> None:
     super().__init_subclass__(**options)
@@ -129,8 +132,8 @@ class Evaluation(Part):
 
     Args:
       figures: of `run`. Where `ranks` is a figure that training has logged at
-        step 0, and that compares with that of `run`, `untrained` holds the
-        figures of the untrained network and their protocol.
+        step 0, and that compares with that of `run`, `untrained` holds all
+        that was logged then, and what `circumstances` names.
 
     Returns:
       Rows whose titles tell them apart; `results.json` keeps them.
