@@ -1,4 +1,4 @@
-"""What evaluations work with: an experiment, its images, their features."""
+"""The bench of evaluations: an experiment, its images, their features."""
 
 from collections.abc import Callable, Collection, Iterator
 import contextlib
@@ -29,7 +29,7 @@ class Bench:
   Attributes:
     experiment: whose states are measured.
     encoding: of its images; compiles each part once.
-    evaluations: those of the config, that its mode runs.
+    evaluations: those of the config that its mode runs.
     workdir: where unfinished work is kept; nowhere if absent.
     interrupt: called between batches and steps, in all processes alike; may
       raise.
@@ -47,7 +47,7 @@ class Bench:
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """All that is read, and may hold images that cannot be."""
+    """All sources that are read; they know their broken images."""
     experiment = self.experiment
     return experiment.source, experiment.labelled, *self.encoding.sources
 
@@ -85,12 +85,12 @@ class Bench:
 
   @property
   def look_every(self) -> int:
-    """Epochs between two looks in training; 0 is at the end alone."""
+    """Epochs between two calls of `monitor`; 0 is at the end alone."""
     found = [evaluation.look_every() for evaluation in self.evaluations]
     return min(filter(None, found), default=0)
 
   def is_due(self, evaluation: Evaluation, epoch: int, is_last: bool) -> bool:
-    """Whether an evaluation looks after an epoch."""
+    """Whether `monitor` asks an evaluation after an epoch."""
     every = evaluation.look_every()
     return every is None or is_last or bool(every and epoch % every == 0)
 
@@ -101,10 +101,10 @@ class Bench:
     epoch: int = 0,
     is_last: bool = False,
   ) -> tuple[dict[str, float], str]:
-    """What the evaluations see of a state in training.
+    """Figures of a state during training, of all evaluations that are due.
 
     Args:
-      state: what to look at.
+      state: the state to measure.
       epoch: done so far.
       is_last: remembers the features, so that the evaluation at the end need
         not compute them again.
@@ -129,7 +129,7 @@ class Bench:
       self.figures[evaluation.name] = found
 
   def draw(self, state: step_lib.TrainState, axes: Any) -> None:
-    """Draws what the first evaluation that can has to show."""
+    """Draws the picture of the first evaluation that has one."""
     for evaluation in self.evaluations:
       with guard.told_by(evaluation, "draw"):
         if evaluation.draw(self, state, axes):

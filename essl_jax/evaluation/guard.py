@@ -53,7 +53,7 @@ def check_settings(evaluation: Evaluation) -> None:
 def monitor(
   evaluation: Evaluation, bench: Any, state: Any
 ) -> tuple[dict[str, float], str]:
-  """Figures of `Evaluation.monitor`, and what `describe` says of them."""
+  """Figures of `Evaluation.monitor`, and their description."""
   with told_by(evaluation, "monitor"):
     found = evaluation.monitor(bench, state)
     if not isinstance(found, Mapping):

@@ -259,7 +259,7 @@ class Knn(Evaluation):
 def _accuracies(
   figures: Iterable[str],
 ) -> list[tuple[str, str, int | None]]:
-  """Names of accuracies, what to call them, and which further k they are of."""
+  """Names of accuracies, their titles, and their k unless it is the first."""
   found: list[tuple[str, str, int | None]] = []
   for name in figures:
     match = re.fullmatch(r"knn_top(\d)(?:_k(\d+))?", name)

@@ -1,4 +1,4 @@
-"""Pictures of a run: what it sees, how it went, what it has learned."""
+"""The picture of a run: views, curves, and an evaluation's drawing."""
 
 from collections.abc import Iterator, Sequence
 import itertools
@@ -24,7 +24,7 @@ _POINTS = 2000  # test images in the map of the features
 def write_summary(
   workdir: pathlib.Path, bench: Any, state: step_lib.TrainState
 ) -> pathlib.Path:
-  """Draws `summary.png`: views, curves and what an evaluation has to show.
+  """Draws `summary.png`: views, curves and an evaluation's drawing.
 
   Args:
     workdir: holds `metrics.jsonl`.
@@ -80,7 +80,7 @@ def seen(
   images: np.ndarray,
   state: step_lib.TrainState,
 ) -> Iterator[tuple[ViewRequest, list[np.ndarray]]]:
-  """What a training step sees of images.
+  """The views of images that a training step sees.
 
   Args:
     requests: of views.

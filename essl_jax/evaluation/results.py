@@ -1,4 +1,4 @@
-"""What a run leaves behind: `results.json`, a picture and one table."""
+"""The results of a run: `results.json`, a picture and one table."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -87,7 +87,7 @@ def _results(
   before: Mapping[str, Any],
   known: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """What `results.json` holds so far, in process 0; all call this."""
+  """The results so far, in process 0; all processes have to call this."""
   broken = left_out(bench.sources)
   if jax.process_index() > 0:
     return {}
@@ -122,7 +122,7 @@ def _picture(
 def _accumulated(
   bench: bench_lib.Bench, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What earlier runs have added up, which stays."""
+  """Figures that earlier runs have added up, and that stay."""
   known = map(EVALUATION.find, EVALUATION.names())
   asked = config_lib.evaluations(bench.experiment.config)
   return {
@@ -136,7 +136,7 @@ def _add(
   figures: Mapping[str, Any],
   step: int,
 ) -> None:
-  """Adds what `mode=finetune` has found to the results of a run."""
+  """Adds the figures of `mode=finetune` to the results of a run."""
   for evaluation in bench.evaluations:
     name = evaluation.name
     if name in figures and evaluation.accumulates:
@@ -189,7 +189,7 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
 
 
 def describe_left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What `left_out` found, as a line of the table."""
+  """The images of `left_out`, as a line of the table."""
   found = [
     f"{broken[split]['number']:,} of {split}"
     for split in SPLITS
@@ -247,9 +247,9 @@ def _training(
 def _untrained(
   bench: bench_lib.Bench, workdir: pathlib.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What was logged at step 0, if the ranking figure is comparable.
+  """Figures that were logged at step 0, if the ranking one is comparable.
 
-  The protocol is that of the evaluation which ranks checkpoints.
+  The circumstances are those of the evaluation that ranks checkpoints.
   """
   before = _logged(workdir, 0)
   ranking = next((x for x in bench.evaluations if x.ranks in before), None)
@@ -269,7 +269,7 @@ def _untrained(
 
 
 def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:
-  """What `metrics.jsonl` holds for a step; nothing if it was not logged."""
+  """Figures of a step in `metrics.jsonl`; none if it was not logged."""
   path = workdir / "metrics.jsonl"
   figures: dict[str, Any] = {}
   lines = path.read_text().splitlines() if path.exists() else []

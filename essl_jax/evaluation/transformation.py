@@ -175,7 +175,7 @@ class Transformation(Evaluation):
 
 
 def _by_term(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-  """Figures by the sections of their terms; `prediction` has none at least."""
+  """Figures by the sections of their terms; with none, of `prediction`."""
   others = {k: x for k, x in figures.items() if isinstance(x, Mapping)}
   first = {k: x for k, x in figures.items() if k not in others}
   return {Prediction.section: first} | others if first or not others else others
