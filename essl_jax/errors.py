@@ -15,11 +15,14 @@ class UsageError(ValueError):
 
 
 @contextlib.contextmanager
-def told(where: str) -> Iterator[None]:
+def told(
+  where: str, passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
   """Turns any exception of a user's code into a UsageError of one line.
 
   Args:
     where: names the code, such as `config.method=my_idea:MyMethod`.
+    passing: exceptions that mean something else, and pass unchanged.
 
   Raises:
     UsageError: in place of the exception, with its type and its first line.
@@ -27,6 +30,8 @@ def told(where: str) -> Iterator[None]:
   try:
     yield
   except UsageError:
+    raise
+  except passing:
     raise
   except ValueError as error:
     raise UsageError(f"{where}: {first_line(error)}") from error

@@ -66,7 +66,7 @@ def _open(
   is_new: bool,
   agree: Callable[[Mapping[str, Any]], None],
 ) -> experiment_lib.Experiment:
-  """Opens the data and claims the workdir; first what fails in seconds."""
+  """Opens the data and claims the workdir; quick checks come first."""
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)
   elif config.mode != "train":

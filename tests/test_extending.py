@@ -355,7 +355,7 @@ class Flipped(Prediction):
     "Transformation prediction accuracy, flipped",
   ]
   bench.at_random = ("transformation_head",)
-  assert measure.run(bench, state) == second
+  assert measure.run(bench, state) == {"flipped": second}
 
 
 def test_a_vision_transformer_trains_with_adamw(tiny_config):

@@ -1,4 +1,4 @@
-"""What evaluations work with: an experiment, its images, their features."""
+"""The bench of evaluations: an experiment, its images, their features."""
 
 from collections.abc import Callable, Collection, Iterator
 import contextlib
@@ -11,6 +11,7 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax.data import Source
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import guard
 from essl_jax.evaluation.encoding import Encoding, Interrupt
 from essl_jax.evaluation.evaluation import Evaluation
 from essl_jax.storage import logs
@@ -28,7 +29,7 @@ class Bench:
   Attributes:
     experiment: whose states are measured.
     encoding: of its images; compiles each part once.
-    evaluations: those of the config, that its mode runs.
+    evaluations: those of the config that its mode runs.
     workdir: where unfinished work is kept; nowhere if absent.
     interrupt: called between batches and steps, in all processes alike; may
       raise.
@@ -46,7 +47,7 @@ class Bench:
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """All that is read, and may hold images that cannot be."""
+    """All sources that are read; they know their broken images."""
     experiment = self.experiment
     return experiment.source, experiment.labelled, *self.encoding.sources
 
@@ -84,12 +85,12 @@ class Bench:
 
   @property
   def look_every(self) -> int:
-    """Epochs between two looks in training; 0 is at the end alone."""
+    """Epochs between two calls of `monitor`; 0 is at the end alone."""
     found = [evaluation.look_every() for evaluation in self.evaluations]
     return min(filter(None, found), default=0)
 
   def is_due(self, evaluation: Evaluation, epoch: int, is_last: bool) -> bool:
-    """Whether an evaluation looks after an epoch."""
+    """Whether `monitor` asks an evaluation after an epoch."""
     every = evaluation.look_every()
     return every is None or is_last or bool(every and epoch % every == 0)
 
@@ -100,10 +101,10 @@ class Bench:
     epoch: int = 0,
     is_last: bool = False,
   ) -> tuple[dict[str, float], str]:
-    """What the evaluations see of a state in training.
+    """Figures of a state during training, of all evaluations that are due.
 
     Args:
-      state: what to look at.
+      state: the state to measure.
       epoch: done so far.
       is_last: remembers the features, so that the evaluation at the end need
         not compute them again.
@@ -116,25 +117,23 @@ class Bench:
     with self.encoding.remembering(state, keep=is_last):
       for evaluation in self.evaluations:
         if self.is_due(evaluation, epoch, is_last):
-          found = evaluation.monitor(self, state)
+          found, text = guard.monitor(evaluation, self, state)
           figures |= found
-          said.append(evaluation.describe(found) if found else "")
+          said.append(text)
     return figures, ", ".join(filter(None, said))
 
-  def run(self, state: step_lib.TrainState) -> dict[str, dict[str, Any]]:
-    """All figures of a state, by evaluation; all processes call this."""
-    self.figures = {}
-    for evaluation in self.evaluations:
-      found = evaluation.run(self, state)
-      if found is not None:
-        self.figures[evaluation.name] = found
-    return self.figures
+  def run(self, evaluation: Evaluation, state: step_lib.TrainState) -> None:
+    """Adds an evaluation's figures of a state; all processes call this."""
+    found = guard.run(evaluation, self, state)
+    if found is not None:
+      self.figures[evaluation.name] = found
 
   def draw(self, state: step_lib.TrainState, axes: Any) -> None:
-    """Draws what the first evaluation that can has to show."""
+    """Draws the picture of the first evaluation that has one."""
     for evaluation in self.evaluations:
-      if evaluation.draw(self, state, axes):
-        return
+      with guard.told_by(evaluation, "draw"):
+        if evaluation.draw(self, state, axes):
+          return
     axes.axis("off")
 
 
@@ -152,7 +151,10 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
     UsageError: an evaluation would refuse the config, the images or the mode.
   """
   config = experiment.config
-  chosen = [x for x in config_lib.evaluations(config) if config.mode in x.modes]
+  asked = config_lib.evaluations(config)
+  for evaluation in asked:
+    guard.check_settings(evaluation)
+  chosen = [x for x in asked if config.mode in x.modes]
   if config.mode == "finetune" and not chosen:
     raise UsageError(
       "config.mode=finetune needs an evaluation of that mode, and"
@@ -171,8 +173,9 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
         f"config.evaluations: {evaluation.name} needs a trained encoder, and"
         " config.epochs is 0 without config.init_from: leave it out"
       )
+  # Those of another mode may have ranked the checkpoints.
   if config.evaluate_checkpoint == "best" and not any(
-    x.ranks for x in chosen if x.look_every() != 0
+    x.ranks for x in asked if x.look_every() != 0
   ):
     raise UsageError(
       "config.evaluate_checkpoint=best needs an evaluation that ranks"
@@ -180,5 +183,6 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
     )
   made = Bench(experiment, Encoding(experiment), tuple(chosen), **options)
   for evaluation in chosen:
-    evaluation.check(made)
+    with guard.told_by(evaluation, "check"):
+      evaluation.check(made)
   return made

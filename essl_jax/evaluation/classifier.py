@@ -25,7 +25,7 @@ from essl_jax.evaluation.saved import Saved
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """What a linear layer classifies.
+  """The features that a linear layer classifies.
 
   Attributes:
     compute: `(params, variables, normalised images, keys) -> (features [N,
@@ -48,7 +48,7 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What the classifiers of a run share.
+  """Settings that the classifiers of a run share.
 
   Attributes:
     view: the random crops; flips and normalises too.

@@ -130,7 +130,7 @@ def unit_length(embeddings: np.ndarray) -> np.ndarray:
 
 
 def of_features(features: np.ndarray, images: int) -> dict[str, float]:
-  """What can be told without encoding anything more.
+  """Measures of features that are computed already.
 
   Args:
     features: [N, D] of one image each.
@@ -208,7 +208,7 @@ class Collapse(Evaluation):
   """Spread, rank, uniformity and alignment of the features."""
 
   def look_every(self) -> None:
-    """Whenever others look."""
+    """None: whenever another evaluation is due."""
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The figures of `of_features`."""
@@ -253,7 +253,7 @@ class Collapse(Evaluation):
     }
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """All measures, with what they are to be compared with."""
+    """All measures, each with a value to compare it with."""
     images = f"{count(figures, 'images')} test images"
     width = f"of {figures.get('width')} features"
     sphere = figures.get("feature_std_of_sphere", math.nan)

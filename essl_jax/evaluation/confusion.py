@@ -1,4 +1,4 @@
-"""What a head that names transformations takes for what, in a picture."""
+"""The confusion matrix of a head that names transformations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,7 +52,7 @@ def picture(run: str, figures: Mapping[str, Any]) -> Picture | str:
 
 
 def _element_names(group: str | None) -> Sequence[str]:
-  """What to call the elements of a group; nothing for one that is not here."""
+  """Names of a group's elements; none for an unknown group."""
   try:
     return transformations.find(group or "").names
   except ValueError:

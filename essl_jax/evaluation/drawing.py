@@ -1,4 +1,4 @@
-"""What pictures are drawn with: axes, colours, files."""
+"""Tools for drawing pictures: axes, colours, files."""
 
 from collections.abc import Callable, Mapping, Sequence
 import io

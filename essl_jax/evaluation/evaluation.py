@@ -1,4 +1,4 @@
-"""What an evaluation is asked."""
+"""The interface of an evaluation, and how its figures are shown."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 
 
 class Curve(NamedTuple):
-  """How a figure is drawn that training has logged.
+  """How a figure of the training log is drawn.
 
   Attributes:
     title: what it is.
@@ -54,21 +54,23 @@ class Curve(NamedTuple):
 class Evaluation(Part):
   """A measure of a trained state; its fields are its config.
 
-  A subclass states `run` and `rows`; all else has a default. With a field
-  `every_epochs` it looks in training; see `look_every`.
+  A subclass defines `run` and `rows`; all else has a default. With a field
+  `every_epochs`, training calls its `monitor`; see `look_every`.
 
   Attributes:
     section: the name of its group of fields, of the class if not stated.
-    key: of its figures in `results.json`; `section` if empty.
-    name: the one or the other.
-    heading: what the report calls it; its name in words if empty.
-    modes: of `config.mode`, in which it runs.
-    accumulates: whether `run` returns figures by a name of their own, beside
-      which those of earlier runs stay, as those of other labels.
-    needs_training: whether it is of networks that have learned something;
-      `epochs=0` without `init_from` refuses it.
+    key: the key of its figures in `results.json`, where it is not `section`.
+    name: `key`, or `section` without one; the key that is used.
+    heading: its heading in the report; its name in words if empty.
+    modes: the values of `config.mode` in which it runs.
+    accumulates: whether `run` returns groups of figures by name, and those of
+      earlier runs stay beside them, such as fine-tuning on other labels.
+    needs_training: whether it refuses networks that have learned nothing:
+      `epochs=0` without `init_from`.
     ranks: the figure of `monitor` that tells the best checkpoint; larger is
       better.
+    circumstances: keys of `run` that are no figures, such as the number of
+      images, and hold for the untrained network as well.
   """
 
   key: ClassVar[str] = ""
@@ -78,6 +80,7 @@ class Evaluation(Part):
   accumulates: ClassVar[bool] = False
   needs_training: ClassVar[bool] = True
   ranks: ClassVar[str] = ""
+  circumstances: ClassVar[tuple[str, ...]] = ()
 
   def __init_subclass__(cls, **options: Any) -> None:
     super().__init_subclass__(**options)
@@ -89,24 +92,24 @@ class Evaluation(Part):
     return False
 
   def look_every(self) -> int | None:
-    """Epochs between two looks in training, the untrained network first.
+    """Epochs between two calls of `monitor`, the first before training.
 
     Returns:
-      The field `every_epochs`, or 0 without one: never, or at the end alone
-      where others look. None looks whenever others do.
+      The field `every_epochs`. 0, also without such a field, is after the last
+      epoch alone. None is whenever another evaluation is due.
     """
     return getattr(self, "every_epochs", 0)
 
   def check(self, bench: Any) -> None:
-    """Raises UsageError now for what `run` would refuse after days."""
+    """Raises UsageError before training for what `run` would refuse."""
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
-    """A quick look in training; figures for `metrics.jsonl`."""
+    """Figures during training, for `metrics.jsonl`; quick to compute."""
     del bench, state
     return {}
 
   def describe(self, figures: Mapping[str, float]) -> str:
-    """What `monitor` has shown, in a few words; empty if nothing."""
+    """Figures of `monitor` in a few words, for the terminal; or empty."""
     del figures
     return ""
 
@@ -129,8 +132,8 @@ class Evaluation(Part):
 
     Args:
       figures: of `run`. Where `ranks` is a figure that training has logged at
-        step 0, and that compares with that of `run`, `untrained` holds the
-        figures of the untrained network and their protocol.
+        step 0, and that compares with that of `run`, `untrained` holds all
+        that was logged then, and what `circumstances` names.
 
     Returns:
       Rows whose titles tell them apart; `results.json` keeps them.
@@ -168,7 +171,7 @@ class Evaluation(Part):
     return []
 
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
-    """Draws on axes of matplotlib, for `summary.png`; whether it did."""
+    """Draws on matplotlib axes for `summary.png`; False if it drew nothing."""
     del bench, state, axes
     return False
 
@@ -180,10 +183,10 @@ def figures_of(
 
   Args:
     kind: the evaluation, or its class.
-    results: what `results.json` holds.
+    results: the content of `results.json`.
 
   Returns:
-    What `Evaluation.rows` is asked of; empty without figures.
+    The argument of `Evaluation.rows`; empty without figures.
   """
   found = (results.get("figures") or {}).get(kind.name)
   if not found and kind.accumulates:
@@ -209,7 +212,7 @@ def count(figures: Mapping[str, Any], name: str) -> str:
 
 
 def lengths(figures: Mapping[str, Any]) -> str:
-  """How many trainings the figures are of, and how long each is."""
+  """The number of trainings behind the figures, and their length."""
   repetitions, epochs = figures.get("repetitions"), figures.get("epochs")
   plural = "" if repetitions == 1 else "s"
   return f"{repetitions} repetition{plural} of {epochs} epochs"

@@ -1,4 +1,4 @@
-"""Features of a whole split, and what is done with them before use."""
+"""Features of a whole split: extraction, checks and standardisation."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib

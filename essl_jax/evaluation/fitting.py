@@ -26,7 +26,7 @@ _NETWORK = 2**31 - 1  # no other use of an image's key has this number
 
 
 class State(flax.struct.PyTreeNode):
-  """All that a training changes, and the seed of all that it draws.
+  """The state of a training, and the seed of its random draws.
 
   Attributes:
     step: int32 scalar, steps done.
@@ -200,7 +200,7 @@ def run(
 
 
 def _kept(problem: Problem, state: State) -> State:
-  """What of a state has to be saved."""
+  """The parts of a state that have to be saved."""
   return state.replace(variables=None) if problem.is_fixed else state
 
 

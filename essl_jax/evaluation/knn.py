@@ -67,10 +67,12 @@ def predict(
   Reference: Wu et al., "Unsupervised Feature Learning via Non-Parametric
     Instance Discrimination", CVPR 2018 (arXiv 1805.01978).
   """
-  arrays = jnp.asarray(bank), jnp.asarray(bank_labels), jnp.asarray(queries)
+  # One device need not hold the bank that a mesh divides.
+  as_array = jnp.asarray if mesh is None else np.asarray
+  arrays = as_array(bank), as_array(bank_labels), as_array(queries)
   _check(*arrays, num_classes, (k,), temperature)
   (ranked,) = ranking.rank(
-    *arrays, temperature, num_classes=num_classes, ks=(k,)
+    *arrays, temperature, num_classes=num_classes, ks=(k,), mesh=mesh
   )
   return ranked
 
@@ -180,6 +182,15 @@ class Knn(Evaluation):
   heading = "kNN"
   needs_training = False
   ranks = "knn_top1"
+  circumstances = (
+    "k",
+    "temperature",
+    "bank_size",
+    "num_queries",
+    "train_split",
+    "test_split",
+    "augmentation",
+  )
 
   every_epochs: bounds.Whole = 1
   k: bounds.Count | bounds.Sizes = 200
@@ -248,7 +259,7 @@ class Knn(Evaluation):
 def _accuracies(
   figures: Iterable[str],
 ) -> list[tuple[str, str, int | None]]:
-  """Names of accuracies, what to call them, and which further k they are of."""
+  """Names of accuracies, their titles, and their k unless it is the first."""
   found: list[tuple[str, str, int | None]] = []
   for name in figures:
     match = re.fullmatch(r"knn_top(\d)(?:_k(\d+))?", name)

@@ -1,4 +1,4 @@
-"""Pictures of a run: what it sees, how it went, what it has learned."""
+"""The picture of a run: views, curves, and an evaluation's drawing."""
 
 from collections.abc import Iterator, Sequence
 import itertools
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from essl_jax.augment import ViewRequest
+from essl_jax.evaluation import guard
 from essl_jax.evaluation.collapse import unit_length
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -23,7 +24,7 @@ _POINTS = 2000  # test images in the map of the features
 def write_summary(
   workdir: pathlib.Path, bench: Any, state: step_lib.TrainState
 ) -> pathlib.Path:
-  """Draws `summary.png`: views, curves and what an evaluation has to show.
+  """Draws `summary.png`: views, curves and an evaluation's drawing.
 
   Args:
     workdir: holds `metrics.jsonl`.
@@ -59,10 +60,10 @@ def _draw_views(
   for request, copies in seen(experiment.requests, images, host):
     cells += copies[:_COPIES]
     titles.append(f"{request.name} view")
-  side = max(cell.shape[1] for cell in cells)
+  side = max(max(cell.shape[1:3]) for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
   for column, cell in enumerate(cells):
-    zoom = max(1, side // cell.shape[1])
+    zoom = max(1, side // max(cell.shape[1:3]))
     cell = cell.repeat(zoom, axis=1).repeat(zoom, axis=2)
     for row, picture in enumerate(cell):
       height, width = picture.shape[:2]
@@ -79,7 +80,7 @@ def seen(
   images: np.ndarray,
   state: step_lib.TrainState,
 ) -> Iterator[tuple[ViewRequest, list[np.ndarray]]]:
-  """What a training step sees of images.
+  """The views of images that a training step sees.
 
   Args:
     requests: of views.
@@ -106,7 +107,8 @@ def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
   logged = dict.fromkeys(itertools.chain.from_iterable(lines))
   sides = {name: axes for name in logged if name.startswith("loss_")}
   for evaluation in bench.evaluations:
-    curves = evaluation.curves(bench.figures.get(evaluation.name, {}))
+    with guard.told_by(evaluation, "curves"):
+      curves = evaluation.curves(bench.figures.get(evaluation.name, {}))
     sides |= {k: right for k, x in curves.items() if x.unit == "%"}
   for name, side in sides.items():
     points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `results.json`, a picture and one table."""
+"""The results of a run: `results.json`, a picture and one table."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -16,11 +16,13 @@ from essl_jax.data import Source
 from essl_jax.data.checks import SPLITS
 from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import pictures
+from essl_jax.evaluation import guard, pictures
 from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, weights
 from essl_jax.storage import starts as starts_lib
+from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import read_config, to_json, write_json
+from essl_jax.texts import first_line
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -36,8 +38,9 @@ def write(
 ) -> None:
   """Measures a state, writes all that is known of its run, prints a table.
 
-  `mode=finetune` adds figures to those of before; all else in `results.json`
-  stays.
+  `results.json` is written after each evaluation, so that one which fails does
+  not cost the figures of those before. `mode=finetune` adds figures to those of
+  earlier runs; all else in `results.json` stays.
 
   Args:
     bench: the run's evaluations.
@@ -47,51 +50,79 @@ def write(
     origin: where the networks come from, if this run has not trained them.
   """
   experiment = bench.experiment
+  path = workdir / "results.json"
+  before = json.loads(path.read_text()) if path.exists() else {}
+  known = _circumstances(experiment, origin)
   with bench.encoding.remembering(state):
-    figures = bench.run(state)
-    broken = left_out(bench.sources)
+    results = _results(bench, workdir, step, before, known)
+    for evaluation in bench.evaluations:
+      bench.run(evaluation, state)
+      results = _results(bench, workdir, step, before, known)
+      if jax.process_index() == 0:
+        write_json(path, results)
     if jax.process_index() > 0:
       return
-    path = workdir / "results.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    results = _circumstances(experiment, origin)
-    if is_added := experiment.config.mode == "finetune":
-      results |= before
-      _add(results, bench, figures, step)
-    else:
-      results = {
-        "step": step,
-        "data": {"broken": broken},
-        "untrained": _untrained(bench, workdir, figures),
-        "figures": figures,
-        **_accumulated(bench, before),
-        "training": _training(workdir, experiment),
-        **results,
-      }
-    write_json(path, results)  # whatever becomes of the rows
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
     write_json(path, results)
     shutil.rmtree(workdir / "probe", ignore_errors=True)
     lines = _lines(rows)
-    if not is_added:
+    if experiment.config.mode != "finetune":
       lines = [
-        *describe_left_out(broken),
+        *describe_left_out(results["data"]["broken"]),
         *lines,
         *_training_rows(results["training"]),
+        *_picture(bench, workdir, state),
       ]
-      picture = pictures.write_summary(workdir, bench, state)
-      lines.append(("picture", str(picture)))
   title = f"{experiment.name}, step {step:,}"
   if origin:
     title = f"{origin.path} on {experiment.config.data.name}"
   logs.summary_table(title, [*lines, ("results", str(path))])
 
 
+def _results(
+  bench: bench_lib.Bench,
+  workdir: pathlib.Path,
+  step: int,
+  before: Mapping[str, Any],
+  known: Mapping[str, Any],
+) -> dict[str, Any]:
+  """The results so far, in process 0; all processes have to call this."""
+  broken = left_out(bench.sources)
+  if jax.process_index() > 0:
+    return {}
+  if bench.experiment.config.mode == "finetune":
+    results = {**known, **before}
+    _add(results, bench, bench.figures, step)
+    return results
+  return {
+    "step": step,
+    "data": {"broken": broken},
+    "untrained": _untrained(bench, workdir, bench.figures),
+    "figures": bench.figures,
+    **_accumulated(bench, before),
+    "training": _training(workdir, bench.experiment),
+    **known,
+  }
+
+
+def _picture(
+  bench: bench_lib.Bench, workdir: pathlib.Path, state: step_lib.TrainState
+) -> list[tuple[str, str]]:
+  """Draws `summary.png`; its line of the table, none where that fails."""
+  try:
+    return [("picture", str(pictures.write_summary(workdir, bench, state)))]
+  except Stopped:
+    raise
+  except Exception as error:  # all figures are written by now
+    print(f"warning: no summary.png: {first_line(error, with_type=True)}")
+    return []
+
+
 def _accumulated(
   bench: bench_lib.Bench, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What earlier runs have added up, which stays."""
+  """Figures that earlier runs have added up, and that stay."""
   known = map(EVALUATION.find, EVALUATION.names())
   asked = config_lib.evaluations(bench.experiment.config)
   return {
@@ -105,7 +136,7 @@ def _add(
   figures: Mapping[str, Any],
   step: int,
 ) -> None:
-  """Adds what `mode=finetune` has found to the results of a run."""
+  """Adds the figures of `mode=finetune` to the results of a run."""
   for evaluation in bench.evaluations:
     name = evaluation.name
     if name in figures and evaluation.accumulates:
@@ -128,7 +159,7 @@ def _rows(
   if config.mode != "finetune":
     known += config_lib.evaluations(config)
   return {
-    evaluation.name: evaluation.rows(found)
+    evaluation.name: guard.rows(evaluation, found)
     for evaluation in dict.fromkeys(known)
     if (found := figures_of(evaluation, results))
   }
@@ -158,7 +189,7 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
 
 
 def describe_left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What `left_out` found, as a line of the table."""
+  """The images of `left_out`, as a line of the table."""
   found = [
     f"{broken[split]['number']:,} of {split}"
     for split in SPLITS
@@ -216,9 +247,9 @@ def _training(
 def _untrained(
   bench: bench_lib.Bench, workdir: pathlib.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What was logged at step 0, if the ranking figure is comparable.
+  """Figures that were logged at step 0, if the ranking one is comparable.
 
-  The protocol is that of the evaluation which ranks checkpoints.
+  The circumstances are those of the evaluation that ranks checkpoints.
   """
   before = _logged(workdir, 0)
   ranking = next((x for x in bench.evaluations if x.ranks in before), None)
@@ -229,7 +260,8 @@ def _untrained(
   if begun_with.get(ranking.section) != to_json(now.get(ranking.section)):
     return {}
   after = figures[ranking.name]
-  protocol = {k: v for k, v in after.items() if k not in before}
+  names = set(ranking.circumstances).difference(before)
+  protocol = {k: v for k, v in after.items() if k in names}
   if begun_with.get("measures", {}).get("images") != config.measures.images:
     # Ranks of another number of images are no comparison.
     before = {k: v for k, v in before.items() if k in after}
@@ -237,7 +269,7 @@ def _untrained(
 
 
 def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:
-  """What `metrics.jsonl` holds for a step; nothing if it was not logged."""
+  """Figures of a step in `metrics.jsonl`; none if it was not logged."""
   path = workdir / "metrics.jsonl"
   figures: dict[str, Any] = {}
   lines = path.read_text().splitlines() if path.exists() else []

@@ -1,4 +1,4 @@
-"""What is done of a long evaluation, on disk, so that it can go on later."""
+"""Checkpoints of a probe or a fine-tuning, which can go on from them."""
 
 from collections.abc import Mapping
 import hashlib
@@ -21,7 +21,7 @@ Counts = list[tuple[Any, ...]]
 
 
 class Saved:
-  """One file of an evaluation that may be stopped at any step.
+  """The checkpoint file of an evaluation that may be stopped at any step.
 
   It belongs to one encoder and protocol: what another has left is not read,
   and is written over. Process 0 alone reads and writes.
@@ -58,7 +58,7 @@ class Saved:
     self._key = hashlib.sha256(text.encode()).hexdigest()
 
   def save(self, counts: Counts, state: Any = None) -> None:
-    """Writes what is done, all of it or nothing.
+    """Writes the checkpoint, all of it or nothing.
 
     Args:
       counts: of the finished repetitions.

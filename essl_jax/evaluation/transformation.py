@@ -132,37 +132,57 @@ class Transformation(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """See `run` above; None without a trained head.
 
-    The figures of a second term stand beside those of the first, by its
-    section.
+    The figures of `prediction` stand alone; beside them stand those of other
+    terms, by their sections.
     """
     found: dict[str, Any] = {}
     for number, term in enumerate(bench.experiment.networks.terms):
       if isinstance(term, Prediction) and term.head_name not in bench.at_random:
         figures = run(bench, state, number)
-        found = found | {term.section: figures} if found else figures
+        is_first = term.section == Prediction.section
+        found |= figures if is_first else {term.section: figures}
     return found or None
 
   @classmethod
   def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
-    """The accuracy in training, beside that of guessing."""
-    elements = figures.get("per_element")
-    level = ("chance", 100 / len(elements)) if elements else None
-    title = "Transformation prediction accuracy"
-    return {"equivariance_accuracy": Curve(title, "%", level)}
+    """The accuracy of each term in training, beside that of guessing."""
+    curves = {}
+    for section, found in _by_term(figures).items():
+      elements = found.get("per_element")
+      level = ("chance", 100 / len(elements)) if elements else None
+      title = _named("Transformation prediction accuracy", section)
+      curves[f"{section}_accuracy"] = Curve(title, "%", level)
+    return curves
 
   @classmethod
   def pictures(
     cls, figures: Mapping[str, Mapping[str, Any]]
   ) -> Sequence[Picture | str]:
-    """The confusion matrix of every run."""
-    return [confusion.picture(*each) for each in figures.items()]
+    """The confusion matrix of every run and term."""
+    return [
+      confusion.picture(_named(run, section), found)
+      for run, terms in figures.items()
+      for section, found in _by_term(terms).items()
+    ]
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """The accuracy over all elements, of each term."""
     title = "Transformation prediction accuracy"
-    others = {k: x for k, x in figures.items() if isinstance(x, Mapping)}
-    found = [_row(title, figures)]
-    return found + [_row(f"{title}, {k}", x) for k, x in others.items()]
+    return [
+      _row(_named(title, section), found)
+      for section, found in _by_term(figures).items()
+    ]
+
+
+def _by_term(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+  """Figures by the sections of their terms; with none, of `prediction`."""
+  others = {k: x for k, x in figures.items() if isinstance(x, Mapping)}
+  first = {k: x for k, x in figures.items() if k not in others}
+  return {Prediction.section: first} | others if first or not others else others
+
+
+def _named(text: str, section: str) -> str:
+  return text if section == Prediction.section else f"{text}, {section}"
 
 
 def _row(title: str, figures: Mapping[str, Any]) -> Row:

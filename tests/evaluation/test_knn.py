@@ -186,6 +186,11 @@ def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
     )
     for left, right in zip(one, eight, strict=True):
       np.testing.assert_array_equal(left, right)
+    ranked = knn.predict(
+      bank, labels, queries, k=used[0], mesh=mesh, **arguments
+    )
+    assert len(ranked.sharding.device_set) == 8
+    np.testing.assert_array_equal(ranked, one[0])
     data = bank, labels, queries, answers
     expected = knn.run(*data, k=ks, **arguments)
     assert knn.run(*data, k=ks, mesh=mesh, **arguments) == expected

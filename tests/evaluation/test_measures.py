@@ -16,7 +16,7 @@ from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import collapse, ridge, symmetry
+from essl_jax.evaluation import collapse, ridge, symmetry, transformation
 from essl_jax.training import experiment as experiment_lib
 
 # Two processes of two devices each; one of them writes what both have found.
@@ -33,6 +33,9 @@ TWO_PROCESSES = """
     with open(out, "w") as file:
       json.dump(found, file)
 """
+
+
+ACCURACY = "Transformation prediction accuracy"
 
 
 @pytest.fixture
@@ -174,6 +177,39 @@ def test_confusion_is_counted_over_all_images(make, devices):
   assert found["confusion"] == (40 * right + 21 * turned).tolist()
   np.testing.assert_allclose(found["per_element"], [100 * 40 / 61] * 4)
   np.testing.assert_allclose(found["transformation_accuracy"], 100 * 40 / 61)
+
+
+def test_each_prediction_is_shown_by_its_name():
+  """Also where the head of `prediction` is untrained, and measured by none."""
+  rotation = {"per_element": [50.0] * 4, "group": "rotation", "images": 10}
+  rotation |= {"transformation_accuracy": 50.0, "confusion": [[1] * 4] * 4}
+  flips = {"per_element": [70.0] * 2, "group": "vertical_flip", "images": 10}
+  flips |= {"transformation_accuracy": 70.0, "confusion": [[2] * 2] * 2}
+  kind = transformation.Transformation
+  first = ("equivariance_accuracy", ("chance", 25.0), ACCURACY, "50.00%")
+  second = ("flipped_accuracy", ("chance", 50.0), f"{ACCURACY}, flipped")
+  second = (*second, "70.00%")
+  for figures, expected in (
+    (rotation, [first]),
+    (rotation | {"flipped": flips}, [first, second]),
+    ({"flipped": flips}, [second]),
+  ):
+    found = [
+      (name, curve.level, row.title, row.value)
+      for (name, curve), row in zip(
+        kind.curves(figures).items(), kind().rows(figures), strict=True
+      )
+    ]
+    assert found == expected
+    captions = [x.caption for x in kind.pictures({"run": figures})]
+    matrices = {25.0: "run: confusion matrix of rotation on test images"}
+    matrices[50.0] = "run, flipped: confusion matrix of vertical_flip on test"
+    matrices[50.0] += " images"
+    assert captions == [matrices[level] for _, (_, level), *_ in expected]
+  assert list(kind.curves({})) == ["equivariance_accuracy"]
+  assert kind.pictures({"run": {}}) == [
+    "run has no trained transformation head."
+  ]
 
 
 def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):

@@ -22,6 +22,7 @@ class PixelMean(Evaluation):
 
   heading = "Brightness"
   ranks = "mean"
+  circumstances = ("images",)
   scale: float = 1.0
   every_epochs: int = 1
 
@@ -36,7 +37,8 @@ class PixelMean(Evaluation):
   def run(self, bench, state):
     batch = next(bench.experiment.source.evaluation_batches("test", 40))
     mean = float(batch["image"].mean())
-    return {"mean": self.scale * mean, "images": len(batch["image"])}
+    figures = {"mean": self.scale * mean, "images": len(batch["image"])}
+    return figures | {"sum": mean * len(batch["image"])}
 
   def rows(self, figures):
     note = f"{figures['images']} test images"
@@ -78,7 +80,8 @@ def test_a_module_of_ones_own_shows_its_figures_everywhere(
     report(workdir, "--images=0")
   results = json.loads((workdir / "results.json").read_text())
   mean = results["figures"]["pixel_mean"]["mean"]
-  assert results["untrained"]["mean"] == mean
+  # A figure of `run` alone is of the trained network.
+  assert results["untrained"] == {"mean": mean, "images": 40}
   note = "40 test images, 40 before training"
   row = ["Brightness of images", f"{mean:.3f} levels", note]
   assert results["rows"] == {"pixel_mean": [row]}

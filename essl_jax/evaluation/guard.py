@@ -1,0 +1,112 @@
+"""Calls evaluations, which may be anybody's code, and checks their answers."""
+
+from collections.abc import Mapping
+import contextlib
+import json
+import typing
+from typing import Any
+
+import jax
+
+from essl_jax import config as config_lib
+from essl_jax.errors import told
+from essl_jax.evaluation.evaluation import Evaluation, Row
+from essl_jax.storage.preemption import Stopped
+from essl_jax.storage.workdir import to_json
+
+# Not wrong input: a diverged network, SIGTERM, a device or process that fails.
+_PASSING = (FloatingPointError, Stopped, jax.errors.JaxRuntimeError)
+_MODES = typing.get_args(typing.get_type_hints(config_lib.Config)["mode"])
+
+
+def told_by(
+  evaluation: Evaluation, hook: str
+) -> contextlib.AbstractContextManager[None]:
+  """Turns exceptions of an evaluation into a UsageError that names it.
+
+  Args:
+    evaluation: whose code runs within.
+    hook: the method that is called.
+
+  Returns:
+    The context; errors of training, devices and processes pass it unchanged.
+  """
+  kind = type(evaluation)
+  name = f"{kind.__module__}:{kind.__name__}"
+  return told(f"config.evaluations={name}, {hook}", passing=_PASSING)
+
+
+def check_settings(evaluation: Evaluation) -> None:
+  """Raises UsageError for modes or epochs that no run has."""
+  with told_by(evaluation, "modes"):
+    modes = evaluation.modes
+    if isinstance(modes, str) or not set(modes) <= set(_MODES):
+      raise ValueError(
+        f"must be a tuple of some of {', '.join(_MODES)}; got {modes!r}"
+      )
+  with told_by(evaluation, "every_epochs"):
+    every = evaluation.look_every()
+    if every is not None and not (isinstance(every, int) and every >= 0):
+      raise ValueError(f"must be a whole number, 0 or more; got {every!r}")
+
+
+def monitor(
+  evaluation: Evaluation, bench: Any, state: Any
+) -> tuple[dict[str, float], str]:
+  """Figures of `Evaluation.monitor`, and their description."""
+  with told_by(evaluation, "monitor"):
+    found = evaluation.monitor(bench, state)
+    if not isinstance(found, Mapping):
+      kind = type(found).__name__
+      raise ValueError(f"must return a dict of numbers, not {kind}")
+    for name, value in found.items():
+      if not _is_number(value):
+        raise ValueError(f"{name} must be a number; got {value!r:.60}")
+    is_ranking = evaluation.ranks and evaluation.look_every() != 0
+    if is_ranking and evaluation.ranks not in found:
+      raise ValueError(
+        f"must give {evaluation.ranks}, which `ranks` names; it gives"
+        f" {', '.join(found) or 'nothing'}"
+      )
+  with told_by(evaluation, "describe"):
+    return dict(found), str(evaluation.describe(found) or "") if found else ""
+
+
+def run(
+  evaluation: Evaluation, bench: Any, state: Any
+) -> dict[str, Any] | None:
+  """Figures of `Evaluation.run`, which `results.json` can hold."""
+  with told_by(evaluation, "run"):
+    found = evaluation.run(bench, state)
+    if found is None:
+      return None
+    if not isinstance(found, Mapping):
+      kind = type(found).__name__
+      raise ValueError(f"must return a dict or None, not {kind}")
+    json.dumps(to_json(found))
+    return dict(found)
+
+
+def rows(evaluation: Evaluation, figures: Mapping[str, Any]) -> list[Row]:
+  """Rows of `Evaluation.rows`; plain tuples will do."""
+  with told_by(evaluation, "rows"):
+    found = evaluation.rows(figures)
+    if not isinstance(found, list | tuple) or not all(map(_is_row, found)):
+      raise ValueError(
+        "must return a list of Row(title, value, note), all of them text; got"
+        f" {found!r:.80}"
+      )
+    return [Row(*row) for row in found]
+
+
+def _is_number(value: Any) -> bool:
+  try:
+    float(value)
+  except (TypeError, ValueError):
+    return False
+  return True
+
+
+def _is_row(row: Any) -> bool:
+  is_tuple = isinstance(row, list | tuple) and len(row) in (2, 3)
+  return is_tuple and all(isinstance(text, str) for text in row)
