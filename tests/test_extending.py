@@ -86,10 +86,17 @@ def test_a_finished_run_is_evaluated_again(folder, workdir, capsys):
   recipe = str(folder / "my_recipe.py")
   words = [TERMS, "--config.epochs=2", "--config.width=16"]
   again = [*words, "--config.spread=0.5", "--config.my_measure.order=1.0"]
-  run_lib.run(flags.load(recipe, [*again, "--config.mode=evaluate"]), workdir)
+  again += ["--config.evaluations=my_idea:MyMeasure", "--config.mode=evaluate"]
+  before = json.loads((workdir / "results.json").read_text())
+  run_lib.run(flags.load(recipe, again), workdir)
   results = json.loads((workdir / "results.json").read_text())
-  assert results["figures"]["my_measure"]["order"] == 1.0
+  assert results["figures"].pop("my_measure")["order"] == 1.0
   assert "order 1" in capsys.readouterr().out
+  # Figures of other evaluations stay.
+  assert before["figures"].pop("my_measure")["order"] == 2.0
+  assert results["figures"] == before["figures"]
+  assert results["untrained"] == before["untrained"]
+  assert set(results["rows"]) == set(before["rows"])
   with pytest.raises(UsageError, match="spread is 0.5 there, 0.7 here"):
     run_lib.run(flags.load(recipe, [*words, "--config.spread=0.7"]), workdir)
 

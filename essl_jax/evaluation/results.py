@@ -39,8 +39,9 @@ def write(
   """Measures a state, writes all that is known of its run, prints a table.
 
   `results.json` is written after each evaluation, so that one which fails does
-  not cost the figures of those before. `mode=finetune` adds figures to those of
-  earlier runs; all else in `results.json` stays.
+  not cost the figures of those before. Figures of other evaluations of the same
+  step stay. `mode=finetune` adds figures to those of earlier runs; all else in
+  `results.json` stays.
 
   Args:
     bench: the run's evaluations.
@@ -95,11 +96,14 @@ def _results(
     results = {**known, **before}
     _add(results, bench, bench.figures, step)
     return results
+  same = before if before.get("step") == step else {}
   return {
     "step": step,
     "data": {"broken": broken},
-    "untrained": _untrained(bench, workdir, bench.figures),
-    "figures": bench.figures,
+    "untrained": same.get("untrained", {})
+    | _untrained(bench, workdir, bench.figures),
+    "figures": same.get("figures", {}) | bench.figures,
+    "rows": same.get("rows", {}),
     **_accumulated(bench, before),
     "training": _training(workdir, bench.experiment),
     **known,
