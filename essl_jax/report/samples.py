@@ -109,6 +109,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     views = "" if found.views else "views, "
     why = first_line(error)
     found.missing = f"no {views}neighbours, embedding and spectrum: {why}"
+    tell(f"{run.name}: {found.missing}")
   return found
 
 
