@@ -77,5 +77,5 @@ def restore(
     raise UsageError("the run has no pre-trained encoder (config.epochs is 0)")
   else:
     raise UsageError(f"{run.path} holds no checkpoint")
-  kinds = ("params", "batch_stats")
-  return {x: tree.get(x, {}).get("encoder", {}) for x in kinds}, step
+  kinds = [x for x in ("params", "batch_stats") if "encoder" in tree.get(x, {})]
+  return {x: tree[x]["encoder"] for x in kinds}, step
