@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave is wrong."""
+"""The exception for wrong input, and user's code that fails."""
 
 from collections.abc import Iterator
 import contextlib
@@ -22,14 +22,13 @@ def told(where: str) -> Iterator[None]:
     where: names the code, such as `config.method=my_idea:MyMethod`.
 
   Raises:
-    UsageError: in place of the exception, with its type and its first line.
+    UsageError: in place of the exception, with its first line, and with its
+      type unless it is a plain ValueError. `sys.exit` counts, Ctrl-C does not.
   """
   try:
     yield
   except UsageError:
     raise
-  except ValueError as error:
-    raise UsageError(f"{where}: {first_line(error)}") from error
-  except Exception as error:
-    line = first_line(error, with_type=True)
+  except (Exception, SystemExit) as error:
+    line = first_line(error, with_type=type(error) is not ValueError)
     raise UsageError(f"{where}: {line}") from error
