@@ -162,10 +162,10 @@ def _check_step(experiment: Any) -> None:
   prepare = views_lib.make_views(requests, labels=networks.needs_labels)
   step = step_lib.make_train_step(problem, prepare)
   after, metrics = _shape_of(where, step, state, batch)
-  for name, x in metrics.items():
-    if getattr(x, "shape", None) != ():
+  for name, shape in jax.tree.map(lambda x: x.shape, metrics).items():
+    if shape != ():
       raise UsageError(
-        f"{where}: the metric {name} must be one number, and is {x}"
+        f"{where}: the metric {name} must be one number, and has shape {shape}"
       )
   forms = [
     jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (state, after)
