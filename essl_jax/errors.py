@@ -1,4 +1,4 @@
-"""`UsageError`, the exception for wrong input."""
+"""The exception for wrong input, and user's code that fails."""
 
 from collections.abc import Iterator
 import contextlib
@@ -25,16 +25,13 @@ def told(
     passing: exceptions that mean something else, and pass unchanged.
 
   Raises:
-    UsageError: in place of the exception, with its type and its first line.
+    UsageError: in place of the exception, with its first line, and with its
+      type unless it is a plain ValueError. `sys.exit` counts, Ctrl-C does not.
   """
   try:
     yield
-  except UsageError:
+  except (UsageError, *passing):
     raise
-  except passing:
-    raise
-  except ValueError as error:
-    raise UsageError(f"{where}: {first_line(error)}") from error
-  except Exception as error:
-    line = first_line(error, with_type=True)
+  except (Exception, SystemExit) as error:
+    line = first_line(error, with_type=type(error) is not ValueError)
     raise UsageError(f"{where}: {line}") from error

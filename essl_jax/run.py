@@ -67,15 +67,16 @@ def _open(
   agree: Callable[[Mapping[str, Any]], None],
 ) -> experiment_lib.Experiment:
   """Opens the data and claims the workdir; quick checks come first."""
+  before: Mapping[str, Any] = {}
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)
-  elif config.mode != "train":
-    read_config(workdir)  # refuses a folder without a run
+  elif config.mode != "train" or (workdir / "config.json").exists():
+    before = read_config(workdir)  # refuses a folder without a run
   claim = functools.partial(
     check_config,
     workdir,
     config_lib.to_dict(config),
-    ignore=config_lib.free_fields(config),
+    ignore=config_lib.free_fields(config, before),
     defaults=config_lib.defaults(config),
     overwrite=is_new,
   )

@@ -97,6 +97,11 @@ def test_a_finished_run_is_evaluated_again(folder, workdir, capsys):
   assert results["figures"] == before["figures"]
   assert results["untrained"] == before["untrained"]
   assert set(results["rows"]) == set(before["rows"])
+  # The groups of one's own evaluations are absent where others are chosen.
+  few = ["--config.evaluations=knn", "--config.mode=evaluate"]
+  run_lib.run(
+    flags.load(recipe, [*words, "--config.spread=0.5", *few]), workdir
+  )
   with pytest.raises(UsageError, match="spread is 0.5 there, 0.7 here"):
     run_lib.run(flags.load(recipe, [*words, "--config.spread=0.7"]), workdir)
 
@@ -114,6 +119,14 @@ def test_help_lists_the_fields_of_ones_own_parts(folder):
   ):
     assert f"{flag}\n" in lines
     assert text in lines
+
+
+def _term(name):
+  return f"--config.terms=('wrong:{name}',)"
+
+
+def _group(name, module="wrong"):
+  return f"--config.equivariance.group={module}:{name}"
 
 
 WRONG = {
@@ -134,11 +147,86 @@ WRONG = {
   "scalar": ("--config.method=wrong:Rows", "the loss must be one number"),
   "fails": ("--config.method=wrong:Fails", "KeyError: 'nothing'"),
   "broken": ("--config.method=broken:Method", "broken cannot be imported"),
+  "empty": ("--config.method=empty:Method", "empty has no Method; it has no"),
+  "exit": ("--config.method=exits:Method", "imported: SystemExit: 0"),
+  "exit of a group": ("--config.equivariance.group=exits:G", "(SystemExit: 0)"),
+  "exit of a source": ("--config.data.name=wrong:exiting", "SystemExit: 0"),
+  "source field": (
+    "--config.data.name=wrong:resized",
+    "config.data.image_size is there already",
+  ),
+  "requests": (
+    "--config.method=wrong:NoRequests",
+    "NoRequests.requests must return a list of ViewRequests, and returns None",
+  ),
+  "words": ("--config.method=wrong:Words", "returns ['first']"),
+  "head": (
+    "--config.method=wrong:Taken",
+    "a head encode, a name that Networks",
+  ),
+  "heads": (
+    "--config.method=wrong:NoHeads",
+    "must return Flax modules by name",
+  ),
+  "hook": ("--config.method=wrong:Shadow", "loss cannot be a field"),
+  "frozen": (
+    "--config.encoder.name=wrong:Frozen",
+    "no parameter to be frozen is encoder/nothing; there are: encoder/Conv_0",
+  ),
+  "unknown view": (_term("Unknown"), "Unknown.requests: AttributeError"),
+  "constructor": (
+    _term("Raises"),
+    "config.terms=wrong:Raises: RuntimeError: never",
+  ),
+  "keyword": (_term("Keyword"), "asks for the view 'class', which cannot be"),
+  "number": (_term("Number"), "asks for the view 3, which cannot be"),
+  "space": (_term("Space"), "asks for the view 'my view', which cannot be"),
+  "views": (_term("Text"), "views must be a tuple of names"),
+  "taken view": (_term("Resolution"), "config.views.resolution is another"),
+  "dot": (_term("Dot"), "has the field 'a.b', which cannot be"),
+  "section": (_term("Section"), "has the field views, as every config has"),
+  "type": (_term("Untyped"), "the types of Untyped: NameError"),
+  "default": (_term("Default"), "config.default.depth must be int, got 'many'"),
+  "default bound": (_term("Low"), "config.low.depth must be at least 1; got 0"),
+  "metric": (_term("Vector"), "rows must be one number, and has shape (2,)"),
+  "metric name": (_term("Ssl"), "Ssl.loss: the metric loss_ssl is there"),
+  "term": (_term("Seeks"), "Seeks.forward: KeyError: 'nothing'"),
+  "term heads": (_term("Headless"), "Headless.make_heads: RuntimeError"),
+  "no weight": (
+    "--config.method=none --config.terms=('my_idea:Brightness',)"
+    " --config.brightness.weight=0.0",
+    "set config.brightness.weight above 0",
+  ),
+  "groups": (_term("Named"), "Named.groups must be TransformationGroups"),
+  "transform": (
+    _term("Alone"),
+    "pixels: the transform must return (images, targets): change config.alone",
+  ),
+  "identity": (_group("TURNED"), "element 0 must be the identity"),
+  "equal elements": (_group("EQUAL"), "elements 1 and 2 do the same"),
+  "shape": (_group("CUT"), "of it: change config.equivariance"),
+  "dtype": (_group("WHOLE"), "and makes int32[1,16,16,3]"),
+  "side": (_group("THIRDS"), ": set config.views.third.size to fit or change"),
+  "element names": (
+    _group("NAMES", "named"),
+    "need as many different element_names",
+  ),
 }
 PARTS = '''
+import sys
 import flax.linen as nn
+import jax.numpy as jnp
 import my_idea
+from essl_jax.augment import ViewRequest
+from essl_jax.config import bounds
 from essl_jax.methods.method import Method
+from essl_jax.transformations import TransformationGroup
+
+def exiting(data):
+  sys.exit(0)
+
+def resized(data, *, image_size: int = 8):
+  return my_idea.open_source(data)
 
 class NoLoss(Method):
   """Incomplete."""
@@ -160,16 +248,116 @@ class Fails(my_idea.MyMethod):
   """Looks for what is not there."""
   def forward(self, heads, features):
     return features["nothing"]
+
+class NoRequests(my_idea.MyMethod):
+  def requests(self, views):
+    pass
+
+class Words(my_idea.MyMethod):
+  def requests(self, views):
+    return ["first"]
+
+class Taken(my_idea.MyMethod):
+  def make_heads(self, **common):
+    return {"encode": nn.Dense(8)} | super().make_heads(**common)
+
+class NoHeads(my_idea.MyMethod):
+  def make_heads(self, **common):
+    pass
+
+class Shadow(my_idea.MyMethod):
+  loss: float = 1.0
+
+class Frozen(my_idea.MyEncoder):
+  frozen_parameters = ("nothing",)
+
+class Unknown(my_idea.Brightness):
+  def requests(self, views):
+    return [ViewRequest("darkened", views.nothing)]
+
+class Raises(my_idea.Brightness):
+  def __post_init__(self):
+    raise RuntimeError("never")
+
+class Keyword(my_idea.Brightness):
+  views = ("first", "class")
+
+class Number(my_idea.Brightness):
+  views = (3,)
+
+class Space(my_idea.Brightness):
+  views = ("my view",)
+
+class Text(my_idea.Brightness):
+  views = "first"
+
+class Resolution(my_idea.Brightness):
+  views = ("first", "resolution")
+
+class Dot(my_idea.Brightness):
+  section = "a.b"
+
+class Section(my_idea.Brightness):
+  section = "views"
+
+class Untyped(my_idea.Brightness):
+  depth: "Undefined" = 1
+
+class Default(my_idea.Brightness):
+  depth: int = "many"
+
+class Low(my_idea.Brightness):
+  depth: bounds.Count = 0
+
+class Vector(my_idea.Brightness):
+  def loss(self, outputs, targets, *, axis_name=None):
+    return jnp.mean(outputs), {"rows": outputs}
+
+class Ssl(my_idea.Brightness):
+  section = "ssl"
+
+class Seeks(my_idea.Brightness):
+  def forward(self, heads, features, targets):
+    return features["nothing"]
+
+class Headless(my_idea.Brightness):
+  def make_heads(self, **common):
+    raise RuntimeError("no head")
+
+class Named(my_idea.Brightness):
+  groups = ("rotation",)
+
+class Alone(my_idea.Brightness):
+  def darken(self, images, keys):
+    return images
+
+same, turn = lambda x: x, lambda x: jnp.rot90(x, 1, (1, 2))
+TURNED = TransformationGroup("turned", (turn, same))
+EQUAL = TransformationGroup("equal", (same, turn, turn))
+CUT = TransformationGroup("cut", (same, lambda x: x[:, 1:]))
+WHOLE = TransformationGroup("whole", (same, lambda x: x.astype(int)))
+THIRDS = TransformationGroup(
+  "thirds", (same, lambda x: jnp.concatenate(jnp.split(x, 3, 1)[::-1], 1))
+)
 '''
+NAMED = """
+from essl_jax.transformations import TransformationGroup
+NAMES = TransformationGroup("n", (abs, abs), element_names=("same", "same"))
+"""
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_parts_are_refused_in_one_line(name, folder):
   (folder / "wrong.py").write_text(PARTS)
   (folder / "broken.py").write_text("1 / 0\n")
-  flag, expected = WRONG[name]
+  (folder / "empty.py").write_text("")
+  (folder / "exits.py").write_text("import sys\nsys.exit(0)\n")
+  (folder / "named.py").write_text(NAMED)
+  words, expected = WRONG[name]
   with pytest.raises(UsageError) as error:
-    experiment_lib.build(flags.load(str(folder / "my_recipe.py"), [flag]))
+    experiment_lib.build(
+      flags.load(str(folder / "my_recipe.py"), words.split())
+    )
   assert expected in str(error.value)
   assert "\n" not in str(error.value)
 

@@ -18,7 +18,7 @@ import typing
 from typing import Annotated, Any, Literal, cast
 
 from essl_jax.config import values as values_lib
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 
 _NONE = type(None)
 # Of a Flax module: its own, and what the program sets.
@@ -62,19 +62,21 @@ def of(part: Any) -> dict[str, Field]:
 @functools.cache
 def _of(part: Any) -> dict[str, Field]:
   is_class = isinstance(part, type)
-  hints = typing.get_type_hints(part, include_extras=True)
+  where = getattr(part, "__name__", str(part))
+  with told(f"the types of {where}"):
+    hints = typing.get_type_hints(part, include_extras=True)
   helps = _attributes(part)
   if dataclasses.is_dataclass(part):  # of fields that another class describes
-    told = {x.name: x.metadata.get("help") for x in dataclasses.fields(part)}
-    helps = {name: text for name, text in told.items() if text} | helps
+    texts = {x.name: x.metadata.get("help") for x in dataclasses.fields(part)}
+    helps = {name: text for name, text in texts.items() if text} | helps
   found = {}
   for name, default in _defaults(part):
     if name in hints and _is_plain(hints[name]):
       found[name] = Field(name, hints[name], default, helps.get(name, ""))
     elif default is dataclasses.MISSING and not is_class:
       raise UsageError(
-        f"{getattr(part, '__name__', part)}: the parameter {name} needs a type"
-        " that a config can hold, or a default"
+        f"{where}: the parameter {name} needs a type that a config can hold, or"
+        " a default"
       )
   return found
 
@@ -150,19 +152,17 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
   values = {}
   for name, field in known.items():
     value = getattr(default, name, field.default)
-    if name in raw and dataclasses.is_dataclass(field.hint):
-      group = cast(type, field.hint)
-      value = build(group, raw[name], f"{prefix}{name}", value)
-    elif name in raw:
-      value = values_lib.coerce(field.hint, raw[name], f"{prefix}{name}")
-    elif value is dataclasses.MISSING:
+    if name not in raw and value is dataclasses.MISSING:
       raise UsageError(f"config.{prefix}{name} is missing")
+    if dataclasses.is_dataclass(field.hint):
+      group = cast(type, field.hint)
+      value = build(group, raw.get(name, {}), f"{prefix}{name}", value)
+    else:  # defaults are anybody's, too
+      value = raw.get(name, value)
+      value = values_lib.coerce(field.hint, value, f"{prefix}{name}")
     values[name] = value
-  try:
+  with told(f"config.{path}" if path else "config"):
     return kind(**values)
-  except ValueError as error:
-    where = f"config.{path}" if path else "config"
-    raise UsageError(f"{where}: {error}") from error
 
 
 def unknown(name: str, known: Collection[str]) -> str:

@@ -15,8 +15,7 @@ from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
-from essl_jax.errors import UsageError
-from essl_jax.texts import first_line
+from essl_jax.errors import UsageError, told
 
 _PREFIX = "config."
 # How to find the parts whose fields stand beside the one that chooses them.
@@ -100,8 +99,8 @@ def is_flag(word: str) -> bool:
 def read_recipe(path: str) -> dict[str, Any]:
   """What a recipe returns, as nested plain data.
 
-  From then on, modules beside the recipe and in the current folder can be
-  imported: recipes may build on each other, and bring parts.
+  From then on, modules beside the recipe can be imported, and after them those
+  of the current folder: recipes may build on each other, and bring parts.
 
   Args:
     path: of its file, with variants after a colon.
@@ -121,31 +120,28 @@ def read_recipe(path: str) -> dict[str, Any]:
       f"config file {name} does not exist (seen from {os.getcwd()});"
       f" {file.parent} holds {there}"
     )
-  for folder in (str(file.resolve().parent), os.getcwd()):
-    if folder not in sys.path:
-      sys.path.append(folder)
+  beside = str(file.resolve().parent)
+  sys.path[:] = [beside, *(x for x in sys.path if x != beside)]
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
   spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
   if spec is None or spec.loader is None:
     raise UsageError(f"config file {name} is no Python file")
   module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    found = module.get_config(variant) if variant else module.get_config()
-    return found.to_dict()
-  except UsageError:
-    raise
-  except SyntaxError as error:
-    raise UsageError(
-      f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
-    ) from error
-  except ModuleNotFoundError as error:
-    raise UsageError(
-      f"config file {name} needs the module {error.name}: put it beside the"
-      " recipe, or install it"
-    ) from error
-  except Exception as error:  # a recipe is anybody's code
-    line = first_line(error, with_type=True)
-    raise UsageError(f"config file {name}: {line}") from error
+  with told(f"config file {name}"):  # anybody's code
+    try:
+      spec.loader.exec_module(module)
+      found = module.get_config(variant) if variant else module.get_config()
+      return found.to_dict()
+    except SyntaxError as error:
+      raise UsageError(
+        f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
+      ) from error
+    except ModuleNotFoundError as error:
+      raise UsageError(
+        f"config file {name} needs the module {error.name}: put it beside the"
+        " recipe, or install it"
+      ) from error
 
 
 def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """From plain data to a checked config, and back."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import ml_collections
 from essl_jax.config import checks, fields, parts
 from essl_jax.config.config import Config
 from essl_jax.config.schema import find_source, schema
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 
 # Changing these does not change what is trained: a workdir accepts them, and
 # the groups of evaluations too.
@@ -190,25 +191,31 @@ def _equal(value: Any, default: Any) -> bool:
 def method(config: Config) -> Any:
   """The method of a config, with its fields."""
   part = parts.METHOD.find(config.method)
-  return part(**_values(config, part))
+  with told(f"config.method={config.method}"):
+    return part(**_values(config, part))
 
 
 def terms(config: Config) -> list[Any]:
   """The equivariance terms of a config, with their fields."""
-  return _groups(config, map(parts.TERM.find, config.terms))
+  return _groups(config, parts.TERM, config.terms)
 
 
 def evaluations(config: Config) -> list[Any]:
   """The evaluations of a config, with their fields."""
-  return _groups(config, map(parts.EVALUATION.find, config.evaluations))
+  return _groups(config, parts.EVALUATION, config.evaluations)
 
 
-def _groups(config: Config, found: Iterable[Any]) -> list[Any]:
+def _groups(
+  config: Config, kind: parts.Kind, names: Sequence[str]
+) -> list[Any]:
   """The groups of parts that have one; others have no fields."""
-  return [
-    getattr(config, part.section) if fields.of(part) else part()
-    for part in found
-  ]
+  found = []
+  for name in names:
+    part = kind.find(name)
+    with told(f"config.{kind.field}={name}"):
+      has_group = bool(fields.of(part))
+      found.append(getattr(config, part.section) if has_group else part())
+  return found
 
 
 def _values(group: Any, part: Any) -> dict[str, Any]:
@@ -233,11 +240,24 @@ def source_fields(config: Config) -> dict[str, Any]:
   return {} if part is None else _values(config.data, part)
 
 
-def free_fields(config: Config) -> tuple[str, ...]:
-  """Dotted names of the fields that do not change the training."""
-  names = dict.fromkeys((*config.evaluations, *parts.EVALUATION.names()))
-  found = map(parts.EVALUATION.find, names)
-  return (*_FREE_FIELDS, *dict.fromkeys(part.section for part in found))
+def free_fields(
+  config: Config, before: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+  """Dotted names of the fields that do not change the training.
+
+  Args:
+    config: whose evaluations' fields are free, and those of all known ones.
+    before: another config as plain data, whose evaluations count too.
+
+  Returns:
+    The names of fields and of groups.
+  """
+  found = map(parts.EVALUATION.find, parts.EVALUATION.names())
+  groups = [part.section for part in (*found, *evaluations(config))]
+  for name in (before or {}).get("evaluations", ()):
+    with contextlib.suppress(UsageError):  # its module may be gone
+      groups.append(parts.EVALUATION.find(name).section)
+  return (*_FREE_FIELDS, *dict.fromkeys(groups))
 
 
 def defaults(config: Config) -> dict[str, Any]:

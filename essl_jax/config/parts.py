@@ -17,8 +17,8 @@ import re
 from typing import Any, ClassVar, dataclass_transform
 
 import essl_jax
-from essl_jax.errors import UsageError
-from essl_jax.texts import first_line
+from essl_jax.config import fields
+from essl_jax.errors import UsageError, told
 
 _CONSTANT = "PART"  # the name of the part in its module
 
@@ -85,31 +85,29 @@ class Kind:
   def _import(self, name: str) -> Any:
     where = f"config.{self.field}={name}"
     module, _, attribute = name.partition(":")
-    try:
-      return pkgutil.resolve_name(name)
-    except ModuleNotFoundError as error:
-      if error.name and module.startswith(error.name):
-        raise UsageError(
-          f"{where}: there is no module {error.name}: put it beside the recipe"
-          " or into the current folder"
-        ) from error
-      raise UsageError(f"{where}: {module} needs {error.name}") from error
-    except AttributeError as error:
-      there = [x for x in vars(importlib.import_module(module)) if x[0] != "_"]
-      raise UsageError(
-        f"{where}: {module} has no {attribute}; it has {', '.join(there)}"
-      ) from error
-    except Exception as error:  # a module is anybody's code
-      line = first_line(error, with_type=True)
-      raise UsageError(
-        f"{where}: {module} cannot be imported ({line})"
-      ) from error
+    with told(f"{where}: {module} cannot be imported"):
+      try:
+        found = importlib.import_module(module)
+      except ModuleNotFoundError as error:
+        if error.name is None:
+          raise
+        if f"{module}.".startswith(f"{error.name}."):
+          raise UsageError(
+            f"{where}: there is no module {error.name}: put it beside the"
+            " recipe or into the current folder"
+          ) from error
+        raise UsageError(f"{where}: {module} needs {error.name}") from error
+    if not hasattr(found, attribute):
+      there = ", ".join(x for x in vars(found) if x[0] != "_") or "no names"
+      raise UsageError(f"{where}: {module} has no {attribute}; it has {there}")
+    return getattr(found, attribute)
 
   def _check(self, name: str, found: Any) -> Any:
     is_class = isinstance(found, type)
-    if self.base:
+    base = pkgutil.resolve_name(self.base) if self.base else None
+    if base:
       wanted = f"a subclass of {self.base.replace(':', '.')}"
-      fits = is_class and issubclass(found, pkgutil.resolve_name(self.base))
+      fits = is_class and issubclass(found, base)
     else:
       wanted = "a function that returns a source"
       fits = callable(found) and not is_class
@@ -121,6 +119,13 @@ class Kind:
     if inspect.isabstract(found):
       missing = ", ".join(sorted(found.__abstractmethods__))
       raise UsageError(f"config.{self.field}={name} does not define {missing}")
+    for field in fields.of(found) if base else ():
+      if hasattr(base, field) and field not in fields.of(base):
+        raise UsageError(
+          f"config.{self.field}={name}: {field} cannot be a field, since"
+          f" {self.noun} has something else of that name: leave out its type,"
+          " or rename it"
+        )
     return found
 
 

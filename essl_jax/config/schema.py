@@ -1,15 +1,16 @@
 """The type of a config: `Config` with the fields of the parts it chooses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import keyword
 import pkgutil
 from typing import Any
 
 from essl_jax.config import fields, parts
 from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config, Data, Encoder, Views
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 
 # The fields that choose parts.
 CHOICES = ("method", "terms", "evaluations", "encoder.name", "data.name")
@@ -28,8 +29,8 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     A dataclass; the same one for the same choices.
 
   Raises:
-    UsageError: a part is unknown, of the wrong kind or named twice, or two
-      parts have the same field.
+    UsageError: a part is unknown, of the wrong kind, named twice or fails at
+      its defaults, or a field or a view has a name that is taken or is none.
   """
   values = []
   for name in CHOICES:
@@ -61,21 +62,20 @@ def _compose(
     for kind, names in ((parts.TERM, terms), (parts.EVALUATION, evaluations))
     for name in names
   ]
-  asked = [
-    view
-    for part in (own, *(part for _, part in added))
-    for view in getattr(part, "views", ())
-  ]
+  views = dict.fromkeys(_VIEWS)
+  for where, part in ((f"config.method={method}", own), *added):
+    views |= dict.fromkeys(_views_of(where, part))
   new = [
-    _field("data", _extended(Data, find_source(data))),
-    _field("views", _make_views(dict.fromkeys([*_VIEWS, *asked]))),
-    _field("encoder", _extended(Encoder, parts.ENCODER.find(encoder))),
+    _field("data", _extended("data", find_source(data))),
+    _field("views", _make_views(views)),
+    _field("encoder", _extended("encoder", parts.ENCODER.find(encoder))),
   ]
-  taken = dict.fromkeys(fields.of(Config), "every config")
+  taken = {x.name: "every config" for x in dataclasses.fields(Config)}
   for where, part in added:
     if fields.of(part):
       _claim(taken, part.section, where)
-      new.append(_field(part.section, part))
+      with told(where):
+        new.append(_field(part.section, part))
   for field in fields.of(own).values():
     _claim(taken, field.name, f"config.method={method}")
     new.append((field.name, field.hint, _default(field)))
@@ -85,11 +85,41 @@ def _compose(
 
 
 def _claim(taken: dict[str, str], name: str, owner: str) -> None:
+  _check_name(name, f"{owner} has the field")
   if name in taken:
     raise UsageError(
       f"{owner} has the field {name}, as {taken[name]} has: rename one of them"
     )
   taken[name] = owner
+
+
+def _check_name(name: Any, where: str) -> None:
+  """Refuses what Python does not take for the name of a field."""
+  is_name = isinstance(name, str) and name.isidentifier()
+  if not is_name or keyword.iskeyword(name):
+    raise UsageError(
+      f"{where} {name!r}, which cannot be a field's name: rename it to a word"
+      " of letters, digits and _ that Python does not use itself"
+    )
+
+
+def _views_of(where: str, part: Any) -> Sequence[str]:
+  """The views in `config.views` that a part asks for."""
+  views = getattr(part, "views", ())
+  if not isinstance(views, (list, tuple)):
+    raise UsageError(
+      f"{where}: views must be a tuple of names, such as ('third',), and is"
+      f" {views!r:.80}"
+    )
+  own = [x.name for x in dataclasses.fields(Views) if x.name not in _VIEWS]
+  for view in views:
+    _check_name(view, f"{where} asks for the view")
+    if view in own:
+      raise UsageError(
+        f"{where} asks for the view {view}, and config.views.{view} is another"
+        " field: rename the view"
+      )
+  return views
 
 
 def _default(field: fields.Field) -> Any:
@@ -98,26 +128,27 @@ def _default(field: fields.Field) -> Any:
 
 def _field(name: str, kind: type) -> tuple[str, Any, Any]:
   """A group of fields; its default is that of all of them."""
-  try:
-    default = kind()
-  except TypeError:  # a field has no default
-    default = dataclasses.MISSING
+  defaults = [field.default for field in fields.of(kind).values()]
+  is_set = not any(x is dataclasses.MISSING for x in defaults)
+  default = kind() if is_set else dataclasses.MISSING
   return name, kind, dataclasses.field(default=default)
 
 
-def _extended(base: type, part: Any) -> type:
+def _extended(group: str, part: Any) -> type:
   """A group of fields with those of the part that it chooses."""
+  base = GROUPS[group]
   found = fields.of(part) if part is not None else {}
   for name in found:
     if name in fields.of(base):
       raise UsageError(
-        f"{getattr(part, '__name__', part)} has the field {name}, which every"
-        f" {base.__name__.lower()} has: rename it"
+        f"{getattr(part, '__name__', part)} has the field {name}, and"
+        f" config.{group}.{name} is there already: rename the field"
       )
   new = [(x.name, x.hint, _default(x)) for x in found.values()]
-  return dataclasses.make_dataclass(
-    base.__name__, new, bases=(base,), frozen=True, kw_only=True
-  )
+  with told(f"the fields of config.{group}"):
+    return dataclasses.make_dataclass(
+      base.__name__, new, bases=(base,), frozen=True, kw_only=True
+    )
 
 
 def _make_views(names: Iterable[str]) -> type:

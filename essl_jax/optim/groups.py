@@ -94,11 +94,23 @@ def label(
     The same tree of names: `frozen` for what is, the network's name for all
     else of `heads`, elsewhere `weights`, or `biases` for biases and the
     parameters of norms.
+
+  Raises:
+    ValueError: nothing has a path of `frozen`.
   """
   branches = tuple(f"{path}/" for path in frozen)
+  keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  names = [f"{keystr(path)}/" for path, _ in leaves]
+  for branch in branches:
+    if not any(name.startswith(branch) for name in names):
+      there = ", ".join(name[:-1] for name in names)
+      raise ValueError(
+        f"no parameter to be frozen is {branch[:-1]}; there are: {there}"
+      )
 
   def group(path: Any, x: Any) -> str:
-    name = jax.tree_util.keystr(path, simple=True, separator="/") + "/"
+    name = f"{keystr(path)}/"
     if name.startswith(branches):
       return "frozen"
     network = name.partition("/")[0]

@@ -85,7 +85,7 @@ def _claim(
   different = [
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
     for name in here | there
-    if _show(there, name) != _show(here, name)
+    if (name in there, there.get(name)) != (name in here, here.get(name))
     # Fields that are newer than the run, and that nobody has set.
     and (name in there or here[name] not in (None, usual.get(name)))
     and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)

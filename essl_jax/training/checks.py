@@ -1,7 +1,6 @@
-"""Checks of a config's parts before training, each refusal one line."""
+"""Checks of an experiment, before anything is computed."""
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -10,14 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax import config as config_lib
-from essl_jax import transformations
 from essl_jax.augment import ViewRequest
 from essl_jax.data import Source, arrays
 from essl_jax.errors import UsageError, told
-from essl_jax.texts import first_line
 from essl_jax.training import networks as networks_lib
-from essl_jax.training import resolution
 from essl_jax.training import step as step_lib
+from essl_jax.training import view_checks
 from essl_jax.training import views as views_lib
 
 
@@ -33,10 +30,11 @@ def check(experiment: Any) -> None:
   Raises:
     UsageError: in one line; images without the labels that a part needs, a
       view that images cannot undergo, an encoder whose features are not [N,
-      F], a loss that is no scalar, or a part that fails on the views.
+      F], a loss or a metric that is no scalar, a group whose elements are not
+      what labels stand for, or a part that fails on the views.
   """
   _check_labels(experiment)
-  _check_views(experiment)
+  view_checks.check(experiment)
   networks = experiment.networks
   if not getattr(networks.encoder, "takes_any_size", False):
     _check_encoder(experiment)
@@ -100,73 +98,6 @@ def _check_labels(experiment: Any) -> None:
       )
 
 
-def _check_views(experiment: Any) -> None:
-  """Refuses views that the images cannot undergo."""
-  config, parts = experiment.config, experiment.parts
-  source = experiment.source
-  if config.views.resolution and source.differs_in_size:
-    raise UsageError(
-      "config.views.resolution needs images that the devices crop, and those of"
-      f" {config.data.name} differ in size and are cropped by the host: leave"
-      " it empty"
-    )
-  names = dict.fromkeys(
-    ["first", "second", *(x for part in parts for x in part.views)]
-  )
-  channels = source.image_shape[2]
-  for views in _all_views(config):
-    for name in names:
-      try:
-        getattr(views, name).check_channels(channels)
-      except ValueError as error:
-        raise UsageError(f"config.views.{name}: {error}") from error
-      _check_groups(views, name, channels)
-    for part in parts:
-      _check_transforms(part, views, channels)
-
-
-def _check_groups(views: Any, name: str, channels: int) -> None:
-  """Refuses transformations that a view's images cannot undergo."""
-  view = getattr(views, name)
-  drawn = [*view.groups]
-  if name in ("first", "second") and views.extra is not None:
-    drawn.append(views.extra)
-  image = jax.ShapeDtypeStruct((1, view.size, view.size, channels), jnp.float32)
-  label = jax.ShapeDtypeStruct((1,), jnp.int32)
-  for group in drawn:
-    with _fits(name, group):
-      found = transformations.find_augmentation(group)
-      jax.eval_shape(found.apply, image, label)
-      if isinstance(found, transformations.TransformationGroup):
-        found.check_elements()
-
-
-def _check_transforms(part: Any, views: Any, channels: int) -> None:
-  """Refuses what a part cannot do to the views that it asks for."""
-  for request in part.requests(views):
-    if request.transform is None:
-      continue
-    size = request.view.size
-    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    name = part.views[0] if part.views else request.name
-    with _fits(name, getattr(part, "group", part.section)):
-      jax.eval_shape(request.transform, images, keys)
-
-
-@contextlib.contextmanager
-def _fits(name: str, group: str) -> Iterator[None]:
-  """Refuses a group, which may be anybody's, that fails on a view."""
-  try:
-    yield
-  except Exception as error:
-    line = first_line(error, with_type=not isinstance(error, ValueError))
-    raise UsageError(
-      f"config.views.{name}, {group}: {line}: set config.views.{name}.size to"
-      " fit or choose another group"
-    ) from error
-
-
 def _check_encoder(experiment: Any) -> None:
   """Tries the encoder on the views of every stage of the training."""
   encoder = experiment.networks.encoder
@@ -195,7 +126,7 @@ def _images(experiment: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
   """The images of different shapes that the encoder sees, with their view."""
   channels = experiment.source.image_shape[2]
   found: dict[Any, str] = {}
-  for views in _all_views(experiment.config):
+  for views in view_checks.all_views(experiment.config):
     requests = views_lib.union(experiment.parts, views)
     if not found:  # evaluations see the first view, whoever asks for it
       requests = [ViewRequest("first", views.first), *requests]
@@ -206,20 +137,16 @@ def _images(experiment: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
   return [(name, jax.ShapeDtypeStruct(*form)) for form, name in found.items()]
 
 
-def _all_views(config: config_lib.Config) -> list[config_lib.Views]:
-  """The views of every stage, those of full size first: evaluations' own."""
-  full = dataclasses.replace(config.views, resolution=())
-  stages = resolution.stages(config.views, config.epochs)
-  return list(dict.fromkeys([full, *(views for _, views in stages)]))
-
-
 def _check_step(experiment: Any) -> None:
   """Tries one whole step on one device, in the mode of training."""
   config, requests = experiment.config, experiment.requests
   channels = experiment.source.image_shape[2]
   networks = networks_lib.make_networks(config, experiment.networks.terms)
   problem = dataclasses.replace(experiment.problem(None), networks=networks)
-  where = f"a step of config.method={config.method}"
+  where = (
+    f"a step of config.method={config.method} with config.encoder.name="
+    f"{config.encoder.name}"
+  )
   make = lambda: step_lib.create_state(
     problem, seed=0, requests=requests, channels=channels
   )
@@ -234,7 +161,12 @@ def _check_step(experiment: Any) -> None:
   batch["label"] = jax.ShapeDtypeStruct((count,), jnp.int32)
   prepare = views_lib.make_views(requests, labels=networks.needs_labels)
   step = step_lib.make_train_step(problem, prepare)
-  after, _ = _shape_of(where, step, state, batch)
+  after, metrics = _shape_of(where, step, state, batch)
+  for name, shape in jax.tree.map(lambda x: x.shape, metrics).items():
+    if shape != ():
+      raise UsageError(
+        f"{where}: the metric {name} must be one number, and has shape {shape}"
+      )
   forms = [
     jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (state, after)
   ]

@@ -15,6 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax import transformations
 from essl_jax.config import parts
 from essl_jax.errors import UsageError, told
+from essl_jax.training import hooks
 from essl_jax.training.views import copy_keys
 
 Views = Mapping[str, jax.Array]
@@ -50,11 +51,12 @@ class Networks(nn.Module):
     """Makes the heads under the names that their parts give them."""
     made: dict[str, nn.Module] = {}
     for part in (self.method, *self.terms):
-      for name, head in part.make_heads(**self.common).items():
-        if name in made or name == "encoder":
+      for name, head in hooks.make_heads(part, **self.common).items():
+        if name in made or hasattr(self, name):
+          owner = "another part" if name in made else "Networks"
           raise UsageError(
-            f"{type(part).__name__} has a head {name}, as another part has:"
-            " rename it"
+            f"{type(part).__name__} has a head {name}, a name that {owner} has"
+            " already: rename it"
           )
         if not self.is_target or name in (self.method.target_heads or ()):
           made[name] = head
@@ -87,10 +89,11 @@ class Networks(nn.Module):
     heads = self._heads(train)
     own = _chosen(features, self.asked[0])
     if self.is_target:
-      return (self.method.forward_target(heads, own),)
-    found = [self.method.forward(heads, own)]
+      return (hooks.ask(self.method, "forward_target", heads, own),)
+    found = [hooks.ask(self.method, "forward", heads, own)]
     for term, names in zip(self.terms, self.asked[1:], strict=True):
-      found.append(term.forward(heads, _chosen(features, names), targets))
+      own = _chosen(features, names)
+      found.append(hooks.ask(term, "forward", heads, own, targets))
     return tuple(found)
 
   def encode(
@@ -102,7 +105,8 @@ class Networks(nn.Module):
     for name, images in views.items():
       if image_keys is not None:
         options["image_keys"] = copy_keys(image_keys, name, len(images))
-      found[name] = bind(self.encoder, **options)(images)
+      with told(type(self.encoder).__name__):
+        found[name] = bind(self.encoder, **options)(images)
     return found
 
   def ask_term(
@@ -110,7 +114,8 @@ class Networks(nn.Module):
   ) -> Any:
     """What the `forward` of one term returns; arguments as for a call."""
     features = self.encode(views, train=train)
-    return self.terms[number].forward(self._heads(train), features, targets)
+    term, heads = self.terms[number], self._heads(train)
+    return hooks.ask(term, "forward", heads, features, targets)
 
   def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
     heads = {name: getattr(self, name) for name in self._names}
@@ -177,10 +182,8 @@ def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
   there = inspect.signature(kind).parameters
   layers["dtype"] = jnp.dtype(config.precision)
   given = {name: x for name, x in layers.items() if name in there}
-  try:
+  with told("config.encoder"):
     return kind(**config_lib.encoder_fields(config), **given)
-  except (ValueError, TypeError) as error:
-    raise UsageError(f"config.encoder: {error}") from error
 
 
 def make_networks(
@@ -197,6 +200,10 @@ def make_networks(
 
   Returns:
     The networks.
+
+  Raises:
+    UsageError: the encoder's fields make no network, or a part asks for no
+      views.
   """
   method = config_lib.method(config)
   terms = tuple(active_terms(config) if terms is None else terms)
@@ -205,7 +212,7 @@ def make_networks(
     method=method,
     terms=terms,
     asked=tuple(
-      tuple(request.name for request in part.requests(config.views))
+      tuple(request.name for request in hooks.requests(part, config.views))
       for part in (method, *terms)
     ),
     common={
@@ -223,8 +230,8 @@ def active_terms(config: config_lib.Config) -> list[Any]:
 
 def _check_heads(method: Any) -> None:
   """Refuses names of heads that a method does not make."""
-  made = method.make_heads(
-    dtype=jnp.float32, axis_name=None, dot_general=lax.dot_general
+  made = hooks.make_heads(
+    method, dtype=jnp.float32, axis_name=None, dot_general=lax.dot_general
   )
   rates = method.learning_rates(1.0, lambda step: step)
   for name in (*rates, *(method.target_heads or ())):
@@ -257,11 +264,19 @@ def check_parts(config: config_lib.Config) -> None:
   for name, term in zip(config.terms, terms, strict=True):
     with told(f"config.terms={name}"):
       term.check(config)
+      kind = transformations.TransformationGroup
+      if not all(isinstance(group, kind) for group in term.groups):
+        raise UsageError(
+          f"{type(term).__name__}.groups must be TransformationGroups"
+        )
   if not method.views:
     if not any(term.weight for term in terms):
+      change = "name one in config.terms"
+      if terms:
+        change = f"set config.{terms[0].section}.weight above 0, such as 1"
       raise UsageError(
         f"config.method={config.method} learns by its terms alone, and none of"
-        " them has a weight: set config.equivariance.weight above 0, such as 1"
+        f" them has a weight: {change}"
       )
     if config.online_classifier:
       raise UsageError(

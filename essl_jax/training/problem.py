@@ -16,11 +16,12 @@ from essl_jax.training import gradient_cache
 from essl_jax.training import networks as networks_lib
 
 _NETWORKS_KEY = 2**31 - 1  # no image of a step has this number
+_COMMON = ("loss", "gradient_norm", "learning_rate")  # metrics of every step
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What is trained, of one device's share or of all.
+  """Networks, losses and optimiser, of one device's share or of all.
 
   Its methods take a `step.TrainState`.
 
@@ -108,25 +109,27 @@ class Problem:
       differentiated, and metrics.
 
     Raises:
-      UsageError: by that function, where a loss fails or is not one number.
+      UsageError: by that function, where a loss fails or is not one number,
+        or a metric has a name that is taken.
     """
     method, terms = self.networks.method, self.networks.terms
 
     @jax.named_scope("losses")
     def objective(found: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
       (_, *others), _ = found
-      with told(type(method).__name__):
+      with told(f"{type(method).__name__}.loss"):
         loss = method.loss(self.outputs(state, found), axis_name=self.axis_name)
         _check_number(loss)
       metrics, asides = {"loss_ssl": loss}, []
       for term, own in zip(terms, others, strict=True):
-        with told(type(term).__name__):
+        with told(f"{type(term).__name__}.loss"):
           result = term.loss(own, targets, axis_name=self.axis_name)
           if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError("loss must return (scalar, metrics)")
           value, more = result
           _check_number(value)
-        metrics |= {f"loss_{term.section}": value, **more}
+          _add(metrics, {f"loss_{term.section}": value})
+          _add(metrics, more)
         if term.is_aside:
           asides.append(term.weight * value)
         else:
@@ -135,6 +138,14 @@ class Problem:
       return sum(asides, loss), metrics
 
     return objective
+
+
+def _add(metrics: dict[str, jax.Array], more: Mapping[str, Any]) -> None:
+  """Adds metrics, whose names may not be taken."""
+  for name, value in more.items():
+    if name in metrics or name in _COMMON:
+      raise ValueError(f"the metric {name} is there already: rename it")
+    metrics[name] = value
 
 
 def _check_number(loss: Any) -> None:

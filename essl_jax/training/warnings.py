@@ -1,4 +1,4 @@
-"""Warnings of settings that are allowed and most likely a mistake."""
+"""Warnings of configs that train, but most likely not as meant."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -36,7 +36,7 @@ def find(config: Any, parts: Iterable[Any]) -> list[str]:
         )
         found += [
           f"{field} applies elements of {group.name} at random and"
-          f" config.{term.section}.group predicts them, {why}: leave one out"
+          f" config.{term.section} predicts them, {why}: leave one out"
           for field in _drawn_at_random(config.views, name, group)
         ]
   return found

@@ -16,6 +16,7 @@ import pkgutil
 import chex
 import jax
 
+from essl_jax.transformations.checks import check_elements
 from essl_jax.transformations.elements import (
   flip,
   gaussian_blur,
@@ -30,8 +31,8 @@ from essl_jax.transformations.group import (
   CyclicShifts,
   TransformationGroup,
   overlap,
-  product,
 )
+from essl_jax.transformations.products import product
 
 __all__ = (
   "ANY_ROLL",
@@ -40,6 +41,7 @@ __all__ = (
   "GROUPS",
   "CyclicShifts",
   "TransformationGroup",
+  "check_elements",
   "find",
   "find_augmentation",
   "four_fold_rotation",
@@ -179,9 +181,11 @@ def _import(path: str) -> TransformationGroup:
   """The group that `module:NAME` is; ValueError where it is none."""
   try:
     found = pkgutil.resolve_name(path)
-  except Exception as error:  # a module is anybody's code
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{path} cannot be imported ({first})") from error
+  except (Exception, SystemExit) as error:  # a module is anybody's code
+    first = (str(error).splitlines() or [""])[0]
+    raise ValueError(
+      f"{path} cannot be imported ({type(error).__name__}: {first})"
+    ) from error
   if not isinstance(found, TransformationGroup):
     raise ValueError(
       f"{path} must be a TransformationGroup, and is a {type(found).__name__}"

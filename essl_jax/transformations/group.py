@@ -7,8 +7,6 @@ or one element to each. Label k names element k, and element 0 is the identity.
 from collections.abc import Callable
 import dataclasses
 import functools
-import itertools
-import math
 from typing import Protocol
 
 import chex
@@ -17,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 Element = Callable[[jax.Array], jax.Array]
-_MOST_ELEMENTS = 128  # of a product
 _PROBE_SIDE = 8  # pixels of the image by which elements are told apart
 
 
@@ -75,7 +72,8 @@ class TransformationGroup(_Drawn):
   Attributes:
     name: what configs call the group.
     elements: element k maps images [N, H, W, C] to images of the same shape
-      and dtype; all must differ. Element 0 is the identity.
+      and dtype; all must differ. Element 0 is the identity. See
+      `check_elements`.
     factors: the groups that this one is a product of; none of its own.
     element_names: of the elements, for tables; `element 0` and so on where
       absent.
@@ -92,6 +90,14 @@ class TransformationGroup(_Drawn):
   element_names: tuple[str, ...] = ()
   moves: frozenset[str] = frozenset()
   drawn_by: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    given, count = self.element_names, len(self.elements)
+    if given and (len(given), len(set(given))) != (count, count):
+      raise ValueError(
+        f"the {count} elements of {self.name} need as many"
+        f" different element_names, got {given}"
+      )
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -120,9 +126,9 @@ class TransformationGroup(_Drawn):
     """
     images = square(images)
     transformed = images
-    for k, element in enumerate(self.elements[1:], start=1):
+    for k in range(1, self.num_classes):
       chosen = (labels == k)[:, None, None, None]
-      transformed = jnp.where(chosen, element(images), transformed)
+      transformed = jnp.where(chosen, self._element(k, images), transformed)
     return transformed
 
   def apply_all(self, images: chex.Array) -> tuple[jax.Array, jax.Array]:
@@ -136,11 +142,22 @@ class TransformationGroup(_Drawn):
       images under element 0, then all under element 1, and so on.
     """
     images = square(images)
-    transformed = jnp.concatenate([f(images) for f in self.elements])
+    each = [self._element(k, images) for k in range(self.num_classes)]
+    transformed = jnp.concatenate(each)
     labels = jnp.repeat(
       jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
     )
     return transformed, labels
+
+  def _element(self, k: int, images: jax.Array) -> jax.Array:
+    """The images under element k; ValueError where that changes their form."""
+    found = self.elements[k](images)
+    if (found.shape, found.dtype) != (images.shape, images.dtype):
+      raise ValueError(
+        f"element {k} of {self.name} must keep the shape and the dtype of"
+        f" {jax.typeof(images)}, and makes {jax.typeof(found)} of it"
+      )
+    return found
 
   @functools.cached_property
   def differences(self) -> np.ndarray:
@@ -224,40 +241,6 @@ class CyclicShifts(_Drawn):
 
   def _count(self, images: jax.Array) -> int:
     return images.shape[1] ** 2
-
-
-def product(*factors: TransformationGroup) -> TransformationGroup:
-  """One element of each factor, the first factor's applied first.
-
-  Args:
-    *factors: two or more groups.
-
-  Returns:
-    The group of all combinations, named `a*b`. Label k of factors with K and L
-    elements is element k // L of the first and k % L of the second. Whether
-    all of them differ is for `check_elements` to say.
-
-  Raises:
-    ValueError: it would have more than 128 elements.
-  """
-  name = "*".join(factor.name for factor in factors)
-  count = math.prod(factor.num_classes for factor in factors)
-  if count > _MOST_ELEMENTS:
-    raise ValueError(
-      f"the product {name} has {count} elements, more than {_MOST_ELEMENTS}:"
-      " leave one factor out"
-    )
-
-  def compose(first: Element, second: Element) -> Element:
-    return lambda images: second(first(images))
-
-  elements = factors[0].elements
-  for factor in factors[1:]:
-    elements = tuple(compose(f, g) for f in elements for g in factor.elements)
-  names = itertools.product(*(factor.names for factor in factors))
-  return TransformationGroup(
-    name, elements, factors, tuple(" ".join(x) for x in names)
-  )
 
 
 def overlap(a: "_Drawn", b: "_Drawn") -> bool:

@@ -190,3 +190,24 @@ def test_labels_are_whole_or_absent():
       data_helpers.numbered_images(4),
       np.arange(4),
     )
+
+
+def test_modules_beside_a_recipe_come_first(tmp_path, monkeypatch):
+  """Before those of the current folder, which `python -m` puts first."""
+  beside, here = tmp_path / "recipes", tmp_path / "here"
+  for folder in (beside, here):
+    folder.mkdir()
+    (folder / "which_folder.py").write_text(f"EPOCHS = {len(folder.name)}\n")
+  (beside / "recipe.py").write_text(
+    "import which_folder\n"
+    "from essl_jax.config import base\n"
+    "def get_config():\n"
+    "  config = base()\n"
+    "  config.epochs = which_folder.EPOCHS\n"
+    "  return config\n"
+  )
+  monkeypatch.chdir(here)
+  monkeypatch.setattr(sys, "path", [str(here), *sys.path])
+  monkeypatch.delitem(sys.modules, "which_folder", raising=False)
+  assert flags.read_recipe(str(beside / "recipe.py"))["epochs"] == 7
+  del sys.modules["which_folder"]

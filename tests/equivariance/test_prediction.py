@@ -330,7 +330,7 @@ def test_views_that_cannot_be_transformed_are_refused(tiny_config):
   for changes, expected in (
     (
       {"views": sizes(9), "equivariance": {"group": "jigsaw"}},
-      "config.views.third, jigsaw: .* even sides",
+      "config.equivariance, view transformed .* even sides.*views.third.size",
     ),
     (
       {"views": sizes(8) | {"first": {"size": 15}, "extra": "half_swap"}},

@@ -46,6 +46,7 @@ def test_config_is_written_once_and_compared(tmp_path):
 def test_a_field_newer_than_the_run_may_stay_unset(tmp_path):
   workdir_lib.check_config(tmp_path, {"seed": 0})
   workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": None})
+  workdir_lib.check_config(tmp_path, {"seed": 0.0})  # numbers, not their texts
   with pytest.raises(UsageError, match='init_from is absent there, "a" here'):
     workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": "a"})
   with pytest.raises(UsageError, match="seed is 0 there, null here"):

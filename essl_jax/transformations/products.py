@@ -1,0 +1,42 @@
+"""Products of groups."""
+
+import itertools
+import math
+
+from essl_jax.transformations.group import Element, TransformationGroup
+
+_MOST_ELEMENTS = 128
+
+
+def product(*factors: TransformationGroup) -> TransformationGroup:
+  """One element of each factor, the first factor's applied first.
+
+  Args:
+    *factors: two or more groups.
+
+  Returns:
+    The group of all combinations, named `a*b`. Label k of factors with K and L
+    elements is element k // L of the first and k % L of the second. Whether
+    all of them differ is for `check_elements` to say.
+
+  Raises:
+    ValueError: it would have more than 128 elements.
+  """
+  name = "*".join(factor.name for factor in factors)
+  count = math.prod(factor.num_classes for factor in factors)
+  if count > _MOST_ELEMENTS:
+    raise ValueError(
+      f"the product {name} has {count} elements, more than {_MOST_ELEMENTS}:"
+      " leave one factor out"
+    )
+
+  def compose(first: Element, second: Element) -> Element:
+    return lambda images: second(first(images))
+
+  elements = factors[0].elements
+  for factor in factors[1:]:
+    elements = tuple(compose(f, g) for f in elements for g in factor.elements)
+  names = itertools.product(*(factor.names for factor in factors))
+  return TransformationGroup(
+    name, elements, factors, tuple(" ".join(x) for x in names)
+  )
