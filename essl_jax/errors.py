@@ -30,7 +30,9 @@ def told(
   """
   try:
     yield
-  except (UsageError, *passing):
+  except UsageError:
+    raise
+  except passing:
     raise
   except (Exception, SystemExit) as error:
     line = first_line(error, with_type=type(error) is not ValueError)
