@@ -1,4 +1,4 @@
-"""What single elements do to images [N, H, W, C], uint8 or in [0, 1]."""
+"""Single elements: functions of images [N, H, W, C], uint8 or in [0, 1]."""
 
 from collections.abc import Callable, Sequence
 
