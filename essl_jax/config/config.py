@@ -123,7 +123,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-  """How collapsed, invariant and equivariant the features are.
+  """The images and groups that features are measured on.
 
   Attributes:
     groups: transformation groups (`transformations.find`) whose invariance and

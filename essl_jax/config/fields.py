@@ -112,7 +112,7 @@ def _is_plain(hint: Any) -> bool:
 
 
 def _attributes(part: Any) -> dict[str, str]:
-  """What the docstrings of a class and its bases say about each field."""
+  """The help of each field, from the docstrings of a class and its bases."""
   kinds = reversed(part.__mro__) if isinstance(part, type) else [part]
   found: dict[str, str] = {}
   for kind in kinds:

@@ -97,7 +97,7 @@ def is_flag(word: str) -> bool:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-  """What a recipe returns, as nested plain data.
+  """The values of a recipe, as nested plain data.
 
   From then on, modules beside the recipe can be imported, and after them those
   of the current folder: recipes may build on each other, and bring parts.

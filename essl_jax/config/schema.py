@@ -94,7 +94,7 @@ def _claim(taken: dict[str, str], name: str, owner: str) -> None:
 
 
 def _check_name(name: Any, where: str) -> None:
-  """Refuses what Python does not take for the name of a field."""
+  """Refuses names that Python does not allow for a field."""
   is_name = isinstance(name, str) and name.isidentifier()
   if not is_name or keyword.iskeyword(name):
     raise UsageError(

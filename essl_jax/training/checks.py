@@ -175,6 +175,6 @@ def _check_step(experiment: Any) -> None:
 
 
 def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:
-  """What a function returns, by shapes; its failure in one line."""
+  """The shapes of a function's result; its failure in one line."""
   with told(where):  # anybody's code
     return jax.eval_shape(function, *args)

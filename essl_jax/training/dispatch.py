@@ -25,7 +25,7 @@ Advance = Callable[
 def make_advance(
   experiment: experiment_lib.Experiment, start_step: int
 ) -> Advance:
-  """What trains an experiment, from a step on.
+  """The function that trains an experiment, from a step on.
 
   Args:
     experiment: from `experiment.build`.
@@ -80,7 +80,7 @@ def map_steps(experiment: experiment_lib.Experiment) -> Callable:
 def make_take(
   experiment: experiment_lib.Experiment, start_step: int
 ) -> Callable[[int], tuple[Any, jax.Array]]:
-  """What `map_steps` is called with beside the state.
+  """The arguments of `map_steps` beside the state.
 
   Args:
     experiment: whose images stay in the devices' memory.

@@ -112,7 +112,7 @@ class Networks(nn.Module):
   def ask_term(
     self, number: int, views: Views, targets: Mapping[str, Any], *, train: bool
   ) -> Any:
-    """What the `forward` of one term returns; arguments as for a call."""
+    """The outputs of one term's `forward`; arguments as for a call."""
     features = self.encode(views, train=train)
     term, heads = self.terms[number], self._heads(train)
     return hooks.ask(term, "forward", heads, features, targets)

@@ -91,7 +91,7 @@ class Problem:
     return forward
 
   def outputs(self, state: Any, found: Any) -> Outputs:
-    """What the method's loss is of; `found` is what `forward` has returned."""
+    """The input of the method's loss; `found` is the result of `forward`."""
     (own, *_), target = found
     return Outputs(own, target, state.extra, state.step, self.total_steps)
 

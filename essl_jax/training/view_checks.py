@@ -1,4 +1,4 @@
-"""Checks of views: what their images undergo."""
+"""Checks of views and of the transformations that they undergo."""
 
 from collections.abc import Callable
 import contextlib
@@ -87,7 +87,7 @@ def _check_groups(views: Any, name: str, channels: int) -> None:
 
 
 def _check_transforms(part: Any, path: str, views: Any, channels: int) -> None:
-  """Refuses what a part cannot do to the views that it asks for."""
+  """Refuses transforms that fail on the views that a part asks for."""
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   for request in part.requests(views):
     if request.transform is None:

@@ -101,7 +101,7 @@ class TransformationGroup(_Drawn):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """What to call each element."""
+    """The name of each element."""
     numbers = range(self.num_classes)
     return self.element_names or tuple(f"element {k}" for k in numbers)
 
@@ -161,7 +161,7 @@ class TransformationGroup(_Drawn):
 
   @functools.cached_property
   def differences(self) -> np.ndarray:
-    """Which element leads from one element's image to another's.
+    """The table of elements that lead from one element's image to another's.
 
     Returns:
       int32 [K, K]: element `differences[a, b]` turns an image under element a
