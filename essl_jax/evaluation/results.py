@@ -38,9 +38,10 @@ def write(
 ) -> None:
   """Measures a state, writes all that is known of its run, prints a table.
 
-  `results.json` is written after each evaluation, so that one which fails does
-  not cost the figures of those before. Figures of other evaluations of the same
-  step stay. `mode=finetune` adds figures to those of earlier runs; all else in
+  `results.json` says that the run is finished. Until then, the same is in
+  `results.partial.json` after each evaluation, so that one which fails does not
+  cost the figures of those before. Figures of other evaluations of the same step
+  stay. `mode=finetune` adds figures to those of earlier runs; all else in
   `results.json` stays.
 
   Args:
@@ -51,7 +52,7 @@ def write(
     origin: where the networks come from, if this run has not trained them.
   """
   experiment = bench.experiment
-  path = workdir / "results.json"
+  path, partial = workdir / "results.json", workdir / "results.partial.json"
   before = json.loads(path.read_text()) if path.exists() else {}
   known = _circumstances(experiment, origin)
   with bench.encoding.remembering(state):
@@ -60,9 +61,11 @@ def write(
       bench.run(evaluation, state)
       results = _results(bench, workdir, step, before, known)
       if jax.process_index() == 0:
-        write_json(path, results)
+        write_json(partial, results)
     if jax.process_index() > 0:
       return
+    write_json(path, results)  # whatever becomes of the rows
+    partial.unlink(missing_ok=True)
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
     write_json(path, results)
