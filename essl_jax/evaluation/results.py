@@ -40,8 +40,8 @@ def write(
 
   `results.json` says that the run is finished. Until then, the same is in
   `results.partial.json` after each evaluation, so that one which fails does not
-  cost the figures of those before. Figures of other evaluations of the same step
-  stay. `mode=finetune` adds figures to those of earlier runs; all else in
+  cost the figures of those before. Figures of other evaluations of the same
+  step stay. `mode=finetune` adds figures to those of earlier runs; all else in
   `results.json` stays.
 
   Args:
