@@ -100,11 +100,16 @@ def _results(
     _add(results, bench, bench.figures, step)
     return results
   same = before if before.get("step") == step else {}
+  measured = {x for figures in bench.figures.values() for x in figures}
+  untrained = {
+    name: x
+    for name, x in same.get("untrained", {}).items()
+    if name not in measured
+  }
   return {
     "step": step,
     "data": {"broken": broken},
-    "untrained": same.get("untrained", {})
-    | _untrained(bench, workdir, bench.figures),
+    "untrained": untrained | _untrained(bench, workdir, bench.figures),
     "figures": same.get("figures", {}) | bench.figures,
     "rows": same.get("rows", {}),
     **_accumulated(bench, before),
