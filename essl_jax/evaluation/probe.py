@@ -203,7 +203,7 @@ def run_paper(
 def _frozen(
   encode: Encode, variables: Any, test: Labelled
 ) -> classifier.Features:
-  """The features of an encoder that stays as it is."""
+  """The features of a frozen encoder."""
 
   def compute(
     params: Any, variables: Any, images: jax.Array, key: jax.Array

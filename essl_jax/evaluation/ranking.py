@@ -37,7 +37,7 @@ def rank(
     temperature: divides the similarities.
     num_classes: C.
     ks: numbers of neighbours.
-    mesh: of devices of which each gets an equal part of the bank, float32:
+    mesh: of the devices, each of which gets an equal part of the float32 bank:
       ImageNet's training set takes 10.5 GB over all together. Absent, the
       default device has it.
 

@@ -1,6 +1,6 @@
 """Crops, flips and the blur against PIL's and torchvision's numbers."""
 
-from augment_helpers import IMAGES, assert_levels
+from augment_helpers import IMAGES, assert_levels, assert_torchvision_boxes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,21 +102,7 @@ def test_crop_boxes_follow_torchvision(goldens, shape, scale):
   )
   assert boxes.dtype == jnp.int32
   boxes = np.asarray(boxes, np.float64)
-  top, left, height, width = boxes.T
-  assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] > 0).all()
-  assert (top + height).max() == shape[0]
-  assert (left + width).max() == shape[1]
-  name = (
-    f"random_resized_crop_{shape[0]}x{shape[1]}_scale{scale[0]}-{scale[1]}_"
-  )
-  quantiles = goldens[name + "quantiles"]
-  area = np.quantile(height * width / np.prod(shape), quantiles)
-  np.testing.assert_allclose(area, goldens[name + "area"], rtol=0.02)
-  aspect = np.quantile(width / height, quantiles)
-  expected = np.exp(goldens[name + "log_aspect"])
-  np.testing.assert_allclose(aspect, expected, rtol=0.02)
-  mean = goldens[name + "mean_top_left_height_width"]
-  np.testing.assert_allclose(boxes.mean(0), mean, rtol=0.02)
+  assert_torchvision_boxes(boxes, goldens, shape, scale)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from folder_helpers import (
   assert_equal_crops,
   numbers,
   open_folder,
-  spoil_folder,
   take,
   write_folder,
   write_image,
@@ -23,16 +22,6 @@ import pytest
 from essl_jax import data
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features, results
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return write_folder(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def broken_folder(tmp_path):
-  return spoil_folder(tmp_path)
 
 
 def test_broken_files_are_told_once_and_counted(broken_folder, capfd):

@@ -1,8 +1,8 @@
 """Host crops against PIL's and torchvision's numbers."""
 
 import io
-import math
 
+from augment_helpers import assert_torchvision_boxes
 import numpy as np
 from PIL import Image
 import pytest
@@ -71,21 +71,7 @@ def test_host_and_device_crop_alike(method):
 def test_windows_follow_torchvision(goldens, shape, scale):
   draws = crops.crop_draws(0, "first", 0, 100_000).tolist()
   boxes = np.array([crops.crop_box(d, *shape, scale, RATIO) for d in draws])
-  top, left, height, width = boxes.T
-  assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] > 0).all()
-  assert (top + height).max() == shape[0]
-  assert (left + width).max() == shape[1]
-  name = (
-    f"random_resized_crop_{shape[0]}x{shape[1]}_scale{scale[0]}-{scale[1]}_"
-  )
-  quantiles = goldens[name + "quantiles"]
-  area = np.quantile(height * width / math.prod(shape), quantiles)
-  np.testing.assert_allclose(area, goldens[name + "area"], rtol=0.02)
-  aspect = np.quantile(width / height, quantiles)
-  expected = np.exp(goldens[name + "log_aspect"])
-  np.testing.assert_allclose(aspect, expected, rtol=0.02)
-  mean = goldens[name + "mean_top_left_height_width"]
-  np.testing.assert_allclose(boxes.mean(0), mean, rtol=0.02)
+  assert_torchvision_boxes(boxes, goldens, shape, scale)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from folder_helpers import (
   assert_equal_crops,
   numbers,
   open_folder,
-  spoil_folder,
   take,
   write_folder,
 )
@@ -27,16 +26,6 @@ from essl_jax.data import batches as batches_lib
 from essl_jax.data import crops as crops_lib
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return write_folder(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def broken_folder(tmp_path):
-  return spoil_folder(tmp_path)
 
 
 def test_what_a_folder_says_of_itself(folder):
