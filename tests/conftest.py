@@ -23,6 +23,7 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import functools  # noqa: E402
+import gc  # noqa: E402
 import pathlib  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -31,6 +32,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes millions of small objects, and few of them are garbage.
+gc.set_threshold(20_000, 20, 20)
 
 # Minutes of compiling and tracing, longest first; the rest fills the gaps.
 LONG_FILES = (
