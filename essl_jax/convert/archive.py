@@ -39,6 +39,8 @@ def open_zip(path: pathlib.Path, most_gib: float) -> Iterator[zipfile.ZipFile]:
     for member in members.infolist():
       if member.flag_bits & 1:
         raise ValueError(f"{member.filename} is encrypted: decrypt it first")
+      if member.compress_size > path.stat().st_size:
+        raise ValueError(f"{member.filename} is cut off")
       budget.take(member.file_size)
     yield members
 

@@ -1,5 +1,6 @@
 """The arrays of a `*.safetensors` file, checked before memory is taken."""
 
+from collections.abc import Collection
 import json
 import os
 import pathlib
@@ -27,6 +28,8 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
+
+_DEEPEST = 99  # modules within each other
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -91,3 +94,21 @@ def read(
           f"cannot read {name!r} in {path}: {first_line(error)}"
         ) from error
   return arrays, unread
+
+
+def misnamed(names: Collection[str]) -> list[str]:
+  """Names of which no tree of networks can be made.
+
+  Args:
+    names: of all arrays of a file of Flax weights.
+
+  Returns:
+    Those that are not `collection/network/.../leaf`, and those that begin
+    another name.
+  """
+  wrong = [name for name in names if not 2 <= name.count("/") < _DEEPEST]
+  if wrong:
+    return wrong
+  paths = [name.split("/") for name in names]
+  folders = {"/".join(x[:i]) for x in paths for i in range(1, len(x))}
+  return [name for name in names if name in folders]

@@ -7,7 +7,7 @@ says what they are: one metadata entry, `essl_jax`, of JSON with
 `format_version`, `source`, and `depth`, `stem` and `width` of a ResNet.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -29,7 +29,6 @@ _Arrays = dict[tuple[str, ...], Any]
 
 FORMAT_VERSION = 1
 _KEY = "essl_jax"  # one entry: the order of several would differ by chance
-_DEEPEST = 99  # modules within each other
 
 
 def save(
@@ -77,7 +76,7 @@ def load(
   """
   metadata = read_metadata(path)
   arrays, unread = tensors.read(path)
-  if wrong := [*unread, *_misnamed(arrays)]:
+  if wrong := [*unread, *tensors.misnamed(arrays)]:
     raise UsageError(
       f"{path} has entries that are no weights ({printable(some(wrong))}):"
       " convert or export its weights again"
@@ -132,16 +131,6 @@ def _check_architecture(metadata: Mapping[str, Any]) -> None:
   there = [name for name in types if name in metadata]
   if there and not all(isinstance(metadata[x], types[x]) for x in types):
     raise ValueError(f"depth, stem and width of a ResNet: {there}")
-
-
-def _misnamed(names: Collection[str]) -> list[str]:
-  """Names other than collection/network/.../leaf, and those within others."""
-  wrong = [name for name in names if not 2 <= name.count("/") < _DEEPEST]
-  if wrong:
-    return wrong
-  paths = [name.split("/") for name in names]
-  folders = {"/".join(x[:i]) for x in paths for i in range(1, len(x))}
-  return [name for name in names if name in folders]
 
 
 def is_flax(path: str | os.PathLike[str]) -> bool:
