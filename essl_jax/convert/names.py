@@ -84,7 +84,7 @@ def choose(prefixes: Sequence[str], chosen: str | None) -> str:
 
   Args:
     prefixes: of all encoders, at least one.
-    chosen: a prefix, or a word that only one of them has; by default the only
+    chosen: a prefix, or words that only one of them has; by default the only
       encoder, or the one that is trained where the others are moving averages
       or copies of it.
 
@@ -110,7 +110,7 @@ def choose(prefixes: Sequence[str], chosen: str | None) -> str:
   else:
     wanted = short(chosen.strip("."))
     found = [x for x in prefixes if x.rstrip(".") == wanted] or [
-      x for x in prefixes if wanted in x.split(".")
+      x for x in prefixes if f".{wanted}." in f".{x}"
     ]
     problem = f"--encoder={chosen} does not name one of the encoders in it"
   if len(found) == 1:
