@@ -20,6 +20,18 @@ def some(names: Sequence[str], shown: int = 3, *, separator: str = ", ") -> str:
   return separator.join(names[:shown]) + more
 
 
+def printable(text: str) -> str:
+  """Escapes what would break a line, or act on a terminal that shows it.
+
+  Args:
+    text: of a file or another program.
+
+  Returns:
+    The same text where all its characters can be printed.
+  """
+  return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
 def first_line(error: BaseException, *, with_type: bool = False) -> str:
   """What an error says, short enough to be quoted in a message of one line.
 
@@ -37,4 +49,5 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
   text = lines[0].rstrip(".:") if lines else name
   if with_type and lines:
     text = f"{name}: {text}"
+  text = printable(text[: _LONGEST + 1])
   return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

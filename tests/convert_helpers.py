@@ -1,6 +1,7 @@
 """What the tests of converted files share."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -34,3 +35,123 @@ def assert_same_tensors(a, b):
 def without_counters(tensors):
   """A state dict as it comes back: Flax has no batch counters."""
   return {k: v for k, v in tensors.items() if not k.endswith("tracked")}
+
+
+# What PyTorch calls the storages of these types.
+STORAGES = {
+  "float64": "Double",
+  "float32": "Float",
+  "float16": "Half",
+  "bfloat16": "BFloat16",
+  "int64": "Long",
+  "int8": "Char",
+  "bool": "Bool",
+  "complex64": "ComplexFloat",
+}
+MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class Raw(bytes):
+  """Operations of a pickle, as they are."""
+
+
+def named(module, name):
+  return Raw(f"c{module}\n{name}\n".encode())
+
+
+def call(module, name, *arguments):
+  return Raw(named(module, name) + operations(arguments) + b"R")
+
+
+def tensor(
+  array,
+  key="0",
+  *,
+  legacy=False,
+  length=None,
+  shape=None,
+  strides=None,
+  dtype=None,
+):
+  """A tensor as `torch.save` describes it; the storage's bytes lie beside."""
+  dtype = dtype or array.dtype.name
+  length = array.size if length is None else length
+  shape = array.shape if shape is None else shape
+  if strides is None:
+    strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+  storage = ("storage", named("torch", f"{STORAGES[dtype]}Storage"), key, "cpu")
+  view = (Raw(b"N"),) if legacy else ()
+  return call(
+    "torch._utils",
+    "_rebuild_tensor_v2",
+    Raw(operations((*storage, length, *view)) + b"Q"),
+    0,
+    shape,
+    strides,
+    False,
+    call("collections", "OrderedDict"),
+  )
+
+
+def operations(value):
+  """The operations of a pickle that make a value."""
+  if isinstance(value, Raw):
+    return value
+  if isinstance(value, bool):
+    return b"\x88" if value else b"\x89"
+  if isinstance(value, int):
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(content)]) + content
+  if isinstance(value, str):
+    content = value.encode()
+    return b"X" + len(content).to_bytes(4, "little") + content
+  if isinstance(value, dict):
+    pairs = [operations(x) for pair in value.items() for x in pair]
+    return b"}(" + b"".join(pairs) + b"u"
+  kinds = {list: (b"](", b"e"), tuple: (b"(", b"t")}
+  before, after = kinds[type(value)]
+  return before + b"".join(map(operations, value)) + after
+
+
+def pickled(value):
+  return b"\x80\x02" + operations(value) + b"."
+
+
+def write_pth(path, tree, contents, *, legacy=False, method=zipfile.ZIP_STORED):
+  """Writes a file of `torch.save` without PyTorch.
+
+  Args:
+    path: the file.
+    tree: what `operations` takes, with `tensor`s.
+    contents: storage to its array or bytes.
+    legacy: the form before PyTorch 1.6.
+    method: how the archive is compressed; PyTorch's are not.
+  """
+  parts = {
+    key: x if isinstance(x, bytes) else x.tobytes()
+    for key, x in contents.items()
+  }
+  if not legacy:
+    with zipfile.ZipFile(path, "w", method) as file:
+      file.writestr("archive/data.pkl", pickled(tree))
+      file.writestr("archive/byteorder", "little")
+      for key, content in parts.items():
+        file.writestr(f"archive/data/{key}", content)
+      file.writestr("archive/version", "3\n")
+    return
+  about = {"protocol_version": 1001, "little_endian": True}
+  heads = (MAGIC, 1001, about, tree, list(parts))
+  content = b"".join(map(pickled, heads))
+  for key, part in parts.items():
+    content += contents[key].size.to_bytes(8, "little") + part
+  path.write_bytes(content)
+
+
+def write_state_dict(path, tensors, *, legacy=False):
+  """Writes arrays as `torch.save` does, without PyTorch."""
+  arrays = {str(i): x for i, x in enumerate(tensors.values())}
+  tree = {
+    name: tensor(array, str(i), legacy=legacy)
+    for i, (name, array) in enumerate(tensors.items())
+  }
+  write_pth(path, tree, arrays, legacy=legacy)

@@ -12,11 +12,12 @@ import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
+from essl_jax.config import parts
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import weights
 from essl_jax.storage.workdir import read_config
-from essl_jax.texts import some
+from essl_jax.texts import first_line, printable, some
 
 _ARCHITECTURE = ("depth", "stem", "width")  # of a ResNet
 
@@ -30,11 +31,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   )
   load.add_argument("source", help=".pth, .pt, .pth.tar, .safetensors or .npz")
   load.add_argument("output", help="the *.safetensors to write")
-  load.add_argument(
-    "--keep-classifier",
-    action="store_true",
-    help="imports fc or online_head instead of leaving it out",
-  )
+  _add_reading(load)
   load.add_argument("--overwrite", action="store_true")
 
   export = commands.add_parser(
@@ -54,8 +51,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
   show = commands.add_parser("show", help="what a file holds; writes nothing")
   show.add_argument("source")
-  show.add_argument("--keep-classifier", action="store_true")
+  _add_reading(show)
   return parser.parse_args(arguments)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+  """Adds the flags that say how a PyTorch checkpoint is read."""
+  command.add_argument(
+    "--encoder",
+    help="which of several encoders, by its prefix (teacher, momentum_encoder)",
+  )
+  command.add_argument(
+    "--keep-classifier",
+    action="store_true",
+    help="imports fc or online_head instead of leaving it out",
+  )
+  command.add_argument(
+    "--most-gib",
+    type=float,
+    default=files.MOST_GIB,
+    metavar="GIB",
+    help="memory that the tensors may take; eight times the size of the file"
+    " is always allowed (default: %(default)s)",
+  )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,12 +117,15 @@ def _recognise(
   options: argparse.Namespace,
 ) -> tuple[recognise.Imported, dict[str, Any]]:
   """Reads a PyTorch checkpoint; returns Flax weights and their metadata."""
-  tree = files.read(options.source)
+  arguments_lib.check_least(options, 0, "most_gib")
+  tree = files.read(options.source, most_gib=options.most_gib)
   if weights.is_flax(options.source):
     raise UsageError(f"{options.source} holds Flax weights already")
   try:
     imported = recognise.import_checkpoint(
-      tree, keep_classifier=options.keep_classifier
+      tree,
+      keep_classifier=options.keep_classifier,
+      encoder=options.encoder,
     )
   except UsageError as error:
     raise UsageError(f"{options.source}: {error}") from error
@@ -166,6 +187,17 @@ def _read_run(
     step = checkpoints.choose(which)
     tree = checkpoints.restore_arrays(step)
   variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
+  try:
+    return variables, _describe(config, step)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UsageError(
+      f"config.json in {workdir} is damaged"
+      f" ({first_line(error, with_type=True)}): restore the file"
+    ) from error
+
+
+def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
+  """The metadata of a run's weights."""
   encoder = config["encoder"]
   metadata = {
     "encoder": encoder,
@@ -176,9 +208,14 @@ def _read_run(
   }
   if encoder["name"] == "resnet":
     metadata |= {name: encoder[name] for name in _ARCHITECTURE}
-  if "equivariance" in config:
-    metadata["equivariance"] = config["equivariance"]
-  return variables, metadata
+  for name in config.get("terms", ()):
+    try:
+      section = parts.TERM.find(name).section
+    except UsageError as error:  # its module may be gone
+      print(f"note: the file does not say what its head was asked for: {error}")
+    else:
+      metadata |= {section: config[section]} if section in config else {}
+  return metadata
 
 
 def _check_ending(path: str) -> None:
@@ -193,11 +230,11 @@ def _print_weights(
   _print_encoder(metadata)
   for name, value in sorted(metadata.items()):
     if name not in _ARCHITECTURE:
-      print(f"  {name}: {value}")
-  for network, parameters in variables["params"].items():
+      print(printable(f"  {name}: {value}"))
+  for network, parameters in variables.get("params", {}).items():
     leaves = jax.tree.leaves(parameters)
     count = sum(np.size(leaf) for leaf in leaves)
-    print(f"{network}: {count:,} parameters in {len(leaves)} arrays")
+    print(f"{printable(network)}: {count:,} parameters in {len(leaves)} arrays")
 
 
 def _print_encoder(metadata: Mapping[str, Any]) -> None:

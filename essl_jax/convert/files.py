@@ -4,35 +4,38 @@ from collections.abc import Mapping
 import io
 import os
 import pathlib
-import pickle
-import re
 from typing import Any
-import zipfile
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from essl_jax.convert import archive, pickles, pytorch
+from essl_jax.convert.arrays import Unread, to_float32
 from essl_jax.errors import UsageError
-from essl_jax.storage import weights
+from essl_jax.storage import tensors, weights
 from essl_jax.texts import first_line
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _SUFFIXES = (*_PICKLES, ".safetensors", ".npz")
+MOST_GIB = 1.0
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(
+  path: str | os.PathLike[str], *, most_gib: float = MOST_GIB
+) -> dict[str, Any]:
   """Reads a checkpoint with its tensors as NumPy arrays.
 
-  `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt` need PyTorch, whose
-  `weights_only` reader builds tensors and plain containers and refuses any
-  other object before it is made. `.safetensors` and `.npz` do not need it.
+  `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt` are what `torch.save` writes;
+  PyTorch is not needed. Sizes are checked before memory is taken.
 
   Args:
     path: the file.
+    most_gib: what its tensors may take in memory; eight times the size of the
+      file is always allowed.
 
   Returns:
-    The checkpoint's nested dictionaries; half-precision tensors as float32.
+    The checkpoint's nested dictionaries; half-precision tensors (also
+    bfloat16) as float32, and `arrays.Unread` for tensors of other kinds, such
+    as sparse and float8.
 
   Raises:
     UsageError: the file cannot be read, or holds more than data.
@@ -40,30 +43,40 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
   file = pathlib.Path(path)
   if not file.is_file():
     raise UsageError(f"there is no file {path}")
-  if file.suffix in _PICKLES:
-    tree = _read_pickle(file)
-  elif file.suffix == ".safetensors":
-    try:
-      tree = safetensors.numpy.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
-      raise UsageError(f"cannot read {path}: {first_line(error)}") from error
-  elif file.suffix == ".npz":
-    try:
-      with np.load(file, allow_pickle=False) as arrays:
-        tree = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise UsageError(
-        f"cannot read {path}: {first_line(error)} (nothing in it was executed)"
-      ) from error
-  else:
-    known = ", ".join(_SUFFIXES)
-    raise UsageError(f"{path} has no known ending; there are: {known}")
+  try:
+    if file.suffix in _PICKLES:
+      tree = pytorch.read(file, most_gib)
+    elif file.suffix == ".safetensors":
+      tree = _read_safetensors(file)
+    elif file.suffix == ".npz":
+      tree = archive.read_npz(file, most_gib)
+    else:
+      known = ", ".join(_SUFFIXES)
+      raise UsageError(f"{path} has no known ending; there are: {known}")
+  except (UsageError, MemoryError):
+    raise
+  except pickles.RefusedError as error:
+    raise UsageError(
+      f"{path} is refused: it asks for {first_line(error)}, and only tensors"
+      " and plain containers are read (nothing in it was executed); save the"
+      " state dict alone"
+    ) from error
+  except Exception as error:  # broken bytes lead a reader anywhere
+    raise UsageError(
+      f"cannot read {path}: {first_line(error)} (nothing in it was executed)"
+    ) from error
   if not isinstance(tree, Mapping):
     raise UsageError(
       f"{path} holds a {type(tree).__name__} instead of named tensors: save"
       " the state dict of the network"
     )
   return dict(tree)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
+  arrays, unread = tensors.read(path)
+  found = {name: to_float32(array) for name, array in arrays.items()}
+  return found | {name: Unread(dtype) for name, dtype in unread.items()}
 
 
 def write_state_dict(
@@ -115,43 +128,3 @@ def _torch(path: Any) -> Any:
       " .safetensors"
     ) from error
   return torch
-
-
-def _read_pickle(path: pathlib.Path) -> Any:
-  torch = _torch(path)
-  # Barlow Twins and E-SimCLR store this function among LARS's settings.
-  stand_ins = [
-    (_unused, f"{module}.exclude_bias_and_norm")
-    for module in ("__main__", "__mp_main__")
-  ]
-  try:
-    with torch.serialization.safe_globals(stand_ins):
-      tree = torch.load(path, map_location="cpu", weights_only=True)
-  except pickle.UnpicklingError as error:
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    what = found[1] if found else "objects other than tensors"
-    raise UsageError(
-      f"{path} is refused: it asks for {what}, and only tensors and plain"
-      " containers are read (nothing in it was executed); save the state dict"
-      " alone"
-    ) from error
-  except Exception as error:  # broken bytes lead an unpickler anywhere
-    raise UsageError(
-      f"cannot read {path} as a PyTorch checkpoint: {first_line(error)}"
-    ) from error
-  return _to_numpy(tree, torch)
-
-
-def _unused(*arguments: Any) -> None:
-  """Stands in for functions that a checkpoint names; nothing calls them."""
-  del arguments
-
-
-def _to_numpy(tree: Any, torch: Any) -> Any:
-  """The same nested dictionaries with NumPy arrays for tensors."""
-  if isinstance(tree, Mapping):
-    return {key: _to_numpy(value, torch) for key, value in tree.items()}
-  if not isinstance(tree, torch.Tensor):
-    return tree
-  tensor = tree.detach()
-  return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

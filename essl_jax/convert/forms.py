@@ -4,8 +4,18 @@ Read in the programs themselves: E-SSL's (github.com/rdangovs/essl),
 facebookresearch's SimSiam and Barlow Twins, MoCo and torchvision.
 """
 
-# What a state dict may be wrapped in; `module.` is dropped as well.
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+# What wrappers of modules add to names: parallel, compiled, sharded and
+# checkpointed ones.
+TRANSPARENT = frozenset(
+  ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+)
+
+# Words that tell the networks of several encoders apart. Those of AVERAGES
+# follow another encoder, and are not what was trained.
+AVERAGES = frozenset(
+  ("momentum", "ema", "target", "average", "swa", "key", "k")
+)
+SIDES = frozenset(("online", "base", "query", "q", "student", "teacher"))
 
 # The parts of a checkpoint that have a place among the networks here.
 HEADS = {
@@ -15,16 +25,15 @@ HEADS = {
   "predictor2": "transformation_head",  # E-SSL for CIFAR-10
 }
 CLASSIFIERS = ("fc", "online_head", "head", "classifier")
-LOSS_NORM = "of Barlow Twins' loss, which takes each batch's own statistics"
 REASONS = {
   "optimizer": "optimiser state",
   "optimizer_states": "optimiser state",
   "lr_scheduler": "optimiser state",
   "lr_schedulers": "optimiser state",
   "scaler": "optimiser state",
+  "bn": "of Barlow Twins' loss, which takes each batch's own statistics",
   "queue": "queue of negatives",
   "queue_ptr": "queue of negatives",
-  "encoder_k": "moving average of the encoder",
 }
 
 # A form is known by the parts beside, or in, the encoder; the first that fits.
@@ -38,6 +47,8 @@ FORMS = (
   ("Barlow Twins", {"backbone", "projector", "bn"}),
   ("SimSiam", {"encoder", "fc", "predictor"}),
   ("MoCo", {"encoder_q"}),
+  ("MoCo v3", {"base_encoder", "momentum_encoder", "predictor"}),
   ("torchvision ResNet", {"", "fc"}),
   ("ResNet without classifier", {""}),
 )
+PLAIN = ("torchvision ResNet", "ResNet without classifier")

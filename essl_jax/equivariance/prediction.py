@@ -107,12 +107,14 @@ class Prediction(Term):
     there = metadata.get(self.section)
     if there is None:
       return {}
+    if not isinstance(there, Mapping):  # damaged
+      there = {}
     # Older files have one form of it.
     asked = [there.get("group"), there.get("heads", "joint")]
     asked.append(there.get("relative", False))
     if asked == [self.group, self.heads, self.relative]:
       return {}
-    return {self.head_name: f"for {there['group']} in the file"}
+    return {self.head_name: f"for {there.get('group')} in the file"}
 
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]

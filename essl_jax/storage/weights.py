@@ -17,12 +17,12 @@ from typing import Any
 from flax import traverse_util
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import tensors
 from essl_jax.storage.workdir import replace_bytes
-from essl_jax.texts import first_line, some
+from essl_jax.texts import printable, some
 
 Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]
@@ -75,7 +75,12 @@ def load(
     UsageError: there is no such file, or it holds something else.
   """
   metadata = read_metadata(path)
-  arrays = safetensors.numpy.load_file(path)
+  arrays, unread = tensors.read(path)
+  if wrong := [*unread, *tensors.misnamed(arrays)]:
+    raise UsageError(
+      f"{path} has entries that are no weights ({printable(some(wrong))}):"
+      " convert or export its weights again"
+    )
   return traverse_util.unflatten_dict(arrays, sep="/"), metadata
 
 
@@ -100,10 +105,17 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   try:
     metadata = json.loads(text)
     version = int(metadata["format_version"])
-  except (ValueError, KeyError, TypeError) as error:
+    _check_architecture(metadata)
+  except (
+    ArithmeticError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UsageError(
-      f"{path} has a damaged header ({_KEY}: {text[:60]!r}): convert or export"
-      " its weights again"
+      f"{path} has a damaged header ({_KEY}: {ascii(text[:60])}): convert or"
+      " export its weights again"
     ) from error
   if version > FORMAT_VERSION:
     raise UsageError(
@@ -113,6 +125,14 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   return metadata
 
 
+def _check_architecture(metadata: Mapping[str, Any]) -> None:
+  """Raises where the metadata describe a ResNet in part or by wrong types."""
+  types = {"depth": int, "stem": str, "width": int}
+  there = [name for name in types if name in metadata]
+  if there and not all(isinstance(metadata[x], types[x]) for x in types):
+    raise ValueError(f"depth, stem and width of a ResNet: {there}")
+
+
 def is_flax(path: str | os.PathLike[str]) -> bool:
   """Whether a file holds Flax weights; UsageError where it is broken."""
   is_file = os.path.isfile(path) and os.fspath(path).endswith(".safetensors")
@@ -120,14 +140,7 @@ def is_flax(path: str | os.PathLike[str]) -> bool:
 
 
 def _header(path: str | os.PathLike[str]) -> str | None:
-  try:
-    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-      return (file.metadata() or {}).get(_KEY)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UsageError(
-      f"cannot read {path} as safetensors: {first_line(error)}: give a file"
-      " that `python -m essl_jax.convert` wrote"
-    ) from error
+  return tensors.read_header(path).get("__metadata__", {}).get(_KEY)
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:

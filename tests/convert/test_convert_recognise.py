@@ -190,7 +190,15 @@ def _with(tree, **changes):
     ),
     (
       lambda: {"model": forms.plain(), "state_dict": forms.plain()},
+      "several encoders in it, under 'model.', 'state_dict.'",
+    ),
+    (
+      lambda: {"module": forms.plain()} | forms.plain(),
       "mean the same tensor",
+    ),
+    (
+      lambda: {"a": {"b": np.zeros(3)}, "a.b": np.zeros(3)},
+      "a.b and a.b mean the same tensor",
     ),
     (
       lambda: {
@@ -199,7 +207,7 @@ def _with(tree, **changes):
           net__1__net__3__weight=np.zeros((32, 32), np.float32),
         )
       },
-      "net.1.net.3.weight should equal projector.net.3.weight",
+      "net.1.net.3.weight should equal state_dict.projector.net.3.weight",
     ),
   ],
 )

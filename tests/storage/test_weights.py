@@ -140,6 +140,34 @@ def test_the_best_checkpoint_can_be_exported(finished, exported, tmp_path):
   )
 
 
+def test_an_export_describes_the_heads_of_all_terms(
+  finished, tmp_path, monkeypatch, capsys
+):
+  """A head is only taken for the task that it was trained for."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  config = json.loads((workdir / "config.json").read_text())
+  config["terms"] = ["prediction", "second:Second", "gone:Gone"]
+  config["second"] = config["equivariance"] | {"group": "flips"}
+  (workdir / "config.json").write_text(json.dumps(config))
+  (tmp_path / "second.py").write_text(
+    "from essl_jax.equivariance.prediction import Prediction\n"
+    "class Second(Prediction):\n  section = 'second'\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  path = tmp_path / "a.safetensors"
+  program.main(["export", str(workdir), str(path)])
+  metadata = weights.read_metadata(path)
+  assert metadata["equivariance"]["group"] == "rotation"
+  assert metadata["second"]["group"] == "flips"
+  assert "note: " in (printed := capsys.readouterr().out)
+  assert "there is no module gone" in printed
+  del config["encoder"]["name"]
+  (workdir / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UsageError, match=r"config\.json in .* is damaged"):
+    program.main(["export", str(workdir), str(path), "--overwrite"])
+
+
 def test_an_export_leaves_the_accelerators_alone(finished, tmp_path):
   """It runs beside a training, so it may not even ask for one."""
   done = subprocess.run(
