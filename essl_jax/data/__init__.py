@@ -157,7 +157,7 @@ def open_source(
     if not _is_ours(source):
       source = CheckedSource(f"config.data.name={name}", source)
   elif name.endswith(".npz"):
-    source = open_arrays(settings, load_npz(name))
+    source = open_arrays(settings, load_npz(name, settings.max_bytes))
   elif "/" in name and pathlib.Path(name).is_dir():
     raise UsageError(
       f"data.name={name!r} is a directory: give"

@@ -7,6 +7,7 @@ import numpy as np
 
 from essl_jax.augment import View
 from essl_jax.data.checks import SPLITS, check_share
+from essl_jax.data.labels import check_number, check_range
 from essl_jax.errors import UsageError, told
 
 _METHODS = ("num_examples", "batches", "evaluation_batches")
@@ -105,16 +106,12 @@ class CheckedSource:
     for name in (*shapes, "label"):
       if name not in batch:
         raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
-    labels, classes = np.asarray(batch["label"]), self.num_classes
+    labels = np.asarray(batch["label"])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
       raise UsageError(
         f"{where}: 'label' must be int32 [N], and is {_form(labels)}"
       )
-    if labels.size and (labels.min() < -1 or labels.max() >= classes):
-      raise UsageError(
-        f"{where}: labels are {labels.min()} to {labels.max()}, and must be"
-        f" below num_classes, {classes}, or -1 for none"
-      )
+    check_range(labels, self.num_classes, where)
     for name, shape in shapes.items():
       images = np.asarray(batch[name])
       if images.dtype != np.uint8 or images.shape != (len(labels), *shape):
@@ -153,6 +150,8 @@ def _check_attributes(where: str, source: Any) -> None:
       raise UsageError(
         f"{where}: {name} must be {form}, and is {getattr(source, name)!r}"
       )
+  if source.num_classes:  # none where images have no labels
+    check_number(source.num_classes, f"{where}: num_classes")
   for split in SPLITS:
     if not _is_whole(number := source.num_examples(split)):
       raise UsageError(
