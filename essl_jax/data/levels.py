@@ -54,7 +54,8 @@ def to_rgb(image: Image.Image, stored: str) -> Image.Image:
   elif ";16" in stored:  # of which PIL keeps the high bytes
     levels = np.asarray(image)
     colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
-    _check_bright(int(levels[..., :colours].max()), 255, "16 bits")
+    # Of their largest value in 8 bits.
+    _check_bright(int(levels[..., :colours].max()) * 256, 65535, "16 bits")
   elif image.mode == "L" and _SIGNED in _tag(image, _FORMAT_TAG):
     raise ValueError(f"its levels have a sign: {_ADVICE}")
   if image.mode == "La":
@@ -107,7 +108,7 @@ def _range(
   if image.mode == "F" or stored in ("I;16S", "I;16BS"):
     whites = whites[:1]
   white = next((x for x in whites if high <= x), whites[-1])
-  kind = "floats" if image.mode == "F" else "integers with no known range"
+  kind = "floats" if image.mode == "F" else "integers"
   _check_bright(high, white, kind)
   return 0, white
 
@@ -116,8 +117,8 @@ def _check_bright(high: float, white: int, kind: str) -> None:
   """Refuses an image so dark that its range is likely another one."""
   if high <= white // 4:
     raise ValueError(
-      f"its levels are {kind} and all below a quarter of {white}, so that their"
-      f" range cannot be known: {_ADVICE}"
+      f"its levels are {kind} up to {high:g}, whose range cannot be known:"
+      f" {_ADVICE}"
     )
 
 
