@@ -61,7 +61,7 @@ class CheckedSource:
             f"{self._where}: a training batch holds {len(batch['label'])}"
             f" labels and must hold {share}"
           )
-        yield batch
+        yield _with_int32(batch)
     raise UsageError(
       f"{self._where}: the training batches end, and must be without end:"
       " `batches` has to begin the next epoch"
@@ -89,7 +89,7 @@ class CheckedSource:
         found += self._check(split, batch, shapes)
         if found > len(share):
           break
-        yield batch
+        yield _with_int32(batch)
       least = len(share) - len(self.broken[split])
     if not least <= found <= len(share):
       number = "more" if found > len(share) else found
@@ -121,6 +121,10 @@ class CheckedSource:
           f" {_form(images)}"
         )
     return len(labels)
+
+
+def _with_int32(batch: Batch) -> Batch:
+  return {**batch, "label": np.asarray(batch["label"], np.int32)}
 
 
 def _form(array: np.ndarray) -> str:

@@ -25,6 +25,7 @@ _DRAWS = 24
 # No format that starts other programs (EPS) or is not a picture.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+_BLOCK = 2**26
 _ROOM = Room(config_lib.Data.max_pixels)
 
 
@@ -101,6 +102,8 @@ def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
     most_pixels: of an image; PIL refuses what has twice its own limit.
   """
   Image.init()
+  # Larger than what C's allocator keeps for each thread, once it is free.
+  Image.core.set_block_size(_BLOCK)
   warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
   warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
   if Image.MAX_IMAGE_PIXELS is not None:

@@ -1,5 +1,7 @@
 """Labels: numbers from 0 on, whatever a set calls its classes."""
 
+from typing import Any
+
 import numpy as np
 
 from essl_jax.errors import UsageError
@@ -122,3 +124,20 @@ def number(
 
   mapped = numbered(train) if has_labels else train.astype(np.int32)
   return mapped, numbered(test), known
+
+
+def numbering(source: Any) -> dict[str, list[int]]:
+  """What of a source's labels `results.json` keeps.
+
+  Args:
+    source: any; of arrays it has numbered the labels.
+
+  Returns:
+    "labels": those that became 0 .. K - 1, in order; nothing where labels
+    stayed what they were.
+  """
+  labels = getattr(source, "classes", None)
+  is_ours = isinstance(labels, np.ndarray)
+  if not is_ours or np.array_equal(labels, np.arange(len(labels))):
+    return {}
+  return {"labels": labels.tolist()}
