@@ -137,7 +137,8 @@ def numbering(source: Any) -> dict[str, list[int]]:
     stayed what they were.
   """
   labels = getattr(source, "classes", None)
-  is_ours = isinstance(labels, np.ndarray)
-  if not is_ours or np.array_equal(labels, np.arange(len(labels))):
+  if not isinstance(labels, np.ndarray):
+    return {}
+  if np.array_equal(labels, np.arange(len(labels))):
     return {}
   return {"labels": labels.tolist()}
