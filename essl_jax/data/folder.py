@@ -168,8 +168,9 @@ def _check_apart(own: Mapping[str, str]) -> None:
   for one, other in itertools.permutations(own, 2):
     if listing_lib.is_below(own[one], own[other]):
       raise UsageError(
-        f"the split {one} is a link into the split {other}, {own[other]}: give"
-        f" {other} for both, or parts of it, such as {other}[:90%]"
+        f"the split {one} leads to {own[one]}, which is of the split {other}"
+        f" too: give parts of one split, such as {other}[:90%] and"
+        f" {other}[90%:]"
       )
 
 

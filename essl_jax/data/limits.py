@@ -11,7 +11,7 @@ import threading
 from typing import Any
 import weakref
 
-_FREE = 2**22  # so little is not counted
+FREE = 2**22  # so little is not counted
 # Of links in a circle and of names that no file can have.
 _NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
@@ -67,7 +67,7 @@ class Room:
 
   def take(self, number: int) -> None:
     """Waits until there is room for so many, which `give_back` frees."""
-    if number > _FREE:
+    if number > FREE:
       with self._changed:
         self._changed.wait_for(
           lambda: not self._held or self._held + number <= self.size
@@ -76,12 +76,12 @@ class Room:
 
   def give_back(self, number: int) -> None:
     """Frees what was taken."""
-    if number > _FREE:
+    if number > FREE:
       with self._changed:
         self._held -= number
         self._changed.notify_all()
 
   def give_back_with(self, owner: Any, number: int) -> None:
     """Frees what was taken once nobody holds `owner`."""
-    if number > _FREE:
+    if number > FREE:
       weakref.finalize(owner, self.give_back, number)
