@@ -164,8 +164,12 @@ def _slice(name: str, bounds: str, size: int) -> slice:
   def position(text: str | None, default: int) -> int:
     if not text:
       return default
-    is_percent = text.endswith("%")
-    found = round(float(text[:-1]) * size / 100) if is_percent else int(text)
+    if not text.endswith("%"):
+      found = int(text)
+    elif abs(percent := float(text[:-1])) <= 100:
+      found = round(percent * size / 100)
+    else:
+      raise UsageError(_unread(part))
     return found + size if found < 0 else found
 
   first, last = position(match[1], 0), position(match[2], size)

@@ -114,11 +114,11 @@ class _Arrays:
     self._file, self._max_bytes, self._taken = file, max_bytes, 0
 
   def __contains__(self, name: str) -> bool:
-    return name in self._file
+    return self._get(name) is not None
 
-  def names(self, group: str = "/") -> list[str]:
-    """What is in a group."""
-    return list(self._get(group))
+  def names(self, group: str | None = None) -> list[str]:
+    """What is in a group, or in the file."""
+    return list(self._file if group is None else self._get(group))
 
   def is_group(self, name: str) -> bool:
     """Whether a group has this name."""
@@ -166,11 +166,21 @@ class _Arrays:
     return np.stack(arrays)
 
   def _get(self, name: str) -> Any:
-    """What has a name; links to other files, or pipes, are not followed."""
+    """What has a name; None where nothing has.
+
+    Links are not followed: they may lead to other files, or to pipes.
+    """
     found: Any = self._file
-    for part in name.strip("/").split("/") if name != "/" else ():
-      if isinstance(found.get(part, getlink=True), h5py.ExternalLink):
-        raise UsageError(f"{name} leads to another file: copy it into this one")
+    for part in name.split("/"):
+      if not isinstance(found, h5py.Group):
+        return None
+      links, key = found.id.links, part.encode()
+      if not links.exists(key):
+        return None
+      if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise UsageError(
+          f"{name} is a link: copy what it leads to into the file"
+        )
       found = found[part]
     return found
 
@@ -182,7 +192,7 @@ def _read(file: _Arrays) -> tuple[Cells, list[str]]:
     if "density_of_states" in file:
       labels = file.array("density_of_states")
     return Cells(images, labels), [str(i) for i in range(len(images))]
-  if _ORIGINAL_CELLS not in file or not file.is_group(_ORIGINAL_CELLS):
+  if not file.is_group(_ORIGINAL_CELLS):
     found = ", ".join(sorted(file.names())) or "nothing"
     raise UsageError(
       f"it holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
