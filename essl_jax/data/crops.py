@@ -59,8 +59,10 @@ def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
   try:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     pixels = _check_size(image, room.size)
-    room.take(pixels)
-    taken = pixels
+    # Wide numbers are copied on their way to bytes.
+    weight = pixels * (3 if image.mode[0] in "IF" else 1)
+    room.take(weight)
+    taken = weight
     stored = stored_as(image)
     image.load()
     image = to_rgb(image, stored)

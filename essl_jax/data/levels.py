@@ -11,6 +11,7 @@ _SIGNED = 2
 # Of TIFF: the range that a file states, for its own type and for all.
 _LOW_TAGS, _HIGH_TAGS = (340, 280), (341, 281)
 _PHOTOMETRIC_TAG = 262
+_AT_ONCE = 2**20  # pixels, which need more memory than the image
 _ADVICE = "save it with 8 bits a channel"
 
 
@@ -52,10 +53,10 @@ def to_rgb(image: Image.Image, stored: str) -> Image.Image:
   if image.mode.startswith(("I", "F")):
     image = Image.fromarray(_to_bytes(image, stored))
   elif ";16" in stored:  # of which PIL keeps the high bytes
-    levels = np.asarray(image)
+    bands: Any = image.getextrema()
     colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
-    # Of their largest value in 8 bits.
-    _check_bright(int(levels[..., :colours].max()) * 256, 65535, "16 bits")
+    largest = max(high for _, high in bands[:colours])
+    _check_bright(largest * 256, 65535, "16 bits")
   elif image.mode == "L" and _SIGNED in _tag(image, _FORMAT_TAG):
     raise ValueError(f"its levels have a sign: {_ADVICE}")
   if image.mode == "La":
@@ -77,15 +78,23 @@ def _to_bytes(image: Image.Image, stored: str) -> np.ndarray:
       f"its levels reach from {low:g} to {high:g}, outside of {black:g} to"
       f" {white:g}: {_ADVICE}"
     )
-  if image.mode == "F" and (black, white) == (0, 255):
-    found = levels.astype(np.uint8)
-  elif image.mode == "F":
-    found = np.rint((levels - black) * (255 / (white - black))).astype(np.uint8)
-  else:
-    shifted = levels.astype(np.int64) - int(black)
-    found = (shifted * 256 // (int(white - black) + 1)).astype(np.uint8)
+  found = np.empty(levels.shape, np.uint8)
+  rows = max(1, _AT_ONCE // levels.shape[1])
+  for first in range(0, len(levels), rows):
+    part = levels[first : first + rows]
+    found[first : first + rows] = _scaled(part, black, white)
   is_negative = _tag(image, _PHOTOMETRIC_TAG) == (_WHITE_IS_ZERO,)
   return 255 - found if is_negative else found
+
+
+def _scaled(levels: np.ndarray, black: float, white: float) -> np.ndarray:
+  """Levels of 0 to 255: bytes stay what they are, integers are rounded down."""
+  if levels.dtype.kind != "f":
+    shifted = levels.astype(np.int64) - int(black)
+    return shifted * 256 // (int(white - black) + 1)
+  if (black, white) == (0, 255):
+    return levels
+  return np.rint((levels - black) * (255 / (white - black)))
 
 
 def _range(
