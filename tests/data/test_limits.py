@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from essl_jax.data import crops, limits, npz, subsets
+from essl_jax.data import batches, crops, limits, npz, subsets
 from essl_jax.errors import UsageError
 
 pytestmark = pytest.mark.quick
@@ -149,6 +149,25 @@ def test_an_image_as_large_as_the_room_is_read(monkeypatch):
   room = limits.Room(64)
   for _ in range(3):
     assert crops.decode(encode(Image.new("RGB", (8, 8))), room).size == (8, 8)
+
+
+def test_a_crop_that_fails_lets_waiting_threads_end(monkeypatch):
+  """Else the process would wait for them for ever as it ends."""
+  monkeypatch.setattr(limits, "FREE", 10)
+  encoded, room = encode(Image.new("RGB", (8, 8))), limits.Room(64)
+
+  def fill(row):
+    image = crops.decode(encoded, room)
+    raise MemoryError(image.size)
+
+  batch = {"label": np.zeros(8, np.int32)}
+  before = threading.active_count()
+  with pytest.raises(MemoryError) as error:
+    next(batches.run([batches.Job(batch, fill)]))
+  until = time.monotonic() + 20
+  while threading.active_count() > before and time.monotonic() < until:
+    time.sleep(0.01)
+  assert threading.active_count() == before and error.value.args == ((8, 8),)
 
 
 IMAGES = np.zeros((4, 8, 8), np.uint8)
