@@ -94,7 +94,7 @@ def stand_in(monkeypatch, sizes):
   def make(arguments):
     asked.append(dict(x.lstrip("-").split("=", 1) for x in arguments))
 
-  def load(directory, split):
+  def load(directory, split, **_):
     found = permittivities(sizes[split], list(sizes).index(split))
     is_labelled = split != "unlabelled"
     return dataset.Cells(found, densities(found) if is_labelled else None)

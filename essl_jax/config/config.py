@@ -58,6 +58,10 @@ class Data:
       from the whole image.
     resize_size: length of the shorter side (bilinear) before that centre cut,
       such as 256 for an `image_size` of 224. By default it is `image_size`.
+    max_pixels: pixels of an image file at most, and of all that are decoded at
+      a time; one with more counts as broken, as does a file of more than four
+      bytes for each of them.
+    max_bytes: memory that the arrays of an `.npz` or HDF5 file may take.
   """
 
   name: str
@@ -68,6 +72,8 @@ class Data:
   test_split: str = "test"
   image_size: Count | None = None
   resize_size: Count | None = None
+  max_pixels: Count = 178_956_970  # what PIL takes for an attack
+  max_bytes: Count = 2**32
 
   @property
   def labelled(self) -> str:

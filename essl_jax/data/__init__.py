@@ -9,6 +9,7 @@ Datasets and is imported only when one is asked for.
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,10 @@ from essl_jax.data.arrays import ArraySource, open_arrays
 from essl_jax.data.checked import CheckedSource
 from essl_jax.data.checks import SPLITS, check_sizes
 from essl_jax.data.digits import load_digits
+from essl_jax.data.labels import numbering
 from essl_jax.data.npz import load_npz
 from essl_jax.errors import UsageError, told
+from essl_jax.texts import some
 
 __all__ = [
   "ArraySource",
@@ -157,7 +160,11 @@ def open_source(
     if not _is_ours(source):
       source = CheckedSource(f"config.data.name={name}", source)
   elif name.endswith(".npz"):
-    source = open_arrays(settings, load_npz(name))
+    source = open_arrays(settings, load_npz(name, settings.max_bytes))
+    for changed in numbering(source).values():
+      labels = f"the labels {some(list(map(str, changed)))} of {name}"
+      last = len(changed) - 1
+      print(f"essl_jax: {labels} are numbered 0 to {last}", file=sys.stderr)
   elif "/" in name and pathlib.Path(name).is_dir():
     raise UsageError(
       f"data.name={name!r} is a directory: give"

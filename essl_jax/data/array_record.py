@@ -6,6 +6,7 @@ import numpy as np
 
 from essl_jax.data.checks import SPLITS, check_file_names
 from essl_jax.data.encoded import EncodedSource
+from essl_jax.data.labels import check_range
 from essl_jax.data.prepared import (
   check_tfds_split,
   import_tensorflow,
@@ -47,7 +48,10 @@ class ArrayRecordSource(EncodedSource):
         f"read without the package array_record ({error}): pip install "
         "array_record, or prepare the set as TFRecord"
       ) from error
-    images = {split: _Records(builder, splits[split]) for split in SPLITS}
+    classes = form["num_classes"]
+    images = {
+      split: _Records(builder, splits[split], classes) for split in SPLITS
+    }
     rows = {split: np.arange(len(x.records)) for split, x in images.items()}
     super().__init__(images, rows, **form)
 
@@ -55,23 +59,30 @@ class ArrayRecordSource(EncodedSource):
 class _Records:
   """The records of a split: see `essl_jax.data.encoded.EncodedImages`."""
 
-  def __init__(self, builder: Any, split: str):
+  def __init__(self, builder: Any, split: str, num_classes: int):
     check_tfds_split(builder, split)
     self.records = builder.as_data_source(
       split=split, decoders=skip_decoding(builder)
     )
     self._name = f"{builder.info.full_name} {split}"
+    self._num_classes = num_classes
     self._fields = set(builder.info.features)
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     record = self.records[index]
-    return record["image"], int(record["label"])
+    return record["image"], int(self._checked([record["label"]])[0])
+
+  def size(self, index: int) -> int:
+    return 0  # records are not so large that they would be counted
 
   def name(self, index: int) -> str:
     return f"{self._name}, record {index}"
 
   def labels(self) -> np.ndarray:
-    return np.array([record["label"] for record in self.records], np.int32)
+    return self._checked([record["label"] for record in self.records])
+
+  def _checked(self, labels: list[int]) -> np.ndarray:
+    return check_range(np.asarray(labels), self._num_classes, self._name)
 
   def file_names(self) -> list[str]:
     check_file_names(self._fields, self._name)

@@ -8,6 +8,7 @@ import numpy as np
 
 from essl_jax import config as config_lib
 from essl_jax.augment import View
+from essl_jax.data import labels as labels_lib
 from essl_jax.data.checks import SPLITS, check_share, check_split, parse_split
 from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
@@ -22,6 +23,7 @@ class ArraySource:
     test_images: uint8 [M, H, W, 3].
     test_labels: int32 [M].
     num_classes: number of labels.
+    classes: what the labels were in the arrays given, [num_classes].
     image_shape: (H, W, 3).
     differs_in_size: False: crops are drawn on the device.
     broken: by split, images that could not be read into the arrays.
@@ -45,15 +47,16 @@ class ArraySource:
     Args:
       train_images: uint8 [N, H, W, 3], or grayscale [N, H, W] or
         [N, H, W, 1], which is repeated to three channels.
-      train_labels: integers [N] in 0 .. num_classes - 1, or -1 for all where
-        the training images have none.
+      train_labels: integers [N], or -1 for all where the training images have
+        none; numbered as `labels.number` says.
       test_images: like `train_images`, with the same H and W.
       test_labels: integers [M].
-      num_classes: number of labels; None takes the largest label plus one.
+      num_classes: number of labels, which then are 0 .. num_classes - 1; None
+        counts and numbers those that there are.
 
     Raises:
       UsageError: an array has another shape or dtype, lengths differ, or a
-        label is out of range.
+        label is out of range or of the test images alone.
     """
     self.train_images = _to_rgb(train_images, "train_images")
     self.test_images = _to_rgb(test_images, "test_images")
@@ -62,19 +65,14 @@ class ArraySource:
         f"train_images are {self.train_images.shape[1:]} and test_images "
         f"{self.test_images.shape[1:]}: all images must have one shape"
       )
-    self.train_labels = _to_labels(
-      train_labels, "train_labels", len(self.train_images)
+    self.train_labels, self.test_labels, self.classes = labels_lib.number(
+      labels_lib.check_array(
+        train_labels, "train_labels", len(self.train_images)
+      ),
+      labels_lib.check_array(test_labels, "test_labels", len(self.test_images)),
+      num_classes,
     )
-    self.test_labels = _to_labels(
-      test_labels, "test_labels", len(self.test_images)
-    )
-    largest = max(int(self.train_labels.max()), int(self.test_labels.max()))
-    self.num_classes = largest + 1 if num_classes is None else num_classes
-    if largest >= self.num_classes:
-      raise UsageError(
-        f"a label is {largest}, but num_classes={self.num_classes}: labels "
-        "must be 0 .. num_classes - 1"
-      )
+    self.num_classes = len(self.classes)
     height, width = self.train_images.shape[1:3]
     self.image_shape = (height, width, 3)
 
@@ -164,7 +162,7 @@ def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
     whole: the set.
 
   Returns:
-    A source with the same number of classes, whatever labels are left.
+    A source with the same classes, whatever labels are left.
 
   Raises:
     UsageError: a split does not exist, or images would have to be resized.
@@ -184,15 +182,23 @@ def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
   sizes = {split: whole.num_examples(split) for split in SPLITS}
 
   def take(split: str) -> tuple[np.ndarray, np.ndarray]:
-    name, part = parse_split(split, sizes)
-    images, labels = whole._arrays(name)
-    return images[part], labels[part]
+    parts = [
+      [array[part] for array in whole._arrays(name)]
+      for name, part in parse_split(split, sizes)
+    ]
+    images, labels = (
+      of[0] if len(of) == 1 else np.concatenate(of)
+      for of in zip(*parts, strict=True)
+    )
+    return images, labels
 
-  return ArraySource(
+  part = ArraySource(
     *take(settings.train_split),
     *take(settings.test_split),
     num_classes=whole.num_classes,
   )
+  part.classes = whole.classes
+  return part
 
 
 def _to_rgb(images: np.ndarray, name: str) -> np.ndarray:
@@ -212,19 +218,3 @@ def _to_rgb(images: np.ndarray, name: str) -> np.ndarray:
   if channels == 3:
     return images
   return np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=-1)
-
-
-def _to_labels(labels: np.ndarray, name: str, length: int) -> np.ndarray:
-  """Returns int32 [length], or raises UsageError naming the array."""
-  labels = np.asarray(labels)
-  if labels.shape != (length,) or not np.issubdtype(labels.dtype, np.integer):
-    raise UsageError(
-      f"{name} is {labels.dtype} {list(labels.shape)}: labels must be "
-      f"integers [{length}], one for each image"
-    )
-  is_unlabelled = name == "train_labels" and np.all(labels == -1)
-  if labels.min() < 0 and not is_unlabelled:
-    raise UsageError(
-      f"{name} holds {labels.min()}: labels must be integers from 0 on"
-    )
-  return labels.astype(np.int32)

@@ -9,6 +9,7 @@ from concurrent import futures
 import dataclasses
 import os
 import sys
+import traceback
 
 import numpy as np
 from PIL import Image
@@ -150,8 +151,13 @@ def _start(
   together = max(1, count // (threads * _TASKS_PER_THREAD))
 
   def fill(rows: range) -> None:
-    for row in rows:
-      job.fill(row)
+    try:
+      for row in rows:
+        job.fill(row)
+    except BaseException as error:
+      # Its frames hold a large image, for whose room other threads wait.
+      traceback.clear_frames(error.__traceback__)
+      raise
 
   return [
     pool.submit(fill, range(start, min(start + together, count)))

@@ -7,6 +7,7 @@ import numpy as np
 
 from essl_jax.augment import View
 from essl_jax.data.checks import SPLITS, check_share
+from essl_jax.data.labels import check_number, check_range
 from essl_jax.errors import UsageError, told
 
 _METHODS = ("num_examples", "batches", "evaluation_batches")
@@ -60,7 +61,7 @@ class CheckedSource:
             f"{self._where}: a training batch holds {len(batch['label'])}"
             f" labels and must hold {share}"
           )
-        yield batch
+        yield _with_int32(batch)
     raise UsageError(
       f"{self._where}: the training batches end, and must be without end:"
       " `batches` has to begin the next epoch"
@@ -88,7 +89,7 @@ class CheckedSource:
         found += self._check(split, batch, shapes)
         if found > len(share):
           break
-        yield batch
+        yield _with_int32(batch)
       least = len(share) - len(self.broken[split])
     if not least <= found <= len(share):
       number = "more" if found > len(share) else found
@@ -105,16 +106,12 @@ class CheckedSource:
     for name in (*shapes, "label"):
       if name not in batch:
         raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
-    labels, classes = np.asarray(batch["label"]), self.num_classes
+    labels = np.asarray(batch["label"])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
       raise UsageError(
         f"{where}: 'label' must be int32 [N], and is {_form(labels)}"
       )
-    if labels.size and (labels.min() < -1 or labels.max() >= classes):
-      raise UsageError(
-        f"{where}: labels are {labels.min()} to {labels.max()}, and must be"
-        f" below num_classes, {classes}, or -1 for none"
-      )
+    check_range(labels, self.num_classes, where)
     for name, shape in shapes.items():
       images = np.asarray(batch[name])
       if images.dtype != np.uint8 or images.shape != (len(labels), *shape):
@@ -124,6 +121,10 @@ class CheckedSource:
           f" {_form(images)}"
         )
     return len(labels)
+
+
+def _with_int32(batch: Batch) -> Batch:
+  return {**batch, "label": np.asarray(batch["label"], np.int32)}
 
 
 def _form(array: np.ndarray) -> str:
@@ -153,6 +154,8 @@ def _check_attributes(where: str, source: Any) -> None:
       raise UsageError(
         f"{where}: {name} must be {form}, and is {getattr(source, name)!r}"
       )
+  if source.num_classes:  # none where images have no labels
+    check_number(source.num_classes, f"{where}: num_classes")
   for split in SPLITS:
     if not _is_whole(number := source.num_examples(split)):
       raise UsageError(

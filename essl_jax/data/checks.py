@@ -7,7 +7,18 @@ from typing import Any
 from essl_jax.errors import UsageError
 
 SPLITS = ("train", "test")
-_SLICE = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\])?")
+_PART = re.compile(r"(.*\S)\s*\[([^\[\]]*)\]")
+# Of few digits: Python does not read numbers of thousands.
+_BOUND = r"(-?\d{1,15}(?:_\d{1,15}){0,5}|-?\d{1,15}(?:\.\d{0,15})?%)?"
+_SLICE = re.compile(f"{_BOUND}:{_BOUND}")
+
+
+class UnknownSplitError(UsageError):
+  """There is no split of this `name`."""
+
+  def __init__(self, name: str, known: Collection[str]):
+    super().__init__(f"unknown split {name!r}: give one of {list(known)}")
+    self.name = name
 
 
 def check_share(size: int, process_index: int, process_count: int) -> range:
@@ -75,45 +86,99 @@ def check_split(split: str) -> None:
     raise UsageError(f"unknown split {split!r}: give one of {list(SPLITS)}")
 
 
-def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, slice]:
-  """Reads a split name with an optional slice, in TFDS's notation.
+def split_names(split: str, known: Collection[str]) -> list[str]:
+  """The names in an expression of splits; see `parse_split`.
 
   Args:
-    split: "train", "train[:500]", "train[10%:]", "test[100:50%]", ...
-      Percentages are rounded to the nearest example.
+    split: the expression.
+    known: names of all splits.
+
+  Returns:
+    Each name once.
+
+  Raises:
+    UsageError: the notation or a name is unknown.
+  """
+  return list(dict.fromkeys(name for name, _ in _parts(split, known)))
+
+
+def parse_split(
+  split: str, sizes: Mapping[str, int]
+) -> list[tuple[str, slice]]:
+  """Reads an expression of splits, in TFDS's notation.
+
+  Args:
+    split: "train", "train[:500]", "train[10%:]", "test[-50%:]",
+      "train+test[:1_000]", "all", ... Percentages are rounded to the nearest
+      example; a negative bound counts from the end. An expression that is the
+      name of a split is that split, whatever its characters.
     sizes: number of examples by split name.
 
   Returns:
-    The name of the split and the slice of its examples.
+    Names of splits and slices of their examples, in the order of the
+    expression; they may overlap.
 
   Raises:
-    UsageError: the notation or the name is unknown, the slice reaches past
-      the end, or nothing is left.
+    UsageError: the notation or a name is unknown, a slice reaches past the end,
+      or nothing of one is left.
   """
-  match = _SLICE.fullmatch(split)
+  return [
+    (name, _slice(name, bounds, sizes[name]))
+    for name, bounds in _parts(split, sizes)
+  ]
+
+
+def _parts(split: str, known: Collection[str]) -> list[tuple[str, str]]:
+  """The names and the bounds, such as ":10%", of an expression."""
+  found = []
+  for text in [split] if split in known else split.split("+"):
+    name, bounds = text if text in known else text.strip(), ":"
+    match = None if name in known else _PART.fullmatch(name)
+    if match is not None:
+      name, bounds = match.groups()
+    if name == "all" and "all" not in known and match is None:
+      found += [(x, ":") for x in known]
+    elif any(x in name for x in "[]") and name not in known:
+      raise UsageError(_unread(split))
+    elif name not in known:
+      raise UnknownSplitError(name, known)
+    else:
+      found.append((name, bounds))
+  return found
+
+
+def _unread(split: str) -> str:
+  return (
+    f"cannot read the split {split!r}: give names, each with at most one slice,"
+    " such as train, train[:500], train[-500:], train[10%:50%]+test"
+  )
+
+
+def _slice(name: str, bounds: str, size: int) -> slice:
+  """The examples between two bounds."""
+  part = name if bounds == ":" else f"{name}[{bounds}]"
+  match = _SLICE.fullmatch(bounds.replace(" ", ""))
   if match is None:
-    raise UsageError(
-      f"cannot read the split {split!r}: give a name and at most one slice, "
-      "such as train, train[:500], train[500:], train[10%:50%]"
-    )
-  name, start, start_percent, stop, stop_percent = match.groups()
-  if name not in sizes:
-    raise UsageError(f"unknown split {split!r}: give one of {list(sizes)}")
-  size = sizes[name]
+    raise UsageError(_unread(part))
 
-  def position(number: str | None, percent: str | None, default: int) -> int:
-    if number is None:
+  def position(text: str | None, default: int) -> int:
+    if not text:
       return default
-    return round(int(number) * size / 100) if percent else int(number)
+    if not text.endswith("%"):
+      found = int(text)
+    elif abs(percent := float(text[:-1])) <= 100:
+      found = round(percent * size / 100)
+    else:
+      raise UsageError(_unread(part))
+    return found + size if found < 0 else found
 
-  first = position(start, start_percent, 0)
-  last = position(stop, stop_percent, size)
+  first, last = position(match[1], 0), position(match[2], size)
   if not 0 <= first < last <= size:
     raise UsageError(
-      f"the split {split!r} asks for examples {first} to {last} of the "
+      f"the split {part!r} asks for examples {first} to {last} of the "
       f"{size} in {name!r}: give a non-empty slice within them"
     )
-  return name, slice(first, last)
+  return slice(first, last)
 
 
 def check_file_names(fields: Collection[str], name: str) -> None:

@@ -14,6 +14,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from essl_jax import config as config_lib
+from essl_jax.data.levels import stored_as, to_rgb
+from essl_jax.data.limits import Room
 from essl_jax.texts import first_line
 
 _TRIES = 10
@@ -21,57 +24,93 @@ _TRIES = 10
 _DRAWS = 24
 # No format that starts other programs (EPS) or is not a picture.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+_BLOCK = 2**26
+_ROOM = Room(config_lib.Data.max_pixels)
 
 
 class BrokenImageError(ValueError):
   """Bytes that are no image, or not a whole one; says why in one line."""
 
 
-def decode(encoded: bytes) -> Image.Image:
+def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
   """Decodes an image to RGB.
 
-  Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, 16
-  bits are cut to 8, and of an animation the first picture is taken. The
-  orientation that cameras note is not applied, as in torchvision.
+  Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, and
+  of an animation the first picture is taken; `levels.to_rgb` says what becomes
+  of more than eight bits. The orientation that cameras note is not applied, as
+  in torchvision.
 
   Args:
     encoded: a JPEG, PNG, WebP, BMP, GIF, PPM, TIFF or JPEG 2000 file.
+    room: pixels that all threads may hold decoded together, at once the most
+      that an image may have; 178 million when absent. Large images wait for
+      room, which they free once nobody holds them.
 
   Returns:
     The image in PIL's mode RGB, at its full resolution.
 
   Raises:
-    BrokenImageError: it cannot be decoded, or has more pixels than PIL takes
-      for an attack (178 million).
+    BrokenImageError: it cannot be decoded, has too many pixels, or levels whose
+      range cannot be known.
   """
+  room = _ROOM if room is None else room
+  taken = 0
   try:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    pixels = _check_size(image, room.size)
+    # Wide numbers are copied on their way to bytes.
+    weight = pixels * (3 if image.mode[0] in "IF" else 1)
+    room.take(weight)
+    taken = weight
+    stored = stored_as(image)
     image.load()
-    if image.mode.startswith(("I", "F")):
-      levels = np.asarray(image)
-      levels = levels // 256 if image.mode != "F" else levels
-      image = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-      image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    image = to_rgb(image, stored)
+  except BrokenImageError:
+    raise
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"
     raise BrokenImageError(what) from error
   except MemoryError:
+    room.give_back(taken)
     raise
   # PIL's decoders raise whatever a damaged file leads them to.
   except Exception as error:
-    raise BrokenImageError(first_line(error, with_type=True)) from error
+    room.give_back(taken)
+    line = first_line(error, with_type=type(error) is not ValueError)
+    raise BrokenImageError(line) from error
+  room.give_back_with(image, taken)
+  return image
 
 
-def quieten() -> None:
+def _check_size(image: Image.Image, most: int) -> int:
+  """Returns the number of pixels that decoding makes; nothing is decoded."""
+  tags = getattr(image, "tag_v2", {})
+  tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
+  pixels = max(image.width * image.height, tile)
+  if pixels > most:
+    raise BrokenImageError(
+      f"it has {pixels:,} pixels, and config.data.max_pixels allows {most:,}"
+    )
+  return pixels
+
+
+def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
   """Loads PIL's decoders before threads do, and stops their warnings.
 
   What they warn of (odd metadata, many pixels) does not concern training.
+
+  Args:
+    most_pixels: of an image; PIL refuses what has twice its own limit.
   """
   Image.init()
+  # Larger than what C's allocator keeps for each thread, once it is free.
+  Image.core.set_block_size(_BLOCK)
   warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
   warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+  if Image.MAX_IMAGE_PIXELS is not None:
+    least = math.ceil(most_pixels / 2)
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, least)
 
 
 def crop_draws(seed: int, name: str, first: int, count: int) -> np.ndarray:

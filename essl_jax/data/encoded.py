@@ -5,7 +5,7 @@ process p of n takes the p-th n-th of every global batch, and a stream begins
 at any step without reading what came before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import copy
 import sys
 import threading
@@ -14,14 +14,18 @@ from typing import Protocol, Self
 import numpy as np
 from PIL import Image
 
+from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
 from essl_jax.data.checks import SPLITS, check_crops, check_share, check_split
 from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.limits import NotReadableError, Room
 from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
 
+# An uncompressed image of four channels.
+_BYTES_A_PIXEL = 4
 _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
@@ -30,6 +34,9 @@ class EncodedImages(Protocol):
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     """Reads an encoded image and its label."""
+
+  def size(self, index: int) -> int:
+    """Returns the bytes of an encoded image, which is not opened for it."""
 
   def name(self, index: int) -> str:
     """Returns what to call an image in messages, such as its path."""
@@ -54,9 +61,11 @@ class EncodedSource:
     differs_in_size: whether training needs `crops`.
     broken: names of unreadable images found so far, by split.
     is_stored_shuffled: False: reading in any order costs nothing.
+    classes: names of the classes, where they have any.
   """
 
   is_stored_shuffled = False
+  classes: Sequence[str] = ()
 
   def __init__(
     self,
@@ -67,22 +76,26 @@ class EncodedSource:
     image_shape: tuple[int, int, int],
     resize: int | None,
     differs_in_size: bool,
+    max_pixels: int = config_lib.Data.max_pixels,
   ):
     """Takes the images and looks whether any can be read.
 
     Args:
       images: to take "train" and "test" from.
-      rows: which of them a split has, ascending.
+      rows: which of them a split has.
       num_classes: number of labels.
       image_shape: (H, W, 3) of evaluation images.
       resize: shorter side that evaluation images are resized to before their
         centre is cut out; None where all images have `image_shape`.
       differs_in_size: whether images differ in size.
+      max_pixels: of an image, and of all that are decoded at a time.
 
     Raises:
       UsageError: no image of a split can be read.
     """
-    quieten()
+    quieten(max_pixels)
+    self._decoded = Room(max_pixels)
+    self._read = Room(_BYTES_A_PIXEL * max_pixels)
     self.images = images
     self._rows = dict(rows)
     self.num_classes = num_classes
@@ -206,13 +219,29 @@ class EncodedSource:
     if index in self._unreadable[split]:
       return None
     try:
-      encoded, label = self.images[split][index]
-      return decode(encoded), label
+      return self._decode(self.images[split], index)
     # Other failures of a disk or network may pass: they end the run, which
     # then resumes exactly, rather than change what is trained on.
-    except (BrokenImageError, *_UNREADABLE) as error:
+    except (BrokenImageError, NotReadableError, *_UNREADABLE) as error:
       self._report(split, index, first_line(error))
       return None
+
+  def _decode(
+    self, images: EncodedImages, index: int
+  ) -> tuple[Image.Image, int]:
+    """Reads and decodes an image once there is room for it."""
+    size = images.size(index)
+    if size > self._read.size:
+      raise BrokenImageError(
+        f"it has {size:,} bytes, and config.data.max_pixels allows"
+        f" {self._read.size:,}"
+      )
+    self._read.take(size)
+    try:
+      encoded, label = images[index]
+      return decode(encoded, self._decoded), label
+    finally:
+      self._read.give_back(size)
 
   def _report(self, split: str, index: int, reason: str) -> None:
     with self._lock:

@@ -1,27 +1,28 @@
 """Image folders: `root/<split>/<class>/**/*`, as torchvision's ImageFolder."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import itertools
 import os
 import pathlib
-import re
 import sys
 
 import numpy as np
 
 from essl_jax import config as config_lib
-from essl_jax.data.checks import parse_split
+from essl_jax.data import listing as listing_lib
+from essl_jax.data.checks import (
+  SPLITS,
+  UnknownSplitError,
+  parse_split,
+  split_names,
+)
 from essl_jax.data.encoded import EncodedSource
+from essl_jax.data.limits import regular_size
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
-# What lies beside images; any other file is taken for an image.
-_NO_IMAGES = re.compile(
-  r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
-  r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
-  r"|wav|mp3)"
-)
 
 
 def open_folder(settings: config_lib.Data) -> EncodedSource:
@@ -54,105 +55,151 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
   if not root.is_dir():
     raise UsageError(f"data.dir={settings.dir!r} is no folder: {_LAYOUT}")
   parts = {"train": settings.train_split, "test": settings.test_split}
-  names = [part.split("[")[0] for part in parts.values()]
-  folders = {name: _Folder(root, name) for name in dict.fromkeys(names)}
-  _report_ignored(root, folders.values())
-  classes = [folders[name].classes for name in names]
-  _check_classes(names, classes)
-  sizes = {name: len(folder.files) for name, folder in folders.items()}
-  images, rows = {}, {}
-  for split, part in parts.items():
-    name, chosen = parse_split(part, sizes)
-    order = np.random.default_rng(0).permutation(sizes[name])
-    images[split], rows[split] = folders[name], np.sort(order[chosen])
-  return EncodedSource(
-    images,
+  known = listing_lib.folders(root)
+  if not known:
+    raise UsageError(f"{root} has no folders: {_LAYOUT}")
+  names = {
+    split: _names(root, part, sorted(known)) for split, part in parts.items()
+  }
+  images = _Folders(root, list(dict.fromkeys(sum(names.values(), []))))
+  rows = {
+    split: np.concatenate(
+      [images.rows(*each) for each in parse_split(part, images.sizes)]
+    )
+    for split, part in parts.items()
+  }
+  source = EncodedSource(
+    dict.fromkeys(SPLITS, images),
     rows,
-    num_classes=len(classes[0]),
+    num_classes=len(images.classes),
     image_shape=(size, size, 3),
     resize=settings.resize_size or size,
     differs_in_size=True,
+    max_pixels=settings.max_pixels,
   )
+  source.classes = images.classes
+  return source
 
 
-class _Folder:
-  """One split's folder: see `essl_jax.data.encoded.EncodedImages`.
+def _names(root: pathlib.Path, split: str, known: Sequence[str]) -> list[str]:
+  """The folders that an expression of splits names."""
+  try:
+    return split_names(split, known)
+  except UnknownSplitError as error:
+    raise UsageError(
+      f"{root} has no folder {error.name!r} but {some(known, 9)}: set "
+      "--config.data.train_split and --config.data.test_split to two of "
+      f"them; {_LAYOUT}"
+    ) from error
+
+
+class _Folders:
+  """The splits' folders: see `essl_jax.data.encoded.EncodedImages`.
 
   Attributes:
-    path: the folder.
-    classes: sorted names of the folders in it.
-    files: paths in it, sorted by class and name.
-    ignored: number of files that are no images, by ending.
+    classes: sorted names of the folders in each.
+    sizes: number of images by folder.
   """
 
-  def __init__(self, root: pathlib.Path, name: str):
-    self.path = root / name
-    found = sorted(_folders(root))
-    if not name or not self.path.is_dir():
+  def __init__(self, root: pathlib.Path, names: Sequence[str]):
+    paths = {name: os.path.join(root, name) for name in names}
+    own = {name: os.path.realpath(path) for name, path in paths.items()}
+    _check_apart(own)
+    lists = {
+      name: listing_lib.Listing(path, list(own.values()))
+      for name, path in paths.items()
+    }
+    for name, listing in lists.items():
+      _check_listing(paths[name], listing)
+    _report_ignored(root, lists.values())
+    for one, other in itertools.combinations(names, 2):
+      _check_classes((one, other), [lists[x].classes for x in (one, other)])
+      _check_links((one, other), listing_lib.shared(lists[one], lists[other]))
+    self.classes = lists[names[0]].classes
+    if len(self.classes) < 2:
       raise UsageError(
-        f"{root} has no folder {name!r} but {some(found, 9)}: set "
-        "--config.data.train_split and --config.data.test_split to two of "
-        f"them; {_LAYOUT}"
-        if found
-        else f"{root} has no folders: {_LAYOUT}"
+        f"{names[0]} has only the class {self.classes[0]!r}: two or more are "
+        f"needed; {_LAYOUT}"
       )
-    self.classes = sorted(_folders(self.path))
-    self.files: list[str] = []
-    self.ignored: Counter[str] = Counter()
-    counts = []
-    for label in self.classes:
-      before = len(self.files)
-      self._list(label)
-      counts.append(len(self.files) - before)
-    self._labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    if not self.files:
-      raise UsageError(f"{self.path} holds no images in folders: {_LAYOUT}")
-    empty = [c for c, n in zip(self.classes, counts, strict=True) if not n]
-    if empty:
-      raise UsageError(
-        f"{some(empty)} in {self.path} hold(s) no image: remove the empty "
-        "class from all splits, or add its images"
-      )
+    self.sizes = {name: len(x.files) for name, x in lists.items()}
+    self._firsts = dict(
+      zip(names, np.cumsum([0, *self.sizes.values()]).tolist(), strict=False)
+    )
+    self._folders = [paths[name] for name in names]
+    self._files = [x.files for x in lists.values()]
+    numbers = np.arange(len(self.classes), dtype=np.int32)
+    self._labels = np.concatenate(
+      [np.repeat(numbers, x.counts) for x in lists.values()]
+    )
 
-  def _list(self, label: str) -> None:
-    top = os.path.join(self.path, label)
-    seen = set()
-    for folder, inner, files in os.walk(top, followlinks=True):
-      place = os.path.realpath(folder)
-      if place in seen or os.path.realpath(self.path) == place:
-        inner.clear()  # a link that leads in a circle
-        continue
-      seen.add(place)
-      inner[:] = sorted(name for name in inner if name[0] != ".")
-      inside = label + folder[len(top) :]
-      for file in sorted(files):
-        ending = os.path.splitext(file)[1].lower()
-        if file[0] == "." or _NO_IMAGES.fullmatch(ending):
-          self.ignored[ending or file] += 1
-        else:
-          self.files.append(os.path.join(inside, file))
+  def rows(self, name: str, chosen: slice) -> np.ndarray:
+    """The images of a part of a folder, from its fixed random order."""
+    order = np.random.default_rng(0).permutation(self.sizes[name])
+    return self._firsts[name] + np.sort(order[chosen])
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
-    with open(self.name(index), "rb") as file:
-      return file.read(), int(self._labels[index])
+    path = self.name(index)
+    size = regular_size(path)
+    with open(path, "rb") as file:
+      return file.read(size), int(self._labels[index])
+
+  def size(self, index: int) -> int:
+    return regular_size(self.name(index))
 
   def name(self, index: int) -> str:
-    return os.path.join(self.path, self.files[index])
+    return os.path.join(*self._place(index))
+
+  def _place(self, index: int) -> tuple[str, str]:
+    for folder, files in zip(self._folders, self._files, strict=True):
+      if index < len(files):
+        return folder, files[index]
+      index -= len(files)
+    raise IndexError(index)
 
   def labels(self) -> np.ndarray:
     return self._labels
 
   def file_names(self) -> list[str]:
-    return [file.replace(os.sep, "/") for file in self.files]
+    return [x.replace(os.sep, "/") for x in itertools.chain(*self._files)]
 
 
-def _folders(path: pathlib.Path) -> list[str]:
-  with os.scandir(path) as entries:
-    return [e.name for e in entries if e.is_dir() and e.name[0] != "."]
+def _check_apart(own: Mapping[str, str]) -> None:
+  """Raises UsageError where a split's folder is, or lies in, another's."""
+  for one, other in itertools.permutations(own, 2):
+    if listing_lib.is_below(own[one], own[other]):
+      raise UsageError(
+        f"the split {one} leads to {own[one]}, which is of the split {other}"
+        f" too: give parts of one split, such as {other}[:90%] and"
+        f" {other}[90%:]"
+      )
+
+
+def _check_listing(path: str, listing: listing_lib.Listing) -> None:
+  """Raises UsageError unless every class has an image."""
+  links = sum(n for kind, n in listing.ignored.items() if "link" in kind)
+  note = f" ({links} link(s) into the set or met twice are ignored)"
+  told = note if links else ""
+  if not listing.files:
+    raise UsageError(f"{path} holds no images in folders{told}: {_LAYOUT}")
+  counted = zip(listing.classes, listing.counts, strict=True)
+  if empty := [name for name, count in counted if not count]:
+    raise UsageError(
+      f"{some(empty)} in {path} hold(s) no image{told}: remove the empty class"
+      " from all splits, or add its images"
+    )
+
+
+def _check_links(names: Sequence[str], places: Sequence[str]) -> None:
+  """Raises UsageError where links of two splits lead to one place."""
+  if places:
+    raise UsageError(
+      f"links of {' and of '.join(names)} lead to {some(places)}, whose images"
+      " would be in both: let each place belong to one split"
+    )
 
 
 def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
-  """Raises UsageError unless both splits have the same two or more."""
+  """Raises UsageError unless both folders have the same classes."""
   only = [sorted(set(classes[i]) - set(classes[1 - i])) for i in (0, 1)]
   if only[0] or only[1]:
     told = "; ".join(
@@ -161,15 +208,12 @@ def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
       if extra
     )
     raise UsageError(f"the splits have different classes: {told}: {_LAYOUT}")
-  if len(classes[0]) < 2:
-    raise UsageError(
-      f"{names[0]} has only the class {classes[0][0]!r}: two or more are "
-      f"needed; {_LAYOUT}"
-    )
 
 
-def _report_ignored(root: pathlib.Path, folders: Iterable[_Folder]) -> None:
-  ignored: Counter[str] = sum((f.ignored for f in folders), Counter())
+def _report_ignored(
+  root: pathlib.Path, listings: Iterable[listing_lib.Listing]
+) -> None:
+  ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
   if ignored:
     kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
     print(

@@ -1,53 +1,136 @@
 """Sets in NumPy files, read into arrays at once."""
 
+from collections.abc import Collection
+import math
+import os
 import pathlib
+from typing import IO
 import zipfile
-import zlib
 
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax.data.arrays import ArraySource
+from essl_jax.data.limits import regular_size
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-# What np.load raises for a damaged or foreign file; TypeError for a .npy.
-BROKEN_FILE = (OSError, EOFError, KeyError, TypeError, ValueError) + (
-  zipfile.BadZipFile,
-  zlib.error,
-)
 
 
-def load_npz(path: str | pathlib.Path) -> ArraySource:
+class DamagedError(ValueError):
+  """A file is no `.npz` file, is damaged or too large; says why."""
+
+
+def load_npz(
+  path: str | pathlib.Path, max_bytes: int = config_lib.Data.max_bytes
+) -> ArraySource:
   """Reads a set from a NumPy .npz file.
 
   Args:
     path: a file with the arrays train_images, train_labels, test_images and
       test_labels, in the forms `ArraySource` takes.
+    max_bytes: memory that the arrays may take; grayscale becomes RGB.
 
   Returns:
     The set.
 
   Raises:
-    UsageError: the file is missing or broken, lacks an array, or holds one
-      of a wrong form.
+    UsageError: the file is missing or broken, lacks an array, holds one of a
+      wrong form, or takes more memory.
   """
   needs = f"an .npz file with the arrays {', '.join(NPZ_KEYS)} is needed"
   try:
-    with np.load(path, allow_pickle=False) as file:
-      found = list(file.files)
-      arrays = {key: file[key] for key in NPZ_KEYS if key in found}
+    found, arrays = read_npz(path, max_bytes, NPZ_KEYS)
   except FileNotFoundError as error:
     raise UsageError(f"{path} does not exist: {needs}") from error
-  except BROKEN_FILE as error:
-    reason = first_line(error)
-    if "pickle" in reason:  # what NumPy takes a foreign file for
-      reason = "it is no NumPy file, or holds Python objects"
-    raise UsageError(f"{path} cannot be read ({reason}): {needs}") from error
+  except (OSError, DamagedError) as error:
+    raise UsageError(
+      f"{path} cannot be read ({first_line(error)}): {needs}"
+    ) from error
   missing = [key for key in NPZ_KEYS if key not in found]
   if missing:
     raise UsageError(
       f"{path} lacks {', '.join(missing)} and holds "
       f"{', '.join(found) or 'nothing'}: {needs}"
     )
-  return ArraySource(**arrays)
+  train, labels, test, test_labels = (arrays[key] for key in NPZ_KEYS)
+  return ArraySource(train, labels, test, test_labels)
+
+
+def read_npz(
+  path: str | os.PathLike[str],
+  max_bytes: int,
+  keys: Collection[str] | None = None,
+) -> tuple[list[str], dict[str, np.ndarray]]:
+  """Reads arrays whose headers promise no more than they hold.
+
+  Args:
+    path: of an `.npz` file.
+    max_bytes: memory that the arrays may take; images of bytes without colours
+      count as three channels.
+    keys: of the arrays to read; others are left alone. All when absent.
+
+  Returns:
+    The names of all arrays, and those that were read.
+
+  Raises:
+    DamagedError: it is no such file, damaged, or its arrays take more memory.
+    OSError: it cannot be opened.
+  """
+  try:
+    regular_size(path)
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+      members = {x.filename.removesuffix(".npy"): x for x in archive.filelist}
+      chosen = {
+        key: member
+        for key, member in members.items()
+        if keys is None or key in keys
+      }
+      total = 0
+      for member in chosen.values():
+        with archive.open(member) as stream:
+          total += _promised(stream, member.file_size)
+      if total > max_bytes:
+        raise DamagedError(
+          f"its arrays take {total:,} bytes of memory, and"
+          f" config.data.max_bytes allows {max_bytes:,}"
+        )
+      arrays = {}
+      for key, member in chosen.items():
+        with archive.open(member) as stream:
+          arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
+    return list(members), arrays
+  except (DamagedError, MemoryError, FileNotFoundError):
+    raise
+  # A damaged archive makes zipfile and NumPy raise whatever it leads them to.
+  except Exception as error:
+    raise DamagedError(first_line(error)) from error
+
+
+def _promised(stream: IO[bytes], size: int) -> int:
+  """The bytes that an array takes by its header.
+
+  Raises:
+    DamagedError: it is no array, or the file holds less of it.
+  """
+  version = np.lib.format.read_magic(stream)
+  readers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  if version not in readers:
+    raise DamagedError(f"version {version} of NumPy's format is not read")
+  shape, _, dtype = readers[version](stream)
+  if dtype.hasobject or not dtype.itemsize:
+    raise DamagedError(f"it holds an array of {dtype}")
+  if any(isinstance(x, bool) or x < 0 for x in shape):
+    raise DamagedError(f"an array of the shape {shape}")
+  promised = math.prod(shape) * dtype.itemsize
+  if promised > size - stream.tell():
+    raise DamagedError(
+      f"an array of the shape {shape} needs {promised:,} bytes, and the file"
+      f" holds {size:,}"
+    )
+  is_gray = dtype == np.uint8 and (len(shape) == 3 or shape[3:] == (1,))
+  return promised * (3 if is_gray else 1)

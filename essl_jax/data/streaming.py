@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
 from essl_jax.data import records as records_lib
@@ -25,6 +26,8 @@ from essl_jax.data.checks import (
   check_split,
 )
 from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.labels import check_range
+from essl_jax.data.limits import Room
 from essl_jax.data.order import Stream
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow
 from essl_jax.errors import UsageError
@@ -56,6 +59,7 @@ class TFDSSource:
     image_shape: tuple[int, int, int],
     resize: int | None,
     differs_in_size: bool,
+    max_pixels: int = config_lib.Data.max_pixels,
   ):
     """Takes an open set.
 
@@ -67,8 +71,10 @@ class TFDSSource:
       resize: shorter side that evaluation images are resized to before their
         centre is cut out; None where all images have `image_shape`.
       differs_in_size: whether images differ in size.
+      max_pixels: of an image, and of all that are decoded at a time.
     """
-    quieten()
+    quieten(max_pixels)
+    self._room = Room(max_pixels)
     self._builder = builder
     self._splits = splits
     self._sizes = {
@@ -123,7 +129,10 @@ class TFDSSource:
   def labels(self) -> np.ndarray:
     """Reads the training labels: see `essl_jax.data.subsets.Divisible`."""
     records = self._taken().map(lambda record: record["label"])
-    return np.array(list(records.as_numpy_iterator()), np.int32)
+    return self._checked(np.array(list(records.as_numpy_iterator())))
+
+  def _checked(self, labels: np.ndarray) -> np.ndarray:
+    return check_range(labels, self.num_classes, self._builder.info.full_name)
 
   def names(self) -> list[str]:
     """Reads the training images' file names."""
@@ -207,10 +216,13 @@ class TFDSSource:
         record["image"], channels=3, expand_animations=False
       )
       image = tf.ensure_shape(image, self.image_shape)
-      return {"image": image, "label": tf.cast(record["label"], tf.int32)}
+      return {"image": image, "label": record["label"]}
 
     decoded = records.map(decode_record, num_parallel_calls=tf.data.AUTOTUNE)
-    return iter(records_lib.in_batches(decoded, batch_size).as_numpy_iterator())
+    batches = records_lib.in_batches(decoded, batch_size).as_numpy_iterator()
+    return (
+      batch | {"label": self._checked(batch["label"])} for batch in batches
+    )
 
   def _threaded(
     self,
@@ -224,16 +236,18 @@ class TFDSSource:
     stored = records_lib.in_batches(encoded, batch_size).as_numpy_iterator()
 
     def job(step: int, batch: dict[str, np.ndarray]) -> batches_lib.Job:
+      labels = self._checked(batch["label"])
+
       def load(row: int) -> tuple[Image.Image, int]:
         try:
-          return decode(batch["image"][row]), batch["label"][row]
+          return decode(batch["image"][row], self._room), labels[row]
         except BrokenImageError as error:
           raise UsageError(
             f"an image of {self._builder.info.full_name} cannot be decoded "
             f"({error}): prepare the set again"
           ) from error
 
-      return make_job(step, load, len(batch["label"]))
+      return make_job(step, load, len(labels))
 
     return batches_lib.run(
       job(step, batch) for step, batch in enumerate(stored, first_step)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from essl_jax.data import Source
+from essl_jax.data.limits import NotReadableError, regular_size
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
@@ -149,8 +150,9 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
   field = f"config.finetune.label_list {path}"
   advice = "give a text file with one image's name a line"
   try:
+    regular_size(pathlib.Path(path).expanduser())
     text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
+  except (OSError, NotReadableError, UnicodeDecodeError) as error:
     raise UsageError(f"{field} cannot be read ({error}): {advice}") from error
   names = [line.strip() for line in text.splitlines() if line.strip()]
   if not names:

@@ -6,6 +6,7 @@ import numpy as np
 
 from essl_jax import config as config_lib
 from essl_jax.data.array_record import ArrayRecordSource, is_array_record
+from essl_jax.data.labels import check_number
 from essl_jax.data.prepared import import_tensorflow, open_builder
 from essl_jax.data.streaming import TFDSSource
 from essl_jax.errors import UsageError
@@ -45,6 +46,7 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
     image_shape=(height, width, 3),
     resize=None if shape == (height, width) and resize == size else resize,
     differs_in_size=None in shape,
+    max_pixels=settings.max_pixels,
   )
 
 
@@ -65,4 +67,4 @@ def _check_features(features: Any, name: str) -> int:
       f"{', '.join(found) or 'other data'}): an 8-bit 'image' and a 'label' "
       "with a known number of classes are needed"
     )
-  return label.num_classes
+  return check_number(label.num_classes, f"the labels of {name}")

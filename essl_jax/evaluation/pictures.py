@@ -1,8 +1,10 @@
 """The picture of a run: views, curves, and an evaluation's drawing."""
 
 from collections.abc import Iterator, Sequence
+import io
 import itertools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 from essl_jax.augment import ViewRequest
 from essl_jax.evaluation import guard
 from essl_jax.evaluation.collapse import unit_length
+from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
 _IMAGES = 5  # rows of the sheet of views
+_SIDE = 256  # pixels of an image in the sheet, at most
 _COPIES = 8  # transformed ones of an image, shown at most
 _POINTS = 2000  # test images in the map of the features
 
@@ -42,7 +46,9 @@ def write_summary(
   _draw_curves(axes[1], workdir / "metrics.jsonl", bench)
   bench.draw(state, axes[2])
   path = workdir / "summary.png"
-  figure.savefig(path, dpi=110)
+  stream = io.BytesIO()
+  figure.savefig(stream, dpi=110)
+  workdir_lib.replace_bytes(path, stream.getvalue())
   return path
 
 
@@ -60,6 +66,8 @@ def _draw_views(
   for request, copies in seen(experiment.requests, images, host):
     cells += copies[:_COPIES]
     titles.append(f"{request.name} view")
+  steps = [math.ceil(max(cell.shape[1:3]) / _SIDE) for cell in cells]
+  cells = [x[:, ::n, ::n] for x, n in zip(cells, steps, strict=True)]
   side = max(max(cell.shape[1:3]) for cell in cells)
   sheet = np.ones((len(images) * (side + 2), len(cells) * (side + 2), 3))
   for column, cell in enumerate(cells):

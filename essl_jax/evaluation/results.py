@@ -14,6 +14,7 @@ from essl_jax import config as config_lib
 from essl_jax.config.parts import EVALUATION
 from essl_jax.data import Source
 from essl_jax.data.checks import SPLITS
+from essl_jax.data.labels import numbering
 from essl_jax.devices import parallel
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import guard, pictures
@@ -108,7 +109,7 @@ def _results(
   }
   return {
     "step": step,
-    "data": {"broken": broken},
+    "data": {"broken": broken} | numbering(bench.experiment.labelled),
     "untrained": untrained | _untrained(bench, workdir, bench.figures),
     "figures": same.get("figures", {}) | bench.figures,
     "rows": same.get("rows", {}),

@@ -1,12 +1,15 @@
 """Reads data sets of unit cells: our own HDF5 files and the original's."""
 
+import math
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from essl_jax import config as config_lib
+from essl_jax.data.limits import NotReadableError, regular_size
 from essl_jax.errors import UsageError
 from essl_jax.photonics.cells import (
   HIGHEST_PERMITTIVITY,
@@ -35,7 +38,11 @@ class Cells(NamedTuple):
   density_of_states: np.ndarray | None
 
 
-def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
+def load(
+  source: str | os.PathLike[str],
+  split: str | None = None,
+  max_bytes: int = config_lib.Data.max_bytes,
+) -> Cells:
   """Reads the unit cells of a split.
 
   Args:
@@ -45,27 +52,36 @@ def load(source: str | os.PathLike[str], split: str | None = None) -> Cells:
       `unitcell/epsavg/<i>`.
     split: "unlabelled", "train", "validation" or "test" of a directory; a file
       is one split, read whole.
+    max_bytes: memory that the arrays of the file may take.
 
   Returns:
     The cells, in the order of their numbers.
 
   Raises:
-    UsageError: the source is missing, incomplete, damaged, or no such data.
+    UsageError: the source is missing, incomplete, damaged, takes more memory,
+      leads to other files, or is no such data.
   """
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
     path = _file_of(path, split)
-  if not path.is_file():
-    raise UsageError(f"{path} does not exist")
+  try:
+    regular_size(path)
+  except FileNotFoundError as error:
+    raise UsageError(f"{path} does not exist") from error
+  except (OSError, NotReadableError) as error:
+    raise UsageError(f"{path} cannot be read: {first_line(error)}") from error
   if not h5py.is_hdf5(path):
     raise UsageError(f"{path} is no HDF5 file")
   try:
     with h5py.File(path, "r") as file:
-      cells, names = _read(file)
+      cells, names = _read(_Arrays(file, max_bytes))
     _check(cells, names)
   except UsageError as error:
     raise UsageError(f"{path}: {error}") from error
-  except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+  except MemoryError:
+    raise
+  # A damaged file makes HDF5 raise whatever it leads it to.
+  except Exception as error:
     raise UsageError(
       f"{path} is damaged or truncated ({first_line(error)}): make or copy it"
       " again"
@@ -91,39 +107,107 @@ def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
   return path
 
 
-def _read(file: h5py.File) -> tuple[Cells, list[str]]:
+class _Arrays:
+  """An HDF5 file whose arrays may take so much memory together."""
+
+  def __init__(self, file: h5py.File, max_bytes: int):
+    self._file, self._max_bytes, self._taken = file, max_bytes, 0
+
+  def __contains__(self, name: str) -> bool:
+    return self._get(name) is not None
+
+  def names(self, group: str | None = None) -> list[str]:
+    """What is in a group, or in the file."""
+    return list(self._file if group is None else self._get(group))
+
+  def is_group(self, name: str) -> bool:
+    """Whether a group has this name."""
+    return isinstance(self._get(name), h5py.Group)
+
+  def numbers(self, group: str) -> list[str]:
+    """The names in a group, in the order of the numbers that they are."""
+    if not self.is_group(group):
+      raise UsageError(f"{group} is an array, not a group of {group}/<i>")
+    names = self.names(group)
+    for name in names:
+      if not name.isdecimal():
+        raise UsageError(f"{group}/{name}: cells are named by numbers")
+    return sorted(names, key=int)
+
+  def array(self, name: str) -> np.ndarray:
+    """One array, float32; its size is looked at before it is read."""
+    found = self._get(name)
+    if not isinstance(found, h5py.Dataset):
+      raise UsageError(f"{name} is a group, not an array")
+    if found.dtype.kind not in "fiu":
+      raise UsageError(f"{name} is {found.dtype}, not real numbers")
+    if found.is_virtual or found.external:
+      raise UsageError(f"{name} is kept in other files: copy it into this one")
+    width = max(found.dtype.itemsize, 4)
+    chunk = math.prod(found.chunks or ()) * width
+    self._taken += max(found.size * width, chunk)
+    if self._taken > self._max_bytes:
+      raise UsageError(
+        f"its arrays take {self._taken:,} bytes of memory or more, and"
+        f" config.data.max_bytes allows {self._max_bytes:,}"
+      )
+    return np.asarray(found[()], np.float32)
+
+  def stack(self, group: str, names: list[str]) -> np.ndarray:
+    """Arrays of one shape."""
+    arrays: list[np.ndarray] = []
+    for name in names:
+      arrays.append(np.squeeze(self.array(f"{group}/{name}")))
+      if arrays[-1].shape != arrays[0].shape:
+        raise UsageError(
+          f"{group}/{name} is {list(arrays[-1].shape)}, but"
+          f" {group}/{names[0]} is {list(arrays[0].shape)}"
+        )
+    return np.stack(arrays)
+
+  def _get(self, name: str) -> Any:
+    """What has a name; None where nothing has.
+
+    Links are not followed: they may lead to other files, or to pipes.
+    """
+    found: Any = self._file
+    for part in name.split("/"):
+      if not isinstance(found, h5py.Group):
+        return None
+      links, key = found.id.links, part.encode()
+      if not links.exists(key):
+        return None
+      if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise UsageError(
+          f"{name} is a link: copy what it leads to into the file"
+        )
+      found = found[part]
+    return found
+
+
+def _read(file: _Arrays) -> tuple[Cells, list[str]]:
   """The cells, and by which names to tell of them."""
   if "permittivity" in file:
-    images, labels = _array(file, "permittivity"), None
+    images, labels = file.array("permittivity"), None
     if "density_of_states" in file:
-      labels = _array(file, "density_of_states")
+      labels = file.array("density_of_states")
     return Cells(images, labels), [str(i) for i in range(len(images))]
-  if not isinstance(file.get(_ORIGINAL_CELLS), h5py.Group):
-    found = ", ".join(sorted(file)) or "nothing"
+  if not file.is_group(_ORIGINAL_CELLS):
+    found = ", ".join(sorted(file.names())) or "nothing"
     raise UsageError(
       f"it holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
     )
-  names = _numbers(file, _ORIGINAL_CELLS)
+  names = file.numbers(_ORIGINAL_CELLS)
   if not names:
     raise UsageError(f"it holds no cells in {_ORIGINAL_CELLS}")
-  cells = Cells(_stack(file, _ORIGINAL_CELLS, names), None)
+  cells = Cells(file.stack(_ORIGINAL_CELLS, names), None)
   if _ORIGINAL_MEANS in file:
     _check_means(file, cells.permittivity, names)
   if _ORIGINAL_DENSITIES in file:
-    _check_numbers(names, _numbers(file, _ORIGINAL_DENSITIES))
-    densities = _stack(file, _ORIGINAL_DENSITIES, names)
+    _check_numbers(names, file.numbers(_ORIGINAL_DENSITIES))
+    densities = file.stack(_ORIGINAL_DENSITIES, names)
     cells = cells._replace(density_of_states=densities)
   return cells, names
-
-
-def _numbers(file: h5py.File, group: str) -> list[str]:
-  """The names in a group, in the order of the numbers that they are."""
-  if not isinstance(file[group], h5py.Group):
-    raise UsageError(f"{group} is an array, not a group of {group}/<i>")
-  for name in file[group]:
-    if not name.isdecimal():
-      raise UsageError(f"{group}/{name}: cells are named by numbers")
-  return sorted(file[group], key=int)
 
 
 def _check_numbers(cells: list[str], densities: list[str]) -> None:
@@ -141,40 +225,18 @@ def _check_numbers(cells: list[str], densities: list[str]) -> None:
     )
 
 
-def _check_means(file: h5py.File, images: np.ndarray, names: list[str]) -> None:
-  known = set(_numbers(file, _ORIGINAL_MEANS))
+def _check_means(file: _Arrays, images: np.ndarray, names: list[str]) -> None:
+  known = set(file.numbers(_ORIGINAL_MEANS))
   for name, image in zip(names, images, strict=True):
     if name not in known:
       continue
-    mean = float(_array(file, f"{_ORIGINAL_MEANS}/{name}").mean())
+    mean = float(file.array(f"{_ORIGINAL_MEANS}/{name}").mean())
     actual = float(image.mean())
     if not abs(mean - actual) <= _MEAN_TOLERANCE * actual:
       raise UsageError(
         f"{_ORIGINAL_MEANS}/{name} is {mean:g}, but the mean of"
         f" {_ORIGINAL_CELLS}/{name} is {actual:g}"
       )
-
-
-def _array(file: h5py.File, name: str) -> np.ndarray:
-  """One array, float32."""
-  found = file[name]
-  if not isinstance(found, h5py.Dataset):
-    raise UsageError(f"{name} is a group, not an array")
-  if found.dtype.kind not in "fiu":
-    raise UsageError(f"{name} is {found.dtype}, not real numbers")
-  return np.asarray(found[()], np.float32)
-
-
-def _stack(file: h5py.File, group: str, names: list[str]) -> np.ndarray:
-  arrays: list[np.ndarray] = []
-  for name in names:
-    arrays.append(np.squeeze(_array(file, f"{group}/{name}")))
-    if arrays[-1].shape != arrays[0].shape:
-      raise UsageError(
-        f"{group}/{name} is {list(arrays[-1].shape)}, but"
-        f" {group}/{names[0]} is {list(arrays[0].shape)}"
-      )
-  return np.stack(arrays)
 
 
 def _check(cells: Cells, names: list[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax.config import bounds
 from essl_jax.data.arrays import ArraySource
-from essl_jax.data.checks import parse_split
+from essl_jax.data.checks import parse_split, split_names
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density
 from essl_jax.photonics import settings as settings_lib
@@ -144,7 +144,7 @@ def open_cells(
     )
   path = pathlib.Path(settings.dir).expanduser()
   splits = (settings.train_split, settings.test_split)
-  is_read = any(split.startswith("unlabelled") for split in splits)
+  is_read = any(SPLITS[0] in split_names(split, SPLITS) for split in splits)
   names = SPLITS if is_read else SPLITS[1:]
   missing = [f"{x}.h5" for x in names if not (path / f"{x}.h5").exists()]
   if generate.kind is not None:
@@ -159,13 +159,16 @@ def open_cells(
   # Imported here: HDF5 is not for everybody.
   from essl_jax.photonics import dataset, storage
 
-  cells = {name: dataset.load(path, name) for name in names}
+  cells = {
+    name: dataset.load(path, name, max_bytes=settings.max_bytes)
+    for name in names
+  }
   images = {name: scale(cells[name].permittivity) for name in names}
   sizes = {name: len(images[name]) for name in names}
 
   def take(split: str) -> np.ndarray:
-    name, part = parse_split(split, sizes)
-    return images[name][part]
+    parts = [images[name][part] for name, part in parse_split(split, sizes)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
   labelled = {
     name: LabelledCells(

@@ -19,7 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from essl_jax.data.npz import BROKEN_FILE
+from essl_jax import config as config_lib
+from essl_jax.data.limits import regular_size
+from essl_jax.data.npz import DamagedError, read_npz
 from essl_jax.errors import UsageError
 from essl_jax.photonics import settings as settings_lib
 from essl_jax.storage import workdir as workdir_lib
@@ -145,8 +147,9 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
+    regular_size(path)
     manifest = dict(json.loads(path.read_text(encoding="utf-8")))
-  except (OSError, ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError, RecursionError) as error:
     raise UsageError(f"{path} is damaged: give another --out") from error
   settings = manifest.get("settings")
   counts = settings.get("counts") if isinstance(settings, dict) else None
@@ -194,9 +197,10 @@ def read_part(
 ) -> dict[str, np.ndarray] | None:
   """The arrays of a part; None if it is not there, whole and of `indices`."""
   try:
-    with np.load(_part(directory, split, indices.start)) as file:
-      arrays = {name: file[name] for name in file.files}
-  except BROKEN_FILE:
+    _, arrays = read_npz(
+      _part(directory, split, indices.start), config_lib.Data.max_bytes
+    )
+  except (OSError, DamagedError):
     return None
   is_these = np.array_equal(arrays.get("index", ()), indices)
   return arrays if is_these else None

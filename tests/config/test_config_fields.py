@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import folder_helpers
 import jax
 import numpy as np
 import photonics_helpers
@@ -106,6 +107,7 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   sizes = {"unlabelled": 16, "train": 8, "validation": 3, "test": 3}
   photonics_helpers.stand_in(monkeypatch, sizes)
   train.run(cells, tmp_path / "photonics")
+  folder_helpers.open_folder(folder_helpers.write_folder(tmp_path / "folder"))
   for other in others:
     _trace_a_step(other)
   wanted = {(x.__name__, name) for x in groups for name in fields.of(x)}

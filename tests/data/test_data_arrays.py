@@ -88,8 +88,16 @@ def test_npz_is_read_and_cut(tmp_path):
     ("valid", "unknown split 'valid'.*train.*test"),
     ("train[:52]", "0 to 52 of the 51"),
     ("train[9:9]", "non-empty"),
-    ("train[-5:]", "cannot read"),
-    ("train+test", "cannot read"),
+    ("train[-52:]", "-1 to 51 of the 51"),
+    ("train[5]", "cannot read"),
+    ("train[1:2:3]", "cannot read"),
+    ("train[:5][:2]", "cannot read"),
+    ("train[:1e1]", "cannot read"),
+    (f"train[:{'9' * 5000}]", "cannot read"),
+    ("train[]", "cannot read"),
+    ("train+", "unknown split ''"),
+    ("train+valid[:5]", "unknown split 'valid'"),
+    ("all[:5]", "unknown split 'all'"),
   ],
 )
 def test_wrong_sub_splits_are_refused(split, message):

@@ -1,8 +1,7 @@
 """Host crops against PIL's and torchvision's numbers."""
 
-import io
-
 from augment_helpers import assert_torchvision_boxes
+from image_files import encode
 import numpy as np
 from PIL import Image
 import pytest
@@ -24,13 +23,6 @@ def smooth(height, width):
   return Image.fromarray(small).resize(
     (width, height), Image.Resampling.BICUBIC
   )
-
-
-def encode(image, kind="png", **options):
-  """The bytes of an image file."""
-  file = io.BytesIO()
-  image.save(file, kind, **options)
-  return file.getvalue()
 
 
 def levels_apart(one, other):

@@ -231,8 +231,9 @@ def test_a_failing_evaluation_costs_no_figure_of_others(
 
 
 def test_images_that_are_not_square_are_drawn(tmp_path, tiny_config):
+  """Images of any sides are drawn, in a sheet whose size is bounded."""
   random = np.random.default_rng(0)
-  for shape in ((12, 30), (30, 12), (16, 16)):
+  for shape in ((12, 30), (30, 12), (16, 16), (9, 20_000)):
     images = random.integers(0, 256, (40, *shape, 3), np.uint8)
     experiment = experiment_lib.build(
       tiny_config(),

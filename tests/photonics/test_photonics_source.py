@@ -123,7 +123,7 @@ def test_densities_are_needed(monkeypatch, tmp_path):
   for name in SIZES:
     (tmp_path / f"{name}.h5").touch()
   load = dataset.load
-  bare = lambda directory, split: load(directory, split)._replace(
+  bare = lambda directory, split, **_: load(directory, split)._replace(
     density_of_states=None
   )
   monkeypatch.setattr(dataset, "load", bare)

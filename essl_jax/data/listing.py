@@ -1,0 +1,152 @@
+"""Lists the image files of a split's folder, and where its links lead."""
+
+from collections import Counter
+from collections.abc import Sequence
+import os
+import re
+
+# What lies beside images; any other file is taken for an image.
+_NO_IMAGES = re.compile(
+  r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
+  r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
+  r"|wav|mp3)"
+)
+
+
+_CLOSED = ""  # a folder that is not entered
+
+
+class Listing:
+  """The image files of one split, each once.
+
+  A link is followed to a place outside of the set, once. One that leads into a
+  folder of the set, or to a folder around it, would bring images of one split
+  or class to another, and is ignored.
+
+  Attributes:
+    classes: sorted names of the folders in the split's folder.
+    files: paths below it, sorted by class and name.
+    counts: number of files of each class.
+    ignored: number of files that are no images, by ending, and of links that
+      are not followed.
+    places: real paths that links lead to, and of the folders in these.
+  """
+
+  def __init__(self, path: str, own: Sequence[str]):
+    """Lists them.
+
+    Args:
+      path: of the split's folder.
+      own: real paths of all folders of the set that are read.
+    """
+    self._own = own
+    self.classes = sorted(folders(path))
+    self.files: list[str] = []
+    self.counts: list[int] = []
+    self.ignored: Counter[str] = Counter()
+    self.places: set[str] = set()
+    for label in self.classes:
+      before = len(self.files)
+      self._list(os.path.join(path, label), label)
+      self.counts.append(len(self.files) - before)
+
+  def _list(self, top: str, label: str) -> None:
+    """Adds the files of a class: of each folder, then of those in it."""
+    # A folder, its path below the split's, and the real path of what is around
+    # it where a link has led there.
+    waiting: list[tuple[str, str, str | None]] = [(top, label, None)]
+    while waiting:
+      folder, inside, around = waiting.pop()
+      place = self._enter(folder, around)
+      if place is _CLOSED:
+        continue
+      inner = []
+      for entry in self._entries(folder):
+        name = entry.name
+        below = os.path.join(inside, name)
+        ending = os.path.splitext(name)[1].lower()
+        if _is_folder(entry):
+          if name[0] != ".":
+            inner.append((entry.path, below, place))
+        elif name[0] == "." or _NO_IMAGES.fullmatch(ending):
+          self.ignored[ending or name] += 1
+        elif self._is_new_file(entry, place):
+          self.files.append(below)
+      waiting += reversed(inner)
+
+  def _enter(self, folder: str, around: str | None) -> str | None:
+    """The real path of a folder outside of the set, None for one inside."""
+    if os.path.islink(folder):
+      place = os.path.realpath(folder)
+      if self._is_inside(place):
+        return _CLOSED
+    elif around is None:
+      return None
+    else:
+      place = os.path.join(around, os.path.basename(folder))
+    if self._is_met(place in self.places):
+      return _CLOSED
+    self.places.add(place)
+    return place
+
+  def _is_new_file(self, entry: os.DirEntry[str], around: str | None) -> bool:
+    """Whether a file is to be read; what is no file is found broken later."""
+    if not entry.is_symlink():
+      place = None if around is None else os.path.join(around, entry.name)
+      return not self._is_met(place in self.places)
+    if not os.path.isfile(entry.path):
+      return True
+    place = os.path.realpath(entry.path)
+    if self._is_inside(place):
+      return False
+    known = {place, os.path.dirname(place)}
+    if self._is_met(not known.isdisjoint(self.places)):
+      return False
+    self.places.add(place)
+    return True
+
+  def _is_inside(self, place: str) -> bool:
+    """Whether a link leads into the set, or to a folder around it."""
+    is_inside = any(
+      is_below(place, own) or is_below(own, place) for own in self._own
+    )
+    self.ignored["link(s) into the set"] += is_inside
+    return is_inside
+
+  def _is_met(self, is_met: bool) -> bool:
+    self.ignored["link(s) to what is there already"] += is_met
+    return is_met
+
+  def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+    try:
+      with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+      self.ignored[f"folder(s): {error.strerror}"] += 1
+      return []
+
+
+def shared(one: Listing, other: Listing) -> list[str]:
+  """Places that links of both splits lead to, sorted."""
+  found = one.places & other.places
+  for listing, rest in ((one, other), (other, one)):
+    found |= {x for x in listing.places if os.path.dirname(x) in rest.places}
+  return sorted(found)
+
+
+def folders(path: str | os.PathLike[str]) -> list[str]:
+  """The names of the folders in a folder, without hidden ones."""
+  with os.scandir(path) as entries:
+    return [e.name for e in entries if e.name[0] != "." and _is_folder(e)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # a link to itself
+    return False
+
+
+def is_below(path: str, folder: str) -> bool:
+  """Whether a path is a folder's or leads into it; both are real."""
+  return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,0 +1,35 @@
+"""A fixed sample of the damaged files of `tests/faults/test_fuzz_data.py`."""
+
+import fuzz_files
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+few = settings(
+  max_examples=40,
+  deadline=None,
+  derandomize=True,
+  database=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+
+@few
+@given(
+  st.sampled_from(fuzz_files.IMAGES).flatmap(fuzz_files.damaged)
+  | fuzz_files.pngs()
+)
+def test_damaged_images_are_told(encoded):
+  """An image or one line; no traceback, no hang, no gigabytes."""
+  fuzz_files.check_image(encoded)
+
+
+@few
+@given(content=fuzz_files.damaged(fuzz_files.ARRAYS) | fuzz_files.npzs())
+def test_damaged_arrays_are_told(tmp_path, content):
+  fuzz_files.check_arrays(tmp_path / "a.npz", content)
+
+
+@few
+@given(content=fuzz_files.damaged(fuzz_files.CELLS))
+def test_damaged_cells_are_told(tmp_path, content):
+  fuzz_files.check_cells(tmp_path / "a.h5", content)
