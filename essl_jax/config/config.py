@@ -10,7 +10,14 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from essl_jax.config import bounds
-from essl_jax.config.bounds import Count, Fraction, NonNegative, Share, Whole
+from essl_jax.config.bounds import (
+  MANY,
+  Count,
+  Fraction,
+  NonNegative,
+  Share,
+  Side,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +73,8 @@ class Data:
   train_split: str = "train"
   labelled_split: str | None = None
   test_split: str = "test"
-  image_size: Count | None = None
-  resize_size: Count | None = None
+  image_size: Side | None = None
+  resize_size: Side | None = None
 
   @property
   def labelled(self) -> str:
@@ -116,7 +123,7 @@ class Optimizer:
   momentum: Share = 0.9
   beta2: Share = 0.999
   trust_coefficient: bounds.Positive | None = None
-  warmup_epochs: Whole = 10
+  warmup_epochs: bounds.Whole = 10
   end_factor: Share = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
 
@@ -133,7 +140,7 @@ class Measures:
   """
 
   groups: tuple[str, ...] = ()
-  images: Annotated[int, bounds.AtLeast(10)] = 2000
+  images: Annotated[int, bounds.AtLeast(10), bounds.AtMost(MANY)] = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +199,10 @@ class Config:
     "probe",
     "finetune",
   )
-  epochs: Whole = 800
-  batch_size: Annotated[int, bounds.AtLeast(2)] = 512
+  epochs: Annotated[int, bounds.AtLeast(0), bounds.AtMost(10**6)] = 800
+  batch_size: Annotated[int, bounds.AtLeast(2), bounds.AtMost(MANY)] = 512
   micro_batches: Count = 1
-  seed: Annotated[int, bounds.AtLeast(0), bounds.Below(2**32)] = 0
+  seed: bounds.Seed = 0
   mode: Literal["train", "evaluate", "finetune"] = "train"
   init_from: str | None = None
   precision: Literal["float32", "bfloat16"] = "float32"

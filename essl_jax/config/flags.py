@@ -196,9 +196,9 @@ def type_name(hint: Any) -> str:
   if origin is typing.Annotated:
     kind, *bounds = inner
     if typing.get_origin(kind) is tuple:
-      limits = " and ".join(f"{x.words} {x.limit}" for x in bounds)
+      limits = " and ".join(f"{x.words} {x.limit:,}" for x in bounds)
       return f"{type_name(kind)}, {limits} of them"
-    limits = " and ".join(f"{x.symbol} {x.limit}" for x in bounds)
+    limits = " and ".join(f"{x.symbol} {x.limit:,}" for x in bounds)
     return f"{type_name(kind)} {limits}"
   if origin is tuple:
     if inner[-1] is Ellipsis:

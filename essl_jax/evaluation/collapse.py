@@ -1,6 +1,8 @@
 """How far features have collapsed: their spread, rank and uniformity.
 
 The functions take embeddings [N, D] of any real dtype and compute in float64.
+Collapsed are also zeros, which have no direction, and what varies by rounding
+alone: all measures give such features their worst value.
 """
 
 from collections.abc import Mapping
@@ -22,18 +24,25 @@ from essl_jax.training import step as step_lib
 
 RANKME_EPSILON = 1e-7
 _BLOCK_ROWS = 1024
+_SHORTEST = 1e-6  # of the longest row; shorter ones are rounded zeros
+_LEAST_DEVIATION = 1e-3  # of the length; bfloat16 rounds by a few of them
 
 
 def embedding_std(embeddings: np.ndarray) -> float:
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
   `methods.method.embedding_std` in float64: 1/sqrt(D) where they spread over
-  the sphere, 0 where they have collapsed.
+  the sphere, 0 where they have collapsed. Zeros do not deviate from the mean of
+  the others.
 
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2.
   """
-  return float(unit_length(embeddings).std(axis=0).mean())
+  rows = unit_length(embeddings)
+  is_zero = ~rows.any(axis=-1)
+  if is_zero.any() and not is_zero.all():
+    rows[is_zero] = rows[~is_zero].mean(axis=0)
+  return float(rows.std(axis=0).mean())
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
@@ -76,7 +85,8 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
   """Log of the mean Gaussian potential of all pairs of embeddings.
 
   Args:
-    embeddings: [N, D], scaled to unit length here.
+    embeddings: [N, D], scaled to unit length here. Zeros have no direction and
+      count as equal to every other.
     t: in exp(-t |x - y|^2).
 
   Returns:
@@ -96,7 +106,7 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
   total = 0.0
   for start in range(0, number, _BLOCK_ROWS):
     block = rows[start : start + _BLOCK_ROWS]
-    cosines = np.clip(block @ rows.T, -1, 1)
+    cosines = np.clip(cosines_of(block, rows), -1, 1)
     potentials = np.exp(-2 * t * (1 - cosines))
     own = potentials[np.arange(len(block)), start + np.arange(len(block))]
     total += float(potentials.sum() - own.sum())
@@ -123,10 +133,27 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def unit_length(embeddings: np.ndarray) -> np.ndarray:
-  """Rows at length one, float64; rows of zeros stay zeros."""
+  """Rows at length one, float64.
+
+  Args:
+    embeddings: [..., D].
+
+  Returns:
+    The same rows; zeros, and rows too short to have a direction, become zeros.
+  """
   rows = np.asarray(embeddings, np.float64)
   norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-  return rows / np.maximum(norms, 1e-12)
+  least = max(1e-12, _SHORTEST * norms.max(initial=0))
+  return np.where(norms > least, rows / np.maximum(norms, least), 0)
+
+
+def cosines_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Cosines of rows from `unit_length`, [N, D] and [M, D]; 1 beside zeros.
+
+  A row of zeros has no direction: as of two that have collapsed.
+  """
+  is_zero = [~x.any(axis=-1) for x in (first, second)]
+  return np.where(np.logical_or.outer(*is_zero), 1, first @ second.T)
 
 
 def of_features(features: np.ndarray, images: int) -> dict[str, float]:
@@ -143,17 +170,34 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
   rows = features[subsets.sample_rows(len(features), images)]
   return {
     "feature_std": embedding_std(rows),
-    "effective_rank": effective_rank(_centred(rows)),
+    "effective_rank": effective_rank(centred(rows)),
     "rankme": rankme(rows),
     "uniformity": uniformity(rows),
   }
 
 
-def _centred(features: np.ndarray) -> np.ndarray:
-  """Minus their mean; dimensions that vary by rounding alone become zero."""
+def centred(features: np.ndarray) -> np.ndarray:
+  """Minus their mean; zeros where they vary by rounding alone.
+
+  Args:
+    features: [N, D].
+
+  Returns:
+    [N, D], float64. Dimensions that vary by less than a millionth of their
+    size, as float32 rounds, are zero; all are, where their deviation is less
+    than a thousandth of their length, as bfloat16 rounds.
+  """
   rows = np.asarray(features, np.float64)
   varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
-  return np.where(varies, rows - rows.mean(axis=0), 0)
+  moved = np.where(varies, rows - rows.mean(axis=0), 0)
+  return moved if vary(rows) else np.zeros_like(moved)
+
+
+def vary(features: np.ndarray) -> bool:
+  """Whether features [N, D] vary by more than rounding; see `centred`."""
+  rows = np.asarray(features, np.float64)
+  deviations = ((rows - rows.mean(axis=0)) ** 2).sum()
+  return bool(deviations > _LEAST_DEVIATION**2 * (rows**2).sum())
 
 
 def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:

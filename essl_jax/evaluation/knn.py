@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from essl_jax.config import bounds
+from essl_jax.data.checks import check_there
 from essl_jax.evaluation import features, pictures, ranking
 from essl_jax.evaluation.evaluation import (
   Curve,
@@ -206,6 +207,13 @@ class Knn(Evaluation):
   def needs_labels(self) -> bool:
     """Yes."""
     return True
+
+  def check(self, bench: Any) -> None:
+    """Refuses more neighbours or images than there are."""
+    images = bench.experiment.labelled.num_examples("train")
+    check_there("knn.bank_images", self.bank_images, images, "training images")
+    bank = self.bank_images or images
+    check_there("knn.k", max(self.ks), bank, "images of the bank")
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The accuracies in percent."""

@@ -154,7 +154,10 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
     "train_split": "train[:40]",
     "labelled_split": "train[40:]",
   }
-  experiment = experiment_lib.build(tiny_config("simsiam", data=settings))
+  probe = {"batch_size": 24}
+  experiment = experiment_lib.build(
+    tiny_config("simsiam", data=settings, probe=probe)
+  )
   assert experiment.source.num_examples("train") == 40
   bench = bench_lib.make(experiment)
   _, bank = bench.features(experiment.create_state(), "train")
