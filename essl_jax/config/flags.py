@@ -16,6 +16,7 @@ from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError, told
+from essl_jax.texts import unfit
 
 _PREFIX = "config."
 # How to find the parts whose fields stand beside the one that chooses them.
@@ -113,6 +114,8 @@ def read_recipe(path: str) -> dict[str, Any]:
   """
   name, _, variant = path.partition(":")
   file = pathlib.Path(name)
+  if wrong := unfit(name):
+    raise UsageError(f"--config {wrong}; got {name!r:.200}")
   if not name or not file.is_file():
     recipes = sorted(other.name for other in file.parent.glob("*.py"))
     there = ", ".join(recipes) or "no recipes"

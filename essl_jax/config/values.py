@@ -5,16 +5,14 @@ import math
 import types
 import typing
 from typing import Annotated, Any, Literal
-import unicodedata
 
 from essl_jax.config.bounds import Bound
 from essl_jax.errors import UsageError
+from essl_jax.texts import unfit
 
 _NONE = type(None)
 # Numbers beyond them are nonsense; float32 holds them, and their reciprocals.
 _SMALLEST, _LARGEST = 1e-30, 1e30
-# Of a path and of a name in it, in bytes, as Linux and macOS have them.
-_LONGEST_PATH, _LONGEST_NAME = 4095, 255
 _SHOWN = 200  # characters of a value in a message
 _WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
 
@@ -169,24 +167,9 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
         f"config.{where} must be 0 or a number of {_SMALLEST:g} to"
         f" {_LARGEST:g} in size; got {_show(value)}"
       )
-  elif isinstance(value, str):
-    _check_text(value, where)
+  elif isinstance(value, str) and (wrong := unfit(value)):
+    raise UsageError(f"config.{where} {wrong}; got {_show(value)}")
   return value
-
-
-def _check_text(text: str, where: str) -> None:
-  """Refuses what no name and no path of a file can be."""
-  # Control characters, and bytes that are no UTF-8.
-  if any(unicodedata.category(x) in ("Cc", "Cs") for x in text):
-    raise UsageError(
-      f"config.{where} must be of printable characters; got {_show(text)}"
-    )
-  parts = [len(x.encode()) for x in (text, *text.split("/"))]
-  if parts[0] > _LONGEST_PATH or max(parts[1:]) > _LONGEST_NAME:
-    raise UsageError(
-      f"config.{where} must be at most {_LONGEST_PATH} bytes, and at most"
-      f" {_LONGEST_NAME} between two slashes; got {parts[0]}: {_show(text)}"
-    )
 
 
 def _show(value: Any) -> str:

@@ -176,8 +176,8 @@ class Knn(Evaluation):
       first gives `knn_top1`, which ranks checkpoints; another, say 20, gives
       `knn_top1_k20`.
     temperature: temperature of the neighbours' votes.
-    bank_images: number of training images in the bank, in the monitor and at
-      the end; 0 is all. The choice is fixed (`data.subsets.sample`).
+    bank_images: number of training images in the bank at most, in the monitor
+      and at the end; 0 is all. The choice is fixed (`data.subsets.sample`).
   """
 
   heading = "kNN"
@@ -209,10 +209,9 @@ class Knn(Evaluation):
     return True
 
   def check(self, bench: Any) -> None:
-    """Refuses more neighbours or images than there are."""
+    """Refuses more neighbours than the bank has images."""
     images = bench.experiment.labelled.num_examples("train")
-    check_there("knn.bank_images", self.bank_images, images, "training images")
-    bank = self.bank_images or images
+    bank = min(self.bank_images or images, images)
     check_there("knn.k", max(self.ks), bank, "images of the bank")
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:

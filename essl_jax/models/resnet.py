@@ -32,7 +32,7 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 }
 STEMS = ("cifar", "imagenet")
 # Beyond them a network is a slip of the finger, and never traced to its end.
-_MOST_STAGES, _MOST_BLOCKS, _WIDEST = 8, 200, 10**6
+_MOST_STAGES, _MOST_BLOCKS, _WIDEST = 8, 400, 10**6
 BOTTLENECK_EXPANSION = 4
 
 
@@ -160,11 +160,11 @@ class ResNet(_Layers):
         f"ResNet depth must be one of {sorted(STAGES)}, got {self.depth!r}."
       )
     blocks = (1,) if self.blocks is None else self.blocks
-    is_numbered = all(1 <= x <= _MOST_BLOCKS for x in blocks)
-    if not 1 <= len(blocks) <= _MOST_STAGES or not is_numbered:
+    is_few = len(blocks) <= _MOST_STAGES and sum(blocks) <= _MOST_BLOCKS
+    if not blocks or min(blocks) < 1 or not is_few:
       raise ValueError(
-        f"ResNet blocks must be 1 to {_MOST_STAGES} numbers from 1 to"
-        f" {_MOST_BLOCKS}, got {self.blocks!r}."
+        f"ResNet blocks must be 1 to {_MOST_STAGES} positive numbers, together"
+        f" at most {_MOST_BLOCKS}, got {self.blocks!r}."
       )
     if self.stem not in STEMS:
       raise ValueError(f"stem must be one of {STEMS}, got {self.stem!r}.")

@@ -34,7 +34,7 @@ _LARGEST = {
   "image_size": 2**14,
   "patch": 2**14,
   "width": 10**6,
-  "depth": 1000,
+  "depth": 400,
   "heads": 10**6,
 }
 _LARGEST_RATIO = 1000

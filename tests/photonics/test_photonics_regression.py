@@ -249,7 +249,7 @@ def test_a_norm_that_sees_one_value_of_a_cell_is_refused():
   made.check_norms(mesh)
   small = resnet.ResNet(width=2, blocks=(1, 1, 1, 1))  # leaves one pixel
   model = encoder.DensityRegressor(small, encoder.density_head(2))
-  made = dataclasses.replace(made, model=model)
+  made = dataclasses.replace(made, model=model, encoder=None)
   with pytest.raises(UsageError, match="layer4_0/.*regression.batch_size"):
     made.check_norms(mesh)
   with pytest.raises(UsageError, match="layer4_0/.*regression.batch_size"):
