@@ -121,7 +121,7 @@ def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
 def test_names_are_shown_as_they_are(tmp_path):
   """Neither formulas of matplotlib nor markup, in names of runs and curves."""
   lines = [{"step": x, r"loss_$\frac$<b>": x} for x in (1, 2)]
-  names = (r"$\frac{$", "_under<i>&", "a$b$", "\udcff")
+  names = (r"$\frac{$", "_under<i>&", "a$b$", "\u3000 \N{SNOWMAN}")
   workdirs = [_write(tmp_path / x, RESULTS, lines) for x in names]
   page = _page(*workdirs)
   text = (workdirs[0] / "report.html").read_text()
