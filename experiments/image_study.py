@@ -18,6 +18,7 @@ _SMOKE = (
   "--config.encoder.width=8",
   "--config.knn.k=(20,)",
   "--config.probe.protocol=fast",
+  "--config.probe.batch_size=64",
   "--config.probe.epochs=2",
   "--config.probe.repetitions=1",
 )
