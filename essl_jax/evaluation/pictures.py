@@ -11,7 +11,7 @@ import numpy as np
 
 from essl_jax.augment import ViewRequest
 from essl_jax.evaluation import drawing, guard
-from essl_jax.evaluation.collapse import unit_length
+from essl_jax.evaluation.directions import unit_length
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib

@@ -17,7 +17,7 @@ from essl_jax.augment.arrays import as_float
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import ridge, single_pass
-from essl_jax.evaluation.collapse import unit_length, vary
+from essl_jax.evaluation.directions import unit_length, vary
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib

@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from essl_jax.evaluation.collapse import (
-  centred,
-  effective_rank,
-  unit_length,
-)
+from essl_jax.evaluation.collapse import effective_rank
+from essl_jax.evaluation.directions import centred, unit_length
 from essl_jax.evaluation.pictures import principal
 
 _PERPLEXITY = 30.0
