@@ -32,12 +32,23 @@ def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
   return run
 
 
-def check_least(options: argparse.Namespace, least: float, *names: str) -> None:
-  """Raises UsageError for the first of some options that is below a number."""
+def check_least(
+  options: argparse.Namespace, least: float, *names: str, most: float = 10**9
+) -> None:
+  """Raises UsageError for the first of some options that is out of range.
+
+  Args:
+    options: as they were parsed.
+    least: the smallest number.
+    *names: of the options.
+    most: the largest number; by default what nobody has time for.
+  """
   for name in names:
-    if (value := getattr(options, name)) < least:
-      option = name.replace("_", "-")
+    value, option = getattr(options, name), name.replace("_", "-")
+    if not value >= least:  # nor is NaN
       raise UsageError(f"--{option} must be at least {least}; got {value}")
+    if value > most:
+      raise UsageError(f"--{option} must be at most {most}; got {value}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,8 +13,8 @@ from essl_jax.evaluation import results
 from essl_jax.storage import checkpoint, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import check_config, read_config
+from essl_jax.training import checks, loop
 from essl_jax.training import experiment as experiment_lib
-from essl_jax.training import loop
 from essl_jax.training import step as step_lib
 
 
@@ -83,6 +83,7 @@ def _open(
   if not is_new:
     claim()
   experiment = experiment_lib.build(config)
+  checks.check_memory(experiment)
   agree(experiment.facts)  # other counts are other steps, and end in a hang
   if is_new:
     claim()

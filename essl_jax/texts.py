@@ -1,8 +1,11 @@
 """Helpers for the texts of messages."""
 
 from collections.abc import Sequence
+import unicodedata
 
 _LONGEST = 300  # characters
+# Of a path and of a name in it, in bytes, as Linux and macOS have them.
+_LONGEST_PATH, _LONGEST_NAME = 4095, 255
 
 
 def some(names: Sequence[str], shown: int = 3, *, separator: str = ", ") -> str:
@@ -30,6 +33,27 @@ def printable(text: str) -> str:
     The same text where all its characters can be printed.
   """
   return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def unfit(text: str) -> str:
+  """Why a text can be neither a name nor the path of a file.
+
+  Args:
+    text: such as a field of a config.
+
+  Returns:
+    What it must be; empty for a text that is fine.
+  """
+  # Control characters, and bytes that are no UTF-8.
+  if any(unicodedata.category(x) in ("Cc", "Cs") for x in text):
+    return "must be of printable characters"
+  longest = max(len(name.encode()) for name in text.split("/"))
+  if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
+    return (
+      f"must be at most {_LONGEST_PATH} bytes, and at most {_LONGEST_NAME}"
+      " between two slashes"
+    )
+  return ""
 
 
 def first_line(error: BaseException, *, with_type: bool = False) -> str:

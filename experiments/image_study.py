@@ -13,15 +13,17 @@ _SMOKE = (
   "--config.data.name=digits",
   "--config.data.train_split=train[:64]",
   "--config.data.test_split=test[:40]",
+  "--config.data.image_size=None",
+  "--config.data.resize_size=None",
   "--config.views.first.size=16",
   "--config.views.second.size=16",
   "--config.encoder.width=8",
   "--config.knn.k=(20,)",
   "--config.probe.protocol=fast",
+  "--config.probe.batch_size=64",
   "--config.probe.epochs=2",
   "--config.probe.repetitions=1",
 )
-_SMOKE_IMAGENET = ("--config.data.image_size=8", "--config.data.resize_size=8")
 # All images of CIFAR-10; about an hour a cell on one CPU core.
 _MEDIUM = ("--config.data.train_split=train", "--config.epochs=5")
 SEEDS = {"full": (0, 1, 2), "small": (0, 1, 2), "smoke": (0,)}
@@ -70,8 +72,7 @@ def cell(
     flags = (*_MEDIUM, *flags)
   if scale != "smoke":
     return study.Cell(row, recipe, seed, tuple(flags), label)
-  smoke = _SMOKE + (_SMOKE_IMAGENET if is_imagenet else ())
-  return study.Cell(row, recipe, seed, (*smoke, *flags), label, data=None)
+  return study.Cell(row, recipe, seed, (*_SMOKE, *flags), label, data=None)
 
 
 def width(scale: str) -> int:

@@ -80,10 +80,13 @@ def parse(
   )
   options = parser.parse_args(arguments)
   options.seeds = options.seeds or list(study.seeds[options.scale])
-  if min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
+  if len({x for x in options.seeds if 0 <= x < 2**32}) < len(options.seeds):
     given = " ".join(map(str, options.seeds))
-    raise UsageError(f"--seeds must be different numbers from 0; got {given}")
-  arguments_lib.check_least(options, 1, "jobs")
+    raise UsageError(
+      f"--seeds must be different numbers from 0; got {given} (the largest is"
+      " 2**32 - 1)"
+    )
+  arguments_lib.check_least(options, 1, "jobs", most=1000)
   default = pathlib.Path("runs", f"{study.name}_{options.scale}")
   options.workdirs = (options.workdirs or default).expanduser().absolute()
   options.results = options.results.expanduser().absolute()

@@ -29,7 +29,7 @@ def get_config(variant=None):
   config.equivariance.weight = 0.0 if chosen else 0.4
   config.optimizer.warmup_epochs = 1
   config.knn.update(k=20, every_epochs=2)
-  config.probe.update(protocol="fast", epochs=3, repetitions=2)
+  config.probe.update(protocol="fast", epochs=3, repetitions=2, batch_size=64)
   return config
 """
 

@@ -517,6 +517,7 @@ class Flipped(Prediction):
     "simclr",
     terms=("prediction", "flipped:Flipped"),
     flipped={"hidden_widths": (16,)},
+    probe={"batch_size": 32},
   )
   experiment, metrics = _step(config)
   assert {"loss_flipped", "flipped_accuracy", "equivariance_accuracy"} <= set(

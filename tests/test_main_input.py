@@ -1,5 +1,6 @@
 """Wrong input to the program, other sources, and what it must not import."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -178,7 +179,8 @@ def test_a_signal_during_the_monitor_stops_at_once(
   monkeypatch.setattr(preemption.Preemption, "reached", reached)
   monkeypatch.setattr(preemption.Preemption, "check", check)
   config = tiny_config(
-    data={"train_split": "train[:64]", "test_split": "test[:40]"}
+    data={"train_split": "train[:64]", "test_split": "test[:40]"},
+    probe={"batch_size": 64},
   )
   train.run(config, tmp_path / "run")
   assert f"stopped by SIGTERM {says}" in capsys.readouterr().out
@@ -200,7 +202,9 @@ def test_a_foreign_workdir_is_refused_before_data_are_prepared(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny_config):
-  config = tiny_config("simclr", optimizer={"learning_rate": 1e30})
+  config = tiny_config("simclr")
+  fast = dataclasses.replace(config.optimizer, learning_rate=1e30)
+  config = dataclasses.replace(config, optimizer=fast)
   with pytest.raises(FloatingPointError, match=r"at step \d+.*loss"):
     train.run(config, tmp_path)
   assert not (tmp_path / "results.json").exists()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
-import math
 import numbers
 from typing import Any
 
@@ -37,19 +36,19 @@ from essl_jax.augment.geometry import (
 # and a deviation may be of one channel.
 _CHANNELS = ("mean", "std")
 _LIMITS: dict[str, tuple[int, float, float]] = {
-  "size": (1, 1, math.inf),
+  "size": (1, 1, 2**14),
   "scale": (2, 1e-6, 1),
-  "ratio": (2, 1e-6, math.inf),
+  "ratio": (2, 1e-6, 1e6),
   "flip": (1, 0, 1),
-  "jitter": (4, 0, math.inf),
+  "jitter": (4, 0, 100),
   "jitter_probability": (1, 0, 1),
   "grayscale": (1, 0, 1),
   "blur": (1, 0, 1),
-  "blur_sigma": (2, 0, math.inf),
+  "blur_sigma": (2, 0, 100),
   "solarize": (1, 0, 1),
   "solarize_threshold": (1, 0, 1),
-  "mean": (3, -math.inf, math.inf),
-  "std": (3, 1e-6, math.inf),
+  "mean": (3, -1000, 1000),
+  "std": (3, 1e-6, 1000),
 }
 
 

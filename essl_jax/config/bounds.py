@@ -1,4 +1,9 @@
-"""Bounds of fields, as `Annotated` types: `Annotated[float, Above(0)]`."""
+"""Bounds of fields, as `Annotated` types: `Annotated[float, Above(0)]`.
+
+What is beyond them is nonsense or a slip of a finger, whatever the machine.
+What is merely too much for a machine or a data set is refused where those are
+known.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -29,11 +34,21 @@ Above = functools.partial(Bound, "above", ">", operator.gt)
 AtMost = functools.partial(Bound, "at most", "<=", operator.le)
 Below = functools.partial(Bound, "below", "<", operator.lt)
 
-Count = Annotated[int, AtLeast(1)]
-Whole = Annotated[int, AtLeast(0)]
-Positive = Annotated[float, Above(0)]
-NonNegative = Annotated[float, AtLeast(0)]
+# More than there are of anything; int32 holds it.
+MANY = 10**9
+
+Count = Annotated[int, AtLeast(1), AtMost(MANY)]
+Whole = Annotated[int, AtLeast(0), AtMost(MANY)]
+Epochs = Annotated[int, AtLeast(1), AtMost(10**6)]
+Width = Annotated[int, AtLeast(1), AtMost(10**6)]
+Side = Annotated[int, AtLeast(1), AtMost(2**14)]
+Repetitions = Annotated[int, AtLeast(1), AtMost(1000)]
+Seed = Annotated[int, AtLeast(0), Below(2**32)]
+Positive = Annotated[float, Above(0), AtMost(10**6)]
+NonNegative = Annotated[float, AtLeast(0), AtMost(10**6)]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Fraction = Annotated[float, Above(0), AtMost(1)]
 Unit = Annotated[float, AtLeast(0), AtMost(1)]
-Sizes = Annotated[tuple[Count, ...], AtLeast(1)]
+Sizes = Annotated[tuple[Count, ...], AtLeast(1), AtMost(100)]
+HiddenWidths = Annotated[tuple[Width, ...], AtMost(100)]
+Widths = Annotated[tuple[Width, ...], AtLeast(1), AtMost(100)]

@@ -10,7 +10,14 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from essl_jax.config import bounds
-from essl_jax.config.bounds import Count, Fraction, NonNegative, Share, Whole
+from essl_jax.config.bounds import (
+  MANY,
+  Count,
+  Fraction,
+  NonNegative,
+  Share,
+  Side,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +77,10 @@ class Data:
   train_split: str = "train"
   labelled_split: str | None = None
   test_split: str = "test"
-  image_size: Count | None = None
-  resize_size: Count | None = None
+  image_size: Side | None = None
+  resize_size: Side | None = None
   max_pixels: Count = 178_956_970  # what PIL takes for an attack
-  max_bytes: Count = 2**32
+  max_bytes: Annotated[int, bounds.AtLeast(1), bounds.AtMost(2**50)] = 2**32
 
   @property
   def labelled(self) -> str:
@@ -122,7 +129,7 @@ class Optimizer:
   momentum: Share = 0.9
   beta2: Share = 0.999
   trust_coefficient: bounds.Positive | None = None
-  warmup_epochs: Whole = 10
+  warmup_epochs: bounds.Whole = 10
   end_factor: Share = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
 
@@ -139,7 +146,7 @@ class Measures:
   """
 
   groups: tuple[str, ...] = ()
-  images: Annotated[int, bounds.AtLeast(10)] = 2000
+  images: Annotated[int, bounds.AtLeast(10), bounds.AtMost(MANY)] = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +205,10 @@ class Config:
     "probe",
     "finetune",
   )
-  epochs: Whole = 800
-  batch_size: Annotated[int, bounds.AtLeast(2)] = 512
+  epochs: Annotated[int, bounds.AtLeast(0), bounds.AtMost(10**6)] = 800
+  batch_size: Annotated[int, bounds.AtLeast(2), bounds.AtMost(MANY)] = 512
   micro_batches: Count = 1
-  seed: Annotated[int, bounds.AtLeast(0), bounds.Below(2**32)] = 0
+  seed: bounds.Seed = 0
   mode: Literal["train", "evaluate", "finetune"] = "train"
   init_from: str | None = None
   precision: Literal["float32", "bfloat16"] = "float32"

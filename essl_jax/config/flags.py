@@ -16,6 +16,7 @@ from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError, told
+from essl_jax.texts import unfit
 
 _PREFIX = "config."
 # How to find the parts whose fields stand beside the one that chooses them.
@@ -113,6 +114,8 @@ def read_recipe(path: str) -> dict[str, Any]:
   """
   name, _, variant = path.partition(":")
   file = pathlib.Path(name)
+  if wrong := unfit(name):
+    raise UsageError(f"--config {wrong}; got {name!r:.200}")
   if not name or not file.is_file():
     recipes = sorted(other.name for other in file.parent.glob("*.py"))
     there = ", ".join(recipes) or "no recipes"
@@ -196,9 +199,9 @@ def type_name(hint: Any) -> str:
   if origin is typing.Annotated:
     kind, *bounds = inner
     if typing.get_origin(kind) is tuple:
-      limits = " and ".join(f"{x.words} {x.limit}" for x in bounds)
+      limits = " and ".join(f"{x.words} {x.limit:,}" for x in bounds)
       return f"{type_name(kind)}, {limits} of them"
-    limits = " and ".join(f"{x.symbol} {x.limit}" for x in bounds)
+    limits = " and ".join(f"{x.symbol} {x.limit:,}" for x in bounds)
     return f"{type_name(kind)} {limits}"
   if origin is tuple:
     if inner[-1] is Ellipsis:

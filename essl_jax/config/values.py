@@ -8,8 +8,12 @@ from typing import Annotated, Any, Literal
 
 from essl_jax.config.bounds import Bound
 from essl_jax.errors import UsageError
+from essl_jax.texts import unfit
 
 _NONE = type(None)
+# Numbers beyond them are nonsense; float32 holds them, and their reciprocals.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+_SHOWN = 200  # characters of a value in a message
 _WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
 
 
@@ -29,7 +33,7 @@ def read(hint: Any, text: str, where: str) -> Any:
     UsageError: the text stands for no such value.
   """
   value: Any = text
-  if _NONE in typing.get_args(hint) and text.lower() == "none":
+  if text.lower() == "none" and _takes(hint, None) and not _takes(hint, text):
     return None
   if _takes_text(hint):
     if text[:1] in ("(", "[", '"', "'"):
@@ -47,6 +51,18 @@ def _literal(text: str) -> Any:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return text
+
+
+def _takes(hint: Any, value: str | None) -> bool:
+  """Whether a field may be unset (None), or has a choice of that text."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Literal:
+    return value in inner
+  if origin is Annotated:
+    return _takes(inner[0], value)
+  if origin in (types.UnionType, typing.Union):
+    return any(_takes(x, value) for x in inner)
+  return value is None and hint in (None, _NONE)
 
 
 def _takes_text(hint: Any) -> bool:
@@ -88,14 +104,17 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     fitting = [h for h in hints if _is_tuple(h) == is_tuple]
     return coerce((fitting or hints)[0], value, where)
   if origin is Literal:
-    if value not in arguments or isinstance(value, bool):
+    is_plain = isinstance(value, str | int | float)
+    if not is_plain or isinstance(value, bool) or value not in arguments:
       known = ", ".join(map(str, arguments))
-      raise UsageError(f"config.{where} must be one of {known}; got {value!r}")
+      raise UsageError(
+        f"config.{where} must be one of {known}; got {_show(value)}"
+      )
     return value
   if origin is Annotated:
     kind, *bounds = arguments
     value = coerce(kind, value, where)
-    for bound in bounds:
+    for bound in bounds if value is not None else ():
       _check_bound(bound, value, where)
     return value
   if origin is tuple:
@@ -108,34 +127,55 @@ def _check_bound(bound: Bound, value: Any, where: str) -> None:
   if isinstance(value, tuple):
     name, number = f"{name}: the number of values", len(value)
   if not bound.compare(number, bound.limit):
-    raise UsageError(f"{name} must be {bound.words} {bound.limit}; got {value}")
+    raise UsageError(
+      f"{name} must be {bound.words} {bound.limit}; got {_show(value)}"
+    )
 
 
 def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
   if not isinstance(value, (list, tuple)):
-    raise UsageError(f"config.{where} must be a tuple, got {value!r}")
+    raise UsageError(f"config.{where} must be a tuple, got {_show(value)}")
   if kinds[-1:] == (Ellipsis,):
     kinds = (kinds[0],) * len(value)
   if len(value) != len(kinds):
     raise UsageError(
-      f"config.{where} must be {len(kinds)} values, got {value!r}"
+      f"config.{where} must be {len(kinds)} values, got {_show(value)}"
     )
   pairs = zip(kinds, value, strict=True)
   try:
     return tuple(coerce(kind, item, where) for kind, item in pairs)
   except UsageError as error:
-    text = str(error)
-    if not text.endswith(f"{value}"):  # the whole tuple helps more
-      text = f"{text} in {tuple(value)}"
+    text, whole = str(error), _show(tuple(value))
+    if not text.endswith(whole):  # the whole tuple helps more
+      text = f"{text} in {whole}"
     raise UsageError(text) from error
 
 
 def _coerce_plain(hint: type, value: Any, where: str) -> Any:
   is_bool = isinstance(value, bool)
   if hint is float and isinstance(value, int) and not is_bool:
-    value = float(value)
+    value = float(value) if abs(value) <= _LARGEST else math.inf
   if not isinstance(value, hint) or is_bool != (hint is bool):
-    raise UsageError(f"config.{where} must be {hint.__name__}, got {value!r}")
+    raise UsageError(
+      f"config.{where} must be {hint.__name__}, got {_show(value)}"
+    )
   if isinstance(value, float) and not math.isfinite(value):
     raise UsageError(f"config.{where} must be a finite number; got {value}")
+  if isinstance(value, float | int) and value:
+    if not _SMALLEST <= abs(value) <= _LARGEST:
+      raise UsageError(
+        f"config.{where} must be 0 or a number of {_SMALLEST:g} to"
+        f" {_LARGEST:g} in size; got {_show(value)}"
+      )
+  elif isinstance(value, str) and (wrong := unfit(value)):
+    raise UsageError(f"config.{where} {wrong}; got {_show(value)}")
   return value
+
+
+def _show(value: Any) -> str:
+  """A value in a message, cut where it is long."""
+  try:
+    text = repr(value)
+  except Exception:  # an integer of thousands of digits, or anybody's object
+    return f"a value of type {type(value).__name__}"
+  return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -45,6 +45,25 @@ def check_share(size: int, process_index: int, process_count: int) -> range:
   return range(start, start + each + (process_index < more))
 
 
+def check_there(field: str, asked: int, there: int, things: str) -> None:
+  """Refuses what asks for more than there is.
+
+  Args:
+    field: of the config, which asks.
+    asked: how many.
+    there: how many there are.
+    things: what they are, such as "training images".
+
+  Raises:
+    UsageError: there are fewer.
+  """
+  if asked > there:
+    raise UsageError(
+      f"config.{field} {asked} is more than the {there} {things}: give a"
+      f" smaller --config.{field}"
+    )
+
+
 def check_crops(crops: Mapping[str, Any] | None) -> None:
   """Raises ValueError where crops have no names, or that of the labels."""
   if crops is not None and (not crops or "label" in crops):

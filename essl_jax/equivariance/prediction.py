@@ -57,7 +57,7 @@ class Prediction(Term):
   all_elements: bool = True
   heads: Literal["joint", "each"] = "joint"
   relative: bool = False
-  hidden_widths: tuple[bounds.Count, ...] = (2048, 2048)
+  hidden_widths: bounds.HiddenWidths = (2048, 2048)
   hidden_norm: Literal["layer", "batch"] = "layer"
   last_hidden_relu: bool = True
 

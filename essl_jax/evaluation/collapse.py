@@ -1,6 +1,8 @@
 """How far features have collapsed: their spread, rank and uniformity.
 
 The functions take embeddings [N, D] of any real dtype and compute in float64.
+Collapsed are also zeros, which have no direction, and what varies by rounding
+alone: all measures give such features their worst value.
 """
 
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from essl_jax import augment
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
+from essl_jax.evaluation.directions import centred, cosines_of, unit_length
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Curve, Evaluation, Row, count
 from essl_jax.training import step as step_lib
@@ -28,12 +31,17 @@ def embedding_std(embeddings: np.ndarray) -> float:
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
   `methods.method.embedding_std` in float64: 1/sqrt(D) where they spread over
-  the sphere, 0 where they have collapsed.
+  the sphere, 0 where they have collapsed. Zeros do not deviate from the mean of
+  the others.
 
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2.
   """
-  return float(unit_length(embeddings).std(axis=0).mean())
+  rows = unit_length(embeddings)
+  is_zero = ~rows.any(axis=-1)
+  if is_zero.any() and not is_zero.all():
+    rows[is_zero] = rows[~is_zero].mean(axis=0)
+  return float(rows.std(axis=0).mean())
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
@@ -76,7 +84,8 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
   """Log of the mean Gaussian potential of all pairs of embeddings.
 
   Args:
-    embeddings: [N, D], scaled to unit length here.
+    embeddings: [N, D], scaled to unit length here. Zeros have no direction and
+      count as equal to every other.
     t: in exp(-t |x - y|^2).
 
   Returns:
@@ -96,7 +105,7 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
   total = 0.0
   for start in range(0, number, _BLOCK_ROWS):
     block = rows[start : start + _BLOCK_ROWS]
-    cosines = np.clip(block @ rows.T, -1, 1)
+    cosines = np.clip(cosines_of(block, rows), -1, 1)
     potentials = np.exp(-2 * t * (1 - cosines))
     own = potentials[np.arange(len(block)), start + np.arange(len(block))]
     total += float(potentials.sum() - own.sum())
@@ -122,13 +131,6 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
   return float((difference**2).sum(axis=1).mean())
 
 
-def unit_length(embeddings: np.ndarray) -> np.ndarray:
-  """Rows at length one, float64; rows of zeros stay zeros."""
-  rows = np.asarray(embeddings, np.float64)
-  norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-  return rows / np.maximum(norms, 1e-12)
-
-
 def of_features(features: np.ndarray, images: int) -> dict[str, float]:
   """Measures of features that are computed already.
 
@@ -143,17 +145,10 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
   rows = features[subsets.sample_rows(len(features), images)]
   return {
     "feature_std": embedding_std(rows),
-    "effective_rank": effective_rank(_centred(rows)),
+    "effective_rank": effective_rank(centred(rows)),
     "rankme": rankme(rows),
     "uniformity": uniformity(rows),
   }
-
-
-def _centred(features: np.ndarray) -> np.ndarray:
-  """Minus their mean; dimensions that vary by rounding alone become zero."""
-  rows = np.asarray(features, np.float64)
-  varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
-  return np.where(varies, rows - rows.mean(axis=0), 0)
 
 
 def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:

@@ -68,6 +68,7 @@ def _draw(
   figure.colorbar(shown, ax=axes, label="% of the true element")
   if len(counts) <= _NAMED:
     places = np.arange(len(counts))
+    names = [drawing.plain(name) for name in names]
     axes.set_xticks(places, names, rotation=45, ha="right")
     axes.set_yticks(places, names)
   if len(counts) <= _COUNTED:

@@ -30,6 +30,21 @@ def make_axes(height: float) -> tuple[Any, Any]:
   return figure, axes
 
 
+def plain(text: str) -> str:
+  """A text as matplotlib writes it literally, whatever it holds.
+
+  Args:
+    text: such as the name of a run; dollars begin no formula, and a label that
+      begins with an underscore is not left out of the legend.
+
+  Returns:
+    The text for a label or a title.
+  """
+  shown = "".join(x if x.isprintable() else "\ufffd" for x in text)
+  indent = " " if shown.startswith("_") else ""
+  return indent + shown.replace("$", r"\$")
+
+
 def name_lines(figure: Any, names: Sequence[str]) -> None:
   """Adds a legend below, one name a line where two would not fit."""
   is_short = max(map(len, names), default=0) <= _SHORT_NAME

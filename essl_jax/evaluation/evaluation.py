@@ -191,7 +191,7 @@ def figures_of(
   found = (results.get("figures") or {}).get(kind.name)
   if not found and kind.accumulates:
     found = results.get(kind.name)
-  if not found:
+  if not found or not isinstance(found, dict):
     return {}
   untrained = results.get("untrained") or {}
   is_before = kind.ranks in untrained

@@ -10,14 +10,17 @@ import optax
 
 from essl_jax.config import bounds
 from essl_jax.data import Source, subsets
+from essl_jax.data.checks import check_there
 from essl_jax.evaluation import classifier
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import norms
 from essl_jax.training import step as step_lib
 
+_MORE_IMAGES = "give a larger config.finetune.batch_size, or more labels"
 INITIAL_STD = 0.01
 """Of the head's weights, as in Barlow Twins' program."""
 
@@ -85,12 +88,13 @@ def _trained(
   def compute(
     params: Any, statistics: Any, images: jax.Array, keys: jax.Array
   ) -> tuple[jax.Array, Any]:
-    found, statistics = apply(
-      {"params": params["encoder"], **statistics},
-      images,
-      rngs={"dropout": keys[0]},
-      image_keys=keys,
-    )
+    with norms.checked(_MORE_IMAGES):
+      found, statistics = apply(
+        {"params": params["encoder"], **statistics},
+        images,
+        rngs={"dropout": keys[0]},
+        image_keys=keys,
+      )
     return found.astype(jnp.float32), statistics
 
   apply = networks_lib.make_apply(
@@ -153,7 +157,7 @@ class Finetune(Evaluation):
   labels: bounds.Fraction = 0.01
   label_list: str | None = None
   subset: bounds.Whole = 0
-  epochs: bounds.Count = 20
+  epochs: bounds.Epochs = 20
   batch_size: bounds.Count = 256
   learning_rate: bounds.NonNegative = 0.002
   head_learning_rate: bounds.NonNegative = 0.5
@@ -180,6 +184,9 @@ class Finetune(Evaluation):
     labelled = subsets.few_labels(
       experiment.labelled, self.labels, self.subset, self.label_list
     )
+    number = labelled.num_examples("train")
+    images = "images that keep their labels"
+    check_there("finetune.batch_size", self.batch_size, number, images)
     chosen: dict[str, Any] = {"label_list": self.label_list}
     if self.label_list is None:
       chosen = {"labels": self.labels, "subset": self.subset}

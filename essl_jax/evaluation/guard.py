@@ -10,7 +10,7 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.errors import told
-from essl_jax.evaluation.evaluation import Evaluation, Row
+from essl_jax.evaluation.evaluation import Curve, Evaluation, Picture, Row
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import to_json
 
@@ -97,6 +97,41 @@ def rows(evaluation: Evaluation, figures: Mapping[str, Any]) -> list[Row]:
         f" {found!r:.80}"
       )
     return [Row(*row) for row in found]
+
+
+def curves(
+  kind: type[Evaluation], figures: Mapping[str, Any]
+) -> dict[str, Curve]:
+  """Curves of `Evaluation.curves`."""
+  found = kind.curves(figures)
+  if not isinstance(found, Mapping) or not all(map(_is_curve, found.values())):
+    raise ValueError(f"must return a dict of Curves; got {found!r:.80}")
+  return dict(found)
+
+
+def pictures(
+  kind: type[Evaluation], figures: Mapping[str, Mapping[str, Any]]
+) -> list[Picture | str]:
+  """Pictures and sentences of `Evaluation.pictures`."""
+  found = kind.pictures(figures)
+  if not isinstance(found, list | tuple) or not all(map(_is_shown, found)):
+    raise ValueError(
+      f"must return a list of Pictures and texts; got {found!r:.80}"
+    )
+  return list(found)
+
+
+def _is_curve(found: Any) -> bool:
+  is_curve = isinstance(found, Curve)
+  return is_curve and all(isinstance(x, str) for x in (found.title, found.unit))
+
+
+def _is_shown(found: Any) -> bool:
+  if not isinstance(found, Picture):
+    return isinstance(found, str)
+  return isinstance(found.png, bytes) and all(
+    isinstance(x, str) for x in (found.alt, found.caption)
+  )
 
 
 def _is_number(value: Any) -> bool:

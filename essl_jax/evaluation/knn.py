@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from essl_jax.config import bounds
+from essl_jax.data.checks import check_there
 from essl_jax.evaluation import features, pictures, ranking
 from essl_jax.evaluation.evaluation import (
   Curve,
@@ -175,8 +176,8 @@ class Knn(Evaluation):
       first gives `knn_top1`, which ranks checkpoints; another, say 20, gives
       `knn_top1_k20`.
     temperature: temperature of the neighbours' votes.
-    bank_images: number of training images in the bank, in the monitor and at
-      the end; 0 is all. The choice is fixed (`data.subsets.sample`).
+    bank_images: number of training images in the bank at most, in the monitor
+      and at the end; 0 is all. The choice is fixed (`data.subsets.sample`).
   """
 
   heading = "kNN"
@@ -206,6 +207,12 @@ class Knn(Evaluation):
   def needs_labels(self) -> bool:
     """Yes."""
     return True
+
+  def check(self, bench: Any) -> None:
+    """Refuses more neighbours than the bank has images."""
+    images = bench.experiment.labelled.num_examples("train")
+    bank = min(self.bank_images or images, images)
+    check_there("knn.k", max(self.ks), bank, "images of the bank")
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The accuracies in percent."""

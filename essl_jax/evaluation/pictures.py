@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from essl_jax.augment import ViewRequest
-from essl_jax.evaluation import guard
-from essl_jax.evaluation.collapse import unit_length
+from essl_jax.evaluation import drawing, guard
+from essl_jax.evaluation.directions import unit_length
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -116,13 +116,14 @@ def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
   sides = {name: axes for name in logged if name.startswith("loss_")}
   for evaluation in bench.evaluations:
     with guard.told_by(evaluation, "curves"):
-      curves = evaluation.curves(bench.figures.get(evaluation.name, {}))
+      figures = bench.figures.get(evaluation.name, {})
+      curves = guard.curves(type(evaluation), figures)
     sides |= {k: right for k, x in curves.items() if x.unit == "%"}
   for name, side in sides.items():
     points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
     if points:
       style = {"color": f"C{len(axes.lines) + len(right.lines)}"}
-      side.plot(*zip(*points, strict=True), label=name, **style)
+      side.plot(*zip(*points, strict=True), label=drawing.plain(name), **style)
   axes.set_xlabel("step")
   axes.set_ylabel("loss")
   right.set_ylabel("accuracy (%)")

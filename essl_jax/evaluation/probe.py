@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from essl_jax.config import bounds
 from essl_jax.data import Source
+from essl_jax.data.checks import check_there
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import classifier, linear_layer
 from essl_jax.evaluation import features as features_lib
@@ -61,8 +62,8 @@ class Probe(Evaluation):
   needs_training = False
 
   protocol: Literal["paper", "fast", "none"] = "paper"
-  repetitions: bounds.Count = 5
-  epochs: bounds.Count = 100
+  repetitions: bounds.Repetitions = 5
+  epochs: bounds.Epochs = 100
   batch_size: bounds.Count = 256
   learning_rate: bounds.Positive = 30.0
   optimizer: Literal["sgd", "lars"] = "sgd"
@@ -71,7 +72,7 @@ class Probe(Evaluation):
   update_rate_every: Literal["step", "epoch"] = "step"
   initial_std: bounds.NonNegative | None = None
   interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-  resize_size: bounds.Count | None = None
+  resize_size: bounds.Side | None = None
   checkpoint_every_epochs: bounds.Count = 10
 
   @property
@@ -84,10 +85,11 @@ class Probe(Evaluation):
     if self.protocol == "none":
       return
     self._resize(bench)
+    number = bench.experiment.labelled.num_examples("train")
+    field, images = "probe.batch_size", "training images"
+    check_there(field, self.batch_size, number, images)
     if self.protocol == "paper":
-      experiment = bench.experiment
-      number = experiment.labelled.num_examples("train")
-      Recipe.of(self).fitted(number, experiment.mesh, "probe.batch_size")
+      Recipe.of(self).fitted(number, bench.experiment.mesh, field)
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """Accuracies of all repetitions and their protocol."""

@@ -17,7 +17,7 @@ from essl_jax.augment.arrays import as_float
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import ridge, single_pass
-from essl_jax.evaluation.collapse import unit_length
+from essl_jax.evaluation.directions import unit_length, vary
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib
@@ -36,7 +36,7 @@ def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
   Returns:
     Of test images, with accuracies in percent:
       `cosine`: mean of cos(f(x), f(gx)) over images and other elements than
-        the identity; 1 for an invariant encoder.
+        the identity; 1 for an invariant encoder, and beside zeros.
       `cosine_other_images`: mean of cos(f(x), f(x')) over pairs of different
         images: what `cosine` is to be compared with.
       `readout_accuracy`: of a linear classifier that names g from f(gx),
@@ -50,7 +50,9 @@ def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
         chosen on a fifth of the training images.
   """
   elements = range(1, test.shape[1])
-  cosines = (unit_length(test) * unit_length(test[:, :1])).sum(-1).mean(0)
+  unit = unit_length(test)
+  has_none = ~(unit.any(-1) & unit[:, :1].any(-1))  # collapsed: as of equals
+  cosines = np.where(has_none, 1, (unit * unit[:, :1]).sum(-1)).mean(0)
   accuracies, readout_penalty = _read_out(train, test)
   explained_by_map, penalty = _equivariance(train, test)
   identity = [explained(test[:, k], test[:, 0]) for k in elements]
@@ -78,10 +80,15 @@ def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 
 
 def cosine_of_pairs(features: np.ndarray) -> float:
-  """Mean cosine of all pairs of different rows of [N, D], N at least 2."""
+  """Mean cosine of all pairs of different rows of [N, D], N at least 2.
+
+  That of a pair with a row of zeros, which has no direction, counts as 1.
+  """
   rows = unit_length(features)
+  directed = int(rows.any(axis=-1).sum())
   total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
-  return float(total / (len(rows) * (len(rows) - 1)))
+  pairs = len(rows) * (len(rows) - 1)
+  return float((total + (pairs - directed * (directed - 1))) / pairs)
 
 
 def explained(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -99,10 +106,9 @@ def explained(true: np.ndarray, predicted: np.ndarray) -> float:
     1 - sum (true - predicted)^2 / sum (true - mean)^2.
   """
   true = np.asarray(true, np.float64)
-  variance = ((true - true.mean(axis=0)) ** 2).sum()
-  # Rounding is no variance.
-  if variance <= 1e-12 * (true**2).sum():
+  if not vary(true):
     return 0.0
+  variance = ((true - true.mean(axis=0)) ** 2).sum()
   return float(1 - ((true - predicted) ** 2).sum() / variance)
 
 

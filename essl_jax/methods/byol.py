@@ -28,7 +28,7 @@ class BYOL(TwoViews):
   target_heads = ("projector",)
 
   projector: Projector = Projector((4096, 256), last_norm="none", bias=True)
-  predictor_hidden: bounds.Count = 4096
+  predictor_hidden: bounds.Width = 4096
   target_decay: bounds.Unit = 0.99
 
   def make_heads(self, **common: Any) -> dict[str, Any]:

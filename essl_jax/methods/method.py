@@ -188,7 +188,7 @@ class Projector:
     bias: whether the linear layers have biases.
   """
 
-  widths: bounds.Sizes = (2048, 2048)
+  widths: bounds.Widths = (2048, 2048)
   last_norm: Literal["batch", "batch_not_affine", "none"] = "batch_not_affine"
   bias: bool = False
 

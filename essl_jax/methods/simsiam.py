@@ -24,7 +24,7 @@ class SimSiam(TwoViews):
     "Predictor".
   """
 
-  predictor_hidden: bounds.Count = 512
+  predictor_hidden: bounds.Width = 512
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
     """Projector and predictor."""

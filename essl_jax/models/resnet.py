@@ -31,6 +31,8 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
   152: ((3, 8, 36, 3), True),
 }
 STEMS = ("cifar", "imagenet")
+# Beyond them a network is a slip of the finger, and never traced to its end.
+_MOST_STAGES, _MOST_BLOCKS, _WIDEST = 8, 400, 10**6
 BOTTLENECK_EXPANSION = 4
 
 
@@ -132,7 +134,8 @@ class ResNet(_Layers):
     conv_general_dilated: Stands in for `jax.lax.conv_general_dilated`.
 
   Raises:
-    ValueError: For an unknown depth or stem, or a width below 1.
+    ValueError: For an unknown depth or stem, or a width or numbers of blocks
+      below 1 or beyond reason.
 
   Example:
     >>> model = ResNet(depth=18, stem="cifar", width=16)
@@ -156,15 +159,19 @@ class ResNet(_Layers):
       raise ValueError(
         f"ResNet depth must be one of {sorted(STAGES)}, got {self.depth!r}."
       )
-    if self.blocks is not None and not (self.blocks and min(self.blocks) > 0):
+    blocks = (1,) if self.blocks is None else self.blocks
+    is_few = len(blocks) <= _MOST_STAGES and sum(blocks) <= _MOST_BLOCKS
+    if not blocks or min(blocks) < 1 or not is_few:
       raise ValueError(
-        "ResNet blocks must be one or more positive numbers, got"
-        f" {self.blocks!r}."
+        f"ResNet blocks must be 1 to {_MOST_STAGES} positive numbers, together"
+        f" at most {_MOST_BLOCKS}, got {self.blocks!r}."
       )
     if self.stem not in STEMS:
       raise ValueError(f"stem must be one of {STEMS}, got {self.stem!r}.")
-    if self.width < 1:
-      raise ValueError(f"ResNet width must be at least 1, got {self.width!r}.")
+    if not 1 <= self.width <= _WIDEST:
+      raise ValueError(
+        f"ResNet width must be 1 to {_WIDEST}, got {self.width!r}."
+      )
     super().__post_init__()
 
   @property

@@ -29,6 +29,15 @@ from essl_jax.models.layers import transformer
 
 Positions = Literal["learned", "sincos"]
 Pool = Literal["token", "mean"]
+# Beyond them a network is a slip of the finger, and never traced to its end.
+_LARGEST = {
+  "image_size": 2**14,
+  "patch": 2**14,
+  "width": 10**6,
+  "depth": 400,
+  "heads": 10**6,
+}
+_LARGEST_RATIO = 1000
 _LONGEST_PERIOD = 10_000  # over 2 pi, in patches
 
 
@@ -91,8 +100,8 @@ class ViT(nn.Module):
     dot_general: Stands in for `jax.lax.dot_general` in linear layers.
 
   Raises:
-    ValueError: For sizes below 1 or that do not divide each other as said, a
-      rate outside of [0, 1), or unknown positions or pool.
+    ValueError: For sizes below 1, beyond reason or that do not divide each
+      other as said, a rate outside of [0, 1), or unknown positions or pool.
 
   Example:
     >>> model = ViT(image_size=32, patch=8, width=16, depth=2, heads=2)
@@ -118,13 +127,18 @@ class ViT(nn.Module):
   dot_general: Callable[..., jax.Array] = jax.lax.dot_general
 
   def __post_init__(self) -> None:
-    for name in ("image_size", "patch", "width", "depth", "heads"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {getattr(self, name)}."
-        )
+    for name, most in _LARGEST.items():
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+      if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}.")
     _check_multiple("image_size", self.image_size, self.patch, "patch")
     _check_multiple("width", self.width, self.heads, "heads")
+    if self.mlp_ratio > _LARGEST_RATIO:
+      raise ValueError(
+        f"mlp_ratio must be at most {_LARGEST_RATIO}, got {self.mlp_ratio}."
+      )
     if int(self.width * self.mlp_ratio) < 1:
       raise ValueError(f"mlp_ratio must be above 0, got {self.mlp_ratio}.")
     if not 0 <= self.stochastic_depth < 1:

@@ -21,6 +21,7 @@ _KERNEL = 7
 # Channels in widths, and the pooling that follows.
 _STAGES = ((1, 2), (4, 4), (4, 4))
 _FEATURES = 16
+_WIDEST = 10**6
 
 
 class PhotonicCNN(nn.Module):
@@ -34,6 +35,9 @@ class PhotonicCNN(nn.Module):
     axis_name: mapped axis over which batch norms share their statistics.
     conv_general_dilated: stands in for `jax.lax.conv_general_dilated`.
 
+  Raises:
+    ValueError: the width is below 1 or above a million.
+
   Example:
     >>> model = PhotonicCNN(width=2)
     >>> cells = jnp.zeros((3, 32, 32, 1))
@@ -46,6 +50,11 @@ class PhotonicCNN(nn.Module):
   dtype: Any = jnp.float32
   axis_name: str | None = None
   conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated
+
+  def __post_init__(self) -> None:
+    if not 1 <= self.width <= _WIDEST:
+      raise ValueError(f"width must be 1 to {_WIDEST}, got {self.width!r}")
+    super().__post_init__()
 
   @property
   def num_features(self) -> int:

@@ -43,8 +43,8 @@ class Regression(Evaluation):
   needs_training = False
 
   labelled: bounds.Sizes = (3000,)
-  repetitions: bounds.Count = 3
-  epochs: bounds.Count = 100
+  repetitions: bounds.Repetitions = 3
+  epochs: bounds.Epochs = 100
   batch_size: bounds.Count = 64
   learning_rate: bounds.Positive = 1e-4
   weight_decay: bounds.NonNegative = 1e-5
@@ -57,7 +57,9 @@ class Regression(Evaluation):
         f"config.evaluations: {self.name} is of unit cells, and"
         f" data.name={bench.experiment.config.data.name} has none: leave it out"
       )
-    regression.check(self, source.labelled, bench.experiment.mesh)
+    mesh = bench.experiment.mesh
+    regression.check(self, source.labelled, mesh)
+    self.problem(bench.experiment).check_norms(mesh)
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """Errors in percent and their protocol; see `regression.run`."""
@@ -80,10 +82,10 @@ class Regression(Evaluation):
     }
     return figures
 
-  def problem(self, experiment: Any, state: Any) -> regressor.Problem:
-    """What is trained; `state` is not looked at without pre-training."""
+  def problem(self, experiment: Any, state: Any = None) -> regressor.Problem:
+    """What is trained; without a state or pre-training, from random weights."""
     config, encoder = experiment.config, experiment.networks.encoder
-    is_random = not config.epochs and not config.init_from
+    is_random = state is None or not (config.epochs or config.init_from)
     head = encoder_lib.density_head(getattr(encoder, "width", 64))
     return regressor.Problem(
       model=encoder_lib.DensityRegressor(encoder, head),

@@ -92,7 +92,7 @@ def errors_by_labelled(
       shift * np.array(counts),
       means,
       yerr=deviations,
-      label=name,
+      label=drawing.plain(name),
       marker="o",
       capsize=3,
       **drawing.style(names.index(name)),

@@ -16,6 +16,7 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
+from essl_jax.data.checks import check_there
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
@@ -27,7 +28,6 @@ from essl_jax.photonics.regressor import (
   PICTURED,
   Problem,
   Trainer,
-  batch_size,
 )
 from essl_jax.photonics.source import LabelledCells
 
@@ -42,8 +42,7 @@ def run(
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Trains for each number of labelled cells and each repetition.
 
-  The last, incomplete batch of an epoch is dropped; fewer cells than a batch
-  are one batch.
+  The last, incomplete batch of an epoch is dropped.
 
   Args:
     problem: what to train.
@@ -60,8 +59,7 @@ def run(
     labelled cells, [PICTURED, 400].
 
   Raises:
-    UsageError: more labelled cells are asked for than there are, or a batch
-      that the devices cannot divide.
+    UsageError: as `check`.
     FloatingPointError: a training diverges.
   """
   settings, cells = problem.settings, problem.cells
@@ -137,8 +135,8 @@ def check(
     mesh: of the devices that share each batch.
 
   Raises:
-    UsageError: more labelled cells are asked for than there are, or a batch
-      that the devices cannot divide.
+    UsageError: more labelled cells are asked for than there are, a batch is
+      larger, or the devices cannot divide it.
   """
   there = len(cells["train"])
   field = "regression.batch_size"
@@ -149,11 +147,7 @@ def check(
         f"config.regression.labelled asks for {count:,} cells and the split"
         f" train has {there:,}: give at most that many, or generate more"
       )
-    if not batch_size(settings, count, mesh):
-      raise UsageError(
-        f"config.regression.labelled: {count} cells are too few for"
-        f" {mesh.size} devices: use more cells or fewer devices"
-      )
+    check_there(field, settings.batch_size, count, "labelled cells")
 
 
 def _describe(problem: Problem, seed: int) -> dict[str, Any]:

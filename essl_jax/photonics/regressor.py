@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from essl_jax.photonics import density as density_lib
 from essl_jax.photonics.density import NUM_TARGETS
 from essl_jax.photonics.encoder import DensityRegressor
 from essl_jax.photonics.source import LabelledCells
+from essl_jax.training import norms
 
 EMPTY_LATTICE = density_lib.empty_lattice()[:NUM_TARGETS].astype(np.float32)
 """The density of states of free space, [400]."""
@@ -44,6 +46,27 @@ class Problem:
   cells: Mapping[str, LabelledCells]
   settings: Any
   view: augment.View
+
+  def train(self, variables: Any, images: jax.Array) -> tuple[Any, Any]:
+    """Predictions in the mode of training, and the moved statistics."""
+    with norms.checked("give a larger config.regression.batch_size"):
+      return self.model.apply(
+        variables,
+        images,
+        train=True,
+        mutable=[name for name in variables if name != "params"],
+      )
+
+  def check_norms(self, mesh: Mesh) -> None:
+    """Raises UsageError where a batch norm would see a single value."""
+    size = self.settings.batch_size
+    if norms.are_fed(size, mesh):
+      return  # without a trace
+    shape = self.cells["train"].image.shape[1:]
+    images = jax.ShapeDtypeStruct((size, *shape), jnp.float32)
+    init = functools.partial(self.model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
+    norms.check_batch(self.train, variables, images, mesh)
 
   @property
   def optimizer(self) -> optax.GradientTransformation:
@@ -90,7 +113,7 @@ class Trainer:
     return fitting.run(self._fitted, trainings, self._mesh, **options)
 
   def _training(self, count: int, seed: int) -> fitting.Training:
-    size = batch_size(self._problem.settings, count, self._mesh)
+    size = self._problem.settings.batch_size
     epochs: list[tuple[float, float, np.ndarray]] = []
 
     def figures(_: fitting.State) -> tuple[float, ...]:
@@ -152,11 +175,8 @@ class Trainer:
     self, params: Any, statistics: Any, batch: dict[str, jax.Array]
   ) -> tuple[jax.Array, Any]:
     """The squared error on what densities differ by from free space."""
-    predicted, statistics = self._problem.model.apply(
-      {"params": params, **statistics},
-      batch["image"],
-      train=True,
-      mutable=list(statistics),
+    predicted, statistics = self._problem.train(
+      {"params": params, **statistics}, batch["image"]
     )
     return jnp.mean((predicted - batch["target"]) ** 2), statistics
 
@@ -177,17 +197,3 @@ def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:
     parallel.shard_copies(padded[i : i + size], mesh)
     for i in range(0, len(padded), size)
   ]
-
-
-def batch_size(settings: Any, count: int, mesh: Mesh) -> int:
-  """The batch size of the settings, or less where there are fewer cells.
-
-  Args:
-    settings: of the regression.
-    count: number of labelled cells.
-    mesh: of devices; their number divides a batch of fewer cells.
-
-  Returns:
-    Cells in a batch.
-  """
-  return min(settings.batch_size, count - count % mesh.size)

@@ -107,7 +107,7 @@ class Generate:
   kind: Literal["blob", "gpm"] | None = None
   labelled: bounds.Whole = 0
   unlabelled: bounds.Whole = 0
-  seed: bounds.Whole = 0
+  seed: bounds.Seed = 0
 
 
 _UNREAD = ("on_device", "image_size", "resize_size", "labelled_split")

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
   found = [samples.collect(run, options.images, print) for run in runs]
   try:
-    replace_text(out, page.write(runs, found))
+    replace_text(out, page.write(runs, found, print))
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
   print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")

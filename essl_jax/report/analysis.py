@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from essl_jax.evaluation.collapse import effective_rank, unit_length
+from essl_jax.evaluation.collapse import effective_rank
+from essl_jax.evaluation.directions import centred, unit_length
 from essl_jax.evaluation.pictures import principal
 
 _PERPLEXITY = 30.0
@@ -79,9 +80,7 @@ def spectrum(features: np.ndarray) -> tuple[np.ndarray, float]:
   Reference:
     Roy and Vetterli 2007, "The effective rank".
   """
-  centred = features.astype(np.float64) - features.mean(axis=0)
-  values = np.linalg.svd(centred, compute_uv=False)
+  rows = centred(features)
+  values = np.linalg.svd(rows, compute_uv=False)
   values = values[: max(len(features) - 1, 1)]  # centring takes one away
-  if values[0] <= 1e-6 * np.abs(features).max():  # rounding alone
-    return np.zeros_like(values), 0.0
-  return values / values[0], effective_rank(centred)
+  return values / (values[0] or 1), effective_rank(rows)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from essl_jax.evaluation import guard
 from essl_jax.evaluation.evaluation import Curve, Picture, figures_of
 from essl_jax.report import figures
-from essl_jax.report.evaluations import Known
+from essl_jax.report.evaluations import Known, ask
 from essl_jax.report.parts import Section
 from essl_jax.report.runs import Points, Run
 from essl_jax.report.tables import union, words
@@ -23,26 +24,30 @@ _Drawn = tuple[Curve, int | None]
 """And the steps of an epoch, where figures are of whole epochs."""
 
 
-def write(runs: Sequence[Run], known: Known) -> Section:
+def write(runs: Sequence[Run], known: Known, notes: list[str]) -> Section:
   """All numbers of `metrics.jsonl`, one figure each.
 
   Args:
     runs: in this order.
     known: evaluations, which say how their figures are drawn.
+    notes: gets a line for what cannot be shown.
 
   Returns:
     The section.
   """
   names = set().union(*(run.scalars() for run in runs))
-  drawn = [_curves(run, known) for run in runs]
+  drawn = [_curves(run, known, notes) for run in runs]
   ordered = [name for name in union(drawn) if name in names]
   ordered += sorted(names.difference(ordered))
   texts = [] if ordered else ["No run has a training log."]
-  shown = [_figure(name, runs, drawn) for name in ordered]
+  shown = []
+  for name in ordered:
+    make = lambda name=name: [_figure(name, runs, drawn)]
+    shown += ask(notes, f"the curve of {name}", make, [])
   return Section("Training", texts, figures=shown)
 
 
-def _curves(run: Run, known: Known) -> dict[str, _Drawn]:
+def _curves(run: Run, known: Known, notes: list[str]) -> dict[str, _Drawn]:
   """How the figures of a run are drawn."""
   found: dict[str, _Drawn] = {
     name: (curve, None) for name, curve in _OF_TRAINING.items()
@@ -52,7 +57,9 @@ def _curves(run: Run, known: Known) -> dict[str, _Drawn]:
     curve = _OF_TRAINING["embedding_std"]._replace(level=level)
     found["embedding_std"] = curve, None
   for kind in known.values():
-    for name, curve in kind.curves(figures_of(kind, run.results)).items():
+    make = lambda kind=kind: guard.curves(kind, figures_of(kind, run.results))
+    curves = ask(notes, f"{run.name}, curves of {kind.name}", make, {})
+    for name, curve in curves.items():
       found[name] = curve, run.steps_per_epoch(name, kind.section)
   return found
 

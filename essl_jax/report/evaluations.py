@@ -1,10 +1,10 @@
 """The evaluations whose figures runs hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from essl_jax.config.parts import EVALUATION
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Evaluation
 from essl_jax.report.runs import Run
 from essl_jax.report.tables import words
@@ -28,8 +28,9 @@ def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
   }
   missing = []
   for run in runs:
-    for name in run.config.get("evaluations") or ():
-      if name in known:
+    asked = run.config.get("evaluations")
+    for name in asked if isinstance(asked, list) else ():
+      if not isinstance(name, str) or name in known:
         continue
       try:
         known[name] = EVALUATION.find(name)
@@ -38,7 +39,29 @@ def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
   return {x.name: x for x in known.values()}, missing
 
 
+def ask(
+  notes: list[str], what: str, make: Callable[..., Any], instead: Any
+) -> Any:
+  """A part of the page that anybody's code or figures may fail to make.
+
+  Args:
+    notes: gets a line where it fails.
+    what: it is.
+    make: makes it.
+    instead: what stands on the page where it fails.
+
+  Returns:
+    The part.
+  """
+  try:
+    with told(what):
+      return make()
+  except UsageError as error:
+    notes.append(f"left out: {error}")
+    return instead
+
+
 def heading(known: Known, measure: str) -> str:
   """What to call the figures of a key of `results.json`."""
   own = known[measure].heading if measure in known else ""
-  return own or words(measure).capitalize()
+  return str(own or words(measure).capitalize())

@@ -40,7 +40,7 @@ def curves(
     marker = "o" if len(points) <= 30 else None
     axes.plot(
       *zip(*points, strict=True),
-      label=name,
+      label=drawing.plain(name),
       linewidth=1.3,
       marker=marker,
       markersize=3,
@@ -48,9 +48,10 @@ def curves(
     )
   if reference is not None:
     label, height = reference
+    label = drawing.plain(label)
     axes.axhline(height, color="#555555", linewidth=0.8, label=label)
-  axes.set_xlabel(x)
-  axes.set_ylabel(y)
+  axes.set_xlabel(drawing.plain(x))
+  axes.set_ylabel(drawing.plain(y))
   axes.grid(color="#dddddd", linewidth=0.6)
   if is_logarithmic:
     axes.set_yscale("log")
@@ -87,7 +88,7 @@ def embedding(
     axes.scatter(*points.T, s=8, color=drawing.style(0)["color"])
   else:
     dots = axes.scatter(*points.T, s=8, c=values, cmap="viridis")
-    figure.colorbar(dots, ax=axes, label=shade or "class")
+    figure.colorbar(dots, ax=axes, label=drawing.plain(shade or "class"))
   axes.set_xticks([])
   axes.set_yticks([])
   return drawing.to_png(figure)

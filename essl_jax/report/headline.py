@@ -3,27 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from essl_jax.evaluation import guard
 from essl_jax.evaluation.evaluation import figures_of
-from essl_jax.report.evaluations import Known
+from essl_jax.report.evaluations import Known, ask
 from essl_jax.report.parts import Cell, Row, Table
-from essl_jax.report.runs import Run
+from essl_jax.report.runs import Run, is_number, mapping
 from essl_jax.report.tables import ABSENT, show, union, without_arrays, words
 
 Cells = dict[str, Cell]
 """By the row's heading: the figure, and its protocol in a few words."""
 
 
-def table(runs: Sequence[Run], known: Known) -> Table:
+def table(runs: Sequence[Run], known: Known, notes: list[str]) -> Table:
   """The figures of all runs, each with its protocol.
 
   Args:
     runs: one a column.
     known: evaluations, for results that do not say how they are shown.
+    notes: gets a line for what cannot be shown.
 
   Returns:
     The table.
   """
-  columns = [_evaluated(run, known) | _training(run) for run in runs]
+  columns = [_evaluated(run, known, notes) | _training(run) for run in runs]
   rows = [
     Row(name, [column.get(name, Cell(ABSENT)) for column in columns])
     for name in union(columns)
@@ -33,10 +35,10 @@ def table(runs: Sequence[Run], known: Known) -> Table:
   return Table(caption, head, rows)
 
 
-def _evaluated(run: Run, known: Known) -> Cells:
+def _evaluated(run: Run, known: Known, notes: list[str]) -> Cells:
   """The rows of all evaluations, as they are stored where they are."""
-  stored = run.results.get("rows") or {}
-  figures = run.results.get("figures") or {}
+  stored = run.results.get("rows", {})
+  figures = run.results.get("figures", {})
   elsewhere = [x for x in known if figures_of(known[x], run.results)]
   cells: Cells = {}
   for measure in union([stored, figures, elsewhere]):
@@ -44,7 +46,9 @@ def _evaluated(run: Run, known: Known) -> Cells:
       rows = stored[measure]
     elif measure in known:
       # Of a version that stored no rows; they need the figures alone.
-      rows = known[measure]().rows(figures_of(known[measure], run.results))
+      kind = known[measure]
+      make = lambda kind=kind: guard.rows(kind(), figures_of(kind, run.results))
+      rows = ask(notes, f"{run.name}, figures of {measure}", make, [])
     else:
       rows = _others(measure, run.figures(measure))
     cells |= {title: Cell(value, note) for title, value, note in rows}
@@ -58,12 +62,12 @@ def _others(
   return [
     (f"{words(measure).capitalize()}: {words(name)}", show(value), "")
     for name, value in without_arrays(found).items()
-    if isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number(value)
   ]
 
 
 def _training(run: Run) -> Cells:
-  found = run.results.get("training") or {}
+  found = run.results.get("training", {})
   device = run.results.get("environment", {})
   note = f"{device.get('device_count')} × {device.get('device_kind')}"
   cells: Cells = {}
@@ -72,10 +76,10 @@ def _training(run: Run) -> Cells:
     ("encoder_images_per_second", "Training speed, encoder images/s"),
     ("wall_seconds", "Training time, s"),
   ):
-    if found.get(name) is not None:
+    if is_number(found.get(name)):
       cells[title] = Cell(f"{found[name]:,.0f}", note)
-  deviation = (found.get("last_step") or {}).get("embedding_std")
-  if deviation is not None:
+  deviation = mapping(found.get("last_step")).get("embedding_std")
+  if is_number(deviation):
     name = "Standard deviation of embeddings at the last step"
     level = run.spread_out
     note = f"{level:.4g} if spread out, 0 if collapsed" if level else ""

@@ -1,12 +1,13 @@
 """Writes the whole page."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
 
 import jinja2
 
 import essl_jax
+from essl_jax.evaluation import guard
 from essl_jax.evaluation.evaluation import figures_of
 from essl_jax.report import curves, evaluations, headline, sections, tables
 from essl_jax.report.parts import Section
@@ -14,12 +15,17 @@ from essl_jax.report.runs import Run
 from essl_jax.report.samples import Samples
 
 
-def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
+def write(
+  runs: Sequence[Run],
+  found: Sequence[Samples],
+  tell: Callable[[str], None] = lambda line: None,
+) -> str:
   """The page of some runs.
 
   Args:
     runs: at least one.
     found: what `samples.collect` has of each.
+    tell: told what cannot be shown, a line each, which the page says too.
 
   Returns:
     A whole HTML document that needs nothing else.
@@ -29,16 +35,17 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
     title = f"Report of {len(runs)} runs"
   pairs = list(zip(runs, found, strict=True))
   known, missing = evaluations.find(runs)
+  missing += [f"{run.name}: {note}" for run in runs for note in run.notes]
   heading = functools.partial(evaluations.heading, known)
   parts = [
     Section(
       "Results",
       [],
-      [headline.table(runs, known)],
+      [headline.table(runs, known, missing)],
       tables.protocols(runs, heading),
     ),
-    *_pictures(runs, known),
-    curves.write(runs, known),
+    *_pictures(runs, known, missing),
+    curves.write(runs, known, missing),
     sections.views(pairs),
     sections.neighbours(pairs),
     sections.embeddings(pairs),
@@ -54,33 +61,32 @@ def write(runs: Sequence[Run], found: Sequence[Samples]) -> str:
     lstrip_blocks=True,
   )
   templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
-  return templates.get_template("page.html.j2").render(
+  for line in missing:
+    tell(line)
+  written = templates.get_template("page.html.j2").render(
     title=title,
     runs=runs,
-    notes=[*_notes(pairs), *missing],
+    notes=[
+      *(f"{run.name}: {x.missing}" for run, x in pairs if x.missing),
+      *missing,
+    ],
     sections=[part for part in parts if not part.is_empty],
     version=essl_jax.__version__,
   )
+  return written.encode("utf-8", "replace").decode()  # names may be any bytes
 
 
 def _pictures(
-  runs: Sequence[Run], known: evaluations.Known
+  runs: Sequence[Run], known: evaluations.Known, notes: list[str]
 ) -> Iterator[Section]:
   """What evaluations have to show, each under its own heading."""
   for measure, kind in known.items():
     found = {run.name: figures_of(kind, run.results) for run in runs}
     if any(found.values()):
-      shown = kind.pictures(found)
+      make = lambda kind=kind, found=found: guard.pictures(kind, found)
+      shown = evaluations.ask(notes, f"pictures of {measure}", make, [])
       yield Section(
         evaluations.heading(known, measure),
         [x for x in shown if isinstance(x, str)],
         figures=[x for x in shown if not isinstance(x, str)],
       )
-
-
-def _notes(pairs: Sequence[tuple[Run, Samples]]) -> Iterator[str]:
-  """What is not on the page and why, one line a run."""
-  for run, samples in pairs:
-    missing = "; ".join(filter(None, (*run.notes, samples.missing)))
-    if missing:
-      yield f"{run.name}: {missing}"

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
-import math
 import pathlib
-from typing import Any
+from typing import Any, TypeGuard
 
 from essl_jax.config import older
-from essl_jax.errors import UsageError
-from essl_jax.storage.workdir import local_path, read_config
+from essl_jax.errors import UsageError, told
+from essl_jax.evaluation.evaluation import Row
+from essl_jax.storage.workdir import dotted, local_path, read_config
 
 Points = list[tuple[float, float]]
+_LARGEST = 3.4e38  # of float32; pictures of larger ones overflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Run:
 
   def figures(self, measure: str) -> Mapping[str, Any]:
     """What one measure has found; empty where it was not taken."""
-    found = self.results.get("figures", {}).get(measure)
-    return found if isinstance(found, Mapping) else {}
+    return self.results.get("figures", {}).get(measure, {})
 
   def scalars(self) -> set[str]:
     """Names of the numbers in `metrics.jsonl`."""
@@ -48,18 +48,19 @@ class Run:
     return {name for name in names if self.curve(name)} - {"wall_time", "step"}
 
   def curve(self, name: str) -> Points:
-    """Steps and values of a number in `metrics.jsonl`; finite ones only."""
+    """Steps and values of a number in `metrics.jsonl`; see `is_number`."""
     return [
       (line["step"], float(line[name]))
       for line in self.metrics
-      if _is_number(line.get(name)) and _is_number(line.get("step"))
+      if is_number(line.get(name))
     ]
 
   @property
   def spread_out(self) -> float | None:
     """Deviation per dimension of embeddings that fill the sphere."""
-    widths = (self.config.get("projector") or {}).get("widths")
-    return widths[-1] ** -0.5 if widths else None
+    widths = mapping(self.config.get("projector")).get("widths")
+    last = widths[-1] if isinstance(widths, list) and widths else None
+    return last**-0.5 if is_number(last) and last > 0 else None
 
   def steps_per_epoch(self, name: str, section: str) -> int | None:
     """Steps of an epoch, from where a figure was measured.
@@ -72,9 +73,11 @@ class Run:
       None where it is not clear, or not measured by epochs.
     """
     steps = [step for step, _ in self.curve(name) if step > 0]
-    every = (self.config.get(section) or {}).get("every_epochs")
+    every = mapping(self.config.get(section)).get("every_epochs")
     epochs = self.config.get("epochs")
-    if not steps or not epochs or every is None:
+    if not is_number(every) or not is_number(epochs):
+      return None
+    if not steps or epochs <= 0 or every < 0:
       return None
     each, rest = divmod(min(steps), min(every or epochs, epochs))
     is_clear = each > 0 and not rest and max(steps) <= each * epochs
@@ -100,11 +103,12 @@ def read(workdirs: Sequence[str]) -> list[Run]:
     if path in resolved[:i]:
       raise UsageError(f"{paths[i]} is given twice: give each workdir once")
   results = [_results(path) for path in paths]
-  names = _names(resolved)
-  return [
-    Run(name, path, found, *_metrics(path, found["config"].get("epochs") != 0))
-    for name, path, found in zip(names, paths, results, strict=True)
-  ]
+  runs = []
+  for name, path, found in zip(_names(resolved), paths, results, strict=True):
+    known, wrong = _usable(found)
+    metrics, broken = _metrics(path, known["config"].get("epochs") != 0)
+    runs.append(Run(name, path, known, metrics, (*wrong, *broken)))
+  return runs
 
 
 def _results(path: pathlib.Path) -> dict[str, Any]:
@@ -119,16 +123,56 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
     )
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("config", {}) is None:
-      raise ValueError("it is not a JSON object, or its config is null")
-  except (OSError, ValueError) as error:
+    if not isinstance(found, dict):
+      raise ValueError("it is not a JSON object")
+    if not isinstance(found.get("config", {}), dict):
+      raise ValueError("its config is not a JSON object")
+    dotted(found)  # is not nested beyond reason
+  except (OSError, ValueError, RecursionError) as error:
     raise UsageError(
       f"cannot read {file} ({error}): {again} to write a new one"
     ) from error
   if "config" not in found:
     found["config"] = read_config(path)
-  found["config"] = older.upgrade(found["config"])
+  with told(f"cannot read the config in {file}"):
+    found["config"] = older.upgrade(found["config"])
   return found
+
+
+def _usable(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+  """Results without what has not the form that runs write, and what that is."""
+  known, wrong = dict(found), list[str]()
+  inner: dict[str, type] = {"figures": dict, "rows": list, "untrained": object}
+  inner |= {"training": object, "environment": object}
+  for name, kind in inner.items():
+    value = known.pop(name, None)
+    if value is None:
+      continue
+    if not isinstance(value, dict):
+      wrong.append(f"{name} of results.json left out: it is no JSON object")
+      continue
+    known[name] = {
+      key: x
+      for key, x in value.items()
+      if isinstance(x, kind) and (name != "rows" or _are_rows(x))
+    }
+    wrong += [
+      f"{name} of {key} in results.json left out: they have a wrong form"
+      for key in value.keys() - known[name].keys()
+    ]
+  if "step" in known and not is_number(known["step"]):
+    del known["step"]
+    wrong.append("step of results.json left out: it is no number")
+  return known, wrong
+
+
+def _are_rows(found: Any) -> bool:
+  return all(
+    isinstance(row, list)
+    and len(row) == len(Row._fields)
+    and all(isinstance(text, str) for text in row)
+    for row in found
+  )
 
 
 def _metrics(
@@ -145,10 +189,14 @@ def _metrics(
   lines, broken = [], 0
   for line in text.splitlines():
     try:
-      lines.append(dict(json.loads(line)))
-    except (ValueError, TypeError):
+      found = json.loads(line)
+    except (ValueError, RecursionError):
+      found = None
+    if is_number(mapping(found).get("step")):
+      lines.append(found)
+    else:
       broken += 1
-  lines.sort(key=lambda line: line.get("step", 0))
+  lines.sort(key=lambda line: line["step"])
   notes = (f"{broken} broken line(s) of metrics.jsonl left out",)
   return lines, notes if broken else ()
 
@@ -163,6 +211,12 @@ def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     depth += 1
 
 
-def _is_number(value: Any) -> bool:
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_number and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+  """Whether a value of a JSON file is a number that float32 holds."""
+  is_real = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_real and abs(value) <= _LARGEST
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+  """A value of a JSON file where it is an object, else an empty one."""
+  return value if isinstance(value, Mapping) else {}

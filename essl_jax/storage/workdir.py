@@ -15,18 +15,24 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError
+from essl_jax.texts import unfit
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
 
 def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the absolute path; refuses the address of a bucket."""
+  """Returns the absolute path; refuses buckets and names too long."""
   if "://" in str(workdir):
     raise UsageError(
       f"workdir {workdir} is no local path: mount the bucket as a directory "
       "(gcsfuse) and give that directory"
     )
-  return pathlib.Path(workdir).expanduser().absolute()
+  if wrong := unfit(str(workdir)):
+    raise UsageError(f"the path {str(workdir)!r:.200} {wrong}")
+  try:
+    return pathlib.Path(workdir).expanduser().absolute()
+  except RuntimeError as error:  # of a user whom nobody knows
+    raise UsageError(f"the path {workdir}: {error}") from error
 
 
 def check_config(

@@ -11,11 +11,15 @@ import jax.numpy as jnp
 from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.data import Source, arrays
+from essl_jax.data.checks import check_there
+from essl_jax.devices import memory, parallel
 from essl_jax.errors import UsageError, told
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import norms, view_checks
 from essl_jax.training import step as step_lib
-from essl_jax.training import view_checks
 from essl_jax.training import views as views_lib
+
+_MOST_STEPS = 2**31 - 1  # the state's counter is int32
 
 
 def check(experiment: Any) -> None:
@@ -28,13 +32,15 @@ def check(experiment: Any) -> None:
     experiment: `experiment.Experiment`.
 
   Raises:
-    UsageError: in one line; images without the labels that a part needs, a
-      view that images cannot undergo, an encoder whose features are not [N,
-      F], a loss or a metric that is no scalar, a group whose elements are not
-      what labels stand for, or a part that fails on the views.
+    UsageError: in one line; images without the labels that a part needs, or of
+      one class, a view that images cannot undergo, batch norms that would see a
+      single value, an encoder whose features are not [N, F], a loss or a metric
+      that is no scalar, a group whose elements are not what labels stand for,
+      or a part that fails on the views.
   """
   _check_labels(experiment)
   view_checks.check(experiment)
+  _check_norms(experiment)
   networks = experiment.networks
   if not getattr(networks.encoder, "takes_any_size", False):
     _check_encoder(experiment)
@@ -55,7 +61,7 @@ def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
 
   Raises:
     UsageError: images that are streamed cannot take several steps as one
-      program, or there are fewer than a batch.
+      program, there are fewer than a batch, or steps beyond counting.
   """
   is_held = isinstance(source, arrays.ArraySource)
   if (config.steps_per_dispatch or 1) > 1 and not is_held:
@@ -65,13 +71,16 @@ def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
       " --config.data.on_device=True, or leave it out"
     )
   examples = source.num_examples("train")
-  if examples < config.batch_size and config.epochs:
+  if config.epochs:
+    images = f"images of {config.data.name} {config.data.train_split}"
+    check_there("batch_size", config.batch_size, examples, images)
+  steps = max(examples // config.batch_size, 1)
+  if config.epochs * steps > _MOST_STEPS:
     raise UsageError(
-      f"config.batch_size {config.batch_size} is more than the {examples}"
-      f" images of {config.data.name} {config.data.train_split}: give a smaller"
-      " --config.batch_size"
+      f"config.epochs {config.epochs} of {steps} steps are more than the"
+      f" {_MOST_STEPS} steps that a run counts: give fewer"
     )
-  return max(examples // config.batch_size, 1)
+  return steps
 
 
 def _check_labels(experiment: Any) -> None:
@@ -95,6 +104,12 @@ def _check_labels(experiment: Any) -> None:
         f"{type(parts[0]).__name__} needs labels, and the {split} images of"
         f" {config.data.name} have none: leave it out, or set"
         f" config.data.{field} to a labelled split"
+      )
+    if parts and source.num_classes < 2:
+      raise UsageError(
+        f"{type(parts[0]).__name__} tells classes apart, and the images of"
+        f" {config.data.name} have {source.num_classes}: leave it out, or give"
+        " images of two classes or more"
       )
 
 
@@ -151,14 +166,7 @@ def _check_step(experiment: Any) -> None:
     problem, seed=0, requests=requests, channels=channels
   )
   state = _shape_of(where, make)
-  count = 2 * problem.micro_batches
-  batch = {
-    name: jax.ShapeDtypeStruct(
-      (count, view.size, view.size, channels), jnp.float32
-    )
-    for name, view in views_lib.crops(requests).items()
-  }
-  batch["label"] = jax.ShapeDtypeStruct((count,), jnp.int32)
+  batch = _batch(requests, 2 * problem.micro_batches, channels)
   prepare = views_lib.make_views(requests, labels=networks.needs_labels)
   step = step_lib.make_train_step(problem, prepare)
   after, metrics = _shape_of(where, step, state, batch)
@@ -172,6 +180,61 @@ def _check_step(experiment: Any) -> None:
   ]
   if forms[0] != forms[1]:
     raise UsageError(f"{where} changes the form of the state")
+
+
+def _check_norms(experiment: Any) -> None:
+  """Tries the steps of every stage where a device has one image at a time."""
+  config, mesh = experiment.config, experiment.mesh
+  trains = config.mode == "train" and config.epochs > 0
+  if not trains or norms.are_fed(
+    config.batch_size // config.micro_batches, mesh
+  ):
+    return
+  channels = experiment.source.image_shape[2]
+  for views in view_checks.all_views(config):
+    requests = views_lib.union(experiment.parts, views)
+    problem = experiment.problem()
+    make = step_lib.make_create_state(
+      problem, requests=requests, channels=channels
+    )
+    labels = experiment.networks.needs_labels
+    prepare = views_lib.make_views(requests, parallel.AXIS, labels=labels)
+    step = parallel.map_step(step_lib.make_train_step(problem, prepare), mesh)
+    state = jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.uint32))
+    batch = _batch(requests, config.batch_size, channels)
+    with told("the first step"):
+      jax.eval_shape(step, state, batch)
+
+
+def check_memory(experiment: Any) -> None:
+  """Refuses networks that cannot fit into a device, whatever the batch.
+
+  Args:
+    experiment: `experiment.Experiment`.
+
+  Raises:
+    UsageError: the state alone takes more memory than a device has.
+  """
+  leaves = jax.tree.leaves(experiment.state_shapes())
+  needed = sum(x.size * x.dtype.itemsize for x in leaves)
+  there = memory.of_device(experiment.mesh.devices.flat[0])
+  if there is not None and needed > there:
+    raise UsageError(
+      f"the networks with the optimiser's state take {needed / 1e9:,.1f} GB,"
+      f" and a device has {there / 1e9:,.1f} GB: give smaller widths of"
+      " config.encoder and the heads"
+    )
+
+
+def _batch(requests: Any, count: int, channels: int) -> dict[str, Any]:
+  """The shapes of a batch of crops and labels."""
+  batch = {
+    name: jax.ShapeDtypeStruct(
+      (count, view.size, view.size, channels), jnp.float32
+    )
+    for name, view in views_lib.crops(requests).items()
+  }
+  return batch | {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
 
 
 def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:

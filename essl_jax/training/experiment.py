@@ -173,6 +173,10 @@ class Experiment:
     state = self._create(np.uint32(self.config.seed))
     return parallel.replicate(state, self.mesh)
 
+  def state_shapes(self) -> step_lib.TrainState:
+    """The shapes of `create_state`, which need no memory."""
+    return jax.eval_shape(self._create, np.uint32(0))
+
   @functools.cached_property
   def encode(self) -> Callable[[Any, jax.Array], jax.Array]:
     """The frozen encoder of one device's images; see `step.make_encode`."""

@@ -12,10 +12,11 @@ import optax
 from essl_jax.errors import told
 from essl_jax.losses import common
 from essl_jax.methods.method import Outputs
-from essl_jax.training import gradient_cache
+from essl_jax.training import gradient_cache, norms
 from essl_jax.training import networks as networks_lib
 
 _NETWORKS_KEY = 2**31 - 1  # no image of a step has this number
+_MORE_IMAGES = "give a larger config.batch_size or fewer config.micro_batches"
 _COMMON = ("loss", "gradient_norm", "learning_rate")  # metrics of every step
 
 
@@ -70,15 +71,16 @@ class Problem:
       image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
       def run(networks: Any, params: Any, batch_stats: Any) -> tuple[Any, Any]:
-        found, updates = networks.apply(
-          {"params": params, "batch_stats": batch_stats},
-          views.images,
-          views.targets,
-          train=True,
-          mutable=["batch_stats"],
-          rngs={"dropout": image_keys[0]},
-          image_keys=image_keys,
-        )
+        with norms.checked(_MORE_IMAGES):
+          found, updates = networks.apply(
+            {"params": params, "batch_stats": batch_stats},
+            views.images,
+            views.targets,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": image_keys[0]},
+            image_keys=image_keys,
+          )
         return found, updates.get("batch_stats", {})
 
       own, moved = run(self.networks, params, statistics[0])

@@ -167,7 +167,8 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0, help="of the cells")
   parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
   arguments = parser.parse_args()
-  arguments_lib.check_least(arguments, 1, "processes", "turns", "cells")
+  arguments_lib.check_least(arguments, 1, "turns", "cells")
+  arguments_lib.check_least(arguments, 1, "processes", most=1000)
   arguments_lib.check_least(arguments, 0, "seed")
 
   ours, theirs, found = [], [], []

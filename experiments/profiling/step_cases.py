@@ -138,8 +138,7 @@ def check(arguments: argparse.Namespace) -> None:
       raise UsageError(
         f"--examples={examples} must be at least --batch={arguments.batch}"
       )
-  if steps < 1:
-    raise UsageError(f"--steps-per-dispatch must be at least 1; got {steps}")
+  arguments_lib.check_least(arguments, 1, "steps_per_dispatch")
   if steps > 1 and not has_input:
     raise UsageError(
       f"--steps-per-dispatch={steps} wants images held on the device: add"

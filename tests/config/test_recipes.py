@@ -4,10 +4,12 @@ import ast
 import contextlib
 import dataclasses
 import pathlib
+import re
 import runpy
 import sys
 
 import data_helpers
+import folder_helpers
 import numpy as np
 import pytest
 
@@ -154,7 +156,10 @@ def test_unlabelled_images_have_labelled_ones_beside_them(
     "train_split": "train[:40]",
     "labelled_split": "train[40:]",
   }
-  experiment = experiment_lib.build(tiny_config("simsiam", data=settings))
+  probe = {"batch_size": 24}
+  experiment = experiment_lib.build(
+    tiny_config("simsiam", data=settings, probe=probe)
+  )
   assert experiment.source.num_examples("train") == 40
   bench = bench_lib.make(experiment)
   _, bank = bench.features(experiment.create_state(), "train")
@@ -211,3 +216,37 @@ def test_modules_beside_a_recipe_come_first(tmp_path, monkeypatch):
   monkeypatch.delitem(sys.modules, "which_folder", raising=False)
   assert flags.read_recipe(str(beside / "recipe.py"))["epochs"] == 7
   del sys.modules["which_folder"]
+
+
+@pytest.mark.parametrize(
+  ("recipe", "more"),
+  [
+    ("cifar_simclr.py", ""),
+    ("cifar_barlow_twins.py", ""),
+    ("cifar_fast.py", "--config.views.resolution=()"),
+    (
+      "stl10_simclr.py",
+      "--config.data.train_split=train --config.data.labelled_split=None",
+    ),
+  ],
+)
+def test_a_folder_takes_the_flags_that_the_docs_give(recipe, more, tmp_path):
+  """Of docs/images.md, for recipes whose own images have one size."""
+  root = pathlib.Path(__file__).parents[2]
+  text = (root / "docs" / "images.md").read_text(encoding="utf-8")
+  (block,) = re.findall(r"configs/cifar_simclr.py((?: \\\n.*|.)*)\n\n", text)
+  plain = " ".join(text.split())
+  assert (
+    more in plain
+    and f"`{recipe}`" in plain
+    or recipe.startswith(("cifar_s", "cifar_b", "stl10"))
+  )
+  made = str(folder_helpers.write_folder(tmp_path))
+  words = block.replace("\\\n", " ").replace("DIR", made).split()
+  few = ["--config.batch_size=16", "--config.knn.k=5"]
+  few += ["--config.probe.batch_size=16", "--config.encoder.blocks=(1,)"]
+  path = str(root / "configs" / recipe)
+  config = flags.load(path, [*words, *more.split(), *few])
+  assert config.probe.resize_size is None
+  bench = bench_lib.make(experiment_lib.build(config))
+  assert bench.experiment.labelled.image_shape == (32, 32, 3)

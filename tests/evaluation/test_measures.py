@@ -214,11 +214,14 @@ def test_each_prediction_is_shown_by_its_name():
 
 def test_groups_that_cannot_act_are_refused_at_once(make, tiny_config):
   odd = np.zeros((5, 7, 7, 3), np.uint8)
-  source = ArraySource(odd, np.zeros(5, int), odd, np.zeros(5, int))
+  classes = np.arange(5) % 2
+  source = ArraySource(odd, classes, odd, classes)
   config = tiny_config(
     batch_size=4,
     views=dict.fromkeys(("first", "second", "third"), {"size": 7}),
     measures={"groups": ("half_translation",)},
+    knn={"k": 5},
+    probe={"protocol": "none"},
   )
   mesh = parallel.make_mesh(jax.devices()[:1])
   experiment = experiment_lib.build(config, source, mesh)

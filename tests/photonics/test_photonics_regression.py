@@ -17,7 +17,14 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation.saved import Saved
-from essl_jax.photonics import density, evaluation, regression, regressor
+from essl_jax.models import resnet
+from essl_jax.photonics import (
+  density,
+  encoder,
+  evaluation,
+  regression,
+  regressor,
+)
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training import experiment as experiment_lib
 
@@ -220,7 +227,7 @@ def test_pretrained_weights_are_begun_with():
   [
     ({"labelled": (8, 25)}, "labelled asks for 25 cells .* train has 24"),
     ({"batch_size": 7}, "regression.batch_size 7 is not divisible by the 2"),
-    ({"labelled": (1,)}, "1 cells are too few for 2 devices"),
+    ({"labelled": (4,)}, "batch_size 8 is more than the 4 labelled cells"),
   ],
 )
 def test_wrong_numbers_are_named_before_pretraining(changes, expected):
@@ -232,6 +239,21 @@ def test_wrong_numbers_are_named_before_pretraining(changes, expected):
   config = dataclasses.replace(build(2).config, regression=settings)
   with pytest.raises(UsageError, match=expected):
     bench_lib.make(experiment_lib.build(config, SOURCE, mesh))
+
+
+def test_a_norm_that_sees_one_value_of_a_cell_is_refused():
+  """Before pre-training; the network of unit cells has pixels to count."""
+  made, mesh = problem(), build().mesh
+  settings = dataclasses.replace(made.settings, batch_size=1)
+  made = dataclasses.replace(made, settings=settings)
+  made.check_norms(mesh)
+  small = resnet.ResNet(width=2, blocks=(1, 1, 1, 1))  # leaves one pixel
+  model = encoder.DensityRegressor(small, encoder.density_head(2))
+  made = dataclasses.replace(made, model=model, encoder=None)
+  with pytest.raises(UsageError, match="layer4_0/.*regression.batch_size"):
+    made.check_norms(mesh)
+  with pytest.raises(UsageError, match="layer4_0/.*regression.batch_size"):
+    fit(made, mesh, (8, 0))
 
 
 def test_no_step_is_taken_with_wrong_numbers(opened, tmp_path):

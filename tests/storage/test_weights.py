@@ -49,7 +49,10 @@ def make_config(tiny_config, data_file):
   def make(*, encoder=None, **fields):
     own = {"method": "simsiam", "data": {"name": str(data_file)}}
     whole = {"blocks": None}  # exports are of whole ResNets
-    return tiny_config(**(own | fields), encoder=whole | (encoder or {}))
+    probe = {"batch_size": 32} | fields.pop("probe", {})
+    return tiny_config(
+      **(own | fields), encoder=whole | (encoder or {}), probe=probe
+    )
 
   return make
 

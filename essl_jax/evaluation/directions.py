@@ -1,0 +1,54 @@
+"""Directions and deviations of features, where rounding counts for nothing."""
+
+import numpy as np
+
+_SHORTEST = 1e-6  # of the longest row; shorter ones are rounded zeros
+_LEAST_DEVIATION = 1e-3  # of the length; bfloat16 rounds by a few of them
+
+
+def unit_length(embeddings: np.ndarray) -> np.ndarray:
+  """Rows at length one, float64.
+
+  Args:
+    embeddings: [..., D].
+
+  Returns:
+    The same rows; zeros, and rows too short to have a direction, become zeros.
+  """
+  rows = np.asarray(embeddings, np.float64)
+  norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+  least = max(1e-12, _SHORTEST * norms.max(initial=0))
+  return np.where(norms > least, rows / np.maximum(norms, least), 0)
+
+
+def cosines_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Cosines of rows from `unit_length`, [N, D] and [M, D]; 1 beside zeros.
+
+  A row of zeros has no direction: as of two that have collapsed.
+  """
+  is_zero = [~x.any(axis=-1) for x in (first, second)]
+  return np.where(np.logical_or.outer(*is_zero), 1, first @ second.T)
+
+
+def centred(features: np.ndarray) -> np.ndarray:
+  """Minus their mean; zeros where they vary by rounding alone.
+
+  Args:
+    features: [N, D].
+
+  Returns:
+    [N, D], float64. Dimensions that vary by less than a millionth of their
+    size, as float32 rounds, are zero; all are, where their deviation is less
+    than a thousandth of their length, as bfloat16 rounds.
+  """
+  rows = np.asarray(features, np.float64)
+  varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
+  moved = np.where(varies, rows - rows.mean(axis=0), 0)
+  return moved if vary(rows) else np.zeros_like(moved)
+
+
+def vary(features: np.ndarray) -> bool:
+  """Whether features [N, D] vary by more than rounding; see `centred`."""
+  rows = np.asarray(features, np.float64)
+  deviations = ((rows - rows.mean(axis=0)) ** 2).sum()
+  return bool(deviations > _LEAST_DEVIATION**2 * (rows**2).sum())

@@ -1,0 +1,103 @@
+"""Values that no field can mean are refused, whichever field has them.
+
+Right is one line that names the field, or a config that works; the whole of it
+is tried in `tests/faults/test_fuzz_config.py`, a part of it here.
+"""
+
+import fuzz_helpers
+from fuzz_helpers import STARTS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+import pytest
+
+from essl_jax import config as config_lib
+from essl_jax.config import flags
+
+pytestmark = pytest.mark.quick
+
+NONSENSE = ("inf", "nan", "1e308", "-1", "1000000000000")
+FIELDS = {
+  name: (start, value)
+  for start in STARTS
+  for name, field, value in fuzz_helpers.walk(start)
+  if fuzz_helpers.is_numeric(field.hint)
+}
+FEW = settings(
+  max_examples=30,
+  derandomize=True,
+  database=None,
+  deadline=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+
+def _spelled(value, nonsense):
+  """A field's value with a number of it replaced, as a flag spells it."""
+  if not isinstance(value, tuple):
+    return nonsense
+  rest = [str(x) for x in value[1:]]
+  return f"({', '.join([nonsense, *rest])},)"
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_no_numeric_field_takes_nonsense(nonsense):
+  """By flag; fields are walked, so that a new one is tried too."""
+  assert len(FIELDS) > 80
+  accepted = set()
+  for name, (start, value) in FIELDS.items():
+    text = _spelled(value, nonsense)
+    found = fuzz_helpers.try_flags(*start, f"--config.{name}={text}")
+    if isinstance(found, str):
+      assert name.rpartition(".")[2] in found or "config.encoder" in found, (
+        found
+      )
+    else:
+      accepted.add(name.rpartition(".")[2])
+  # A mean may be negative.
+  assert accepted == ({"mean"} if nonsense == "-1" else set())
+
+
+@FEW
+@given(st.data())
+def test_any_flag_is_told_or_works(data):
+  start = data.draw(st.sampled_from(STARTS))
+  name = data.draw(st.sampled_from([x for x, *_ in fuzz_helpers.walk(start)]))
+  text = data.draw(fuzz_helpers.TEXTS)
+  fuzz_helpers.try_flags(*start, f"--config.{name}={text}")
+
+
+@FEW
+@given(st.data())
+def test_any_value_of_a_recipe_is_told_or_works(data):
+  start = data.draw(st.sampled_from(STARTS))
+  names = [x for x, *_ in fuzz_helpers.walk(start)]
+  groups = {x.partition(".")[0] for x in names}
+  name = data.draw(st.sampled_from(sorted({*names, *groups})))
+  fuzz_helpers.try_values(start, name, data.draw(fuzz_helpers.PLAIN))
+
+
+def test_every_optional_field_can_be_unset_by_a_flag():
+  """`None` unsets what may be unset, and is a text or a choice elsewhere."""
+  unset = 0
+  for start in STARTS:
+    values = flags.raw(start[0], start[1:])
+    kind = config_lib.schema(values)
+    for name, field, _ in fuzz_helpers.walk(start):
+      if not fuzz_helpers.is_optional(field.hint):
+        continue
+      found = flags.raw(start[0], (*start[1:], f"--config.{name}=None"))
+      for group in name.split("."):
+        found = found[group]
+      assert found is None, name
+      unset += 1
+  assert unset > 20 and kind is not None
+
+
+def test_none_stays_a_choice_and_a_text():
+  quick = str(fuzz_helpers.CONFIGS / "quickstart.py")
+  found = flags.load(quick, ["--config.probe.protocol=none"])
+  assert found.probe.protocol == "none"
+  found = flags.load(quick, ["--config.data.train_split=None"])
+  assert found.data.train_split == "None"
+  found = flags.load(quick, ["--config.data.dir='None'"])
+  assert found.data.dir == "None"

@@ -1,0 +1,154 @@
+"""Pages of files and evaluations that anybody may have changed.
+
+Whatever `results.json` and `metrics.jsonl` hold, and whatever an evaluation of
+one's own raises, the page is written: what cannot be shown is left out, and a
+line of the page says so.
+"""
+
+import json
+import sys
+
+import pytest
+from report_helpers import Page, report
+
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import drawing
+
+MODULE = '''
+from essl_jax.evaluation.evaluation import Evaluation
+
+
+class Failing(Evaluation):
+  """Of which only the figures are right."""
+
+  def run(self, bench, state):
+    return {"score": 1.0}
+
+  def rows(self, figures):
+    return figures["absent"]
+
+  @classmethod
+  def curves(cls, figures):
+    raise RuntimeError("no\\ncurves")
+
+  @classmethod
+  def pictures(cls, figures):
+    return [1 / 0]
+'''
+STRANGE = (None, 3, "text", [1, "a", {}], {"a": [{"b": "c"}]}, 1e308, -1e308)
+STRANGE += (float("nan"), float("inf"), 10**400, True, "\ud800 $x_$ <b>")
+
+
+def _write(workdir, results, lines=()):
+  workdir.mkdir(exist_ok=True)
+  (workdir / "results.json").write_text(json.dumps(results))
+  text = "\n".join(json.dumps(line) for line in lines)
+  (workdir / "metrics.jsonl").write_text(text)
+  return workdir
+
+
+def _page(*workdirs):
+  report(*workdirs, "--images=0")
+  return Page((workdirs[0] / "report.html").read_text())
+
+
+FIGURES = {
+  "knn": {"knn_top1": 1.0},
+  "linear_probe": {"linear_top1": 2.0},
+  "transformation": {"transformation_accuracy": 3.0, "per_element": [1.0]},
+  "collapse": {"effective_rank": 1.0, "images": 3},
+  "symmetry": {"rotation": {"cosine": 1.0}},
+  "regression": {"by_labelled": {"8": {"dos_error": 1.0}}},
+  "of_nobody": {"score": 1.0},
+}
+RESULTS = {
+  "step": 3,
+  "config": {"epochs": 1, "knn": {"every_epochs": 1}, "evaluations": ["knn"]},
+  "figures": FIGURES,
+  "rows": {"knn": [["kNN", "1%", ""]]},
+  "untrained": {"knn_top1": 1.0},
+  "finetune": {"1%": {"finetune_top1": 1.0}},
+  "training": {"wall_seconds": 1.0, "last_step": {"embedding_std": 0.1}},
+  "environment": {"device_count": 1},
+}
+
+
+def _places(tree, path=()):
+  for key, value in tree.items():
+    yield (*path, key)
+    if isinstance(value, dict):
+      yield from _places(value, (*path, key))
+
+
+def test_results_of_wrong_types_cost_no_page(tmp_path):
+  """Each value in turn is of another kind, each in a run of its own."""
+  workdirs = []
+  for number, (*path, last) in enumerate(_places(RESULTS)):
+    found = json.loads(json.dumps(RESULTS))
+    holder = found
+    for key in path:
+      holder = holder[key]
+    holder[last] = STRANGE[number % len(STRANGE)]
+    if isinstance(found["config"], dict):
+      workdirs.append(_write(tmp_path / f"{number}", found))
+  page = _page(*workdirs)
+  assert {"Results", "Config", "Environment"} <= set(page.headings)
+  assert "results.json left out: it is no JSON object" in page.text
+  assert "in results.json left out: they have a wrong form" in page.text
+
+
+@pytest.mark.parametrize("config", [None, [], "x", {"model": 3}])
+def test_a_config_of_the_wrong_type_is_one_line(config, tmp_path):
+  _write(tmp_path / "run", {"config": config})
+  with pytest.raises(UsageError, match="results.json") as error:
+    report(tmp_path / "run")
+  assert "\n" not in str(error.value)
+
+
+def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
+  """Steps that are no numbers, and numbers that no picture can show."""
+  lines = [{"step": x, "loss": 1.0} for x in STRANGE]
+  lines += [{"step": 2, "loss": x, "a$b$": 1.0} for x in STRANGE]
+  lines += [[1], "x", None, {"loss": 1.0}, {"step": 4, "loss": 2.5}]
+  page = _page(_write(tmp_path / "run", RESULTS, lines))
+  wrong = sum(x["step"] != 3 for x in lines[: len(STRANGE)]) + 4
+  assert f"{wrong} broken line(s) of metrics.jsonl left out" in page.text
+  (curve,) = (x for x in page.all("img") if x["alt"].startswith("Total loss"))
+  assert "3 at step 2, 2.5 at step 4" in curve["alt"]
+  assert "broken line(s)" in capsys.readouterr().out
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+  """Neither formulas of matplotlib nor markup, in names of runs and curves."""
+  lines = [{"step": x, r"loss_$\frac$<b>": x} for x in (1, 2)]
+  names = (r"$\frac{$", "_under<i>&", "a$b$", "\u3000 \N{SNOWMAN}")
+  workdirs = [_write(tmp_path / x, RESULTS, lines) for x in names]
+  page = _page(*workdirs)
+  text = (workdirs[0] / "report.html").read_text()
+  assert "<b>" not in text and "<i>" not in text
+  assert "_under<i>&" in page.text and r"$\frac{$" in page.text
+  assert any(r"$\frac$<b> loss" in x["alt"] for x in page.all("img"))
+  assert "left out" not in page.text
+  # What is drawn is the name, and no empty place in the legend.
+  assert drawing.plain("_a $b$") == r" _a \$b\$"
+
+
+def test_an_evaluation_that_fails_costs_its_part_alone(
+  tmp_path, monkeypatch, capsys
+):
+  (tmp_path / "failing.py").write_text(MODULE)
+  monkeypatch.syspath_prepend(tmp_path)
+  config = RESULTS["config"] | {"evaluations": ["knn", "failing:Failing"]}
+  results = RESULTS | {"config": config, "rows": {}}
+  results |= {"figures": FIGURES | {"failing": {"score": 12.5}}}
+  page = _page(_write(tmp_path / "run", results))
+  sys.modules.pop("failing")
+  said = capsys.readouterr().out
+  for line in (
+    "left out: config.evaluations=failing:Failing, rows: KeyError: 'absent'",
+    "left out: run, curves of failing: RuntimeError: no",
+    "left out: pictures of failing: ZeroDivisionError: division by zero",
+  ):
+    assert line in page.text
+    assert line in said
+  assert "1.00%" in page.text and "12.5" in page.text
