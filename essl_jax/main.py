@@ -10,13 +10,12 @@ from typing import Any
 from absl import app, flags, logging
 import jax
 
-from essl_jax import command_line, process_flags
+from essl_jax import command_line, errors, process_flags
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
-from essl_jax.devices import cpu, processes
-from essl_jax.errors import UsageError
-from essl_jax.storage import environment
+from essl_jax.devices import cpu, parallel, processes
+from essl_jax.storage import environment, preemption
 from essl_jax.storage import workdir as workdir_lib
 
 for module in (command_line, process_flags):  # --help shows them
@@ -35,6 +34,7 @@ def _main(arguments: Sequence[str]) -> int:
     command_line.WORKDIR.value or command_line.default_workdir()
   )
   process_flags.join()
+  parallel.all_devices()
   if jax.process_count() > 1:
     if not flags.FLAGS["verbosity"].present and jax.process_index() > 0:
       logging.set_verbosity(logging.ERROR)
@@ -54,30 +54,24 @@ def _facts(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
-  try:
-    app.run(_main, flags_parser=command_line.parse)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    processes.end(2)
-  except FloatingPointError as error:
-    print(f"error: {error}", file=sys.stderr)
-    processes.end(1)
-  except KeyboardInterrupt:
-    print(
-      "stopped by Ctrl-C: the same command goes on from the last checkpoint,"
-      " or begins again without one",
-      file=sys.stderr,
-    )
-    processes.end(130)
-  except Exception as error:
-    if not jax.distributed.is_initialized():
-      raise
-    if loss := processes.describe_loss(error):
-      print(f"error: {loss}", file=sys.stderr)
-    else:
-      traceback.print_exc()
-    processes.end(1, with_others=False)
+  """Runs the program; what fails it is told in one line, bugs apart."""
+  with preemption.ended_by_signals():
+    try:
+      app.run(_main, flags_parser=command_line.parse)
+    except KeyboardInterrupt:
+      print(preemption.farewell("Ctrl-C"), file=sys.stderr)
+      processes.end(130)
+    except Exception as error:
+      if loss := processes.describe_loss(error):
+        print(f"error: {loss}", file=sys.stderr)
+        processes.end(1, with_others=False)
+      told = errors.line_and_code(error)
+      if told is None:
+        traceback.print_exc()
+        processes.end(1, with_others=False)
+      line, code = told
+      print(f"error: {line}", file=sys.stderr)
+      processes.end(code, with_others=not errors.describe_trouble(error))
 
 
 if __name__ == "__main__":

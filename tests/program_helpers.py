@@ -58,6 +58,7 @@ def refusal(monkeypatch, capsys, *arguments):
   monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
   # It is of a whole process, and this one goes on.
   monkeypatch.setattr(main.cpu, "tune", lambda: None)
+  monkeypatch.setattr(main.processes, "end", lambda code, **_: sys.exit(code))
   capsys.readouterr()
   with pytest.raises(SystemExit) as end:
     main.run()
