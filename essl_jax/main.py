@@ -14,8 +14,8 @@ from essl_jax import command_line, errors, process_flags
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
-from essl_jax.devices import cpu, parallel, processes
-from essl_jax.storage import environment, preemption
+from essl_jax.devices import cpu, parallel, processes, signals
+from essl_jax.storage import environment
 from essl_jax.storage import workdir as workdir_lib
 
 for module in (command_line, process_flags):  # --help shows them
@@ -55,11 +55,11 @@ def _facts(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 def run() -> None:
   """Runs the program; what fails it is told in one line, bugs apart."""
-  with preemption.ended_by_signals():
+  with signals.ended_by_signals():
     try:
       app.run(_main, flags_parser=command_line.parse)
     except KeyboardInterrupt:
-      print(preemption.farewell("Ctrl-C"), file=sys.stderr)
+      print(signals.farewell("Ctrl-C"), file=sys.stderr)
       processes.end(130)
     except Exception as error:
       if loss := processes.describe_loss(error):
