@@ -53,8 +53,8 @@ def command(config_file, workdir, *flags, program=("-m", "essl_jax.main")):
   ]
 
 
-def refusal(monkeypatch, capsys, *arguments):
-  """What a start in this process says that refuses its input with code 2."""
+def refusal(monkeypatch, capsys, *arguments, code=2):
+  """What a start in this process says that ends with a code, of wrong input."""
   monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
   # It is of a whole process, and this one goes on.
   monkeypatch.setattr(main.cpu, "tune", lambda: None)
@@ -62,7 +62,7 @@ def refusal(monkeypatch, capsys, *arguments):
   capsys.readouterr()
   with pytest.raises(SystemExit) as end:
     main.run()
-  assert end.value.code == 2
+  assert end.value.code == code
   return capsys.readouterr().err
 
 

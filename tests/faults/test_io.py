@@ -97,7 +97,7 @@ def case(calls, pattern="*", *, at, error, action=injection.FAIL):
 @pytest.mark.parametrize(
   "words",
   [
-    case(["write"], "metrics.jsonl", at=4, error=errno.EIO),
+    case(["write"], "tensorboard/*", at=1, error=errno.EIO),
     case(["rename"], "checkpoints/*", at=9, error=errno.EACCES),
     case(
       injection.CHANGING, at=200, error=errno.ENOSPC, action=injection.FAIL_FROM
