@@ -1,5 +1,13 @@
 """Command line: `python -m essl_jax.main --config=configs/quickstart.py`."""
 
+import signal
+
+_INTERRUPTS = __name__ == "__main__" and (
+  signal.getsignal(signal.SIGINT) is signal.default_int_handler
+)
+if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Sequence
 import os
 import pathlib
@@ -75,4 +83,10 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  run()
+  if _INTERRUPTS:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    run()
+  finally:
+    if _INTERRUPTS:  # while Python ends
+      signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -110,3 +110,19 @@ def test_one_sigterm_and_what_ends_in_time_are_left_alone():
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=10)
   assert (process.returncode, printed, errors) == (7, "noted\n", "")
+
+
+def test_ctrl_c_while_the_program_is_imported_leaves_no_trace(tmp_path):
+  """JAX takes seconds; a module that it imports first interrupts here."""
+  (tmp_path / "absl").mkdir()
+  interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+  (tmp_path / "absl" / "__init__.py").write_text(interrupt)
+  path = os.pathsep.join([str(tmp_path), str(ROOT)])
+  done = subprocess.run(
+    [sys.executable, "-m", "essl_jax.main"],
+    env=os.environ | {"PYTHONPATH": path},
+    capture_output=True,
+    timeout=60,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
