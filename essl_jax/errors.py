@@ -12,8 +12,8 @@ _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
 _LIMIT = "raise the limit of open files (ulimit -n)"
 _MEMORY = (
-  "not enough memory: give the run more, or ask for less, as with a smaller"
-  " batch_size or more micro_batches"
+  "not enough memory or threads: give the run more, or ask for less, as with a"
+  " smaller batch_size or more micro_batches"
 )
 # What no input can be blamed for, and what to do about it.
 _TROUBLES = {
@@ -26,10 +26,13 @@ _TROUBLES = {
   errno.ENXIO: _DISK,
   errno.EMFILE: _LIMIT,
   errno.ENFILE: _LIMIT,
+  errno.EPIPE: "keep the program that reads the output",
 }
 # As XLA, CUDA, TensorFlow and C++ say it.
 _OUT_OF_MEMORY = re.compile(
-  r"RESOURCE_EXHAUSTED|out.of.memory|\bOOM\b|bad_alloc", re.IGNORECASE
+  r"RESOURCE_EXHAUSTED|out.of.memory|\bOOM\b|bad_alloc"
+  "|cannot allocate memory|can't start new thread",
+  re.IGNORECASE,
 )
 # TensorStore's errors, under Orbax, carry those of the system in their text.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")

@@ -11,7 +11,6 @@ if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
 from collections.abc import Sequence
 import os
 import pathlib
-import sys
 import traceback
 from typing import Any
 
@@ -67,19 +66,17 @@ def run() -> None:
     try:
       app.run(_main, flags_parser=command_line.parse)
     except KeyboardInterrupt:
-      print(signals.farewell("Ctrl-C"), file=sys.stderr)
-      processes.end(130)
+      processes.end(130, signals.farewell("Ctrl-C"))
     except Exception as error:
       if loss := processes.describe_loss(error):
-        print(f"error: {loss}", file=sys.stderr)
-        processes.end(1, with_others=False)
+        processes.end(1, f"error: {loss}", with_others=False)
       told = errors.line_and_code(error)
       if told is None:
-        traceback.print_exc()
-        processes.end(1, with_others=False)
+        bug = traceback.format_exc().rstrip()
+        processes.end(1, bug, with_others=False)
       line, code = told
-      print(f"error: {line}", file=sys.stderr)
-      processes.end(code, with_others=not errors.describe_trouble(error))
+      is_alone = bool(errors.describe_trouble(error))
+      processes.end(code, f"error: {line}", with_others=not is_alone)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def raised(error, cause=None):
       ValueError(OF_ORBAX),
       "/runs/a/checkpoints/1/state: No space left on device: make room",
     ),
+    (RuntimeError("can't start new thread"), "threads"),
+    (ImportError("/a.so: Cannot allocate memory"), "not enough memory"),
     (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "not enough"),
     (FloatingPointError("not finite at step 3"), "not finite at step 3"),
   ],

@@ -233,7 +233,7 @@ def describe_loss(error: Exception) -> str:
   )
 
 
-def end(code: int, *, with_others: bool = True) -> NoReturn:
+def end(code: int, line: str, *, with_others: bool = True) -> NoReturn:
   """Ends the program at once, whatever its threads and other processes do.
 
   Python's own end waits for threads, of which Orbax leaves some for minutes
@@ -241,12 +241,14 @@ def end(code: int, *, with_others: bool = True) -> NoReturn:
 
   Args:
     code: the exit status.
+    line: printed to stderr.
     with_others: waits some seconds for the others to end as well, so that
       each can say why.
   """
-  for stream in sys.stdout, sys.stderr:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-      stream.flush()
+  with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+    sys.stdout.flush()
+  with contextlib.suppress(OSError, ValueError):
+    print(line, file=sys.stderr, flush=True)
   if with_others and jax.distributed.is_initialized():
     with _at_most(_FAREWELL_SECONDS, code):
       jax.distributed.shutdown()

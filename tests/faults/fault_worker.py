@@ -23,6 +23,7 @@ import injection
 import jax
 from matplotlib import figure
 import numpy as np
+import program_helpers
 
 from essl_jax import main
 from essl_jax.devices import processes
@@ -242,8 +243,8 @@ def main_loop(folder: pathlib.Path) -> None:
   tell(code=code, output=output, calls=control.logged())
   for number, line in enumerate(sys.stdin):
     case, workdir = json.loads(line), folder / f"case{number}"
-    if case == "kill":
-      for path in photographed(control, recipe, workdir):
+    if "kill" in case:
+      for path in photographed(control, recipe, workdir)[:: case["kill"]]:
         wrong = recovers(recipe, path, expected)
         tell(photograph=path.name, wrong=[wrong] if wrong else [])
       tell(end=True)
@@ -257,6 +258,6 @@ def main_loop(folder: pathlib.Path) -> None:
 
 if __name__ == "__main__":
   pictures.write_summary = small_picture
-  processes.end = lambda code, **_: sys.exit(code)
+  processes.end = program_helpers.end_this_start
   experiment.build = functools.cache(experiment.build)
   main_loop(pathlib.Path(sys.argv[1]))
