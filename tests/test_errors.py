@@ -47,7 +47,7 @@ def raised(error, cause=None):
       jax.errors.JaxRuntimeError(
         "RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\nBuffers:"
       ),
-      "not enough memory: give the run more",
+      "Out of memory allocating 99 bytes)",
     ),
     (
       ValueError(OF_ORBAX),
