@@ -173,8 +173,10 @@ def pretrain(
           )
           return False
 
-      if start >= total:
-        return True  # no batches are prepared for a finished run
+      if start >= total:  # no batches are prepared for a finished run
+        if jax.process_index() == 0 and not starts.reach(workdir, total):
+          starts.record(workdir, clock.record(total))
+        return True
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       per_epoch, step = experiment.steps_per_epoch, start

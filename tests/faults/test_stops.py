@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import shutil
 import signal
 
 import fault_worker
@@ -73,6 +74,16 @@ def test_figures_and_choice_do_not_depend_on_a_stop(
   assert f"stopped by SIGTERM {says}" in capsys.readouterr().out
   with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as found:
     assert found.choose("best") == 4 != found.choose("latest")
+
+
+def test_a_last_save_without_its_record_counts_as_training(program, tmp_path):
+  """As after a full disk, or a kill, between the two."""
+  start, expected = program
+  workdir = shutil.copytree(expected, tmp_path / "run")
+  for name in ("results.json", "starts.json"):
+    (workdir / name).unlink()
+  start(workdir)
+  assert fault_worker.differences(workdir, expected) == ""
 
 
 @pytest.mark.faults
