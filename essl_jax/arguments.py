@@ -6,28 +6,34 @@ import functools
 import sys
 from typing import NoReturn, ParamSpec
 
+from essl_jax import errors
 from essl_jax.errors import UsageError
 
 _P = ParamSpec("_P")
 
 
 def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
-  """Lets a program end wrong input with one line, as `main` does.
+  """Lets a program end wrong input and trouble with one line, as `main` does.
 
   Args:
-    main: returns the exit code, or raises UsageError.
+    main: returns the exit code, or raises.
 
   Returns:
-    The same function, which prints the error and returns 2 in its place.
+    The same function, which prints the line and returns the exit code of
+    `errors.line_and_code`; what is a bug passes.
   """
 
   @functools.wraps(main)
   def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
     try:
       return main(*args, **kwargs)
-    except UsageError as error:
-      print(f"error: {error}", file=sys.stderr)
-      return 2
+    except Exception as error:
+      told = errors.line_and_code(error)
+      if told is None:
+        raise
+      line, code = told
+      print(f"error: {line}", file=sys.stderr)
+      return code
 
   return run
 

@@ -1,9 +1,42 @@
-"""The exception for wrong input, and user's code that fails."""
+"""Wrong input, trouble of the machine, and how a program tells of both."""
 
 from collections.abc import Iterator
 import contextlib
+import errno
+import os
+import re
 
 from essl_jax.texts import first_line
+
+_ROOM = "make room on the disk, or raise the quota"
+_DISK = "see to the disk"
+_LIMIT = "raise the limit of open files (ulimit -n)"
+_MEMORY = (
+  "not enough memory or threads: give the run more, or ask for less, as with a"
+  " smaller batch_size or more micro_batches"
+)
+# What no input can be blamed for, and what to do about it.
+_TROUBLES = {
+  errno.ENOSPC: _ROOM,
+  errno.EDQUOT: _ROOM,
+  errno.EIO: _DISK,
+  errno.EROFS: _DISK,
+  errno.ESTALE: _DISK,
+  errno.ENODEV: _DISK,
+  errno.ENXIO: _DISK,
+  errno.EMFILE: _LIMIT,
+  errno.ENFILE: _LIMIT,
+  errno.EPIPE: "keep the program that reads the output",
+}
+# As XLA, CUDA, TensorFlow and C++ say it.
+_OUT_OF_MEMORY = re.compile(
+  r"RESOURCE_EXHAUSTED|out.of.memory|\bOOM\b|bad_alloc"
+  "|cannot allocate memory|can't start new thread",
+  re.IGNORECASE,
+)
+# TensorStore's errors, under Orbax, carry those of the system in their text.
+_SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
+_QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
 
 
 class UsageError(ValueError):
@@ -12,6 +45,81 @@ class UsageError(ValueError):
   `python -m essl_jax.main` prints the message without a stack trace and exits
   with code 2.
   """
+
+
+def line_and_code(error: BaseException) -> tuple[str, int] | None:
+  """How a program ends of an error, if the error was to be expected.
+
+  Args:
+    error: what has ended the program.
+
+  Returns:
+    One line to print and the exit code: 2 for wrong input, 1 for trouble of
+    the machine and for a loss that is not finite. None for a bug.
+  """
+  if trouble := describe_trouble(error):
+    return trouble, 1
+  if isinstance(error, UsageError):
+    return str(error), 2
+  if isinstance(error, FloatingPointError):
+    return str(error), 1
+  found = _of_system(error)
+  if found is None:
+    return None
+  code, what = found
+  return f"{what}: see what is there, and its permissions", 1
+
+
+def describe_trouble(error: BaseException | None) -> str:
+  """Says in one line what the machine lacks.
+
+  Args:
+    error: of any library; those that it was raised for count as well.
+
+  Returns:
+    Of disks (full, broken, read-only), open files and memory; empty if the
+    error is about something else.
+  """
+  seen: set[int] = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    found = _of_system(error)
+    if found and found[0] in _TROUBLES:
+      code, what = found
+      return f"{what}: {_TROUBLES[code]}, then start the same command again"
+    if _is_out_of_memory(error, found):
+      return f"{_MEMORY} ({first_line(error)})"
+    hidden = error.__suppress_context__
+    error = error.__cause__ or (None if hidden else error.__context__)
+  return ""
+
+
+def _of_system(error: BaseException) -> tuple[int, str] | None:
+  """The code of an error of the system, and what it says of which file."""
+  if isinstance(error, OSError):
+    code, name = error.errno, error.filename
+    name = os.fsdecode(name) if isinstance(name, str | bytes) else ""
+    what = error.strerror
+  else:
+    text = str(error)
+    given, path = _SYSTEM_CODE.search(text), _QUOTED_PATH.search(text)
+    code = int(given[1]) if given else None
+    name, what = path[1] if path else "", None
+  if code is None:
+    return None
+  what = what or os.strerror(code)
+  return code, f"{name}: {what}" if name else what
+
+
+def _is_out_of_memory(
+  error: BaseException, found: tuple[int, str] | None
+) -> bool:
+  if found is not None:
+    return found[0] == errno.ENOMEM
+  if isinstance(error, UsageError | SystemExit):
+    return False
+  is_memory_error = isinstance(error, MemoryError)
+  return is_memory_error or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 @contextlib.contextmanager
@@ -26,7 +134,8 @@ def told(
 
   Raises:
     UsageError: in place of the exception, with its first line, and with its
-      type unless it is a plain ValueError. `sys.exit` counts, Ctrl-C does not.
+      type unless it is a plain ValueError. `sys.exit` counts, Ctrl-C and
+      trouble of the machine do not.
   """
   try:
     yield
@@ -35,5 +144,7 @@ def told(
   except passing:
     raise
   except (Exception, SystemExit) as error:
+    if describe_trouble(error):
+      raise
     line = first_line(error, with_type=type(error) is not ValueError)
     raise UsageError(f"{where}: {line}") from error

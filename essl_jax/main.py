@@ -1,21 +1,27 @@
 """Command line: `python -m essl_jax.main --config=configs/quickstart.py`."""
 
+import signal
+
+_INTERRUPTS = __name__ == "__main__" and (
+  signal.getsignal(signal.SIGINT) is signal.default_int_handler
+)
+if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Sequence
 import os
 import pathlib
-import sys
 import traceback
 from typing import Any
 
 from absl import app, flags, logging
 import jax
 
-from essl_jax import command_line, process_flags
+from essl_jax import command_line, errors, process_flags
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
-from essl_jax.devices import cpu, processes
-from essl_jax.errors import UsageError
+from essl_jax.devices import cpu, parallel, processes, signals
 from essl_jax.storage import environment
 from essl_jax.storage import workdir as workdir_lib
 
@@ -35,6 +41,7 @@ def _main(arguments: Sequence[str]) -> int:
     command_line.WORKDIR.value or command_line.default_workdir()
   )
   process_flags.join()
+  parallel.all_devices()
   if jax.process_count() > 1:
     if not flags.FLAGS["verbosity"].present and jax.process_index() > 0:
       logging.set_verbosity(logging.ERROR)
@@ -54,31 +61,29 @@ def _facts(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def run() -> None:
-  """Runs the program; wrong input ends it with one line and code 2."""
-  try:
-    app.run(_main, flags_parser=command_line.parse)
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    processes.end(2)
-  except FloatingPointError as error:
-    print(f"error: {error}", file=sys.stderr)
-    processes.end(1)
-  except KeyboardInterrupt:
-    print(
-      "stopped by Ctrl-C: the same command goes on from the last checkpoint,"
-      " or begins again without one",
-      file=sys.stderr,
-    )
-    processes.end(130)
-  except Exception as error:
-    if not jax.distributed.is_initialized():
-      raise
-    if loss := processes.describe_loss(error):
-      print(f"error: {loss}", file=sys.stderr)
-    else:
-      traceback.print_exc()
-    processes.end(1, with_others=False)
+  """Runs the program; what fails it is told in one line, bugs apart."""
+  with signals.ended_by_signals():
+    try:
+      app.run(_main, flags_parser=command_line.parse)
+    except KeyboardInterrupt:
+      processes.end(130, signals.farewell("Ctrl-C"))
+    except Exception as error:
+      if loss := processes.describe_loss(error):
+        processes.end(1, f"error: {loss}", with_others=False)
+      told = errors.line_and_code(error)
+      if told is None:
+        bug = traceback.format_exc().rstrip()
+        processes.end(1, bug, with_others=False)
+      line, code = told
+      is_alone = bool(errors.describe_trouble(error))
+      processes.end(code, f"error: {line}", with_others=not is_alone)
 
 
 if __name__ == "__main__":
-  run()
+  if _INTERRUPTS:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    run()
+  finally:
+    if _INTERRUPTS:  # while Python ends
+      signal.signal(signal.SIGINT, signal.SIG_DFL)

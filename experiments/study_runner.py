@@ -238,6 +238,7 @@ def _failure(
   )
 
 
+@arguments_lib.tells_wrong_input
 def main(
   study: study_lib.Study,
   description: str,
@@ -257,9 +258,6 @@ def main(
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     return _run(study, parse(study, description, arguments))
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
   except KeyboardInterrupt:
     print("stopped: the same command goes on from here", file=sys.stderr)
     return 130

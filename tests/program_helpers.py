@@ -53,15 +53,22 @@ def command(config_file, workdir, *flags, program=("-m", "essl_jax.main")):
   ]
 
 
-def refusal(monkeypatch, capsys, *arguments):
-  """What a start in this process says that refuses its input with code 2."""
+def end_this_start(code, line, **_):
+  """In place of `processes.end`, which would end this process."""
+  print(line, file=sys.stderr)
+  sys.exit(code)
+
+
+def refusal(monkeypatch, capsys, *arguments, code=2):
+  """What a start in this process says that ends with a code, of wrong input."""
   monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
   # It is of a whole process, and this one goes on.
   monkeypatch.setattr(main.cpu, "tune", lambda: None)
+  monkeypatch.setattr(main.processes, "end", end_this_start)
   capsys.readouterr()
   with pytest.raises(SystemExit) as end:
     main.run()
-  assert end.value.code == 2
+  assert end.value.code == code
   return capsys.readouterr().err
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from essl_jax import run as train
 from essl_jax.errors import UsageError
-from essl_jax.storage import checkpoint, preemption
 
 WRONG = {
   "method": (
@@ -88,6 +87,26 @@ def test_wrong_input_is_one_line_and_code_2(
   assert expected in told
 
 
+@pytest.mark.parametrize(
+  "error", [MemoryError(), OSError(28, "No space left on device")]
+)
+def test_trouble_is_one_line_and_code_1(
+  error, config_file, tmp_path, monkeypatch, capsys
+):
+  """Whatever a run meets: disks, memory, platforms."""
+
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(train, "run", fail)
+  words = config_file, tmp_path / "run"
+  told = program_helpers.refusal(monkeypatch, capsys, *words, code=1)
+  assert told.startswith(
+    "error: n" if type(error) is MemoryError else "error: N"
+  )
+  assert len(told.splitlines()) == 1
+
+
 def _save_npz(path, **changes):
   images = np.zeros((40, 16, 16, 3), np.uint8)
   arrays = {
@@ -156,39 +175,6 @@ def test_an_unfit_probe_is_refused_before_training(tmp_path, tiny_config):
   with pytest.raises(UsageError, match=r"config.probe.batch_size 15 is not"):
     train.run(config, tmp_path / "run")
   assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-@pytest.mark.parametrize(
-  ("steps", "says"),
-  [(0, "before the first step"), (4, "after step 4")],
-)
-def test_a_signal_during_the_monitor_stops_at_once(
-  steps, says, tmp_path, tiny_config, monkeypatch, capsys
-):
-  """The untrained encoder's, and that of the first epoch, which is saved."""
-  dispatched = []
-
-  def reached(self):
-    dispatched.append(self)
-    return False
-
-  def check(self):
-    if bool(dispatched) == (steps > 0):
-      raise preemption.Stopped
-
-  monkeypatch.setattr(preemption.Preemption, "reached", reached)
-  monkeypatch.setattr(preemption.Preemption, "check", check)
-  config = tiny_config(
-    data={"train_split": "train[:64]", "test_split": "test[:40]"},
-    probe={"batch_size": 64},
-  )
-  train.run(config, tmp_path / "run")
-  assert f"stopped by SIGTERM {says}" in capsys.readouterr().out
-  assert checkpoint.exists(tmp_path / "run") == (steps > 0)
-  if steps:
-    with checkpoint.Checkpoints(tmp_path / "run", read_only=True) as found:
-      assert found.latest_step() == steps == 64 // config.batch_size
-  assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_foreign_workdir_is_refused_before_data_are_prepared(

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
 from typing import Any
 
 import jax
@@ -12,14 +13,31 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from essl_jax.errors import UsageError
+from essl_jax.texts import first_line
 
 AXIS = "batch"
 
 
 def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
   """One axis, `AXIS`, over the given or all devices of all processes."""
-  devices = jax.devices() if devices is None else list(devices)
+  devices = all_devices() if devices is None else list(devices)
   return Mesh(np.array(devices), (AXIS,))
+
+
+def all_devices() -> list[jax.Device]:
+  """The devices of all processes.
+
+  Raises:
+    UsageError: JAX cannot use the platform that it was told to.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter without plugin
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    raise UsageError(
+      f"JAX_PLATFORMS={asked} cannot be used ({first_line(error)}): install"
+      " JAX and the driver for it, or set JAX_PLATFORMS=cpu"
+    ) from error
 
 
 def check_batch_size(

@@ -233,21 +233,23 @@ def describe_loss(error: Exception) -> str:
   )
 
 
-def end(code: int, *, with_others: bool = True) -> NoReturn:
-  """Ends the program, though other processes may hang.
+def end(code: int, line: str, *, with_others: bool = True) -> NoReturn:
+  """Ends the program at once, whatever its threads and other processes do.
 
-  JAX's own end waits for them for minutes, and then aborts.
+  Python's own end waits for threads, of which Orbax leaves some for minutes
+  when a save has failed. JAX's waits for other processes, and then aborts.
 
   Args:
     code: the exit status.
+    line: printed to stderr.
     with_others: waits some seconds for the others to end as well, so that
-      each can say why; else ends at once.
+      each can say why.
   """
-  if not jax.distributed.is_initialized():
-    sys.exit(code)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  if with_others:
+  with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+    sys.stdout.flush()
+  with contextlib.suppress(OSError, ValueError):
+    print(line, file=sys.stderr, flush=True)
+  if with_others and jax.distributed.is_initialized():
     with _at_most(_FAREWELL_SECONDS, code):
       jax.distributed.shutdown()
   os._exit(code)

@@ -7,31 +7,21 @@ nothing that could be restored by mistake.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import logging as python_logging
 import math
 import os
 from typing import Any, Self
 
-from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
-from essl_jax.storage.workdir import local_path
+from essl_jax.storage import remarks
+from essl_jax.storage.workdir import local_path, write_json
 from essl_jax.texts import first_line, some
 
-
-def _is_for_the_user(record: python_logging.LogRecord) -> bool:
-  """Holds back Orbax's remarks, never its errors; --verbosity=0 shows all."""
-  return (
-    record.levelno >= python_logging.ERROR
-    or f"{os.sep}orbax{os.sep}" not in record.pathname
-    or logging.get_verbosity() >= logging.INFO
-  )
-
-
-logging.get_absl_logger().addFilter(_is_for_the_user)
+remarks.hold_back()
 
 
 def exists(workdir: str | os.PathLike[str]) -> bool:
@@ -125,7 +115,7 @@ class Checkpoints:
 
     A checkpoint never changes after it was written: to save a step that is
     there already does nothing, whatever the metrics. So evaluate first, then
-    save with the figures.
+    save with the figures; `rank` adds them where there was no time.
 
     Args:
       step: number of updates the state has seen; not below the latest step.
@@ -144,17 +134,39 @@ class Checkpoints:
     if is_new:
       if step < (self._manager.latest_step() or 0):
         raise ValueError(f"step {step} is below the latest saved")
-      figures = {name: float(x) for name, x in (metrics or {}).items()}
-      is_ranked = math.isfinite(figures.get(self._best_metric, math.nan))
       self._manager.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
-        metrics=figures if is_ranked else None,
+        metrics=self._ranking(metrics),
         force=True,
       )
     if wait:
       self._manager.wait_until_finished()
     return is_new
+
+  def rank(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds figures to a checkpoint that was saved without, as by `save`.
+
+    Args:
+      step: of the checkpoint.
+      metrics: as `save` would have stored them.
+    """
+    figures = self._ranking(metrics)
+    if figures is not None and jax.process_index() == 0:
+      # Where Orbax looks for them; `metrics` is missing without its file.
+      folder = self._directory / str(step) / "metrics"
+      folder.mkdir(exist_ok=True)
+      write_json(folder / "metrics", figures)
+    multihost_utils.sync_global_devices(f"figures of step {step}")
+    self._manager.reload()
+
+  def _ranking(
+    self, metrics: Mapping[str, float] | None
+  ) -> dict[str, float] | None:
+    """Figures that make a checkpoint a candidate for the best, or None."""
+    figures = {name: float(x) for name, x in (metrics or {}).items()}
+    is_ranked = math.isfinite(figures.get(self._best_metric, math.nan))
+    return figures if is_ranked else None
 
   def latest_step(self) -> int | None:
     """Returns the last step saved, or None. May still be being written."""

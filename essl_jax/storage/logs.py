@@ -16,8 +16,8 @@ import rich.console
 import rich.progress
 import rich.table
 import rich.text
-import tensorboardX
 
+from essl_jax.storage import events
 from essl_jax.storage.workdir import replace_text, to_json
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
@@ -69,6 +69,7 @@ class Logger:
     self._images_per_step = images_per_step
     self._file: Any = None
     self._events: Any = None
+    self._opened = contextlib.ExitStack()
     self._console = rich.console.Console()
     if progress is None:
       progress = sys.stdout.isatty() and sys.stderr.isatty()
@@ -84,9 +85,7 @@ class Logger:
     """Ends the bar and closes the files."""
     if self._bar is not None and self._task is not None:
       self._bar.stop()
-    if self._file is not None:
-      self._file.close()
-      self._events.close()
+    self._opened.close()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends figures to `metrics.jsonl` and the TensorBoard events.
@@ -109,8 +108,7 @@ class Logger:
     line = to_json({"step": int(step), "wall_time": now, **figures})
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
-    for name, value in figures.items():
-      self._events.add_scalar(name, value, int(step), walltime=now)
+    self._events.write(int(step), figures, now)
 
   def _open(self) -> None:
     """Opens both files behind the last line that is to stay."""
@@ -118,15 +116,10 @@ class Logger:
     path = self._workdir / "metrics.jsonl"
     if path.exists():
       _drop_after(path, self._start_step)
-    self._file = path.open("a", encoding="utf-8")
-    self._events = tensorboardX.SummaryWriter(
-      str(self._workdir / "tensorboard"),
-      # TensorBoard then hides events of a killed run from this step on.
-      purge_step=self._start_step + 1 if self._start_step else 0,
-      flush_secs=10,
-      # File names else hold the second alone, and a second run overwrites.
-      filename_suffix=f".{self._start_step}",
-    )
+    self._file = self._opened.enter_context(path.open("a", encoding="utf-8"))
+    folder = self._workdir / "tensorboard"
+    self._events = events.Events(folder, self._start_step)
+    self._opened.callback(self._events.close)
 
   def progress(self, step: int, scalars: Mapping[str, float]) -> None:
     """Shows how far the run is, its speed, the time left and some figures.
@@ -202,17 +195,33 @@ def _make_bar(console: rich.console.Console) -> rich.progress.Progress:
   )
 
 
+def _read(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any], str]]:
+  """Step, figures and text of the lines of a JSONL file, but for broken ones.
+
+  A kill leaves half a line.
+  """
+  text = path.read_text("utf-8", "replace") if path.exists() else ""
+  for line in text.splitlines():
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      figures = json.loads(line)
+      yield int(figures["step"]), figures, line
+
+
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Rewrites a JSONL file without lines of later steps or half a line."""
-  kept = []
-  for line in path.read_text(encoding="utf-8").splitlines():
-    try:
-      is_kept = step > 0 and json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
-      is_kept = False
-    if is_kept:
-      kept.append(line + "\n")
-  replace_text(path, "".join(kept))
+  """Rewrites a JSONL file without lines of later steps or broken ones."""
+  kept = [f"{line}\n" for x, _, line in _read(path) if x <= step]
+  replace_text(path, "".join(kept if step else []))
+
+
+def is_measured(workdir: pathlib.Path, step: int) -> bool:
+  """Whether `metrics.jsonl` has figures of a state, beside those of its step.
+
+  Args:
+    workdir: of the run.
+    step: number of updates done.
+  """
+  lines = _read(workdir / "metrics.jsonl")
+  return any(x == step and "loss" not in figures for x, figures, _ in lines)
 
 
 def check_finite(step: int, scalars: Mapping[str, float]) -> None:

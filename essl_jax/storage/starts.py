@@ -13,6 +13,14 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return json.loads(path.read_text("utf-8")) if path.exists() else []
 
 
+def reach(workdir: pathlib.Path, step: int) -> bool:
+  """Whether a start is on record that ended at a step or later.
+
+  A start that was ended between its last save and its record is not.
+  """
+  return any(start["end_step"] >= step for start in read(workdir))
+
+
 def record(workdir: pathlib.Path, start: dict[str, float]) -> None:
   """Notes how long a start of the program has trained.
 

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from essl_jax.config import older
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.texts import unfit
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
@@ -85,6 +85,8 @@ def _claim(
   except UsageError as error:
     return str(error)
   except OSError as error:
+    if describe_trouble(error):
+      raise
     return _unwritable(workdir, error)
   here = dotted(to_json(config))
   usual = dotted(to_json(defaults))

@@ -10,6 +10,7 @@ from essl_jax import config as config_lib
 from essl_jax.devices import cpu
 from essl_jax.storage import checkpoint, logs, starts, weights
 from essl_jax.storage import preemption as preemption_lib
+from essl_jax.storage.workdir import from_process_0
 from essl_jax.training import dispatch
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -149,6 +150,11 @@ def pretrain(
         logger.info(line)
       if start:
         logger.info(f"resuming {workdir} from step {start:,} of {total:,}")
+        try:
+          _measure_again(experiment, bench, workdir, state, checkpoints, logger)
+        except preemption_lib.Stopped:
+          logger.info(_stopped(start, workdir))
+          return False
       else:
         if config.init_from:
           state, origin = initialise(experiment)
@@ -167,8 +173,10 @@ def pretrain(
           )
           return False
 
-      if start >= total:
-        return True  # no batches are prepared for a finished run
+      if start >= total:  # no batches are prepared for a finished run
+        if jax.process_index() == 0 and not starts.reach(workdir, total):
+          starts.record(workdir, clock.record(total))
+        return True
 
       # --- Loop: steps, and at the end of epochs measures and checkpoints
       per_epoch, step = experiment.steps_per_epoch, start
@@ -191,35 +199,81 @@ def pretrain(
         metrics.settle()  # nothing that is not finite is saved
         clock.pause(step)
         figures = None
-        every = bench.look_every
-        is_watched = step == total or (every and epoch % every == 0)
-        if not rest and is_watched and not stop:
+        if not stop and _is_watched(experiment, bench, step):
           try:
             figures, said = bench.monitor(
               state, epoch=epoch, is_last=step == total
             )
           except preemption_lib.Stopped:
-            stop = True  # this epoch goes without, but the state is saved
+            stop = True  # the state is saved, and measured on resuming
           else:
             if figures:
               logger.write(step, figures)
             loss = f"loss {metrics.latest['loss']:.4f}"
             parts = filter(None, (loss, said))
             logger.info(f"epoch {epoch}/{config.epochs}: {', '.join(parts)}")
-        due = not rest and epoch % config.checkpoint_every_epochs == 0
-        if due or stop or step == total:
+        if stop or _is_kept(experiment, step):
           checkpoints.save(step, state, figures)
           if jax.process_index() == 0:
             starts.record(workdir, clock.record(step))
         if stop:
-          logger.info(
-            f"stopped by SIGTERM after step {step:,}; {workdir} holds the"
-            " state and the same command goes on from there"
-          )
+          logger.info(_stopped(step, workdir))
           return False
         clock.start(step)
 
   return True
+
+
+def _is_watched(
+  experiment: experiment_lib.Experiment, bench: Watch, step: int
+) -> bool:
+  """Whether the state after a step is measured: at the end of some epochs."""
+  epoch, rest = divmod(step, experiment.steps_per_epoch)
+  every = bench.look_every
+  is_due = step == experiment.total_steps or (every and epoch % every == 0)
+  return not rest and bool(is_due)
+
+
+def _is_kept(experiment: experiment_lib.Experiment, step: int) -> bool:
+  """Whether a run saves the state after a step, also if nothing stops it."""
+  epoch, rest = divmod(step, experiment.steps_per_epoch)
+  is_due = epoch % experiment.config.checkpoint_every_epochs == 0
+  return step == experiment.total_steps or (not rest and is_due)
+
+
+def _measure_again(
+  experiment: experiment_lib.Experiment,
+  bench: Watch,
+  workdir: pathlib.Path,
+  state: step_lib.TrainState,
+  checkpoints: checkpoint.Checkpoints,
+  logger: logs.Logger,
+) -> None:
+  """Measures a restored state, if the start that saved it had no time to.
+
+  So neither figures nor the best checkpoint depend on where a run stopped.
+  """
+  step = int(state.step)
+  if not _is_watched(experiment, bench, step):
+    return
+  # All processes measure, or none.
+  if from_process_0("known" if logs.is_measured(workdir, step) else ""):
+    return
+  epoch = step // experiment.steps_per_epoch
+  is_last = step == experiment.total_steps
+  figures, said = bench.monitor(state, epoch=epoch, is_last=is_last)
+  if figures:
+    if _is_kept(experiment, step):
+      checkpoints.rank(step, figures)
+    logger.write(step, figures)  # last: it says that this is done
+  logger.info(f"epoch {epoch}/{experiment.config.epochs}: {said}")
+
+
+def _stopped(step: int, workdir: pathlib.Path) -> str:
+  return (
+    f"stopped by SIGTERM after step {step:,}; {workdir} holds the state and"
+    " the same command goes on from there"
+  )
 
 
 def initialise(

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,21 @@ def test_writes_json_lines_and_tensorboard_events(tmp_path):
     (1, "lr", 0.25),
     (2, "loss/total", 0.125),
   }
+
+
+def test_events_need_no_thread_and_fail_where_they_are_written(tmp_path):
+  """A thread would die of a full disk, and its queue be waited for."""
+  threads = threading.active_count()
+  with Logger(tmp_path / "run", total_steps=1) as logger:
+    logger.write(1, {"loss": 0.5})
+    assert threading.active_count() == threads
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full" / "tensorboard").touch()
+  with (
+    pytest.raises(OSError, match="tensorboard"),
+    Logger(tmp_path / "full", total_steps=1) as logger,
+  ):
+    logger.write(1, {"loss": 0.5})
 
 
 def test_tensorboard_itself_reads_the_events(tmp_path):

@@ -1,0 +1,65 @@
+"""TensorBoard events, written where they arise."""
+
+import pathlib
+import time
+
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+_FLUSH_SECONDS = 10.0
+
+
+class Events:
+  """Appends figures to a file of TensorBoard events.
+
+  tensorboardX's own `SummaryWriter` writes from a thread, through a queue.
+  Where a full disk ends that thread, the program waits for the queue for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, start_step: int):
+    """Makes the file.
+
+    Args:
+      folder: of all event files of a run; made if need be.
+      start_step: from which the run resumes. TensorBoard then hides what a
+        killed run has written behind it.
+
+    Raises:
+      OSError: the file cannot be written; so do all methods.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = event_file_writer.EventsWriter(
+      str(folder / "events"),
+      # File names else hold the second alone, and a second run overwrites.
+      filename_suffix=f".{start_step}",
+    )
+    self._flushed = time.monotonic()
+    session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._writer.write_event(
+      event_pb2.Event(
+        step=start_step + 1 if start_step else 0,
+        wall_time=time.time(),
+        session_log=session,
+      )
+    )
+
+  def write(self, step: int, figures: dict[str, float], now: float) -> None:
+    """Appends figures of a step; on disk within ten seconds of training.
+
+    Args:
+      step: number of updates done.
+      figures: by name.
+      now: seconds since 1970.
+    """
+    for name, value in figures.items():
+      event = event_pb2.Event(
+        step=step, wall_time=now, summary=summary.scalar(name, value)
+      )
+      self._writer.write_event(event)
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    """Writes what is left."""
+    self._writer.close()

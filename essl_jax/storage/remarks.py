@@ -1,0 +1,27 @@
+"""What Orbax and the libraries below it say beside what they raise."""
+
+import logging as python_logging
+import os
+
+from absl import logging
+
+from essl_jax.errors import describe_trouble
+
+
+def hold_back() -> None:
+  """Keeps their remarks, and traces of what they raise as well, from the user.
+
+  --verbosity=0 shows all.
+  """
+  for name in ("absl", "asyncio"):
+    python_logging.getLogger(name).addFilter(_is_for_the_user)
+
+
+def _is_for_the_user(record: python_logging.LogRecord) -> bool:
+  if logging.get_verbosity() >= logging.INFO:
+    return True
+  error = record.exc_info[1] if record.exc_info else None
+  if f"{os.sep}orbax{os.sep}" in record.pathname:
+    return record.levelno >= python_logging.ERROR and error is None
+  # Of the tasks that Orbax has given up when another failed.
+  return record.name != "asyncio" or not describe_trouble(error)
