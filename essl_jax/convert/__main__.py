@@ -163,8 +163,8 @@ def _read_run(
   with checkpoint.Checkpoints(
     workdir, best_metric=best, read_only=True
   ) as checkpoints:
-    step = checkpoints.choose(which)
-    tree = checkpoints.restore_arrays(step)
+    tree = checkpoints.restore_arrays(which)
+    step = checkpoints.restored
   variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
   encoder = config["encoder"]
   metadata = {

@@ -15,18 +15,26 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError
+from essl_jax.storage import json_files
+from essl_jax.texts import first_line
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
 
 def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the absolute path; refuses the address of a bucket."""
+  """Returns the absolute path; UsageError where it is none of this machine."""
   if "://" in str(workdir):
     raise UsageError(
       f"workdir {workdir} is no local path: mount the bucket as a directory "
       "(gcsfuse) and give that directory"
     )
-  return pathlib.Path(workdir).expanduser().absolute()
+  try:
+    return pathlib.Path(workdir).expanduser().absolute()
+  except RuntimeError as error:
+    raise UsageError(
+      f"workdir {workdir} is in the home of a user who does not exist: write"
+      " out the path"
+    ) from error
 
 
 def check_config(
@@ -79,7 +87,7 @@ def _claim(
   except UsageError as error:
     return str(error)
   except OSError as error:
-    return _unwritable(workdir, error)
+    return unwritable(workdir, error)
   here = dotted(to_json(config))
   usual = dotted(to_json(defaults))
   different = [
@@ -118,7 +126,7 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
       path.mkdir(parents=True, exist_ok=True)
       mark.touch()
     except OSError as error:
-      problem = _unwritable(workdir, error)
+      problem = unwritable(workdir, error)
   if problem := from_process_0(problem):
     raise UsageError(problem)
   there = path / from_process_0(mark.name)
@@ -137,7 +145,8 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
     )
 
 
-def _unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
+def unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
+  """Says in one line that a workdir cannot be written."""
   return (
     f"cannot write to workdir {workdir}: {error}: choose another --workdir or"
     " change its permissions"
@@ -168,16 +177,16 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
   """
   path = local_path(workdir) / "config.json"
   try:
-    return older.upgrade(json.loads(path.read_text(encoding="utf-8")))
+    return older.upgrade(json_files.read_object(path))
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UsageError(
       f"workdir {workdir} holds no run ({path} does not exist): give the "
       "--workdir of a training"
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise UsageError(
-      f"cannot read {path}: {error}: restore the file or choose another "
-      "--workdir"
+      f"cannot read {path}: {first_line(error)}: restore the file or choose"
+      " another --workdir"
     ) from error
 
 
