@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import itertools
-import json
 import pathlib
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from essl_jax.augment import ViewRequest
 from essl_jax.evaluation import guard
 from essl_jax.evaluation.collapse import unit_length
+from essl_jax.storage import json_files
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -101,8 +101,8 @@ def seen(
 
 def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
   """The losses and, on a second axis, the accuracies by step."""
-  text = path.read_text() if path.exists() else ""
-  lines = [json.loads(line) for line in text.splitlines()]
+  found = json_files.read_lines(path) if path.exists() else []
+  lines = [line for line in found if line]
   right = axes.twinx()
   logged = dict.fromkeys(itertools.chain.from_iterable(lines))
   sides = {name: axes for name in logged if name.startswith("loss_")}
