@@ -46,7 +46,6 @@ def _main(arguments: Sequence[str]) -> int:
     if not flags.FLAGS["verbosity"].present and jax.process_index() > 0:
       logging.set_verbosity(logging.ERROR)
     processes.check_equal(_facts(config, workdir))
-    workdir_lib.check_shared(workdir)
   with processes.one_comparison() as agree:
     run_lib.run(config, workdir, agree)
   return 0

@@ -10,8 +10,9 @@ import jax
 from essl_jax import config as config_lib
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import results
-from essl_jax.storage import checkpoint, weights
+from essl_jax.storage import bookkeeping, checkpoint, claim, weights
 from essl_jax.storage import preemption as preemption_lib
+from essl_jax.storage import workdir as workdir_lib
 from essl_jax.storage.workdir import check_config, read_config
 from essl_jax.training import checks, loop
 from essl_jax.training import experiment as experiment_lib
@@ -33,13 +34,32 @@ def run(
 
   Args:
     config: from `config.parse`.
-    workdir: made if need be; a finished one is only evaluated again.
+    workdir: made if need be; a finished one is only evaluated again. Nobody
+      else may write there meanwhile.
     agree: refuses facts of the data that differ between processes.
 
   Raises:
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
+  with claim.hold(workdir, _prepare):
+    if jax.process_count() > 1:
+      workdir_lib.check_shared(workdir)
+    _run(config, workdir, agree)
+
+
+def _prepare(workdir: pathlib.Path) -> None:
+  """Refuses to begin a trained workdir anew; mends what is damaged there."""
+  if not checkpoint.exists(workdir):
+    bookkeeping.begin_anew(workdir)
+  bookkeeping.mend(workdir)
+
+
+def _run(
+  config: config_lib.Config,
+  workdir: pathlib.Path,
+  agree: Callable[[Mapping[str, Any]], None],
+) -> None:
   is_new = not checkpoint.exists(workdir)
   experiment = _open(config, workdir, is_new, agree)
   with preemption_lib.Preemption() as preemption:
@@ -70,9 +90,11 @@ def _open(
   before: Mapping[str, Any] = {}
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)
-  elif config.mode != "train" or (workdir / "config.json").exists():
+  elif (workdir / "config.json").exists() or (
+    is_new and config.mode != "train"
+  ):
     before = read_config(workdir)  # refuses a folder without a run
-  claim = functools.partial(
+  check = functools.partial(
     check_config,
     workdir,
     config_lib.to_dict(config),
@@ -81,12 +103,14 @@ def _open(
     overwrite=is_new,
   )
   if not is_new:
-    claim()
+    if not (workdir / "config.json").exists():
+      _say(f"warning: {workdir} gets the config of this command: it has none")
+    check()
   experiment = experiment_lib.build(config)
   checks.check_memory(experiment)
   agree(experiment.facts)  # other counts are other steps, and end in a hang
   if is_new:
-    claim()
+    check()
   for warning in experiment.warnings:
     _say(f"warning: {warning}")
   return experiment
@@ -110,8 +134,11 @@ def _trained(
   with checkpoint.Checkpoints(
     workdir, best_metric=best, read_only=True
   ) as checkpoints:
-    step = checkpoints.choose(experiment.config.evaluate_checkpoint)
-    return checkpoints.restore(experiment.create_state(), step), step, None
+    state = checkpoints.restore(
+      experiment.create_state(), experiment.config.evaluate_checkpoint
+    )
+    assert checkpoints.restored is not None
+    return state, checkpoints.restored, None
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """The program as a user runs it: results, resuming, signals, wrong input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -144,6 +145,29 @@ def test_a_kill_during_the_evaluation_loses_no_figure(config_file, finished):
   assert after["training"] == before["training"]
   assert after["training"]["starts"] == 1
   assert after["training"]["last_step"]["loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(
+  config_file, finished, tmp_path
+):
+  """To the same arrays; `tests/storage/test_damage.py` has its parts."""
+  workdir = shutil.copytree(finished[0], tmp_path / "run")
+  folder = workdir / "checkpoints"
+  assert len(list(folder.iterdir())) > 1
+  files = (folder / "24" / "state").rglob("d/*")
+  largest = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  done = program_helpers.run(config_file, workdir)
+  assert done.returncode == 0, done.stderr
+  assert "step 24 is damaged" in done.stdout
+  assert "renamed to 24.damaged-1" in done.stdout
+  assert not done.stderr
+  jax.tree.map(
+    np.testing.assert_array_equal, _state(workdir), _state(finished[0])
+  )
 
 
 def test_another_architecture_is_refused(

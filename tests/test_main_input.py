@@ -10,8 +10,10 @@ import numpy as np
 import program_helpers
 import pytest
 
+from essl_jax import config as config_lib
 from essl_jax import run as train
 from essl_jax.errors import UsageError
+from essl_jax.storage import lock
 
 WRONG = {
   "method": (
@@ -85,6 +87,7 @@ def test_wrong_input_is_one_line_and_code_2(
   assert "Traceback" not in told
   assert len(told.strip().splitlines()) == 1, told
   assert expected in told
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -171,10 +174,11 @@ def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
 
 
 def test_an_unfit_probe_is_refused_before_training(tmp_path, tiny_config):
+  """Nothing is left, so that the next start is free to be another."""
   config = tiny_config(probe={"protocol": "paper", "batch_size": 15})
   with pytest.raises(UsageError, match=r"config.probe.batch_size 15 is not"):
     train.run(config, tmp_path / "run")
-  assert not (tmp_path / "run" / "checkpoints").exists()
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_foreign_workdir_is_refused_before_data_are_prepared(
@@ -184,6 +188,33 @@ def test_a_foreign_workdir_is_refused_before_data_are_prepared(
   (tmp_path / "config.json").write_text('{"seed": 7}')
   config = tiny_config(data={"name": "no_such_set"})
   with pytest.raises(UsageError, match="holds a run with another config"):
+    train.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_workdir_without_its_checkpoints_is_not_begun_anew(
+  mode, tmp_path, tiny_config
+):
+  """Before data are read; its figures stay."""
+  (tmp_path / "checkpoints").mkdir()
+  config = tiny_config(data={"name": "no_such_set"}, mode=mode)
+  text = json.dumps(config_lib.to_dict(config))
+  (tmp_path / "config.json").write_text(text)
+  (tmp_path / "starts.json").write_text("[]")
+  (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n')
+  with pytest.raises(UsageError, match="has been trained in .*are gone"):
+    train.run(config, tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 8}\n'
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate", "finetune"])
+def test_a_second_program_in_a_workdir_is_refused(mode, tmp_path, tiny_config):
+  """Whatever it would do there; before data are read."""
+  config = tiny_config(data={"name": "no_such_set"}, mode=mode)
+  with (
+    lock.alone(tmp_path, ""),
+    pytest.raises(UsageError, match="another program is at work in workdir"),
+  ):
     train.run(config, tmp_path)
 
 

@@ -184,8 +184,9 @@ def _read_run(
   with checkpoint.Checkpoints(
     workdir, best_metric=best, read_only=True
   ) as checkpoints:
-    step = checkpoints.choose(which)
-    tree = checkpoints.restore_arrays(step)
+    tree = checkpoints.restore_arrays(which)
+    step = checkpoints.restored
+    assert step is not None
   variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
   try:
     return variables, _describe(config, step)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 import io
 import itertools
-import json
 import math
 import pathlib
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from essl_jax.augment import ViewRequest
 from essl_jax.evaluation import drawing, guard
 from essl_jax.evaluation.directions import unit_length
+from essl_jax.storage import json_files
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -109,8 +109,8 @@ def seen(
 
 def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
   """The losses and, on a second axis, the accuracies by step."""
-  text = path.read_text() if path.exists() else ""
-  lines = [json.loads(line) for line in text.splitlines()]
+  found = json_files.read_lines(path) if path.exists() else []
+  lines = [line for line in found if line]
   right = axes.twinx()
   logged = dict.fromkeys(itertools.chain.from_iterable(lines))
   sides = {name: axes for name in logged if name.startswith("loss_")}

@@ -16,10 +16,11 @@ from essl_jax.data import Source
 from essl_jax.data.checks import SPLITS
 from essl_jax.data.labels import numbering
 from essl_jax.devices import parallel
+from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import guard, pictures
 from essl_jax.evaluation.evaluation import Row, figures_of
-from essl_jax.storage import environment, logs, weights
+from essl_jax.storage import environment, json_files, logs, weights
 from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import read_config, to_json, write_json
@@ -171,11 +172,16 @@ def _rows(
   known = list(bench.evaluations)
   if config.mode != "finetune":
     known += config_lib.evaluations(config)
-  return {
-    evaluation.name: guard.rows(evaluation, found)
-    for evaluation in dict.fromkeys(known)
-    if (found := figures_of(evaluation, results))
-  }
+  rows = {}
+  for evaluation in dict.fromkeys(known):
+    if found := figures_of(evaluation, results):
+      try:
+        rows[evaluation.name] = guard.rows(evaluation, found)
+      except UsageError as error:
+        if evaluation.name in bench.figures:
+          raise
+        print(f"warning: figures of an earlier run are not shown: {error}")
+  return rows
 
 
 def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
@@ -253,7 +259,7 @@ def _training(
     "source_images_per_second": speed,
     "encoder_images_per_second": speed
     and speed * experiment.encodings_per_image,
-    "last_step": _logged(workdir, steps),
+    "last_step": json_files.figures_at(workdir / "metrics.jsonl", steps),
   }
 
 
@@ -264,7 +270,7 @@ def _untrained(
 
   The circumstances are those of the evaluation that ranks checkpoints.
   """
-  before = _logged(workdir, 0)
+  before = json_files.figures_at(workdir / "metrics.jsonl", 0)
   ranking = next((x for x in bench.evaluations if x.ranks in before), None)
   if ranking is None or ranking.name not in figures:
     return {}
@@ -279,18 +285,6 @@ def _untrained(
     # Ranks of another number of images are no comparison.
     before = {k: v for k, v in before.items() if k in after}
   return before | protocol
-
-
-def _logged(workdir: pathlib.Path, step: int) -> dict[str, Any]:
-  """Figures of a step in `metrics.jsonl`; none if it was not logged."""
-  path = workdir / "metrics.jsonl"
-  figures: dict[str, Any] = {}
-  lines = path.read_text().splitlines() if path.exists() else []
-  for record in map(json.loads, lines):
-    if record.pop("step") == step:
-      figures |= record
-  figures.pop("wall_time", None)
-  return figures
 
 
 def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from essl_jax.devices import parallel
+from essl_jax.storage import bookkeeping
 from essl_jax.storage.workdir import replace_bytes, to_json
 
 Counts = list[tuple[Any, ...]]
@@ -56,6 +57,10 @@ class Saved:
     """
     text = json.dumps(to_json(protocol), sort_keys=True)
     self._key = hashlib.sha256(text.encode()).hexdigest()
+    if self._path is not None and jax.process_index() == 0:
+      folder, file = self._path.parent, self._path
+      bookkeeping.keep_whole(folder, bookkeeping.check_folder)
+      bookkeeping.keep_whole(file, bookkeeping.check_file)
 
   def save(self, counts: Counts, state: Any = None) -> None:
     """Writes the checkpoint, all of it or nothing.

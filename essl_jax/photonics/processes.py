@@ -51,7 +51,7 @@ def run(
   os.environ.update(ONE_THREAD)
   spawn = multiprocessing.get_context("spawn")
   executor = futures.ProcessPoolExecutor(
-    workers, spawn, _start_worker, (os.getpid(),)
+    workers, spawn, start_worker, (os.getpid(),)
   )
   try:
     begun = {executor.submit(function, *task): task for task in tasks}
@@ -72,8 +72,12 @@ def run(
         os.environ[name] = value
 
 
-def _start_worker(parent: int) -> None:
-  """Leaves Ctrl-C to the parent, and does not outlive it."""
+def start_worker(parent: int) -> None:
+  """Leaves Ctrl-C to the parent, and does not outlive it.
+
+  Args:
+    parent: the id of the process that starts this one.
+  """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def watch() -> None:

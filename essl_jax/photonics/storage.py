@@ -8,7 +8,6 @@ digest the manifest then keeps, and only then are the parts removed.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ from essl_jax.data.limits import regular_size
 from essl_jax.data.npz import DamagedError, read_npz
 from essl_jax.errors import UsageError
 from essl_jax.photonics import settings as settings_lib
+from essl_jax.storage import lock
 from essl_jax.storage import workdir as workdir_lib
 
 MANIFEST = "manifest.json"
@@ -43,16 +43,13 @@ def claim(
   Raises:
     UsageError: the directory holds other data, or another process works there.
   """
-  with told(directory):
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / ".lock").open("a")
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UsageError(
-        f"another process is generating into {directory}"
-      ) from error
+  with contextlib.ExitStack() as stack:
+    with told(directory):
+      directory.mkdir(parents=True, exist_ok=True)
+      refusal = f"another process is generating into {directory}"
+      if stack.enter_context(lock.alone(directory, refusal)):
+        for folder in (directory, directory / _PARTS):
+          lock.remove_left_overs(folder)
     manifest = read_manifest(directory)
     if not manifest:
       # Parts do not say of which kind and seed they are.

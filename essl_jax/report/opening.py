@@ -69,8 +69,8 @@ def restore(
     with checkpoint.Checkpoints(
       run.path, best_metric=best, read_only=True
     ) as checkpoints:
-      step = checkpoints.choose(config.evaluate_checkpoint)
-      tree = checkpoints.restore_arrays(step)
+      tree = checkpoints.restore_arrays(config.evaluate_checkpoint)
+      step = checkpoints.restored or 0
   elif config.init_from:
     tree, _ = weights.load(config.init_from)
   elif not config.epochs:

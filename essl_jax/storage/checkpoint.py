@@ -2,11 +2,11 @@
 
 A workdir holds `config.json` and `checkpoints/<step>/`. Orbax renames a
 checkpoint when it is whole, so a process that is killed while saving leaves
-nothing that could be restored by mistake.
+nothing that could be restored by mistake. Each checkpoint has the digests of
+its arrays, by which damage is seen; those of earlier versions have none.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Iterable, Mapping
 import math
 import os
 from typing import Any, Self
@@ -14,32 +14,16 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import remarks
+from essl_jax.storage import bookkeeping, claim, damage, digest, manager
 from essl_jax.storage.workdir import local_path, write_json
-from essl_jax.texts import first_line, some
-
-remarks.hold_back()
+from essl_jax.texts import first_line
 
 
 def exists(workdir: str | os.PathLike[str]) -> bool:
   """Returns whether a workdir holds a whole checkpoint."""
-  folder = local_path(workdir) / "checkpoints"
-  return folder.is_dir() and any(x.name.isdigit() for x in folder.iterdir())
-
-
-class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, without its own questions about preemption.
-
-  It asks from a background thread about steps gone by, which moves the step
-  that `Preemption` is negotiating between processes.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    """Returns False: `Preemption` alone asks."""
-    return False
+  return bookkeeping.has_checkpoint(workdir)
 
 
 class Checkpoints:
@@ -47,6 +31,9 @@ class Checkpoints:
 
   Every process of a run creates one and calls the same methods in the same
   order; Orbax divides the writing. The directory has to be one they share.
+
+  Attributes:
+    restored: the step of the checkpoint that was restored last.
 
   Example:
     with Checkpoints(workdir) as checkpoints:
@@ -74,27 +61,19 @@ class Checkpoints:
     """
     self._directory = local_path(workdir) / "checkpoints"
     self._best_metric = best_metric
-    score = lambda metrics: metrics.get(best_metric, -math.inf)
-    self._manager = _Manager(
-      self._directory,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=score,
-        # Best alone could delete the latest, which a resumed run needs.
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-          [
-            checkpoint_managers.LatestN(1),
-            checkpoint_managers.BestN(
-              get_metric_fn=score,
-              n=keep_best,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-        cleanup_tmp_directories=True,
-        read_only=read_only,
-      ),
-      item_handlers={"state": ocp.StandardCheckpointHandler()},
-    )
+    self._is_read_only = read_only
+    self.restored: int | None = None
+    claim.check_name(self._directory)
+    damage.check_regular(self._directory)
+    try:
+      self._manager = manager.open_manager(
+        self._directory, best_metric, keep_best, read_only
+      )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      raise UsageError(
+        f"cannot open {self._directory}: {first_line(error)}: remove"
+        f" {manager.DESCRIPTION} from its folders, which can be done without"
+      ) from error
 
   def __enter__(self) -> Self:
     return self
@@ -134,9 +113,14 @@ class Checkpoints:
     if is_new:
       if step < (self._manager.latest_step() or 0):
         raise ValueError(f"step {step} is below the latest saved")
+      is_mine = jax.process_index() == 0
+      arrays = digest.copies(_by_name(state)) if is_mine else {}
       self._manager.save(
         step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          digests=manager.Digests(step, arrays),
+        ),
         metrics=self._ranking(metrics),
         force=True,
       )
@@ -185,65 +169,122 @@ class Checkpoints:
     Raises:
       UsageError: there is no such checkpoint.
     """
-    step = self.latest_step()
-    if step is None:
+    return self._candidates(which)[0]
+
+  def _candidates(self, which: int | str) -> list[int]:
+    """The steps to try, one after the other."""
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
       raise UsageError(
         f"no checkpoint in {self._directory}: train first, or choose the"
         " --workdir of a run that has saved one"
       )
+    if isinstance(which, int):
+      if which not in steps:
+        there = ", ".join(map(str, reversed(steps)))
+        raise UsageError(
+          f"no checkpoint of step {which} in {self._directory}: choose one of"
+          f" {there}"
+        )
+      return [which]
     if which == "best":
-      step = self.best_step()
-    if step is None:
+      figures = {step: self._figure(step) for step in steps}
+      steps = [step for step in steps if math.isfinite(figures[step])]
+      best = self._manager.best_step()
+      steps.sort(key=lambda step: (step == best, figures[step]), reverse=True)
+    if not steps:
       raise UsageError(
         f"no checkpoint in {self._directory} has the figure"
         f" {self._best_metric}: choose the latest"
       )
-    return step
+    return steps
 
-  def restore_arrays(self, step: int) -> Any:
+  def _figure(self, step: int) -> float:
+    """The figure that ranks a checkpoint; NaN where it has none."""
+    return (self._manager.metrics(step) or {}).get(self._best_metric, math.nan)
+
+  def restore_arrays(self, step: int | str = "latest") -> Any:
     """Restores a state without knowing its structure.
 
     Args:
-      step: which one; see `choose`.
+      step: as for `restore`.
 
     Returns:
       Nested dicts of NumPy arrays, whatever machine saved them.
+
+    Raises:
+      UsageError: there is no such checkpoint, or none that can be read.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.device_get(self._read(step, lambda _: here))
+    return self._first_whole(
+      step, lambda step: jax.device_get(self._read(step, lambda _: here))
+    )
 
-  def restore(self, like: Any, step: int | None = None) -> Any:
+  def restore(self, like: Any, step: int | str = "latest") -> Any:
     """Restores a state, bit for bit.
 
     Args:
       like: pytree of `jax.Array` (or `jax.ShapeDtypeStruct` with sharding)
         with the structure, shapes, dtypes and shardings to return.
-      step: which one; the latest if None.
+      step: which one; or `latest` or `best`, which give way to the next where
+        they are damaged. That is said, and `restored` is its step. Damaged
+        ones are then renamed, but for a `read_only` folder.
 
     Returns:
       The stored values in the form of `like`.
 
     Raises:
-      UsageError: if there is no such checkpoint, or it holds other arrays.
+      UsageError: there is no such checkpoint, none that can be read, or it
+        holds other arrays.
     """
-    self._manager.wait_until_finished()
-    latest, steps = self.choose("latest"), self._manager.all_steps()
-    step = latest if step is None else step
-    if step not in steps:
-      there = ", ".join(map(str, steps))
-      raise UsageError(
-        f"no checkpoint of step {step} in {self._directory}: choose one of"
-        f" {there}"
-      )
-    self._check_same_arrays(like, step)
     wanted = _by_name(like)
-    found = _by_name(self._read(step, lambda name: wanted[name].sharding))
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: found[_name(path)], like
-    )
+
+    def read(step: int) -> Any:
+      place = lambda name: wanted[name].sharding
+      found = _by_name(self._read(step, place, wanted))
+      return jax.tree_util.tree_map_with_path(
+        lambda path, _: found[_name(path)], like
+      )
+
+    return self._first_whole(step, read)
+
+  def _first_whole(self, which: int | str, read: Callable[[int], Any]) -> Any:
+    """Reads the first of the candidates that can be read."""
+    self._manager.wait_until_finished()
+    damaged: dict[int, str] = {}
+    for step in self._candidates(which):
+      found, why = damage.attempt(read, step, self._directory / str(step))
+      if not why:
+        break
+      damaged[step] = f"the checkpoint of step {step} is damaged ({why})"
+    told = "; ".join(damaged.values())
+    if step in damaged:
+      raise UsageError(
+        f"{told}: no other is left in {self._directory}: put a copy in its"
+        " place, or train in another --workdir"
+      )
+    if damaged:
+      self._pass_over(damaged, f"{told}: that of step {step} takes its place")
+    self.restored = step
+    return found
+
+  def _pass_over(self, damaged: Iterable[int], told: str) -> None:
+    """Says which checkpoints are damaged, and renames them."""
+    if jax.process_index() == 0:
+      if not self._is_read_only:
+        paths = [self._directory / str(step) for step in damaged]
+        new = [bookkeeping.set_aside(path).name for path in paths]
+        told += f", renamed to {', '.join(new)}"
+      print(f"warning: {told} ({self._directory})")
+    if not self._is_read_only:
+      multihost_utils.sync_global_devices("essl_jax_checkpoints_set_aside")
+      self._manager.reload()
 
   def _read(
-    self, step: int, place: Callable[[str], jax.sharding.Sharding]
+    self,
+    step: int,
+    place: Callable[[str], jax.sharding.Sharding],
+    wanted: Mapping[str, Any] | None = None,
   ) -> Any:
     """A state in the structure that was stored, its arrays placed by name.
 
@@ -254,42 +295,18 @@ class Checkpoints:
     def abstract(path: Any, x: Any) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(_name(path)))
 
-    with self._reading(step):
-      stored = self._manager.item_metadata(step)["state"].tree
-      asked = jax.tree_util.tree_map_with_path(abstract, stored)
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(asked))
-      return self._manager.restore(step, args=args)["state"]
-
-  @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
-    """Says in one line which checkpoint cannot be read."""
-    try:
-      yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-      raise UsageError(
-        f"the checkpoint of step {step} is damaged ({first_line(error)}):"
-        f" remove the folder {self._directory / str(step)} to go on from an"
-        " older one, if there is any, or train in another --workdir"
-      ) from error
-
-  def _check_same_arrays(self, like: Any, step: int) -> None:
-    """Raises UsageError naming the first arrays that differ from `like`."""
-    with self._reading(step):
-      there = _describe_arrays(self._manager.item_metadata(step)["state"].tree)
-    here = _describe_arrays(like)
-    different = [
-      f"{name} is {there.get(name, 'absent')} there, "
-      f"{here.get(name, 'absent')} here"
-      for name in here | there
-      if here.get(name) != there.get(name)
-    ]
-    if different:
-      found = some(different, separator="; ")
-      raise UsageError(
-        f"checkpoint holds a different network: {found} (step {step} in"
-        f" {self._directory}): choose another --workdir or restore the fields"
-        " of its config"
+    digests = manager.read_digests(self._directory / str(step), step)
+    stored = self._manager.item_metadata(step)["state"].tree
+    damage.check_forms(digests, _by_name(stored))
+    if wanted is not None:
+      damage.check_network(
+        _by_name(stored), wanted, self._directory / str(step)
       )
+    asked = jax.tree_util.tree_map_with_path(abstract, stored)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(asked))
+    found = self._manager.restore(step, args=args)["state"]
+    damage.check_arrays(digests, _by_name(found))
+    return found
 
 
 def _name(path: Any) -> str:
@@ -300,11 +317,3 @@ def _name(path: Any) -> str:
 def _by_name(tree: Any) -> dict[str, Any]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {_name(path): leaf for path, leaf in leaves}
-
-
-def _describe_arrays(tree: Any) -> dict[str, str]:
-  """Maps `params/encoder/kernel` to `float32(3,3,3,64)` for every array."""
-  return {
-    name: f"{leaf.dtype}({','.join(map(str, leaf.shape))})"
-    for name, leaf in _by_name(tree).items()
-  }

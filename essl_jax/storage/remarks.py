@@ -22,6 +22,9 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
     return True
   error = record.exc_info[1] if record.exc_info else None
   if f"{os.sep}orbax{os.sep}" in record.pathname:
-    return record.levelno >= python_logging.ERROR and error is None
+    # Orbax can do without the descriptions of checkpoints.
+    of_descriptions = f"{os.sep}metadata{os.sep}" in record.pathname
+    is_error = record.levelno >= python_logging.ERROR
+    return is_error and error is None and not of_descriptions
   # Of the tasks that Orbax has given up when another failed.
   return record.name != "asyncio" or not describe_trouble(error)

@@ -6,6 +6,14 @@ from typing import Any
 
 from essl_jax.storage import workdir as workdir_lib
 
+FIELDS = (
+  "start_step",
+  "end_step",
+  "wall_seconds",
+  "timed_steps",
+  "timed_seconds",
+)
+
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The records of all starts; none where nothing was trained."""

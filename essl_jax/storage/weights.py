@@ -4,7 +4,8 @@ The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
 encoder and heads under the names that they have in a `TrainState`. Its header
 says what they are: one metadata entry, `essl_jax`, of JSON with
-`format_version`, `source`, and `depth`, `stem` and `width` of a ResNet.
+`format_version`, `source`, `depth`, `stem` and `width` of a ResNet, and
+`digest`, by which damage is seen; files of earlier versions have none.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import tensors
+from essl_jax.storage import digest, lock, tensors
 from essl_jax.storage.workdir import replace_bytes
 from essl_jax.texts import printable, some
 
@@ -28,6 +29,7 @@ Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]
 
 FORMAT_VERSION = 1
+_DIGEST = "digest"
 _KEY = "essl_jax"  # one entry: the order of several would differ by chance
 
 
@@ -52,7 +54,11 @@ def save(
   """
   check_free(path, overwrite=overwrite)
   arrays = traverse_util.flatten_dict(dict(variables), sep="/")
-  header = {**metadata, "format_version": FORMAT_VERSION}
+  header = {
+    **metadata,
+    "format_version": FORMAT_VERSION,
+    _DIGEST: digest.of_all(arrays),
+  }
   write(
     path,
     to_bytes(arrays, {_KEY: json.dumps(header, sort_keys=True)}),
@@ -80,6 +86,12 @@ def load(
     raise UsageError(
       f"{path} has entries that are no weights ({printable(some(wrong))}):"
       " convert or export its weights again"
+    )
+  saved = metadata.pop(_DIGEST, None)  # none by earlier versions
+  if saved is not None and saved != digest.of_all(arrays):
+    raise UsageError(
+      f"{path} is damaged (its arrays are not what was saved): convert or"
+      " export its weights again"
     )
   return traverse_util.unflatten_dict(arrays, sep="/"), metadata
 
@@ -169,6 +181,7 @@ def to_bytes(
 def write(path: str | os.PathLike[str], content: bytes) -> None:
   """Writes a whole file or none; what stops it is a UsageError."""
   try:
+    lock.remove_left_overs(pathlib.Path(path).parent, pathlib.Path(path).name)
     replace_bytes(pathlib.Path(path), content)
   except OSError as error:
     raise UsageError(f"cannot write {path}: {error.strerror}") from error

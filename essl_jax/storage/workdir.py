@@ -15,13 +15,14 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.texts import unfit
+from essl_jax.storage import json_files
+from essl_jax.texts import first_line, unfit
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
 
 
 def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the absolute path; refuses buckets and names too long."""
+  """Returns the absolute path; UsageError where it is none of this machine."""
   if "://" in str(workdir):
     raise UsageError(
       f"workdir {workdir} is no local path: mount the bucket as a directory "
@@ -31,8 +32,11 @@ def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     raise UsageError(f"the path {str(workdir)!r:.200} {wrong}")
   try:
     return pathlib.Path(workdir).expanduser().absolute()
-  except RuntimeError as error:  # of a user whom nobody knows
-    raise UsageError(f"the path {workdir}: {error}") from error
+  except RuntimeError as error:
+    raise UsageError(
+      f"workdir {workdir} is in the home of a user who does not exist: write"
+      " out the path"
+    ) from error
 
 
 def check_config(
@@ -87,7 +91,7 @@ def _claim(
   except OSError as error:
     if describe_trouble(error):
       raise
-    return _unwritable(workdir, error)
+    return unwritable(workdir, error)
   here = dotted(to_json(config))
   usual = dotted(to_json(defaults))
   different = [
@@ -126,7 +130,7 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
       path.mkdir(parents=True, exist_ok=True)
       mark.touch()
     except OSError as error:
-      problem = _unwritable(workdir, error)
+      problem = unwritable(workdir, error)
   if problem := from_process_0(problem):
     raise UsageError(problem)
   there = path / from_process_0(mark.name)
@@ -145,7 +149,8 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
     )
 
 
-def _unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
+def unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
+  """Says in one line that a workdir cannot be written."""
   return (
     f"cannot write to workdir {workdir}: {error}: choose another --workdir or"
     " change its permissions"
@@ -176,16 +181,16 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
   """
   path = local_path(workdir) / "config.json"
   try:
-    return older.upgrade(json.loads(path.read_text(encoding="utf-8")))
+    return older.upgrade(json_files.read_object(path))
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UsageError(
       f"workdir {workdir} holds no run ({path} does not exist): give the "
       "--workdir of a training"
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise UsageError(
-      f"cannot read {path}: {error}: restore the file or choose another "
-      "--workdir"
+      f"cannot read {path}: {first_line(error)}: restore the file or choose"
+      " another --workdir"
     ) from error
 
 

@@ -134,10 +134,10 @@ def pretrain(
   with checkpoint.Checkpoints(workdir, best_metric=best) as checkpoints:
     # --- State: the beginning, or the latest checkpoint
     state = experiment.create_state()
+    if checkpoints.latest_step():
+      state = checkpoints.restore(state)  # damaged ones are none afterwards
     start = checkpoints.latest_step() or 0
     clock = _Clock(start)
-    if start:
-      state = checkpoints.restore(state)
 
     with logs.Logger(
       workdir,

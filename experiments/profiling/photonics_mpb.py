@@ -5,10 +5,13 @@
 INPUT holds `permittivity` [N, 32, 32], whose values MPB's grid points take, and
 `k_points` [K, 2]. OUTPUT gets `epsilon` as MPB holds it, `frequencies` [N, K,
 10], `group_velocities` [N, K, 10, 2] and the `seconds` of solving. Nothing of
-essl_jax is imported: that Python may lack its requirements.
+essl_jax is imported: that Python may lack its requirements. A third
+argument is the id of the process that has started it, with which it ends.
 """
 
+import os
 import sys
+import threading
 import time
 
 import meep as mp
@@ -46,8 +49,19 @@ def solve(image, k_points, num_bands=10):
   return epsilon, np.array(solver.all_freqs), np.array(velocities), seconds
 
 
+def _end_with(parent):
+  """Ends this process when another has started to be its parent."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
 def main():
   """Solves all cells of a file."""
+  if sys.argv[3:]:
+    watch = threading.Thread(target=_end_with, args=(int(sys.argv[3]),))
+    watch.daemon = True
+    watch.start()
   mp.verbosity(0)
   with np.load(sys.argv[1]) as file:
     images, k_points = file["permittivity"], file["k_points"]

@@ -79,6 +79,7 @@ def run_mpb(
         k_points=bands.k_grid(),
       )
       command = [python, _WORKER, f"{name}-in.npz", f"{name}-out.npz"]
+      command.append(str(os.getpid()))
       running.append(
         (name, subprocess.Popen(command, stdout=subprocess.DEVNULL))
       )
@@ -174,7 +175,7 @@ def main() -> int:
   ours, theirs, found = [], [], []
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(
-    arguments.processes, context
+    arguments.processes, context, processes.start_worker, (os.getpid(),)
   ) as pool:
     ours_once = functools.partial(
       run_ours, pool, arguments.processes, arguments.cells, arguments.seed

@@ -1,5 +1,7 @@
 """The loop of small heads: against plain NumPy, order of events, resuming."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,25 @@ def test_trainings_follow_a_plain_loop(devices):
     ("epoch", 6),
     ("epoch", 9),
   ]
+
+
+@pytest.mark.parametrize("what", ["file for folder", "folder", "pipe"])
+def test_what_is_in_the_way_of_checkpoints_is_set_aside(what, tmp_path, capsys):
+  """Before the work begins, which would end of it, or wait for ever."""
+  path = tmp_path / "fit" / "a.npz"
+  damaged = path.parent if what == "file for folder" else path
+  if what == "file for folder":
+    damaged.touch()
+  elif what == "folder":
+    path.mkdir(parents=True)
+  else:
+    path.parent.mkdir()
+    os.mkfifo(path)
+  assert len(run([], path, every=1)) == 2
+  aside = damaged.with_name(f"{damaged.name}.damaged-1")
+  assert aside.exists()
+  assert path.is_file()
+  assert f"it is now {aside.name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])

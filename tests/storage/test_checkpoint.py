@@ -193,3 +193,17 @@ def test_what_a_killed_save_left_is_cleared_away(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(3, make_state())
   assert not left.exists()
+
+
+def test_a_save_that_has_begun_is_seen(tmp_path):
+  """So one that a kill cuts off is told from checkpoints that were removed."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, make_state())
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+  assert len(names) == 1 and names[0].startswith("1")
+
+
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
+  with pytest.raises(UsageError, match=r"has \[ in its path"):
+    Checkpoints(tmp_path / "a[b]")
+  assert not list(tmp_path.iterdir())

@@ -352,3 +352,35 @@ def test_transposed_views_are_saved_as_they_are(tmp_path):
   np.testing.assert_array_equal(kernel, array.T)
   with pytest.raises(UsageError, match="exists: .*overwrite"):
     weights.save(path, {"params": {}}, {})
+
+
+def test_flipped_bits_of_a_file_are_found(tmp_path):
+  """A file of an earlier version, without a digest, is still read."""
+  path = tmp_path / "a.safetensors"
+  kernel = np.arange(6, dtype=np.float32)
+  variables = {"params": {"encoder": {"kernel": kernel}}}
+  weights.save(path, variables, {"source": "a test"})
+  loaded, metadata = weights.load(path)
+  np.testing.assert_array_equal(loaded["params"]["encoder"]["kernel"], kernel)
+  assert set(metadata) == {"source", "format_version"}
+  content = bytearray(path.read_bytes())
+  content[-1] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(UsageError, match="is damaged .*again$") as error:
+    weights.load(path)
+  assert "\n" not in str(error.value)
+  header = {"essl_jax": json.dumps({"format_version": 1})}
+  weights.write(
+    path, weights.to_bytes({"params/encoder/kernel": kernel}, header)
+  )
+  assert weights.load(path)[1] == {"format_version": 1}
+
+
+@pytest.mark.parametrize("version", ["Infinity", "[" * 100_000, "null", "[]"])
+def test_a_damaged_header_is_one_line(version, tmp_path):
+  path = tmp_path / "a.safetensors"
+  header = {"essl_jax": f'{{"format_version": {version}}}'}
+  weights.write(path, weights.to_bytes({"a": np.zeros(1)}, header))
+  with pytest.raises(UsageError, match="has a damaged header") as error:
+    weights.load(path)
+  assert "\n" not in str(error.value)

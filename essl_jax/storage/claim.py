@@ -1,0 +1,107 @@
+"""A workdir for one run at a time, in order before work begins."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+import pathlib
+import unicodedata
+
+import jax
+
+from essl_jax.errors import UsageError, describe_trouble
+from essl_jax.storage import lock
+from essl_jax.storage import workdir as workdir_lib
+
+_PATTERNS = frozenset("*?[]\\")  # Orbax takes them for patterns of names
+_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, no UTF-8, line breaks
+_LONGEST = 3800  # bytes; Linux takes 4095, and checkpoints add some
+
+
+@contextlib.contextmanager
+def hold(
+  workdir: pathlib.Path, prepare: Callable[[pathlib.Path], None]
+) -> Iterator[None]:
+  """Holds a workdir for this run; all its processes call this.
+
+  Process 0 alone locks and writes. A run that is refused leaves no workdir
+  where there was none, and in one that was there nothing of its own.
+
+  Args:
+    workdir: of the run; made if need be.
+    prepare: called by process 0 once the workdir is held.
+
+  Raises:
+    UsageError: in all processes: the path cannot be used, another program
+      holds it, or `prepare` raised it.
+  """
+  with contextlib.ExitStack() as stack:
+    problem = ""
+    if jax.process_index() == 0:
+      try:
+        stack.enter_context(_held(workdir))
+        prepare(workdir)
+      except UsageError as error:
+        problem = str(error)
+      except OSError as error:
+        if describe_trouble(error):
+          raise
+        problem = workdir_lib.unwritable(workdir, error)
+    if problem := workdir_lib.from_process_0(problem):
+      raise UsageError(problem)
+    yield
+
+
+@contextlib.contextmanager
+def _held(workdir: pathlib.Path) -> Iterator[None]:
+  check_name(workdir)
+  lineage = (workdir, *workdir.parents)
+  made = [path for path in lineage if not os.path.lexists(path)]
+  workdir.mkdir(parents=True, exist_ok=True)
+  there = set(os.listdir(workdir))
+  refusal = (
+    f"another program is at work in workdir {workdir}: wait for its end, or"
+    f" choose another --workdir (`fuser {workdir / lock.NAME}` names it)"
+  )
+  with lock.alone(workdir, refusal) as is_held:
+    if is_held:
+      for folder in (workdir, *filter(os.path.isdir, workdir.iterdir())):
+        lock.remove_left_overs(folder)
+    try:
+      yield
+    except BaseException:
+      _leave_nothing(workdir, there, made)
+      raise
+
+
+def _leave_nothing(
+  workdir: pathlib.Path, there: set[str], made: list[pathlib.Path]
+) -> None:
+  """Removes what a run has made that holds nothing worth keeping."""
+  new = [path for path in workdir.iterdir() if path.name not in there]
+  empty = [x for x in new if x.is_dir() and not any(x.iterdir())]
+  files = [x for x in new if x.name in ("config.json", lock.NAME)]
+  if len(empty) + len(files) < len(new):
+    return
+  with contextlib.suppress(OSError):  # somebody else uses it by now
+    for path in files:
+      path.unlink()
+    for path in (*empty, *made):
+      path.rmdir()
+
+
+def check_name(path: pathlib.Path) -> None:
+  """Raises UsageError for a path at which checkpoints could not be read."""
+  wrong = sorted(_PATTERNS.intersection(str(path)))
+  wrong += [
+    repr(x) for x in str(path) if unicodedata.category(x) in _UNSPEAKABLE
+  ]
+  if wrong:
+    raise UsageError(
+      f"workdir {ascii(str(path))} has {wrong[0]} in its path, by which"
+      " checkpoints cannot be read again: choose another --workdir"
+    )
+  if len(os.fsencode(path)) > _LONGEST:
+    raise UsageError(
+      f"the path of workdir {str(path)[:60]}... is longer than {_LONGEST}"
+      " bytes: choose another --workdir"
+    )

@@ -1,0 +1,85 @@
+"""Reads JSON that may be damaged; what is wrong with it is a ValueError."""
+
+import json
+import pathlib
+import stat
+from typing import Any
+
+
+def read(path: pathlib.Path) -> Any:
+  """What a JSON file holds.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The content.
+
+  Raises:
+    ValueError: it is no regular file, whose reading might never end, or holds
+      no JSON.
+    OSError: it cannot be read.
+  """
+  return parse(_read_bytes(path))
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """As `read`; ValueError where the content is no object."""
+  found = read(path)
+  if not isinstance(found, dict):
+    raise ValueError("it holds no JSON object")
+  return found
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any] | None]:
+  """The lines of a JSONL file, but for a last one that is half written.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    An object for each line, None where a line holds none.
+
+  Raises:
+    ValueError: it is no regular file.
+    OSError: it cannot be read.
+  """
+  content = _read_bytes(path)
+  lines = content.splitlines()
+  found = list(map(_object_or_none, lines))
+  if found and found[-1] is None and not content.endswith(b"\n"):
+    is_half = lines[-1].startswith(b"{") and lines[-1].isascii()
+    del found[len(found) - is_half :]
+  return found
+
+
+def figures_at(path: pathlib.Path, step: int) -> dict[str, Any]:
+  """The figures that `metrics.jsonl` has of a step; none without the file."""
+  figures: dict[str, Any] = {}
+  for line in read_lines(path) if path.exists() else []:
+    if line is not None and line.pop("step", None) == step:
+      figures |= line
+  figures.pop("wall_time", None)
+  return figures
+
+
+def _object_or_none(line: bytes) -> dict[str, Any] | None:
+  try:
+    found = parse(line)
+  except ValueError:
+    return None
+  return found if isinstance(found, dict) else None
+
+
+def parse(text: bytes) -> Any:
+  """JSON in UTF-8; ValueError where it is none."""
+  try:
+    return json.loads(text.decode("utf-8"))
+  except RecursionError as error:
+    raise ValueError("it is nested too deeply") from error
+
+
+def _read_bytes(path: pathlib.Path) -> bytes:
+  if not stat.S_ISREG(path.stat().st_mode):
+    raise ValueError("it is no regular file")
+  return path.read_bytes()

@@ -1,0 +1,90 @@
+"""One program at a time in a folder."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+
+from essl_jax.errors import UsageError
+
+NAME = ".lock"
+_TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")  # of `workdir.replace_bytes`
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
+  """Holds a folder for this program; its end frees it, whatever ends it.
+
+  Args:
+    folder: it has to exist.
+    refusal: what to say where another program holds it.
+
+  Yields:
+    Whether it is held. It is not on a file system without locks, which is
+    said.
+
+  Raises:
+    UsageError: another program holds it.
+    OSError: the lock's file cannot be made.
+  """
+  path = folder / NAME
+  while True:
+    # A pipe of that name would block if opened to write alone.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      is_held = _try(handle, path, refusal)
+      if not is_held or _is_of(handle, path):
+        yield is_held
+        return
+    finally:
+      os.close(handle)
+
+
+def _try(handle: int, path: pathlib.Path, refusal: str) -> bool:
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise UsageError(refusal) from error
+  except OSError as error:
+    print(
+      f"warning: {path.parent} is on a file system without locks"
+      f" ({error.strerror}): see to it that no second program writes there"
+    )
+    return False
+  return True
+
+
+def _is_of(handle: int, path: pathlib.Path) -> bool:
+  """Whether the file is still there, for its owner may just have removed it."""
+  try:
+    return os.path.samestat(os.fstat(handle), os.stat(path))
+  except FileNotFoundError:
+    return False
+
+
+def remove_left_overs(folder: pathlib.Path, name: str | None = None) -> None:
+  """Removes the half-written files of programs that were killed.
+
+  Args:
+    folder: of the files; it need not exist. Held by this process, unless a
+      name is given.
+    name: of the file that this process is about to write; others may write it
+      too, so what they have begun stays while they live.
+  """
+  names = os.listdir(folder) if folder.is_dir() else []
+  for found in filter(None, map(_TEMPORARY.fullmatch, names)):
+    of, process = found.groups()
+    if name is None or (of == name and not _is_alive(int(process))):
+      (folder / found[0]).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except (PermissionError, OverflowError):  # somebody else's, or none of ours
+    return True
+  return True

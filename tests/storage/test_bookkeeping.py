@@ -1,0 +1,211 @@
+"""Files of a workdir that are damaged, and workdirs begun anew."""
+
+import json
+import os
+
+import pytest
+
+from essl_jax.errors import UsageError
+from essl_jax.storage import bookkeeping, json_files, starts
+
+pytestmark = pytest.mark.quick
+START = {
+  "start_step": 0,
+  "end_step": 8,
+  "wall_seconds": 3.0,
+  "timed_steps": 7,
+  "timed_seconds": 2.0,
+}
+RESULTS = {"step": 8, "figures": {"knn": {"knn_top1": 50.0}}, "training": {}}
+METRICS = '{"step": 4, "loss": 2.5}\n{"step": 8, "loss": null}\n'
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """Of a trained run, in order."""
+  (tmp_path / "checkpoints" / "8").mkdir(parents=True)
+  (tmp_path / "tensorboard").mkdir()
+  (tmp_path / "config.json").write_text('{"seed": 0}')
+  (tmp_path / "starts.json").write_text(json.dumps([START]))
+  (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+  (tmp_path / "results.partial.json").write_text(json.dumps(RESULTS))
+  (tmp_path / "metrics.jsonl").write_text(METRICS)
+  (tmp_path / "summary.png").write_bytes(b"PNG")
+  return tmp_path
+
+
+def _names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_sound_workdir_stays_as_it_is(workdir, capsys):
+  """As does a last line of metrics that a kill has cut."""
+  path = workdir / "metrics.jsonl"
+  path.write_text(METRICS + '{"step": 9, "lo')
+  before = _names(workdir)
+  bookkeeping.mend(workdir)
+  assert _names(workdir) == before
+  assert len(json_files.read_lines(path)) == 2
+  assert not capsys.readouterr().out
+
+
+WRONG = {
+  "empty": "",
+  "cut": '[{"start_step": 0',
+  "another type": '"text"',
+  "null": "null",
+  "numbers": "[1, 2]",
+  "deep": "[" * 100_000,
+  "binary": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize(
+  "name", ["starts.json", "results.json", "results.partial.json"]
+)
+@pytest.mark.parametrize("what", WRONG)
+def test_damaged_bookkeeping_is_set_aside(name, what, workdir, capsys):
+  """Renamed, in one line; nothing is lost and nothing ends of it."""
+  content = WRONG[what]
+  content = content if isinstance(content, bytes) else content.encode()
+  for i in (1, 2):
+    (workdir / name).write_bytes(content)
+    bookkeeping.mend(workdir)
+    assert not (workdir / name).exists()
+    aside = workdir / f"{name}.damaged-{i}"
+    assert aside.read_bytes() == content
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"warning: {workdir / name} is damaged (")
+    assert line.endswith(f"it is now {aside.name}")
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("starts.json", [{}]),
+    ("starts.json", [START | {"end_step": "8"}]),
+    ("starts.json", [START | {"timed_seconds": 0}]),
+    ("starts.json", [START | {"wall_seconds": float("inf")}]),
+    ("starts.json", [START | {"wall_seconds": 10**400}]),
+    ("results.json", RESULTS | {"figures": []}),
+    ("results.json", RESULTS | {"figures": {"knn": 3}}),
+    ("results.json", RESULTS | {"rows": None}),
+    ("metrics.jsonl", {"step": "8"}),
+    ("metrics.jsonl", {"loss": 1.0}),
+    ("metrics.jsonl", {"step": 1, "loss": "low"}),
+  ],
+)
+def test_wrong_types_within_are_found(name, content, workdir):
+  (workdir / name).write_text(json.dumps(content) + "\n")
+  bookkeeping.mend(workdir)
+  assert (workdir / f"{name}.damaged-1").exists()
+  assert starts.read(workdir) in ([], [START])
+
+
+def test_what_is_whole_of_the_metrics_stays(workdir):
+  path = workdir / "metrics.jsonl"
+  path.write_bytes(METRICS.encode() + b"\xff\x00\n[3]\n" + METRICS.encode())
+  bookkeeping.mend(workdir)
+  assert path.read_text() == METRICS * 2
+  assert b"\xff" in (workdir / "metrics.jsonl.damaged-1").read_bytes()
+
+
+def _become_folder(path):
+  path.mkdir()
+  (path / "file").touch()
+
+
+HARMS = {
+  "folder": _become_folder,
+  "pipe": os.mkfifo,
+  "link to nothing": lambda path: path.symlink_to("nowhere"),
+  "link to itself": lambda path: path.symlink_to(path.name),
+  "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_is_no_file_is_set_aside(harm, workdir):
+  """A pipe or /dev/zero would never end."""
+  names = ("starts.json", "results.json", "metrics.jsonl", "summary.png")
+  for name in names:
+    (workdir / name).unlink()
+    HARMS[harm](workdir / name)
+  bookkeeping.mend(workdir)
+  for name in names:
+    assert not os.path.lexists(workdir / name)
+    assert os.path.lexists(workdir / f"{name}.damaged-1")
+
+
+def test_files_in_the_place_of_folders_are_set_aside(workdir):
+  (workdir / "tensorboard").rmdir()
+  (workdir / "tensorboard").touch()
+  (workdir / "checkpoints" / "16").touch()
+  os.mkfifo(workdir / "checkpoints" / "24")
+  bookkeeping.mend(workdir)
+  assert (workdir / "tensorboard.damaged-1").is_file()
+  kept = ["16.damaged-1", "24.damaged-1", "8"]
+  assert _names(workdir / "checkpoints") == kept
+
+
+@pytest.mark.parametrize(
+  "content", ["", "[]", '{"model": 3}', '{"evaluations": [7]}', "\0"]
+)
+def test_a_damaged_config_guards_checkpoints(content, workdir):
+  """It says which config they are of: refused, and nothing changes.
+
+  Where nothing was saved it guards nothing, and is set aside.
+  """
+  path = workdir / "config.json"
+  path.write_text(content)
+  with pytest.raises(UsageError, match="remove it if the fields") as error:
+    bookkeeping.mend(workdir)
+  assert "\n" not in str(error.value)
+  assert path.read_text() == content
+  (workdir / "checkpoints" / "8").rmdir()
+  bookkeeping.mend(workdir)
+  assert not path.exists()
+  assert (workdir / "config.json.damaged-1").read_text() == content
+
+
+@pytest.mark.parametrize("what", ["emptied", "removed", "a file", "a pipe"])
+def test_a_trained_workdir_is_not_begun_anew(what, workdir):
+  """Its checkpoints are gone; the record of them says that there were some."""
+  folder = workdir / "checkpoints"
+  (folder / "8").rmdir()
+  if what != "emptied":
+    folder.rmdir()
+  if what == "a file":
+    folder.touch()
+  if what == "a pipe":
+    os.mkfifo(folder)
+  assert not bookkeeping.has_checkpoint(workdir)
+  before = _names(workdir)
+  with pytest.raises(UsageError, match="has been trained in") as error:
+    bookkeeping.begin_anew(workdir)
+  assert str(error.value).endswith("remove starts.json and results.json")
+  assert _names(workdir) == before
+  (workdir / "starts.json").write_text("")  # damaged, it still was there
+  (workdir / "results.json").unlink()
+  with pytest.raises(UsageError, match=r"to begin anew, remove starts\.json$"):
+    bookkeeping.begin_anew(workdir)
+  (workdir / "starts.json").unlink()
+  bookkeeping.begin_anew(workdir)  # told to
+
+
+def test_a_run_killed_in_its_first_save_begins_again(workdir):
+  """The record of the save goes first, whatever else is then killed."""
+  (workdir / "results.json").unlink()
+  folder = workdir / "checkpoints"
+  (folder / "8").rename(folder / "8.orbax-checkpoint-tmp")
+  bookkeeping.begin_anew(workdir)
+  assert not (workdir / "starts.json").exists()
+  (folder / "8.orbax-checkpoint-tmp").rmdir()
+  bookkeeping.begin_anew(workdir)
+
+
+def test_results_of_weights_from_a_file_are_no_training(workdir):
+  (workdir / "checkpoints" / "8").rmdir()
+  (workdir / "starts.json").unlink()
+  (workdir / "results.json").write_text(json.dumps(RESULTS | {"step": 0}))
+  bookkeeping.begin_anew(workdir)
