@@ -134,7 +134,7 @@ def assert_sane(config):
   text = json.dumps(config_lib.to_dict(config), allow_nan=False)
   assert config_lib.parse(json.loads(text)) == config
   for number in _numbers(dataclasses.asdict(config)):
-    assert math.isfinite(number) and abs(number) < 2**33
+    assert math.isfinite(number) and abs(number) <= 2**50
 
 
 def _numbers(tree):
