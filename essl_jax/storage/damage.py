@@ -12,18 +12,9 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import digest
 from essl_jax.texts import first_line, some
-
-# TensorStore's words for trouble of the machine.
-_TROUBLE = (
-  "PERMISSION_DENIED",
-  "RESOURCE_EXHAUSTED",
-  "Too many open files",
-  "Cannot allocate memory",
-)
-
 
 class DamagedError(Exception):
   """A checkpoint is not what was saved; says why."""
@@ -53,8 +44,10 @@ def attempt(
   except (UsageError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # TensorStore and Orbax raise many kinds
+    if describe_trouble(error):
+      raise
     why = first_line(error)
-    if any(word in str(error) for word in _TROUBLE):
+    if "PERMISSION_DENIED" in str(error):  # TensorStore's word
       raise UsageError(f"cannot read the checkpoint {folder}: {why}") from error
   if jax.process_count() > 1:
     others = multihost_utils.process_allgather(np.int32(bool(why)))
