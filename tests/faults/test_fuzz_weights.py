@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.faults
 
 many = hypothesis.settings(
-  max_examples=2000,
+  max_examples=1000,
   deadline=None,
   database=None,
   suppress_health_check=list(hypothesis.HealthCheck),
