@@ -12,7 +12,7 @@ every operation. Everything works under `jit`, `vmap`, `grad`, `shard_map` and
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 """
 
-from essl_jax.augment.arrays import fold_each, keys_by_place
+from essl_jax.augment.arrays import fold_each
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
   adjust_brightness,
@@ -31,6 +31,7 @@ from essl_jax.augment.geometry import (
 )
 from essl_jax.augment.request import ViewRequest, plain_view
 from essl_jax.augment.view import View, random_view
+from essl_jax.inputs import keys_by_place
 
 __all__ = (
   "View",

@@ -8,7 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
+from essl_jax import inputs
+from essl_jax.augment.arrays import as_float, per_image, uniform
 
 
 def _triangle(x: jax.Array) -> jax.Array:
@@ -130,7 +131,7 @@ def sample_crop_boxes(
   """
   tries = 10
   height, width = image_shape[0], image_shape[1]
-  draws = uniform(image_keys(key, n), 2 * tries + 2)
+  draws = uniform(inputs.image_keys(key, n), 2 * tries + 2)
   area = scale[0] + (scale[1] - scale[0]) * draws[:, :tries]
   low, high = math.log(ratio[0]), math.log(ratio[1])
   aspect = jnp.exp(low + (high - low) * draws[:, tries : 2 * tries])

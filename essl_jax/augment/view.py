@@ -11,11 +11,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from essl_jax import transformations
+from essl_jax import inputs, transformations
 from essl_jax.augment.arrays import (
   as_float,
   fold_each,
-  image_keys,
   per_image,
   uniform,
 )
@@ -217,7 +216,7 @@ def random_view(
   """
   view, images = _as_view(view), as_float(images)
   view.check_channels(images.shape[-1])
-  own_keys = image_keys(key, images.shape[0])
+  own_keys = inputs.image_keys(key, images.shape[0])
   crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
   images = _crop(images, view, crop_keys if crop else None)
   images = _flip_and_recolour(images, view, uniform(draw_keys, 14).T)
