@@ -106,21 +106,26 @@ def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
   return key
 
 
-def check_labels(labels: Any, classes: int, name: str = "labels") -> None:
-  """Refuses labels that are no integers, or known not to be in range.
+def check_labels(labels: Any, rows: int, classes: int) -> None:
+  """Refuses labels that are not [N] integers, or known to be out of range.
 
   Args:
-    labels: of any shape.
+    labels: one for each row.
+    rows: N.
     classes: how many there are.
-    name: of the argument.
 
   Raises:
-    ValueError: they are of another dtype, or one is not in [0, classes).
+    ValueError: another shape or dtype, or a known one is not in [0, classes).
   """
+  if jnp.shape(labels) != (rows,):
+    raise ValueError(
+      f"labels must be one for each of {rows} rows, got shape"
+      f" {jnp.shape(labels)}"
+    )
   dtype = jnp.result_type(labels)
   if not jnp.issubdtype(dtype, jnp.integer):
-    raise ValueError(f"{name} must be integers, got {dtype}")
-  check_range(name, labels, 0, classes - 1)
+    raise ValueError(f"labels must be integers, got {dtype}")
+  check_range("labels", labels, 0, classes - 1)
 
 
 def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:

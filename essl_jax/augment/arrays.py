@@ -28,9 +28,26 @@ def as_float(images: chex.Array) -> jax.Array:
   return images.astype(jnp.float32)
 
 
-def per_image(value: Any, images: jax.Array, name: str) -> jax.Array:
-  """Lays a scalar or `[N]` out as `[N, 1, 1]`, to meet planes `[N, H, W]`."""
-  value = jnp.asarray(value)
+def per_image(
+  value: Any,
+  images: jax.Array,
+  name: str,
+  bounds: tuple[float, float] | None = None,
+) -> jax.Array:
+  """Lays a scalar or `[N]` out as `[N, 1, 1]`, to meet planes `[N, H, W]`.
+
+  Args:
+    value: scalar or `[N]`.
+    images: `[N, ...]`.
+    name: of the value.
+    bounds: the smallest and the largest number; absent for booleans.
+
+  Raises:
+    ValueError: another shape, or known values out of range.
+  """
+  if bounds:
+    inputs.check_range(name, value, *bounds)
+  value = jnp.asarray(value, jnp.float32 if bounds else None)
   if value.ndim > 1 or (value.ndim and value.shape[0] != images.shape[0]):
     raise ValueError(
       f"{name} must be a scalar or [{images.shape[0]}] as images are "

@@ -177,6 +177,7 @@ def _as_view(view: View | Mapping[str, Any]) -> View:
   return View(**view)
 
 
+@inputs.any_sharding(by_example=True)
 def random_view(
   key: chex.PRNGKey,
   images: chex.Array,
@@ -210,7 +211,8 @@ def random_view(
     `[N, size, size, C]`, float32.
 
   Raises:
-    ValueError: a mapping without `size` or with unknown fields; images to be
+    ValueError: a mapping without `size` or with unknown fields; another number
+      of keys; floating images that are known not to be in [0, 1]; images to be
       left uncropped that are not of the view's size, or of other channels than
       the view has numbers or colours for.
   """

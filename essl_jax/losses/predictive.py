@@ -100,14 +100,11 @@ def transformation_prediction(
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
   """
-  shapes = jnp.shape(logits), jnp.shape(labels)
-  if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or 0 in shapes[0]:
-    raise ValueError(
-      "logits must be [N, classes] and labels [N], not empty, got"
-      f" {shapes[0]} and {shapes[1]}"
-    )
-  classes = shapes[0][1]
-  inputs.check_labels(labels, classes)
+  shape = jnp.shape(logits)
+  if len(shape) != 2 or 0 in shape:
+    raise ValueError(f"logits must be [N, classes], not empty, got {shape}")
+  classes = shape[1]
+  inputs.check_labels(labels, len(logits), classes)
   labels = jnp.asarray(labels)
   if labels.dtype.itemsize < 4:  # may not hold the number of classes
     labels = labels.astype(jnp.int32)
