@@ -205,8 +205,12 @@ class ViT(nn.Module):
     _check_multiple("image height", height, self.patch, "patch")
     _check_multiple("image width", width, self.patch, "patch")
     rows, columns = height // self.patch, width // self.patch
+    # One axis at a time: JAX cannot tell how others would be sharded.
+    x = x.reshape(n, rows, self.patch, width, channels)
     x = x.reshape(n, rows, self.patch, columns, self.patch, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, rows * columns, self.patch, self.patch, channels)
+    x = x.reshape(n, rows * columns, -1)
     # Patches do not overlap: their convolution is one product of matrices.
     init = uniform_fan_in(x.shape[-1])
     x = nn.Dense(
@@ -221,7 +225,7 @@ class ViT(nn.Module):
     token = self.param(
       "cls_token", nn.initializers.normal(1e-6), (1, 1, self.width)
     )
-    token = jnp.broadcast_to(token.astype(x.dtype), (n, 1, self.width))
+    token = jnp.zeros_like(x[:, :1]) + token.astype(x.dtype)
     positions = self._positions(rows, columns).astype(x.dtype)
     return jnp.concatenate([token, x], axis=1) + positions
 
