@@ -1,11 +1,11 @@
 """What the documents name exists: links, recipes and flags, Python blocks."""
 
-import functools
 import pathlib
 import re
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
 import numpy as np
 import pytest
 
@@ -83,20 +83,9 @@ def test_the_pure_parts_work_as_shown():
   assert names["labels"].tolist() == sorted([0, 1, 2, 3] * 4)
 
 
-PAIRWISE = {
-  "info_nce": functools.partial(losses.info_nce, temperature=0.2),
-  "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
-  "barlow_twins": functools.partial(
-    losses.barlow_twins, redundancy_weight=0.0051
-  ),
-  "negative_cosine": losses.negative_cosine_similarity,
-  "byol": losses.byol,
-}
-
-
 def _of_pairs(name, **axis):
   """The loss of a linear layer on pairs [N, 2, F]."""
-  keywords = {} if name in ("negative_cosine", "byol", "prediction") else axis
+  keywords = {} if name in OF_ONE_EXAMPLE else axis
 
   def loss(params, pairs):
     z1, z2 = pairs[:, 0] @ params, pairs[:, 1] @ params
