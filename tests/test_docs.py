@@ -4,10 +4,13 @@ import pathlib
 import re
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
 import numpy as np
 import pytest
 
 from essl_jax import config as config_lib
+from essl_jax import losses
 from essl_jax.config import flags
 
 pytestmark = pytest.mark.quick
@@ -60,8 +63,9 @@ def test_recipes_and_variants_exist(page):
 
 
 def _python(name):
-  (code,) = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
-  return code
+  """The blocks of Python of a page."""
+  text = (ROOT / name).read_text("utf-8")
+  return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
 def test_the_pure_parts_work_as_shown():
@@ -73,14 +77,59 @@ def test_the_pure_parts_work_as_shown():
     "projections2": embeddings[1],
     "logits": np.zeros((16, 4), np.float32),
   }
-  exec(_python("README.md"), names)
+  exec(_python("README.md")[0], names)
   assert names["loss"] > 0.4 * np.log(4)  # the logits are equal
   assert names["rotated"].shape == (16, 32, 32, 3)
   assert names["labels"].tolist() == sorted([0, 1, 2, 3] * 4)
 
 
+def _of_pairs(name, **axis):
+  """The loss of a linear layer on pairs [N, 2, F]."""
+  keywords = {} if name in OF_ONE_EXAMPLE else axis
+
+  def loss(params, pairs):
+    z1, z2 = pairs[:, 0] @ params, pairs[:, 1] @ params
+    if name == "prediction":
+      labels = jax.lax.stop_gradient(z2.argmax(1))
+      return losses.transformation_prediction(z1, labels)
+    return PAIRWISE[name](z1, z2, **keywords)
+
+  return loss
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+@pytest.mark.parametrize("name", [*PAIRWISE, "prediction"])
+def test_gradients_on_four_devices_are_those_of_one(page, name, monkeypatch):
+  """Both ways that the pages show give what one device gives."""
+  monkeypatch.setattr(jax, "device_count", lambda: 4)
+  names = {"jax": jax, "losses": losses}
+  code = _python(page)[1]
+  exec(code.partition("params = ")[0], names)
+  names["local_loss"] = _of_pairs(name, axis_name="devices")
+  random = np.random.default_rng(0)
+  params = random.normal(size=(8, 4)).astype(np.float32)
+  pairs = random.normal(size=(16, 2, 8)).astype(np.float32)
+  mesh = names["mesh"]
+  assert mesh.size == 4
+  placed = (
+    jax.device_put(params, NamedSharding(mesh, PartitionSpec())),
+    jax.device_put(pairs, NamedSharding(mesh, PartitionSpec("devices"))),
+  )
+  expected = jax.jit(jax.grad(_of_pairs(name)))(params, pairs)
+  for way in ("gradient", "unchecked"):
+    found = jax.jit(names[way])(*placed)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_library_page_compares_its_two_ways(monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 4)
+  names = {"jax": jax, "losses": losses}
+  exec(_python("docs/library.md")[1], names)
+  assert names["mesh"].size == 4
+
+
 def test_the_step_of_your_own_works_as_shown():
-  code = _python("docs/library.md")
+  code = _python("docs/library.md")[0]
   for wide, narrow in (
     ("depth=18", "depth=18, width=4, blocks=(1,)"),
     ("projector((2048, 2048)", "projector((16, 16)"),

@@ -17,6 +17,7 @@ ROWS = (
   ("arguments", "devices"),
   ("config",),
   ("storage",),
+  ("inputs",),
   ("transformations", "models", "losses", "optim"),
   ("augment",),
   ("methods",),
@@ -30,7 +31,7 @@ ROWS = (
   ("process_flags", "command_line"),
   ("main",),
 )
-PURE = {"transformations", "models", "losses", "optim", "augment"}
+PURE = {"inputs", "transformations", "models", "losses", "optim", "augment"}
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
 

@@ -2,17 +2,18 @@
 
 Common to all functions: `images` are `[N, H, W, 3]` or, where there are no
 colours to change, `[N, H, W, 1]`, uint8 or floating in [0, 1]; uint8 is divided
-by 255, and the result is float32 in [0, 1]. Values given per image (`factor`,
-`sigma`, `flip`) are scalars or `[N]`, and may be traced. Pixels are what
-torchvision computes on PIL images, save that PIL rounds to eight bits after
-every operation. Everything works under `jit`, `vmap`, `grad`, `shard_map` and
-`pmap`; `ValueError` names an unfit shape.
+by 255, and the result is float32 in [0, 1]. `ValueError` refuses numbers out
+of range where they are known; traced ones are taken as they are. Values given
+per image (`factor`, `sigma`, `flip`) are scalars or `[N]`, and may be traced.
+Pixels are what torchvision computes on PIL images, save that PIL rounds to
+eight bits after every operation. Everything works under `jit`, `vmap`, `grad`,
+`shard_map` and `pmap`; `ValueError` names an unfit shape.
 
     view = View(size=16, blur=0.5)
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 """
 
-from essl_jax.augment.arrays import fold_each, keys_by_place
+from essl_jax.augment.arrays import fold_each
 from essl_jax.augment.blur import gaussian_blur
 from essl_jax.augment.color import (
   adjust_brightness,
@@ -31,6 +32,7 @@ from essl_jax.augment.geometry import (
 )
 from essl_jax.augment.request import ViewRequest, plain_view
 from essl_jax.augment.view import View, random_view
+from essl_jax.inputs import keys_by_place
 
 __all__ = (
   "View",

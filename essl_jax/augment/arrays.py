@@ -1,4 +1,4 @@
-"""Array layouts, gradients and random keys of all augmentations."""
+"""Array layouts, gradients and random draws of all augmentations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +7,47 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from essl_jax import inputs
+
+_ROUNDING = 1e-3  # beyond [0, 1], of images that were resized
+
 Planes = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def as_float(images: chex.Array) -> jax.Array:
   """Float32 `[N, H, W, C]`, uint8 divided by 255; ValueError otherwise."""
-  images = jnp.asarray(images)
+  given, images = images, jnp.asarray(images)
   if images.ndim != 4 or images.shape[-1] not in (1, 3):
     raise ValueError(f"images must be [N, H, W, 3 or 1], got {images.shape}")
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(f"images must be uint8 or floating, got {images.dtype}")
+  advice = ": divide 0 to 255 by 255, and clip what was resized"
+  inputs.check_range("images", given, -_ROUNDING, 1 + _ROUNDING, advice)
   return images.astype(jnp.float32)
 
 
-def per_image(value: Any, images: jax.Array, name: str) -> jax.Array:
-  """Lays a scalar or `[N]` out as `[N, 1, 1]`, to meet planes `[N, H, W]`."""
-  value = jnp.asarray(value)
+def per_image(
+  value: Any,
+  images: jax.Array,
+  name: str,
+  bounds: tuple[float, float] | None = None,
+) -> jax.Array:
+  """Lays a scalar or `[N]` out as `[N, 1, 1]`, to meet planes `[N, H, W]`.
+
+  Args:
+    value: scalar or `[N]`.
+    images: `[N, ...]`.
+    name: of the value.
+    bounds: the smallest and the largest number; absent for booleans.
+
+  Raises:
+    ValueError: another shape, or known values out of range.
+  """
+  if bounds:
+    inputs.check_range(name, value, *bounds)
+  value = jnp.asarray(value, jnp.float32 if bounds else None)
   if value.ndim > 1 or (value.ndim and value.shape[0] != images.shape[0]):
     raise ValueError(
       f"{name} must be a scalar or [{images.shape[0]}] as images are "
@@ -50,38 +73,12 @@ def through(rounded: jax.Array, x: jax.Array) -> jax.Array:
   return jax.lax.stop_gradient(rounded) + (x - jax.lax.stop_gradient(x))
 
 
-def keys_by_place(
-  key: chex.PRNGKey, count: int, first: jax.typing.ArrayLike = 0
-) -> jax.Array:
-  """One key per image, by its place in a larger batch or set.
-
-  Args:
-    key: one, typed or legacy.
-    count: of images.
-    first: place of the first, such as a device's share begins at.
-
-  Returns:
-    Keys [count] of the same kind, whatever the shares.
-  """
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
-
-
 def fold_each(keys: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
   """Keys [N] for one more use of each of N keys, told by its number."""
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
-  """Typed keys `[count]` from one key or one per image, typed or legacy."""
-  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    key = jax.random.wrap_key_data(key)
-  if key.ndim == 0:
-    return keys_by_place(key, count)
-  if key.shape != (count,):
-    raise ValueError(f"key must be one key or [{count}] keys, got {key.shape}")
-  return key
-
-
 def uniform(keys: jax.Array, count: int) -> jax.Array:
   """Draws `[N, count]` in [0, 1), a row for each of `[N]` keys."""
-  return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys)
+  draw = lambda key: jax.random.uniform(key, (count,), jnp.float32)
+  return jax.vmap(draw)(keys)

@@ -6,8 +6,8 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from essl_jax import inputs
 from essl_jax.augment.arrays import as_float, per_image, through
 
 
@@ -27,6 +27,7 @@ def _box_blur(
   return total / (2 * radius + 1)
 
 
+@inputs.any_sharding(by_example=True)
 def gaussian_blur(
   images: chex.Array, sigma: Any, *, max_sigma: float = 16.0
 ) -> jax.Array:
@@ -47,13 +48,22 @@ def gaussian_blur(
     `[N, H, W, 3]`, float32.
 
   Raises:
-    ValueError: a `sigma` whose value is known is above `max_sigma`.
+    ValueError: a `sigma` whose value is known is negative or above
+      `max_sigma`, or `max_sigma` is not a finite number of at least 0.
   """
   images = as_float(images)
-  if not isinstance(sigma, jax.core.Tracer):
-    largest = float(np.max(sigma))
-    if largest > max_sigma:
-      raise ValueError(f"sigma {largest} is above max_sigma {max_sigma}")
+  if not 0 <= max_sigma < math.inf:
+    raise ValueError(
+      f"max_sigma must be at least 0 and finite, got {max_sigma}"
+    )
+  values = inputs.known(sigma)
+  if values is not None and values.size:
+    largest = float(values.max())
+    if not (values.min() >= 0 and largest <= max_sigma):
+      raise ValueError(
+        f"sigma must be in [0, max_sigma={max_sigma:g}], got {values.min()} to"
+        f" {largest}"
+      )
     max_sigma = largest
   taps = math.floor((math.sqrt(4 * max_sigma**2 + 1) - 1) / 2) + 1
   sigma = per_image(sigma, images, "sigma").astype(jnp.float32)[..., None]

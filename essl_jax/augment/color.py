@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax import inputs
 from essl_jax.augment.arrays import (
   Planes,
   as_float,
@@ -18,6 +19,8 @@ from essl_jax.augment.arrays import (
 )
 
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3
+_FACTORS = (0.0, float(np.finfo(np.float32).max))
+_TURNS = (-0.5, 0.5)
 
 
 def _gray(planes: Planes) -> jax.Array:
@@ -89,59 +92,79 @@ def _turn_hue(planes: Planes, turns: jax.Array) -> Planes:
   return channel(0.0), channel(2.0), channel(4.0)
 
 
+@inputs.any_sharding(by_example=True)
 def adjust_brightness(images: chex.Array, factor: Any) -> jax.Array:
   """Multiplies by `factor` and clips: 0 is black, 1 the image itself."""
   images = as_float(images)
-  factor = per_image(factor, images, "factor")
+  factor = per_image(factor, images, "factor", _FACTORS)
   return stack_planes(_blend(split_planes(images), 0.0, factor))
 
 
+@inputs.any_sharding(by_example=True)
 def adjust_contrast(images: chex.Array, factor: Any) -> jax.Array:
   """Blends with the mean of the gray image: 0 is flat, 1 the image itself."""
   images = as_float(images)
-  factor, planes = per_image(factor, images, "factor"), split_planes(images)
+  factor = per_image(factor, images, "factor", _FACTORS)
+  planes = split_planes(images)
   return stack_planes(_blend(planes, _mean(_gray(planes)), factor))
 
 
+@inputs.any_sharding(by_example=True)
 def adjust_saturation(images: chex.Array, factor: Any) -> jax.Array:
   """Blends with the gray image: 0 is gray, 1 the image itself."""
   images = as_float(images)
-  factor, planes = per_image(factor, images, "factor"), split_planes(images)
+  factor, planes = (
+    per_image(factor, images, "factor", _FACTORS),
+    split_planes(images),
+  )
   return stack_planes(_blend(planes, _gray(planes), factor))
 
 
+@inputs.any_sharding(by_example=True)
 def adjust_hue(images: chex.Array, factor: Any) -> jax.Array:
   """Turns the hue by `factor` turns, -0.5 to 0.5, in PIL's eight-bit HSV.
 
   The gradient passes as if nothing was truncated to eight bits.
   """
   images = as_float(images)
-  factor = per_image(factor, images, "factor")
+  factor = per_image(factor, images, "factor", _TURNS)
   return stack_planes(_turn_hue(split_planes(images), factor))
 
 
+@inputs.any_sharding(by_example=True)
 def to_grayscale(images: chex.Array) -> jax.Array:
   """The ITU-R 601 gray image, three times."""
   return stack_planes([_gray(split_planes(as_float(images)))] * 3)
 
 
+@inputs.any_sharding(by_example=True)
 def solarize(images: chex.Array, threshold: Any = 128 / 255) -> jax.Array:
   """Inverts the values at or above `threshold`."""
   images = as_float(images)
-  threshold = per_image(threshold, images, "threshold")[..., None]
+  threshold = per_image(threshold, images, "threshold", (0, 1))[..., None]
   return jnp.where(images >= threshold, 1 - images, images)
 
 
+@inputs.any_sharding(by_example=True)
 def normalize(
   images: chex.Array, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
   """Subtracts `mean` and divides by `std`, one value per channel."""
   images = as_float(images)
   channels = images.shape[-1]
-  center = np.asarray(mean, np.float32).reshape(1, 1, 1, channels)
+  center, scale = (np.asarray(x, np.float32) for x in (mean, std))
+  if center.shape != (channels,) or scale.shape != (channels,):
+    raise ValueError(
+      f"mean and std must have one number for each of the {channels} channels"
+      f" of {images.shape}, got {mean} and {std}"
+    )
+  if not np.isfinite([center, scale]).all() or not (scale > 0).all():
+    raise ValueError(
+      f"mean must be finite and std above 0, got {mean} and {std}"
+    )
+  center = center.reshape(1, 1, 1, channels)
   # Divisions may differ in the last bit with the batch's shape, products not.
-  factor = np.float32(1) / np.asarray(std, np.float32)
-  factor = factor.reshape(1, 1, 1, channels)
+  factor = (np.float32(1) / scale).reshape(1, 1, 1, channels)
   return (images - center) * factor
 
 

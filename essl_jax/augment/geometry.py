@@ -7,8 +7,10 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from essl_jax.augment.arrays import as_float, image_keys, per_image, uniform
+from essl_jax import inputs
+from essl_jax.augment.arrays import as_float, per_image, uniform
 
 
 def _triangle(x: jax.Array) -> jax.Array:
@@ -55,6 +57,7 @@ def _matmul_axes(
   return images
 
 
+@inputs.any_sharding(by_example=True)
 def resized_crop(
   images: chex.Array,
   boxes: chex.Array,
@@ -73,7 +76,12 @@ def resized_crop(
     method: "bilinear" or "bicubic" (Keys, a = -0.5; clipped to [0, 1]).
 
   Returns:
-    `[N, *size, 3]`, float32.
+    `[N, *size, 3]`, float32. A traced box outside of its image
+    gives NaN.
+
+  Raises:
+    ValueError: other shapes, an unknown method, a size below 1, or a box that
+      is known to be empty or outside of its image.
   """
   images, boxes = as_float(images), jnp.asarray(boxes, jnp.float32)
   if boxes.shape != (images.shape[0], 4):
@@ -84,12 +92,31 @@ def resized_crop(
   if method not in KERNELS:
     raise ValueError(f"method {method!r} is none of {', '.join(KERNELS)}")
   height, width = (size, size) if isinstance(size, int) else size
+  if min(height, width) < 1:
+    raise ValueError(f"size must be at least 1 pixel, got {size}")
+  _check_boxes(boxes, images.shape)
   top, left, box_height, box_width = jnp.unstack(boxes, axis=1)
   rows = _resampling_matrix(top, box_height, images.shape[1], height, method)
   columns = _resampling_matrix(left, box_width, images.shape[2], width, method)
   return _matmul_axes(rows, columns, images, clip=method == "bicubic")
 
 
+def _check_boxes(boxes: chex.Array, shape: Sequence[int]) -> None:
+  """Refuses known boxes that have no pixel of their image [N, H, W, C]."""
+  values = inputs.known(boxes)
+  if values is None:
+    return
+  start, extent = values[:, :2], values[:, 2:]
+  fits = (extent > 0) & (start < np.array(shape[1:3])) & (start + extent > 0)
+  if not (fits.all() and np.isfinite(values).all()):
+    first = values[~fits.all(axis=1) | ~np.isfinite(values).all(axis=1)][0]
+    raise ValueError(
+      "boxes (top, left, height, width) must overlap images of"
+      f" {shape[1]}x{shape[2]} pixels, got {first.tolist()}"
+    )
+
+
+@inputs.any_sharding(by_example=True)
 def center_crop_resize(
   images: chex.Array, resize: int, size: int, method: str = "bicubic"
 ) -> jax.Array:
@@ -105,6 +132,7 @@ def center_crop_resize(
   return images[:, top : top + size, left : left + size]
 
 
+@inputs.any_sharding(by_example=True)
 def sample_crop_boxes(
   key: chex.PRNGKey,
   n: int,
@@ -127,10 +155,18 @@ def sample_crop_boxes(
 
   Returns:
     int32 `[n, 4]`: top, left, height, width.
+
+  Raises:
+    ValueError: not 0 < smallest <= largest, an area above 1, or another number
+      of keys.
   """
+  if not 0 < scale[0] <= scale[1] <= 1:
+    raise ValueError(f"scale must be ascending in (0, 1], got {scale}")
+  if not 0 < ratio[0] <= ratio[1] < math.inf:
+    raise ValueError(f"ratio must be ascending, above 0, finite, got {ratio}")
   tries = 10
   height, width = image_shape[0], image_shape[1]
-  draws = uniform(image_keys(key, n), 2 * tries + 2)
+  draws = uniform(inputs.image_keys(key, n), 2 * tries + 2)
   area = scale[0] + (scale[1] - scale[0]) * draws[:, :tries]
   low, high = math.log(ratio[0]), math.log(ratio[1])
   aspect = jnp.exp(low + (high - low) * draws[:, tries : 2 * tries])
@@ -154,8 +190,11 @@ def sample_crop_boxes(
   return jnp.concatenate([place, box]).T.astype(jnp.int32)
 
 
+@inputs.any_sharding(by_example=True)
 def horizontal_flip(images: chex.Array, flip: Any = True) -> jax.Array:
   """Mirrors left and right where `flip` (bool, scalar or `[N]`) is true."""
   images = as_float(images)
   flip = per_image(flip, images, "flip")[..., None]
+  if jnp.issubdtype(flip.dtype, jnp.floating):  # such as a probability
+    raise ValueError(f"flip must be booleans, got {flip.dtype}")
   return jnp.where(flip, images[:, :, ::-1], images)

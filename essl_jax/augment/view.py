@@ -10,11 +10,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from essl_jax import transformations
+from essl_jax import inputs, transformations
 from essl_jax.augment.arrays import (
   as_float,
   fold_each,
-  image_keys,
   per_image,
   uniform,
 )
@@ -177,6 +176,7 @@ def _as_view(view: View | Mapping[str, Any]) -> View:
   return View(**view)
 
 
+@inputs.any_sharding(by_example=True)
 def random_view(
   key: chex.PRNGKey,
   images: chex.Array,
@@ -210,13 +210,14 @@ def random_view(
     `[N, size, size, C]`, float32.
 
   Raises:
-    ValueError: a mapping without `size` or with unknown fields; images to be
+    ValueError: a mapping without `size` or with unknown fields; another number
+      of keys; floating images that are known not to be in [0, 1]; images to be
       left uncropped that are not of the view's size, or of other channels than
       the view has numbers or colours for.
   """
   view, images = _as_view(view), as_float(images)
   view.check_channels(images.shape[-1])
-  own_keys = image_keys(key, images.shape[0])
+  own_keys = inputs.image_keys(key, images.shape[0])
   crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
   images = _crop(images, view, crop_keys if crop else None)
   images = _flip_and_recolour(images, view, uniform(draw_keys, 14).T)

@@ -105,7 +105,8 @@ class ElementPrediction:
     """
     parts = zip(self._split(logits), self._targets(labels), strict=True)
     return sum(
-      (losses.transformation_prediction(x, y) for x, y in parts), jnp.zeros(())
+      (losses.transformation_prediction(x, y) for x, y in parts),
+      jnp.zeros((), jnp.float32),
     )
 
   def classify(self, logits: chex.Array) -> jax.Array:

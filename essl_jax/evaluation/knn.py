@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 import numpy as np
 
+from essl_jax import inputs
 from essl_jax.config import bounds
 from essl_jax.data.checks import check_there
 from essl_jax.evaluation import features, pictures, ranking
@@ -22,6 +23,7 @@ from essl_jax.evaluation.evaluation import (
 )
 
 
+@inputs.any_sharding(by_example=False)
 def predict(
   bank: ArrayLike,
   bank_labels: ArrayLike,

@@ -134,11 +134,13 @@ def initial_layer(
   shape = (width, num_classes)
   if std is not None:
     return {
-      "kernel": std * jax.random.normal(keys[0], shape),
-      "bias": jnp.zeros(num_classes),
+      "kernel": std * jax.random.normal(keys[0], shape, jnp.float32),
+      "bias": jnp.zeros(num_classes, jnp.float32),
     }
   bound = width**-0.5
-  draw = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+  draw = functools.partial(
+    jax.random.uniform, dtype=jnp.float32, minval=-bound, maxval=bound
+  )
   return {"kernel": draw(keys[0], shape), "bias": draw(keys[1], shape[1:])}
 
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment
-from essl_jax.augment.arrays import image_keys
+from essl_jax import augment, inputs
 from essl_jax.devices import parallel
 from essl_jax.equivariance.prediction import Prediction
 from essl_jax.evaluation import confusion, single_pass
@@ -104,7 +103,9 @@ def make_predict(
     images, keys = batch
     crops = augment.random_view(keys, images, view, normalized=False)
     # Another use of the key than the crop's, as in training.
-    partner_keys = augment.fold_each(image_keys(keys, len(images)), PARTNERS)
+    partner_keys = augment.fold_each(
+      inputs.image_keys(keys, len(images)), PARTNERS
+    )
     copies, targets = question.all_elements(crops, partner_keys)
     logits = networks.apply(
       variables,

@@ -1,27 +1,78 @@
 """Common code of losses: checks, unit rows, products, sums over devices."""
 
+import functools
+
 import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
+
+from essl_jax import inputs
 
 _EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
+_LARGEST = float(np.finfo(np.float32).max)
 
 
-def check_pair(a: chex.Array, b: chex.Array, names: str) -> None:
-  """Raises ValueError unless both arrays are of one shape [N, D]."""
-  if a.ndim != 2 or a.shape != b.shape:
+def as_pair(
+  a: chex.Array, b: chex.Array, names: str
+) -> tuple[jax.Array, jax.Array]:
+  """Both as float32; ValueError unless they are of one shape [N, D]."""
+  shapes = jnp.shape(a), jnp.shape(b)
+  if len(shapes[0]) != 2 or shapes[0] != shapes[1] or 0 in shapes[0]:
     raise ValueError(
-      f"{names} must both be of one shape [N, D], got {a.shape} and {b.shape}"
+      f"{names} must both be of one shape [N, D], not empty, got {shapes[0]}"
+      f" and {shapes[1]}"
     )
+  return as_float32(a), as_float32(b)
 
 
-def check_temperature(temperature: float) -> None:
-  """Raises ValueError unless it is above 0, where its value is known."""
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-    raise ValueError(f"temperature must be above 0, got {temperature}")
+def as_number(
+  name: str, x: jax.typing.ArrayLike, *, positive: bool
+) -> jax.Array:
+  """A float32 number; ValueError if it is known not to be one of above 0.
+
+  Args:
+    name: of the argument.
+    x: the number.
+    positive: False allows 0 too.
+  """
+  if jnp.ndim(x):
+    raise ValueError(f"{name} must be one number, got shape {jnp.shape(x)}")
+  value = inputs.known(x)
+  least = np.finfo(np.float32).tiny if positive else 0
+  if value is not None and not least <= value <= _LARGEST:
+    bound = "above" if positive else "at least"
+    raise ValueError(f"{name} must be finite and {bound} 0, got {x}")
+  return jnp.asarray(x, jnp.float32)
 
 
+def as_float32(x: chex.Array) -> jax.Array:
+  """Real numbers as float32, their gradients within what their dtype holds."""
+  x = jnp.asarray(x)
+  if jnp.iscomplexobj(x):
+    raise ValueError(f"arrays must be real, got {x.dtype}")
+  wide = x.astype(jnp.float32)
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return wide
+  largest = float(jnp.finfo(x.dtype).max)
+  return wide if largest >= _LARGEST else _bounded(wide, largest)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _bounded(x: jax.Array, largest: float) -> jax.Array:
+  """`x`; its gradient stays in ±largest, as float16 ends at 65504."""
+  del largest
+  return x
+
+
+_bounded.defvjp(
+  lambda x, largest: (x, None),
+  lambda largest, _, gradient: (jnp.clip(gradient, -largest, largest),),
+)
+
+
+@inputs.any_sharding(by_example=True)
 def unit_length(x: chex.Array) -> jax.Array:
   """Scales rows to length one; rows of zeros stay zeros.
 
@@ -36,7 +87,7 @@ def unit_length(x: chex.Array) -> jax.Array:
     [[0.6 0.8]
      [0.  0. ]]
   """
-  x = jnp.asarray(x, jnp.float32)
+  x = as_float32(x)
   # The smaller of the two branches' gradients must stay finite at x = 0.
   squared = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
@@ -60,7 +111,8 @@ def average(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x
   mean = lax.pmean(x, axis_name)
   # Where JAX tracks what varies, the gradient would be a device's share only.
-  return lax.pcast(mean, axis_name, to="varying")
+  tracked = jax.typeof(x).mat.varying & set(jax.tree.leaves(axis_name))
+  return lax.pcast(mean, tuple(tracked), to="varying")
 
 
 def average_for_all(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -5,14 +5,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from essl_jax import inputs
 from essl_jax.losses import common
 
 
+@inputs.any_sharding(by_example=False)
 def info_nce(
   anchors: chex.Array,
   positives: chex.Array,
   *,
-  temperature: float,
+  temperature: jax.typing.ArrayLike,
   axis_name: str | None = None,
 ) -> jax.Array:
   """InfoNCE in one direction, from the anchors to the positives.
@@ -31,7 +33,8 @@ def info_nce(
     The mean loss, a float32 scalar.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or temperature <= 0.
+    ValueError: the shapes differ or are not [N, D], or the temperature is not
+      a number above 0.
 
   Example:
     >>> z1, z2 = jnp.eye(4), jnp.eye(4)
@@ -41,8 +44,9 @@ def info_nce(
   Reference:
     van den Oord et al. 2018 (arXiv 1807.03748), equation 4.
   """
-  common.check_pair(anchors, positives, "anchors and positives")
-  common.check_temperature(temperature)
+  names = "anchors and positives"
+  anchors, positives = common.as_pair(anchors, positives, names)
+  temperature = common.as_number("temperature", temperature, positive=True)
   n = anchors.shape[0]
   everyone = common.gather(common.unit_length(positives), axis_name)
   logits = (
@@ -54,11 +58,12 @@ def info_nce(
   )
 
 
+@inputs.any_sharding(by_example=False)
 def nt_xent(
   z1: chex.Array,
   z2: chex.Array,
   *,
-  temperature: float,
+  temperature: jax.typing.ArrayLike,
   axis_name: str | None = None,
 ) -> jax.Array:
   """SimCLR's normalised temperature-scaled cross entropy.
@@ -76,7 +81,8 @@ def nt_xent(
     The mean loss over the 2N anchors, a float32 scalar.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or temperature <= 0.
+    ValueError: the shapes differ or are not [N, D], or the temperature is not
+      a number above 0.
 
   Example:
     >>> z = jnp.eye(4)
@@ -86,8 +92,8 @@ def nt_xent(
   Reference:
     Chen et al. 2020 (arXiv 2002.05709), equation 1.
   """
-  common.check_pair(z1, z2, "z1 and z2")
-  common.check_temperature(temperature)
+  z1, z2 = common.as_pair(z1, z2, "z1 and z2")
+  temperature = common.as_number("temperature", temperature, positive=True)
   n = z1.shape[0]
   views = common.unit_length(z1), common.unit_length(z2)
   own = jnp.concatenate(views)

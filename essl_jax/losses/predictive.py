@@ -6,9 +6,11 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from essl_jax import inputs
 from essl_jax.losses import common
 
 
+@inputs.any_sharding(by_example=False)
 def negative_cosine_similarity(
   predictions: chex.Array, targets: chex.Array
 ) -> jax.Array:
@@ -34,7 +36,8 @@ def negative_cosine_similarity(
   Reference:
     Chen and He 2021 (arXiv 2011.10566), equations 1 and 2.
   """
-  common.check_pair(predictions, targets, "predictions and targets")
+  names = "predictions and targets"
+  predictions, targets = common.as_pair(predictions, targets, names)
   targets = lax.stop_gradient(targets)
   cosine = jnp.sum(
     common.unit_length(predictions) * common.unit_length(targets), axis=-1
@@ -68,6 +71,7 @@ def byol(predictions: chex.Array, targets: chex.Array) -> jax.Array:
   return 2 + 2 * negative_cosine_similarity(predictions, targets)
 
 
+@inputs.any_sharding(by_example=False)
 def transformation_prediction(
   logits: chex.Array, labels: chex.Array
 ) -> jax.Array:
@@ -77,13 +81,15 @@ def transformation_prediction(
 
   Args:
     logits: scores [N, classes] of the prediction head.
-    labels: integers [N], the index of the applied element.
+    labels: integers [N] in [0, classes), the index of the applied element.
 
   Returns:
-    The mean loss, a float32 scalar.
+    The mean loss, a float32 scalar. It is NaN with a label out of range whose
+    value is not known yet, as under `jit`.
 
   Raises:
-    ValueError: the shapes do not fit or the labels are not integers.
+    ValueError: the shapes do not fit, the labels are not integers, or one that
+      is known is out of range.
 
   Example:
     >>> logits = jnp.zeros((8, 4))
@@ -94,16 +100,17 @@ def transformation_prediction(
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
   """
-  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-    raise ValueError(
-      "logits must be [N, classes] and labels [N], got"
-      f" {logits.shape} and {labels.shape}"
-    )
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f"labels must be integers, got {labels.dtype}")
-  return jnp.mean(
-    optax.softmax_cross_entropy_with_integer_labels(
-      logits.astype(jnp.float32), labels
-    )
+  shape = jnp.shape(logits)
+  if len(shape) != 2 or 0 in shape:
+    raise ValueError(f"logits must be [N, classes], not empty, got {shape}")
+  classes = shape[1]
+  inputs.check_labels(labels, len(logits), classes)
+  labels = jnp.asarray(labels)
+  if labels.dtype.itemsize < 4:  # may not hold the number of classes
+    labels = labels.astype(jnp.int32)
+  each = optax.softmax_cross_entropy_with_integer_labels(
+    common.as_float32(logits), labels
   )
+  # Optax counts negative labels from the end.
+  is_class = (labels >= 0) & (labels < classes)
+  return jnp.mean(jnp.where(is_class, each, jnp.nan))

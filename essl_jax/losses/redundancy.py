@@ -5,6 +5,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from essl_jax import inputs
 from essl_jax.losses import common
 
 _NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
@@ -12,18 +13,18 @@ _NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
 
 def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
   """Columns of `x` [N, D] at mean 0 and variance 1 over all devices."""
-  x = jnp.asarray(x, jnp.float32)
   centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
   squares = jnp.mean(centered**2, axis=0, keepdims=True)
   variance = common.average(squares, axis_name)
   return centered * lax.rsqrt(variance + _NORM_EPSILON)
 
 
+@inputs.any_sharding(by_example=False)
 def barlow_twins(
   z1: chex.Array,
   z2: chex.Array,
   *,
-  redundancy_weight: float,
+  redundancy_weight: jax.typing.ArrayLike,
   axis_name: str | None = None,
 ) -> jax.Array:
   """Barlow Twins: the cross-correlation of two views should be the identity.
@@ -44,7 +45,8 @@ def barlow_twins(
     The loss, a float32 scalar: a sum over dimensions, not over examples.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or the weight is negative.
+    ValueError: the shapes differ or are not [N, D], or the weight is not a
+      number of at least 0.
 
   Example:
     >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -54,12 +56,10 @@ def barlow_twins(
   Reference:
     Zbontar et al. 2021 (arXiv 2103.03230), equations 1 and 2.
   """
-  common.check_pair(z1, z2, "z1 and z2")
-  traced = isinstance(redundancy_weight, jax.core.Tracer)
-  if not traced and not redundancy_weight >= 0:
-    raise ValueError(
-      f"redundancy_weight must be at least 0, got {redundancy_weight}"
-    )
+  z1, z2 = common.as_pair(z1, z2, "z1 and z2")
+  redundancy_weight = common.as_number(
+    "redundancy_weight", redundancy_weight, positive=False
+  )
   a, b = (_standardize(z, axis_name) for z in (z1, z2))
   own = common.similarity(a.T, b.T) / a.shape[0]
   correlation = common.average_for_all(own, axis_name)

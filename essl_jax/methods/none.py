@@ -41,7 +41,7 @@ class TermsAlone(Method):
   ) -> jax.Array:
     """Zero."""
     del outputs, axis_name
-    return jnp.zeros(())
+    return jnp.zeros((), jnp.float32)
 
 
 PART = TermsAlone

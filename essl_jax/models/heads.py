@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from essl_jax import inputs
+
 NORMS = ("batch", "layer", "none")
 OUTPUT_NORMS = ("none", "batch", "batch_not_affine")
 EPSILON = 1e-5
@@ -92,10 +94,11 @@ class MLP(nn.Module):
       The last layer's output, `[N, widths[-1]]`, float32.
 
     Raises:
-      ValueError: If `x` does not have two axes.
+      ValueError: If `x` does not have two axes or is not floating point.
     """
     if x.ndim != 2:
       raise ValueError(f"Features must be [N, F], got shape {x.shape}.")
+    inputs.check_floating("Features", x)
     last = len(self.widths) - 1
     for i, width in enumerate(self.widths):
       x = self._dense(i, width, x.shape[-1])(x)

@@ -22,6 +22,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from essl_jax import inputs
+
 # Blocks per stage, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
   18: ((2, 2, 2, 2), False),
@@ -195,10 +197,11 @@ class ResNet(_Layers):
       Features, `[N, F]`, float32.
 
     Raises:
-      ValueError: If `x` does not have four axes.
+      ValueError: If `x` does not have four axes or is not floating point.
     """
     if x.ndim != 4:
       raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")
+    inputs.check_floating("Images", x)
     size, stride = (3, 1) if self.stem == "cifar" else (7, 2)
     x = self.conv(self.width, size, stride, size // 2, "conv1")(x)
     x = nn.relu(self.norm("bn1", train=train)(x))

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax import inputs
 from essl_jax.models.heads import uniform_fan_in
 from essl_jax.models.layers import transformer
 
@@ -181,12 +182,18 @@ class ViT(nn.Module):
       Features, `[N, F]`, float32.
 
     Raises:
-      ValueError: If `x` does not have four axes, or patches do not divide it.
+      ValueError: If `x` does not have four axes or is not floating point, if
+        patches do not divide it, or for another number of keys.
     """
     if not (train and self.stochastic_depth):
       image_keys = None
     elif image_keys is None:
       image_keys = jax.random.split(self.make_rng("dropout"), len(x))
+    elif image_keys.shape[:1] != x.shape[:1]:
+      raise ValueError(
+        f"image_keys must be one for each of {len(x)} images, got shape"
+        f" {image_keys.shape}."
+      )
     x = self._embed(x)
 
     def run(block: nn.Module, x: jax.Array, keys: Any) -> jax.Array:
@@ -215,12 +222,17 @@ class ViT(nn.Module):
     """Images to tokens with positions, [N, 1 + patches, D]."""
     if x.ndim != 4:
       raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")
+    inputs.check_floating("Images", x)
     n, height, width, channels = x.shape
     _check_multiple("image height", height, self.patch, "patch")
     _check_multiple("image width", width, self.patch, "patch")
     rows, columns = height // self.patch, width // self.patch
+    # One axis at a time: JAX cannot tell how others would be sharded.
+    x = x.reshape(n, rows, self.patch, width, channels)
     x = x.reshape(n, rows, self.patch, columns, self.patch, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, rows * columns, self.patch, self.patch, channels)
+    x = x.reshape(n, rows * columns, -1)
     # Patches do not overlap: their convolution is one product of matrices.
     init = uniform_fan_in(x.shape[-1])
     x = nn.Dense(
@@ -233,9 +245,11 @@ class ViT(nn.Module):
     )(x)
     x = jax.lax.stop_gradient(x) if self.frozen_patch_projection else x
     token = self.param(
-      "cls_token", nn.initializers.normal(1e-6), (1, 1, self.width)
+      "cls_token",
+      nn.initializers.normal(1e-6, jnp.float32),
+      (1, 1, self.width),
     )
-    token = jnp.broadcast_to(token.astype(x.dtype), (n, 1, self.width))
+    token = jnp.zeros_like(x[:, :1]) + token.astype(x.dtype)
     positions = self._positions(rows, columns).astype(x.dtype)
     return jnp.concatenate([token, x], axis=1) + positions
 

@@ -6,7 +6,13 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+
+def _plain(*numbers: Any) -> list[Any]:
+  """Python's numbers for NumPy's, which would make 64 bits of 32."""
+  return [x.item() if isinstance(x, np.generic) else x for x in numbers]
 
 
 def is_matrix(params: chex.ArrayTree) -> Any:
@@ -41,6 +47,9 @@ def sgd(
   Returns:
     The gradient transformation.
   """
+  learning_rate, weight_decay, momentum = _plain(
+    learning_rate, weight_decay, momentum
+  )
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
     optax.sgd(learning_rate, momentum=momentum),
@@ -77,6 +86,9 @@ def lars(
     You et al. 2017 (arXiv 1708.03888); Chen et al. 2020 (arXiv 2002.05709),
     appendix B.9.
   """
+  learning_rate, weight_decay, momentum, trust_coefficient = _plain(
+    learning_rate, weight_decay, momentum, trust_coefficient
+  )
   adapt = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask),
@@ -111,6 +123,7 @@ def adamw(
   Reference:
     Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
   """
-  return optax.adamw(
-    learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask
+  *numbers, weight_decay = _plain(
+    learning_rate, beta1, beta2, epsilon, weight_decay
   )
+  return optax.adamw(*numbers, weight_decay=weight_decay, mask=mask)

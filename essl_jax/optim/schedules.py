@@ -47,7 +47,8 @@ def warmup_cosine(
     done = (step - warmup_steps) / (total_steps - warmup_steps)
     cosine = (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))) / 2
     cosine = end_factor + (1 - end_factor) * cosine
-    return peak * jnp.where(step < warmup_steps, warm, cosine)
+    rate = peak * jnp.where(step < warmup_steps, warm, cosine)
+    return rate.astype(jnp.float32)
 
   return schedule
 

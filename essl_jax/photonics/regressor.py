@@ -164,7 +164,8 @@ class Trainer:
     """The state at step 0."""
     problem = self._problem
     weights, views = jax.random.split(jax.random.key(seed))
-    cells = jnp.zeros((1, *problem.cells["train"].image.shape[1:]))
+    shape = problem.cells["train"].image.shape[1:]
+    cells = jnp.zeros((1, *shape), jnp.float32)
     variables = dict(problem.model.init(weights, cells, train=False))
     if encoder is not None:
       for kind, values in encoder.items():

@@ -172,7 +172,7 @@ def blank(
   keys = jax.random.split(jax.random.key(0), 2)
   for request in requests:
     size = request.view.size
-    zeros = jnp.zeros((2, size, size, channels))
+    zeros = jnp.zeros((2, size, size, channels), jnp.float32)
     if request.transform is not None:
       shapes = jax.eval_shape(request.transform, zeros, keys)
       zeros, targets[request.name] = jax.tree.map(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax import inputs
+
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's L
 
 
@@ -68,7 +70,12 @@ def to_grayscale(images: jax.Array) -> jax.Array:
 
 def invert(images: jax.Array) -> jax.Array:
   """The negative: white becomes black."""
-  return 255 - images if images.dtype == jnp.uint8 else 1 - images
+  if images.dtype == jnp.uint8:
+    return 255 - images
+  inputs.check_floating("images that are not uint8", images)
+  advice = ": divide 0 to 255 by 255"
+  inputs.check_range("images to be inverted", images, 0, 1, advice)
+  return 1 - images
 
 
 def gaussian_blur(size: int) -> Callable[[jax.Array], jax.Array]:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax import inputs
+
 Element = Callable[[jax.Array], jax.Array]
 _PROBE_SIDE = 8  # pixels of the image by which elements are told apart
 
@@ -27,36 +29,49 @@ class _Drawn(Protocol):
   def _count(self, images: jax.Array) -> int:
     """The number of elements for images of this size."""
 
+  @inputs.any_sharding(by_example=True)
   def apply_random(
     self, keys: chex.Array, images: chex.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Applies one uniformly drawn element to each image.
 
     Args:
-      keys: one random key per image, typed keys [N].
+      keys: one random key per image, [N]; or one, expanded by `fold_in(key, i)`
+        for image i.
       images: [N, H, H, C].
 
     Returns:
       Images [N, H, H, C] and labels int32 [N].
+
+    Raises:
+      ValueError: another number of keys, or images that are not square.
     """
+    keys = inputs.image_keys(keys, len(square(images)))
     labels = draw_labels(keys, 0, self._count(square(images)))
     return self.apply(images, labels), labels
 
+  @inputs.any_sharding(by_example=True)
   def apply_sometimes(
     self, keys: chex.Array, images: chex.Array, probability: float = 0.5
   ) -> tuple[jax.Array, jax.Array]:
     """Applies, with a probability, an element other than the identity.
 
     Args:
-      keys: one random key per image, typed keys [N].
+      keys: as in `apply_random`.
       images: [N, H, H, C].
       probability: of a uniformly drawn element other than the identity.
 
     Returns:
       Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
+
+    Raises:
+      ValueError: as `apply_random`, or a probability outside of [0, 1].
     """
+    inputs.check_range("probability", probability, 0, 1)
+    keys = inputs.image_keys(keys, len(square(images)))
     which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
-    draw = lambda key: jax.random.bernoulli(key, probability)
+    chance = jnp.asarray(probability, jnp.float32)
+    draw = lambda key: jax.random.bernoulli(key, chance)
     labels = draw_labels(which, 1, self._count(square(images)))
     labels = jnp.where(jax.vmap(draw)(whether), labels, 0)
     return self.apply(images, labels), labels
@@ -114,23 +129,31 @@ class TransformationGroup(_Drawn):
     del images
     return self.num_classes
 
+  @inputs.any_sharding(by_example=True)
   def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
     """Applies element `labels[i]` to image i.
 
     Args:
       images: [N, H, H, C], uint8 or floating in [0, 1].
-      labels: int32 [N].
+      labels: int32 [N] in [0, classes).
 
     Returns:
-      Images [N, H, H, C] of the same dtype.
+      Images [N, H, H, C] of the same dtype. Those of traced labels out of range
+      are as they were.
+
+    Raises:
+      ValueError: images that are not square, or labels that are not [N]
+        integers or are known to be out of range.
     """
     images = square(images)
+    inputs.check_labels(labels, len(images), self.num_classes)
     transformed = images
     for k in range(1, self.num_classes):
       chosen = (labels == k)[:, None, None, None]
       transformed = jnp.where(chosen, self._element(k, images), transformed)
     return transformed
 
+  @inputs.any_sharding(by_example=True)
   def apply_all(self, images: chex.Array) -> tuple[jax.Array, jax.Array]:
     """Applies every element to every image.
 
@@ -223,6 +246,7 @@ class CyclicShifts(_Drawn):
   moves: frozenset[str] = frozenset()
   factors = ()
 
+  @inputs.any_sharding(by_example=True)
   def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
     """Shifts image i by `labels[i]`.
 
@@ -232,9 +256,15 @@ class CyclicShifts(_Drawn):
         to the right.
 
     Returns:
-      Images [N, H, H, C] of the same dtype.
+      Images [N, H, H, C] of the same dtype. Traced labels out of range shift by
+      their remainder.
+
+    Raises:
+      ValueError: as of `TransformationGroup.apply`.
     """
     images = square(images)
+    inputs.check_labels(labels, len(images), self._count(images))
+    labels = jnp.asarray(labels)
     side = images.shape[1]
     shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
     return jax.vmap(shift)(images, labels)
@@ -257,13 +287,13 @@ def overlap(a: "_Drawn", b: "_Drawn") -> bool:
 
 def square(images: chex.Array) -> jax.Array:
   """The images, if they are square; ValueError otherwise."""
-  if images.ndim != 4 or images.shape[1] != images.shape[2]:
-    raise ValueError(
-      f"images must be square, [N, H, H, C], got shape {images.shape}"
-    )
+  shape = jnp.shape(images)
+  if len(shape) != 4 or shape[1] != shape[2]:
+    raise ValueError(f"images must be square, [N, H, H, C], got shape {shape}")
   return jnp.asarray(images)
 
 
 def draw_labels(keys: chex.Array, least: int, count: int) -> jax.Array:
   """Labels int32 [N] uniform in least .. count - 1, one for each of N keys."""
-  return jax.vmap(lambda key: jax.random.randint(key, (), least, count))(keys)
+  draw = lambda key: jax.random.randint(key, (), least, count, jnp.int32)
+  return jax.vmap(draw)(keys)

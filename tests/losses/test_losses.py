@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
 import numpy as np
 import pytest
 
@@ -17,16 +18,6 @@ from essl_jax.losses import common, contrastive, predictive, redundancy
 pytestmark = pytest.mark.quick
 
 TEMPERATURES = (0.1, 0.2, 0.5)
-PAIRWISE = {
-  "info_nce": functools.partial(losses.info_nce, temperature=0.2),
-  "nt_xent": functools.partial(losses.nt_xent, temperature=0.1),
-  "negative_cosine": losses.negative_cosine_similarity,
-  "byol": losses.byol,
-  "barlow_twins": functools.partial(
-    losses.barlow_twins, redundancy_weight=0.0051
-  ),
-}
-OF_ONE_EXAMPLE = ("negative_cosine", "byol")  # these take no axis
 
 
 @pytest.fixture(scope="module")

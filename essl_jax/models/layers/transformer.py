@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 EPSILON = 1e-6  # of layer norms
 # timm truncates at 2, which is a hundred deviations.
-initial_weights = nn.initializers.normal(0.02)
+initial_weights = nn.initializers.normal(0.02, jnp.float32)
 
 
 class _Layers(nn.Module):
@@ -120,7 +120,7 @@ class Block(_Layers):
 
     def draw(key: jax.Array) -> jax.Array:
       own_key = jax.random.fold_in(key, part)
-      return jax.random.bernoulli(own_key, keep_probability)
+      return jax.random.bernoulli(own_key, jnp.float32(keep_probability))
 
     kept = jax.vmap(draw)(image_keys)[:, None, None]
     return jnp.where(kept, x / keep_probability, 0)

@@ -1,0 +1,184 @@
+"""Inputs of the pure functions: known values, random keys, shardings.
+
+Values are known where they are neither traced nor on devices of other
+processes. Only known values are looked at, so that checks cost nothing under
+`jax.jit`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def known(x: Any) -> np.ndarray | None:
+  """The values of a number or an array, or None where they are not known."""
+  leaves = jax.tree.leaves(x)
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    return None
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return None
+  return np.asarray(x)
+
+
+def check_range(
+  name: str, x: Any, low: float, high: float, advice: str = ""
+) -> None:
+  """Refuses known numbers that are out of range.
+
+  Args:
+    name: of the argument.
+    x: numbers of any shape.
+    low: the smallest that is allowed.
+    high: the largest.
+    advice: the end of the message.
+
+  Raises:
+    ValueError: one of them is out of range, or not a number.
+  """
+  values = known(x)
+  if values is None or not values.size:
+    return
+  least, most = values.min(), values.max()
+  if not (low <= least and most <= high):
+    found = f"{least}" if least == most else f"{least} to {most}"
+    raise ValueError(
+      f"{name} must be in [{low:g}, {high:g}], got {found}{advice}"
+    )
+
+
+def check_floating(name: str, x: Any) -> None:
+  """Raises ValueError for an array of whole numbers, such as uint8 images."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise ValueError(f"{name} must be floating point, got {x.dtype}")
+
+
+def keys_by_place(
+  key: chex.PRNGKey, count: int, first: jax.typing.ArrayLike = 0
+) -> jax.Array:
+  """One key per image, by its place in a larger batch or set.
+
+  Args:
+    key: one, typed or legacy.
+    count: of images.
+    first: place of the first, such as a device's share begins at.
+
+  Returns:
+    Keys [count] of the same kind, whatever the shares.
+  """
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
+def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
+  """Typed keys, one per image.
+
+  Args:
+    key: one, or `[count]`; typed, or legacy `[2]` or `[count, 2]`.
+    count: of images.
+
+  Returns:
+    Keys `[count]`: those that were given, or `keys_by_place` of the one.
+
+  Raises:
+    ValueError: another number of keys, or no keys.
+  """
+  try:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      key = jax.random.wrap_key_data(key)
+  except (AttributeError, TypeError):  # an int, or data of another kind
+    found = getattr(key, "shape", repr(key))
+    raise ValueError(
+      f"key must be one key or [{count}] keys, got {found}: jax.random.key"
+      " makes them"
+    ) from None
+  if key.ndim == 0:
+    return keys_by_place(key, count)
+  if key.shape != (count,):
+    raise ValueError(f"key must be one key or [{count}] keys, got {key.shape}")
+  return key
+
+
+def check_labels(labels: Any, rows: int, classes: int) -> None:
+  """Refuses labels that are not [N] integers, or known to be out of range.
+
+  Args:
+    labels: one for each row.
+    rows: N.
+    classes: how many there are.
+
+  Raises:
+    ValueError: another shape or dtype, or a known one is not in [0, classes).
+  """
+  if jnp.shape(labels) != (rows,):
+    raise ValueError(
+      f"labels must be one for each of {rows} rows, got shape"
+      f" {jnp.shape(labels)}"
+    )
+  dtype = jnp.result_type(labels)
+  if not jnp.issubdtype(dtype, jnp.integer):
+    raise ValueError(f"labels must be integers, got {dtype}")
+  check_range("labels", labels, 0, classes - 1)
+
+
+def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:
+  """Lets a function of arrays work where JAX tracks their shardings.
+
+  Meshes of `jax.make_mesh` have explicit axes. There JAX refuses operations
+  whose result may be laid out in several ways; within the function the compiler
+  decides instead. Nothing changes for other arrays.
+
+  Args:
+    by_example: the results are arrays whose first axis is divided among the
+      devices like that of the first argument that is; False copies them to all.
+
+  Returns:
+    A decorator.
+  """
+
+  def decorate(function: _Function) -> _Function:
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+      leaves = jax.tree.leaves((args, kwargs))
+      arrays = [x for x in leaves if isinstance(x, jax.Array)]
+      if any(any(jax.typeof(x).sharding.spec) for x in arrays):
+        return _automatic(function, by_example, *args, **kwargs)
+      return function(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+  return decorate
+
+
+def _automatic(
+  function: Callable[..., Any], by_example: bool, /, *args: Any, **kwargs: Any
+) -> Any:
+  """Calls a function for which the compiler chooses all shardings."""
+  leaves, tree = jax.tree.flatten((args, kwargs))
+  places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
+  shardings = [jax.typeof(leaves[i]).sharding for i in places]
+
+  def call(*arrays: jax.Array) -> Any:
+    found = list(leaves)
+    for i, x in zip(places, arrays, strict=True):
+      found[i] = x
+    args, kwargs = jax.tree.unflatten(tree, found)
+    return function(*args, **kwargs)
+
+  mesh = next(x.mesh for x in shardings if any(x.spec))
+  rows = next((x.spec[0] for x in shardings if x.spec and x.spec[0]), None)
+  types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+  automatic = jax.sharding.auto_axes(
+    call,
+    axes=tuple(name for name, kind in types if kind == AxisType.Explicit),
+    out_sharding=NamedSharding(mesh, P(rows) if by_example else P()),
+  )
+  # Without jit, JAX would ask for a mesh that is set.
+  return jax.jit(automatic)(*(leaves[i] for i in places))
