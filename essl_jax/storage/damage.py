@@ -16,6 +16,7 @@ from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import digest
 from essl_jax.texts import first_line, some
 
+
 class DamagedError(Exception):
   """A checkpoint is not what was saved; says why."""
 
