@@ -117,12 +117,12 @@ def check_labels(labels: Any, rows: int, classes: int) -> None:
   Raises:
     ValueError: another shape or dtype, or a known one is not in [0, classes).
   """
-  if jnp.shape(labels) != (rows,):
+  if np.shape(labels) != (rows,):
     raise ValueError(
       f"labels must be one for each of {rows} rows, got shape"
-      f" {jnp.shape(labels)}"
+      f" {np.shape(labels)}"
     )
-  dtype = jnp.result_type(labels)
+  dtype = getattr(labels, "dtype", None) or np.asarray(labels).dtype
   if not jnp.issubdtype(dtype, jnp.integer):
     raise ValueError(f"labels must be integers, got {dtype}")
   check_range("labels", labels, 0, classes - 1)

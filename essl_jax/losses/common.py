@@ -18,7 +18,7 @@ def as_pair(
   a: chex.Array, b: chex.Array, names: str
 ) -> tuple[jax.Array, jax.Array]:
   """Both as float32; ValueError unless they are of one shape [N, D]."""
-  shapes = jnp.shape(a), jnp.shape(b)
+  shapes = np.shape(a), np.shape(b)
   if len(shapes[0]) != 2 or shapes[0] != shapes[1] or 0 in shapes[0]:
     raise ValueError(
       f"{names} must both be of one shape [N, D], not empty, got {shapes[0]}"
@@ -37,8 +37,8 @@ def as_number(
     x: the number.
     positive: False allows 0 too.
   """
-  if jnp.ndim(x):
-    raise ValueError(f"{name} must be one number, got shape {jnp.shape(x)}")
+  if np.ndim(x):
+    raise ValueError(f"{name} must be one number, got shape {np.shape(x)}")
   value = inputs.known(x)
   least = np.finfo(np.float32).tiny if positive else 0
   if value is not None and not least <= value <= _LARGEST:

@@ -4,6 +4,7 @@ import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from essl_jax import inputs
@@ -100,11 +101,11 @@ def transformation_prediction(
   Reference:
     Dangovski et al. 2022 (arXiv 2111.00899), equation 2.
   """
-  shape = jnp.shape(logits)
+  shape = np.shape(logits)
   if len(shape) != 2 or 0 in shape:
     raise ValueError(f"logits must be [N, classes], not empty, got {shape}")
   classes = shape[1]
-  inputs.check_labels(labels, len(logits), classes)
+  inputs.check_labels(labels, shape[0], classes)
   labels = jnp.asarray(labels)
   if labels.dtype.itemsize < 4:  # may not hold the number of classes
     labels = labels.astype(jnp.int32)

@@ -287,7 +287,7 @@ def overlap(a: "_Drawn", b: "_Drawn") -> bool:
 
 def square(images: chex.Array) -> jax.Array:
   """The images, if they are square; ValueError otherwise."""
-  shape = jnp.shape(images)
+  shape = np.shape(images)
   if len(shape) != 4 or shape[1] != shape[2]:
     raise ValueError(f"images must be square, [N, H, H, C], got shape {shape}")
   return jnp.asarray(images)

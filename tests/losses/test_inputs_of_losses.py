@@ -145,6 +145,14 @@ def test_labels_out_of_range(label, dtype):
   np.testing.assert_allclose(loss(logits, labels * 0), np.log(4), rtol=1e-6)
 
 
+def test_lists_are_arrays():
+  found = losses.transformation_prediction([[0.0, 0.0]], [1])
+  np.testing.assert_allclose(found, np.log(2), rtol=1e-6)
+  assert losses.negative_cosine_similarity([[1.0, 0.0]], [[2.0, 0.0]]) == -1
+  with pytest.raises(ValueError, match="got 2"):
+    losses.transformation_prediction([[0.0, 0.0]], [2])
+
+
 def test_small_integers_name_many_classes():
   """int8 and uint8 labels do not wrap where there are 300 classes."""
   logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)

@@ -1,0 +1,97 @@
+"""What transformation groups make of sharded, 64-bit and wrong inputs."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from essl_jax import transformations
+
+pytestmark = pytest.mark.quick
+
+IMAGES = np.random.default_rng(0).random((8, 4, 4, 3), np.float32)
+KEYS = jax.random.split(jax.random.key(1), 8)
+LABELS = np.arange(8) % 2
+GROUPS = ("rotation", "grayscale", "any_roll")
+
+
+def _functions(name):
+  """All that a group does, as one function."""
+  group = transformations.AUGMENTATIONS[name]
+
+  def all_of_them(images, keys, labels):
+    found = [
+      group.apply(images, labels),
+      *group.apply_random(keys, images),
+      *group.apply_sometimes(keys, images, 0.7),
+    ]
+    if isinstance(group, transformations.TransformationGroup):
+      found += group.apply_all(images)
+    return found
+
+  return jax.jit(all_of_them)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_shardings_and_64_bits_change_nothing(name):
+  """Elements and draws are those of one device and of 32 bits."""
+  expected = _functions(name)(IMAGES, KEYS, LABELS)
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  placed = jax.device_put((IMAGES, KEYS, LABELS), NamedSharding(mesh, P("a")))
+  found = _functions(name)(*placed)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  with jax.enable_x64(True):
+    found = _functions(name)(IMAGES, KEYS, LABELS.astype(np.int64))
+  assert [x.dtype for x in found] == [x.dtype for x in expected]
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("name", ["rotation", "any_roll"])
+def test_one_key_stands_for_all_images(name):
+  """As of `random_view`: image i has the key `fold_in(key, i)`."""
+  group = transformations.AUGMENTATIONS[name]
+  key = jax.random.key(3)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(8))
+  for draw in (group.apply_random, group.apply_sometimes):
+    expected = jax.jit(draw)(keys, IMAGES)
+    for same in (key, jax.random.key_data(key)):
+      found = jax.jit(draw)(same, IMAGES)
+      jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for wrong in (KEYS[:3], 7, np.zeros((8, 3), np.uint32)):
+      with pytest.raises(ValueError, match=r"one key or \[8\] keys, got"):
+        draw(wrong, IMAGES)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("label", [-1, 24])
+def test_labels_out_of_range(name, label):
+  """Known ones are refused; of traced ones the docstring says what comes."""
+  group = transformations.AUGMENTATIONS[name]
+  labels = np.full(8, label, np.int32)
+  for given in (labels, jnp.asarray(labels)):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, "):
+      group.apply(IMAGES, given)
+  expected = IMAGES
+  if name == "any_roll":  # by the remainder of rows and columns
+    expected = np.roll(IMAGES, divmod(label, 4), (1, 2))
+  np.testing.assert_array_equal(jax.jit(group.apply)(IMAGES, labels), expected)
+
+
+def test_wrong_arguments_are_named():
+  group = transformations.FOUR_FOLD_ROTATION
+  with pytest.raises(ValueError, match=r"each of 8 rows, got shape \(3,\)"):
+    group.apply(IMAGES, np.zeros(3, np.int32))
+  with pytest.raises(ValueError, match="integers, got float"):
+    group.apply(IMAGES, np.zeros(8, np.float32))
+  for wrong in (-0.1, 1.5, np.nan):
+    with pytest.raises(ValueError, match=r"probability must be in \[0, 1\]"):
+      group.apply_sometimes(KEYS, IMAGES, wrong)
+  with pytest.raises(ValueError, match=r"square, .* got shape \(2,\)"):
+    group.apply_all([1.0, 2.0])
+  negative = transformations.GROUPS["inversion"]
+  with pytest.raises(ValueError, match=r"inverted must be .*divide 0 to 255"):
+    negative.apply_all(IMAGES * 255)
+  with pytest.raises(ValueError, match="floating point, got int32"):
+    negative.apply_all((IMAGES * 255).astype(np.int32))
