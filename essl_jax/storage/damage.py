@@ -45,11 +45,10 @@ def attempt(
   except (UsageError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # TensorStore and Orbax raise many kinds
-    if describe_trouble(error):
+    # TensorStore has its own word for a lack of rights.
+    if describe_trouble(error) or "PERMISSION_DENIED" in str(error):
       raise
     why = first_line(error)
-    if "PERMISSION_DENIED" in str(error):  # TensorStore's word
-      raise UsageError(f"cannot read the checkpoint {folder}: {why}") from error
   if jax.process_count() > 1:
     others = multihost_utils.process_allgather(np.int32(bool(why)))
     if others.any() and not why:
