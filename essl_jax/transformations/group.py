@@ -147,7 +147,7 @@ class TransformationGroup(_Drawn):
     """
     images = square(images)
     inputs.check_labels(labels, len(images), self.num_classes)
-    transformed = images
+    labels, transformed = jnp.asarray(labels), images
     for k in range(1, self.num_classes):
       chosen = (labels == k)[:, None, None, None]
       transformed = jnp.where(chosen, self._element(k, images), transformed)

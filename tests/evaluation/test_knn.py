@@ -195,3 +195,19 @@ def test_a_bank_over_eight_devices_ranks_as_one(monkeypatch, size):
     expected = knn.run(*data, k=ks, **arguments)
     assert knn.run(*data, k=ks, mesh=mesh, **arguments) == expected
   ranking.compiled.cache_clear()
+
+
+def test_explicit_shardings_and_64_bits_change_nothing():
+  random = np.random.default_rng(0)
+  bank, queries = random.normal(size=(2, 8, 6)).astype(np.float32)
+  arrays = bank, np.arange(8) % 3, queries
+  predict = functools.partial(knn.predict, num_classes=3, k=4, temperature=0.1)
+  expected = predict(*arrays)
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  share = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+  placed = jax.device_put(arrays, share)
+  np.testing.assert_array_equal(jax.jit(predict)(*placed), expected)
+  with jax.enable_x64(True):
+    found = predict(*arrays)
+  assert found.dtype == np.int32
+  np.testing.assert_array_equal(found, expected)

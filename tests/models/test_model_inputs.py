@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from essl_jax.models import heads, resnet, vit
+from essl_jax.models.layers import convolution, dense
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((8, 8, 8, 3), np.float32)
@@ -86,6 +87,34 @@ def test_explicit_shardings_change_nothing(name):
   batch = jax.device_put((MODELS[name][1], KEYS), share)
   found = jax.jit(jax.value_and_grad(_loss(name)))(*placed, *batch)
   _assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["conv", "winograd", "dense"])
+def test_layers_for_cpus_work_with_explicit_shardings(name):
+  """Value and both gradients; 64 channels go by Winograd's filtering."""
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  channels = 64 if name == "winograd" else 2
+  x = RANDOM.normal(size=(8, 4, 4, channels)).astype(np.float32)
+  kernel = RANDOM.normal(size=(3, 3, channels, channels)).astype(np.float32)
+  apply = functools.partial(
+    convolution.cpu_conv,
+    window_strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  if name == "dense":
+    x, kernel = (
+      x.reshape(8, 32),
+      RANDOM.normal(size=(32, 32)).astype(np.float32),
+    )
+    plain = (((1,), (0,)), ((), ()))
+    apply = lambda x, k: dense.cpu_dot_general(x, k, plain)
+  loss = jax.jit(
+    jax.value_and_grad(lambda *pair: jnp.mean(apply(*pair) ** 2), (0, 1))
+  )
+  whole, share = NamedSharding(mesh, P()), NamedSharding(mesh, P("a"))
+  found = loss(jax.device_put(x, share), jax.device_put(kernel, whole))
+  _assert_close(found, loss(x, kernel))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax import inputs
 from essl_jax.models.layers import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -25,6 +26,7 @@ _FAST = (None, "default", "fastest", jax.lax.Precision.DEFAULT)
 _WINOGRAD_CHANNELS = 64
 
 
+@inputs.any_sharding(by_example=True)
 def im2col_conv(
   lhs: jax.Array,
   rhs: jax.Array,
@@ -70,6 +72,7 @@ def im2col_conv(
   return out.reshape(lhs.shape[0], height, width, rhs.shape[-1])
 
 
+@inputs.any_sharding(by_example=True)
 def cpu_conv(
   lhs: jax.Array,
   rhs: jax.Array,

@@ -7,9 +7,12 @@ from typing import Any
 import jax
 from jax import lax
 
+from essl_jax import inputs
+
 _ROWS_BY_MATRIX = (((1,), (0,)), ((), ()))
 
 
+@inputs.any_sharding(by_example=True)
 def cpu_dot_general(
   lhs: jax.Array,
   rhs: jax.Array,
@@ -22,7 +25,8 @@ def cpu_dot_general(
   XLA's CPU code is slow where the second factor is transposed: the gradient by
   64 rows of 2048 features takes three times as long as the product. Here the
   rows are transposed in its stead, where they are few. All other products are
-  XLA's own. Differentiable in reverse mode alone.
+  XLA's own. Differentiable in reverse mode alone, and within `jax.shard_map`
+  with `check_vma=False` alone.
 
   Args:
     lhs: Features, `[N, F]`.
