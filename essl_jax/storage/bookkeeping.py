@@ -54,8 +54,9 @@ def begin_anew(workdir: pathlib.Path) -> None:
     UsageError: it has been trained in.
   """
   record, results = workdir / "starts.json", workdir / "results.json"
-  evidence = []
-  is_cut = any(".orbax-checkpoint-tmp" in x.name for x in _saved(workdir))
+  names = [path.name for path in _saved(workdir)]
+  evidence = [f"checkpoints/{x}" for x in names if ".damaged-" in x]
+  is_cut = not evidence and any(".orbax-checkpoint-tmp" in x for x in names)
   if is_cut and record.is_file():
     record.unlink()  # before what is left of the save goes
   elif not is_cut and os.path.lexists(record):

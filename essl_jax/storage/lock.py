@@ -10,7 +10,8 @@ import re
 from essl_jax.errors import UsageError
 
 NAME = ".lock"
-_TEMPORARY = re.compile(r"(.+)\.(\d+)\.tmp")  # of `workdir.replace_bytes`
+# Of `workdir.replace_bytes`; no file of anybody else is called so.
+_TEMPORARY = re.compile(r"(.+)\.(\d+)\.essl\.tmp")
 
 
 @contextlib.contextmanager
@@ -31,8 +32,10 @@ def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
   """
   path = folder / NAME
   while True:
-    # A pipe of that name would block if opened to write alone.
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    # A pipe of that name would block if opened to write alone. A link of that
+    # name could make a file elsewhere.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    handle = os.open(path, flags, 0o666)
     try:
       is_held = _try(handle, path, refusal)
       if not is_held or _is_of(handle, path):
@@ -76,8 +79,10 @@ def remove_left_overs(folder: pathlib.Path, name: str | None = None) -> None:
   names = os.listdir(folder) if folder.is_dir() else []
   for found in filter(None, map(_TEMPORARY.fullmatch, names)):
     of, process = found.groups()
-    if name is None or (of == name and not _is_alive(int(process))):
-      (folder / found[0]).unlink(missing_ok=True)
+    path = folder / found[0]
+    is_left = name is None or (of == name and not _is_alive(int(process)))
+    if is_left and path.is_file():
+      path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

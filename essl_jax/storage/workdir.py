@@ -123,7 +123,7 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
     UsageError: in all processes, naming those that do not see it.
   """
   path = local_path(workdir)
-  mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.tmp"
+  mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.essl.tmp"
   problem = ""
   if jax.process_index() == 0:
     try:
@@ -233,7 +233,7 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 def replace_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file so that it is never seen half-written; as `replace_text`."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.essl.tmp")
   try:
     with temporary.open("wb") as file:
       file.write(content)

@@ -42,7 +42,7 @@ def test_a_failing_call_is_told_and_nothing_is_lost(words, worker):
 def kind_of(name: str) -> str:
   """A pattern of all files like one, such as `checkpoints/*/_METADATA`."""
   name = re.sub("[0-9a-f]{32}", "*", name)  # arrays
-  name = re.sub(r"\.\d+\.tmp$", ".*.tmp", name)
+  name = re.sub(r"\.\d+\.essl\.tmp$", ".*.tmp", name)
   name = re.sub("^tensorboard/.*", "tensorboard/*", name)
   name = re.sub(r"^checkpoints/\d", "checkpoints/[0-9]", name)
   return re.sub("^checkpoints/.*/", "checkpoints/*/", name)

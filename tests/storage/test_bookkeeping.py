@@ -209,3 +209,13 @@ def test_results_of_weights_from_a_file_are_no_training(workdir):
   (workdir / "starts.json").unlink()
   (workdir / "results.json").write_text(json.dumps(RESULTS | {"step": 0}))
   bookkeeping.begin_anew(workdir)
+
+
+def test_checkpoints_set_aside_are_evidence_of_training(tmp_path):
+  """Whatever else a kill left beside them; nothing is removed."""
+  for name in ("200.damaged-1", "300.orbax-checkpoint-tmp"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  (tmp_path / "starts.json").write_text("[]")
+  with pytest.raises(UsageError, match="checkpoints/200.damaged-1"):
+    bookkeeping.begin_anew(tmp_path)
+  assert (tmp_path / "starts.json").exists()

@@ -136,8 +136,12 @@ def test_a_run_that_fails_later_keeps_what_it_wrote(tmp_path):
 def test_half_written_files_of_killed_runs_go(tmp_path):
   """They are nobody's, since one process alone writes there."""
   (tmp_path / "fit").mkdir()
-  names = ("results.json.7.tmp", ".process-0.12.99.tmp", "fit/a.npz.7.tmp")
-  kept = ("mine.tmp", "7.tmp", "fit/b.npz", "a.7.tmp.txt")
+  names = (
+    "results.json.7.essl.tmp",
+    ".process-0.12.99.essl.tmp",
+    "fit/a.npz.7.essl.tmp",
+  )
+  kept = ("mine.tmp", "data.2024.tmp", "fit/b.npz", "a.7.essl.tmp.txt")
   for name in (*names, *kept):
     (tmp_path / name).touch()
   with claim.hold(tmp_path, nothing):
@@ -147,12 +151,21 @@ def test_half_written_files_of_killed_runs_go(tmp_path):
       assert (tmp_path / name).exists()
 
 
+def test_a_link_in_the_place_of_the_lock_makes_no_file_elsewhere(tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / lock.NAME).symlink_to(tmp_path / "elsewhere")
+  with pytest.raises(UsageError), claim.hold(workdir, nothing):
+    pass
+  assert not (tmp_path / "elsewhere").exists()
+
+
 def test_half_written_files_of_the_living_stay(tmp_path):
   """Where nobody holds the folder, as that of exported weights."""
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()
-  alive, other = f"a.{os.getpid()}.tmp", f"b.{dead.pid}.tmp"
-  for name in (alive, other, f"a.{dead.pid}.tmp"):
+  alive, other = f"a.{os.getpid()}.essl.tmp", f"b.{dead.pid}.essl.tmp"
+  for name in (alive, other, f"a.{dead.pid}.essl.tmp"):
     (tmp_path / name).touch()
   lock.remove_left_overs(tmp_path, "a")
   assert sorted(x.name for x in tmp_path.iterdir()) == sorted([alive, other])
