@@ -19,6 +19,7 @@ from convert_helpers import (
   write_pth,
   write_state_dict,
 )
+from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import safetensors.numpy
@@ -256,3 +257,35 @@ MADE = {
   "npz": (".npz", write_array, ARRAYS),
   "pth": (".pth", write_pickle, PICKLES),
 }
+
+
+def damage(kind, folder, settings):
+  """Checks what becomes of damaged files of a kind."""
+  path = folder / f"a{SUFFIXES[kind]}"
+  write(path, kind)
+  check(path)
+  content = path.read_bytes()
+
+  @settings
+  @given(CHANGES)
+  def run(changes):
+    path.write_bytes(damaged(content, changes))
+    check(path)
+
+  with little_memory():
+    run()
+
+
+def make(kind, folder, settings):
+  """Checks what becomes of files of a kind with headers of any content."""
+  suffix, write_header, headers = MADE[kind]
+  path = folder / f"a{suffix}"
+
+  @settings
+  @given(headers)
+  def run(header):
+    write_header(path, header)
+    check(path)
+
+  with little_memory():
+    run()

@@ -6,7 +6,8 @@ is tried in `tests/faults/test_fuzz_config.py`, a part of it here.
 
 import fuzz_helpers
 from fuzz_helpers import STARTS
-from hypothesis import HealthCheck, given, settings
+import fuzz_settings
+from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
@@ -22,13 +23,7 @@ FIELDS = {
   for name, field, value in fuzz_helpers.walk(start)
   if fuzz_helpers.is_numeric(field.hint)
 }
-FEW = settings(
-  max_examples=30,
-  derandomize=True,
-  database=None,
-  deadline=None,
-  suppress_health_check=list(HealthCheck),
-)
+FEW = fuzz_settings.few(30)
 
 
 def _spelled(value, nonsense):

@@ -1,16 +1,11 @@
 """A fixed sample of the damaged files of `tests/faults/test_fuzz_data.py`."""
 
 import fuzz_files
-from hypothesis import HealthCheck, given, settings
+import fuzz_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-few = settings(
-  max_examples=40,
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(HealthCheck),
-)
+few = fuzz_settings.few(40)
 
 
 @few

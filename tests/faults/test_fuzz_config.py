@@ -6,7 +6,8 @@ and within bounds, and an experiment of it is built, its evaluations checked.
 
 import fuzz_helpers
 from fuzz_helpers import STARTS
-from hypothesis import HealthCheck, given, settings
+import fuzz_settings
+from hypothesis import given
 from hypothesis import strategies as st
 import jax
 import numpy as np
@@ -22,14 +23,8 @@ from essl_jax.training import experiment as experiment_lib
 
 pytestmark = pytest.mark.faults
 
-MANY = settings(
-  max_examples=400,
-  derandomize=True,
-  database=None,
-  deadline=None,
-  suppress_health_check=list(HealthCheck),
-)
-FEWER = settings(MANY, max_examples=120)
+MANY = fuzz_settings.few(400)
+FEWER = fuzz_settings.few(120)
 # Small networks of few images: an experiment is built in half a second.
 SMALL = (
   "--config.encoder.blocks=(1,)",

@@ -1,34 +1,17 @@
 """Thousands of damaged files of weights: one line, in time, little memory."""
 
+import fuzz_settings
 import fuzz_weights_helpers as fuzz
-import hypothesis
 import pytest
 
 pytestmark = pytest.mark.faults
 
-many = hypothesis.settings(
-  max_examples=1000,
-  deadline=None,
-  database=None,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+many = fuzz_settings.many(1000)
 
 
 @pytest.mark.parametrize("kind", fuzz.SUFFIXES)
 def test_damaged_files(kind, tmp_path):
-  path = tmp_path / f"a{fuzz.SUFFIXES[kind]}"
-  fuzz.write(path, kind)
-  fuzz.check(path)
-  content = path.read_bytes()
-
-  @many
-  @hypothesis.given(fuzz.CHANGES)
-  def damage(changes):
-    path.write_bytes(fuzz.damaged(content, changes))
-    fuzz.check(path)
-
-  with fuzz.little_memory():
-    damage()
+  fuzz.damage(kind, tmp_path, many)
 
 
 @pytest.mark.parametrize("kind", fuzz.SUFFIXES)
@@ -45,14 +28,4 @@ def test_cut_files(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", fuzz.MADE)
 def test_made_headers(kind, tmp_path):
-  suffix, write, headers = fuzz.MADE[kind]
-  path = tmp_path / f"a{suffix}"
-
-  @many
-  @hypothesis.given(headers)
-  def make(header):
-    write(path, header)
-    fuzz.check(path)
-
-  with fuzz.little_memory():
-    make()
+  fuzz.make(kind, tmp_path, many)
