@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import unicodedata
 
 _LONGEST = 300  # characters
+_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, no UTF-8, line breaks
 # Of a path and of a name in it, in bytes, as Linux and macOS have them.
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 
@@ -44,8 +45,7 @@ def unfit(text: str) -> str:
   Returns:
     What it must be; empty for a text that is fine.
   """
-  # Control characters, and bytes that are no UTF-8.
-  if any(unicodedata.category(x) in ("Cc", "Cs") for x in text):
+  if any(unicodedata.category(x) in _UNSPEAKABLE for x in text):
     return "must be of printable characters"
   longest = max(len(name.encode()) for name in text.split("/"))
   if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:

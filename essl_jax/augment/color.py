@@ -113,10 +113,8 @@ def adjust_contrast(images: chex.Array, factor: Any) -> jax.Array:
 def adjust_saturation(images: chex.Array, factor: Any) -> jax.Array:
   """Blends with the gray image: 0 is gray, 1 the image itself."""
   images = as_float(images)
-  factor, planes = (
-    per_image(factor, images, "factor", _FACTORS),
-    split_planes(images),
-  )
+  factor = per_image(factor, images, "factor", _FACTORS)
+  planes = split_planes(images)
   return stack_planes(_blend(planes, _gray(planes), factor))
 
 

@@ -146,7 +146,7 @@ class _Reader:
     return True
 
   def _make(self, name: str, argument: Any) -> None:
-    """Names and calls, of which nothing is ever looked up or called."""
+    """Names and calls. None of them is ever looked up or called."""
     stack = self.stack
     if name == "GLOBAL":
       stack.append(self._name(argument.replace(" ", ".", 1)))

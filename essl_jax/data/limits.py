@@ -17,7 +17,7 @@ _NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 class NotReadableError(ValueError):
-  """What stands at a path is no file that may be read; says why."""
+  """A path leads to no file that may be read; says why."""
 
 
 def regular_size(path: str | os.PathLike[str]) -> int:

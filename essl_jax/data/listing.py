@@ -90,7 +90,7 @@ class Listing:
     return place
 
   def _is_new_file(self, entry: os.DirEntry[str], around: str | None) -> bool:
-    """Whether a file is to be read; what is no file is found broken later."""
+    """Whether to read a file; what is no file is found broken later."""
     if not entry.is_symlink():
       place = None if around is None else os.path.join(around, entry.name)
       return not self._is_met(place in self.places)

@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator
 import contextlib
 import os
 import pathlib
-import unicodedata
 
 import jax
 
 from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import lock
 from essl_jax.storage import workdir as workdir_lib
+from essl_jax.texts import unfit
 
 _PATTERNS = frozenset("*?[]\\")  # Orbax takes them for patterns of names
-_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, no UTF-8, line breaks
 _LONGEST = 3800  # bytes; Linux takes 4095, and checkpoints add some
 
 
@@ -91,11 +90,12 @@ def _leave_nothing(
 
 def check_name(path: pathlib.Path) -> None:
   """Raises UsageError for a path at which checkpoints could not be read."""
-  wrong = sorted(_PATTERNS.intersection(str(path)))
-  wrong += [
-    repr(x) for x in str(path) if unicodedata.category(x) in _UNSPEAKABLE
-  ]
-  if wrong:
+  if why := unfit(str(path)):
+    raise UsageError(
+      f"the path of workdir {ascii(str(path)):.200} {why}: choose another"
+      " --workdir"
+    )
+  if wrong := sorted(_PATTERNS.intersection(str(path))):
     raise UsageError(
       f"workdir {ascii(str(path))} has {wrong[0]} in its path, by which"
       " checkpoints cannot be read again: choose another --workdir"

@@ -1,11 +1,8 @@
 """Tells a checkpoint that is damaged from other trouble in reading it."""
 
 from collections.abc import Callable, Mapping
-import inspect
-import logging
 import os
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -38,7 +35,6 @@ def attempt(
     UsageError: of `read`, or something else is wrong than the checkpoint.
   """
   found, why = None, ""
-  _hold_back_echoes()
   try:
     _check_files(folder)
     found = read(step)
@@ -54,30 +50,6 @@ def attempt(
     if others.any() and not why:
       why = "another process cannot read it"
   return found, why
-
-
-def _hold_back_echoes() -> None:
-  """Keeps what follows from a failed read from being printed besides.
-
-  Orbax reads arrays side by side. Where one is damaged, those under way end
-  later, each with a stack trace that nobody asked for.
-  """
-  show = sys.unraisablehook
-  if getattr(show, "holds_back", False):
-    return
-
-  def hook(echo: Any) -> None:
-    is_closed = "Event loop is closed" in str(echo.exc_value)
-    if not is_closed and not inspect.iscoroutine(echo.object):
-      show(echo)
-
-  hook.holds_back = True  # type: ignore[attr-defined]
-  sys.unraisablehook = hook
-  logging.getLogger("asyncio").addFilter(_is_no_echo)
-
-
-def _is_no_echo(record: logging.LogRecord) -> bool:
-  return "exception was never retrieved" not in record.getMessage()
 
 
 def _check_files(folder: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from essl_jax.storage import events
+from essl_jax.storage import events, json_files
 from essl_jax.storage.workdir import replace_text, to_json
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
@@ -195,22 +195,14 @@ def _make_bar(console: rich.console.Console) -> rich.progress.Progress:
   )
 
 
-def _read(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any], str]]:
-  """Step, figures and text of the lines of a JSONL file, but for broken ones.
-
-  A kill leaves half a line.
-  """
-  text = path.read_text("utf-8", "replace") if path.exists() else ""
-  for line in text.splitlines():
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-      figures = json.loads(line)
-      yield int(figures["step"]), figures, line
-
-
 def _drop_after(path: pathlib.Path, step: int) -> None:
   """Rewrites a JSONL file without lines of later steps or broken ones."""
-  kept = [f"{line}\n" for x, _, line in _read(path) if x <= step]
-  replace_text(path, "".join(kept if step else []))
+  kept = []
+  for line in path.read_text("utf-8", "replace").splitlines():
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      if step and int(json.loads(line)["step"]) <= step:
+        kept.append(f"{line}\n")
+  replace_text(path, "".join(kept))
 
 
 def is_measured(workdir: pathlib.Path, step: int) -> bool:
@@ -220,8 +212,11 @@ def is_measured(workdir: pathlib.Path, step: int) -> bool:
     workdir: of the run.
     step: number of updates done.
   """
-  lines = _read(workdir / "metrics.jsonl")
-  return any(x == step and "loss" not in figures for x, figures, _ in lines)
+  path = workdir / "metrics.jsonl"
+  return any(
+    line is not None and line.get("step") == step and "loss" not in line
+    for line in (json_files.read_lines(path) if path.exists() else [])
+  )
 
 
 def check_finite(step: int, scalars: Mapping[str, float]) -> None:
