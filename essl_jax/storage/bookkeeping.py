@@ -32,10 +32,10 @@ def _saved(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
   return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def set_aside(path: pathlib.Path) -> pathlib.Path:
-  """Renames what is damaged; returns its new path, `NAME.damaged-1`."""
+def set_aside(path: pathlib.Path, why: str = "damaged") -> pathlib.Path:
+  """Renames what is not to be used; returns its new path, `NAME.damaged-1`."""
   for i in itertools.count(1):
-    new = path.with_name(f"{path.name}.damaged-{i}")
+    new = path.with_name(f"{path.name}.{why}-{i}")
     if not os.path.lexists(new):
       path.rename(new)
       return new
@@ -45,20 +45,27 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 def begin_anew(workdir: pathlib.Path) -> None:
   """Lets a workdir without a checkpoint be begun, unless some were saved.
 
-  Where the first save was cut off, the record of it goes.
+  Where the first save was cut off, its record and the figures of its steps are
+  renamed.
 
   Args:
     workdir: of a run; holds no whole checkpoint.
 
   Raises:
-    UsageError: it has been trained in.
+    UsageError: it has been trained in, or its checkpoints are out of reach.
   """
   record, results = workdir / "starts.json", workdir / "results.json"
+  checkpoints, metrics = workdir / "checkpoints", workdir / "metrics.jsonl"
+  if checkpoints.is_symlink() and not checkpoints.exists():
+    raise UsageError(
+      f"{checkpoints} is a link to {os.readlink(checkpoints)}, which is not"
+      " there: mount or restore that folder, or remove the link to begin anew"
+    )
   names = [path.name for path in _saved(workdir)]
   evidence = [f"checkpoints/{x}" for x in names if ".damaged-" in x]
   is_cut = not evidence and any(".orbax-checkpoint-tmp" in x for x in names)
   if is_cut and record.is_file():
-    record.unlink()  # before what is left of the save goes
+    _cut(record)  # before what is left of the save goes
   elif not is_cut and os.path.lexists(record):
     evidence.append(record.name)
   try:
@@ -74,6 +81,24 @@ def begin_anew(workdir: pathlib.Path) -> None:
       " are gone: put them back or choose another --workdir; to begin anew,"
       f" remove {found}"
     )
+  if _has_steps(metrics):
+    _cut(metrics)
+
+
+def _has_steps(metrics: pathlib.Path) -> bool:
+  """Whether there are figures of training."""
+  if not metrics.is_file():
+    return False
+  steps = (line.get("step") for line in json_files.read_lines(metrics) if line)
+  return any(isinstance(step, int) and step > 0 for step in steps)
+
+
+def _cut(path: pathlib.Path) -> None:
+  """Renames what a start has left that was ended before its first save."""
+  print(
+    f"no checkpoint is whole: training begins anew, and {path} of the start"
+    f" before is now {set_aside(path, 'cut').name}"
+  )
 
 
 def mend(workdir: pathlib.Path) -> None:
@@ -178,7 +203,8 @@ def _check_metrics(path: pathlib.Path) -> None:
 def _is_figures(line: dict[str, Any] | None) -> bool:
   return (
     line is not None
-    and line.get("step") is not None
+    and isinstance(line.get("step"), int)
+    and line["step"] >= 0
     and all(x is None or _is_number(x) for x in line.values())
   )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
@@ -35,7 +36,16 @@ def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
     # A pipe of that name would block if opened to write alone. A link of that
     # name could make a file elsewhere.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    handle = os.open(path, flags, 0o666)
+    try:
+      handle = os.open(path, flags, 0o666)
+    except OSError as error:
+      if error.errno not in (errno.EISDIR, errno.ELOOP):
+        raise
+      kind = "a folder" if path.is_dir() else "a link"
+      raise UsageError(
+        f"{path} is {kind}, where a file tells which program works in"
+        f" {folder}: remove it or choose another folder"
+      ) from error
     try:
       is_held = _try(handle, path, refusal)
       if not is_held or _is_of(handle, path):

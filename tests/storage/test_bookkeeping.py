@@ -93,6 +93,9 @@ def test_damaged_bookkeeping_is_set_aside(name, what, workdir, capsys):
     ("metrics.jsonl", {"step": "8"}),
     ("metrics.jsonl", {"loss": 1.0}),
     ("metrics.jsonl", {"step": 1, "loss": "low"}),
+    ("metrics.jsonl", {"step": -5, "loss": 1.0}),
+    ("metrics.jsonl", {"step": 1.5, "loss": 1.0}),
+    ("metrics.jsonl", {"step": True, "loss": 1.0}),
   ],
 )
 def test_wrong_types_within_are_found(name, content, workdir):
@@ -193,15 +196,40 @@ def test_a_trained_workdir_is_not_begun_anew(what, workdir):
   bookkeeping.begin_anew(workdir)  # told to
 
 
-def test_a_run_killed_in_its_first_save_begins_again(workdir):
-  """The record of the save goes first, whatever else is then killed."""
+def test_a_run_killed_in_its_first_save_begins_again(workdir, capsys):
+  """The record of the save is renamed first, whatever else is then killed."""
   (workdir / "results.json").unlink()
   folder = workdir / "checkpoints"
   (folder / "8").rename(folder / "8.orbax-checkpoint-tmp")
   bookkeeping.begin_anew(workdir)
   assert not (workdir / "starts.json").exists()
+  assert json.loads((workdir / "starts.json.cut-1").read_text()) == [START]
+  assert (workdir / "metrics.jsonl.cut-1").read_text() == METRICS
+  assert len(capsys.readouterr().out.splitlines()) == 2
   (folder / "8.orbax-checkpoint-tmp").rmdir()
   bookkeeping.begin_anew(workdir)
+  assert not capsys.readouterr().out
+
+
+def test_figures_of_training_are_never_wiped(tmp_path, capsys):
+  """Although nothing else tells of it."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 0, "knn_top1": 9.0}\n')
+  bookkeeping.begin_anew(tmp_path)
+  assert path.exists()  # an untrained encoder can be measured again
+  path.write_text(METRICS)
+  bookkeeping.begin_anew(tmp_path)
+  assert not path.exists()
+  assert (tmp_path / "metrics.jsonl.cut-1").read_text() == METRICS
+  assert "is now metrics.jsonl.cut-1" in capsys.readouterr().out
+
+
+def test_checkpoints_out_of_reach_are_not_begun_anew(tmp_path):
+  """As on a disk that is not mounted; the link stays as it is."""
+  (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+  with pytest.raises(UsageError, match=r"is a link to .*elsewhere.*mount"):
+    bookkeeping.begin_anew(tmp_path)
+  assert _names(tmp_path) == ["checkpoints"]
 
 
 def test_results_of_weights_from_a_file_are_no_training(workdir):

@@ -90,7 +90,7 @@ def test_another_kind_of_lock_does_no_harm(kind, tmp_path):
     return
   path.mkdir()
   with (
-    pytest.raises(UsageError, match="cannot write to workdir"),
+    pytest.raises(UsageError, match=r"\.lock is a folder,.*: remove it"),
     claim.hold(tmp_path, nothing),
   ):
     raise AssertionError
@@ -155,7 +155,10 @@ def test_a_link_in_the_place_of_the_lock_makes_no_file_elsewhere(tmp_path):
   workdir = tmp_path / "run"
   workdir.mkdir()
   (workdir / lock.NAME).symlink_to(tmp_path / "elsewhere")
-  with pytest.raises(UsageError), claim.hold(workdir, nothing):
+  with (
+    pytest.raises(UsageError, match=r"\.lock is a link,.*: remove it"),
+    claim.hold(workdir, nothing),
+  ):
     pass
   assert not (tmp_path / "elsewhere").exists()
 
