@@ -34,6 +34,21 @@ _OUT_OF_MEMORY = re.compile(
   "|cannot allocate memory|can't start new thread",
   re.IGNORECASE,
 )
+# The clients of buckets, which have tried again for a while by then.
+_NETWORK = (
+  "aiohttp.",
+  "botocore.",
+  "gcsfs.",
+  "google.api_core.",
+  "google.auth.",
+  "requests.",
+  "urllib3.",
+)
+# As TensorStore says it, by its codes and its HTTP client.
+_UNREACHABLE = re.compile(
+  r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|UNKNOWN|INTERNAL|UNAUTHENTICATED)"
+  r"|CURL error|HTTP/?[\d.]* (401|403|408|429|5\d\d)"
+)
 # TensorStore's errors, under Orbax, carry those of the system in their text.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
@@ -77,8 +92,8 @@ def describe_trouble(error: BaseException | None) -> str:
     error: of any library; those that it was raised for count as well.
 
   Returns:
-    Of disks (full, broken, read-only), open files and memory; empty if the
-    error is about something else.
+    Of disks (full, broken, read-only), open files, memory and networks; empty
+    if the error is about something else.
   """
   seen: set[int] = set()
   while error is not None and id(error) not in seen:
@@ -89,9 +104,24 @@ def describe_trouble(error: BaseException | None) -> str:
       return f"{what}: {_TROUBLES[code]}, then start the same command again"
     if _is_out_of_memory(error, found):
       return f"{_MEMORY} ({first_line(error)})"
+    if _is_of_network(error):
+      return (
+        f"a bucket cannot be reached ({first_line(error, with_type=True)}):"
+        " see to the network and the permissions, then start the same command"
+        " again"
+      )
     hidden = error.__suppress_context__
     error = error.__cause__ or (None if hidden else error.__context__)
   return ""
+
+
+def _is_of_network(error: BaseException) -> bool:
+  if type(error).__module__.startswith(_NETWORK):
+    return True
+  if isinstance(error, TimeoutError):
+    return error.errno is None  # of a client
+  is_of_store = isinstance(error, ValueError) and "gs://" in str(error)
+  return is_of_store and bool(_UNREACHABLE.search(str(error)))
 
 
 def _of_system(error: BaseException) -> tuple[int, str] | None:

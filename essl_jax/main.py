@@ -10,7 +10,6 @@ if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
 
 from collections.abc import Sequence
 import os
-import pathlib
 import traceback
 from typing import Any
 
@@ -22,7 +21,7 @@ from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
 from essl_jax.devices import cpu, parallel, processes, signals
-from essl_jax.storage import environment
+from essl_jax.storage import environment, places
 from essl_jax.storage import workdir as workdir_lib
 
 for module in (command_line, process_flags):  # --help shows them
@@ -37,7 +36,7 @@ def _main(arguments: Sequence[str]) -> int:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
     jax.config.update("jax_compilation_cache_dir", cache)
   config = config_flags.load(command_line.CONFIG.value or "", arguments[1:])
-  workdir = workdir_lib.local_path(
+  workdir = places.locate(
     command_line.WORKDIR.value or command_line.default_workdir()
   )
   process_flags.join()
@@ -51,7 +50,7 @@ def _main(arguments: Sequence[str]) -> int:
   return 0
 
 
-def _facts(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, Any]:
+def _facts(config: config_lib.Config, workdir: places.Path) -> dict[str, Any]:
   """What must be the same in processes that compute one run."""
   facts = workdir_lib.dotted(config_lib.to_dict(config), "config.")
   facts |= {"--workdir": str(workdir)}

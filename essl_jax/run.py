@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import jax
 from essl_jax import config as config_lib
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import results
-from essl_jax.storage import bookkeeping, checkpoint, claim, weights
+from essl_jax.storage import bookkeeping, checkpoint, claim, places, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.storage.workdir import check_config, read_config
@@ -21,7 +20,7 @@ from essl_jax.training import step as step_lib
 
 def run(
   config: config_lib.Config,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> None:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
@@ -29,7 +28,7 @@ def run(
   `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, where
   there is none, the encoder that `init_from` names.
 
-  Writes `config.json`, `metrics.jsonl`, TensorBoard events, checkpoints,
+  Writes `config.json`, `metrics-*.jsonl`, TensorBoard events, checkpoints,
   `results.json` and `summary.png` into the workdir.
 
   Args:
@@ -48,7 +47,7 @@ def run(
     _run(config, workdir, agree)
 
 
-def _prepare(workdir: pathlib.Path) -> None:
+def _prepare(workdir: places.Path) -> None:
   """Refuses to begin a trained workdir anew; mends what is damaged there."""
   if not checkpoint.exists(workdir):
     bookkeeping.begin_anew(workdir)
@@ -57,7 +56,7 @@ def _prepare(workdir: pathlib.Path) -> None:
 
 def _run(
   config: config_lib.Config,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None],
 ) -> None:
   is_new = not checkpoint.exists(workdir)
@@ -82,7 +81,7 @@ def _run(
 
 def _open(
   config: config_lib.Config,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   is_new: bool,
   agree: Callable[[Mapping[str, Any]], None],
 ) -> experiment_lib.Experiment:
@@ -90,7 +89,7 @@ def _open(
   before: Mapping[str, Any] = {}
   if config.init_from and is_new:
     weights.read_metadata(config.init_from)
-  elif (workdir / "config.json").exists() or (
+  elif places.exists(workdir / "config.json") or (
     is_new and config.mode != "train"
   ):
     before = read_config(workdir)  # refuses a folder without a run
@@ -103,7 +102,7 @@ def _open(
     overwrite=is_new,
   )
   if not is_new:
-    if not (workdir / "config.json").exists():
+    if not places.exists(workdir / "config.json"):
       _say(f"warning: {workdir} gets the config of this command: it has none")
     check()
   experiment = experiment_lib.build(config)
@@ -119,7 +118,7 @@ def _open(
 def _trained(
   experiment: experiment_lib.Experiment,
   bench: bench_lib.Bench,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   from_file: bool,
 ) -> tuple[step_lib.TrainState, int, weights.Origin | None]:
   """The state to evaluate, its step, and where weights of a file come from."""

@@ -8,7 +8,7 @@ from typing import Any
 import study as study_lib
 
 from essl_jax.evaluation import drawing
-from essl_jax.storage import workdir as workdir_lib
+from essl_jax.storage import places
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -157,7 +157,7 @@ def write(
   )
   if not records:
     return text
-  workdir_lib.replace_text(options.results / "table.md", text + "\n")
+  places.replace_text(options.results / "table.md", text + "\n")
   draw = lambda figure: study.draw(figure, list(records))
   drawing.write_files(options.results, (11, 5), draw)
   return text

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterator
 import contextlib
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import guard
 from essl_jax.evaluation.encoding import Encoding, Interrupt
 from essl_jax.evaluation.evaluation import Evaluation
-from essl_jax.storage import logs
+from essl_jax.storage import logs, places
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -40,7 +39,7 @@ class Bench:
   experiment: experiment_lib.Experiment
   encoding: Encoding
   evaluations: tuple[Evaluation, ...] = ()
-  workdir: pathlib.Path | None = None
+  workdir: places.Path | None = None
   interrupt: Interrupt = lambda: None
   at_random: Collection[str] = ()
   figures: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)

@@ -7,7 +7,6 @@ features of random crops. They differ in what is trained beside the layer.
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from essl_jax.devices import parallel
 from essl_jax.evaluation import fitting, linear_layer
 from essl_jax.evaluation.recipe import Recipe
 from essl_jax.evaluation.saved import Saved
+from essl_jax.storage import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Setup:
   view: augment.View
   mesh: Mesh
   seed: int = 0
-  workdir: pathlib.Path | None = None
+  workdir: places.Path | None = None
   circumstances: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -104,7 +104,7 @@ class Evaluation(Part):
     """Raises UsageError before training for what `run` would refuse."""
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
-    """Figures during training, for `metrics.jsonl`; quick to compute."""
+    """Figures during training, to be logged; quick to compute."""
     del bench, state
     return {}
 

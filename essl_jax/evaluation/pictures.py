@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 import io
 import itertools
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -13,8 +12,7 @@ import numpy as np
 from essl_jax.augment import ViewRequest
 from essl_jax.evaluation import drawing, guard
 from essl_jax.evaluation.directions import unit_length
-from essl_jax.storage import json_files
-from essl_jax.storage import workdir as workdir_lib
+from essl_jax.storage import metrics, places
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -26,12 +24,12 @@ _POINTS = 2000  # test images in the map of the features
 
 
 def write_summary(
-  workdir: pathlib.Path, bench: Any, state: step_lib.TrainState
-) -> pathlib.Path:
+  workdir: places.Path, bench: Any, state: step_lib.TrainState
+) -> places.Path:
   """Draws `summary.png`: views, curves and an evaluation's drawing.
 
   Args:
-    workdir: holds `metrics.jsonl`.
+    workdir: holds the figures of training.
     bench: `bench.Bench`, whose source and views are shown.
     state: the trained state.
 
@@ -43,12 +41,12 @@ def write_summary(
   figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], bench.experiment, state)
-  _draw_curves(axes[1], workdir / "metrics.jsonl", bench)
+  _draw_curves(axes[1], workdir, bench)
   bench.draw(state, axes[2])
   path = workdir / "summary.png"
   stream = io.BytesIO()
   figure.savefig(stream, dpi=110)
-  workdir_lib.replace_bytes(path, stream.getvalue())
+  places.replace_bytes(path, stream.getvalue())
   return path
 
 
@@ -107,9 +105,9 @@ def seen(
     yield request, np.split(pixels, len(pixels) // len(images))
 
 
-def _draw_curves(axes: Any, path: pathlib.Path, bench: Any) -> None:
+def _draw_curves(axes: Any, workdir: places.Path, bench: Any) -> None:
   """The losses and, on a second axis, the accuracies by step."""
-  found = json_files.read_lines(path) if path.exists() else []
+  found = metrics.read(workdir)
   lines = [line for line in found if line]
   right = axes.twinx()
   logged = dict.fromkeys(itertools.chain.from_iterable(lines))

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import itertools
 import json
-import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -20,7 +18,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import guard, pictures
 from essl_jax.evaluation.evaluation import Row, figures_of
-from essl_jax.storage import environment, json_files, logs, weights
+from essl_jax.storage import environment, logs, metrics, places, weights
 from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import read_config, to_json, write_json
@@ -33,7 +31,7 @@ _NAMED = 20  # images at most that a split names as broken
 
 def write(
   bench: bench_lib.Bench,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   state: step_lib.TrainState,
   step: int,
   origin: weights.Origin | None = None,
@@ -48,14 +46,14 @@ def write(
 
   Args:
     bench: the run's evaluations.
-    workdir: holds `metrics.jsonl` and `starts.json`.
+    workdir: holds the figures of training and `starts.json`.
     state: what to measure.
     step: the state's step.
     origin: where the networks come from, if this run has not trained them.
   """
   experiment = bench.experiment
   path, partial = workdir / "results.json", workdir / "results.partial.json"
-  before = json.loads(path.read_text()) if path.exists() else {}
+  before = json.loads(path.read_text()) if places.exists(path) else {}
   known = _circumstances(experiment, origin)
   with bench.encoding.remembering(state):
     results = _results(bench, workdir, step, before, known)
@@ -67,11 +65,11 @@ def write(
     if jax.process_index() > 0:
       return
     write_json(path, results)  # whatever becomes of the rows
-    partial.unlink(missing_ok=True)
+    places.remove(partial)
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
     write_json(path, results)
-    shutil.rmtree(workdir / "probe", ignore_errors=True)
+    places.remove_folder(workdir / "probe")
     lines = _lines(rows)
     if experiment.config.mode != "finetune":
       lines = [
@@ -88,7 +86,7 @@ def write(
 
 def _results(
   bench: bench_lib.Bench,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   step: int,
   before: Mapping[str, Any],
   known: Mapping[str, Any],
@@ -121,7 +119,7 @@ def _results(
 
 
 def _picture(
-  bench: bench_lib.Bench, workdir: pathlib.Path, state: step_lib.TrainState
+  bench: bench_lib.Bench, workdir: places.Path, state: step_lib.TrainState
 ) -> list[tuple[str, str]]:
   """Draws `summary.png`; its line of the table, none where that fails."""
   try:
@@ -240,7 +238,7 @@ def _circumstances(
 
 
 def _training(
-  workdir: pathlib.Path, experiment: experiment_lib.Experiment
+  workdir: places.Path, experiment: experiment_lib.Experiment
 ) -> dict[str, Any]:
   """Steps, time and speed over all starts, and the last step's metrics."""
   starts = starts_lib.read(workdir)
@@ -259,18 +257,18 @@ def _training(
     "source_images_per_second": speed,
     "encoder_images_per_second": speed
     and speed * experiment.encodings_per_image,
-    "last_step": json_files.figures_at(workdir / "metrics.jsonl", steps),
+    "last_step": metrics.at(workdir, steps),
   }
 
 
 def _untrained(
-  bench: bench_lib.Bench, workdir: pathlib.Path, figures: Mapping[str, Any]
+  bench: bench_lib.Bench, workdir: places.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Figures that were logged at step 0, if the ranking one is comparable.
 
   The circumstances are those of the evaluation that ranks checkpoints.
   """
-  before = json_files.figures_at(workdir / "metrics.jsonl", 0)
+  before = metrics.at(workdir, 0)
   ranking = next((x for x in bench.evaluations if x.ranks in before), None)
   if ranking is None or ranking.name not in figures:
     return {}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import hashlib
 import io
 import json
-import pathlib
 from typing import Any
 import zipfile
 
@@ -14,8 +13,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from essl_jax.devices import parallel
-from essl_jax.storage import bookkeeping
-from essl_jax.storage.workdir import replace_bytes, to_json
+from essl_jax.storage import bookkeeping, places
+from essl_jax.storage.workdir import to_json
 
 Counts = list[tuple[Any, ...]]
 """Figures of every finished repetition: right answers, first and among five."""
@@ -30,7 +29,7 @@ class Saved:
 
   def __init__(
     self,
-    path: pathlib.Path | None,
+    path: places.Path | None,
     mesh: Mesh,
     columns: int = 2,
     dtype: Any = np.int32,
@@ -71,7 +70,7 @@ class Saved:
     """
     if self._path is None or jax.process_index() > 0:
       return
-    self._path.parent.mkdir(exist_ok=True)
+    self._path.parent.mkdir(parents=True, exist_ok=True)
     leaves = [np.asarray(x) for x in jax.tree.leaves(state)]
     arrays: dict[str, Any] = {f"leaf{i}": x for i, x in enumerate(leaves)}
     buffer = io.BytesIO()
@@ -81,7 +80,7 @@ class Saved:
       counts=np.array(counts, self._dtype).reshape(-1, self._columns),
       **arrays,
     )
-    replace_bytes(self._path, buffer.getvalue())
+    places.replace_bytes(self._path, buffer.getvalue())
 
   def counts(self) -> Counts:
     """Those of the finished repetitions; none where nothing is saved."""
@@ -119,7 +118,8 @@ class Saved:
     if self._path is None or jax.process_index() > 0:
       return {}
     try:
-      with np.load(self._path, allow_pickle=False) as file:
+      stream = io.BytesIO(self._path.read_bytes())
+      with np.load(stream, allow_pickle=False) as file:
         if str(file["key"]) != self._key:
           return {}
         return {name: file[name] for name in file.files}

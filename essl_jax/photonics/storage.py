@@ -23,7 +23,7 @@ from essl_jax.data.limits import regular_size
 from essl_jax.data.npz import DamagedError, read_npz
 from essl_jax.errors import UsageError
 from essl_jax.photonics import settings as settings_lib
-from essl_jax.storage import lock
+from essl_jax.storage import lock, places
 from essl_jax.storage import workdir as workdir_lib
 
 MANIFEST = "manifest.json"
@@ -170,7 +170,7 @@ def write_manifest(
 def replace(path: pathlib.Path, content: bytes) -> None:
   """Writes a file, all of it or nothing; UsageError where it cannot be."""
   with told(path.parent):
-    workdir_lib.replace_bytes(path, content)
+    places.replace_bytes(path, content)
 
 
 def _part(directory: pathlib.Path, split: str, first: int) -> pathlib.Path:

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 import os
-import pathlib
 import sys
 import tempfile
 
@@ -12,7 +11,7 @@ import jax
 from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 from essl_jax.report import runs as runs_lib
-from essl_jax.storage.workdir import local_path, replace_text
+from essl_jax.storage import places
 
 NAME = "report.html"
 _FEWEST = 10  # of which a map and a spectrum say something
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   runs = runs_lib.read(options.workdirs)
   out = runs[0].path / NAME
   if options.out is not None:
-    out = local_path(options.out)
+    out = places.locate(options.out, "--out")
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")
@@ -66,16 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
   found = [samples.collect(run, options.images, print) for run in runs]
   try:
-    replace_text(out, page.write(runs, found, print))
+    places.replace_text(out, page.write(runs, found, print))
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
-  print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+  print(f"wrote {out} ({out.stat().length / 1e6:.1f} MB)")
 
 
-def _check_writable(out: pathlib.Path) -> None:
+def _check_writable(out: places.Path) -> None:
   """Raises UsageError now, not after a minute of work."""
-  if out.is_dir():
+  if places.is_folder(out):
     raise UsageError(f"--out={out} is a folder: give the name of a file")
+  if places.is_remote(out):
+    return
   try:
     with tempfile.TemporaryFile(dir=out.parent):
       pass
@@ -85,7 +86,7 @@ def _check_writable(out: pathlib.Path) -> None:
     raise UsageError(_unwritable(out, error)) from error
 
 
-def _unwritable(out: pathlib.Path, error: OSError) -> str:
+def _unwritable(out: places.Path, error: OSError) -> str:
   reason = error.strerror or str(error)
   return f"cannot write {out} ({reason}): give another file with --out"
 

@@ -25,7 +25,7 @@ _Drawn = tuple[Curve, int | None]
 
 
 def write(runs: Sequence[Run], known: Known, notes: list[str]) -> Section:
-  """All numbers of `metrics.jsonl`, one figure each.
+  """All numbers of `metrics-*.jsonl`, one figure each.
 
   Args:
     runs: in this order.

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
-import pathlib
 from typing import Any, TypeGuard
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Row
-from essl_jax.storage.workdir import dotted, local_path, read_config
+from essl_jax.storage import metrics, places
+from essl_jax.storage.workdir import dotted, read_config
 
 Points = list[tuple[float, float]]
 _LARGEST = 3.4e38  # of float32; pictures of larger ones overflow
@@ -23,12 +23,12 @@ class Run:
     name: short, different from those of the other runs.
     path: its workdir, absolute.
     results: what `results.json` holds.
-    metrics: the lines of `metrics.jsonl`.
+    metrics: the lines of `metrics-*.jsonl`.
     notes: what could not be read, a line each.
   """
 
   name: str
-  path: pathlib.Path
+  path: places.Path
   results: Mapping[str, Any]
   metrics: Sequence[Mapping[str, Any]]
   notes: tuple[str, ...] = ()
@@ -43,12 +43,12 @@ class Run:
     return self.results.get("figures", {}).get(measure, {})
 
   def scalars(self) -> set[str]:
-    """Names of the numbers in `metrics.jsonl`."""
+    """Names of the numbers in `metrics-*.jsonl`."""
     names = {name for line in self.metrics for name in line}
     return {name for name in names if self.curve(name)} - {"wall_time", "step"}
 
   def curve(self, name: str) -> Points:
-    """Steps and values of a number in `metrics.jsonl`; see `is_number`."""
+    """Steps and values of a number in `metrics-*.jsonl`; see `is_number`."""
     return [
       (line["step"], float(line[name]))
       for line in self.metrics
@@ -97,8 +97,8 @@ def read(workdirs: Sequence[str]) -> list[Run]:
     UsageError: a folder is missing, has no readable results, or is named
       twice.
   """
-  paths = [local_path(workdir) for workdir in workdirs]
-  resolved = [path.resolve() for path in paths]
+  paths = [places.locate(workdir) for workdir in workdirs]
+  resolved = [x if places.is_remote(x) else x.resolve() for x in paths]
   for i, path in enumerate(resolved):
     if path in resolved[:i]:
       raise UsageError(f"{paths[i]} is given twice: give each workdir once")
@@ -111,12 +111,12 @@ def read(workdirs: Sequence[str]) -> list[Run]:
   return runs
 
 
-def _results(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_dir():
+def _results(path: places.Path) -> dict[str, Any]:
+  if not places.is_folder(path):
     raise UsageError(f"{path} is not a folder: give the workdir of a run")
   file = path / "results.json"
   again = "run its command again with --config.mode=evaluate"
-  if not file.exists():
+  if not places.exists(file):
     raise UsageError(
       f"{path} has no results.json: finish its run (`python -m essl_jax.main`"
       f" with --workdir={path}), or, if training is finished, {again}"
@@ -176,32 +176,24 @@ def _are_rows(found: Any) -> bool:
 
 
 def _metrics(
-  path: pathlib.Path, is_trained: bool
+  path: places.Path, is_trained: bool
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-  """The lines of `metrics.jsonl`, and what is wrong with it."""
+  """The lines of `metrics-*.jsonl`, and what is wrong with it."""
   if not is_trained:
     return [], ()
   try:
-    text = (path / "metrics.jsonl").read_text(encoding="utf-8")
+    found = metrics.read(path)
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
-    return [], (f"no training curves: cannot read metrics.jsonl ({reason})",)
-  lines, broken = [], 0
-  for line in text.splitlines():
-    try:
-      found = json.loads(line)
-    except (ValueError, RecursionError):
-      found = None
-    if is_number(mapping(found).get("step")):
-      lines.append(found)
-    else:
-      broken += 1
+    return [], (f"no training curves: cannot read metrics-*.jsonl ({reason})",)
+  lines = [x for x in found if x is not None and is_number(x.get("step"))]
   lines.sort(key=lambda line: line["step"])
-  notes = (f"{broken} broken line(s) of metrics.jsonl left out",)
+  broken = len(found) - len(lines)
+  notes = (f"{broken} broken line(s) of metrics-*.jsonl left out",)
   return lines, notes if broken else ()
 
 
-def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+def _names(paths: Sequence[places.Path]) -> list[str]:
   """As many last parts of each path as tell them all apart."""
   depth = 1
   while True:

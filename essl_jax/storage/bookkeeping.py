@@ -5,17 +5,14 @@ What is damaged is set aside, so that no run ends of it when its work is done.
 
 from collections.abc import Callable
 import itertools
-import json
 import math
 import os
-import pathlib
 import re
 from typing import Any
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError
-from essl_jax.storage import json_files, starts
-from essl_jax.storage import workdir as workdir_lib
+from essl_jax.storage import json_files, metrics, places, starts
 from essl_jax.texts import first_line
 
 _STEP = re.compile(r"0|[1-9][0-9]*")  # a whole checkpoint's folder
@@ -23,26 +20,34 @@ _STEP = re.compile(r"0|[1-9][0-9]*")  # a whole checkpoint's folder
 
 def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
   """Returns whether a workdir holds a whole checkpoint."""
-  return any(x.is_dir() and _STEP.fullmatch(x.name) for x in _saved(workdir))
+  steps = (x for x in _saved(workdir) if _STEP.fullmatch(x.name))
+  return any(map(_is_whole, steps))
 
 
-def _saved(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+def _is_whole(checkpoint: places.Path) -> bool:
+  """A folder is renamed when it is whole; in a bucket, a file says so."""
+  if places.is_remote(checkpoint):
+    return places.exists(checkpoint / "commit_success.txt")
+  return places.is_folder(checkpoint)
+
+
+def _saved(workdir: str | os.PathLike[str]) -> list[places.Path]:
   """What lies in the folder of a workdir's checkpoints."""
-  folder = workdir_lib.local_path(workdir) / "checkpoints"
-  return list(folder.iterdir()) if folder.is_dir() else []
+  folder = places.locate(workdir) / "checkpoints"
+  return [folder / name for name in places.names(folder)]
 
 
-def set_aside(path: pathlib.Path, why: str = "damaged") -> pathlib.Path:
+def set_aside(path: places.Path, why: str = "damaged") -> places.Path:
   """Renames what is not to be used; returns its new path, `NAME.damaged-1`."""
   for i in itertools.count(1):
     new = path.with_name(f"{path.name}.{why}-{i}")
-    if not os.path.lexists(new):
-      path.rename(new)
+    if not places.exists(new):
+      places.rename(path, new)
       return new
   raise AssertionError
 
 
-def begin_anew(workdir: pathlib.Path) -> None:
+def begin_anew(workdir: places.Path) -> None:
   """Lets a workdir without a checkpoint be begun, unless some were saved.
 
   Where the first save was cut off, its record and the figures of its steps are
@@ -55,19 +60,21 @@ def begin_anew(workdir: pathlib.Path) -> None:
     UsageError: it has been trained in, or its checkpoints are out of reach.
   """
   record, results = workdir / "starts.json", workdir / "results.json"
-  checkpoints, metrics = workdir / "checkpoints", workdir / "metrics.jsonl"
-  if checkpoints.is_symlink() and not checkpoints.exists():
+  checkpoints = workdir / "checkpoints"
+  if os.path.islink(checkpoints) and not os.path.exists(checkpoints):
     raise UsageError(
       f"{checkpoints} is a link to {os.readlink(checkpoints)}, which is not"
       " there: mount or restore that folder, or remove the link to begin anew"
     )
   names = [path.name for path in _saved(workdir)]
   evidence = [f"checkpoints/{x}" for x in names if ".damaged-" in x]
-  is_cut = not evidence and any(".orbax-checkpoint-tmp" in x for x in names)
-  if is_cut and record.is_file():
+  is_cut = not evidence and any(map(_is_cut_save, _saved(workdir)))
+  if is_cut and places.exists(record):
     _cut(record)  # before what is left of the save goes
-  elif not is_cut and os.path.lexists(record):
+  elif not is_cut and places.exists(record):
     evidence.append(record.name)
+  logs = metrics.files(workdir)
+  evidence += [path.name for start, path in logs.items() if start]
   try:
     is_trained = bool(json_files.read_object(results).get("step"))
   except (OSError, ValueError):
@@ -81,19 +88,29 @@ def begin_anew(workdir: pathlib.Path) -> None:
       " are gone: put them back or choose another --workdir; to begin anew,"
       f" remove {found}"
     )
-  if _has_steps(metrics):
-    _cut(metrics)
+  for path in logs.values():
+    if _has_steps(path):
+      _cut(path)
 
 
-def _has_steps(metrics: pathlib.Path) -> bool:
+def _is_cut_save(path: places.Path) -> bool:
+  """Whether this is what a save has left that never ended."""
+  if places.is_remote(path):
+    return _STEP.fullmatch(path.name) is not None and not _is_whole(path)
+  return ".orbax-checkpoint-tmp" in path.name
+
+
+def _has_steps(path: places.Path) -> bool:
   """Whether there are figures of training."""
-  if not metrics.is_file():
-    return False
-  steps = (line.get("step") for line in json_files.read_lines(metrics) if line)
+  try:
+    lines = json_files.read_lines(path)
+  except (OSError, ValueError):
+    return False  # no regular file, which `mend` sets aside
+  steps = (line.get("step") for line in lines if line)
   return any(isinstance(step, int) and step > 0 for step in steps)
 
 
-def _cut(path: pathlib.Path) -> None:
+def _cut(path: places.Path) -> None:
   """Renames what a start has left that was ended before its first save."""
   print(
     f"no checkpoint is whole: training begins anew, and {path} of the start"
@@ -101,7 +118,7 @@ def _cut(path: pathlib.Path) -> None:
   )
 
 
-def mend(workdir: pathlib.Path) -> None:
+def mend(workdir: places.Path) -> None:
   """Sets aside what a run would stumble over, with a line for each.
 
   Args:
@@ -120,6 +137,8 @@ def mend(workdir: pathlib.Path) -> None:
     )
   for name, check in _CHECKS.items():
     keep_whole(workdir / name, check)
+  for path in metrics.files(workdir).values():
+    keep_whole(path, _check_metrics)
   for path in _saved(workdir):  # Orbax waits for ever at a pipe
     if path.name[0].isdigit() and ".damaged-" not in path.name:
       keep_whole(path, check_folder)
@@ -127,9 +146,7 @@ def mend(workdir: pathlib.Path) -> None:
       keep_whole(path / "_CHECKPOINT_METADATA", json_files.read_object)
 
 
-def keep_whole(
-  path: pathlib.Path, check: Callable[[pathlib.Path], Any]
-) -> None:
+def keep_whole(path: places.Path, check: Callable[[places.Path], Any]) -> None:
   """Sets a path aside, and says so, unless it is as it should be.
 
   Args:
@@ -140,11 +157,11 @@ def keep_whole(
     _replace(path, why)
 
 
-def _damage(path: pathlib.Path, check: Callable[[pathlib.Path], Any]) -> str:
+def _damage(path: places.Path, check: Callable[[places.Path], Any]) -> str:
   """What is wrong with a path; nothing if it is not there."""
-  if not os.path.lexists(path):
+  if not places.exists(path):
     return ""
-  if not path.exists():
+  if not places.is_remote(path) and not os.path.exists(path):
     return "it is a link to nothing"
   try:
     check(path)
@@ -153,16 +170,16 @@ def _damage(path: pathlib.Path, check: Callable[[pathlib.Path], Any]) -> str:
   return ""
 
 
-def _replace(path: pathlib.Path, why: str) -> None:
+def _replace(path: places.Path, why: str) -> None:
   new = set_aside(path)
   print(f"warning: {path} is damaged ({why}): it is now {new.name}")
-  if path.name == "metrics.jsonl" and new.is_file():
-    whole = filter(_is_figures, json_files.read_lines(new))
-    lines = [json.dumps(line) + "\n" for line in whole]
-    workdir_lib.replace_text(path, "".join(lines))
+  if metrics.NAME.fullmatch(path.name) and new.is_file():
+    metrics.write(
+      path, [x for x in json_files.read_lines(new) if _is_figures(x)]
+    )
 
 
-def _check_config(path: pathlib.Path) -> None:
+def _check_config(path: places.Path) -> None:
   try:
     config = older.upgrade(json_files.read_object(path))
     "".join(config.get("evaluations", []))  # names, which are looked up
@@ -170,7 +187,7 @@ def _check_config(path: pathlib.Path) -> None:
     raise ValueError("its fields are of other types") from error
 
 
-def _check_results(path: pathlib.Path) -> None:
+def _check_results(path: places.Path) -> None:
   found = json_files.read_object(path)
   parts = [x for name, x in found.items() if name != "step"]
   figures = found.get("figures", {})
@@ -180,7 +197,7 @@ def _check_results(path: pathlib.Path) -> None:
     raise ValueError("it holds no results")
 
 
-def _check_starts(path: pathlib.Path) -> None:
+def _check_starts(path: places.Path) -> None:
   found = json_files.read(path)
   if not isinstance(found, list) or not all(map(_is_start, found)):
     raise ValueError("it holds no starts")
@@ -195,7 +212,7 @@ def _is_start(record: Any) -> bool:
   )
 
 
-def _check_metrics(path: pathlib.Path) -> None:
+def _check_metrics(path: places.Path) -> None:
   if not all(map(_is_figures, json_files.read_lines(path))):
     raise ValueError("some lines hold no figures of a step")
 
@@ -209,15 +226,15 @@ def _is_figures(line: dict[str, Any] | None) -> bool:
   )
 
 
-def check_file(path: pathlib.Path) -> None:
+def check_file(path: places.Path) -> None:
   """Raises ValueError for what is no regular file."""
-  if not path.is_file():
+  if not places.is_remote(path) and not os.path.isfile(path):
     raise ValueError("it is no regular file")
 
 
-def check_folder(path: pathlib.Path) -> None:
+def check_folder(path: places.Path) -> None:
   """Raises ValueError for what is no folder."""
-  if not path.is_dir():
+  if not places.is_folder(path):
     raise ValueError("it is no folder")
 
 
@@ -228,13 +245,12 @@ def _is_number(value: Any) -> bool:
   return is_int and abs(value) < 2**63
 
 
-_CHECKS: dict[str, Callable[[pathlib.Path], None]] = {
+_CHECKS: dict[str, Callable[[places.Path], None]] = {
   "checkpoints": check_folder,
   "tensorboard": check_folder,
   "config.json": _check_config,
   "starts.json": _check_starts,
   "results.json": _check_results,
   "results.partial.json": _check_results,
-  "metrics.jsonl": _check_metrics,
   "summary.png": check_file,
 }

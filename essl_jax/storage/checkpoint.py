@@ -16,8 +16,15 @@ from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import bookkeeping, claim, damage, digest, manager
-from essl_jax.storage.workdir import local_path, write_json
+from essl_jax.storage import (
+  bookkeeping,
+  claim,
+  damage,
+  digest,
+  manager,
+  places,
+)
+from essl_jax.storage.workdir import write_json
 from essl_jax.texts import first_line
 
 
@@ -59,7 +66,7 @@ class Checkpoints:
       keep_best: how many of the best to keep beside the latest.
       read_only: only look and restore, as beside a training that is running.
     """
-    self._directory = local_path(workdir) / "checkpoints"
+    self._directory = places.locate(workdir) / "checkpoints"
     self._best_metric = best_metric
     self._is_read_only = read_only
     self.restored: int | None = None
@@ -139,7 +146,8 @@ class Checkpoints:
     if figures is not None and jax.process_index() == 0:
       # Where Orbax looks for them; `metrics` is missing without its file.
       folder = self._directory / str(step) / "metrics"
-      folder.mkdir(exist_ok=True)
+      if not places.is_remote(folder):
+        folder.mkdir(exist_ok=True)
       write_json(folder / "metrics", figures)
     multihost_utils.sync_global_devices(f"figures of step {step}")
     self._manager.reload()

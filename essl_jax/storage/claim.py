@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import os
-import pathlib
 
 import jax
 
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.storage import lock
+from essl_jax.storage import buckets, lease, lock, places
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.texts import unfit
 
@@ -18,7 +17,7 @@ _LONGEST = 3800  # bytes; Linux takes 4095, and checkpoints add some
 
 @contextlib.contextmanager
 def hold(
-  workdir: pathlib.Path, prepare: Callable[[pathlib.Path], None]
+  workdir: places.Path, prepare: Callable[[places.Path], None]
 ) -> Iterator[None]:
   """Holds a workdir for this run; all its processes call this.
 
@@ -51,10 +50,34 @@ def hold(
 
 
 @contextlib.contextmanager
-def _held(workdir: pathlib.Path) -> Iterator[None]:
+def _held(workdir: places.Path) -> Iterator[None]:
   check_name(workdir)
+  with (_in_bucket if places.is_remote(workdir) else _in_folder)(workdir):
+    yield
+
+
+@contextlib.contextmanager
+def _in_bucket(workdir: places.Path) -> Iterator[None]:
+  refusal = (
+    f"another program is at work in workdir {workdir}: wait for its end, or"
+    " choose another --workdir"
+  )
+  with contextlib.ExitStack() as stack:
+    with buckets.refused(workdir):
+      stack.enter_context(lease.alone(workdir, refusal))
+      is_new = not places.exists(workdir / "config.json")
+    try:
+      yield
+    except BaseException:
+      if is_new and not places.is_folder(workdir / "checkpoints"):
+        places.remove(workdir / "config.json")
+      raise
+
+
+@contextlib.contextmanager
+def _in_folder(workdir: places.Path) -> Iterator[None]:
   lineage = (workdir, *workdir.parents)
-  made = [path for path in lineage if not os.path.lexists(path)]
+  made = [path for path in lineage if not places.exists(path)]
   workdir.mkdir(parents=True, exist_ok=True)
   there = set(os.listdir(workdir))
   refusal = (
@@ -73,7 +96,7 @@ def _held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _leave_nothing(
-  workdir: pathlib.Path, there: set[str], made: list[pathlib.Path]
+  workdir: places.Path, there: set[str], made: list[places.Path]
 ) -> None:
   """Removes what a run has made that holds nothing worth keeping."""
   new = [path for path in workdir.iterdir() if path.name not in there]
@@ -85,10 +108,10 @@ def _leave_nothing(
     for path in files:
       path.unlink()
     for path in (*empty, *made):
-      path.rmdir()
+      os.rmdir(path)
 
 
-def check_name(path: pathlib.Path) -> None:
+def check_name(path: places.Path) -> None:
   """Raises UsageError for a path at which checkpoints could not be read."""
   if why := unfit(str(path)):
     raise UsageError(

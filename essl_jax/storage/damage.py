@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.storage import digest
+from essl_jax.storage import digest, places
 from essl_jax.texts import first_line, some
 
 
@@ -19,7 +19,7 @@ class DamagedError(Exception):
 
 
 def attempt(
-  read: Callable[[int], Any], step: int, folder: pathlib.Path
+  read: Callable[[int], Any], step: int, folder: places.Path
 ) -> tuple[Any, str]:
   """Reads a checkpoint; all processes call this, and find the same.
 
@@ -52,11 +52,13 @@ def attempt(
   return found, why
 
 
-def _check_files(folder: pathlib.Path) -> None:
+def _check_files(folder: places.Path) -> None:
   """Refuses what may not be read."""
+  if places.is_remote(folder):  # a bucket holds nothing but objects
+    return
   if not folder.is_dir():
     raise DamagedError("it is no folder")
-  for path in folder.rglob("*"):
+  for path in pathlib.Path(folder).rglob("*"):
     if path.exists() and not os.access(path, os.R_OK):
       raise UsageError(
         f"cannot read {path}: change its permissions, or choose another"
@@ -64,7 +66,7 @@ def _check_files(folder: pathlib.Path) -> None:
       )
 
 
-def check_regular(directory: pathlib.Path) -> None:
+def check_regular(directory: places.Path) -> None:
   """Refuses checkpoints with pipes and devices, whose reading might not end.
 
   Args:
@@ -73,7 +75,9 @@ def check_regular(directory: pathlib.Path) -> None:
   Raises:
     UsageError: names the first.
   """
-  for path in directory.rglob("*"):
+  if places.is_remote(directory):
+    return
+  for path in pathlib.Path(directory).rglob("*"):
     if path.exists() and not path.is_file() and not path.is_dir():
       raise UsageError(
         f"{path} is no regular file: move it away, or the folder of its"
@@ -107,7 +111,7 @@ def _compare(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
 
 
 def check_network(
-  stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: pathlib.Path
+  stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: places.Path
 ) -> None:
   """Raises UsageError naming the first arrays that are not those wanted."""
   there = {name: digest.form(x) for name, x in stored.items()}

@@ -1,10 +1,11 @@
 """TensorBoard events, written where they arise."""
 
-import pathlib
 import time
 
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
+
+from essl_jax.storage import places
 
 _FLUSH_SECONDS = 10.0
 
@@ -16,7 +17,7 @@ class Events:
   Where a full disk ends that thread, the program waits for the queue for ever.
   """
 
-  def __init__(self, folder: pathlib.Path, start_step: int):
+  def __init__(self, folder: places.Path, start_step: int):
     """Makes the file.
 
     Args:
@@ -57,8 +58,12 @@ class Events:
       )
       self._writer.write_event(event)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-      self._writer.flush()
-      self._flushed = time.monotonic()
+      self.flush()
+
+  def flush(self) -> None:
+    """Writes what was appended so far."""
+    self._writer.flush()
+    self._flushed = time.monotonic()
 
   def close(self) -> None:
     """Writes what is left."""

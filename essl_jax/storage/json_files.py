@@ -1,12 +1,14 @@
 """Reads JSON that may be damaged; what is wrong with it is a ValueError."""
 
 import json
-import pathlib
+import os
 import stat
 from typing import Any
 
+from essl_jax.storage import places
 
-def read(path: pathlib.Path) -> Any:
+
+def read(path: places.Path) -> Any:
   """What a JSON file holds.
 
   Args:
@@ -23,7 +25,7 @@ def read(path: pathlib.Path) -> Any:
   return parse(_read_bytes(path))
 
 
-def read_object(path: pathlib.Path) -> dict[str, Any]:
+def read_object(path: places.Path) -> dict[str, Any]:
   """As `read`; ValueError where the content is no object."""
   found = read(path)
   if not isinstance(found, dict):
@@ -31,7 +33,7 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any] | None]:
+def read_lines(path: places.Path) -> list[dict[str, Any] | None]:
   """The lines of a JSONL file, but for a last one that is half written.
 
   Args:
@@ -53,16 +55,6 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any] | None]:
   return found
 
 
-def figures_at(path: pathlib.Path, step: int) -> dict[str, Any]:
-  """The figures that `metrics.jsonl` has of a step; none without the file."""
-  figures: dict[str, Any] = {}
-  for line in read_lines(path) if path.exists() else []:
-    if line is not None and line.pop("step", None) == step:
-      figures |= line
-  figures.pop("wall_time", None)
-  return figures
-
-
 def _object_or_none(line: bytes) -> dict[str, Any] | None:
   try:
     found = parse(line)
@@ -79,7 +71,7 @@ def parse(text: bytes) -> Any:
     raise ValueError("it is nested too deeply") from error
 
 
-def _read_bytes(path: pathlib.Path) -> bytes:
-  if not stat.S_ISREG(path.stat().st_mode):
+def _read_bytes(path: places.Path) -> bytes:
+  if not places.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
     raise ValueError("it is no regular file")
   return path.read_bytes()

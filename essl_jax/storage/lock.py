@@ -11,7 +11,7 @@ import re
 from essl_jax.errors import UsageError
 
 NAME = ".lock"
-# Of `workdir.replace_bytes`; no file of anybody else is called so.
+# Of `places.replace_bytes`; no file of anybody else is called so.
 _TEMPORARY = re.compile(r"(.+)\.(\d+)\.essl\.tmp")
 
 

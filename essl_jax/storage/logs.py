@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import sys
 import time
 from typing import Any, Self
@@ -17,8 +16,8 @@ import rich.progress
 import rich.table
 import rich.text
 
-from essl_jax.storage import events, json_files
-from essl_jax.storage.workdir import replace_text, to_json
+from essl_jax.storage import events, json_files, metrics, outbox, places
+from essl_jax.storage.workdir import to_json
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
 _RATE_SECONDS = 30.0  # over which speed is averaged
@@ -27,10 +26,11 @@ _RATE_SECONDS = 30.0  # over which speed is averaged
 class Logger:
   """Writes the figures of a run and shows how far it is.
 
-  `<workdir>/metrics.jsonl` holds one JSON object a line: `step`, `wall_time`
-  (seconds since 1970) and the figures; NaN and infinities, which JSON lacks,
-  are null there and themselves in the TensorBoard events under
-  `<workdir>/tensorboard`. Both are opened by the first `write`.
+  `<workdir>/metrics-<start_step>.jsonl` holds one JSON object a line: `step`,
+  `wall_time` (seconds since 1970) and the figures; NaN and infinities, which
+  JSON lacks, are null there and themselves in the TensorBoard events under
+  `<workdir>/tensorboard`. Both are opened by the first `write`. To a bucket
+  they go with `send`, and at the end.
 
   Example:
     with Logger("runs/a", total_steps=1000, images_per_step=512) as logger:
@@ -56,13 +56,14 @@ class Logger:
       workdir: directory of the run.
       total_steps: the step at which the run is done.
       start_step: step the run resumes from. What a killed run logged after it
-        is dropped by the first `write`, and everything if it is 0.
+        counts no more; see `storage.metrics`.
       enabled: False writes and prints nothing, for all processes but one.
       progress: True for a bar, False for a plain line every 30 seconds, None
         for a bar if stdout and stderr are a terminal.
       images_per_step: global batch size, to show images/s and not steps/s.
     """
-    self._workdir = pathlib.Path(workdir).expanduser()
+    self._workdir = places.locate(workdir)
+    self._outbox: outbox.Outbox | None = None
     self._total_steps = total_steps
     self._start_step = start_step
     self._enabled = enabled
@@ -82,13 +83,13 @@ class Logger:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Ends the bar and closes the files."""
+    """Ends the bar, closes the files and sends them."""
     if self._bar is not None and self._task is not None:
       self._bar.stop()
     self._opened.close()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends figures to `metrics.jsonl` and the TensorBoard events.
+    """Appends figures to the file of this start and the TensorBoard events.
 
     Args:
       step: number of updates done.
@@ -112,14 +113,29 @@ class Logger:
 
   def _open(self) -> None:
     """Opens both files behind the last line that is to stay."""
-    self._workdir.mkdir(parents=True, exist_ok=True)
-    path = self._workdir / "metrics.jsonl"
-    if path.exists():
-      _drop_after(path, self._start_step)
-    self._file = self._opened.enter_context(path.open("a", encoding="utf-8"))
-    folder = self._workdir / "tensorboard"
-    self._events = events.Events(folder, self._start_step)
+    self._outbox = self._opened.enter_context(outbox.Outbox(self._workdir))
+    start, folder = self._start_step, self._outbox.folder
+    own = metrics.path(self._workdir, start)
+    there = metrics.files(self._workdir)
+    lines = json_files.read_lines(own) if own in there.values() else []
+    metrics.write(
+      metrics.path(folder, start),
+      [line for line in lines if metrics.is_until(line, start)],
+    )
+    for later, file in there.items():
+      if later > start:  # of a run that went on from a damaged checkpoint
+        places.remove(file)
+    self._file = self._opened.enter_context(
+      metrics.path(folder, start).open("a")
+    )
+    self._events = events.Events(folder / "tensorboard", start)
     self._opened.callback(self._events.close)
+
+  def send(self) -> None:
+    """Writes all that was logged to the workdir, if that is in a bucket."""
+    if self._outbox is not None:
+      self._events.flush()
+      self._outbox.send()
 
   def progress(self, step: int, scalars: Mapping[str, float]) -> None:
     """Shows how far the run is, its speed, the time left and some figures.
@@ -195,27 +211,16 @@ def _make_bar(console: rich.console.Console) -> rich.progress.Progress:
   )
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-  """Rewrites a JSONL file without lines of later steps or broken ones."""
-  kept = []
-  for line in path.read_text("utf-8", "replace").splitlines():
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-      if step and int(json.loads(line)["step"]) <= step:
-        kept.append(f"{line}\n")
-  replace_text(path, "".join(kept))
-
-
-def is_measured(workdir: pathlib.Path, step: int) -> bool:
-  """Whether `metrics.jsonl` has figures of a state, beside those of its step.
+def is_measured(workdir: places.Path, step: int) -> bool:
+  """Whether figures of a state were logged, beside those of its step.
 
   Args:
     workdir: of the run.
     step: number of updates done.
   """
-  path = workdir / "metrics.jsonl"
   return any(
     line is not None and line.get("step") == step and "loss" not in line
-    for line in (json_files.read_lines(path) if path.exists() else [])
+    for line in metrics.read(workdir)
   )
 
 
@@ -234,7 +239,7 @@ def check_finite(step: int, scalars: Mapping[str, float]) -> None:
   if wrong:
     raise FloatingPointError(
       f"not finite at step {step}: {', '.join(wrong)}: lower the learning "
-      "rate, or look at the steps before in metrics.jsonl"
+      "rate, or look at the steps before in metrics-*.jsonl"
     )
 
 

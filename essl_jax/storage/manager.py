@@ -5,15 +5,15 @@ from concurrent import futures
 import dataclasses
 import json
 import math
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from essl_jax.storage import digest, json_files, remarks
+from essl_jax.storage import digest, json_files, places, remarks
 from essl_jax.texts import first_line
 
 DESCRIPTION = "_CHECKPOINT_METADATA"  # by Orbax, of one checkpoint
@@ -43,7 +43,7 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
   def restore(self, directory: Any, args: Any = None) -> dict[str, Any]:
     """What `save` has written; ValueError where that is damaged."""
     del args
-    found = json_files.read_object(pathlib.Path(directory) / _FILE)
+    found = json_files.read_object(epath.Path(directory) / _FILE)
     arrays = found.get("arrays")
     if not isinstance(arrays, dict) or not all(
       isinstance(x, str) for x in arrays.values()
@@ -103,7 +103,7 @@ class Manager(ocp.CheckpointManager):
 
 
 def open_manager(
-  directory: pathlib.Path, best_metric: str, keep_best: int, read_only: bool
+  directory: places.Path, best_metric: str, keep_best: int, read_only: bool
 ) -> Manager:
   """Opens a folder of checkpoints; the arguments are those of `Checkpoints`."""
   score = lambda metrics: metrics.get(best_metric, -math.inf)
@@ -134,7 +134,7 @@ def open_manager(
   )
 
 
-def read_digests(folder: pathlib.Path, step: int) -> dict[str, str]:
+def read_digests(folder: places.Path, step: int) -> dict[str, str]:
   """The digests of a checkpoint's arrays, by name.
 
   Args:
@@ -149,7 +149,7 @@ def read_digests(folder: pathlib.Path, step: int) -> dict[str, str]:
     OSError: they cannot be read.
   """
   path = folder / _ITEM
-  if not path.exists():
+  if not places.exists(path):
     return {}
   found = DigestHandler().restore(path)
   if found.get("step") != step:

@@ -1,9 +1,9 @@
 """Training time of each start of the program, in `starts.json`."""
 
 import json
-import pathlib
 from typing import Any
 
+from essl_jax.storage import places
 from essl_jax.storage import workdir as workdir_lib
 
 FIELDS = (
@@ -15,13 +15,13 @@ FIELDS = (
 )
 
 
-def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+def read(workdir: places.Path) -> list[dict[str, Any]]:
   """The records of all starts; none where nothing was trained."""
   path = workdir / "starts.json"
-  return json.loads(path.read_text("utf-8")) if path.exists() else []
+  return json.loads(path.read_text("utf-8")) if places.exists(path) else []
 
 
-def reach(workdir: pathlib.Path, step: int) -> bool:
+def reach(workdir: places.Path, step: int) -> bool:
   """Whether a start is on record that ended at a step or later.
 
   A start that was ended between its last save and its record is not.
@@ -29,7 +29,7 @@ def reach(workdir: pathlib.Path, step: int) -> bool:
   return any(start["end_step"] >= step for start in read(workdir))
 
 
-def record(workdir: pathlib.Path, start: dict[str, float]) -> None:
+def record(workdir: places.Path, start: dict[str, float]) -> None:
   """Notes how long a start of the program has trained.
 
   Called with every checkpoint, so that a killed start is counted up to the

@@ -21,8 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import digest, lock, tensors
-from essl_jax.storage.workdir import replace_bytes
+from essl_jax.storage import digest, lock, places, tensors
 from essl_jax.texts import printable, some
 
 Variables = dict[str, Any]
@@ -182,7 +181,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
   """Writes a whole file or none; what stops it is a UsageError."""
   try:
     lock.remove_left_overs(pathlib.Path(path).parent, pathlib.Path(path).name)
-    replace_bytes(pathlib.Path(path), content)
+    places.replace_bytes(path, content)
   except OSError as error:
     raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -1,10 +1,9 @@
-"""The directory of a run: its config, and files written whole or not."""
+"""The directory of a run, and the config that it belongs to."""
 
 from collections.abc import Collection, Mapping
 import json
 import math
 import os
-import pathlib
 import tempfile
 import time
 from typing import Any
@@ -15,28 +14,10 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.storage import json_files
-from essl_jax.texts import first_line, unfit
+from essl_jax.storage import json_files, places
+from essl_jax.texts import first_line
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
-
-
-def local_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the absolute path; UsageError where it is none of this machine."""
-  if "://" in str(workdir):
-    raise UsageError(
-      f"workdir {workdir} is no local path: mount the bucket as a directory "
-      "(gcsfuse) and give that directory"
-    )
-  if wrong := unfit(str(workdir)):
-    raise UsageError(f"the path {str(workdir)!r:.200} {wrong}")
-  try:
-    return pathlib.Path(workdir).expanduser().absolute()
-  except RuntimeError as error:
-    raise UsageError(
-      f"workdir {workdir} is in the home of a user who does not exist: write"
-      " out the path"
-    ) from error
 
 
 def check_config(
@@ -79,11 +60,12 @@ def _claim(
 ) -> str:
   """Does the work of `check_config`; returns what is wrong, or nothing."""
   try:
-    path = local_path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-      pass
-    if overwrite or not (path / "config.json").exists():
+    path = places.locate(workdir)
+    if not places.is_remote(path):  # whose lease was just written
+      path.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=path):
+        pass
+    if overwrite or not places.exists(path / "config.json"):
       write_json(path / "config.json", config)
     there = dotted(read_config(workdir))
   except UsageError as error:
@@ -122,24 +104,24 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
   Raises:
     UsageError: in all processes, naming those that do not see it.
   """
-  path = local_path(workdir)
+  path = places.locate(workdir)
   mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.essl.tmp"
   problem = ""
   if jax.process_index() == 0:
     try:
       path.mkdir(parents=True, exist_ok=True)
-      mark.touch()
+      places.replace_bytes(mark, b"")
     except OSError as error:
       problem = unwritable(workdir, error)
   if problem := from_process_0(problem):
     raise UsageError(problem)
   there = path / from_process_0(mark.name)
   deadline = time.monotonic() + SHARED_SECONDS
-  while not (seen := there.exists()) and time.monotonic() < deadline:
+  while not (seen := places.exists(there)) and time.monotonic() < deadline:
     time.sleep(0.2)  # network file systems may show a new file late
   mine = np.array([jax.process_index(), seen], np.int32)
   everybody = multihost_utils.process_allgather(mine)
-  mark.unlink(missing_ok=True)
+  places.remove(mark)
   blind = sorted(int(index) for index, seen in everybody if not seen)
   if blind:
     raise UsageError(
@@ -179,7 +161,7 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
   Raises:
     UsageError: if the workdir holds no run or its config cannot be read.
   """
-  path = local_path(workdir) / "config.json"
+  path = places.locate(workdir) / "config.json"
   try:
     return older.upgrade(json_files.read_object(path))
   except (FileNotFoundError, NotADirectoryError) as error:
@@ -218,32 +200,6 @@ def _show(flat: Mapping[str, Any], name: str) -> str:
   return json.dumps(flat[name]) if name in flat else "absent"
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file so that it is never seen half-written.
-
-  Args:
-    path: file to write or replace; its directory has to exist.
-    text: its new content.
-
-  Raises:
-    OSError: if the file cannot be written.
-  """
-  replace_bytes(path, text.encode("utf-8"))
-
-
-def replace_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file so that it is never seen half-written; as `replace_text`."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.essl.tmp")
-  try:
-    with temporary.open("wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def to_json(data: Any) -> Any:
   """Returns the same data in the types of JSON.
 
@@ -279,4 +235,4 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     OSError: if the file cannot be written.
   """
   text = json.dumps(to_json(data), indent=2, allow_nan=False)
-  replace_text(pathlib.Path(path), text + "\n")
+  places.replace_text(path, text + "\n")

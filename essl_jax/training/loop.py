@@ -1,6 +1,5 @@
 """The pre-training loop: restore, step, log, evaluate, save."""
 
-import pathlib
 import time
 from typing import Any, Protocol
 
@@ -8,7 +7,7 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.devices import cpu
-from essl_jax.storage import checkpoint, logs, starts, weights
+from essl_jax.storage import checkpoint, logs, places, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import from_process_0
 from essl_jax.training import dispatch
@@ -110,7 +109,7 @@ class _Clock:
 def pretrain(
   experiment: experiment_lib.Experiment,
   bench: Watch,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   preemption: preemption_lib.Preemption,
 ) -> bool:
   """Trains from the workdir's latest checkpoint to the end.
@@ -216,6 +215,7 @@ def pretrain(
           checkpoints.save(step, state, figures)
           if jax.process_index() == 0:
             starts.record(workdir, clock.record(step))
+            logger.send()
         if stop:
           logger.info(_stopped(step, workdir))
           return False
@@ -244,7 +244,7 @@ def _is_kept(experiment: experiment_lib.Experiment, step: int) -> bool:
 def _measure_again(
   experiment: experiment_lib.Experiment,
   bench: Watch,
-  workdir: pathlib.Path,
+  workdir: places.Path,
   state: step_lib.TrainState,
   checkpoints: checkpoint.Checkpoints,
   logger: logs.Logger,
@@ -269,7 +269,7 @@ def _measure_again(
   logger.info(f"epoch {epoch}/{experiment.config.epochs}: {said}")
 
 
-def _stopped(step: int, workdir: pathlib.Path) -> str:
+def _stopped(step: int, workdir: places.Path) -> str:
   return (
     f"stopped by SIGTERM after step {step:,}; {workdir} holds the state and"
     " the same command goes on from there"

@@ -39,7 +39,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import drawing
-from essl_jax.storage import workdir as workdir_lib
+from essl_jax.storage import places
 
 ROOT = pathlib.Path(__file__).parents[2]
 AXES = growth_figure.AXES
@@ -247,7 +247,7 @@ def _run(options: argparse.Namespace) -> int:
         continue
       cell = measure(options, machine, axis, value)
       record["cells"].append(cell)
-      workdir_lib.replace_text(path, json.dumps(record, indent=1) + "\n")
+      places.replace_text(path, json.dumps(record, indent=1) + "\n")
       seconds = f"{cell['step_seconds']:.4g} s a step"
       if "epoch_seconds" in cell:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"

@@ -31,7 +31,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.config import parts
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
-from essl_jax.storage import workdir as workdir_lib
+from essl_jax.storage import places
 
 OUT = pathlib.Path(__file__).parents[1] / "results" / "memory_cpu.json"
 SETTINGS = {
@@ -163,7 +163,7 @@ def main(words: Sequence[str]) -> int:
     if all(cell["batch"] != batch for cell in record["cells"]):
       record["cells"] += measure(asked, batch)
       text = json.dumps(record, indent=1) + "\n"
-      workdir_lib.replace_text(arguments.out, text)
+      places.replace_text(arguments.out, text)
   print(table(record["cells"]))
   return 0
 

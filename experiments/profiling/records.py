@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import environment
+from essl_jax.storage import environment, metrics
 
 
 def origin(host: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,14 +53,16 @@ def read_metrics(workdir: pathlib.Path) -> list[Any]:
     workdir: of the run.
 
   Returns:
-    The lines of `metrics.jsonl`, but for a last one that is half written.
+    What `metrics.read` returns; nothing where there is no run.
 
   Raises:
     OSError: they cannot be read.
     ValueError: a line is no JSON.
   """
-  text = (workdir / "metrics.jsonl").read_text()
-  return [json.loads(line) for line in text.split("\n")[:-1]]
+  lines = metrics.read(workdir)
+  if None in lines:
+    raise ValueError("a line is no JSON")
+  return lines
 
 
 def resume(

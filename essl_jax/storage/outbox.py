@@ -1,0 +1,60 @@
+"""Files that grow, which a bucket cannot hold: written here, sent whole."""
+
+import pathlib
+import tempfile
+from types import TracebackType
+from typing import Self
+
+from etils import epath
+
+from essl_jax.storage import places
+
+
+class Outbox:
+  """A folder of this machine whose files go to a workdir in a bucket.
+
+  With a workdir of this machine, it is that folder, and nothing is sent.
+
+  Attributes:
+    folder: to write into.
+  """
+
+  def __init__(self, workdir: places.Path):
+    """Makes the folder.
+
+    Args:
+      workdir: of the run.
+    """
+    self._workdir = workdir
+    self._sent: dict[str, int] = {}
+    self._temporary: tempfile.TemporaryDirectory[str] | None = None
+    self.folder = workdir
+    if places.is_remote(workdir):
+      self._temporary = tempfile.TemporaryDirectory(prefix="essl_jax_")
+      self.folder = epath.Path(self._temporary.name)
+    else:
+      workdir.mkdir(parents=True, exist_ok=True)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    """Sends what is left, and removes the folder."""
+    if self._temporary is not None:
+      with self._temporary:
+        self.send()
+
+  def send(self) -> None:
+    """Writes the files that have grown to the workdir."""
+    if self._temporary is None:
+      return
+    for file in pathlib.Path(self.folder).rglob("*"):
+      name, size = str(file.relative_to(self.folder)), file.stat().st_size
+      if file.is_file() and size != self._sent.get(name):
+        places.replace_bytes(self._workdir / name, file.read_bytes())
+        self._sent[name] = size

@@ -1,0 +1,234 @@
+"""Files and folders of this machine, and those in buckets.
+
+A bucket's objects are whole or not there, and can neither be appended to nor
+renamed. All of them are reached through fsspec: `gs://` by gcsfs, `s3://` by
+s3fs. A request that fails for the moment is tried again for half a minute or
+so; what is left then is an exception, and never an answer that is wrong.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+import logging
+import os
+import pathlib
+from typing import Any, TypeAlias
+
+# TensorFlow, if it is installed, would read the paths by its own client, which
+# knows Google's servers alone.
+os.environ.setdefault("EPATH_USE_TF", "false")
+if "STORAGE_EMULATOR_HOST" in os.environ:  # it does not know kinds of buckets
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+from etils import epath
+
+from essl_jax.errors import UsageError
+from essl_jax.texts import unfit
+
+Path: TypeAlias = epath.Path
+
+# What reads a scheme, and the extra that installs it.
+_PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_CONNECT_SECONDS, _READ_SECONDS = 10, 30  # until a request is tried again
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Whether a path lies in a bucket."""
+  return "://" in os.fspath(path)
+
+
+def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
+  """Makes a path absolute, and the client ready of one in a bucket.
+
+  Args:
+    path: of this machine, or `gs://BUCKET/...`, `s3://BUCKET/...`.
+    name: what the path is, for messages.
+
+  Returns:
+    The path; nobody has asked yet whether there is something.
+
+  Raises:
+    UsageError: it can be no path, or nothing installed reads its scheme.
+  """
+  text = os.fspath(path)
+  if wrong := unfit(text):
+    raise UsageError(f"the path {text!r:.200} {wrong}")
+  if is_remote(text):
+    _check_remote(text, name)
+    return epath.Path(text.rstrip("/"))
+  try:
+    return epath.Path(pathlib.Path(text).expanduser().absolute())
+  except RuntimeError as error:
+    raise UsageError(
+      f"{name} {text} is in the home of a user who does not exist: write"
+      " out the path"
+    ) from error
+
+
+def _check_remote(text: str, name: str) -> None:
+  scheme, _, rest = text.partition("://")
+  known = " or ".join(f"{x}://BUCKET/..." for x in _PACKAGES)
+  if scheme not in _PACKAGES:
+    raise UsageError(
+      f"{name} {text} has the unknown scheme {scheme}://: give {known}, or a"
+      " folder of this machine"
+    )
+  bucket, _, inside = rest.partition("/")
+  if not bucket or not inside.strip("/"):
+    raise UsageError(
+      f"{name} {text} names no folder in a bucket: give"
+      f" {scheme}://BUCKET/FOLDER"
+    )
+  package, extra = _PACKAGES[scheme]
+  if importlib.util.find_spec(package) is None:
+    raise UsageError(
+      f"{name} {text} needs the package {package}: pip install"
+      f" 'essl-jax[{extra}]', or give a folder of this machine"
+    )
+  _configure(scheme)
+
+
+def _configure(scheme: str) -> None:
+  """Sets the defaults of fsspec's client, once."""
+  import fsspec.config  # only there where buckets are read
+
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are told
+  # Listings that are kept would hide what other processes write.
+  options: dict[str, Any] = {"use_listings_cache": False}
+  if scheme == "gs":
+    import aiohttp
+
+    options["requests_timeout"] = aiohttp.ClientTimeout(
+      sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+    )
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+      options |= {"token": "anon", "project": "test"}
+    names = ("gs", "gcs")
+  else:
+    options["config_kwargs"] = {
+      "connect_timeout": _CONNECT_SECONDS,
+      "read_timeout": _READ_SECONDS,
+      "retries": {"max_attempts": 6, "mode": "standard"},
+    }
+    names = ("s3", "s3a")
+  for name in names:
+    there = fsspec.config.conf.setdefault(name, {})
+    for key, value in options.items():
+      there.setdefault(key, value)
+
+
+def client(path: str | os.PathLike[str]) -> Any:
+  """The fsspec file system of a path in a bucket, the one that epath uses."""
+  from etils.epath import backend
+
+  return backend.fsspec_backend.fs(os.fspath(path))
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+  """Whether there is a file, a folder or a link, even to nothing."""
+  if not is_remote(path):
+    return os.path.lexists(path)
+  try:
+    client(path).info(os.fspath(path))
+  except FileNotFoundError:
+    return False
+  return True
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+  """Whether there is a folder; in a bucket: objects below that name.
+
+  epath's own question is answered with no where a server fails.
+  """
+  if not is_remote(path):
+    return os.path.isdir(path)
+  try:
+    return client(path).info(os.fspath(path))["type"] == "directory"
+  except FileNotFoundError:
+    return False
+
+
+def names(folder: str | os.PathLike[str]) -> list[str]:
+  """What lies in a folder; nothing where there is none."""
+  if not is_remote(folder):
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  base = os.fspath(folder)
+  try:
+    found = client(base).ls(base, detail=False)
+  except FileNotFoundError:
+    return []
+  below = (x.rstrip("/").rpartition("/")[2] for x in found)
+  own = base.partition("://")[2]
+  return sorted(
+    {x for x, y in zip(below, found, strict=True) if y.rstrip("/") != own}
+  )
+
+
+def rename(path: Path, new: Path) -> None:
+  """Gives a file or folder another name, which is free.
+
+  In a bucket all objects are copied first. A kill in between leaves both.
+  """
+  if is_remote(path):
+    client(path).mv(os.fspath(path), os.fspath(new), recursive=True)
+  else:
+    os.rename(path, new)
+
+
+def replace_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file so that it is never seen half-written.
+
+  Args:
+    path: file to write or replace; its directory has to exist.
+    text: its new content.
+
+  Raises:
+    OSError: if the file cannot be written.
+  """
+  replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file so that it is never seen half-written; as `replace_text`."""
+  if is_remote(path):
+    client(path).pipe_file(os.fspath(path), content)
+    return
+  file = pathlib.Path(path)
+  temporary = file.with_name(f"{file.name}.{os.getpid()}.essl.tmp")
+  try:
+    with temporary.open("wb") as stream:
+      stream.write(content)
+      stream.flush()
+      os.fsync(stream.fileno())
+    temporary.replace(file)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+  """Removes a file, if it is there."""
+  with contextlib.suppress(FileNotFoundError):
+    if is_remote(path):
+      client(path).rm_file(os.fspath(path))
+    else:
+      os.unlink(path)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+  """Removes a folder with all that is in it, if it is there."""
+  with contextlib.suppress(FileNotFoundError):
+    epath.Path(path).rmtree()
+
+
+@contextlib.contextmanager
+def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """A file as one of this machine: itself, or a copy while it is used."""
+  import tempfile
+
+  if not is_remote(path):
+    yield pathlib.Path(path)
+    return
+  with tempfile.TemporaryDirectory(prefix="essl_jax_") as folder:
+    copy = pathlib.Path(folder) / os.fspath(path).rpartition("/")[2]
+    client(path).get_file(os.fspath(path), str(copy))
+    yield copy
