@@ -26,7 +26,7 @@ def test_the_jobset_fits_its_slice(machine, slice_):
   """What no schema says: numbers and names that belong together."""
   manifest = launch_helpers.start_jobset(machine, slice_)
   _, machine_type, accelerator = launch_helpers.SLICES[slice_]
-  ((*_, pool),) = [machine.calls("gcloud", "container", "node-pools", "create")]
+  (pool,) = machine.calls("gcloud", "container", "node-pools", "create")
   assert f"--machine-type={machine_type}" in pool
   assert (manifest["apiVersion"], manifest["kind"]) == (
     "jobset.x-k8s.io/v1alpha2",
@@ -63,9 +63,8 @@ def test_the_jobset_fits_its_slice(machine, slice_):
 def test_a_pool_that_is_there_is_used(machine):
   machine.fake("gcloud", 'if [ "$3" = list ]; then echo essl-v6e-16; fi\n')
   machine.fake("kubectl", "cat >/dev/null")
-  assert (
-    machine.run(LAUNCH / "gke.sh", "v6e-16", **launch_helpers.GKE).returncode
-    == 0
-  )
+  script = launch_helpers.LAUNCH / "gke.sh"
+  done = machine.run(script, "v6e-16", **launch_helpers.GKE)
+  assert done.returncode == 0, done.stderr
   assert not machine.calls("gcloud", "container", "node-pools", "create")
   assert machine.calls("kubectl") == [["kubectl", "apply", "-f", "-"]]
