@@ -95,7 +95,8 @@ def test_slurm_starts_a_stopped_run_again(machine, monkeypatch, image, code):
   machine.fake("scontrol")
   with open(machine.programs / "python", "a") as program:
     program.write(f"exit {code}\n")
-  variables = {"SLURM_JOB_ID": "7", "BUCKET": "images"}
+  variables = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64"}
+  variables |= {"BUCKET": "images"}
   if image:
     variables |= {"IMAGE": image, "GOOGLE_APPLICATION_CREDENTIALS": "/key.json"}
   done = machine.run(LAUNCH / "slurm.sbatch", **variables)
@@ -103,6 +104,7 @@ def test_slurm_starts_a_stopped_run_again(machine, monkeypatch, image, code):
   again = [["scontrol", "requeue", "7"]] if code == 75 else []
   assert machine.calls("scontrol") == again
   (step,) = machine.calls("srun")
+  assert "--cpus-per-task=64" in step  # srun does not take it over
   assert (f"--container-image={image}" in step) == bool(image)
   assert ("--container-mounts=/key.json:/key.json:ro" in step) == bool(image)
   _, given = launch_helpers.parse(*machine.calls("python"))
