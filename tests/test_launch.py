@@ -28,6 +28,7 @@ def test_the_command_stands_in_one_place():
 @pytest.mark.parametrize("path", SHELL, ids=lambda x: x.name)
 def test_shell_is_sound(path):
   subprocess.run(["bash", "-n", path], check=True)
+  assert os.access(path, os.X_OK) or path.suffix == ".sbatch"
   places = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
   if (shellcheck := shutil.which("shellcheck", path=places)) is None:
     pytest.skip("shellcheck is not installed")
