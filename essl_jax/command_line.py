@@ -17,6 +17,14 @@ CONFIG = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where everything is written; runs/<config> by default."
 )
+STOP_CODE = flags.DEFINE_integer(
+  "stop_code",
+  0,
+  "Exit code of a run that SIGTERM stopped before its end, for launchers that"
+  " have to tell it from a finished one.",
+  0,
+  125,
+)
 
 
 def parse(arguments: Sequence[str]) -> list[str]:

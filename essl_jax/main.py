@@ -46,8 +46,8 @@ def _main(arguments: Sequence[str]) -> int:
       logging.set_verbosity(logging.ERROR)
     processes.check_equal(_facts(config, workdir))
   with processes.one_comparison() as agree:
-    run_lib.run(config, workdir, agree)
-  return 0
+    is_done = run_lib.run(config, workdir, agree)
+  return 0 if is_done else command_line.STOP_CODE.value
 
 
 def _facts(config: config_lib.Config, workdir: places.Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def run(
   config: config_lib.Config,
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
-) -> None:
+) -> bool:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
   `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, where
@@ -37,6 +37,9 @@ def run(
       else may write there meanwhile.
     agree: refuses facts of the data that differ between processes.
 
+  Returns:
+    Whether the run has reached its end; False after SIGTERM.
+
   Raises:
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
@@ -44,7 +47,7 @@ def run(
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
-    _run(config, workdir, agree)
+    return _run(config, workdir, agree)
 
 
 def _prepare(workdir: places.Path) -> None:
@@ -58,7 +61,7 @@ def _run(
   config: config_lib.Config,
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None],
-) -> None:
+) -> bool:
   is_new = not checkpoint.exists(workdir)
   experiment = _open(config, workdir, is_new, agree)
   with preemption_lib.Preemption() as preemption:
@@ -67,7 +70,7 @@ def _run(
     )
     trains = config.mode == "train" and config.epochs > 0
     if trains and not loop.pretrain(experiment, bench, workdir, preemption):
-      return
+      return False
     from_file = bool(config.init_from) and is_new and not trains
     try:
       trained = _trained(experiment, bench, workdir, from_file)
@@ -77,6 +80,8 @@ def _run(
         f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
         " state and the same command goes on"
       )
+      return False
+  return True
 
 
 def _open(

@@ -11,6 +11,7 @@ import numpy as np
 import program_helpers
 import pytest
 
+from essl_jax import main
 from essl_jax.errors import UsageError
 from essl_jax.storage import checkpoint
 from essl_jax.training import experiment as experiment_lib
@@ -120,6 +121,16 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   steps = [json.loads(x)["step"] for x in lines if "loss_ssl" in x]
   assert steps == list(range(1, 25))
+
+
+@pytest.mark.parametrize(("is_done", "code"), [(True, 0), (False, 75)])
+def test_a_stopped_run_may_have_a_code_of_its_own(
+  is_done, code, config_file, tmp_path, monkeypatch, capsys
+):
+  """A launcher that counts exits with 0 would take it for a finished one."""
+  monkeypatch.setattr(main.run_lib, "run", lambda *_: is_done)
+  words = (config_file, tmp_path / "run", "--stop_code=75")
+  assert not program_helpers.refusal(monkeypatch, capsys, *words, code=code)
 
 
 def test_evaluate_mode_repeats_the_figures(config_file, finished):

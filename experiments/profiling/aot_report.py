@@ -19,8 +19,8 @@ class Chip:
     bandwidth: bytes per second to and from that memory.
 
   Reference:
-    cloud.google.com/tpu/docs, system architecture, v4 and v5e; NVIDIA's H200
-    data sheet (dense products).
+    cloud.google.com/tpu/docs, system architecture, v4, v5e and v6e; NVIDIA's
+    H200 data sheet (dense products).
   """
 
   hbm_bytes: int
@@ -47,6 +47,7 @@ class Slice:
 
 
 V5E = Chip(hbm_bytes=16 * 2**30, peak_flops=197e12, bandwidth=819e9)
+V6E = Chip(hbm_bytes=32 * 2**30, peak_flops=918e12, bandwidth=1638e9)
 V4 = Chip(hbm_bytes=32 * 2**30, peak_flops=275e12, bandwidth=1228e9)
 H200 = Chip(hbm_bytes=141 * 10**9, peak_flops=989e12, bandwidth=4.8e12)
 # What the compiler asks of a GPU that is not there: an H200's limits by the
@@ -78,11 +79,12 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
 _H200_OPTIONS = {"target_config": _H200_TARGET}
-# Google counts chips in names of v5e slices, and cores (two a chip) in v4's.
+# Google counts chips in names of v5e and v6e, and cores (two a chip) in v4's.
 TOPOLOGIES = {
   "v5e-16": Slice(V5E, "v5e:4x4"),
   "v5e-64": Slice(V5E, "v5e:8x8"),
   "v5e-256": Slice(V5E, "v5e:16x16"),
+  "v6e-16": Slice(V6E, "v6e:4x4"),
   "v4-32": Slice(V4, "v4:2x2x4", {"chip_config_name": "megacore"}),
   "v4-64": Slice(V4, "v4:2x4x4", {"chip_config_name": "megacore"}),
   "h200": Slice(H200, "", _H200_OPTIONS | {"topology": "1x1x1"}, "cuda"),

@@ -174,9 +174,13 @@ def test_two_processes_are_preempted_between_programs(config, tmp_path):
   fields = json.loads(config) | {"steps_per_dispatch": 2}
   fields["data"]["on_device"] = True
   stopped = process_helpers.run(
-    tmp_path, json.dumps(fields), 2, disturb="SIGTERM 5 1"
+    tmp_path,
+    json.dumps(fields),
+    2,
+    disturb="SIGTERM 5 1",
+    flags=dict.fromkeys(range(2), ["--stop_code=75"]),
   )
-  assert stopped.statuses == [0, 0], stopped.errors
+  assert stopped.statuses == [75, 75], stopped.errors
   assert "2 steps a program" in stopped.printed[0][0]
   assert "stopped by SIGTERM after step" in stopped.printed[0][-1]
   assert max(stopped.history()) in (2, 4, 6)

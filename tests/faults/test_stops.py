@@ -37,7 +37,8 @@ def program(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(preemption.Preemption, "reached", disturbed)
       patch.setattr(pictures, "write_summary", fault_worker.small_picture)
-      run.run(config, workdir)
+      is_done = run.run(config, workdir)
+    assert is_done == (workdir / "results.json").exists()
     return next(asks) > at  # whether it was disturbed
 
   with pytest.MonkeyPatch.context() as patch:
