@@ -17,6 +17,7 @@ import program_helpers
 import xla_flags
 
 from essl_jax import config as config_lib
+from essl_jax.storage import metrics
 
 CONFIG = """
 import json
@@ -83,10 +84,9 @@ class Finished:
   errors: list[str]
 
   def history(self) -> dict[int, dict[str, float]]:
-    """The lines of `metrics.jsonl` by step."""
+    """What was logged, by step."""
     history: dict[int, dict[str, float]] = {}
-    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
-    for record in map(json.loads, lines):
+    for record in metrics.read(self.workdir):
       figures = history.setdefault(record["step"], {})
       assert figures.keys() & record.keys() <= {"step", "wall_time"}
       figures |= record

@@ -15,7 +15,7 @@ def test_a_run_has_the_figures_of_32_bits(config_file, tmp_path, monkeypatch):
     workdir = tmp_path / bits
     ended = program_helpers.run(config_file, workdir, "--config.epochs=2")
     assert ended.returncode == 0, ended.stderr
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    lines = (workdir / "metrics-0.jsonl").read_text().splitlines()
     losses = [x["loss"] for x in map(json.loads, lines) if "loss" in x]
     found.append((losses, json.loads((workdir / "results.json").read_text())))
   (losses, results), (again, results_again) = found

@@ -13,7 +13,7 @@ import pytest
 
 from essl_jax import main
 from essl_jax.errors import UsageError
-from essl_jax.storage import checkpoint
+from essl_jax.storage import checkpoint, metrics
 from essl_jax.training import experiment as experiment_lib
 
 
@@ -56,7 +56,7 @@ def test_a_run_reports_and_writes_everything(finished):
 
 
 def test_metrics_have_every_term_of_every_step(finished):
-  lines = (finished[0] / "metrics.jsonl").read_text().splitlines()
+  lines = (finished[0] / "metrics-0.jsonl").read_text().splitlines()
   records = [json.loads(line) for line in lines]
   steps = [r["step"] for r in records if "loss" in r]
   assert steps == list(range(1, 25))
@@ -103,7 +103,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     stderr=subprocess.PIPE,
     text=True,
   )
-  _wait_for(workdir / "metrics.jsonl", '"step": 9', process)
+  _wait_for(workdir / "metrics-0.jsonl", '"step": 9', process)
   process.send_signal(kind)
   printed, errors = process.communicate(timeout=200)
   if kind == signal.SIGTERM:
@@ -118,8 +118,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   expected, actual = _state(finished[0]), _state(workdir)
   assert actual["step"] == 24
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  steps = [json.loads(x)["step"] for x in lines if "loss_ssl" in x]
+  steps = [x["step"] for x in metrics.read(workdir) if "loss_ssl" in x]
   assert steps == list(range(1, 25))
 
 

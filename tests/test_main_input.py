@@ -201,10 +201,10 @@ def test_a_workdir_without_its_checkpoints_is_not_begun_anew(
   text = json.dumps(config_lib.to_dict(config))
   (tmp_path / "config.json").write_text(text)
   (tmp_path / "starts.json").write_text("[]")
-  (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n')
+  (tmp_path / "metrics-0.jsonl").write_text('{"step": 8}\n')
   with pytest.raises(UsageError, match="has been trained in .*are gone"):
     train.run(config, tmp_path)
-  assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 8}\n'
+  assert (tmp_path / "metrics-0.jsonl").read_text() == '{"step": 8}\n'
 
 
 @pytest.mark.parametrize("mode", ["train", "evaluate", "finetune"])

@@ -14,8 +14,8 @@ import os
 import pathlib
 from typing import Any, TypeAlias
 
-# TensorFlow, if it is installed, would read the paths by its own client, which
-# knows Google's servers alone.
+# epath would read buckets by TensorFlow's client, if TensorFlow is installed.
+# That knows Google's servers alone.
 os.environ.setdefault("EPATH_USE_TF", "false")
 if "STORAGE_EMULATOR_HOST" in os.environ:  # it does not know kinds of buckets
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -90,8 +90,10 @@ def _check_remote(text: str, name: str) -> None:
 
 def _configure(scheme: str) -> None:
   """Sets the defaults of fsspec's client, once."""
+  from etils.epath import gpath
   import fsspec.config  # only there where buckets are read
 
+  gpath._is_tf_installed.cache_clear()  # it remembers what was set before
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are told
   # Listings that are kept would hide what other processes write.
   options: dict[str, Any] = {"use_listings_cache": False}

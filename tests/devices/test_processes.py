@@ -48,7 +48,7 @@ def test_one_process_writes(pair):
   assert sorted(pair.history()) == list(range(STEPS + 1))
   assert len(list((pair.workdir / "tensorboard").iterdir())) == 1
   names = {path.name for path in pair.workdir.iterdir()}
-  assert names >= {"config.json", "metrics.jsonl", "checkpoints"}
+  assert names >= {"config.json", "metrics-0.jsonl", "checkpoints"}
   assert not [name for name in names if name.endswith(".tmp")]
 
 

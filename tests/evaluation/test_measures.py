@@ -257,7 +257,7 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
   assert (rotation["num_train"], rotation["num_test"]) == (30, 30)
   assert 0 < rotation["cosine"] < 1 and rotation["equivariance_r2"] < 1
   monitored = ("feature_std", "effective_rank", "rankme", "uniformity")
-  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  lines = (tmp_path / "metrics-0.jsonl").read_text().splitlines()
   last = [x for x in map(json.loads, lines) if "rankme" in x][-1]
   for name in monitored:
     assert last[name] == pytest.approx(figures["collapse"][name], rel=1e-5)

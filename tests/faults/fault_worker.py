@@ -28,7 +28,7 @@ import program_helpers
 from essl_jax import main
 from essl_jax.devices import processes
 from essl_jax.evaluation import pictures
-from essl_jax.storage import checkpoint
+from essl_jax.storage import checkpoint, metrics
 from essl_jax.training import experiment
 
 RECIPE = """
@@ -96,8 +96,7 @@ def figures(workdir: pathlib.Path) -> Any:
   for name in ("environment", "config"):
     del results[name]
   training = results.pop("training")
-  logged = (workdir / "metrics.jsonl").read_text().splitlines()
-  lines = [json.loads(line) for line in logged]
+  lines = metrics.read(workdir)
   for line in (*lines, training["last_step"]):
     line.pop("wall_time", None)
   return results, training["steps"], training["last_step"], lines

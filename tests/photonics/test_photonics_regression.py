@@ -263,4 +263,4 @@ def test_no_step_is_taken_with_wrong_numbers(opened, tmp_path):
   with pytest.raises(UsageError, match="asks for 25 cells"):
     train.run(config, tmp_path)
   assert not (tmp_path / "checkpoints").exists()
-  assert not (tmp_path / "metrics.jsonl").exists()
+  assert not (tmp_path / "metrics-0.jsonl").exists()

@@ -16,7 +16,7 @@ _PROGRAM = """
 import json, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
 folder.mkdir()
-with open(folder / "metrics.jsonl", "w") as file:
+with open(folder / "metrics-0.jsonl", "w") as file:
   file.write(json.dumps({"step": 0, "wall_time": 1.0}) + chr(10))
   file.flush()
   time.sleep(0.5)

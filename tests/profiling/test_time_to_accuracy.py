@@ -16,7 +16,7 @@ _LINES = (
 
 def _write(folder, lines):
   text = "".join(json.dumps(line) + "\n" for line in lines)
-  (folder / "metrics.jsonl").write_text(text)
+  (folder / "metrics-0.jsonl").write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_first_look_that_is_high_enough(
   tmp_path, capsys, accuracy, seconds, step
 ):
   _write(tmp_path, _LINES)
-  with (tmp_path / "metrics.jsonl").open("a") as file:
+  with (tmp_path / "metrics-0.jsonl").open("a") as file:
     file.write('{"step": 25, "wall')  # as a run leaves it that goes on
   assert time_to_accuracy.main([str(tmp_path), f"--knn={accuracy}"]) == 0
   found = json.loads(capsys.readouterr().out)

@@ -188,7 +188,7 @@ def test_what_is_gone_is_said_in_a_line(trained, tmp_path, capsys):
   no_data = shutil.copytree(trained, tmp_path / "no_data")
   gone = str(tmp_path / "gone.npz")
   _change(no_data, lambda x: x["config"]["data"].update(name=gone))
-  with (no_data / "metrics.jsonl").open("a") as file:
+  with (no_data / "metrics-0.jsonl").open("a") as file:
     file.write('{"step": 9, "lo')
   report(no_weights, no_data)
   page = Page((no_weights / "report.html").read_text())
@@ -196,7 +196,7 @@ def test_what_is_gone_is_said_in_a_line(trained, tmp_path, capsys):
     "no_weights: no neighbours, embedding and spectrum:"
     f" {no_weights} holds no checkpoint"
   ) in page.text
-  assert "no_data: 1 broken line(s) of metrics.jsonl left out" in page.text
+  assert "no_data: 1 broken line(s) of metrics-*.jsonl left out" in page.text
   assert f"no views, neighbours, embedding and spectrum: {gone}" in page.text
   assert "Views" in page.headings and "Embedding" not in page.headings
   assert "Training" in page.headings and "Spectrum" not in page.headings

@@ -1,8 +1,8 @@
 """Pages of files and evaluations that anybody may have changed.
 
-Whatever `results.json` and `metrics.jsonl` hold, and whatever an evaluation of
-one's own raises, the page is written: what cannot be shown is left out, and a
-line of the page says so.
+Whatever `results.json` and `metrics-*.jsonl` hold, and whatever an evaluation
+of one's own raises, the page is written: what cannot be shown is left out, and
+a line of the page says so.
 """
 
 import json
@@ -43,7 +43,7 @@ def _write(workdir, results, lines=()):
   workdir.mkdir(exist_ok=True)
   (workdir / "results.json").write_text(json.dumps(results))
   text = "\n".join(json.dumps(line) for line in lines)
-  (workdir / "metrics.jsonl").write_text(text)
+  (workdir / "metrics-0.jsonl").write_text(text)
   return workdir
 
 
@@ -112,7 +112,7 @@ def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
   lines += [[1], "x", None, {"loss": 1.0}, {"step": 4, "loss": 2.5}]
   page = _page(_write(tmp_path / "run", RESULTS, lines))
   wrong = sum(x["step"] != 3 for x in lines[: len(STRANGE)]) + 4
-  assert f"{wrong} broken line(s) of metrics.jsonl left out" in page.text
+  assert f"{wrong} broken line(s) of metrics-*.jsonl left out" in page.text
   (curve,) = (x for x in page.all("img") if x["alt"].startswith("Total loss"))
   assert "3 at step 2, 2.5 at step 4" in curve["alt"]
   assert "broken line(s)" in capsys.readouterr().out

@@ -29,7 +29,7 @@ def workdir(tmp_path):
   (tmp_path / "starts.json").write_text(json.dumps([START]))
   (tmp_path / "results.json").write_text(json.dumps(RESULTS))
   (tmp_path / "results.partial.json").write_text(json.dumps(RESULTS))
-  (tmp_path / "metrics.jsonl").write_text(METRICS)
+  (tmp_path / "metrics-0.jsonl").write_text(METRICS)
   (tmp_path / "summary.png").write_bytes(b"PNG")
   return tmp_path
 
@@ -40,7 +40,7 @@ def _names(folder):
 
 def test_a_sound_workdir_stays_as_it_is(workdir, capsys):
   """As does a last line of metrics that a kill has cut."""
-  path = workdir / "metrics.jsonl"
+  path = workdir / "metrics-0.jsonl"
   path.write_text(METRICS + '{"step": 9, "lo')
   before = _names(workdir)
   bookkeeping.mend(workdir)
@@ -90,12 +90,12 @@ def test_damaged_bookkeeping_is_set_aside(name, what, workdir, capsys):
     ("results.json", RESULTS | {"figures": []}),
     ("results.json", RESULTS | {"figures": {"knn": 3}}),
     ("results.json", RESULTS | {"rows": None}),
-    ("metrics.jsonl", {"step": "8"}),
-    ("metrics.jsonl", {"loss": 1.0}),
-    ("metrics.jsonl", {"step": 1, "loss": "low"}),
-    ("metrics.jsonl", {"step": -5, "loss": 1.0}),
-    ("metrics.jsonl", {"step": 1.5, "loss": 1.0}),
-    ("metrics.jsonl", {"step": True, "loss": 1.0}),
+    ("metrics-0.jsonl", {"step": "8"}),
+    ("metrics-0.jsonl", {"loss": 1.0}),
+    ("metrics-0.jsonl", {"step": 1, "loss": "low"}),
+    ("metrics-0.jsonl", {"step": -5, "loss": 1.0}),
+    ("metrics-0.jsonl", {"step": 1.5, "loss": 1.0}),
+    ("metrics-0.jsonl", {"step": True, "loss": 1.0}),
   ],
 )
 def test_wrong_types_within_are_found(name, content, workdir):
@@ -106,11 +106,11 @@ def test_wrong_types_within_are_found(name, content, workdir):
 
 
 def test_what_is_whole_of_the_metrics_stays(workdir):
-  path = workdir / "metrics.jsonl"
+  path = workdir / "metrics-0.jsonl"
   path.write_bytes(METRICS.encode() + b"\xff\x00\n[3]\n" + METRICS.encode())
   bookkeeping.mend(workdir)
   assert path.read_text() == METRICS * 2
-  assert b"\xff" in (workdir / "metrics.jsonl.damaged-1").read_bytes()
+  assert b"\xff" in (workdir / "metrics-0.jsonl.damaged-1").read_bytes()
 
 
 def _become_folder(path):
@@ -130,7 +130,7 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_no_file_is_set_aside(harm, workdir):
   """A pipe or /dev/zero would never end."""
-  names = ("starts.json", "results.json", "metrics.jsonl", "summary.png")
+  names = ("starts.json", "results.json", "metrics-0.jsonl", "summary.png")
   for name in names:
     (workdir / name).unlink()
     HARMS[harm](workdir / name)
@@ -204,7 +204,7 @@ def test_a_run_killed_in_its_first_save_begins_again(workdir, capsys):
   bookkeeping.begin_anew(workdir)
   assert not (workdir / "starts.json").exists()
   assert json.loads((workdir / "starts.json.cut-1").read_text()) == [START]
-  assert (workdir / "metrics.jsonl.cut-1").read_text() == METRICS
+  assert (workdir / "metrics-0.jsonl.cut-1").read_text() == METRICS
   assert len(capsys.readouterr().out.splitlines()) == 2
   (folder / "8.orbax-checkpoint-tmp").rmdir()
   bookkeeping.begin_anew(workdir)
@@ -213,15 +213,15 @@ def test_a_run_killed_in_its_first_save_begins_again(workdir, capsys):
 
 def test_figures_of_training_are_never_wiped(tmp_path, capsys):
   """Although nothing else tells of it."""
-  path = tmp_path / "metrics.jsonl"
+  path = tmp_path / "metrics-0.jsonl"
   path.write_text('{"step": 0, "knn_top1": 9.0}\n')
   bookkeeping.begin_anew(tmp_path)
   assert path.exists()  # an untrained encoder can be measured again
   path.write_text(METRICS)
   bookkeeping.begin_anew(tmp_path)
   assert not path.exists()
-  assert (tmp_path / "metrics.jsonl.cut-1").read_text() == METRICS
-  assert "is now metrics.jsonl.cut-1" in capsys.readouterr().out
+  assert (tmp_path / "metrics-0.jsonl.cut-1").read_text() == METRICS
+  assert "is now metrics-0.jsonl.cut-1" in capsys.readouterr().out
 
 
 def test_checkpoints_out_of_reach_are_not_begun_anew(tmp_path):

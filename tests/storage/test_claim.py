@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import claim, lock
+from essl_jax.storage import claim, lock, places
 from essl_jax.storage import workdir as workdir_lib
 
 HOLDER = """
@@ -127,10 +127,10 @@ def test_a_refused_start_leaves_what_was_there(tmp_path):
 def test_a_run_that_fails_later_keeps_what_it_wrote(tmp_path):
   with pytest.raises(UsageError), claim.hold(tmp_path / "a", nothing):
     (tmp_path / "a" / "config.json").touch()
-    (tmp_path / "a" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "a" / "metrics-0.jsonl").write_text("{}\n")
     raise UsageError("a user's evaluation fails")
   names = sorted(path.name for path in (tmp_path / "a").iterdir())
-  assert names == [".lock", "config.json", "metrics.jsonl"]
+  assert names == [".lock", "config.json", "metrics-0.jsonl"]
 
 
 def test_half_written_files_of_killed_runs_go(tmp_path):
@@ -209,4 +209,4 @@ def test_usual_names_are_taken(tmp_path):
 
 def test_the_home_of_nobody_is_refused():
   with pytest.raises(UsageError, match="home of a user who does not exist"):
-    workdir_lib.local_path("~no_such_user_here/run")
+    places.locate("~no_such_user_here/run")

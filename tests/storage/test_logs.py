@@ -19,7 +19,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import essl_jax
-from essl_jax.storage import environment, logs, workdir
+from essl_jax.storage import environment, logs, metrics, workdir
 from essl_jax.storage.logs import Logger
 
 pytestmark = pytest.mark.quick
@@ -28,13 +28,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def read_lines(workdir: pathlib.Path) -> list[dict]:
-  """Parses the JSONL strictly: NaN and Infinity are no JSON."""
+  """What counts of all starts; NaN and Infinity are no JSON."""
 
   def refuse(text: str) -> None:
     raise AssertionError(f"{text} is not valid JSON")
 
-  text = (workdir / "metrics.jsonl").read_text()
-  return [json.loads(x, parse_constant=refuse) for x in text.splitlines()]
+  for path in metrics.files(workdir).values():
+    for line in path.read_text().splitlines():
+      if line.endswith("}"):
+        json.loads(line, parse_constant=refuse)
+  return metrics.read(workdir)
 
 
 def read_events(workdir: pathlib.Path) -> list[event_pb2.Event]:
@@ -124,13 +127,13 @@ def test_resuming_drops_what_the_killed_run_logged_later(tmp_path):
   with Logger(tmp_path, total_steps=9) as logger:
     for step in range(6):
       logger.write(step, {"loss": step})
-  path = tmp_path / "metrics.jsonl"
+  path = tmp_path / "metrics-0.jsonl"
   path.write_text(path.read_text() + '{"step": 3, "los')
-  kept = path.read_text().splitlines()[:4]
+  before = path.read_text()
   with Logger(tmp_path, total_steps=9, start_step=3) as logger:
-    assert len(path.read_text().splitlines()) == 7  # until the first figure
+    assert len(read_lines(tmp_path)) == 6  # until the first figure
     logger.write(4, {"loss": 40.0})
-  assert path.read_text().splitlines()[:4] == kept
+  assert path.read_text() == before
   assert [line["step"] for line in read_lines(tmp_path)] == [0, 1, 2, 3, 4]
   assert read_lines(tmp_path)[4]["loss"] == 40.0
   started = event_pb2.SessionLog.START
@@ -145,7 +148,7 @@ def test_resuming_drops_what_the_killed_run_logged_later(tmp_path):
     logger.write(0, {"loss": 7.0})
   assert [line["loss"] for line in read_lines(tmp_path)] == [7.0]
   assert sorted(x.name for x in tmp_path.iterdir()) == [
-    "metrics.jsonl",
+    "metrics-0.jsonl",
     "tensorboard",
   ]
 

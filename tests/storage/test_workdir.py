@@ -61,8 +61,8 @@ def test_unusable_workdirs_are_told_in_one_line(tmp_path):
   assert "\n" not in str(e.value)
   with pytest.raises(UsageError, match="File exists.*choose another"):
     workdir_lib.check_config(tmp_path / "file", {})
-  with pytest.raises(UsageError, match="no local path: mount"):
-    workdir_lib.check_config("gs://bucket/run", {})
+  with pytest.raises(UsageError, match="unknown scheme gcs://: give gs://"):
+    workdir_lib.check_config("gcs://bucket/run", {})
   for path in (below, tmp_path, tmp_path / "nowhere"):
     with pytest.raises(UsageError, match="holds no run"):
       workdir_lib.read_config(path)

@@ -101,7 +101,7 @@ def test_a_run_logs_every_step(tiny_config, source, tmp_path, monkeypatch):
   experiment = _experiment(tiny_config, source, steps_per_dispatch=2)
   monkeypatch.setattr(experiment_lib, "build", lambda _: experiment)
   train.run(experiment.config, tmp_path)
-  text = (tmp_path / "metrics.jsonl").read_text()
+  text = (tmp_path / "metrics-0.jsonl").read_text()
   lines = [json.loads(line) for line in text.splitlines()]
   found = {line["step"]: line["loss"] for line in lines if "loss" in line}
   _, metrics, _ = _advance(experiment)

@@ -1,0 +1,180 @@
+"""Files, folders, leases and logs in a bucket."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from essl_jax.errors import UsageError
+from essl_jax.storage import claim, lease, logs, metrics, places
+
+
+def test_files_and_folders(workdir):
+  assert not places.exists(workdir) and places.names(workdir) == []
+  places.replace_text(workdir / "a.json", "one")
+  places.replace_text(workdir / "a.json", "two")
+  places.replace_bytes(workdir / "folder" / "b", b"")
+  assert (workdir / "a.json").read_text() == "two"
+  assert places.names(workdir) == ["a.json", "folder"]
+  assert places.is_folder(workdir / "folder")
+  assert not places.is_folder(workdir / "a.json")
+  places.rename(workdir / "folder", workdir / "folder.damaged-1")
+  assert places.names(workdir) == ["a.json", "folder.damaged-1"]
+  assert places.exists(workdir / "folder.damaged-1" / "b")
+  with places.local_copy(workdir / "a.json") as copy:
+    assert copy.read_text() == "two" and copy.name == "a.json"
+  places.remove(workdir / "a.json")
+  places.remove(workdir / "a.json")
+  places.remove_folder(workdir / "folder.damaged-1")
+  assert not places.exists(workdir)
+
+
+@pytest.mark.parametrize(
+  ("path", "told"),
+  [
+    ("gs://", "names no folder in a bucket: give gs://BUCKET/FOLDER"),
+    ("gs://bucket", "names no folder"),
+    ("gs://bucket/", "names no folder"),
+    ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\. or"),
+    ("http://bucket/run", "unknown scheme http://"),
+    ("gs://bucket/a\nb", "printable"),
+    ("gs://bucket/" + "a" * 300, "at most"),
+  ],
+)
+def test_paths_that_are_none(path, told):
+  with pytest.raises(UsageError, match=told):
+    places.locate(path)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_scheme_needs_its_package(scheme, monkeypatch):
+  monkeypatch.setattr(places.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UsageError, match=r"needs the package \w+: pip install"):
+    places.locate(f"{scheme}://bucket/run")
+
+
+def test_a_bucket_that_is_not_there(server):
+  path = places.locate("gs://no_such_bucket/run")
+  with (
+    pytest.raises(UsageError, match="no bucket gs://no_such_bucket: make it"),
+    claim.hold(path, lambda _: None),
+  ):
+    raise AssertionError
+
+
+def test_one_program_at_a_time(workdir):
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-1"]
+    with (
+      pytest.raises(UsageError, match=r"at work in workdir .*process \d+ on"),
+      claim.hold(workdir, lambda _: None),
+    ):
+      raise AssertionError
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-2"]
+
+
+def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
+  """Where this machine knows that they are dead."""
+  dead = subprocess.Popen([sys.executable, "-c", ""])
+  dead.wait()
+  holder = lease._holder() | {"process": dead.pid}
+  with monkeypatch.context() as patch:
+    patch.setattr(lease, "_holder", lambda: holder)
+    assert lease._take(workdir, "") == 1
+  with claim.hold(workdir, lambda _: None):
+    pass
+  assert "which has died: taking over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_those_of_other_machines_are_waited_for(
+  is_alive, workdir, monkeypatch, capsys
+):
+  """A beat says that they live; nothing for a while, that they do not."""
+  monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
+  with monkeypatch.context() as patch:
+    patch.setattr(lease, "_machine", lambda: "another")
+    assert lease._take(workdir, "") == 1
+  beat = {"beat": 1, "machine": "another"}
+  beats = threading.Timer(0.3, lease._write, (workdir, 1, beat))
+  if is_alive:
+    beats.start()
+    with pytest.raises(UsageError, match="choose another --workdir"):
+      claim.hold(workdir, lambda _: None).__enter__()
+    beats.join()
+    return
+  begun = time.monotonic()
+  with claim.hold(workdir, lambda _: None):
+    assert time.monotonic() - begun > 1
+  assert "nothing was heard of process" in capsys.readouterr().out
+
+
+def test_who_was_taken_over_ends_at_once(workdir):
+  """As a program that was suspended and wakes up."""
+  program = f"""
+import time
+from essl_jax.storage import lease, places
+lease.BEAT_SECONDS = 0.2
+with lease.alone(places.locate("{workdir}"), ""):
+  print("held", flush=True)
+  time.sleep(60)
+"""
+  with subprocess.Popen(
+    [sys.executable, "-c", program],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == "held\n"
+    places.replace_text(workdir / ".lease-2", "{}")
+    _, errors = process.communicate(timeout=20)
+  assert process.returncode == 1
+  (line,) = errors.splitlines()
+  assert line.startswith("error: another program has taken over workdir gs://")
+
+
+def test_a_refused_start_leaves_no_config(workdir):
+  def refuse(path):
+    places.replace_text(path / "config.json", "{}")
+    raise UsageError("no such data")
+
+  with (
+    pytest.raises(UsageError, match="no such data"),
+    claim.hold(workdir, refuse),
+  ):
+    raise AssertionError
+  assert places.names(workdir) == [".lease-1"]
+
+
+def test_figures_are_sent_and_joined(workdir):
+  """Those that a start has sent stay, whatever becomes of it."""
+  with logs.Logger(workdir, total_steps=9) as logger:
+    logger.write(0, {"knn": 1.0})
+    logger.write(1, {"loss": 3.0})
+    assert metrics.read(workdir) == []
+    logger.send()
+    assert [x["step"] for x in metrics.read(workdir)] == [0, 1]
+    logger.write(2, {"loss": 2.0})
+    logger.write(3, {"loss": 1.0})
+  with logs.Logger(workdir, total_steps=9, start_step=2) as logger:
+    logger.write(3, {"loss": 0.5})
+  assert places.names(workdir) == [
+    "metrics-0.jsonl",
+    "metrics-2.jsonl",
+    "tensorboard",
+  ]
+  assert len(places.names(workdir / "tensorboard")) == 2
+  found = [(x["step"], x.get("loss")) for x in metrics.read(workdir)]
+  assert found == [(0, None), (1, 3.0), (2, 2.0), (3, 0.5)]
+  assert metrics.at(workdir, 3) == {"loss": 0.5}
+  with logs.Logger(workdir, total_steps=9, start_step=1) as logger:
+    logger.write(2, {"loss": 7.0})
+  found = [x["step"] for x in metrics.read(workdir)]
+  assert found == [0, 1, 2]
+  assert os.fspath(workdir / "metrics-2.jsonl") not in map(
+    os.fspath, metrics.files(workdir).values()
+  )
