@@ -44,7 +44,7 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
     UsageError: another program holds it.
     OSError: the lease cannot be written; other errors of the network too.
   """
-  number = _take(folder, refusal)
+  number = take(folder, refusal)
   done = threading.Event()
   thread = threading.Thread(
     target=_keep, args=(folder, number, done), daemon=True
@@ -56,16 +56,16 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
     done.set()
     thread.join()
     with contextlib.suppress(Exception):  # else it runs out by itself
-      _write(folder, number, {"held": False})
+      write(folder, number, {"held": False})
 
 
-def _take(folder: places.Path, refusal: str) -> int:
+def take(folder: places.Path, refusal: str) -> int:
   while True:
     numbers = _numbers(folder)
     last = numbers[-1] if numbers else 0
     if last:
       _wait(folder, last, refusal)
-    content = json.dumps(_holder()).encode()
+    content = json.dumps(holder()).encode()
     path = os.fspath(folder / f".lease-{last + 1}")
     with contextlib.suppress(FileExistsError):  # then somebody was faster
       places.client(path).pipe_file(path, content, mode="create")
@@ -80,7 +80,7 @@ def _wait(folder: places.Path, number: int, refusal: str) -> None:
   if not content.get("held", True):
     return
   who = f"process {content.get('process')} on {content.get('host')}"
-  if content.get("machine") == _machine():
+  if content.get("machine") == machine():
     if _is_alive(content.get("process")):
       raise UsageError(f"{refusal} ({who})")
     print(f"{folder} was held by {who}, which has died: taking over")
@@ -104,7 +104,7 @@ def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
     try:
       is_lost = _numbers(folder)[-1:] != [number]
       if not is_lost:
-        _write(folder, number, {"beat": beat})
+        write(folder, number, {"beat": beat})
     except Exception:  # the network's; whoever needs it says so
       continue
     if is_lost:
@@ -134,20 +134,20 @@ def _read(folder: places.Path, number: int) -> dict[str, Any]:
   return found if isinstance(found, dict) else {}
 
 
-def _write(folder: places.Path, number: int, extra: dict[str, Any]) -> None:
-  content = json.dumps(_holder() | extra).encode()
+def write(folder: places.Path, number: int, extra: dict[str, Any]) -> None:
+  content = json.dumps(holder() | extra).encode()
   places.replace_bytes(folder / f".lease-{number}", content)
 
 
-def _holder() -> dict[str, Any]:
+def holder() -> dict[str, Any]:
   return {
     "host": socket.gethostname(),
-    "machine": _machine(),
+    "machine": machine(),
     "process": os.getpid(),
   }
 
 
-def _machine() -> str:
+def machine() -> str:
   """The same for processes that see each other's numbers, else different."""
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")

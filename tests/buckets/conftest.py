@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -14,6 +16,8 @@ import pytest
 from essl_jax.storage import places
 
 BUCKET = "bucket"
+# Where the tiny run and its comparison are.
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "faults"))
 
 
 def _binary():

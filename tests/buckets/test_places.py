@@ -81,10 +81,10 @@ def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
   """Where this machine knows that they are dead."""
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()
-  holder = lease._holder() | {"process": dead.pid}
+  holder = lease.holder() | {"process": dead.pid}
   with monkeypatch.context() as patch:
-    patch.setattr(lease, "_holder", lambda: holder)
-    assert lease._take(workdir, "") == 1
+    patch.setattr(lease, "holder", lambda: holder)
+    assert lease.take(workdir, "") == 1
   with claim.hold(workdir, lambda _: None):
     pass
   assert "which has died: taking over" in capsys.readouterr().out
@@ -97,10 +97,10 @@ def test_those_of_other_machines_are_waited_for(
   """A beat says that they live; nothing for a while, that they do not."""
   monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
   with monkeypatch.context() as patch:
-    patch.setattr(lease, "_machine", lambda: "another")
-    assert lease._take(workdir, "") == 1
+    patch.setattr(lease, "machine", lambda: "another")
+    assert lease.take(workdir, "") == 1
   beat = {"beat": 1, "machine": "another"}
-  beats = threading.Timer(0.3, lease._write, (workdir, 1, beat))
+  beats = threading.Timer(0.3, lease.write, (workdir, 1, beat))
   if is_alive:
     beats.start()
     with pytest.raises(UsageError, match="choose another --workdir"):
