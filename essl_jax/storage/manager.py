@@ -18,6 +18,8 @@ from essl_jax.texts import first_line
 
 DESCRIPTION = "_CHECKPOINT_METADATA"  # by Orbax, of one checkpoint
 _ITEM, _FILE = "digests", "digests.json"
+# 1, 2, 4, 8 and 16 seconds after the one before.
+_RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "16s"}
 
 
 remarks.hold_back()
@@ -106,6 +108,8 @@ def open_manager(
   directory: places.Path, best_metric: str, keep_best: int, read_only: bool
 ) -> Manager:
   """Opens a folder of checkpoints; the arguments are those of `Checkpoints`."""
+  if places.is_remote(directory):
+    _limit_retries()
   score = lambda metrics: metrics.get(best_metric, -math.inf)
   return Manager(
     directory,
@@ -132,6 +136,20 @@ def open_manager(
       _ITEM: DigestHandler(),
     },
   )
+
+
+def _limit_retries() -> None:
+  """Lets TensorStore give up a request after half a minute, as gcsfs does.
+
+  It would try for a quarter of an hour, and Orbax has no option for it.
+  """
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  for context in (
+    tensorstore_utils._BASE_TS_CONTEXT,
+    tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT,
+  ):
+    context["gcs_request_retries"] = _RETRIES
 
 
 def read_digests(folder: places.Path, step: int) -> dict[str, str]:

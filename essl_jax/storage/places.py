@@ -30,6 +30,12 @@ Path: TypeAlias = epath.Path
 # What reads a scheme, and the extra that installs it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # until a request is tried again
+# The same for TensorStore, which would wait for ever.
+_TENSORSTORE = {
+  "CONNECT_TIMEOUT_SECONDS": _CONNECT_SECONDS,
+  "LOW_SPEED_TIME_SECONDS": _READ_SECONDS,
+  "LOW_SPEED_LIMIT_BYTES": 1,
+}
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -103,6 +109,8 @@ def _configure(scheme: str) -> None:
     options["requests_timeout"] = aiohttp.ClientTimeout(
       sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
     )
+    for name, value in _TENSORSTORE.items():
+      os.environ.setdefault(f"TENSORSTORE_CURL_{name}", str(value))
     if "STORAGE_EMULATOR_HOST" in os.environ:
       options |= {"token": "anon", "project": "test"}
     names = ("gs", "gcs")

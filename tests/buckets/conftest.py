@@ -36,7 +36,7 @@ def _variables(url):
   return {
     "STORAGE_EMULATOR_HOST": url,
     "TENSORSTORE_GCS_HTTP_URL": url,
-    "TENSORSTORE_GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
   }
 
