@@ -15,7 +15,12 @@ import numpy as np
 from PIL import Image
 
 from essl_jax import config as config_lib
-from essl_jax.data.levels import stored_as, to_rgb
+from essl_jax.data.levels import (
+  BrokenImageError,
+  Levels,
+  stored_as,
+  to_rgb,
+)
 from essl_jax.data.limits import Room
 from essl_jax.texts import first_line
 
@@ -29,11 +34,9 @@ _BLOCK = 2**26
 _ROOM = Room(config_lib.Data.max_pixels)
 
 
-class BrokenImageError(ValueError):
-  """Bytes that are no image, or not a whole one; says why in one line."""
-
-
-def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
+def decode(
+  encoded: bytes, room: Room | None = None, levels: Levels | None = None
+) -> Image.Image:
   """Decodes an image to RGB.
 
   Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, and
@@ -46,13 +49,14 @@ def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
     room: pixels that all threads may hold decoded together, at once the most
       that an image may have; 178 million when absent. Large images wait for
       room, which they free once nobody holds them.
+    levels: of the image's set; of this image alone when absent.
 
   Returns:
     The image in PIL's mode RGB, at its full resolution.
 
   Raises:
-    BrokenImageError: it cannot be decoded, has too many pixels, or levels whose
-      range cannot be known.
+    BrokenImageError: it cannot be decoded, or has too many pixels.
+    UnclearLevelsError: the range of its levels cannot be known.
   """
   room = _ROOM if room is None else room
   taken = 0
@@ -65,8 +69,9 @@ def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
     taken = weight
     stored = stored_as(image)
     image.load()
-    image = to_rgb(image, stored)
+    image = to_rgb(image, stored, levels)
   except BrokenImageError:
+    room.give_back(taken)
     raise
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"

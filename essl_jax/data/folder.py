@@ -76,6 +76,7 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
     resize=settings.resize_size or size,
     differs_in_size=True,
     max_pixels=settings.max_pixels,
+    white_level=settings.white_level,
   )
   source.classes = images.classes
   return source
