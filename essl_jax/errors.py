@@ -28,6 +28,13 @@ _TROUBLES = {
   errno.ENFILE: _LIMIT,
   errno.EPIPE: "keep the program that reads the output",
 }
+# What input alone can be blamed for.
+_MISTAKES = {
+  errno.ENAMETOOLONG: (
+    "a name has at most 255 bytes, and a path 4095: give a shorter one"
+  ),
+  errno.ELOOP: "its links lead in a circle: give another path",
+}
 # As XLA, CUDA, TensorFlow and C++ say it.
 _OUT_OF_MEMORY = re.compile(
   r"RESOURCE_EXHAUSTED|out.of.memory|\bOOM\b|bad_alloc"
@@ -67,6 +74,8 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
   if found is None:
     return None
   code, what = found
+  if code in _MISTAKES:
+    return f"{what}: {_MISTAKES[code]}", 2
   return f"{what}: see what is there, and its permissions", 1
 
 

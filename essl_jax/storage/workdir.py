@@ -15,7 +15,7 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.storage import json_files
+from essl_jax.storage import json_files, lock
 from essl_jax.texts import first_line, unfit
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
@@ -233,7 +233,7 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 def replace_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file so that it is never seen half-written; as `replace_text`."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.essl.tmp")
+  temporary = lock.temporary(path)
   try:
     with temporary.open("wb") as file:
       file.write(content)
