@@ -7,6 +7,7 @@ and colours follow on the device. One decode serves all crops of an image.
 
 from collections.abc import Sequence
 import io
+import logging
 import math
 import warnings
 import zlib
@@ -31,6 +32,10 @@ _DRAWS = 24
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 _BLOCK = 2**26
+# What decoders take at most, in times of the image's four bytes a pixel.
+_TIMES = {"JPEG2000": 5, "WEBP": 4, "TIFF": 2}
+_TIMES_PROGRESSIVE = 2
+_TIMES_WIDE = 3  # numbers that are copied on their way to bytes
 _ROOM = Room(config_lib.Data.max_pixels)
 
 
@@ -63,8 +68,7 @@ def decode(
   try:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     pixels = _check_size(image, room.size)
-    # Wide numbers are copied on their way to bytes.
-    weight = pixels * (3 if image.mode[0] in "IF" else 1)
+    weight = pixels * _times(image)
     room.take(weight)
     taken = weight
     stored = stored_as(image)
@@ -76,6 +80,8 @@ def decode(
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"
     raise BrokenImageError(what) from error
+  except Image.DecompressionBombError as error:  # as it is opened
+    raise BrokenImageError(_too_many("more", room.size)) from error
   except MemoryError:
     room.give_back(taken)
     raise
@@ -94,16 +100,28 @@ def _check_size(image: Image.Image, most: int) -> int:
   tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
   pixels = max(image.width * image.height, tile)
   if pixels > most:
-    raise BrokenImageError(
-      f"it has {pixels:,} pixels, and config.data.max_pixels allows {most:,}"
-    )
+    raise BrokenImageError(_too_many(f"{pixels:,}", most))
   return pixels
+
+
+def _too_many(pixels: str, most: int) -> str:
+  return f"it has {pixels} pixels, and config.data.max_pixels allows {most:,}"
+
+
+def _times(image: Image.Image) -> int:
+  """What decoding takes, in times of the memory of the decoded image."""
+  if image.mode[0] in "IF":
+    return max(_TIMES_WIDE, _TIMES.get(image.format or "", 1))
+  if image.info.get("progressive"):
+    return _TIMES_PROGRESSIVE
+  return _TIMES.get(image.format or "", 1)
 
 
 def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
   """Loads PIL's decoders before threads do, and stops their warnings.
 
-  What they warn of (odd metadata, many pixels) does not concern training.
+  What they warn of (odd metadata, many pixels) does not concern training, and
+  why an image cannot be read is told anyway.
 
   Args:
     most_pixels: of an image; PIL refuses what has twice its own limit.
@@ -112,6 +130,7 @@ def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
   # Larger than what C's allocator keeps for each thread, once it is free.
   Image.core.set_block_size(_BLOCK)
   warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+  logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
   if Image.MAX_IMAGE_PIXELS is not None:
     least = math.ceil(most_pixels / 2)
