@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -64,6 +64,11 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
     One line to print and the exit code: 2 for wrong input, 1 for trouble of
     the machine and for a loss that is not finite. None for a bug.
   """
+  told = _line_and_code(error)
+  return told and (printable(told[0]), told[1])
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   if trouble := describe_trouble(error):
     return trouble, 1
   if isinstance(error, UsageError):

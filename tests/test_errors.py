@@ -93,6 +93,18 @@ def test_a_path_that_cannot_be_is_wrong_input(code, says):
   assert line.startswith("/a/path: ") and says in line and number == 2
 
 
+def test_names_of_files_do_not_break_the_line():
+  """They may hold anything, and are part of what is told."""
+  name = "a\nb\x1b[2J\ud8ff"
+  for error in (
+    UsageError(f"{name} is missing"),
+    OSError(errno.EACCES, "Permission denied", name),
+    OSError(errno.ENOSPC, "No space left on device", name),
+  ):
+    line, _ = errors.line_and_code(error)
+    assert r"a\nb\x1b[2J\ud8ff" in line and line.isprintable()
+
+
 def test_errors_that_hold_each_other_come_to_an_end():
   """A cause of a cause may be the error itself."""
   first, second = ValueError("a"), ValueError("b")

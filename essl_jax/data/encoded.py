@@ -23,7 +23,7 @@ from essl_jax.data.levels import BrokenImageError, Levels, UnclearLevelsError
 from essl_jax.data.limits import NotReadableError, Room
 from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 # An uncompressed image of four channels.
 _BYTES_A_PIXEL = 4
@@ -257,4 +257,5 @@ class EncodedSource:
       self._unreadable[split].add(index)
       name = self.images[split].name(index)
       self.broken[split].append(name)
-      print(f"essl_jax: {name} is broken, left out: {reason}", file=sys.stderr)
+      line = f"essl_jax: {name} is broken, left out: {reason}"
+      print(printable(line), file=sys.stderr)
