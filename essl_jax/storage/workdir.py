@@ -1,6 +1,7 @@
 """The directory of a run: its config, and files written whole or not."""
 
 from collections.abc import Collection, Mapping
+import errno
 import json
 import math
 import os
@@ -233,6 +234,9 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 def replace_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file so that it is never seen half-written; as `replace_text`."""
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    what = "a pipe or device is there"  # whose place a file would take
+    raise OSError(errno.EEXIST, what, os.fspath(path))
   temporary = lock.temporary(path)
   try:
     with temporary.open("wb") as file:

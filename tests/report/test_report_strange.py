@@ -135,6 +135,22 @@ def test_files_that_never_end_are_not_read(tmp_path):
     (workdir / "results.json").unlink()
 
 
+def test_no_other_file_is_written_over(tmp_path):
+  """Neither the run's own, nor anybody's; an earlier page is."""
+  workdir = _write(tmp_path / "run", RESULTS)
+  os.mkfifo(tmp_path / "pipe")
+  os.symlink("/dev/null", tmp_path / "device")
+  for out in (workdir / "results.json", tmp_path / "pipe", tmp_path / "device"):
+    before = os.lstat(out)
+    with pytest.raises(UsageError, match="is no page of this program"):
+      report(workdir, "--images=0", f"--out={out}")
+    assert os.path.samestat(before, os.lstat(out))
+  (tmp_path / "empty").touch()
+  for out in (tmp_path / "empty", tmp_path / "new", tmp_path / "new"):
+    report(workdir, "--images=0", f"--out={out}")
+    assert Page(out.read_text()).headings
+
+
 def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
   """Steps that are no numbers, and numbers that no picture can show."""
   lines = [{"step": x, "loss": 1.0} for x in STRANGE]
