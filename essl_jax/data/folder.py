@@ -44,7 +44,7 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
       splits' classes differ, or no image can be read.
   """
   size = settings.image_size
-  if settings.dir is None:
+  if not settings.dir:
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
   if size is None:
     raise UsageError(
