@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from essl_jax import config as config_lib
+from essl_jax.data import pnm
 from essl_jax.data.levels import (
   BrokenImageError,
   Levels,
@@ -66,12 +67,14 @@ def decode(
   room = _ROOM if room is None else room
   taken = 0
   try:
+    pnm.check_header(encoded)
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     pixels = _check_size(image, room.size)
     weight = pixels * _times(image)
     room.take(weight)
     taken = weight
     stored = stored_as(image)
+    image = pnm.scaled(image, encoded) or image
     image.load()
     image = to_rgb(image, stored, levels)
   except BrokenImageError:
