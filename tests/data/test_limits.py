@@ -175,6 +175,16 @@ def test_decoders_that_take_more_memory_take_more_room(
   assert taken == [600 * times]
 
 
+def test_images_whose_levels_are_unclear_free_their_room(monkeypatch):
+  monkeypatch.setattr(limits, "FREE", 10)
+  room = limits.Room(1800)
+  dark = encode(Image.fromarray(np.ones((20, 30), np.uint16)))
+  for _ in range(2):
+    with pytest.raises(crops.BrokenImageError, match="cannot be known"):
+      crops.decode(dark, room)
+  assert not room._held
+
+
 def test_pixels_that_pil_refuses_itself_are_told_alike(monkeypatch):
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
   with pytest.raises(crops.BrokenImageError) as error:
