@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -27,6 +27,13 @@ _TROUBLES = {
   errno.EMFILE: _LIMIT,
   errno.ENFILE: _LIMIT,
   errno.EPIPE: "keep the program that reads the output",
+}
+# What input alone can be blamed for.
+_MISTAKES = {
+  errno.ENAMETOOLONG: (
+    "a name has at most 255 bytes, and a path 4095: give a shorter one"
+  ),
+  errno.ELOOP: "its links lead in a circle: give another path",
 }
 # As XLA, CUDA, TensorFlow and C++ say it.
 _OUT_OF_MEMORY = re.compile(
@@ -57,6 +64,11 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
     One line to print and the exit code: 2 for wrong input, 1 for trouble of
     the machine and for a loss that is not finite. None for a bug.
   """
+  told = _line_and_code(error)
+  return told and (printable(told[0]), told[1])
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   if trouble := describe_trouble(error):
     return trouble, 1
   if isinstance(error, UsageError):
@@ -67,6 +79,8 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
   if found is None:
     return None
   code, what = found
+  if code in _MISTAKES:
+    return f"{what}: {_MISTAKES[code]}", 2
   return f"{what}: see what is there, and its permissions", 1
 
 

@@ -15,6 +15,7 @@ from essl_jax.report import runs as runs_lib
 from essl_jax.storage.workdir import local_path, replace_text
 
 NAME = "report.html"
+_BEGINNING = b"<!doctype html>"
 _FEWEST = 10  # of which a map and a spectrum say something
 
 
@@ -79,10 +80,21 @@ def _check_writable(out: pathlib.Path) -> None:
   try:
     with tempfile.TemporaryFile(dir=out.parent):
       pass
-    if out.exists() and not os.access(out, os.W_OK):
+    is_there = out.exists()
+    if is_there and not os.access(out, os.W_OK):
       raise PermissionError("the file is write-protected")
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
+  if is_there and not (out.is_file() and _is_page(out)):
+    raise UsageError(
+      f"{out} is there and is no page of this program, and would be lost: give"
+      " another file with --out, or remove it"
+    )
+
+
+def _is_page(path: pathlib.Path) -> bool:
+  with path.open("rb") as file:
+    return file.read(len(_BEGINNING)) in (_BEGINNING, b"")
 
 
 def _unwritable(out: pathlib.Path, error: OSError) -> str:

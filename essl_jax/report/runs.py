@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any, TypeGuard
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Row
-from essl_jax.storage.workdir import dotted, local_path, read_config
+from essl_jax.storage import json_files
+from essl_jax.storage.workdir import local_path, read_config
 
 Points = list[tuple[float, float]]
 _LARGEST = 3.4e38  # of float32; pictures of larger ones overflow
@@ -122,13 +122,10 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
       f" with --workdir={path}), or, if training is finished, {again}"
     )
   try:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-      raise ValueError("it is not a JSON object")
+    found = json_files.read_object(file)
     if not isinstance(found.get("config", {}), dict):
       raise ValueError("its config is not a JSON object")
-    dotted(found)  # is not nested beyond reason
-  except (OSError, ValueError, RecursionError) as error:
+  except (OSError, ValueError) as error:
     raise UsageError(
       f"cannot read {file} ({error}): {again} to write a new one"
     ) from error
@@ -182,20 +179,14 @@ def _metrics(
   if not is_trained:
     return [], ()
   try:
-    text = (path / "metrics.jsonl").read_text(encoding="utf-8")
+    found = json_files.read_lines(path / "metrics.jsonl")
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     return [], (f"no training curves: cannot read metrics.jsonl ({reason})",)
-  lines, broken = [], 0
-  for line in text.splitlines():
-    try:
-      found = json.loads(line)
-    except (ValueError, RecursionError):
-      found = None
-    if is_number(mapping(found).get("step")):
-      lines.append(found)
-    else:
-      broken += 1
+  lines = [
+    line for line in found if line is not None and is_number(line.get("step"))
+  ]
+  broken = len(found) - len(lines)
   lines.sort(key=lambda line: line["step"])
   notes = (f"{broken} broken line(s) of metrics.jsonl left out",)
   return lines, notes if broken else ()

@@ -1,9 +1,14 @@
 """Reads JSON that may be damaged; what is wrong with it is a ValueError."""
 
+from collections.abc import Iterable
+import itertools
 import json
 import pathlib
 import stat
 from typing import Any
+
+_DEEPEST = 100  # far from where Python's functions stop
+_TOO_DEEP = "it is nested too deeply"
 
 
 def read(path: pathlib.Path) -> Any:
@@ -72,11 +77,23 @@ def _object_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def parse(text: bytes) -> Any:
-  """JSON in UTF-8; ValueError where it is none."""
+  """JSON in UTF-8; ValueError where it is none, or deeper than anybody's."""
   try:
-    return json.loads(text.decode("utf-8"))
+    found = json.loads(text.decode("utf-8"))
   except RecursionError as error:
-    raise ValueError("it is nested too deeply") from error
+    raise ValueError(_TOO_DEEP) from error
+  level = [found]
+  for _ in range(_DEEPEST):
+    level = list(itertools.chain.from_iterable(map(_inner, level)))
+    if not level:
+      return found
+  raise ValueError(_TOO_DEEP)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+  if isinstance(value, dict):
+    return value.values()
+  return value if isinstance(value, list) else ()
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:

@@ -1,6 +1,7 @@
 """The directory of a run: its config, and files written whole or not."""
 
 from collections.abc import Collection, Mapping
+import errno
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, describe_trouble
-from essl_jax.storage import json_files
+from essl_jax.storage import json_files, lock
 from essl_jax.texts import first_line, unfit
 
 SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
@@ -233,7 +234,10 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 def replace_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file so that it is never seen half-written; as `replace_text`."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.essl.tmp")
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    what = "a pipe or device is there"  # whose place a file would take
+    raise OSError(errno.EEXIST, what, os.fspath(path))
+  temporary = lock.temporary(path)
   try:
     with temporary.open("wb") as file:
       file.write(content)

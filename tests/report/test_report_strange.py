@@ -6,6 +6,7 @@ line of the page says so.
 """
 
 import json
+import os
 import sys
 
 import pytest
@@ -103,6 +104,51 @@ def test_a_config_of_the_wrong_type_is_one_line(config, tmp_path):
   with pytest.raises(UsageError, match="results.json") as error:
     report(tmp_path / "run")
   assert "\n" not in str(error.value)
+
+
+def test_what_is_nested_too_deeply_is_one_line(tmp_path):
+  deep, deep_object = 1, 1
+  for _ in range(500):
+    deep, deep_object = [deep], {"a": deep_object}
+  for number, value in enumerate((deep, deep_object)):
+    workdir = _write(tmp_path / f"{number}", {"figures": {"knn": {"x": value}}})
+    with pytest.raises(UsageError, match="is nested too deeply") as error:
+      report(workdir, "--images=0")
+    assert "\n" not in str(error.value)
+  lines = [{"step": 1, "loss": deep}, {"step": 2, "loss": 1.0}]
+  page = _page(_write(tmp_path / "lines", RESULTS, lines))
+  assert "1 broken line(s) of metrics.jsonl left out" in page.text
+
+
+def test_files_that_never_end_are_not_read(tmp_path):
+  """Nor waited for."""
+  workdir = _write(tmp_path / "run", RESULTS)
+  (workdir / "metrics.jsonl").unlink()
+  os.mkfifo(workdir / "metrics.jsonl")
+  told = "cannot read metrics.jsonl (it is no regular file)"
+  assert told in _page(workdir).text
+  (workdir / "results.json").unlink()
+  for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+    make(workdir / "results.json")
+    with pytest.raises(UsageError, match="it is no regular file"):
+      report(workdir, "--images=0")
+    (workdir / "results.json").unlink()
+
+
+def test_no_other_file_is_written_over(tmp_path):
+  """Neither the run's own, nor anybody's; an earlier page is."""
+  workdir = _write(tmp_path / "run", RESULTS)
+  os.mkfifo(tmp_path / "pipe")
+  os.symlink("/dev/null", tmp_path / "device")
+  for out in (workdir / "results.json", tmp_path / "pipe", tmp_path / "device"):
+    before = os.lstat(out)
+    with pytest.raises(UsageError, match="is no page of this program"):
+      report(workdir, "--images=0", f"--out={out}")
+    assert os.path.samestat(before, os.lstat(out))
+  (tmp_path / "empty").touch()
+  for out in (tmp_path / "empty", tmp_path / "new", tmp_path / "new"):
+    report(workdir, "--images=0", f"--out={out}")
+    assert Page(out.read_text()).headings
 
 
 def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
