@@ -5,7 +5,8 @@ processes. Only known values are looked at, so that checks cost nothing under
 `jax.jit`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextvars
 import functools
 from typing import Any, TypeVar
 
@@ -17,16 +18,26 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# Arrays that `any_sharding` has traced though they are known, by their tracer.
+_TRACED: contextvars.ContextVar[Mapping[int, jax.Array]]
+_TRACED = contextvars.ContextVar("_TRACED", default={})
 
 
 def known(x: Any) -> np.ndarray | None:
   """The values of a number or an array, or None where they are not known."""
+  x = _known_in_place(x)
+  return None if x is None else np.asarray(x)
+
+
+def _known_in_place(x: Any) -> Any:
+  """As `known`, on whatever device the values are."""
+  x = _TRACED.get().get(id(x), x)
   leaves = jax.tree.leaves(x)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
     return None
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
     return None
-  return np.asarray(x)
+  return x
 
 
 def check_range(
@@ -53,6 +64,18 @@ def check_range(
     raise ValueError(
       f"{name} must be in [{low:g}, {high:g}], got {found}{advice}"
     )
+
+
+def check_finite(name: str, x: Any) -> None:
+  """Raises ValueError for an array that is known not to be finite."""
+  found = _known_in_place(x)
+  if found is None:
+    return
+  with jax.ensure_compile_time_eval():
+    xp = jnp if isinstance(found, jax.Array) else np
+    is_finite = bool(xp.isfinite(found).all())
+  if not is_finite:
+    raise ValueError(f"{name} must be finite, and some of it is not")
 
 
 def check_floating(name: str, x: Any) -> None:
@@ -170,7 +193,12 @@ def _automatic(
     for i, x in zip(places, arrays, strict=True):
       found[i] = x
     args, kwargs = jax.tree.unflatten(tree, found)
-    return function(*args, **kwargs)
+    known = dict(zip(map(id, arrays), (leaves[i] for i in places), strict=True))
+    token = _TRACED.set({**_TRACED.get(), **known})
+    try:
+      return function(*args, **kwargs)
+    finally:
+      _TRACED.reset(token)
 
   mesh = next(x.mesh for x in shardings if any(x.spec))
   rows = next((x.spec[0] for x in shardings if x.spec and x.spec[0]), None)
