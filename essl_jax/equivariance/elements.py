@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import losses, transformations
+from essl_jax import inputs, losses, transformations
 from essl_jax.transformations import TransformationGroup
 from essl_jax.transformations.group import draw_labels
 
@@ -101,8 +101,14 @@ class ElementPrediction:
       labels: int32 [M], elements of the whole group.
 
     Returns:
-      A float32 scalar, the mean over M.
+      A float32 scalar, the mean over M. It is NaN with a label out of range
+      whose value is not known yet.
+
+    Raises:
+      ValueError: shapes that do not fit, or labels that are not integers or
+        known to be out of range.
     """
+    inputs.check_labels(labels, len(logits), self.group.num_classes)
     parts = zip(self._split(logits), self._targets(labels), strict=True)
     return sum(
       (losses.transformation_prediction(x, y) for x, y in parts),
@@ -132,10 +138,11 @@ class ElementPrediction:
   def _targets(self, labels: chex.Array) -> Sequence[jax.Array]:
     """The labels of each head, from those of the whole group."""
     targets = []
-    for size in reversed(self.heads.values()):
+    for size in reversed(list(self.heads.values())[1:]):
       targets.append(labels % size)
       labels = labels // size
-    return targets[::-1]
+    # What is out of range stays so in the first.
+    return [labels, *targets[::-1]]
 
 
 def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:

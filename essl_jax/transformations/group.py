@@ -108,6 +108,11 @@ class TransformationGroup(_Drawn):
 
   def __post_init__(self) -> None:
     given, count = self.element_names, len(self.elements)
+    if count < 2:
+      raise ValueError(
+        f"{self.name} must have two elements or more, the identity first;"
+        f" got {count}"
+      )
     if given and (len(given), len(set(given))) != (count, count):
       raise ValueError(
         f"the {count} elements of {self.name} need as many"

@@ -63,6 +63,18 @@ def test_separate_heads_of_a_product():
     joint.loss(logits[:, :6], labels)
 
 
+@pytest.mark.parametrize("heads", ["joint", "each"])
+@pytest.mark.parametrize("label", [-1, 8, 2**31 - 1])
+def test_labels_out_of_range(heads, label):
+  """Known ones are refused, traced ones give NaN; none wraps."""
+  asked = elements.make("rotation*horizontal_flip", heads=heads)
+  logits = np.zeros((2, sum(asked.heads.values())), np.float32)
+  labels = np.array([3, label], np.int32)
+  with pytest.raises(ValueError, match=r"labels must be in \[0, 7\], got"):
+    asked.loss(logits, labels)
+  assert np.isnan(jax.jit(asked.loss)(logits, labels))
+
+
 @pytest.mark.parametrize("name", ["rotation", "rotation*horizontal_flip"])
 @pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
 def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):
