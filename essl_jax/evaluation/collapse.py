@@ -1,6 +1,7 @@
 """How far features have collapsed: their spread, rank and uniformity.
 
-The functions take embeddings [N, D] of any real dtype and compute in float64.
+The functions take embeddings [N, D] of any real dtype, compute in float64 and
+raise ValueError for embeddings that are not finite, or none.
 Collapsed are also zeros, which have no direction, and what varies by rounding
 alone: all measures give such features their worst value.
 """
@@ -18,7 +19,12 @@ from essl_jax import augment
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
 from essl_jax.evaluation import single_pass
-from essl_jax.evaluation.directions import centred, cosines_of, unit_length
+from essl_jax.evaluation.directions import (
+  as_rows,
+  centred,
+  cosines_of,
+  unit_length,
+)
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Curve, Evaluation, Row, count
 from essl_jax.training import step as step_lib
@@ -152,7 +158,7 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
 
 
 def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:
-  rows = np.asarray(embeddings, np.float64)
+  rows = as_rows(embeddings)
   values = np.linalg.svd(rows, compute_uv=False)
   if not values.sum():
     return 0.0

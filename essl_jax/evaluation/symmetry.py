@@ -85,6 +85,8 @@ def cosine_of_pairs(features: np.ndarray) -> float:
   That of a pair with a row of zeros, which has no direction, counts as 1.
   """
   rows = unit_length(features)
+  if len(rows) < 2:
+    raise ValueError("cosines of pairs want two rows or more, got 1")
   directed = int(rows.any(axis=-1).sum())
   total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
   pairs = len(rows) * (len(rows) - 1)
