@@ -8,6 +8,7 @@ processes. Only known values are looked at, so that checks cost nothing under
 from collections.abc import Callable, Mapping
 import contextvars
 import functools
+import types
 from typing import Any, TypeVar
 
 import chex
@@ -20,7 +21,7 @@ import numpy as np
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Arrays that `any_sharding` has traced though they are known, by their tracer.
 _TRACED: contextvars.ContextVar[Mapping[int, jax.Array]]
-_TRACED = contextvars.ContextVar("_TRACED", default={})
+_TRACED = contextvars.ContextVar("_TRACED", default=types.MappingProxyType({}))
 
 
 def known(x: Any) -> np.ndarray | None:

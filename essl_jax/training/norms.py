@@ -86,10 +86,10 @@ def _check_features(
     axes = _tuple(norm.reduction_axes)
   values = math.prod(x.shape[axis] for axis in axes) // groups
   if values < _FEWEST:
+    name = f"{type(norm).__name__} {'/'.join(norm.path)}"
     raise UsageError(
-      f"the {type(norm).__name__} {'/'.join(norm.path)} would see {values} value"
-      f" at a time, and it needs {_FEWEST} or more: give it more features, or"
-      " leave it out"
+      f"the {name} would see {values} value at a time, and it needs {_FEWEST} or"
+      " more: give it more features, or leave it out"
     )
 
 
