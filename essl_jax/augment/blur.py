@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from essl_jax import inputs
 from essl_jax.augment.arrays import as_float, per_image, through
 
-
 _MOST = 1000  # pixels; every one of them is one more operation
 
 

@@ -88,8 +88,8 @@ def _check_features(
   if values < _FEWEST:
     name = f"{type(norm).__name__} {'/'.join(norm.path)}"
     raise UsageError(
-      f"the {name} would see {values} value at a time, and it needs {_FEWEST} or"
-      " more: give it more features, or leave it out"
+      f"the {name} would see {values} value at a time, and it needs {_FEWEST}"
+      " or more: give it more features, or leave it out"
     )
 
 

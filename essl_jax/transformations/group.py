@@ -109,10 +109,7 @@ class TransformationGroup(_Drawn):
   def __post_init__(self) -> None:
     given, count = self.element_names, len(self.elements)
     if count < 2:
-      raise ValueError(
-        f"{self.name} must have two elements or more, the identity first;"
-        f" got {count}"
-      )
+      raise ValueError(f"{self.name} needs two elements or more, got {count}")
     if given and (len(given), len(set(given))) != (count, count):
       raise ValueError(
         f"the {count} elements of {self.name} need as many"
@@ -148,7 +145,7 @@ class TransformationGroup(_Drawn):
 
     Raises:
       ValueError: images that are not square, or labels that are not [N]
-        integers or are known to be out of range.
+        integers or known to be out of range.
     """
     images = square(images)
     inputs.check_labels(labels, len(images), self.num_classes)

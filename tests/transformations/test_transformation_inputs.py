@@ -89,7 +89,7 @@ def test_known_labels_are_known_under_explicit_sharding():
 @pytest.mark.parametrize("number", [0, 1])
 def test_groups_have_two_elements(number):
   """One class is predicted by constants, and none by nothing."""
-  with pytest.raises(ValueError, match=f"must have two .* got {number}"):
+  with pytest.raises(ValueError, match=f"needs two .* got {number}"):
     transformations.TransformationGroup("few", (abs,) * number)
 
 
