@@ -18,6 +18,7 @@ import numpy as np
 from essl_jax import augment
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
+from essl_jax.errors import UsageError
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.directions import (
   as_rows,
@@ -205,8 +206,22 @@ def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
   return pairs
 
 
+def check_several(bench: Any, split: str) -> None:
+  """Raises UsageError for a split of a single image."""
+  number = bench.experiment.labelled.num_examples(split)
+  if number < 2:
+    raise UsageError(
+      f"config.data.{split}_split has {number} image, and what is measured of a"
+      " representation compares images: give at least 2"
+    )
+
+
 class Collapse(Evaluation):
   """Spread, rank, uniformity and alignment of the features."""
+
+  def check(self, bench: Any) -> None:
+    """Refuses a single image."""
+    check_several(bench, "test")
 
   def look_every(self) -> None:
     """None: whenever another evaluation is due."""

@@ -164,15 +164,13 @@ class TransformationGroup(_Drawn):
 
     Returns:
       Images [K N, H, H, C] and labels int32 [K N] for K elements: first all
-      images under element 0, then all under element 1, and so on.
+      images under element 0, then under element 1, and so on.
     """
     images = square(images)
     each = [self._element(k, images) for k in range(self.num_classes)]
     transformed = jnp.concatenate(each)
-    labels = jnp.repeat(
-      jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
-    )
-    return transformed, labels
+    numbers = jnp.arange(self.num_classes, dtype=jnp.int32)
+    return transformed, jnp.repeat(numbers, images.shape[0])
 
   def _element(self, k: int, images: jax.Array) -> jax.Array:
     """The images under element k; ValueError where that changes their form."""
