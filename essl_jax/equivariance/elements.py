@@ -42,6 +42,7 @@ class ElementPrediction:
     groups = self.group.factors if self.separate_heads else (self.group,)
     return {group.name: group.num_classes for group in groups}
 
+  @inputs.any_sharding(by_example=True)
   def all_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """Every element of every image.
 
@@ -61,6 +62,7 @@ class ElementPrediction:
     partners = jnp.broadcast_to(partner[:, None], shape)
     return transformed, self._compared(elements, partners)
 
+  @inputs.any_sharding(by_example=True)
   def random_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """One random element of every image; two where it is relative.
 
@@ -145,6 +147,7 @@ class ElementPrediction:
     return [labels, *targets[::-1]]
 
 
+@inputs.any_sharding(by_example=True)
 def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
   """Puts the features of each copy behind those of its partner.
 

@@ -12,7 +12,8 @@ from essl_jax import inputs
 
 _EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
 _LARGEST = float(np.finfo(np.float32).max)
-_LARGE = 2.0**20  # whose powers in gradients float32 still holds
+# Float32 holds what gradients take of the first, and 1 over the second.
+_LARGE, _DIVISOR = 2.0**20, 2.0**100
 
 
 def as_pair(
@@ -111,7 +112,7 @@ def unit_length(x: chex.Array) -> jax.Array:
 def size_of_large(
   x: jax.Array, *, axis: int, axis_name: str | None = None
 ) -> jax.Array:
-  """The largest size along an axis where squares might overflow, else 1.
+  """About the largest size along an axis where squares may overflow, else 1.
 
   Args:
     x: float32.
@@ -126,7 +127,7 @@ def size_of_large(
   )
   if axis_name is not None:
     largest = lax.pmax(largest, axis_name)
-  return jnp.where(largest > _LARGE, largest, 1)
+  return jnp.where(largest > _LARGE, jnp.minimum(largest, _DIVISOR), 1)
 
 
 def check_several(what: str, rows: int, axis_name: str | None) -> None:
