@@ -26,19 +26,13 @@ _TRACED = contextvars.ContextVar("_TRACED", default=types.MappingProxyType({}))
 
 def known(x: Any) -> np.ndarray | None:
   """The values of a number or an array, or None where they are not known."""
-  x = _known_in_place(x)
-  return None if x is None else np.asarray(x)
-
-
-def _known_in_place(x: Any) -> Any:
-  """As `known`, on whatever device the values are."""
   x = _TRACED.get().get(id(x), x)
   leaves = jax.tree.leaves(x)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
     return None
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
     return None
-  return x
+  return np.asarray(x)
 
 
 def check_range(
@@ -69,13 +63,8 @@ def check_range(
 
 def check_finite(name: str, x: Any) -> None:
   """Raises ValueError for an array that is known not to be finite."""
-  found = _known_in_place(x)
-  if found is None:
-    return
-  with jax.ensure_compile_time_eval():
-    xp = jnp if isinstance(found, jax.Array) else np
-    is_finite = bool(xp.isfinite(found).all())
-  if not is_finite:
+  values = known(x)
+  if values is not None and not np.isfinite(values).all():
     raise ValueError(f"{name} must be finite, and some of it is not")
 
 
