@@ -16,6 +16,7 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import classifier, finetune
 from essl_jax.evaluation.recipe import Recipe
+from essl_jax.models import heads
 from essl_jax.models.vit import ViT
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import norms
@@ -131,10 +132,12 @@ def test_norms_of_an_example_are_counted_too(norm, shape, refused):
 def test_layer_norms_of_one_value_are_refused_at_once(tiny_config):
   """A head of one hidden value would name elements by constants."""
   one = {"equivariance": {"hidden_widths": (32, 1)}}
-  with pytest.raises(UsageError, match="hidden widths must be 2 or more"):
+  with pytest.raises(UsageError, match="hidden_widths must be 2 or more"):
     experiment_lib.build(tiny_config("simclr", **one))
   batch = {"equivariance": {"hidden_widths": (32, 1), "hidden_norm": "batch"}}
   experiment_lib.build(tiny_config("simclr", **batch))
+  with pytest.raises(ValueError, match="hidden widths must be 2 or more"):
+    heads.MLP((4, 1, 4), norm="layer")
   with pytest.raises(ValueError, match="width must be 2 or more"):
     ViT(image_size=8, patch=4, width=1, heads=1)
 
