@@ -56,9 +56,9 @@ def rank(
 def _voting(labels: ArrayLike, num_classes: int) -> Any:
   """Labels int32, -1 for all that vote for nothing: none of them wraps."""
   here = jnp if isinstance(labels, jax.Array) else np
-  labels = here.asarray(labels)
-  is_class = (labels >= 0) & (labels < num_classes)
-  return here.where(is_class, labels, -1).astype(np.int32)
+  found: Any = here.asarray(labels)
+  is_class = (found >= 0) & (found < num_classes)
+  return here.where(is_class, found, -1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=2)
