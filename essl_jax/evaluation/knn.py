@@ -21,7 +21,6 @@ from essl_jax.evaluation.evaluation import (
   count,
   percent,
 )
-from essl_jax.losses.common import as_number
 
 
 @inputs.any_sharding(by_example=False)
@@ -169,7 +168,9 @@ def _check(
       raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
   if num_classes < 1:
     raise ValueError(f"num_classes={num_classes} must be positive")
-  as_number("temperature", temperature, positive=True)
+  value, form = inputs.known(temperature), np.finfo(np.float32)
+  if value is not None and not form.tiny <= value <= form.max:
+    raise ValueError(f"temperature={temperature} must be positive and finite")
 
 
 class Knn(Evaluation):

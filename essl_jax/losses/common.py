@@ -130,18 +130,17 @@ def size_of_large(
   return jnp.where(largest > _LARGE, jnp.minimum(largest, _DIVISOR), 1)
 
 
-def check_several(what: str, rows: int, axis_name: str | None) -> None:
+def check_several(rows: int, axis_name: str | None) -> None:
   """Raises ValueError for one example alone, which has none to differ from.
 
   Args:
-    what: needs several.
     rows: of this device.
     axis_name: mapped axis, whose devices have as many each.
   """
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
   if rows * devices < 2:
     raise ValueError(
-      f"{what} compares examples, and there is 1: give a larger batch"
+      "the loss compares examples, and there is 1: give a larger batch"
     )
 
 

@@ -48,7 +48,7 @@ def info_nce(
   anchors, positives = common.as_pair(anchors, positives, names)
   temperature = common.as_number("temperature", temperature, positive=True)
   n = anchors.shape[0]
-  common.check_several("info_nce", n, axis_name)
+  common.check_several(n, axis_name)
   everyone = common.gather(common.unit_length(positives), axis_name)
   logits = (
     common.similarity(common.unit_length(anchors), everyone) / temperature
@@ -96,7 +96,7 @@ def nt_xent(
   z1, z2 = common.as_pair(z1, z2, "z1 and z2")
   temperature = common.as_number("temperature", temperature, positive=True)
   n = z1.shape[0]
-  common.check_several("nt_xent", n, axis_name)
+  common.check_several(n, axis_name)
   views = common.unit_length(z1), common.unit_length(z2)
   own = jnp.concatenate(views)
   everyone = jnp.concatenate([common.gather(z, axis_name) for z in views])

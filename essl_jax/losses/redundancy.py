@@ -64,7 +64,7 @@ def barlow_twins(
   redundancy_weight = common.as_number(
     "redundancy_weight", redundancy_weight, positive=False
   )
-  common.check_several("barlow_twins", z1.shape[0], axis_name)
+  common.check_several(z1.shape[0], axis_name)
   a, b = (_standardize(z, axis_name) for z in (z1, z2))
   own = common.similarity(a.T, b.T) / a.shape[0]
   correlation = common.average_for_all(own, axis_name)

@@ -250,7 +250,7 @@ def test_features_that_are_not_finite_are_refused(wrong):
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e-45, 1e300])
 def test_temperatures_are_finite_and_above_0(value):
   bank, labels = clusters(16, spread=1.0)
-  with pytest.raises(ValueError, match="temperature must be finite and above"):
+  with pytest.raises(ValueError, match="must be positive and finite"):
     knn.predict(bank, labels, bank, num_classes=7, k=5, temperature=value)
 
 

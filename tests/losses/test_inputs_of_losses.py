@@ -166,7 +166,7 @@ def test_one_example_alone_is_refused():
   """It has nothing to differ from: its loss is the same whatever it is."""
   z = np.ones((1, 4), np.float32)
   for name in ("info_nce", "nt_xent", "barlow_twins"):
-    with pytest.raises(ValueError, match=f"{name} compares examples, and"):
+    with pytest.raises(ValueError, match="the loss compares examples, and"):
       PAIRWISE[name](z, z)
     loss = functools.partial(PAIRWISE[name], axis_name="i")
     mapped = jax.vmap(loss, axis_name="i")
