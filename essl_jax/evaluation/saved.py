@@ -6,7 +6,6 @@ import io
 import json
 import pathlib
 from typing import Any
-import zipfile
 
 import jax
 from jax.experimental import multihost_utils
@@ -16,6 +15,7 @@ import numpy as np
 from essl_jax.devices import parallel
 from essl_jax.storage import bookkeeping
 from essl_jax.storage.workdir import replace_bytes, to_json
+from essl_jax.texts import first_line
 
 Counts = list[tuple[Any, ...]]
 """Figures of every finished repetition: right answers, first and among five."""
@@ -60,7 +60,7 @@ class Saved:
     if self._path is not None and jax.process_index() == 0:
       folder, file = self._path.parent, self._path
       bookkeeping.keep_whole(folder, bookkeeping.check_folder)
-      bookkeeping.keep_whole(file, bookkeeping.check_file)
+      bookkeeping.keep_whole(file, _check_whole)
 
   def save(self, counts: Counts, state: Any = None) -> None:
     """Writes the checkpoint, all of it or nothing.
@@ -123,8 +123,20 @@ class Saved:
         if str(file["key"]) != self._key:
           return {}
         return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # as in `_check_whole`
       return {}  # absent, or no file of ours: begin at the beginning
+
+
+def _check_whole(path: pathlib.Path) -> None:
+  """Raises ValueError for a damaged archive, by the checksums in it."""
+  bookkeeping.check_file(path)
+  content = io.BytesIO(path.read_bytes())  # trouble of the disk is no damage
+  try:
+    with np.load(content, allow_pickle=False) as file:
+      for name in ("key", *file.files):
+        file[name]
+  except Exception as error:  # damaged archives raise many kinds
+    raise ValueError(f"no checkpoint ({first_line(error)})") from error
 
 
 def _forms(leaves: list[Any]) -> list[tuple[Any, Any]]:
