@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -34,6 +34,17 @@ _OUT_OF_MEMORY = re.compile(
   "|cannot allocate memory|can't start new thread",
   re.IGNORECASE,
 )
+# As JAX and Python say it of the environment, and what to do about it.
+_OF_ENVIRONMENT = {
+  re.compile(r"Unable to initialize backend|Unknown backend"): (
+    "see to the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
+    " XLA_FLAGS"
+  ),
+  re.compile(r"Could not determine home directory"): (
+    "a path begins with ~ and the name of a user who does not exist, or HOME is"
+    " unset: write out the path"
+  ),
+}
 # TensorStore's errors, under Orbax, carry those of the system in their text.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
@@ -57,16 +68,27 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
     One line to print and the exit code: 2 for wrong input, 1 for trouble of
     the machine and for a loss that is not finite. None for a bug.
   """
+  found = _line_and_code(error)
+  return found and (printable(found[0]), found[1])
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   if trouble := describe_trouble(error):
     return trouble, 1
   if isinstance(error, UsageError):
     return str(error), 2
   if isinstance(error, FloatingPointError):
     return str(error), 1
+  if isinstance(error, RuntimeError):
+    for pattern, advice in _OF_ENVIRONMENT.items():
+      if pattern.search(str(error)):
+        return f"{first_line(error)}: {advice}", 2
   found = _of_system(error)
   if found is None:
     return None
   code, what = found
+  if code == errno.ENAMETOOLONG:
+    return f"{what}: give a shorter one", 2
   return f"{what}: see what is there, and its permissions", 1
 
 

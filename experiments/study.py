@@ -9,14 +9,16 @@ and then never run again; an unfinished one goes on in its workdir.
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 import re
 import sys
 from typing import Any
 
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
+import essl_jax.start  # noqa: F401
+from essl_jax.storage import json_files
 from essl_jax.storage import workdir as workdir_lib
+from essl_jax.texts import first_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -152,10 +154,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     UsageError: it cannot be read.
   """
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json_files.read_object(path)
   except (OSError, ValueError) as error:
     raise UsageError(
-      f"cannot read {path} ({error}): restore or remove it"
+      f"cannot read {path} ({first_line(error)}): restore or remove it"
     ) from error
 
 
@@ -201,6 +203,26 @@ def claim(cell: Cell, options: argparse.Namespace) -> None:
     workdir_lib.write_json(path, cell.identity)
 
 
+def _check_record(
+  study: Study, record: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Refuses what a table and a figure cannot be made of."""
+  figures, environment = record.get("figures"), record.get("environment")
+  numbers = [record.get("wall_seconds")]
+  if isinstance(figures, dict):
+    numbers += [figures.get(key) for key in study.columns]
+  if (
+    not isinstance(figures, dict)
+    or not isinstance(environment, dict)
+    or not {"device_count", "device_kind", "jax"} <= environment.keys()
+    or not all(isinstance(record.get(x), str) for x in ("name", "row"))
+    or not all(isinstance(x, int | float | None) for x in numbers)
+  ):
+    raise UsageError(
+      f"{path} does not hold the figures of a cell: restore or remove it"
+    )
+
+
 def load(
   study: Study, cell: Cell, options: argparse.Namespace
 ) -> dict[str, Any] | None:
@@ -221,21 +243,22 @@ def load(
   if path.exists():
     record = read_json(path)
     check_identity(cell, record, path, "move it away or give other --results")
+    _check_record(study, record, path)
     return record
   source = options.workdirs / cell.name / "results.json"
   if not source.exists():
     return None
   claim(cell, options)
   results = read_json(source)
-  found = cell.identity | {"seed": results["config"]["seed"]}
-  check_identity(cell, found, source, "give other --workdirs")
-  figures, protocol = study.read(results)
-  training = results["training"]
-  record = {"name": cell.name, "row": cell.row, **cell.identity}
-  record |= {"figures": figures, "protocol": protocol}
-  for name in ("wall_seconds", "source_images_per_second"):
-    record[name] = training.get(name)
-  record |= {"environment": results["environment"], "note": options.note}
+  with told(f"cannot collect {source}"):
+    found = cell.identity | {"seed": results["config"]["seed"]}
+    check_identity(cell, found, source, "give other --workdirs")
+    record = {"name": cell.name, "row": cell.row, **cell.identity}
+    record["figures"], record["protocol"] = study.read(results)
+    for name in ("wall_seconds", "source_images_per_second"):
+      record[name] = results["training"].get(name)
+    record |= {"environment": results["environment"], "note": options.note}
+  _check_record(study, record, source)
   if not options.dry_run:
     options.results.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(path, record)

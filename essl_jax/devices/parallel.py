@@ -33,10 +33,12 @@ def all_devices() -> list[jax.Device]:
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as error:  # the latter without plugin
-    asked = os.environ.get("JAX_PLATFORMS", "")
+    asked = os.environ.get("JAX_PLATFORMS")
+    platform = f"JAX_PLATFORMS={asked}" if asked else "JAX's default platform"
     raise UsageError(
-      f"JAX_PLATFORMS={asked} cannot be used ({first_line(error)}): install"
-      " JAX and the driver for it, or set JAX_PLATFORMS=cpu"
+      f"{platform} cannot be used ({first_line(error)}): install JAX and the"
+      " driver for it, or set JAX_PLATFORMS=cpu; JAX_NUM_CPU_DEVICES and"
+      " XLA_FLAGS, where they are set, must be right too"
     ) from error
 
 

@@ -1,5 +1,8 @@
 """Command line: `python -m essl_jax.report WORKDIR [WORKDIR ...]`."""
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 import os
@@ -76,6 +79,8 @@ def _check_writable(out: pathlib.Path) -> None:
   """Raises UsageError now, not after a minute of work."""
   if out.is_dir():
     raise UsageError(f"--out={out} is a folder: give the name of a file")
+  if out.exists() and not out.is_file():  # it would be replaced
+    raise UsageError(f"--out={out} is no regular file: give another name")
   try:
     with tempfile.TemporaryFile(dir=out.parent):
       pass

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 from typing import Any, TypeGuard
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Row
+from essl_jax.storage import json_files
 from essl_jax.storage.workdir import dotted, local_path, read_config
 
 Points = list[tuple[float, float]]
@@ -122,9 +122,7 @@ def _results(path: pathlib.Path) -> dict[str, Any]:
       f" with --workdir={path}), or, if training is finished, {again}"
     )
   try:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-      raise ValueError("it is not a JSON object")
+    found = json_files.read_object(file)
     if not isinstance(found.get("config", {}), dict):
       raise ValueError("its config is not a JSON object")
     dotted(found)  # is not nested beyond reason
@@ -182,20 +180,12 @@ def _metrics(
   if not is_trained:
     return [], ()
   try:
-    text = (path / "metrics.jsonl").read_text(encoding="utf-8")
+    every = json_files.read_lines(path / "metrics.jsonl", with_half=True)
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     return [], (f"no training curves: cannot read metrics.jsonl ({reason})",)
-  lines, broken = [], 0
-  for line in text.splitlines():
-    try:
-      found = json.loads(line)
-    except (ValueError, RecursionError):
-      found = None
-    if is_number(mapping(found).get("step")):
-      lines.append(found)
-    else:
-      broken += 1
+  lines = [x for x in every if x and is_number(x.get("step"))]
+  broken = len(every) - len(lines)
   lines.sort(key=lambda line: line["step"])
   notes = (f"{broken} broken line(s) of metrics.jsonl left out",)
   return lines, notes if broken else ()

@@ -162,7 +162,7 @@ def build(
     UsageError: there is no such step, or there are not so many devices.
   """
   check(arguments)
-  there, wanted = jax.devices(), arguments.devices
+  there, wanted = parallel.all_devices(), arguments.devices
   if wanted is not None and not 1 <= wanted <= len(there):
     raise UsageError(f"--devices={wanted}: there are {len(there)} devices")
   config = make_config(arguments)
