@@ -1,8 +1,5 @@
 """Command line: `python -m essl_jax.convert import|export|show`."""
 
-import essl_jax.start  # noqa: F401
-
-# isort: split
 import argparse
 from collections.abc import Mapping, Sequence
 import os
