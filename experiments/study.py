@@ -6,6 +6,9 @@ A cell is one run of the program with one seed. It is finished once
 and then never run again; an unfinished one goes on in its workdir.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -15,7 +18,7 @@ import sys
 from typing import Any
 
 from essl_jax.errors import UsageError, told
-import essl_jax.start  # noqa: F401
+from essl_jax.report.runs import is_number
 from essl_jax.storage import json_files
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.texts import first_line
@@ -204,23 +207,28 @@ def claim(cell: Cell, options: argparse.Namespace) -> None:
 
 
 def _check_record(
-  study: Study, record: Mapping[str, Any], path: pathlib.Path
+  study: Study, cell: Cell, record: Mapping[str, Any], path: pathlib.Path
 ) -> None:
   """Refuses what a table and a figure cannot be made of."""
   figures, environment = record.get("figures"), record.get("environment")
-  numbers = [record.get("wall_seconds")]
-  if isinstance(figures, dict):
-    numbers += [figures.get(key) for key in study.columns]
-  if (
-    not isinstance(figures, dict)
-    or not isinstance(environment, dict)
-    or not {"device_count", "device_kind", "jax"} <= environment.keys()
-    or not all(isinstance(record.get(x), str) for x in ("name", "row"))
-    or not all(isinstance(x, int | float | None) for x in numbers)
-  ):
-    raise UsageError(
-      f"{path} does not hold the figures of a cell: restore or remove it"
-    )
+  texts = [record.get("note", "")]
+  if isinstance(figures, dict) and isinstance(environment, dict):
+    numbers = [record.get("wall_seconds"), *map(figures.get, study.columns)]
+    texts += [environment.get(x) for x in ("git_commit", "device_kind", "jax")]
+    texts.append(environment.get("device_count"))
+    if (
+      (record.get("name"), record.get("row")) == (cell.name, cell.row)
+      and all(x is None or is_number(x) for x in numbers)
+      and all(_is_told(x) for x in texts)
+    ):
+      return
+  raise UsageError(
+    f"{path} does not hold the figures of {cell.row}: restore or remove it"
+  )
+
+
+def _is_told(x: Any) -> bool:
+  return isinstance(x, str | int | None) and str(x).isprintable()
 
 
 def load(
@@ -243,7 +251,7 @@ def load(
   if path.exists():
     record = read_json(path)
     check_identity(cell, record, path, "move it away or give other --results")
-    _check_record(study, record, path)
+    _check_record(study, cell, record, path)
     return record
   source = options.workdirs / cell.name / "results.json"
   if not source.exists():
@@ -258,7 +266,7 @@ def load(
     for name in ("wall_seconds", "source_images_per_second"):
       record[name] = results["training"].get(name)
     record |= {"environment": results["environment"], "note": options.note}
-  _check_record(study, record, source)
+  _check_record(study, cell, record, source)
   if not options.dry_run:
     options.results.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(path, record)
