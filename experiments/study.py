@@ -25,6 +25,7 @@ from essl_jax.texts import first_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+_NEEDED = {"device_count", "device_kind", "jax"}  # of an environment
 _SIZES = {"small", "tiny"}  # variants that the name of the folder tells
 
 
@@ -214,10 +215,10 @@ def _check_record(
   texts = [record.get("note", "")]
   if isinstance(figures, dict) and isinstance(environment, dict):
     numbers = [record.get("wall_seconds"), *map(figures.get, study.columns)]
-    texts += [environment.get(x) for x in ("git_commit", "device_kind", "jax")]
-    texts.append(environment.get("device_count"))
+    texts += [environment.get(x) for x in ("git_commit", *_NEEDED)]
     if (
-      (record.get("name"), record.get("row")) == (cell.name, cell.row)
+      environment.keys() >= _NEEDED
+      and (record.get("name"), record.get("row")) == (cell.name, cell.row)
       and all(x is None or is_number(x) for x in numbers)
       and all(_is_told(x) for x in texts)
     ):

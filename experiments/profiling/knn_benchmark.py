@@ -101,13 +101,21 @@ def load_step(path: pathlib.Path) -> tuple[float, str]:
       for run in record.get("runs", [record])
       if run["program"] == "essl_jax"
     ]
-    rate = statistics.median(run["source_images_per_second"] for run in ours)
+    rate = float(
+      statistics.median(run["source_images_per_second"] for run in ours)
+    )
     if not 0 < rate < math.inf:
       raise ValueError(f"{rate} images a second")
     return rate, ours[0]["device"]
   except OSError as error:
     raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UsageError(f"{path} is no record of benchmark.py") from error
 
 
