@@ -40,6 +40,7 @@ _OF_ENVIRONMENT = {
     "see to the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
     " XLA_FLAGS"
   ),
+  re.compile(r"Symlink loop"): "remove the link",
   re.compile(r"Disallowed .*transfer"): "unset JAX_TRANSFER_GUARD",
   re.compile(r"Could not determine home directory"): (
     "a path begins with ~ and the name of a user who does not exist, or HOME is"

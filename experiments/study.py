@@ -212,7 +212,7 @@ def _check_record(
 ) -> None:
   """Refuses what a table and a figure cannot be made of."""
   figures, environment = record.get("figures"), record.get("environment")
-  texts = [record.get("note", "")]
+  texts = [str(record.get("note", ""))]
   if isinstance(figures, dict) and isinstance(environment, dict):
     numbers = [record.get("wall_seconds"), *map(figures.get, study.columns)]
     texts += [environment.get(x) for x in ("git_commit", *_NEEDED)]

@@ -151,6 +151,11 @@ def test_variables_that_jax_refuses_are_one_line_of_experiments(program):
     ),
     (RuntimeError("Unknown backend abc"), "JAX_PLATFORMS"),
     (RuntimeError("Could not determine home directory."), "write out the path"),
+    (RuntimeError("Symlink loop from '/a'"), "'/a': remove the link"),
+    (
+      RuntimeError("Disallowed host-to-device transfer: aval=uint32[]"),
+      "unset JAX_TRANSFER_GUARD",
+    ),
     (OSError(36, "File name too long", "/a"), "/a: File name too long"),
     (errors.UsageError("no file a\nb\x1b[2J"), r"no file a\nb\x1b[2J"),
   ],

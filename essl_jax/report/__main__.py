@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = local_path(options.out)
+    out = out.resolve() if out.is_symlink() else out  # the link stays
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")

@@ -144,8 +144,8 @@ def test_cells_that_cannot_be_drawn_are_one_line(
 ):
   cell = {"axis": "batch", "value": 8, "step_seconds": 1.0}
   record = {"cells": [cell | {"temporary_bytes": 1} | change]}
-  monkeypatch.setattr(growth, "_load", lambda *_: record)
-  machine = {"platform": "cpu", "count": 1}
+  monkeypatch.setattr(records, "resume", lambda *_: record)
+  machine = {"platform": "cpu", "count": 1, "kind": "cpu", "git_commit": "a"}
   monkeypatch.setattr(growth.programs, "last_line", lambda *_: machine)
   words = [f"--out={tmp_path}", "--axes", "batch", "--batch", "8"]
   assert growth.main(words) in (0, 2)
