@@ -166,7 +166,8 @@ def compile_case(
   path = RESULTS / f"{case.name}.json"
   if path.exists() and not (force or text):
     old = aot_report.read(path)
-    is_same = (old["program"], old["versions"]) == (program, versions)
+    before = old.get("program"), old.get("versions")
+    is_same = before == (program, versions)
     if is_same and (trace_only or "fits" in old):
       return old
   record = describe(case, experiment, jaxpr_flops.matrix_flops(traced.jaxpr))

@@ -124,7 +124,7 @@ _GPU_HEADS = (
   " | bound, ms | images/s | hours"
 )
 # What all records have.
-_NEEDED = {"program", "versions", "topology", "config", "setting", "bound"}
+_NEEDED = {"topology", "config", "setting", "bound"}
 # The step whose parts are shown.
 SHOWN = ("configs/cifar_simsiam.py", "h200", "published")
 
