@@ -41,6 +41,19 @@ _OUT_OF_MEMORY = re.compile(
   "|cannot allocate memory|can't start new thread",
   re.IGNORECASE,
 )
+# As JAX and Python say it of the environment, and what to do about it.
+_OF_ENVIRONMENT = {
+  re.compile(r"Unable to initialize backend|Unknown backend"): (
+    "see to the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
+    " XLA_FLAGS"
+  ),
+  re.compile(r"Symlink loop"): "remove the link",
+  re.compile(r"Disallowed .*transfer"): "unset JAX_TRANSFER_GUARD",
+  re.compile(r"Could not determine home directory"): (
+    "a path begins with ~ and the name of a user who does not exist, or HOME is"
+    " unset: write out the path"
+  ),
+}
 # TensorStore's errors, under Orbax, carry those of the system in their text.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
@@ -75,6 +88,10 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     return str(error), 2
   if isinstance(error, FloatingPointError):
     return str(error), 1
+  if isinstance(error, RuntimeError):
+    for pattern, advice in _OF_ENVIRONMENT.items():
+      if pattern.search(str(error)):
+        return f"{first_line(error)}: {advice}", 2
   found = _of_system(error)
   if found is None:
     return None

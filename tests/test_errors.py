@@ -154,3 +154,18 @@ def test_a_platform_that_is_not_there_is_wrong_input(error, monkeypatch):
   monkeypatch.setattr(jax, "devices", fail)
   with pytest.raises(UsageError, match=r"JAX_PLATFORMS=abc .*set JAX_PL.*=cpu"):
     parallel.make_mesh()
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("JAX_NUM_CPU_DEVICES", "1000000"),
+    ("XLA_FLAGS", "--a=b --xla_force_host_platform_device_count=99999"),
+  ],
+)
+def test_absurdly_many_simulated_devices_are_refused(name, value, monkeypatch):
+  """JAX would make them, one after the other."""
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+  monkeypatch.setenv(name, value)
+  with pytest.raises(UsageError, match="at most 1024 in JAX_NUM_CPU_DEVICES"):
+    parallel.all_devices()

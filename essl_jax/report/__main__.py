@@ -1,5 +1,8 @@
 """Command line: `python -m essl_jax.report WORKDIR [WORKDIR ...]`."""
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 import os
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = local_path(options.out)
+    out = out.resolve() if out.is_symlink() else out  # the link stays
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")
@@ -77,6 +81,8 @@ def _check_writable(out: pathlib.Path) -> None:
   """Raises UsageError now, not after a minute of work."""
   if out.is_dir():
     raise UsageError(f"--out={out} is a folder: give the name of a file")
+  if out.exists() and not out.is_file():  # it would be replaced
+    raise UsageError(f"--out={out} is no regular file: give another name")
   try:
     with tempfile.TemporaryFile(dir=out.parent):
       pass
@@ -85,7 +91,7 @@ def _check_writable(out: pathlib.Path) -> None:
       raise PermissionError("the file is write-protected")
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
-  if is_there and not (out.is_file() and _is_page(out)):
+  if is_there and not _is_page(out):
     raise UsageError(
       f"{out} is there and is no page of this program, and would be lost: give"
       " another file with --out, or remove it"

@@ -179,14 +179,12 @@ def _metrics(
   if not is_trained:
     return [], ()
   try:
-    found = json_files.read_lines(path / "metrics.jsonl")
+    every = json_files.read_lines(path / "metrics.jsonl", with_half=True)
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     return [], (f"no training curves: cannot read metrics.jsonl ({reason})",)
-  lines = [
-    line for line in found if line is not None and is_number(line.get("step"))
-  ]
-  broken = len(found) - len(lines)
+  lines = [x for x in every if x and is_number(x.get("step"))]
+  broken = len(every) - len(lines)
   lines.sort(key=lambda line: line["step"])
   notes = (f"{broken} broken line(s) of metrics.jsonl left out",)
   return lines, notes if broken else ()

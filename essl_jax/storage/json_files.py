@@ -36,11 +36,14 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any] | None]:
+def read_lines(
+  path: pathlib.Path, *, with_half: bool = False
+) -> list[dict[str, Any] | None]:
   """The lines of a JSONL file, but for a last one that is half written.
 
   Args:
     path: of the file.
+    with_half: a half-written line counts as one that holds no object.
 
   Returns:
     An object for each line, None where a line holds none.
@@ -52,7 +55,8 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any] | None]:
   content = _read_bytes(path)
   lines = content.splitlines()
   found = list(map(_object_or_none, lines))
-  if found and found[-1] is None and not content.endswith(b"\n"):
+  is_last_broken = bool(found) and found[-1] is None
+  if is_last_broken and not with_half and not content.endswith(b"\n"):
     is_half = lines[-1].startswith(b"{") and lines[-1].isascii()
     del found[len(found) - is_half :]
   return found

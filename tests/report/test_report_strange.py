@@ -198,3 +198,39 @@ def test_an_evaluation_that_fails_costs_its_part_alone(
     assert line in page.text
     assert line in said
   assert "1.00%" in page.text and "12.5" in page.text
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bytes"])
+def test_only_regular_files_are_read(name, kind, tmp_path):
+  """A pipe would be waited for, and a device never ends."""
+  path = _write(tmp_path / "run", RESULTS) / name
+  path.unlink()
+  if kind == "pipe":
+    os.mkfifo(path)
+  elif kind == "device":
+    path.symlink_to("/dev/zero")
+  elif kind == "folder":
+    path.mkdir()
+  else:
+    path.write_bytes(b"\xff\x00")
+  if name == "metrics.jsonl":
+    assert "metrics.jsonl" in _page(tmp_path / "run").text
+    return
+  with pytest.raises(UsageError, match="cannot read .*results.json") as error:
+    report(tmp_path / "run")
+  assert "\n" not in str(error.value)
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+  """Neither a pipe nor the link that names the page."""
+  workdir, page = _write(tmp_path / "run", RESULTS), tmp_path / "page.html"
+  os.mkfifo(tmp_path / "pipe")
+  for out in (tmp_path / "pipe", "/dev/null"):
+    with pytest.raises(UsageError, match="is no regular file"):
+      report(workdir, "--images=0", f"--out={out}")
+  page.touch()
+  (tmp_path / "link").symlink_to(page)
+  report(workdir, "--images=0", f"--out={tmp_path / 'link'}")
+  assert (tmp_path / "link").is_symlink()
+  assert page.stat().st_size > 1000
