@@ -25,6 +25,9 @@ if __name__ == "__main__":
   # Read when NumPy, SciPy and JAX are imported; workers inherit it.
   os.environ.update(processes.ONE_THREAD)
 
+import essl_jax.start  # noqa: E402, F401
+
+# isort: split
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import rich.progress  # noqa: E402
@@ -32,6 +35,7 @@ import rich.progress  # noqa: E402
 from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.photonics import bands, cells, storage  # noqa: E402
 from essl_jax.photonics import settings as settings_lib  # noqa: E402
+from essl_jax.storage import places  # noqa: E402
 
 LABELLED_PART, UNLABELLED_PART = 16, 512  # cells, of some seconds' work
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
@@ -63,10 +67,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def _directory(text: str) -> pathlib.Path:
+def _directory(text: str) -> str:
   if not text:
     raise argparse.ArgumentTypeError("is empty: give a directory")
-  return pathlib.Path(text)
+  return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.test,
     options.validation,
   )
-  directory = options.out.expanduser().absolute()
+  directory = places.locate_here(options.out, "--out")
   with (
     storage.claim(directory, settings),
     storage.told(directory),
@@ -154,7 +158,7 @@ def _finish(
   directory: pathlib.Path, settings: dict[str, Any], splits: Sequence[str]
 ) -> None:
   """Writes the picture, and says what there is."""
-  from essl_jax.photonics import report  # matplotlib takes a second to import
+  from essl_jax.photonics import report
 
   labelled = [split for split in splits if split != "unlabelled"]
   if not (directory / report.NAME).exists():
