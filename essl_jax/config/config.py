@@ -52,7 +52,10 @@ class Data:
       `folder` (files in `dir/<split>/<class>/`) or `digits` (scikit-learn), or
       `module:function` of your own.
     dir: the TFDS data directory, by default TFDS's own; for `folder` the root
-      of the image folder, which must be set.
+      of the image folder, which must be set. `gs://BUCKET/FOLDER` is one in a
+      bucket.
+    cache_gib: GiB that copies of what lies in buckets may take on this
+      machine; 0 keeps none.
     on_device: keep the whole set in device memory, resized as for evaluation,
       instead of streaming it. `digits` and `.npz` files are always kept there.
     train_split: images to pre-train on.
@@ -73,6 +76,7 @@ class Data:
 
   name: str
   dir: str | None = None
+  cache_gib: NonNegative = 32.0
   on_device: bool = False
   train_split: str = "train"
   labelled_split: str | None = None
