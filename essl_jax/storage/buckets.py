@@ -58,6 +58,21 @@ def missing(path: str | os.PathLike[str]) -> str:
   return f"there is no bucket {bucket}: make it, or correct the name"
 
 
+def check_folder(path: str | os.PathLike[str], name: str) -> None:
+  """Refuses a folder of a bucket that is not there, or cannot be read.
+
+  Args:
+    path: `gs://BUCKET/FOLDER`.
+    name: what the path is, for messages.
+
+  Raises:
+    UsageError: in one line.
+  """
+  with refused(path):
+    if not places.is_folder(places.locate(path, name)):
+      raise UsageError(f"{name}={os.fspath(path)!r}: {missing(path)}")
+
+
 @contextlib.contextmanager
 def local_copy(
   path: str | os.PathLike[str], name: str
