@@ -32,6 +32,7 @@ import rich.progress  # noqa: E402
 from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.photonics import bands, cells, storage  # noqa: E402
 from essl_jax.photonics import settings as settings_lib  # noqa: E402
+from essl_jax.storage import places  # noqa: E402
 
 LABELLED_PART, UNLABELLED_PART = 16, 512  # cells, of some seconds' work
 _PLAIN_SECONDS = 30.0  # between two lines where there is no bar
@@ -66,6 +67,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _directory(text: str) -> pathlib.Path:
   if not text:
     raise argparse.ArgumentTypeError("is empty: give a directory")
+  if places.is_remote(text):
+    raise argparse.ArgumentTypeError(
+      f"{text} is in a bucket: give a directory of this machine, and copy it"
+      " there when all is made"
+    )
   return pathlib.Path(text)
 
 

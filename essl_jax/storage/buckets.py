@@ -53,9 +53,40 @@ def missing(path: str | os.PathLike[str]) -> str:
   bucket = _bucket(path)
   if not bucket:
     return ""
-  if places.client(path).exists(bucket):
+  if _exists(bucket):
     return f"there is nothing of that name in {bucket}: correct it"
   return f"there is no bucket {bucket}: make it, or correct the name"
+
+
+def _exists(bucket: str) -> bool:
+  """Whether there is a bucket, be it empty; asks for nothing but a list."""
+  first = {"max_results": 1} if bucket.startswith("gs:") else {}
+  try:
+    places.client(bucket).ls(bucket, detail=False, **first)
+  except FileNotFoundError:
+    return False
+  return True
+
+
+def holds(path: str | os.PathLike[str], name: str) -> bool:
+  """Whether something is at a path in a bucket, before it is written.
+
+  Args:
+    path: `gs://BUCKET/...`.
+    name: what the path is, for messages.
+
+  Returns:
+    Whether it would be replaced.
+
+  Raises:
+    UsageError: there is no such bucket, or it may not be used.
+  """
+  with refused(path):
+    if places.exists(places.locate(path, name)):
+      return True
+    if not _exists(_bucket(path)):
+      raise FileNotFoundError(os.fspath(path))
+    return False
 
 
 def check_folder(path: str | os.PathLike[str], name: str) -> None:

@@ -1,10 +1,7 @@
-"""Data sets in a bucket, against the same ones in a folder."""
+"""Images in a bucket, against the same ones in a folder."""
 
-import itertools
-import os
-import pathlib
-
-from data_helpers import assert_equal_batches, make_records_dir, open_source
+import bucket_helpers
+from data_helpers import assert_equal_batches, open_source
 from folder_helpers import (
   BATCH,
   SIZE,
@@ -19,41 +16,7 @@ import pytest
 
 from essl_jax.data import load_npz
 from essl_jax.errors import UsageError
-from essl_jax.storage import cache, objects, places
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-  """Copies that no other test has made."""
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def requests(server, monkeypatch):
-  """The paths whose content was read in the bucket."""
-  found, client = [], places.client(places.locate("gs://bucket/any"))
-  for name in ("cat_file", "get_file"):
-    original = getattr(client, name)
-
-    def read(path, *rest, original=original):
-      found.append(path)
-      return original(path, *rest)
-
-    monkeypatch.setattr(client, name, read)
-  return found
-
-
-def _send(folder, path):
-  """Copies a folder of this machine into the bucket."""
-  for file in sorted(folder.rglob("*")):
-    if file.is_file():
-      inside = file.relative_to(folder).as_posix()
-      client = places.client(path)
-      client.pipe_file(f"{path}/{inside}", file.read_bytes())
-
-
-def _files(folder):
-  return [x for x in folder.rglob("*") if x.is_file() and x.name[0] != "."]
+from essl_jax.storage import cache, places
 
 
 @pytest.fixture
@@ -65,7 +28,7 @@ def images(workdir, tmp_path):
   (local / "train/ant/00.png").rename(odd / "x & y+z.png")
   (local / "train/ant/.hidden.png").write_bytes(b"")
   (local / "train/bee/list.txt").write_text("no image")
-  _send(local, workdir)
+  bucket_helpers.send(local, workdir)
   places.client(workdir).pipe_file(f"{workdir}/train/cat/", b"")
   return local, workdir
 
@@ -92,7 +55,7 @@ def test_a_folder(gib, images, requests, capsys):
   assert capsys.readouterr().err == expected
   assert bool(requests) == (not gib)
   kept = SIZE + TEST_SIZE if gib else 0
-  assert len(_files(cache.location())) == kept
+  assert len(bucket_helpers.files(cache.location())) == kept
 
 
 def test_an_image_that_is_replaced(images):
@@ -118,46 +81,6 @@ def test_large_and_broken_files(images, requests, capsys):
   assert source.broken["test"] == [str(large), str(broken)]
   assert str(large) not in requests
   assert "it has 4,001 bytes" in capsys.readouterr().err
-
-
-def test_the_cache_has_room(workdir, requests):
-  """What was used last stays; nothing half-written is left."""
-  content = os.urandom(1000)
-  for i in range(10):
-    places.replace_bytes(workdir / str(i), content)
-  listed = sorted(objects.below(workdir))
-  assert [x.size for x in listed] == [1000] * 10
-  copies = cache.Cache(5000 / 2**30)
-  for what in listed:
-    copies.read(listed[0])
-    assert copies.read(what) == content
-    found = _files(cache.location())
-    assert sum(x.stat().st_size for x in found) <= 5000
-  del requests[:]
-  assert copies.read(listed[0]) == copies.read(listed[9]) == content
-  assert not requests
-  copies.read(listed[1])
-  assert requests == [listed[1].path]
-  assert not list(cache.location().rglob("*.part"))
-
-
-def test_what_is_held_stays(workdir):
-  """Also where another process needs the room."""
-  for i in range(4):
-    places.replace_bytes(workdir / str(i), bytes([i]) * 1000)
-  listed = sorted(objects.below(workdir))
-  one, other = cache.Cache(2100 / 2**30), cache.Cache(2100 / 2**30)
-  with one.hold(listed, listed[:1]) as folder:
-    for what in listed[1:]:
-      other.read(what)
-    assert [x.name for x in _files(folder)] == ["0"]
-  with other.hold(listed[1:3]) as folder:
-    assert [x.read_bytes()[0] for x in sorted(_files(folder))] == [1, 2]
-  assert len(_files(cache.location())) == 2
-  with one.hold(listed) as folder:  # more than it may keep
-    assert cache.location() not in folder.parents
-    assert len(_files(folder)) == 4
-  assert not folder.exists()
 
 
 def test_a_cache_that_cannot_be_written(images, tmp_path, capsys):
@@ -270,74 +193,3 @@ def test_without_permission(refusal, request_, images, tmp_path, monkeypatch):
   with pytest.raises(UsageError, match=r"log in \(gcloud auth") as error:
     open_folder(root)
   assert "\n" not in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def prepared(server, tmp_path_factory):
-  """Sets that TFDS has written here, and the same in the bucket."""
-  local = pathlib.Path(make_records_dir(tmp_path_factory))
-  path = places.locate("gs://bucket/prepared")
-  _send(local, path)
-  return str(local), str(path)
-
-
-@pytest.mark.parametrize(
-  "name", ["tiny_records", "tiny_sized", "tiny_sized_records"]
-)
-def test_tfds(name, prepared, requests):
-  """TFRecord and ArrayRecord; of a part only its files are copied."""
-  local, remote = (
-    open_source(
-      name,
-      dir=folder,
-      image_size=6,
-      resize_size=6,
-      train_split="train[:20]",
-      test_split="train[20:]",
-    )
-    for folder in prepared
-  )
-  assert_equal_batches(_taken(local), _taken(remote))
-  assert_equal_batches(_evaluated(local, "test"), _evaluated(remote, "test"))
-  assert requests and not [x for x in requests if "-test." in x]
-  del requests[:]
-  open_source(name, dir=prepared[1], image_size=6)
-  assert not [x for x in requests if "-train." in x]
-
-
-def _taken(source):
-  return list(itertools.islice(source.batches(batch_size=4, seed=0), 7))
-
-
-def test_tfds_of_many_bytes(prepared, capsys):
-  settings = {"dir": prepared[1], "image_size": 6, "cache_gib": 0.0}
-  with pytest.raises(UsageError, match="ArrayRecord is read on this machine"):
-    open_source("tiny_records", **settings)
-  open_source("tiny_sized", **settings)
-  assert "TensorFlow reads it there" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  ("directory", "name", "told"),
-  [
-    ("gs://no_such_bucket/tfds", "cifar10", "no bucket gs://no_such_bucket"),
-    ("gs://bucket/no_such", "cifar10", "data.dir='gs://bucket/no_such': the"),
-    ("gs://bucket/prepared", "cifar10", "not prepared in gs://.* and copy wh"),
-    ("gs://bucket/prepared", "no_such_set", "is unknown to TFDS and not prep"),
-    ("g://bucket/prepared", "cifar10", "unknown scheme g://"),
-  ],
-)
-def test_tfds_that_is_not_there(directory, name, told, prepared):
-  with pytest.raises(UsageError, match=told) as error:
-    open_source(name, dir=directory)
-  assert "\n" not in str(error.value)
-
-
-def test_tfds_without_a_file(prepared):
-  path = places.locate(prepared[1]) / "tiny_sized/1.0.0"
-  (name,) = [x for x in places.names(path) if "-test." in x]
-  content = (path / name).read_bytes()
-  places.remove(path / name)
-  with pytest.raises(UsageError, match=f"lacks {name}: copy the whole set"):
-    open_source("tiny_sized", dir=prepared[1], image_size=6)
-  places.replace_bytes(path / name, content)
