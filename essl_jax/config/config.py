@@ -175,8 +175,8 @@ class Config:
     mode: `train`; or `evaluate` or `finetune` an existing workdir (in a new
       one, the encoder of `init_from`).
     init_from: file of Flax weights to start from, made by `python -m
-      essl_jax.convert`: the encoder, and those heads whose shapes match. It is
-      read once; a resumed run uses its own checkpoints.
+      essl_jax.convert`, also in a bucket: the encoder, and those heads whose
+      shapes match. It is read once; a resumed run uses its own checkpoints.
     precision: `float32`, or `bfloat16` for activations; parameters, statistics
       and losses stay float32.
     online_classifier: train a linear classifier of the labels on view 1's
