@@ -24,7 +24,7 @@ from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
 from essl_jax.devices import cpu, parallel, processes, signals
-from essl_jax.storage import environment, places
+from essl_jax.storage import claim, environment, places
 from essl_jax.storage import workdir as workdir_lib
 
 for module in (command_line, process_flags):  # --help shows them
@@ -40,9 +40,9 @@ def _main(arguments: Sequence[str]) -> int:
     if os.path.isabs(cache):  # there is a home
       jax.config.update("jax_compilation_cache_dir", cache)
   config = config_flags.load(command_line.CONFIG.value or "", arguments[1:])
-  workdir = places.locate(
-    command_line.WORKDIR.value or command_line.default_workdir()
-  )
+  named = command_line.WORKDIR.value or command_line.default_workdir()
+  claim.check_store(named)
+  workdir = places.locate(named)
   process_flags.join()
   parallel.all_devices()
   if jax.process_count() > 1:

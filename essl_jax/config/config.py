@@ -52,7 +52,10 @@ class Data:
       `folder` (files in `dir/<split>/<class>/`) or `digits` (scikit-learn), or
       `module:function` of your own.
     dir: the TFDS data directory, by default TFDS's own; for `folder` the root
-      of the image folder, which must be set.
+      of the image folder, which must be set. `gs://BUCKET/FOLDER` is one in a
+      bucket.
+    cache_gib: GiB that copies of what lies in buckets may take on this
+      machine; 0 keeps none.
     on_device: keep the whole set in device memory, resized as for evaluation,
       instead of streaming it. `digits` and `.npz` files are always kept there.
     train_split: images to pre-train on.
@@ -77,6 +80,7 @@ class Data:
 
   name: str
   dir: str | None = None
+  cache_gib: NonNegative = 32.0
   on_device: bool = False
   train_split: str = "train"
   labelled_split: str | None = None
@@ -178,8 +182,8 @@ class Config:
     mode: `train`; or `evaluate` or `finetune` an existing workdir (in a new
       one, the encoder of `init_from`).
     init_from: file of Flax weights to start from, made by `python -m
-      essl_jax.convert`: the encoder, and those heads whose shapes match. It is
-      read once; a resumed run uses its own checkpoints.
+      essl_jax.convert`, also in a bucket: the encoder, and those heads whose
+      shapes match. It is read once; a resumed run uses its own checkpoints.
     precision: `float32`, or `bfloat16` for activations; parameters, statistics
       and losses stay float32.
     online_classifier: train a linear classifier of the labels on view 1's

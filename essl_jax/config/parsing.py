@@ -17,6 +17,7 @@ from essl_jax.errors import UsageError, told
 _FREE_FIELDS = (
   "mode",
   "data.dir",
+  "data.cache_gib",
   "data.labelled_split",
   "evaluations",
   "measures",

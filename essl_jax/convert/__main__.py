@@ -15,7 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax.config import parts
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
-from essl_jax.storage import weights
+from essl_jax.storage import buckets, places, weights
 from essl_jax.storage.workdir import read_config
 from essl_jax.texts import first_line, printable, some
 
@@ -88,10 +88,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options = _parse(arguments)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")
+  if options.command != "show":
+    _check_output(options)
+  if options.command == "export" and _is_run(options.source):
+    _export(options, *_read_run(options.source, options.checkpoint))
+    return
+  with buckets.local_copy(options.source, "source") as options.source:
+    _run(options)
+
+
+def _check_output(options: argparse.Namespace) -> None:
+  """Raises UsageError where nothing can be written."""
+  if options.command == "import" or _form(options) == "flax":
+    _check_ending(options.output)
+  weights.check_free(options.output, overwrite=options.overwrite)
+
+
+def _is_run(source: str) -> bool:
+  """Whether a source is a workdir, not a file."""
+  if not places.is_remote(source):
+    return not os.path.isfile(source)
+  with buckets.refused(source):
+    return places.is_folder(places.locate(source, "source"))
+
+
+def _run(options: argparse.Namespace) -> None:
+  """Runs one command on a file of this machine."""
   if options.command == "import":
     _import(options)
   elif options.command == "export":
-    _export(options)
+    _export(options, *weights.load(options.source))
   elif weights.is_flax(options.source):
     _print_weights(*weights.load(options.source))
   else:
@@ -100,8 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-  _check_ending(options.output)
-  weights.check_free(options.output, overwrite=options.overwrite)
   imported, metadata = _recognise(options)
   _print_import(imported, metadata)
   weights.save(
@@ -137,19 +161,20 @@ def _recognise(
   return imported, metadata
 
 
-def _export(options: argparse.Namespace) -> None:
+def _form(options: argparse.Namespace) -> str:
+  """What to export: "flax" or "torch"."""
   suffix = pathlib.Path(options.output).suffix
   default = "torch" if suffix in (".pth", ".pt") else "flax"
-  form = options.format or default
-  if form == "flax":
-    _check_ending(options.output)
-  weights.check_free(options.output, overwrite=options.overwrite)
-  if pathlib.Path(options.source).is_file():
-    variables, metadata = weights.load(options.source)
-  else:
-    variables, metadata = _read_run(options.source, options.checkpoint)
+  return options.format or default
+
+
+def _export(
+  options: argparse.Namespace,
+  variables: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+) -> None:
   _print_weights(variables, metadata)
-  if form == "flax":
+  if _form(options) == "flax":
     weights.save(
       options.output, variables, metadata, overwrite=options.overwrite
     )

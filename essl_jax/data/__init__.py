@@ -24,6 +24,7 @@ from essl_jax.data.digits import load_digits
 from essl_jax.data.labels import numbering
 from essl_jax.data.npz import load_npz
 from essl_jax.errors import UsageError, told
+from essl_jax.storage.places import is_remote
 from essl_jax.texts import some
 
 __all__ = [
@@ -160,12 +161,13 @@ def open_source(
     if not _is_ours(source):
       source = CheckedSource(f"config.data.name={name}", source)
   elif name.endswith(".npz"):
-    source = open_arrays(settings, load_npz(name, settings.max_bytes))
+    arrays = load_npz(name, settings.max_bytes, settings.cache_gib)
+    source = open_arrays(settings, arrays)
     for changed in numbering(source).values():
       labels = f"the labels {some(list(map(str, changed)))} of {name}"
       last = len(changed) - 1
       print(f"essl_jax: {labels} are numbered 0 to {last}", file=sys.stderr)
-  elif "/" in name and pathlib.Path(name).is_dir():
+  elif is_remote(name) or ("/" in name and pathlib.Path(name).is_dir()):
     raise UsageError(
       f"data.name={name!r} is a directory: give"
       f" --config.data.name=folder --config.data.dir={name} for images in it,"

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import itertools
 import os
-import pathlib
 import sys
 
 import numpy as np
 
 from essl_jax import config as config_lib
+from essl_jax.data import files as files_lib
 from essl_jax.data import listing as listing_lib
 from essl_jax.data.checks import (
   SPLITS,
@@ -18,9 +18,13 @@ from essl_jax.data.checks import (
   split_names,
 )
 from essl_jax.data.encoded import EncodedSource
-from essl_jax.data.limits import regular_size
 from essl_jax.errors import UsageError
+<<<<<<< HEAD
 from essl_jax.texts import printable, some
+=======
+from essl_jax.storage import buckets
+from essl_jax.texts import some
+>>>>>>> bdata
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 
@@ -32,9 +36,10 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
   becomes of broken files.
 
   Args:
-    settings: `config.data`: `dir` is the folder of the splits' folders. Of
-      "train[:1%]" the images are taken from a fixed random order, so that all
-      classes are met; "train[90%:]" shares the folder.
+    settings: `config.data`: `dir` is the folder of the splits' folders, of
+      this machine or in a bucket. Of "train[:1%]" the images are taken from a
+      fixed random order, so that all classes are met; "train[90%:]" shares the
+      folder.
 
   Returns:
     The source; files were listed, and one of each split was read.
@@ -43,25 +48,39 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
     UsageError: a folder is missing or empty, has fewer than two classes, the
       splits' classes differ, or no image can be read.
   """
+<<<<<<< HEAD
   size = settings.image_size
   if not settings.dir:
+=======
+  if settings.dir is None:
+>>>>>>> bdata
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
-  if size is None:
+  if settings.image_size is None:
     raise UsageError(
       "images in folders differ in size: set --config.data.image_size to "
       "the side of evaluation images, such as 224"
     )
-  root = pathlib.Path(settings.dir).expanduser()
-  if not root.is_dir():
-    raise UsageError(f"data.dir={settings.dir!r} is no folder: {_LAYOUT}")
+  with buckets.refused(settings.dir):
+    return _open(settings, settings.dir, settings.image_size)
+
+
+def _open(
+  settings: config_lib.Data, directory: str, size: int
+) -> EncodedSource:
+  """What `open_folder` does, of a set that is complete."""
+  try:
+    files = files_lib.open_folder(directory, settings.cache_gib)
+  except FileNotFoundError as error:
+    problem = f"data.dir={directory!r} is no folder"
+    raise UsageError(f"{problem}{_why(directory)}: {_LAYOUT}") from error
   parts = {"train": settings.train_split, "test": settings.test_split}
-  known = listing_lib.folders(root)
+  known = listing_lib.folders(files, files.root)
   if not known:
-    raise UsageError(f"{root} has no folders: {_LAYOUT}")
+    raise UsageError(f"{files.root} has no folders: {_LAYOUT}")
   names = {
-    split: _names(root, part, sorted(known)) for split, part in parts.items()
+    split: _names(files.root, part, known) for split, part in parts.items()
   }
-  images = _Folders(root, list(dict.fromkeys(sum(names.values(), []))))
+  images = _Folders(files, list(dict.fromkeys(sum(names.values(), []))))
   rows = {
     split: np.concatenate(
       [images.rows(*each) for each in parse_split(part, images.sizes)]
@@ -82,7 +101,12 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
   return source
 
 
-def _names(root: pathlib.Path, split: str, known: Sequence[str]) -> list[str]:
+def _why(directory: str) -> str:
+  why = buckets.missing(directory)
+  return f" ({why})" if why else ""
+
+
+def _names(root: str, split: str, known: Sequence[str]) -> list[str]:
   """The folders that an expression of splits names."""
   try:
     return split_names(split, known)
@@ -102,17 +126,17 @@ class _Folders:
     sizes: number of images by folder.
   """
 
-  def __init__(self, root: pathlib.Path, names: Sequence[str]):
-    paths = {name: os.path.join(root, name) for name in names}
-    own = {name: os.path.realpath(path) for name, path in paths.items()}
+  def __init__(self, files: files_lib.Files, names: Sequence[str]):
+    paths = {name: os.path.join(files.root, name) for name in names}
+    own = {name: files.real(path) for name, path in paths.items()}
     _check_apart(own)
     lists = {
-      name: listing_lib.Listing(path, list(own.values()))
+      name: listing_lib.Listing(files, path, list(own.values()))
       for name, path in paths.items()
     }
     for name, listing in lists.items():
       _check_listing(paths[name], listing)
-    _report_ignored(root, lists.values())
+    _report_ignored(files.root, lists.values())
     for one, other in itertools.combinations(names, 2):
       _check_classes((one, other), [lists[x].classes for x in (one, other)])
       _check_links((one, other), listing_lib.shared(lists[one], lists[other]))
@@ -126,8 +150,9 @@ class _Folders:
     self._firsts = dict(
       zip(names, np.cumsum([0, *self.sizes.values()]).tolist(), strict=False)
     )
+    self._files = files
     self._folders = [paths[name] for name in names]
-    self._files = [x.files for x in lists.values()]
+    self._inside = [x.files for x in lists.values()]
     numbers = np.arange(len(self.classes), dtype=np.int32)
     self._labels = np.concatenate(
       [np.repeat(numbers, x.counts) for x in lists.values()]
@@ -139,29 +164,26 @@ class _Folders:
     return self._firsts[name] + np.sort(order[chosen])
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
-    path = self.name(index)
-    size = regular_size(path)
-    with open(path, "rb") as file:
-      return file.read(size), int(self._labels[index])
+    return self._files.read(self.name(index)), int(self._labels[index])
 
   def size(self, index: int) -> int:
-    return regular_size(self.name(index))
+    return self._files.size(self.name(index))
 
   def name(self, index: int) -> str:
-    return os.path.join(*self._place(index))
+    return "/".join(self._place(index))
 
   def _place(self, index: int) -> tuple[str, str]:
-    for folder, files in zip(self._folders, self._files, strict=True):
-      if index < len(files):
-        return folder, files[index]
-      index -= len(files)
+    for folder, inside in zip(self._folders, self._inside, strict=True):
+      if index < len(inside):
+        return folder, inside[index]
+      index -= len(inside)
     raise IndexError(index)
 
   def labels(self) -> np.ndarray:
     return self._labels
 
   def file_names(self) -> list[str]:
-    return [x.replace(os.sep, "/") for x in itertools.chain(*self._files)]
+    return list(itertools.chain(*self._inside))
 
 
 def _check_apart(own: Mapping[str, str]) -> None:
@@ -211,9 +233,7 @@ def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
     raise UsageError(f"the splits have different classes: {told}: {_LAYOUT}")
 
 
-def _report_ignored(
-  root: pathlib.Path, listings: Iterable[listing_lib.Listing]
-) -> None:
+def _report_ignored(root: str, listings: Iterable[listing_lib.Listing]) -> None:
   ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
   if ignored:
     kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import os
 import re
 
+from essl_jax.data.files import Entry, Files
+
 # What lies beside images; any other file is taken for an image.
 _NO_IMAGES = re.compile(
   r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
@@ -32,22 +34,23 @@ class Listing:
     places: real paths that links lead to, and of the folders in these.
   """
 
-  def __init__(self, path: str, own: Sequence[str]):
+  def __init__(self, files: Files, path: str, own: Sequence[str]):
     """Lists them.
 
     Args:
+      files: of the set.
       path: of the split's folder.
       own: real paths of all folders of the set that are read.
     """
-    self._own = own
-    self.classes = sorted(folders(path))
+    self._files, self._own = files, own
+    self.classes = folders(files, path)
     self.files: list[str] = []
     self.counts: list[int] = []
     self.ignored: Counter[str] = Counter()
     self.places: set[str] = set()
     for label in self.classes:
       before = len(self.files)
-      self._list(os.path.join(path, label), label)
+      self._list(f"{path}/{label}", label)
       self.counts.append(len(self.files) - before)
 
   def _list(self, top: str, label: str) -> None:
@@ -63,12 +66,12 @@ class Listing:
       inner = []
       for entry in self._entries(folder):
         name = entry.name
-        below = os.path.join(inside, name)
+        below = f"{inside}/{name}"
         ending = os.path.splitext(name)[1].lower()
         if _is_folder(entry):
-          if name[0] != ".":
+          if not name.startswith("."):
             inner.append((entry.path, below, place))
-        elif name[0] == "." or _NO_IMAGES.fullmatch(ending):
+        elif name.startswith(".") or _NO_IMAGES.fullmatch(ending):
           self.ignored[ending or name] += 1
         elif self._is_new_file(entry, place):
           self.files.append(below)
@@ -76,8 +79,8 @@ class Listing:
 
   def _enter(self, folder: str, around: str | None) -> str | None:
     """The real path of a folder outside of the set, None for one inside."""
-    if os.path.islink(folder):
-      place = os.path.realpath(folder)
+    if self._files.is_link(folder):
+      place = self._files.real(folder)
       if self._is_inside(place):
         return _CLOSED
     elif around is None:
@@ -89,14 +92,14 @@ class Listing:
     self.places.add(place)
     return place
 
-  def _is_new_file(self, entry: os.DirEntry[str], around: str | None) -> bool:
+  def _is_new_file(self, entry: Entry, around: str | None) -> bool:
     """Whether to read a file; what is no file is found broken later."""
     if not entry.is_symlink():
       place = None if around is None else os.path.join(around, entry.name)
       return not self._is_met(place in self.places)
     if not os.path.isfile(entry.path):
       return True
-    place = os.path.realpath(entry.path)
+    place = self._files.real(entry.path)
     if self._is_inside(place):
       return False
     known = {place, os.path.dirname(place)}
@@ -117,10 +120,9 @@ class Listing:
     self.ignored["link(s) to what is there already"] += is_met
     return is_met
 
-  def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+  def _entries(self, folder: str) -> Sequence[Entry]:
     try:
-      with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+      return self._files.entries(folder)
     except OSError as error:
       self.ignored[f"folder(s): {error.strerror}"] += 1
       return []
@@ -134,13 +136,13 @@ def shared(one: Listing, other: Listing) -> list[str]:
   return sorted(found)
 
 
-def folders(path: str | os.PathLike[str]) -> list[str]:
-  """The names of the folders in a folder, without hidden ones."""
-  with os.scandir(path) as entries:
-    return [e.name for e in entries if e.name[0] != "." and _is_folder(e)]
+def folders(files: Files, path: str) -> list[str]:
+  """The sorted names of the folders in a folder, without hidden ones."""
+  found = files.entries(path)
+  return [x.name for x in found if not x.name.startswith(".") and _is_folder(x)]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Entry) -> bool:
   try:
     return entry.is_dir()
   except OSError:  # a link to itself

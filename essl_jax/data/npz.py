@@ -11,6 +11,7 @@ import numpy as np
 
 from essl_jax import config as config_lib
 from essl_jax.data.arrays import ArraySource
+from essl_jax.data.files import together
 from essl_jax.data.limits import regular_size
 from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
@@ -23,14 +24,18 @@ class DamagedError(ValueError):
 
 
 def load_npz(
-  path: str | pathlib.Path, max_bytes: int = config_lib.Data.max_bytes
+  path: str | pathlib.Path,
+  max_bytes: int = config_lib.Data.max_bytes,
+  cache_gib: float = config_lib.Data.cache_gib,
 ) -> ArraySource:
   """Reads a set from a NumPy .npz file.
 
   Args:
     path: a file with the arrays train_images, train_labels, test_images and
-      test_labels, in the forms `ArraySource` takes.
+      test_labels, in the forms `ArraySource` takes; of this machine or in a
+      bucket.
     max_bytes: memory that the arrays may take; grayscale becomes RGB.
+    cache_gib: as `config.data.cache_gib`.
 
   Returns:
     The set.
@@ -40,8 +45,10 @@ def load_npz(
       wrong form, or takes more memory.
   """
   needs = f"an .npz file with the arrays {', '.join(NPZ_KEYS)} is needed"
+  folder, name = os.path.split(path)
   try:
-    found, arrays = read_npz(path, max_bytes, NPZ_KEYS)
+    with together(folder, [name], max_bytes, cache_gib) as here:
+      found, arrays = read_npz(here / name, max_bytes, NPZ_KEYS)
   except FileNotFoundError as error:
     raise UsageError(f"{path} does not exist: {needs}") from error
   except (OSError, DamagedError) as error:

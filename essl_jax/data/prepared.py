@@ -14,6 +14,7 @@ from typing import Any
 import urllib.parse
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import buckets, places
 from essl_jax.texts import first_line
 
 _CONNECT_SECONDS = 10
@@ -56,9 +57,10 @@ def open_builder(
 
   Args:
     name: TFDS name: "cifar10", "imagenet_v2/topimages", "cifar10:3.0.2".
-    data_dir: directory of prepared sets; None is TFDS's default.
+    data_dir: directory of prepared sets, of this machine or in a bucket; None
+      is TFDS's default.
     prepare: whether to download and prepare a set that is not there, if a
-      network is.
+      network is. That is never done in a bucket.
 
   Returns:
     A `tfds.core.DatasetBuilder` whose data can be read.
@@ -69,6 +71,9 @@ def open_builder(
   """
   _, tfds = import_tensorflow()
   directory = None if data_dir is None else os.path.expanduser(data_dir)
+  is_remote = directory is not None and places.is_remote(directory)
+  if directory and is_remote:
+    buckets.check_folder(directory, "data.dir")
   try:
     builder = tfds.builder(name, data_dir=directory)
   except tfds.core.DatasetNotFoundError as error:
@@ -78,7 +83,9 @@ def open_builder(
     raise UsageError(f"data.name={name!r}: {reason}") from error
   if not builder.info.splits:
     looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
-    if not prepare:
+    if is_remote:
+      looked_for += f": run `tfds build {name}`, and copy what it makes there"
+    if is_remote or not prepare:
       raise UsageError(looked_for)
     _prepare(builder, name, looked_for, tfds)
   return builder

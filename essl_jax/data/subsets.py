@@ -14,6 +14,7 @@ import numpy as np
 from essl_jax.data import Source
 from essl_jax.data.limits import NotReadableError, regular_size
 from essl_jax.errors import UsageError
+from essl_jax.storage import buckets
 from essl_jax.texts import some
 
 
@@ -152,7 +153,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
   """Reads a list of file names, one a line.
 
   Args:
-    path: of the list.
+    path: of the list, of this machine or in a bucket.
 
   Returns:
     Its names.
@@ -163,8 +164,10 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
   field = f"config.finetune.label_list {path}"
   advice = "give a text file with one image's name a line"
   try:
-    regular_size(pathlib.Path(path).expanduser())
-    text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+    with buckets.local_copy(path, "config.finetune.label_list") as copy:
+      file = pathlib.Path(copy).expanduser()
+      regular_size(file)
+      text = file.read_text(encoding="utf-8")
   except (OSError, NotReadableError, UnicodeDecodeError) as error:
     raise UsageError(f"{field} cannot be read ({error}): {advice}") from error
   names = [line.strip() for line in text.splitlines() if line.strip()]

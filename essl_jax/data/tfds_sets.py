@@ -1,15 +1,26 @@
 """Opens a TFDS image classification set with the source for its format."""
 
+from collections.abc import Collection
+import contextlib
+import sys
 from typing import Any
+import weakref
 
 import numpy as np
 
 from essl_jax import config as config_lib
 from essl_jax.data.array_record import ArrayRecordSource, is_array_record
 from essl_jax.data.labels import check_number
-from essl_jax.data.prepared import import_tensorflow, open_builder
+from essl_jax.data.prepared import (
+  check_tfds_split,
+  import_tensorflow,
+  open_builder,
+)
 from essl_jax.data.streaming import TFDSSource
 from essl_jax.errors import UsageError
+from essl_jax.storage import buckets, objects, places
+from essl_jax.storage.cache import Cache
+from essl_jax.texts import some
 
 
 def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
@@ -38,16 +49,64 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
     )
   height, width = shape if size is None else (size, size)
   resize = settings.resize_size or size
+  splits = {"train": settings.train_split, "test": settings.test_split}
+  if places.is_remote(settings.dir or ""):
+    builder = _copied(builder, splits.values(), settings.cache_gib)
   kind = ArrayRecordSource if is_array_record(builder) else TFDSSource
   return kind(
     builder,
-    {"train": settings.train_split, "test": settings.test_split},
+    splits,
     num_classes=num_classes,
     image_shape=(height, width, 3),
     resize=None if shape == (height, width) and resize == size else resize,
     differs_in_size=None in shape,
     max_pixels=settings.max_pixels,
   )
+
+
+def _copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
+  """A builder of the same set that reads copies of the splits' files.
+
+  TensorFlow reads TFRecord files that are too many for the cache itself, in the
+  bucket.
+
+  Raises:
+    UsageError: a split is unknown, a file is missing, or ArrayRecord files do
+      not fit, which can only be read on this machine.
+  """
+  name, directory = builder.info.full_name, str(builder.data_dir)
+  for split in splits:
+    check_tfds_split(builder, split)
+  known = builder.info.splits
+  needed = {x for split in splits for x in known[split].filenames}
+  records = {x for split in known.values() for x in split.filenames}
+  with buckets.refused(directory):
+    _, found = objects.in_folder(directory)
+  if missing := needed - {x.name for x in found}:
+    raise UsageError(
+      f"{directory} lacks {some(sorted(missing))}: copy the whole set there"
+    )
+  wanted = [x for x in found if x.name in needed or x.name not in records]
+  cache = Cache(cache_gib)
+  if not cache.fits(wanted):
+    gib = sum(x.size for x in wanted) / 2**30
+    large = (
+      f"{name} has {gib:.3g} GiB in the bucket, and cache_gib={cache_gib:g}"
+    )
+    if is_array_record(builder):
+      raise UsageError(
+        f"{large}: ArrayRecord is read on this machine, so set"
+        " --config.data.cache_gib to more than that, or prepare TFRecord"
+      )
+    print(f"essl_jax: {large}: TensorFlow reads it there", file=sys.stderr)
+    return builder
+  _, tfds = import_tensorflow()
+  with contextlib.ExitStack() as stack, buckets.refused(directory):
+    copies = tfds.builder_from_directory(
+      stack.enter_context(cache.hold(found, wanted))
+    )
+    weakref.finalize(copies, stack.pop_all().close)
+  return copies
 
 
 def _check_features(features: Any, name: str) -> int:

@@ -70,7 +70,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _directory(text: str) -> str:
   if not text:
     raise argparse.ArgumentTypeError("is empty: give a directory")
+<<<<<<< HEAD
   return text
+=======
+  if places.is_remote(text):
+    raise argparse.ArgumentTypeError(
+      f"{text} is in a bucket: give a directory of this machine, and copy it"
+      " there when all is made"
+    )
+  return pathlib.Path(text)
+>>>>>>> bdata
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Unit cells of photonic crystals and their densities of states."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 import pathlib
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from essl_jax import config as config_lib
 from essl_jax.config import bounds
 from essl_jax.data.arrays import ArraySource
 from essl_jax.data.checks import parse_split, split_names
+from essl_jax.data.files import together
 from essl_jax.errors import UsageError
 from essl_jax.photonics import density
 from essl_jax.photonics import settings as settings_lib
@@ -20,6 +22,7 @@ from essl_jax.photonics.cells import (
   LOWEST_PERMITTIVITY,
   SPLITS,
 )
+from essl_jax.storage import buckets, places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,9 @@ def open_cells(
   Args:
     settings: `config.data`; its `dir` has `train.h5`, `validation.h5`,
       `test.h5` and, if a split is of it, `unlabelled.h5`, or they are made
-      there. The splits are to pre-train on, such as `unlabelled[:5000]`, and
-      to recognise transformations of, such as `test`.
+      there; those of a bucket are copied. The splits are to pre-train on, such
+      as `unlabelled[:5000]`, and to recognise transformations of, such as
+      `test`.
     generate: what to make where `data.dir` lacks it.
 
   Returns:
@@ -142,27 +146,10 @@ def open_cells(
       "data.name=photonics needs --config.data.dir=DIR, a directory that"
       " `python -m essl_jax.photonics.generate` has filled"
     )
-  path = pathlib.Path(settings.dir).expanduser()
   splits = (settings.train_split, settings.test_split)
   is_read = any(SPLITS[0] in split_names(split, SPLITS) for split in splits)
   names = SPLITS if is_read else SPLITS[1:]
-  missing = [f"{x}.h5" for x in names if not (path / f"{x}.h5").exists()]
-  if generate.kind is not None:
-    _compare(path, generate)
-    if missing:
-      _generate(path, generate)
-  elif missing:
-    raise UsageError(
-      f"data.dir={settings.dir} lacks {', '.join(missing)}:"
-      " `python -m essl_jax.photonics.generate --help` says how to make them"
-    )
-  # Imported here: HDF5 is not for everybody.
-  from essl_jax.photonics import dataset, storage
-
-  cells = {
-    name: dataset.load(path, name, max_bytes=settings.max_bytes)
-    for name in names
-  }
+  cells, manifest = _read(settings, settings.dir, names, generate)
   images = {name: scale(cells[name].permittivity) for name in names}
   sizes = {name: len(images[name]) for name in names}
 
@@ -176,10 +163,48 @@ def open_cells(
     )
     for name in SPLITS[1:]
   }
-  there = storage.read_manifest(path).get("settings", {})
+  there = manifest.get("settings", {})
   made = {x: there[x] for x in ("kind", "seed") if x in there}
   train_images, test_images = map(take, splits)
   return CellSource(train_images, test_images, labelled, made)
+
+
+def _read(
+  settings: config_lib.Data,
+  directory: str,
+  names: Sequence[str],
+  generate: Generate,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The cells of some splits and the manifest, made or copied if need be."""
+  # Imported here: HDF5 is not for everybody.
+  from essl_jax.photonics import dataset, storage
+
+  is_remote = places.is_remote(directory)
+  if is_remote:
+    buckets.check_folder(directory, "data.dir")
+  else:
+    directory = str(pathlib.Path(directory).expanduser())
+  exists = places.exists if is_remote else os.path.exists
+  files = [f"{name}.h5" for name in names]
+  missing = [x for x in files if not exists(f"{directory}/{x}")]
+  if missing and (is_remote or generate.kind is None):
+    raise UsageError(
+      f"data.dir={settings.dir} lacks {', '.join(missing)}:"
+      " `python -m essl_jax.photonics.generate --help` says how to make them"
+    )
+  if exists(f"{directory}/{storage.MANIFEST}"):
+    files.append(storage.MANIFEST)
+  limits = (settings.max_bytes, settings.cache_gib)
+  with together(directory, files, *limits) as path:
+    if generate.kind is not None:
+      _compare(path, generate)
+      if missing:
+        _generate(path, generate)
+    cells = {
+      name: dataset.load(path, name, max_bytes=settings.max_bytes)
+      for name in names
+    }
+    return cells, storage.read_manifest(path)
 
 
 def _density(stored: np.ndarray | None, split: str) -> np.ndarray:

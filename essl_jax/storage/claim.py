@@ -111,8 +111,19 @@ def _leave_nothing(
       os.rmdir(path)
 
 
+def check_store(path: str | os.PathLike[str]) -> None:
+  """Raises UsageError for a kind of bucket that Orbax writes nothing to."""
+  if os.fspath(path).startswith("s3://"):
+    raise UsageError(
+      f"workdir {os.fspath(path)} cannot be at s3://, where no checkpoints can"
+      " be written: give --workdir=gs://BUCKET/FOLDER, or a folder of this"
+      " machine; data and weights may be at s3://"
+    )
+
+
 def check_name(path: places.Path) -> None:
   """Raises UsageError for a path at which checkpoints could not be read."""
+  check_store(path)
   if why := unfit(str(path)):
     raise UsageError(
       f"the path of workdir {ascii(str(path)):.200} {why}: choose another"

@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import digest, lock, places, tensors
+from essl_jax.storage import buckets, digest, lock, places, tensors
 from essl_jax.texts import printable, some
 
 Variables = dict[str, Any]
@@ -42,7 +42,8 @@ def save(
   """Writes Flax weights, all of them or nothing.
 
   Args:
-    path: the file, `*.safetensors`.
+    path: the file, `*.safetensors`; also in a bucket, as for all functions
+      here.
     variables: `{"params": {"encoder": ...}, "batch_stats": ...}` of arrays.
     metadata: what JSON can hold; `source` at least, and `depth`, `stem` and
       `width` of a ResNet. `format_version` is added.
@@ -79,6 +80,12 @@ def load(
   Raises:
     UsageError: there is no such file, or it holds something else.
   """
+  with buckets.local_copy(path, "weights") as file:
+    return _load(file)
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[Variables, dict[str, Any]]:
+  """What `load` does, of a file of this machine."""
   metadata = read_metadata(path)
   arrays, unread = tensors.read(path)
   if wrong := [*unread, *tensors.misnamed(arrays)]:
@@ -107,7 +114,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   Raises:
     UsageError: there is no such file, or it holds something else.
   """
-  text = _header(path)
+  with buckets.local_copy(path, "weights") as file:
+    text = _header(file)
   if text is None:
     raise UsageError(
       f"{path} holds no Flax weights of essl_jax: convert PyTorch weights with"
@@ -157,13 +165,17 @@ def _header(path: str | os.PathLike[str]) -> str | None:
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
   """Raises UsageError where a file must not, or cannot, be written."""
-  file = pathlib.Path(path)
-  is_other = file.exists() and not file.is_file()  # a folder, or a device
-  if is_other or not file.parent.is_dir():
-    raise UsageError(
-      f"cannot write {path}: give a file in a directory that exists"
-    )
-  if file.exists() and not overwrite:
+  if places.is_remote(path):
+    is_there = buckets.holds(path, "weights")
+  else:
+    file = pathlib.Path(path)
+    is_other = file.exists() and not file.is_file()  # a folder, or a device
+    if is_other or not file.parent.is_dir():
+      raise UsageError(
+        f"cannot write {path}: give a file in a directory that exists"
+      )
+    is_there = file.exists()
+  if is_there and not overwrite:
     raise UsageError(f"{path} exists: choose another name or add --overwrite")
 
 
@@ -182,8 +194,11 @@ def to_bytes(
 def write(path: str | os.PathLike[str], content: bytes) -> None:
   """Writes a whole file or none; what stops it is a UsageError."""
   try:
-    lock.remove_left_overs(pathlib.Path(path).parent, pathlib.Path(path).name)
-    places.replace_bytes(path, content)
+    if not places.is_remote(path):
+      file = pathlib.Path(path)
+      lock.remove_left_overs(file.parent, file.name)
+    with buckets.refused(path):
+      places.replace_bytes(path, content)
   except OSError as error:
     raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -91,3 +91,24 @@ def workdir(server, request):
   """A path in the bucket that no other test uses."""
   name = request.node.name.translate(str.maketrans("[]", "--"))
   return places.locate(f"gs://{BUCKET}/{name}")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  """Copies that no other test has made."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def requests(server, monkeypatch):
+  """The paths whose content was read in the bucket."""
+  found, client = [], places.client(places.locate("gs://bucket/any"))
+  for name in ("cat_file", "get_file"):
+    original = getattr(client, name)
+
+    def read(path, *rest, original=original):
+      found.append(path)
+      return original(path, *rest)
+
+    monkeypatch.setattr(client, name, read)
+  return found

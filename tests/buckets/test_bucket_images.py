@@ -1,0 +1,195 @@
+"""Images in a bucket, against the same ones in a folder."""
+
+import bucket_helpers
+from data_helpers import assert_equal_batches, open_source
+from folder_helpers import (
+  BATCH,
+  SIZE,
+  TEST_SIZE,
+  assert_equal_crops,
+  open_folder,
+  take,
+  write_folder,
+)
+import numpy as np
+import pytest
+
+from essl_jax.data import load_npz
+from essl_jax.errors import UsageError
+from essl_jax.storage import cache, places
+
+
+@pytest.fixture
+def images(workdir, tmp_path):
+  """A folder of images here, and the same in the bucket."""
+  local = write_folder(tmp_path / "images")
+  odd = local / "train" / "ant" / "odd #1 %41 ü?.dir"
+  odd.mkdir()
+  (local / "train/ant/00.png").rename(odd / "x & y+z.png")
+  (local / "train/ant/.hidden.png").write_bytes(b"")
+  (local / "train/bee/list.txt").write_text("no image")
+  bucket_helpers.send(local, workdir)
+  places.client(workdir).pipe_file(f"{workdir}/train/cat/", b"")
+  return local, workdir
+
+
+def _evaluated(source, split):
+  return list(source.evaluation_batches(split, BATCH))
+
+
+@pytest.mark.parametrize("gib", [0.0, 1.0])
+def test_a_folder(gib, images, requests, capsys):
+  """The same images in the same order, read once where they are kept."""
+  local = open_folder(images[0])
+  told = capsys.readouterr().err
+  for _ in range(2):
+    del requests[:]
+    remote = open_folder(images[1], cache_gib=gib)
+    assert remote.classes == local.classes
+    assert remote.names() == local.names()
+    assert_equal_crops(take(local, 7), take(remote, 7))
+    for split in ("train", "test"):
+      assert_equal_batches(_evaluated(local, split), _evaluated(remote, split))
+    assert not any(remote.broken.values())
+  expected = 2 * told.replace(str(images[0]), str(images[1]))
+  assert capsys.readouterr().err == expected
+  assert bool(requests) == (not gib)
+  kept = SIZE + TEST_SIZE if gib else 0
+  assert len(bucket_helpers.files(cache.location())) == kept
+
+
+def test_an_image_that_is_replaced(images):
+  """Its copy is of the version that was listed."""
+  _, root = images
+  before = open_folder(root, train_split="val")
+  path = root / "val" / "ant" / "00.png"
+  places.replace_bytes(path, (root / "val" / "bee" / "01.png").read_bytes())
+  after = open_folder(root, train_split="val")
+  for source, first in ((before, 100), (after, 101)):
+    (batch,) = source.evaluation_batches("test", TEST_SIZE)
+    assert batch["image"][0, 0, 0, 0] == first
+
+
+def test_large_and_broken_files(images, requests, capsys):
+  """Large ones are not read: their sizes are known from the listing."""
+  _, root = images
+  large, broken = root / "val/ant/large.png", root / "val/bee/broken.png"
+  places.replace_bytes(large, b"\0" * 4001)
+  places.replace_bytes(broken, b"no image")
+  source = open_folder(root, train_split="val", max_pixels=1000)
+  list(source.evaluation_batches("test", BATCH))
+  assert source.broken["test"] == [str(large), str(broken)]
+  assert str(large) not in requests
+  assert "it has 4,001 bytes" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written(images, tmp_path, capsys):
+  """As in a container without a home: the images are read all the same."""
+  (tmp_path / "cache").write_text("a file")
+  source = open_folder(images[1])
+  capsys.readouterr()
+  batch = next(source.evaluation_batches("train", SIZE))
+  assert len(batch["label"]) == SIZE
+  open_folder(images[1])
+  assert capsys.readouterr().err.count("takes no copies") == 1
+
+
+def _write_npz(path):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (12, 5, 5, 3), np.uint8)
+  labels = np.arange(12) % 3
+  np.savez_compressed(
+    path,
+    train_images=images[:8],
+    train_labels=labels[:8],
+    test_images=images[8:],
+    test_labels=labels[8:],
+  )
+
+
+@pytest.mark.parametrize("gib", [0.0, 1.0])
+def test_npz(gib, workdir, requests, tmp_path):
+  _write_npz(tmp_path / "set.npz")
+  places.replace_bytes(workdir / "set.npz", (tmp_path / "set.npz").read_bytes())
+  local = load_npz(tmp_path / "set.npz")
+  for _ in range(2):
+    remote = load_npz(f"{workdir}/set.npz", cache_gib=gib)
+    assert_equal_batches(
+      list(local.evaluation_batches("train", 3)),
+      list(remote.evaluation_batches("train", 3)),
+    )
+  assert len(requests) == (1 if gib else 2)
+
+
+def test_npz_of_too_many_bytes(workdir, requests):
+  places.replace_bytes(workdir / "set.npz", b"\0" * (2**20 + 1001))
+  with pytest.raises(UsageError, match="set.npz has 1,049,577 bytes, and conf"):
+    load_npz(str(workdir / "set.npz"), 1000)
+  assert not requests
+
+
+@pytest.mark.parametrize(
+  ("path", "told"),
+  [
+    ("gs://no_such_bucket/images", "there is no bucket gs://no_such_bucket:"),
+    ("gs://bucket/no_such", "is no folder .*nothing of that name in gs://b"),
+    ("gs://bucket/wrong/empty", "gs://bucket/wrong/empty has no folders"),
+    ("gs://bucket/wrong/flat", "has no folder 'train' but a: set"),
+    ("gs://bucket/wrong/flat/a", "gs://bucket/wrong/flat/a has no folders"),
+    ("gs://bucket/wrong/flat/a/x.png", "is no folder"),
+    ("gs://bucket", "data.dir gs://bucket names no folder in a bucket: give"),
+    ("gcs://bucket/images", "data.dir gcs://bucket/images has the unknown sch"),
+    ("gs:/bucket/images", "data.dir='gs:/bucket/images' is no folder: images"),
+  ],
+)
+def test_folders_that_are_none(server, path, told):
+  client = places.client(places.locate("gs://bucket/wrong"))
+  client.pipe_file("gs://bucket/wrong/empty/", b"")
+  client.pipe_file("gs://bucket/wrong/flat/a/x.png", b"")
+  with pytest.raises(UsageError, match=told) as error:
+    open_folder(path)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("path", "told"),
+  [
+    ("gs://no_such_bucket/set.npz", "there is no bucket gs://no_such_bucket:"),
+    ("gs://bucket/no_such.npz", "nothing of that name in gs://bucket: corr"),
+    ("gs://bucket/damaged.npz", "gs://bucket/damaged.npz cannot be read"),
+    ("s4://bucket/set.npz", "unknown scheme s4://"),
+    ("gs://bucket/folder", "is a directory: give --config.data.name=folder"),
+  ],
+)
+def test_npz_that_are_none(server, path, told):
+  client = places.client(places.locate("gs://bucket/any"))
+  client.pipe_file("gs://bucket/damaged.npz", b"PK")
+  with pytest.raises(UsageError, match=told) as error:
+    open_source(path)
+  assert "\n" not in str(error.value)
+
+
+def _refusals():
+  """What gcsfs raises where one is not let in."""
+  from gcsfs.retry import HttpError
+  from google.auth.exceptions import DefaultCredentialsError
+
+  return {
+    "401": HttpError({"code": 401, "message": "Invalid Credentials"}),
+    "403": OSError("Forbidden: b/bucket/o\nno storage.objects.list access"),
+    "no login": DefaultCredentialsError("no credentials were found"),
+  }
+
+
+@pytest.mark.parametrize("refusal", ["401", "403", "no login"])
+@pytest.mark.parametrize("request_", ["info", "ls", "find", "cat_file"])
+def test_without_permission(refusal, request_, images, tmp_path, monkeypatch):
+  root = images[1]
+
+  def refuse(*_, **__):
+    raise _refusals()[refusal]
+
+  monkeypatch.setattr(places.client(root), request_, refuse)
+  with pytest.raises(UsageError, match=r"log in \(gcloud auth") as error:
+    open_folder(root)
+  assert "\n" not in str(error.value)
