@@ -19,12 +19,8 @@ from essl_jax.data.checks import (
 )
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
-<<<<<<< HEAD
-from essl_jax.texts import printable, some
-=======
 from essl_jax.storage import buckets
-from essl_jax.texts import some
->>>>>>> bdata
+from essl_jax.texts import printable, some
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 
@@ -48,12 +44,7 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
     UsageError: a folder is missing or empty, has fewer than two classes, the
       splits' classes differ, or no image can be read.
   """
-<<<<<<< HEAD
-  size = settings.image_size
   if not settings.dir:
-=======
-  if settings.dir is None:
->>>>>>> bdata
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
   if settings.image_size is None:
     raise UsageError(

@@ -70,16 +70,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _directory(text: str) -> str:
   if not text:
     raise argparse.ArgumentTypeError("is empty: give a directory")
-<<<<<<< HEAD
-  return text
-=======
   if places.is_remote(text):
     raise argparse.ArgumentTypeError(
       f"{text} is in a bucket: give a directory of this machine, and copy it"
       " there when all is made"
     )
-  return pathlib.Path(text)
->>>>>>> bdata
+  return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.test,
     options.validation,
   )
-  directory = places.locate_here(options.out, "--out")
+  directory = pathlib.Path(places.locate(options.out, "--out"))
   with (
     storage.claim(directory, settings),
     storage.told(directory),

@@ -73,13 +73,6 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
     ) from error
 
 
-def locate_here(path: str | os.PathLike[str], name: str) -> pathlib.Path:
-  """As `locate`, of what has to be on this machine."""
-  if is_remote(path):
-    raise UsageError(f"{name}={path} has to be a folder of this machine")
-  return pathlib.Path(locate(path, name))
-
-
 def _check_remote(text: str, name: str) -> None:
   scheme, _, rest = text.partition("://")
   known = " or ".join(f"{x}://BUCKET/..." for x in _PACKAGES)
