@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import NoReturn, ParamSpec
 
-from essl_jax import errors
+from essl_jax import errors, streams
 from essl_jax.errors import UsageError
 
 _P = ParamSpec("_P")
@@ -25,8 +25,15 @@ def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
 
   @functools.wraps(main)
   def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+    streams.prepare()
     try:
-      return main(*args, **kwargs)
+      try:
+        return main(*args, **kwargs)
+      finally:
+        streams.flush()  # also what --help prints, which leaves by SystemExit
+    except KeyboardInterrupt:
+      print("error: stopped by Ctrl-C", file=sys.stderr)
+      return 130
     except Exception as error:
       told = errors.line_and_code(error)
       if told is None:

@@ -1,6 +1,7 @@
 """The program's flags; wrong ones end it with one line."""
 
 from collections.abc import Sequence
+import contextlib
 import os
 import pathlib
 import sys
@@ -48,11 +49,8 @@ def parse(arguments: Sequence[str]) -> list[str]:
   except flags.Error as error:
     raise UsageError(" ".join(str(error).split())) from error
   if is_help:
-    try:
+    with contextlib.suppress(BrokenPipeError):  # as of `--help | head`
       _print_help(overrides)
-      sys.stdout.flush()
-    except BrokenPipeError:  # as of `--help | head`
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
   if CONFIG.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""

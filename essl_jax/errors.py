@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -27,6 +27,13 @@ _TROUBLES = {
   errno.EMFILE: _LIMIT,
   errno.ENFILE: _LIMIT,
   errno.EPIPE: "keep the program that reads the output",
+}
+# What input alone can be blamed for.
+_MISTAKES = {
+  errno.ENAMETOOLONG: (
+    "a name has at most 255 bytes, and a path 4095: give a shorter one"
+  ),
+  errno.ELOOP: "its links lead in a circle: give another path",
 }
 # As XLA, CUDA, TensorFlow and C++ say it.
 _OUT_OF_MEMORY = re.compile(
@@ -49,6 +56,19 @@ _UNREACHABLE = re.compile(
   r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|UNKNOWN|INTERNAL|UNAUTHENTICATED)"
   r"|CURL error|HTTP/?[\d.]* (401|403|408|429|5\d\d)"
 )
+# As JAX and Python say it of the environment, and what to do about it.
+_OF_ENVIRONMENT = {
+  re.compile(r"Unable to initialize backend|Unknown backend"): (
+    "see to the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
+    " XLA_FLAGS"
+  ),
+  re.compile(r"Symlink loop"): "remove the link",
+  re.compile(r"Disallowed .*transfer"): "unset JAX_TRANSFER_GUARD",
+  re.compile(r"Could not determine home directory"): (
+    "a path begins with ~ and the name of a user who does not exist, or HOME is"
+    " unset: write out the path"
+  ),
+}
 # TensorStore's errors, under Orbax, carry those of the system in their text.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
@@ -72,16 +92,27 @@ def line_and_code(error: BaseException) -> tuple[str, int] | None:
     One line to print and the exit code: 2 for wrong input, 1 for trouble of
     the machine and for a loss that is not finite. None for a bug.
   """
+  told = _line_and_code(error)
+  return told and (printable(told[0]), told[1])
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   if trouble := describe_trouble(error):
     return trouble, 1
   if isinstance(error, UsageError):
     return str(error), 2
   if isinstance(error, FloatingPointError):
     return str(error), 1
+  if isinstance(error, RuntimeError):
+    for pattern, advice in _OF_ENVIRONMENT.items():
+      if pattern.search(str(error)):
+        return f"{first_line(error)}: {advice}", 2
   found = _of_system(error)
   if found is None:
     return None
   code, what = found
+  if code in _MISTAKES:
+    return f"{what}: {_MISTAKES[code]}", 2
   return f"{what}: see what is there, and its permissions", 1
 
 

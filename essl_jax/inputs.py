@@ -5,8 +5,10 @@ processes. Only known values are looked at, so that checks cost nothing under
 `jax.jit`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextvars
 import functools
+import types
 from typing import Any, TypeVar
 
 import chex
@@ -17,10 +19,14 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# Arrays that `any_sharding` has traced though they are known, by their tracer.
+_TRACED: contextvars.ContextVar[Mapping[int, jax.Array]]
+_TRACED = contextvars.ContextVar("_TRACED", default=types.MappingProxyType({}))
 
 
 def known(x: Any) -> np.ndarray | None:
   """The values of a number or an array, or None where they are not known."""
+  x = _TRACED.get().get(id(x), x)
   leaves = jax.tree.leaves(x)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
     return None
@@ -53,6 +59,13 @@ def check_range(
     raise ValueError(
       f"{name} must be in [{low:g}, {high:g}], got {found}{advice}"
     )
+
+
+def check_finite(name: str, x: Any) -> None:
+  """Raises ValueError for an array that is known not to be finite."""
+  values = known(x)
+  if values is not None and not np.isfinite(values).all():
+    raise ValueError(f"{name} must be finite, and some of it is not")
 
 
 def check_floating(name: str, x: Any) -> None:
@@ -170,7 +183,12 @@ def _automatic(
     for i, x in zip(places, arrays, strict=True):
       found[i] = x
     args, kwargs = jax.tree.unflatten(tree, found)
-    return function(*args, **kwargs)
+    known = dict(zip(map(id, arrays), (leaves[i] for i in places), strict=True))
+    token = _TRACED.set({**_TRACED.get(), **known})
+    try:
+      return function(*args, **kwargs)
+    finally:
+      _TRACED.reset(token)
 
   mesh = next(x.mesh for x in shardings if any(x.spec))
   rows = next((x.spec[0] for x in shardings if x.spec and x.spec[0]), None)

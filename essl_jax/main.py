@@ -8,6 +8,9 @@ _INTERRUPTS = __name__ == "__main__" and (
 if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 from collections.abc import Sequence
 import os
 import traceback
@@ -16,7 +19,7 @@ from typing import Any
 from absl import app, flags, logging
 import jax
 
-from essl_jax import command_line, errors, process_flags
+from essl_jax import command_line, errors, process_flags, streams
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.config import flags as config_flags
@@ -34,7 +37,8 @@ def _main(arguments: Sequence[str]) -> int:
   cpu.tune()
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
-    jax.config.update("jax_compilation_cache_dir", cache)
+    if os.path.isabs(cache):  # there is a home
+      jax.config.update("jax_compilation_cache_dir", cache)
   config = config_flags.load(command_line.CONFIG.value or "", arguments[1:])
   named = command_line.WORKDIR.value or command_line.default_workdir()
   claim.check_store(named)
@@ -60,9 +64,13 @@ def _facts(config: config_lib.Config, workdir: places.Path) -> dict[str, Any]:
 
 def run() -> None:
   """Runs the program; what fails it is told in one line, bugs apart."""
+  streams.prepare()
   with signals.ended_by_signals():
     try:
-      app.run(_main, flags_parser=command_line.parse)
+      try:
+        app.run(_main, flags_parser=command_line.parse)
+      finally:
+        streams.flush()  # it leaves by SystemExit
     except KeyboardInterrupt:
       processes.end(130, signals.farewell("Ctrl-C"))
     except Exception as error:

@@ -43,16 +43,16 @@ def unfit(text: str) -> str:
     text: such as a field of a config.
 
   Returns:
-    What it must be; empty for a text that is fine.
+    What is wrong with it; empty for a text that is fine.
   """
   if any(unicodedata.category(x) in _UNSPEAKABLE for x in text):
     return "must be of printable characters"
   longest = max(len(name.encode()) for name in text.split("/"))
   if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
-    return (
-      f"must be at most {_LONGEST_PATH} bytes, and at most {_LONGEST_NAME}"
-      " between two slashes"
-    )
+    what, number, most = "has", len(text.encode()), _LONGEST_PATH
+    if longest > _LONGEST_NAME:
+      what, number, most = "has a name of", longest, _LONGEST_NAME
+    return f"{what} {number} bytes, and at most {most} are possible"
   return ""
 
 

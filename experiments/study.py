@@ -6,20 +6,26 @@ A cell is one run of the program with one seed. It is finished once
 and then never run again; an unfinished one goes on in its workdir.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 import pathlib
 import re
 import sys
 from typing import Any
 
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
+from essl_jax.report.runs import is_number
+from essl_jax.storage import json_files
 from essl_jax.storage import workdir as workdir_lib
+from essl_jax.texts import first_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+_NEEDED = {"device_count", "device_kind", "jax"}  # of an environment
 _SIZES = {"small", "tiny"}  # variants that the name of the folder tells
 
 
@@ -152,10 +158,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     UsageError: it cannot be read.
   """
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json_files.read_object(path)
   except (OSError, ValueError) as error:
     raise UsageError(
-      f"cannot read {path} ({error}): restore or remove it"
+      f"cannot read {path} ({first_line(error)}): restore or remove it"
     ) from error
 
 
@@ -201,6 +207,31 @@ def claim(cell: Cell, options: argparse.Namespace) -> None:
     workdir_lib.write_json(path, cell.identity)
 
 
+def _check_record(
+  study: Study, cell: Cell, record: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  """Refuses what a table and a figure cannot be made of."""
+  figures, environment = record.get("figures"), record.get("environment")
+  texts = [str(record.get("note", ""))]
+  if isinstance(figures, dict) and isinstance(environment, dict):
+    numbers = [record.get("wall_seconds"), *map(figures.get, study.columns)]
+    texts += [environment.get(x) for x in ("git_commit", *_NEEDED)]
+    if (
+      environment.keys() >= _NEEDED
+      and (record.get("name"), record.get("row")) == (cell.name, cell.row)
+      and all(x is None or is_number(x) for x in numbers)
+      and all(_is_told(x) for x in texts)
+    ):
+      return
+  raise UsageError(
+    f"{path} does not hold the figures of {cell.row}: restore or remove it"
+  )
+
+
+def _is_told(x: Any) -> bool:
+  return isinstance(x, str | int | None) and str(x).isprintable()
+
+
 def load(
   study: Study, cell: Cell, options: argparse.Namespace
 ) -> dict[str, Any] | None:
@@ -221,21 +252,22 @@ def load(
   if path.exists():
     record = read_json(path)
     check_identity(cell, record, path, "move it away or give other --results")
+    _check_record(study, cell, record, path)
     return record
   source = options.workdirs / cell.name / "results.json"
   if not source.exists():
     return None
   claim(cell, options)
   results = read_json(source)
-  found = cell.identity | {"seed": results["config"]["seed"]}
-  check_identity(cell, found, source, "give other --workdirs")
-  figures, protocol = study.read(results)
-  training = results["training"]
-  record = {"name": cell.name, "row": cell.row, **cell.identity}
-  record |= {"figures": figures, "protocol": protocol}
-  for name in ("wall_seconds", "source_images_per_second"):
-    record[name] = training.get(name)
-  record |= {"environment": results["environment"], "note": options.note}
+  with told(f"cannot collect {source}"):
+    found = cell.identity | {"seed": results["config"]["seed"]}
+    check_identity(cell, found, source, "give other --workdirs")
+    record = {"name": cell.name, "row": cell.row, **cell.identity}
+    record["figures"], record["protocol"] = study.read(results)
+    for name in ("wall_seconds", "source_images_per_second"):
+      record[name] = results["training"].get(name)
+    record |= {"environment": results["environment"], "note": options.note}
+  _check_record(study, cell, record, source)
   if not options.dry_run:
     options.results.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(path, record)

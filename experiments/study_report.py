@@ -180,5 +180,5 @@ def _circumstances(records: Records) -> str:
     lines[0] += (
       f" Training: {min(seconds):,.0f} to {max(seconds):,.0f} s a cell."
     )
-  notes = dict.fromkeys(x["note"] for x in records if x.get("note"))
+  notes = dict.fromkeys(str(x["note"]) for x in records if x.get("note"))
   return "\n\n".join([*lines, *notes])

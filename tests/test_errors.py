@@ -80,6 +80,31 @@ def test_wrong_input_is_code_2_and_bugs_are_no_line():
     assert errors.line_and_code(raised(bug)) is None
 
 
+@pytest.mark.parametrize(
+  ("code", "says"),
+  [
+    (errno.ENAMETOOLONG, "at most 255 bytes, and a path 4095: give a shorter"),
+    (errno.ELOOP, "its links lead in a circle: give another path"),
+  ],
+)
+def test_a_path_that_cannot_be_is_wrong_input(code, says):
+  error = OSError(code, os.strerror(code), "/a/path")
+  line, number = errors.line_and_code(error)
+  assert line.startswith("/a/path: ") and says in line and number == 2
+
+
+def test_names_of_files_do_not_break_the_line():
+  """They may hold anything, and are part of what is told."""
+  name = "a\nb\x1b[2J\ud8ff"
+  for error in (
+    UsageError(f"{name} is missing"),
+    OSError(errno.EACCES, "Permission denied", name),
+    OSError(errno.ENOSPC, "No space left on device", name),
+  ):
+    line, _ = errors.line_and_code(error)
+    assert r"a\nb\x1b[2J\ud8ff" in line and line.isprintable()
+
+
 def test_errors_that_hold_each_other_come_to_an_end():
   """A cause of a cause may be the error itself."""
   first, second = ValueError("a"), ValueError("b")
@@ -129,3 +154,18 @@ def test_a_platform_that_is_not_there_is_wrong_input(error, monkeypatch):
   monkeypatch.setattr(jax, "devices", fail)
   with pytest.raises(UsageError, match=r"JAX_PLATFORMS=abc .*set JAX_PL.*=cpu"):
     parallel.make_mesh()
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("JAX_NUM_CPU_DEVICES", "1000000"),
+    ("XLA_FLAGS", "--a=b --xla_force_host_platform_device_count=99999"),
+  ],
+)
+def test_absurdly_many_simulated_devices_are_refused(name, value, monkeypatch):
+  """JAX would make them, one after the other."""
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+  monkeypatch.setenv(name, value)
+  with pytest.raises(UsageError, match="at most 1024 in JAX_NUM_CPU_DEVICES"):
+    parallel.all_devices()

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.quick
 PACKAGE = pathlib.Path(__file__).parents[1] / "essl_jax"
 # Each may import what stands in the rows above, and itself.
 ROWS = (
-  ("texts",),
+  ("start", "streams", "texts"),
   ("errors",),
   ("arguments", "devices"),
   ("config",),

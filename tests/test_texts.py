@@ -31,3 +31,18 @@ def test_first_line_of_an_error(error, line, typed):
 def test_a_long_line_is_cut():
   line = texts.first_line(ValueError("x" * 500))
   assert line == "x" * 297 + "..."
+
+
+@pytest.mark.parametrize(
+  ("text", "wrong"),
+  [
+    ("a" * 255, ""),
+    ("a" * 256, "has a name of 256 bytes, and at most 255 are possible"),
+    ("/tmp/" + "ä" * 150 + "/x", "has a name of 300 bytes, and at most 255"),
+    ("abcdefgh/" * 500, "has 4500 bytes, and at most 4095 are possible"),
+    ("a\n", "must be of printable characters"),
+  ],
+)
+def test_what_is_wrong_with_a_name(text, wrong):
+  found = texts.unfit(text)
+  assert found.startswith(wrong) and bool(found) == bool(wrong)

@@ -19,6 +19,8 @@ def as_float(images: chex.Array) -> jax.Array:
   given, images = images, jnp.asarray(images)
   if images.ndim != 4 or images.shape[-1] not in (1, 3):
     raise ValueError(f"images must be [N, H, W, 3 or 1], got {images.shape}")
+  if 0 in images.shape[1:3]:
+    raise ValueError(f"images must have pixels, got shape {images.shape}")
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from essl_jax import inputs
 from essl_jax.augment.arrays import as_float, per_image, through
 
+_MOST = 1000  # pixels; every one of them is one more operation
+
 
 def _box_blur(
   images: jax.Array, radius: jax.Array, taps: int, axis: int
@@ -41,21 +43,19 @@ def gaussian_blur(
   Args:
     images: `[N, H, W, 3]`.
     sigma: standard deviation in pixels, scalar or `[N]`.
-    max_sigma: the largest `sigma`, which bounds the kernel and the work. A
-      traced `sigma` above it counts as `max_sigma`.
+    max_sigma: the largest `sigma`, which bounds the kernel and the work, at
+      most 1000. A traced `sigma` above it counts as `max_sigma`.
 
   Returns:
     `[N, H, W, 3]`, float32.
 
   Raises:
     ValueError: a `sigma` whose value is known is negative or above
-      `max_sigma`, or `max_sigma` is not a finite number of at least 0.
+      `max_sigma`, or `max_sigma` is not in [0, 1000].
   """
   images = as_float(images)
-  if not 0 <= max_sigma < math.inf:
-    raise ValueError(
-      f"max_sigma must be at least 0 and finite, got {max_sigma}"
-    )
+  if not 0 <= max_sigma <= _MOST:
+    raise ValueError(f"max_sigma must be in [0, {_MOST}], got {max_sigma}")
   values = inputs.known(sigma)
   if values is not None and values.size:
     largest = float(values.max())

@@ -21,6 +21,7 @@ from essl_jax.augment.arrays import (
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3
 _FACTORS = (0.0, float(np.finfo(np.float32).max))
 _TURNS = (-0.5, 0.5)
+_COUNTED = 2**23  # pixels whose levels int32 can add up
 
 
 def _gray(planes: Planes) -> jax.Array:
@@ -41,7 +42,14 @@ def _mean(plane: jax.Array) -> jax.Array:
   # Whole numbers sum to the same in any order, whatever the batch's shape.
   levels = jnp.round(plane * 255).astype(jnp.int32)
   pixels = plane.shape[1] * plane.shape[2]
-  total = jnp.sum(levels, axis=(1, 2), keepdims=True).astype(jnp.float32)
+  if pixels < _COUNTED:
+    total = jnp.sum(levels, axis=(1, 2), keepdims=True).astype(jnp.float32)
+  else:
+    high, low = jnp.divmod(jnp.sum(levels, axis=2, keepdims=True), 256)
+    high, low = (
+      jnp.sum(x, axis=1, keepdims=True).astype(jnp.float32) for x in (high, low)
+    )
+    total = 256 * high + low
   whole = jnp.floor(total / pixels + 0.5) / 255
   return through(whole, jnp.mean(plane, axis=(1, 2), keepdims=True))
 

@@ -126,7 +126,8 @@ def center_crop_resize(
   height, width = resize * height // short, resize * width // short
   if not 0 < size <= resize:
     raise ValueError(f"size must be in [1, resize={resize}], got {size}")
-  boxes = jnp.asarray([[0, 0, *images.shape[1:3]]] * count, jnp.float32)
+  whole = jnp.asarray([[0, 0, *images.shape[1:3]]], jnp.float32)
+  boxes = jnp.broadcast_to(whole, (count, 4))
   images = resized_crop(images, boxes, (height, width), method)
   top, left = round((height - size) / 2), round((width - size) / 2)
   return images[:, top : top + size, left : left + size]
@@ -157,9 +158,11 @@ def sample_crop_boxes(
     int32 `[n, 4]`: top, left, height, width.
 
   Raises:
-    ValueError: not 0 < smallest <= largest, an area above 1, or another number
-      of keys.
+    ValueError: not 0 < smallest <= largest, an area above 1, an image without
+      pixels, or another number of keys.
   """
+  if min(image_shape[:2]) < 1:
+    raise ValueError(f"images must have pixels, got shape {image_shape}")
   if not 0 < scale[0] <= scale[1] <= 1:
     raise ValueError(f"scale must be ascending in (0, 1], got {scale}")
   if not 0 < ratio[0] <= ratio[1] < math.inf:
@@ -177,8 +180,8 @@ def sample_crop_boxes(
   first = fits & (jnp.cumsum(fits, axis=1) == 1)
   fits_any = jnp.any(fits, axis=1)
 
-  box_height = min(height, round(width / ratio[0]))
-  box_width = min(width, round(height * ratio[1]))
+  box_height = max(1, min(height, round(width / ratio[0])))
+  box_width = max(1, min(width, round(height * ratio[1])))
   box = jnp.where(
     fits_any,
     jnp.stack([jnp.sum(heights * first, 1), jnp.sum(widths * first, 1)]),

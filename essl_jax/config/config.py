@@ -68,6 +68,10 @@ class Data:
       from the whole image.
     resize_size: length of the shorter side (bilinear) before that centre cut,
       such as 256 for an `image_size` of 224. By default it is `image_size`.
+    white_level: level that is white in images of more than eight bits in
+      folders, such as 4095 or 1.0; black is 0. By default it is what files
+      state, or that of their type, and a set of which it cannot be known is
+      refused.
     max_pixels: pixels of an image file at most, and of all that are decoded at
       a time; one with more counts as broken, as does a file of more than four
       bytes for each of them.
@@ -83,6 +87,9 @@ class Data:
   test_split: str = "test"
   image_size: Side | None = None
   resize_size: Side | None = None
+  white_level: (
+    Annotated[float, bounds.Above(0), bounds.AtMost(2**32)] | None
+  ) = None
   max_pixels: Count = 178_956_970  # what PIL takes for an attack
   max_bytes: Annotated[int, bounds.AtLeast(1), bounds.AtMost(2**50)] = 2**32
 

@@ -1,5 +1,11 @@
 """PyTorch weights in and out; `python -m essl_jax.convert` is the program."""
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Python imports this before the program
+  import essl_jax.start  # noqa: F401
+
+# isort: split
 from essl_jax.convert.torch_names import (
   architecture,
   from_torch_mlp,

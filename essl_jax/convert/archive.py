@@ -64,8 +64,10 @@ def read_npz(path: pathlib.Path, most_gib: float) -> dict[str, Any]:
   with open_zip(path, most_gib) as members:
     for name in members.namelist():
       is_array = name.endswith(".npy")
-      array = _read_npy(members, name) if is_array else None
-      arrays[name.removesuffix(".npy")] = array
+      short = name.removesuffix(".npy")
+      if short in arrays:
+        raise ValueError(f"it has two members called {short}")
+      arrays[short] = _read_npy(members, name) if is_array else None
   return arrays
 
 

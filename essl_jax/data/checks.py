@@ -7,7 +7,7 @@ from typing import Any
 from essl_jax.errors import UsageError
 
 SPLITS = ("train", "test")
-_PART = re.compile(r"(.*\S)\s*\[([^\[\]]*)\]")
+_PART = re.compile(r"(.*\S.*)\[([^\[\]]*)\]\s*", re.DOTALL)
 # Of few digits: Python does not read numbers of thousands.
 _BOUND = r"(-?\d{1,15}(?:_\d{1,15}){0,5}|-?\d{1,15}(?:\.\d{0,15})?%)?"
 _SLICE = re.compile(f"{_BOUND}:{_BOUND}")
@@ -149,21 +149,41 @@ def parse_split(
 
 def _parts(split: str, known: Collection[str]) -> list[tuple[str, str]]:
   """The names and the bounds, such as ":10%", of an expression."""
-  found = []
-  for text in [split] if split in known else split.split("+"):
-    name, bounds = text if text in known else text.strip(), ":"
-    match = None if name in known else _PART.fullmatch(name)
-    if match is not None:
-      name, bounds = match.groups()
-    if name == "all" and "all" not in known and match is None:
-      found += [(x, ":") for x in known]
-    elif any(x in name for x in "[]") and name not in known:
-      raise UsageError(_unread(split))
-    elif name not in known:
-      raise UnknownSplitError(name, known)
+  found, texts = list[tuple[str, str]](), split.split("+")
+  # A name may hold a plus itself: the longest one is meant.
+  most = 1 + max((x.count("+") for x in known), default=0)
+  while texts:
+    for count in range(min(most, len(texts)), 0, -1):
+      part = _part("+".join(texts[:count]), known)
+      if part is not None:
+        found.append(part)
+        break
     else:
-      found.append((name, bounds))
+      if texts[0].strip() != "all" or "all" in known:
+        raise _not_known(split, texts[0], known)
+      found += [(x, ":") for x in known]
+    del texts[:count]
   return found
+
+
+def _part(text: str, known: Collection[str]) -> tuple[str, str] | None:
+  """The known name in a text and its bounds; None where there is none."""
+  match = _PART.fullmatch(text)
+  for name, bounds in [(text, ":")] + ([match.groups()] if match else []):
+    for each in (name, name.strip()):
+      if each in known:
+        return each, bounds
+  return None
+
+
+def _not_known(split: str, text: str, known: Collection[str]) -> UsageError:
+  """What to say of a text without a known name."""
+  name, match = text.strip(), _PART.fullmatch(text)
+  if match:
+    name = match[1].strip()
+  if any(x in name for x in "[]"):
+    return UsageError(_unread(split))
+  return UnknownSplitError(name, known)
 
 
 def _unread(split: str) -> str:
@@ -187,6 +207,8 @@ def _slice(name: str, bounds: str, size: int) -> slice:
       found = int(text)
     elif abs(percent := float(text[:-1])) <= 100:
       found = round(percent * size / 100)
+      if percent < 0 and not found:  # none from the end, not all
+        return size
     else:
       raise UsageError(_unread(part))
     return found + size if found < 0 else found

@@ -7,6 +7,7 @@ and colours follow on the device. One decode serves all crops of an image.
 
 from collections.abc import Sequence
 import io
+import logging
 import math
 import warnings
 import zlib
@@ -15,7 +16,13 @@ import numpy as np
 from PIL import Image
 
 from essl_jax import config as config_lib
-from essl_jax.data.levels import stored_as, to_rgb
+from essl_jax.data import pnm
+from essl_jax.data.levels import (
+  BrokenImageError,
+  Levels,
+  stored_as,
+  to_rgb,
+)
 from essl_jax.data.limits import Room
 from essl_jax.texts import first_line
 
@@ -26,14 +33,16 @@ _DRAWS = 24
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 _BLOCK = 2**26
+# What decoders take at most, in times of the image's four bytes a pixel.
+_TIMES = {"JPEG2000": 5, "WEBP": 4, "TIFF": 2}
+_TIMES_PROGRESSIVE = 2
+_TIMES_WIDE = 3  # numbers that are copied on their way to bytes
 _ROOM = Room(config_lib.Data.max_pixels)
 
 
-class BrokenImageError(ValueError):
-  """Bytes that are no image, or not a whole one; says why in one line."""
-
-
-def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
+def decode(
+  encoded: bytes, room: Room | None = None, levels: Levels | None = None
+) -> Image.Image:
   """Decodes an image to RGB.
 
   Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, and
@@ -46,31 +55,36 @@ def decode(encoded: bytes, room: Room | None = None) -> Image.Image:
     room: pixels that all threads may hold decoded together, at once the most
       that an image may have; 178 million when absent. Large images wait for
       room, which they free once nobody holds them.
+    levels: of the image's set; of this image alone when absent.
 
   Returns:
     The image in PIL's mode RGB, at its full resolution.
 
   Raises:
-    BrokenImageError: it cannot be decoded, has too many pixels, or levels whose
-      range cannot be known.
+    BrokenImageError: it cannot be decoded, or has too many pixels.
+    UnclearLevelsError: the range of its levels cannot be known.
   """
   room = _ROOM if room is None else room
   taken = 0
   try:
+    pnm.check_header(encoded)
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
     pixels = _check_size(image, room.size)
-    # Wide numbers are copied on their way to bytes.
-    weight = pixels * (3 if image.mode[0] in "IF" else 1)
+    weight = pixels * _times(image)
     room.take(weight)
     taken = weight
     stored = stored_as(image)
+    image = pnm.scaled(image, encoded) or image
     image.load()
-    image = to_rgb(image, stored)
+    image = to_rgb(image, stored, levels)
   except BrokenImageError:
+    room.give_back(taken)
     raise
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"
     raise BrokenImageError(what) from error
+  except Image.DecompressionBombError as error:  # as it is opened
+    raise BrokenImageError(_too_many("more", room.size)) from error
   except MemoryError:
     room.give_back(taken)
     raise
@@ -89,16 +103,28 @@ def _check_size(image: Image.Image, most: int) -> int:
   tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
   pixels = max(image.width * image.height, tile)
   if pixels > most:
-    raise BrokenImageError(
-      f"it has {pixels:,} pixels, and config.data.max_pixels allows {most:,}"
-    )
+    raise BrokenImageError(_too_many(f"{pixels:,}", most))
   return pixels
+
+
+def _too_many(pixels: str, most: int) -> str:
+  return f"it has {pixels} pixels, and config.data.max_pixels allows {most:,}"
+
+
+def _times(image: Image.Image) -> int:
+  """What decoding takes, in times of the memory of the decoded image."""
+  if image.mode[0] in "IF":
+    return max(_TIMES_WIDE, _TIMES.get(image.format or "", 1))
+  if image.info.get("progressive"):
+    return _TIMES_PROGRESSIVE
+  return _TIMES.get(image.format or "", 1)
 
 
 def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
   """Loads PIL's decoders before threads do, and stops their warnings.
 
-  What they warn of (odd metadata, many pixels) does not concern training.
+  What they warn of (odd metadata, many pixels) does not concern training, and
+  why an image cannot be read is told anyway.
 
   Args:
     most_pixels: of an image; PIL refuses what has twice its own limit.
@@ -107,6 +133,7 @@ def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
   # Larger than what C's allocator keeps for each thread, once it is free.
   Image.core.set_block_size(_BLOCK)
   warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+  logging.getLogger("PIL").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
   if Image.MAX_IMAGE_PIXELS is not None:
     least = math.ceil(most_pixels / 2)

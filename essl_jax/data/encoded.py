@@ -18,11 +18,12 @@ from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
 from essl_jax.data.checks import SPLITS, check_crops, check_share, check_split
-from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.crops import decode, quieten
+from essl_jax.data.levels import BrokenImageError, Levels, UnclearLevelsError
 from essl_jax.data.limits import NotReadableError, Room
 from essl_jax.data.order import Stream
 from essl_jax.errors import UsageError
-from essl_jax.texts import first_line
+from essl_jax.texts import first_line, printable
 
 # An uncompressed image of four channels.
 _BYTES_A_PIXEL = 4
@@ -77,6 +78,7 @@ class EncodedSource:
     resize: int | None,
     differs_in_size: bool,
     max_pixels: int = config_lib.Data.max_pixels,
+    white_level: float | None = None,
   ):
     """Takes the images and looks whether any can be read.
 
@@ -89,13 +91,15 @@ class EncodedSource:
         centre is cut out; None where all images have `image_shape`.
       differs_in_size: whether images differ in size.
       max_pixels: of an image, and of all that are decoded at a time.
+      white_level: of images of more than eight bits, where it is known.
 
     Raises:
-      UsageError: no image of a split can be read.
+      UsageError: no image of a split can be read, or not how bright it is.
     """
     quieten(max_pixels)
     self._decoded = Room(max_pixels)
     self._read = Room(_BYTES_A_PIXEL * max_pixels)
+    self._levels = Levels(white_level)
     self.images = images
     self._rows = dict(rows)
     self.num_classes = num_classes
@@ -220,6 +224,9 @@ class EncodedSource:
       return None
     try:
       return self._decode(self.images[split], index)
+    except UnclearLevelsError as error:
+      name = self.images[split].name(index)
+      raise UsageError(f"{name}: {first_line(error)}") from error
     # Other failures of a disk or network may pass: they end the run, which
     # then resumes exactly, rather than change what is trained on.
     except (BrokenImageError, NotReadableError, *_UNREADABLE) as error:
@@ -239,7 +246,7 @@ class EncodedSource:
     self._read.take(size)
     try:
       encoded, label = images[index]
-      return decode(encoded, self._decoded), label
+      return decode(encoded, self._decoded, self._levels), label
     finally:
       self._read.give_back(size)
 
@@ -250,4 +257,5 @@ class EncodedSource:
       self._unreadable[split].add(index)
       name = self.images[split].name(index)
       self.broken[split].append(name)
-      print(f"essl_jax: {name} is broken, left out: {reason}", file=sys.stderr)
+      line = f"essl_jax: {name} is broken, left out: {reason}"
+      print(printable(line), file=sys.stderr)

@@ -20,7 +20,7 @@ from essl_jax.data.checks import (
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
 from essl_jax.storage import buckets
-from essl_jax.texts import some
+from essl_jax.texts import printable, some
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 
@@ -44,7 +44,7 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
     UsageError: a folder is missing or empty, has fewer than two classes, the
       splits' classes differ, or no image can be read.
   """
-  if settings.dir is None:
+  if not settings.dir:
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
   if settings.image_size is None:
     raise UsageError(
@@ -86,6 +86,7 @@ def _open(
     resize=settings.resize_size or size,
     differs_in_size=True,
     max_pixels=settings.max_pixels,
+    white_level=settings.white_level,
   )
   source.classes = images.classes
   return source
@@ -227,11 +228,11 @@ def _report_ignored(root: str, listings: Iterable[listing_lib.Listing]) -> None:
   ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
   if ignored:
     kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
-    print(
+    line = (
       f"essl_jax: ignored {ignored.total()} file(s) in {root} that are no "
-      f"images ({kinds})",
-      file=sys.stderr,
+      f"images ({kinds})"
     )
+    print(printable(line), file=sys.stderr)
 
 
 PART = open_folder

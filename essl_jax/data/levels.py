@@ -1,18 +1,60 @@
 """Levels of 0 to 255 from images of any kind of numbers."""
 
+import math
+import threading
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-_INTEGER_WHITES = (255, 65535)
+_BYTES, _WORDS = 255, 65535
 _FORMAT_TAG, _WHITE_IS_ZERO = 339, 0
 _SIGNED = 2
-# Of TIFF: the range that a file states, for its own type and for all.
+# Of TIFF: the range that a file states, for its own type and for all. Some
+# programs write the extremes of that one image there.
 _LOW_TAGS, _HIGH_TAGS = (340, 280), (341, 281)
 _PHOTOMETRIC_TAG = 262
 _AT_ONCE = 2**20  # pixels, which need more memory than the image
 _ADVICE = "save it with 8 bits a channel"
+_FIELD = "set --config.data.white_level to the level that is white"
+
+
+class BrokenImageError(ValueError):
+  """Bytes that are no image, or not a whole one; says why in one line."""
+
+
+class UnclearLevelsError(BrokenImageError):
+  """A whole image whose black and white are not known.
+
+  To leave it out would choose images by their brightness.
+  """
+
+
+class Levels:
+  """Black and white of the images of one set, the same for all of a kind.
+
+  Attributes:
+    white: level that is white in wide images; None where they are to tell.
+  """
+
+  def __init__(self, white: float | None = None):
+    self.white = white
+    self._known: dict[str, tuple[float, float]] = {}
+    self._lock = threading.Lock()
+
+  def agree(self, kind: str, black: float, white: float) -> None:
+    """Notes what an image tells of its kind.
+
+    Raises:
+      UnclearLevelsError: another image has told something else.
+    """
+    with self._lock:
+      known = self._known.setdefault(kind, (black, white))
+    if known != (black, white):
+      raise UnclearLevelsError(
+        f"its {kind} seem to be {black:g} to {white:g}, and those of another"
+        f" image {known[0]:g} to {known[1]:g}: {_FIELD}, or {_ADVICE}"
+      )
 
 
 def stored_as(image: Image.Image) -> str:
@@ -31,34 +73,37 @@ def stored_as(image: Image.Image) -> str:
   return ""
 
 
-def to_rgb(image: Image.Image, stored: str) -> Image.Image:
+def to_rgb(
+  image: Image.Image, stored: str, of_set: Levels | None = None
+) -> Image.Image:
   """Brings an image to eight bits in three channels.
 
-  Bytes stay what they are. Wider numbers become them by the range that the file
-  states, else by that of their type: 0 to 65535 for 16 bits, 0 to 1 for floats.
-  Other floats and 32-bit integers are taken for 0 to 255 or, integers, 0 to
-  65535 where they reach into the last three quarters of that range.
+  Bytes stay what they are. Wider numbers become them by the white of the set,
+  else by the range that the file states, else by that of their type: 0 to 65535
+  for 16 bits, 0 to 1 for floats. Other floats and 32-bit integers are taken for
+  0 to 255 or, integers, 0 to 65535 where they reach into the last three
+  quarters of that range.
 
   Args:
     image: loaded.
     stored: from `stored_as`.
+    of_set: what is known of the other images of its set.
 
   Returns:
     The image in mode RGB; alpha is dropped.
 
   Raises:
-    ValueError: the range of its levels cannot be known, or a level lies outside
-      of it.
+    BrokenImageError: its levels are none.
+    UnclearLevelsError: the range of its levels cannot be known, is not that of
+      the set, or a level lies outside of it.
   """
+  of_set = of_set or Levels()
   if image.mode.startswith(("I", "F")):
-    image = Image.fromarray(_to_bytes(image, stored))
-  elif ";16" in stored:  # of which PIL keeps the high bytes
-    bands: Any = image.getextrema()
-    colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
-    largest = max(high for _, high in bands[:colours])
-    _check_bright(largest * 256, 65535, "16 bits")
+    image = Image.fromarray(_to_bytes(image, stored, of_set))
+  elif ";16" in stored:
+    _check_high_bytes(image, of_set)
   elif image.mode == "L" and _SIGNED in _tag(image, _FORMAT_TAG):
-    raise ValueError(f"its levels have a sign: {_ADVICE}")
+    raise BrokenImageError(f"its levels have a sign: {_ADVICE}")
   if image.mode == "La":
     image = image.convert("LA")
   if image.mode == "P" and "transparency" in image.info:
@@ -66,17 +111,31 @@ def to_rgb(image: Image.Image, stored: str) -> Image.Image:
   return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_bytes(image: Image.Image, stored: str) -> np.ndarray:
+def _check_high_bytes(image: Image.Image, of_set: Levels) -> None:
+  """Of colours of 16 bits PIL keeps the high bytes."""
+  if of_set.white is None:
+    bands: Any = image.getextrema()
+    colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
+    largest = max(high for _, high in bands[:colours])
+    _check_bright(largest * 256, _WORDS, "16 bits")
+  elif of_set.white != _WORDS:
+    raise UnclearLevelsError(
+      "its colours have 16 bits each, of which the high bytes are read: set"
+      f" --config.data.white_level={_WORDS}, or {_ADVICE}"
+    )
+
+
+def _to_bytes(image: Image.Image, stored: str, of_set: Levels) -> np.ndarray:
   """uint8 [H, W] of an image of wide integers or floats."""
   levels = np.asarray(image)
   low, high = float(levels.min()), float(levels.max())
   if not np.isfinite((low, high)).all():
-    raise ValueError("its levels are not finite everywhere")
-  black, white = _range(image, stored, low, high)
+    raise BrokenImageError("its levels are not finite everywhere")
+  black, white = _range(image, stored, (low, high), of_set)
   if low < black or high > white:
-    raise ValueError(
+    raise UnclearLevelsError(
       f"its levels reach from {low:g} to {high:g}, outside of {black:g} to"
-      f" {white:g}: {_ADVICE}"
+      f" {white:g}: {_FIELD}, or {_ADVICE}"
     )
   found = np.empty(levels.shape, np.uint8)
   rows = max(1, _AT_ONCE // levels.shape[1])
@@ -90,45 +149,56 @@ def _to_bytes(image: Image.Image, stored: str) -> np.ndarray:
 def _scaled(levels: np.ndarray, black: float, white: float) -> np.ndarray:
   """Levels of 0 to 255: bytes stay what they are, integers are rounded down."""
   if levels.dtype.kind != "f":
-    shifted = levels.astype(np.int64) - int(black)
-    return shifted * 256 // (int(white - black) + 1)
-  if (black, white) == (0, 255):
+    least, most = math.ceil(black), math.floor(white)
+    return (levels.astype(np.int64) - least) * 256 // (most - least + 1)
+  if (black, white) == (0, _BYTES):
     return levels
   return np.rint((levels - black) * (255 / (white - black)))
 
 
 def _range(
-  image: Image.Image, stored: str, low: float, high: float
+  image: Image.Image, stored: str, reach: tuple[float, float], of_set: Levels
 ) -> tuple[float, float]:
   """The levels of black and white."""
   if image.format in ("PPM", "JPEG2000") and image.mode != "F":
-    return 0, 65535  # PIL scales by what the file states
+    return 0, _WORDS  # PIL scales by what the file states
   if stored == "I;12":
     return 0, 4095
-  stated = [_stated(image, tags) for tags in (_LOW_TAGS, _HIGH_TAGS)]
-  if stated[1] is not None and (stated[0] or 0) < stated[1]:
-    return stated[0] or 0, stated[1]
-  if image.mode == "F" and low >= 0 and high <= 1:
-    return 0, 1
-  if image.mode.startswith("I;16") or image.format == "PNG":
-    _check_bright(high, 65535, "16 bits")
-    return 0, 65535
-  whites: tuple[int, ...] = _INTEGER_WHITES
-  if image.mode == "F" or stored in ("I;16S", "I;16BS"):
-    whites = whites[:1]
-  white = next((x for x in whites if high <= x), whites[-1])
-  kind = "floats" if image.mode == "F" else "integers"
-  _check_bright(high, white, kind)
-  return 0, white
+  if of_set.white is not None:
+    return 0, of_set.white
+  if reach == (0, 0):
+    return 0, _BYTES  # black, whatever is white
+  kind, whites = "integers", [_BYTES, _WORDS]
+  if image.mode == "F":
+    kind, whites = "floats", [1, _BYTES]
+  elif stored in ("I;16S", "I;16BS"):
+    kind, whites = "signed integers", [_BYTES]
+  elif image.mode.startswith("I;16") or image.format == "PNG":
+    kind, whites = "16 bits", [_WORDS]
+  black, white = _stated_range(image) or (0, 0)
+  is_stated = black < white
+  if not is_stated:
+    black, white = 0, next((x for x in whites if reach[1] <= x), whites[-1])
+  # What is stated may be no more than the default of the type.
+  if white >= _WORDS or not (is_stated or white == 1):
+    _check_bright(reach[1], white, kind)
+  of_set.agree(kind, black, white)
+  return black, white
 
 
-def _check_bright(high: float, white: int, kind: str) -> None:
+def _check_bright(high: float, white: float, kind: str) -> None:
   """Refuses an image so dark that its range is likely another one."""
   if high <= white // 4:
-    raise ValueError(
+    raise UnclearLevelsError(
       f"its levels are {kind} up to {high:g}, whose range cannot be known:"
-      f" {_ADVICE}"
+      f" {_FIELD}, or {_ADVICE}"
     )
+
+
+def _stated_range(image: Image.Image) -> tuple[float, float] | None:
+  """The range that a TIFF file has in its tags."""
+  low, high = (_stated(image, tags) for tags in (_LOW_TAGS, _HIGH_TAGS))
+  return None if high is None else (low or 0, high)
 
 
 def _stated(image: Image.Image, tags: tuple[int, ...]) -> float | None:

@@ -89,6 +89,8 @@ def read_npz(
     regular_size(path)
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
       members = {x.filename.removesuffix(".npy"): x for x in archive.filelist}
+      if len(members) < len(archive.filelist):
+        raise DamagedError("it holds two arrays of one name")
       chosen = {
         key: member
         for key, member in members.items()

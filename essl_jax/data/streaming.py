@@ -25,8 +25,9 @@ from essl_jax.data.checks import (
   check_share,
   check_split,
 )
-from essl_jax.data.crops import BrokenImageError, decode, quieten
+from essl_jax.data.crops import decode, quieten
 from essl_jax.data.labels import check_range
+from essl_jax.data.levels import BrokenImageError
 from essl_jax.data.limits import Room
 from essl_jax.data.order import Stream
 from essl_jax.data.prepared import check_tfds_split, import_tensorflow

@@ -80,8 +80,8 @@ def few_labels(
     A source with these training images.
 
   Raises:
-    UsageError: the source cannot be divided, has no labels or file names, or
-      lacks an image of the list.
+    UsageError: the source cannot be divided, has no labels or file names, lacks
+      an image of the list, or has fewer subsets.
   """
   divisible = _divisible(source)
   if list_path is not None:
@@ -92,7 +92,20 @@ def few_labels(
       "the training images have no labels to fine-tune on: set"
       " config.data.train_split to a labelled split"
     )
+  there = number_of_subsets(labels, fraction)
+  if subset >= there:
+    raise UsageError(
+      f"config.finetune.subset {subset} is none of the {there} disjoint subsets"
+      f" of {fraction:g} of the labels, counted from 0: give a smaller one"
+    )
   return divisible.take(choose(labels, fraction, subset))
+
+
+def number_of_subsets(labels: np.ndarray, fraction: float) -> int:
+  """How many subsets of `choose` differ: those that fit into some class."""
+  _, sizes = np.unique(labels, return_counts=True)
+  counts = np.maximum(1, [round(fraction * size) for size in sizes.tolist()])
+  return int((sizes // counts).max())
 
 
 def sample(source: Source, number: int, split: str = "train") -> Source:

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import os
+import re
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from essl_jax.errors import UsageError
 from essl_jax.texts import first_line
 
 AXIS = "batch"
+_MOST_SIMULATED = 1024
 
 
 def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
@@ -28,16 +30,32 @@ def all_devices() -> list[jax.Device]:
   """The devices of all processes.
 
   Raises:
-    UsageError: JAX cannot use the platform that it was told to.
+    UsageError: JAX cannot use the platform that it was told to, or is told to
+      simulate too many devices.
   """
+  for count in re.findall(r"\d+", _simulated()):
+    if int(count) > _MOST_SIMULATED:
+      raise UsageError(
+        f"{count} devices of a CPU would take minutes: ask for at most"
+        f" {_MOST_SIMULATED} in JAX_NUM_CPU_DEVICES and XLA_FLAGS"
+      )
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as error:  # the latter without plugin
-    asked = os.environ.get("JAX_PLATFORMS", "")
+    asked = os.environ.get("JAX_PLATFORMS")
+    platform = f"JAX_PLATFORMS={asked}" if asked else "JAX's default platform"
     raise UsageError(
-      f"JAX_PLATFORMS={asked} cannot be used ({first_line(error)}): install"
-      " JAX and the driver for it, or set JAX_PLATFORMS=cpu"
+      f"{platform} cannot be used ({first_line(error)}): install JAX and the"
+      " driver for it, or set JAX_PLATFORMS=cpu; JAX_NUM_CPU_DEVICES and"
+      " XLA_FLAGS, where they are set, must be right too"
     ) from error
+
+
+def _simulated() -> str:
+  """The parts of the environment that ask for devices of a CPU."""
+  flags = os.environ.get("XLA_FLAGS", "")
+  found = re.findall(r"host_platform_device_count=(\d+)", flags)
+  return " ".join([*found, os.environ.get("JAX_NUM_CPU_DEVICES", "")])
 
 
 def check_batch_size(

@@ -45,9 +45,19 @@ def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
   Returns:
     True for a SLURM step or Open MPI run of several tasks and for a pod of an
     indexed Kubernetes Job.
+
+  Raises:
+    UsageError: a variable holds no number.
   """
-  if any(int(environment.get(name, 1)) > 1 for name in _COUNTS):
-    return True
+  for name in _COUNTS:
+    text = environment.get(name) or "1"
+    if not text.isdecimal():
+      raise UsageError(
+        f"{name}={text} in the environment is no number of processes: unset it"
+        " to run alone"
+      )
+    if int(text) > 1:
+      return True
   return _INDEXED_JOB in environment
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import losses, transformations
+from essl_jax import inputs, losses, transformations
 from essl_jax.transformations import TransformationGroup
 from essl_jax.transformations.group import draw_labels
 
@@ -42,6 +42,7 @@ class ElementPrediction:
     groups = self.group.factors if self.separate_heads else (self.group,)
     return {group.name: group.num_classes for group in groups}
 
+  @inputs.any_sharding(by_example=True)
   def all_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """Every element of every image.
 
@@ -61,6 +62,7 @@ class ElementPrediction:
     partners = jnp.broadcast_to(partner[:, None], shape)
     return transformed, self._compared(elements, partners)
 
+  @inputs.any_sharding(by_example=True)
   def random_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
     """One random element of every image; two where it is relative.
 
@@ -101,8 +103,14 @@ class ElementPrediction:
       labels: int32 [M], elements of the whole group.
 
     Returns:
-      A float32 scalar, the mean over M.
+      A float32 scalar, the mean over M. It is NaN with a label out of range
+      whose value is not known yet.
+
+    Raises:
+      ValueError: shapes that do not fit, or labels that are not integers or
+        known to be out of range.
     """
+    inputs.check_labels(labels, len(logits), self.group.num_classes)
     parts = zip(self._split(logits), self._targets(labels), strict=True)
     return sum(
       (losses.transformation_prediction(x, y) for x, y in parts),
@@ -132,12 +140,14 @@ class ElementPrediction:
   def _targets(self, labels: chex.Array) -> Sequence[jax.Array]:
     """The labels of each head, from those of the whole group."""
     targets = []
-    for size in reversed(self.heads.values()):
+    for size in reversed(list(self.heads.values())[1:]):
       targets.append(labels % size)
       labels = labels // size
-    return targets[::-1]
+    # What is out of range stays so in the first.
+    return [labels, *targets[::-1]]
 
 
+@inputs.any_sharding(by_example=True)
 def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
   """Puts the features of each copy behind those of its partner.
 

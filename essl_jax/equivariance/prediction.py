@@ -77,8 +77,13 @@ class Prediction(Term):
     return (f"{self.section}_accuracy",)
 
   def check(self, config: Any) -> None:
-    """Refuses groups that cannot be predicted."""
+    """Refuses groups that cannot be predicted, and heads that see nothing."""
     del config
+    if self.hidden_norm == "layer" and 1 in self.hidden_widths:
+      raise UsageError(
+        f"config.{self.section}.hidden_widths must be 2 or more with layer"
+        f" norms, which make a constant of one value; got {self.hidden_widths}"
+      )
     try:
       _ = self.question
     except ValueError as error:

@@ -1,6 +1,7 @@
 """How far features have collapsed: their spread, rank and uniformity.
 
-The functions take embeddings [N, D] of any real dtype and compute in float64.
+The functions take embeddings [N, D] of any real dtype, compute in float64 and
+raise ValueError for embeddings that are not finite, or none.
 Collapsed are also zeros, which have no direction, and what varies by rounding
 alone: all measures give such features their worst value.
 """
@@ -17,8 +18,14 @@ import numpy as np
 from essl_jax import augment
 from essl_jax.data import subsets
 from essl_jax.devices import parallel
+from essl_jax.errors import UsageError
 from essl_jax.evaluation import single_pass
-from essl_jax.evaluation.directions import centred, cosines_of, unit_length
+from essl_jax.evaluation.directions import (
+  as_rows,
+  centred,
+  cosines_of,
+  unit_length,
+)
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Curve, Evaluation, Row, count
 from essl_jax.training import step as step_lib
@@ -152,7 +159,7 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
 
 
 def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:
-  rows = np.asarray(embeddings, np.float64)
+  rows = as_rows(embeddings)
   values = np.linalg.svd(rows, compute_uv=False)
   if not values.sum():
     return 0.0
@@ -199,8 +206,22 @@ def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
   return pairs
 
 
+def check_several(bench: Any, split: str) -> None:
+  """Raises UsageError for a split of a single image."""
+  number = bench.experiment.labelled.num_examples(split)
+  if number < 2:
+    raise UsageError(
+      f"config.data.{split}_split has {number} image, and what is measured of a"
+      " representation compares images: give at least 2"
+    )
+
+
 class Collapse(Evaluation):
   """Spread, rank, uniformity and alignment of the features."""
+
+  def check(self, bench: Any) -> None:
+    """Refuses a single image."""
+    check_several(bench, "test")
 
   def look_every(self) -> None:
     """None: whenever another evaluation is due."""

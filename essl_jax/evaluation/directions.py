@@ -6,6 +6,28 @@ _SHORTEST = 1e-6  # of the longest row; shorter ones are rounded zeros
 _LEAST_DEVIATION = 1e-3  # of the length; bfloat16 rounds by a few of them
 
 
+def as_rows(features: np.ndarray) -> np.ndarray:
+  """Features as float64; what is said of others would be wrong.
+
+  Args:
+    features: [..., D], of any real dtype.
+
+  Returns:
+    The same, float64.
+
+  Raises:
+    ValueError: there are none, they are no rows, or not finite.
+  """
+  rows = np.asarray(features, np.float64)
+  if rows.ndim < 2 or not rows.size:
+    raise ValueError(
+      f"features must be [N, D] and not empty, got shape {rows.shape}"
+    )
+  if not np.isfinite(rows).all():
+    raise ValueError("features must be finite, and some are not")
+  return rows
+
+
 def unit_length(embeddings: np.ndarray) -> np.ndarray:
   """Rows at length one, float64.
 
@@ -15,7 +37,7 @@ def unit_length(embeddings: np.ndarray) -> np.ndarray:
   Returns:
     The same rows; zeros, and rows too short to have a direction, become zeros.
   """
-  rows = np.asarray(embeddings, np.float64)
+  rows = as_rows(embeddings)
   norms = np.linalg.norm(rows, axis=-1, keepdims=True)
   least = max(1e-12, _SHORTEST * norms.max(initial=0))
   return np.where(norms > least, rows / np.maximum(norms, least), 0)
@@ -41,7 +63,7 @@ def centred(features: np.ndarray) -> np.ndarray:
     size, as float32 rounds, are zero; all are, where their deviation is less
     than a thousandth of their length, as bfloat16 rounds.
   """
-  rows = np.asarray(features, np.float64)
+  rows = as_rows(features)
   varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
   moved = np.where(varies, rows - rows.mean(axis=0), 0)
   return moved if vary(rows) else np.zeros_like(moved)
@@ -49,6 +71,6 @@ def centred(features: np.ndarray) -> np.ndarray:
 
 def vary(features: np.ndarray) -> bool:
   """Whether features [N, D] vary by more than rounding; see `centred`."""
-  rows = np.asarray(features, np.float64)
+  rows = as_rows(features)
   deviations = ((rows - rows.mean(axis=0)) ** 2).sum()
   return bool(deviations > _LEAST_DEVIATION**2 * (rows**2).sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import io
+import os
 import pathlib
 from typing import Any
 
@@ -19,12 +20,26 @@ _WIDTH = 5.6  # inches: half of a wide window, all of a narrow one
 _SHORT_NAME = 30  # characters, of which two fit beside each other
 
 
+def make_figure(**options: Any) -> Any:
+  """A `matplotlib.figure.Figure`, whatever MPLBACKEND says.
+
+  Not of pyplot, which keeps global state and looks for a display.
+
+  Args:
+    **options: of the figure.
+  """
+  chosen = os.environ.pop("MPLBACKEND", None)  # its import fails of a wrong one
+  try:
+    from matplotlib import figure as figure_lib  # takes a second to import
+  finally:
+    if chosen is not None:
+      os.environ["MPLBACKEND"] = chosen
+  return figure_lib.Figure(**options)
+
+
 def make_axes(height: float) -> tuple[Any, Any]:
   """A figure of the page's width and of a height in inches, and its axes."""
-  # Not pyplot: it keeps global state and looks for a display.
-  from matplotlib import figure as figure_lib  # takes a second to import
-
-  figure = figure_lib.Figure(figsize=(_WIDTH, height), layout="constrained")
+  figure = make_figure(figsize=(_WIDTH, height), layout="constrained")
   axes = figure.subplots()
   axes.spines[["top", "right"]].set_visible(False)
   return figure, axes
@@ -78,9 +93,7 @@ def write_files(
     size: width and height in inches.
     draw: on a `matplotlib.figure.Figure`.
   """
-  from matplotlib import figure as figure_lib  # takes a second to import
-
-  figure = figure_lib.Figure(figsize=size, layout="constrained")
+  figure = make_figure(figsize=size, layout="constrained")
   draw(figure)
   figure.savefig(folder / "figure.png", dpi=110)
   undated = {"CreationDate": None}  # the same figures give the same file

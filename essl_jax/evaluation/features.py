@@ -118,6 +118,9 @@ def check(
     )
   if not np.isfinite(features).all():
     raise ValueError(f"{name} features are not finite")
+  dtype = getattr(labels, "dtype", None) or np.asarray(labels).dtype
+  if not np.issubdtype(dtype, np.integer):
+    raise ValueError(f"{name} labels must be integers, got {dtype}")
   low, high = int(np.min(labels)), int(np.max(labels))
   if low < 0 or high >= num_classes:
     raise ValueError(

@@ -51,15 +51,16 @@ def predict(
     queries: features `[Q, D]`, any float dtype.
     num_classes: number of classes C, static.
     k: number of neighbours, `1 <= k <= B`, static.
-    temperature: divides the similarities, > 0.
+    temperature: divides the similarities, > 0 and finite.
     mesh: as of `run`, for arrays of the host.
 
   Returns:
     Classes `[Q, C]` int32, the best first.
 
   Raises:
-    ValueError: for arrays that do not fit each other, k larger than the bank,
-      or a k, temperature or number of classes that is not positive.
+    ValueError: for arrays that do not fit each other or are known not to be
+      finite, k larger than the bank, or a k, temperature or number of classes
+      that is not positive.
 
   Example:
     >>> bank = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -72,8 +73,12 @@ def predict(
   """
   # One device need not hold the bank that a mesh divides.
   as_array = jnp.asarray if mesh is None else np.asarray
-  arrays = as_array(bank), as_array(bank_labels), as_array(queries)
+  if not isinstance(bank_labels, jax.Array):  # of 64 bits, which JAX may cut
+    bank_labels = np.asarray(bank_labels)
+  arrays = as_array(bank), bank_labels, as_array(queries)
   _check(*arrays, num_classes, (k,), temperature)
+  inputs.check_finite("bank", bank)
+  inputs.check_finite("queries", queries)
   (ranked,) = ranking.rank(
     *arrays, temperature, num_classes=num_classes, ks=(k,), mesh=mesh
   )
@@ -163,9 +168,9 @@ def _check(
       raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
   if num_classes < 1:
     raise ValueError(f"num_classes={num_classes} must be positive")
-  # A traced temperature has no value to look at yet.
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-    raise ValueError(f"temperature={temperature} must be positive")
+  value, form = inputs.known(temperature), np.finfo(np.float32)
+  if value is not None and not form.tiny <= value <= form.max:
+    raise ValueError(f"temperature={temperature} must be positive and finite")
 
 
 class Knn(Evaluation):

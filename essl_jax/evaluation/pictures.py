@@ -36,9 +36,7 @@ def write_summary(
   Returns:
     The picture's path.
   """
-  from matplotlib import figure as figure_lib  # takes a second to import
-
-  figure = figure_lib.Figure(figsize=(15, 5), layout="constrained")
+  figure = drawing.make_figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
   _draw_views(axes[0], bench.experiment, state)
   _draw_curves(axes[1], workdir, bench)

@@ -16,6 +16,7 @@ from essl_jax.devices import parallel
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
 BLOCK_ELEMENTS = 2**24
+_NOBODY = -2  # the label of what no query may have as a neighbour
 
 
 def rank(
@@ -44,12 +45,20 @@ def rank(
   Returns:
     Classes [Q, C] int32 for every k, the best first.
   """
-  arrays = bank, bank_labels, queries
+  arrays = bank, _voting(bank_labels, num_classes), queries
   if mesh is not None:
     arrays = _place(mesh, *map(np.asarray, arrays))
   return compiled(mesh)(
     *arrays, temperature, num_classes=num_classes, ks=tuple(ks)
   )
+
+
+def _voting(labels: ArrayLike, num_classes: int) -> Any:
+  """Labels int32, -1 for all that vote for nothing: none of them wraps."""
+  here = jnp if isinstance(labels, jax.Array) else np
+  found: Any = here.asarray(labels)
+  is_class = (found >= 0) & (found < num_classes)
+  return here.where(is_class, found, -1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=2)
@@ -77,8 +86,7 @@ def _place(
 ) -> tuple[Any, Any, Any]:
   """Divides the bank among the devices and copies the queries to all."""
   padding = (0, -len(bank) % mesh.size)
-  # Labels of -1 mark what no query may have as a neighbour.
-  labels = np.pad(bank_labels.astype(np.int32), padding, constant_values=-1)
+  labels = np.pad(bank_labels, padding, constant_values=_NOBODY)
   bank = np.pad(bank, (padding, (0, 0)))
   return (
     *parallel.shard_copies((bank, labels), mesh),
@@ -137,7 +145,8 @@ def _neighbours(
   if axis_name is None:
     nearest, rows = jax.lax.top_k(similarities, k)
     return nearest, bank_labels[rows]
-  similarities = jnp.where(bank_labels[None] < 0, -jnp.inf, similarities)
+  is_padding = bank_labels[None] == _NOBODY
+  similarities = jnp.where(is_padding, -jnp.inf, similarities)
   nearest, rows = jax.lax.top_k(similarities, min(k, len(bank)))
   # Shards follow each other, so the earlier of equals still comes first.
   gather = functools.partial(

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 from typing import Any
-import zipfile
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,6 +14,7 @@ import numpy as np
 from essl_jax.devices import parallel
 from essl_jax.storage import bookkeeping, places
 from essl_jax.storage.workdir import to_json
+from essl_jax.texts import first_line
 
 Counts = list[tuple[Any, ...]]
 """Figures of every finished repetition: right answers, first and among five."""
@@ -59,7 +59,7 @@ class Saved:
     if self._path is not None and jax.process_index() == 0:
       folder, file = self._path.parent, self._path
       bookkeeping.keep_whole(folder, bookkeeping.check_folder)
-      bookkeeping.keep_whole(file, bookkeeping.check_file)
+      bookkeeping.keep_whole(file, _check_whole)
 
   def save(self, counts: Counts, state: Any = None) -> None:
     """Writes the checkpoint, all of it or nothing.
@@ -117,14 +117,28 @@ class Saved:
     """The file's arrays; none where it belongs to something else."""
     if self._path is None or jax.process_index() > 0:
       return {}
+    if not places.exists(self._path):
+      return {}
+    content = io.BytesIO(self._path.read_bytes())
     try:
-      stream = io.BytesIO(self._path.read_bytes())
-      with np.load(stream, allow_pickle=False) as file:
+      with np.load(content, allow_pickle=False) as file:
         if str(file["key"]) != self._key:
           return {}
         return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-      return {}  # absent, or no file of ours: begin at the beginning
+    except Exception:  # as in `_check_whole`
+      return {}  # no file of ours: begin at the beginning
+
+
+def _check_whole(path: places.Path) -> None:
+  """Raises ValueError for a damaged archive, by the checksums in it."""
+  bookkeeping.check_file(path)
+  content = io.BytesIO(path.read_bytes())  # trouble of the disk is no damage
+  try:
+    with np.load(content, allow_pickle=False) as file:
+      for name in ("key", *file.files):
+        file[name]
+  except Exception as error:  # damaged archives raise many kinds
+    raise ValueError(f"no checkpoint ({first_line(error)})") from error
 
 
 def _forms(leaves: list[Any]) -> list[tuple[Any, Any]]:

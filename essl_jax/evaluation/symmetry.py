@@ -16,7 +16,7 @@ from essl_jax import augment, transformations
 from essl_jax.augment.arrays import as_float
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import ridge, single_pass
+from essl_jax.evaluation import collapse, ridge, single_pass
 from essl_jax.evaluation.directions import unit_length, vary
 from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
@@ -85,6 +85,8 @@ def cosine_of_pairs(features: np.ndarray) -> float:
   That of a pair with a row of zeros, which has no direction, counts as 1.
   """
   rows = unit_length(features)
+  if len(rows) < 2:
+    raise ValueError("cosines of pairs want two rows or more, got 1")
   directed = int(rows.any(axis=-1).sum())
   total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
   pairs = len(rows) * (len(rows) - 1)
@@ -187,13 +189,8 @@ class Symmetry(Evaluation):
   def check(self, bench: Any) -> None:
     """Refuses groups that cannot act on the images, and too few images."""
     experiment = bench.experiment
-    for split in ("train", "test"):
-      number = bench.encoding.sample.num_examples(split)
-      if number < 2:
-        raise UsageError(
-          f"config.data.{split}_split has {number} image, and what is measured"
-          " of a representation compares images: give at least 2"
-        )
+    collapse.check_several(bench, "train")
+    collapse.check_several(bench, "test")
     size = experiment.config.views.first.size
     channels = experiment.source.image_shape[2]
     images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)

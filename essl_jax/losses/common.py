@@ -12,17 +12,32 @@ from essl_jax import inputs
 
 _EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
 _LARGEST = float(np.finfo(np.float32).max)
+# Float32 holds what gradients take of the first, and 1 over the second.
+_LARGE, _DIVISOR = 2.0**20, 2.0**100
 
 
 def as_pair(
-  a: chex.Array, b: chex.Array, names: str
+  a: chex.Array, b: chex.Array, names: str, *, least_width: int = 2
 ) -> tuple[jax.Array, jax.Array]:
-  """Both as float32; ValueError unless they are of one shape [N, D]."""
+  """Both as float32; ValueError unless they are of one shape [N, D].
+
+  Args:
+    a: one array.
+    b: the other.
+    names: of both.
+    least_width: of D; what is scaled to unit length needs two, for of one
+      number its sign is left, which has no gradient.
+  """
   shapes = np.shape(a), np.shape(b)
   if len(shapes[0]) != 2 or shapes[0] != shapes[1] or 0 in shapes[0]:
     raise ValueError(
       f"{names} must both be of one shape [N, D], not empty, got {shapes[0]}"
       f" and {shapes[1]}"
+    )
+  if shapes[0][1] < least_width:
+    raise ValueError(
+      f"{names} must have {least_width} or more dimensions to have directions,"
+      f" got shape {shapes[0]}"
     )
   return as_float32(a), as_float32(b)
 
@@ -88,9 +103,45 @@ def unit_length(x: chex.Array) -> jax.Array:
      [0.  0. ]]
   """
   x = as_float32(x)
+  x = x / size_of_large(x, axis=-1)
   # The smaller of the two branches' gradients must stay finite at x = 0.
   squared = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * lax.rsqrt(jnp.maximum(squared, _EPSILON**2))
+
+
+def size_of_large(
+  x: jax.Array, *, axis: int, axis_name: str | None = None
+) -> jax.Array:
+  """About the largest size along an axis where squares may overflow, else 1.
+
+  Args:
+    x: float32.
+    axis: which is kept, of length one.
+    axis_name: mapped axis, over whose devices it is the largest, too.
+
+  Returns:
+    A divisor, which no gradient reaches: for what is then normalised.
+  """
+  largest = jnp.max(
+    jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=True, initial=0
+  )
+  if axis_name is not None:
+    largest = lax.pmax(largest, axis_name)
+  return jnp.where(largest > _LARGE, jnp.minimum(largest, _DIVISOR), 1)
+
+
+def check_several(rows: int, axis_name: str | None) -> None:
+  """Raises ValueError for one example alone, which has none to differ from.
+
+  Args:
+    rows: of this device.
+    axis_name: mapped axis, whose devices have as many each.
+  """
+  devices = 1 if axis_name is None else lax.axis_size(axis_name)
+  if rows * devices < 2:
+    raise ValueError(
+      "the loss compares examples, and there is 1: give a larger batch"
+    )
 
 
 def similarity(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -33,8 +33,8 @@ def info_nce(
     The mean loss, a float32 scalar.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or the temperature is not
-      a number above 0.
+    ValueError: the shapes differ or are not [N, D], all devices together have
+      one example, or the temperature is not a number above 0.
 
   Example:
     >>> z1, z2 = jnp.eye(4), jnp.eye(4)
@@ -48,6 +48,7 @@ def info_nce(
   anchors, positives = common.as_pair(anchors, positives, names)
   temperature = common.as_number("temperature", temperature, positive=True)
   n = anchors.shape[0]
+  common.check_several(n, axis_name)
   everyone = common.gather(common.unit_length(positives), axis_name)
   logits = (
     common.similarity(common.unit_length(anchors), everyone) / temperature
@@ -81,8 +82,8 @@ def nt_xent(
     The mean loss over the 2N anchors, a float32 scalar.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or the temperature is not
-      a number above 0.
+    ValueError: the shapes differ or are not [N, D], all devices together have
+      one example, or the temperature is not a number above 0.
 
   Example:
     >>> z = jnp.eye(4)
@@ -95,6 +96,7 @@ def nt_xent(
   z1, z2 = common.as_pair(z1, z2, "z1 and z2")
   temperature = common.as_number("temperature", temperature, positive=True)
   n = z1.shape[0]
+  common.check_several(n, axis_name)
   views = common.unit_length(z1), common.unit_length(z2)
   own = jnp.concatenate(views)
   everyone = jnp.concatenate([common.gather(z, axis_name) for z in views])

@@ -9,14 +9,18 @@ from essl_jax import inputs
 from essl_jax.losses import common
 
 _NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
+_LEAST_EPSILON = 1e-20  # where that has become 0; its powers are finite
 
 
 def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
   """Columns of `x` [N, D] at mean 0 and variance 1 over all devices."""
+  size = common.size_of_large(x, axis=0, axis_name=axis_name)
+  x = x / size
   centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
   squares = jnp.mean(centered**2, axis=0, keepdims=True)
   variance = common.average(squares, axis_name)
-  return centered * lax.rsqrt(variance + _NORM_EPSILON)
+  epsilon = jnp.maximum(_NORM_EPSILON / size**2, _LEAST_EPSILON)
+  return centered * lax.rsqrt(variance + epsilon)
 
 
 @inputs.any_sharding(by_example=False)
@@ -45,8 +49,8 @@ def barlow_twins(
     The loss, a float32 scalar: a sum over dimensions, not over examples.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or the weight is not a
-      number of at least 0.
+    ValueError: the shapes differ or are not [N, D], all devices together have
+      one example, or the weight is not a number of at least 0.
 
   Example:
     >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -56,10 +60,11 @@ def barlow_twins(
   Reference:
     Zbontar et al. 2021 (arXiv 2103.03230), equations 1 and 2.
   """
-  z1, z2 = common.as_pair(z1, z2, "z1 and z2")
+  z1, z2 = common.as_pair(z1, z2, "z1 and z2", least_width=1)
   redundancy_weight = common.as_number(
     "redundancy_weight", redundancy_weight, positive=False
   )
+  common.check_several(z1.shape[0], axis_name)
   a, b = (_standardize(z, axis_name) for z in (z1, z2))
   own = common.similarity(a.T, b.T) / a.shape[0]
   correlation = common.average_for_all(own, axis_name)

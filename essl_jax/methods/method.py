@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from essl_jax import losses
 from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
 from essl_jax.config.parts import Part
@@ -232,6 +233,7 @@ def embedding_std(
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
   1/sqrt(D) where they spread over the sphere, 0 where they have collapsed.
+  Zeros do not deviate from the mean of the others.
 
   Args:
     embeddings: [N, D].
@@ -243,8 +245,10 @@ def embedding_std(
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2.
   """
-  z = embeddings.astype(jnp.float32)
-  z = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
-  moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0)))
-  variance = jnp.maximum(moments[1] - moments[0] ** 2, 0)
+  z = losses.unit_length(embeddings)
+  directed = jnp.mean(jnp.any(z != 0, axis=-1), dtype=jnp.float32)
+  moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0), directed))
+  # Zeros do not deviate from the mean of the others.
+  part = jnp.where(moments[2] > 0, moments[2], 1)
+  variance = jnp.maximum(moments[1] - moments[0] ** 2 / part, 0)
   return jnp.mean(jnp.sqrt(variance))

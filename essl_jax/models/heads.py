@@ -49,7 +49,8 @@ class MLP(nn.Module):
     dot_general: Stands in for `jax.lax.dot_general`.
 
   Raises:
-    ValueError: For empty or non-positive widths or an unknown norm.
+    ValueError: For empty or non-positive widths, an unknown norm, or a layer
+      norm of one value.
 
   Example:
     >>> head = MLP(widths=(32, 4), norm="layer")
@@ -79,6 +80,11 @@ class MLP(nn.Module):
     if self.output_norm not in OUTPUT_NORMS:
       raise ValueError(
         f"output_norm must be one of {OUTPUT_NORMS}, got {self.output_norm!r}."
+      )
+    if self.norm == "layer" and 1 in self.widths[:-1]:
+      raise ValueError(
+        "hidden widths must be 2 or more with layer norms, which make a"
+        f" constant of one value; got {tuple(self.widths)!r}."
       )
     super().__post_init__()
 

@@ -134,6 +134,11 @@ class ViT(nn.Module):
         raise ValueError(f"{name} must be at least 1, got {value}.")
       if value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}.")
+    if self.width < 2:
+      raise ValueError(
+        "width must be 2 or more, for a layer norm makes a constant of one"
+        f" value; got {self.width}."
+      )
     _check_multiple("image_size", self.image_size, self.patch, "patch")
     _check_multiple("width", self.width, self.heads, "heads")
     if self.mlp_ratio > _LARGEST_RATIO:

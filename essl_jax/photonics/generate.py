@@ -25,6 +25,9 @@ if __name__ == "__main__":
   # Read when NumPy, SciPy and JAX are imported; workers inherit it.
   os.environ.update(processes.ONE_THREAD)
 
+import essl_jax.start  # noqa: E402, F401
+
+# isort: split
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import rich.progress  # noqa: E402
@@ -64,7 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(arguments)
 
 
-def _directory(text: str) -> pathlib.Path:
+def _directory(text: str) -> str:
   if not text:
     raise argparse.ArgumentTypeError("is empty: give a directory")
   if places.is_remote(text):
@@ -72,7 +75,7 @@ def _directory(text: str) -> pathlib.Path:
       f"{text} is in a bucket: give a directory of this machine, and copy it"
       " there when all is made"
     )
-  return pathlib.Path(text)
+  return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.test,
     options.validation,
   )
-  directory = options.out.expanduser().absolute()
+  directory = pathlib.Path(places.locate(options.out, "--out"))
   with (
     storage.claim(directory, settings),
     storage.told(directory),
@@ -160,7 +163,7 @@ def _finish(
   directory: pathlib.Path, settings: dict[str, Any], splits: Sequence[str]
 ) -> None:
   """Writes the picture, and says what there is."""
-  from essl_jax.photonics import report  # matplotlib takes a second to import
+  from essl_jax.photonics import report
 
   labelled = [split for split in splits if split != "unlabelled"]
   if not (directory / report.NAME).exists():

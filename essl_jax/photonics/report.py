@@ -3,9 +3,9 @@
 import io
 import pathlib
 
-import matplotlib.figure
 import numpy as np
 
+from essl_jax.evaluation import drawing
 from essl_jax.photonics import bands, dataset, density, storage
 
 NAME = "report.png"
@@ -24,8 +24,7 @@ def write(directory: pathlib.Path, split: str) -> None:
   images = cells.permittivity[:_ROWS]
   path, corners = _path()
   solved = bands.solve(images, k_points=path)
-  # Not pyplot: it keeps global state and looks for a display.
-  figure = matplotlib.figure.Figure(figsize=(10, 2.8 * len(images)))
+  figure = drawing.make_figure(figsize=(10, 2.8 * len(images)))
   axes = figure.subplots(len(images), 3, squeeze=False)
   for row, image, frequencies in zip(
     axes, images, solved.frequencies, strict=True

@@ -1,5 +1,8 @@
 """Command line: `python -m essl_jax.report WORKDIR [WORKDIR ...]`."""
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 import os
@@ -14,6 +17,7 @@ from essl_jax.report import runs as runs_lib
 from essl_jax.storage import places
 
 NAME = "report.html"
+_BEGINNING = b"<!doctype html>"
 _FEWEST = 10  # of which a map and a spectrum say something
 
 
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = places.locate(options.out, "--out")
+    if os.path.islink(out):
+      out = out.resolve()  # the link stays
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")
@@ -77,13 +83,26 @@ def _check_writable(out: places.Path) -> None:
     raise UsageError(f"--out={out} is a folder: give the name of a file")
   if places.is_remote(out):
     return
+  if out.exists() and not os.path.isfile(out):  # it would be replaced
+    raise UsageError(f"--out={out} is no regular file: give another name")
   try:
     with tempfile.TemporaryFile(dir=out.parent):
       pass
-    if out.exists() and not os.access(out, os.W_OK):
+    is_there = out.exists()
+    if is_there and not os.access(out, os.W_OK):
       raise PermissionError("the file is write-protected")
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
+  if is_there and not _is_page(out):
+    raise UsageError(
+      f"{out} is there and is no page of this program, and would be lost: give"
+      " another file with --out, or remove it"
+    )
+
+
+def _is_page(path: places.Path) -> bool:
+  with path.open("rb") as file:
+    return file.read(len(_BEGINNING)) in (_BEGINNING, b"")
 
 
 def _unwritable(out: places.Path, error: OSError) -> str:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 from typing import Any, TypeGuard
 
 from essl_jax.config import older
 from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Row
-from essl_jax.storage import metrics, places
-from essl_jax.storage.workdir import dotted, read_config
+from essl_jax.storage import json_files, metrics, places
+from essl_jax.storage.workdir import read_config
 
 Points = list[tuple[float, float]]
 _LARGEST = 3.4e38  # of float32; pictures of larger ones overflow
@@ -122,13 +121,10 @@ def _results(path: places.Path) -> dict[str, Any]:
       f" with --workdir={path}), or, if training is finished, {again}"
     )
   try:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-      raise ValueError("it is not a JSON object")
+    found = json_files.read_object(file)
     if not isinstance(found.get("config", {}), dict):
       raise ValueError("its config is not a JSON object")
-    dotted(found)  # is not nested beyond reason
-  except (OSError, ValueError, RecursionError) as error:
+  except (OSError, ValueError) as error:
     raise UsageError(
       f"cannot read {file} ({error}): {again} to write a new one"
     ) from error
@@ -182,11 +178,11 @@ def _metrics(
   if not is_trained:
     return [], ()
   try:
-    found = metrics.read(path)
+    found = metrics.read(path, with_half=True)
   except (OSError, ValueError) as error:
     reason = getattr(error, "strerror", None) or error
     return [], (f"no training curves: cannot read metrics-*.jsonl ({reason})",)
-  lines = [x for x in found if x is not None and is_number(x.get("step"))]
+  lines = [x for x in found if x and is_number(x.get("step"))]
   lines.sort(key=lambda line: line["step"])
   broken = len(found) - len(lines)
   notes = (f"{broken} broken line(s) of metrics-*.jsonl left out",)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 import essl_jax
+from essl_jax.devices import parallel
 
 _PACKAGES = (
   "jax",
@@ -36,7 +37,7 @@ def describe() -> dict[str, Any]:
     "essl_jax": essl_jax.__version__,
     "python": platform.python_version(),
     **{name: _version(name) for name in _PACKAGES},
-    "device_kind": jax.devices()[0].device_kind,
+    "device_kind": parallel.all_devices()[0].device_kind,
     "device_count": jax.device_count(),
     "process_count": jax.process_count(),
     "git_commit": git_commit(pathlib.Path(__file__).resolve().parents[2]),
@@ -56,7 +57,12 @@ def git_commit(source: pathlib.Path) -> str | None:
   def git(*arguments: str) -> str:
     command = ["git", "-C", str(source), *arguments]
     return subprocess.run(
-      command, check=True, capture_output=True, text=True, timeout=10
+      command,
+      check=True,
+      capture_output=True,
+      text=True,
+      timeout=10,
+      errors="replace",
     ).stdout.strip()
 
   try:

@@ -1,11 +1,16 @@
 """Reads JSON that may be damaged; what is wrong with it is a ValueError."""
 
+from collections.abc import Iterable
+import itertools
 import json
 import os
 import stat
 from typing import Any
 
 from essl_jax.storage import places
+
+_DEEPEST = 100  # far from where Python's functions stop
+_TOO_DEEP = "it is nested too deeply"
 
 
 def read(path: places.Path) -> Any:
@@ -33,11 +38,14 @@ def read_object(path: places.Path) -> dict[str, Any]:
   return found
 
 
-def read_lines(path: places.Path) -> list[dict[str, Any] | None]:
+def read_lines(
+  path: places.Path, *, with_half: bool = False
+) -> list[dict[str, Any] | None]:
   """The lines of a JSONL file, but for a last one that is half written.
 
   Args:
     path: of the file.
+    with_half: a half-written line counts as one that holds no object.
 
   Returns:
     An object for each line, None where a line holds none.
@@ -49,7 +57,8 @@ def read_lines(path: places.Path) -> list[dict[str, Any] | None]:
   content = _read_bytes(path)
   lines = content.splitlines()
   found = list(map(_object_or_none, lines))
-  if found and found[-1] is None and not content.endswith(b"\n"):
+  is_last_broken = bool(found) and found[-1] is None
+  if is_last_broken and not with_half and not content.endswith(b"\n"):
     is_half = lines[-1].startswith(b"{") and lines[-1].isascii()
     del found[len(found) - is_half :]
   return found
@@ -64,11 +73,23 @@ def _object_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def parse(text: bytes) -> Any:
-  """JSON in UTF-8; ValueError where it is none."""
+  """JSON in UTF-8; ValueError where it is none, or deeper than anybody's."""
   try:
-    return json.loads(text.decode("utf-8"))
+    found = json.loads(text.decode("utf-8"))
   except RecursionError as error:
-    raise ValueError("it is nested too deeply") from error
+    raise ValueError(_TOO_DEEP) from error
+  level = [found]
+  for _ in range(_DEEPEST):
+    level = list(itertools.chain.from_iterable(map(_inner, level)))
+    if not level:
+      return found
+  raise ValueError(_TOO_DEEP)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+  if isinstance(value, dict):
+    return value.values()
+  return value if isinstance(value, list) else ()
 
 
 def _read_bytes(path: places.Path) -> bytes:

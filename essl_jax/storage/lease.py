@@ -60,6 +60,7 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
 
 
 def take(folder: places.Path, refusal: str) -> int:
+  """Waits for a lease to be free, and returns the number of the own one."""
   while True:
     numbers = _numbers(folder)
     last = numbers[-1] if numbers else 0
@@ -135,11 +136,13 @@ def _read(folder: places.Path, number: int) -> dict[str, Any]:
 
 
 def write(folder: places.Path, number: int, extra: dict[str, Any]) -> None:
+  """Writes a lease: who holds it, and what else there is to say."""
   content = json.dumps(holder() | extra).encode()
   places.replace_bytes(folder / f".lease-{number}", content)
 
 
 def holder() -> dict[str, Any]:
+  """This process, as a lease names it."""
   return {
     "host": socket.gethostname(),
     "machine": machine(),

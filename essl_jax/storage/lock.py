@@ -11,8 +11,9 @@ import re
 from essl_jax.errors import UsageError
 
 NAME = ".lock"
-# Of `places.replace_bytes`; no file of anybody else is called so.
-_TEMPORARY = re.compile(r"(.+)\.(\d+)\.essl\.tmp")
+# Of `temporary`; no file of anybody else is called so.
+_TEMPORARY = re.compile(r"(.+)\.(\d+)\.essl\.tmp", re.DOTALL)
+_LONGEST = 200  # bytes of a name, to which some are added
 
 
 @contextlib.contextmanager
@@ -77,6 +78,15 @@ def _is_of(handle: int, path: pathlib.Path) -> bool:
     return False
 
 
+def temporary(path: pathlib.Path) -> pathlib.Path:
+  """Where this process writes a file until it is whole."""
+  return path.with_name(f"{_short(path.name)}.{os.getpid()}.essl.tmp")
+
+
+def _short(name: str) -> str:
+  return os.fsencode(name)[:_LONGEST].decode(errors="ignore")
+
+
 def remove_left_overs(folder: pathlib.Path, name: str | None = None) -> None:
   """Removes the half-written files of programs that were killed.
 
@@ -90,7 +100,9 @@ def remove_left_overs(folder: pathlib.Path, name: str | None = None) -> None:
   for found in filter(None, map(_TEMPORARY.fullmatch, names)):
     of, process = found.groups()
     path = folder / found[0]
-    is_left = name is None or (of == name and not _is_alive(int(process)))
+    is_left = name is None or (
+      of == _short(name) and not _is_alive(int(process))
+    )
     if is_left and path.is_file():
       path.unlink(missing_ok=True)
 

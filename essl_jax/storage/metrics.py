@@ -29,11 +29,12 @@ def files(workdir: places.Path) -> dict[int, places.Path]:
   return {start: workdir / name for start, _, name in starts}
 
 
-def read(workdir: places.Path) -> Lines:
+def read(workdir: places.Path, *, with_half: bool = False) -> Lines:
   """What a run has logged, without what later starts have done again.
 
   Args:
     workdir: of the run.
+    with_half: see `json_files.read_lines`.
 
   Returns:
     The lines of all files.
@@ -45,7 +46,7 @@ def read(workdir: places.Path) -> Lines:
   lines: Lines = []
   for start, file in files(workdir).items():
     lines = [x for x in lines if is_until(x, start)]
-    lines += json_files.read_lines(file)
+    lines += json_files.read_lines(file, with_half=with_half)
   return lines
 
 

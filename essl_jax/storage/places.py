@@ -8,6 +8,7 @@ so; what is left then is an exception, and never an answer that is wrong.
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import importlib.util
 import logging
 import os
@@ -23,6 +24,7 @@ if "STORAGE_EMULATOR_HOST" in os.environ:  # it does not know kinds of buckets
 from etils import epath
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import lock
 from essl_jax.texts import unfit
 
 Path: TypeAlias = epath.Path
@@ -204,7 +206,10 @@ def replace_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     client(path).pipe_file(os.fspath(path), content)
     return
   file = pathlib.Path(path)
-  temporary = file.with_name(f"{file.name}.{os.getpid()}.essl.tmp")
+  if file.exists() and not (file.is_file() or file.is_dir()):
+    what = "a pipe or device is there"  # whose place a file would take
+    raise OSError(errno.EEXIST, what, os.fspath(path))
+  temporary = lock.temporary(file)
   try:
     with temporary.open("wb") as stream:
       stream.write(content)

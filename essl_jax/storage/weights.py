@@ -159,7 +159,8 @@ def is_flax(path: str | os.PathLike[str]) -> bool:
 
 
 def _header(path: str | os.PathLike[str]) -> str | None:
-  return tensors.read_header(path).get("__metadata__", {}).get(_KEY)
+  metadata = tensors.read_header(path).get("__metadata__")  # or null
+  return metadata.get(_KEY) if metadata else None
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -168,7 +169,8 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     is_there = buckets.holds(path, "weights")
   else:
     file = pathlib.Path(path)
-    if file.is_dir() or not file.parent.is_dir():
+    is_other = file.exists() and not file.is_file()  # a folder, or a device
+    if is_other or not file.parent.is_dir():
       raise UsageError(
         f"cannot write {path}: give a file in a directory that exists"
       )

@@ -1,9 +1,10 @@
-"""Refuses batch norms that see a single value, and so learn from constants.
+"""Refuses norms that see a single value, and so learn from constants.
 
-Whatever a network computes, a batch norm that is to normalise one value of each
-channel gives its offset alone. Shapes decide it, where a network is traced: so
-a norm in anybody's module counts, with all devices over which it shares its
-statistics, images of 1 x 1 pixels and the micro-batches.
+Whatever a network computes, a norm that is to normalise one value alone gives
+its offset. Shapes decide it, where a network is traced: so a norm in anybody's
+module counts, with all devices over which a batch norm shares its statistics,
+images of 1 x 1 pixels and the micro-batches, and other norms with the features
+that they take together.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +21,16 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 
 _FEWEST = 2  # values of which a deviation says something
+_OF_EXAMPLES = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm)
 
 
 @contextlib.contextmanager
 def checked(remedy: str) -> Iterator[None]:
-  """Refuses batch norms that are traced within and see too few values.
+  """Refuses norms that are traced within and see too few values.
 
   Args:
-    remedy: what to do about it, such as "give a larger config.batch_size".
+    remedy: what to do about batch norms, such as "give a larger
+      config.batch_size".
 
   Raises:
     UsageError: by the call of such a norm in the mode of training.
@@ -37,8 +40,11 @@ def checked(remedy: str) -> Iterator[None]:
     call: Callable[..., Any], args: Any, kwargs: Any, context: Any
   ) -> Any:
     norm = context.module
-    if isinstance(norm, nn.BatchNorm) and context.method_name == "__call__":
-      _check(norm, args, kwargs, remedy)
+    if context.method_name == "__call__" and not norm.is_initializing():
+      if isinstance(norm, nn.BatchNorm):
+        _check(norm, args, kwargs, remedy)
+      elif isinstance(norm, _OF_EXAMPLES):
+        _check_features(norm, *args, **kwargs)
     return call(*args, **kwargs)
 
   with nn.intercept_methods(intercept):
@@ -50,10 +56,9 @@ def _check(norm: nn.BatchNorm, args: Any, kwargs: Any, remedy: str) -> None:
   is_frozen = rest[0] if rest else kwargs.get("use_running_average")
   if is_frozen is None:
     is_frozen = norm.use_running_average
-  if is_frozen or norm.is_initializing():
+  if is_frozen:
     return
-  axes = norm.axis if isinstance(norm.axis, tuple | list) else (norm.axis,)
-  kept = {axis % x.ndim for axis in axes}
+  kept = {axis % x.ndim for axis in _tuple(norm.axis)}
   values = math.prod(n for i, n in enumerate(x.shape) if i not in kept)
   if norm.axis_name is not None:
     groups = norm.axis_index_groups
@@ -65,8 +70,35 @@ def _check(norm: nn.BatchNorm, args: Any, kwargs: Any, remedy: str) -> None:
     )
 
 
+def _check_features(
+  norm: Any, x: Any, *args: Any, mask: Any = None, **kwargs: Any
+) -> None:
+  """Of norms that take an example's own values together."""
+  del args, mask, kwargs
+  groups, own = 1, range(1, x.ndim)
+  if isinstance(norm, nn.InstanceNorm):
+    kept = {axis % x.ndim for axis in _tuple(norm.feature_axes)}
+    axes: Any = [axis for axis in own if axis not in kept]
+  elif isinstance(norm, nn.GroupNorm):
+    axes = own if norm.reduction_axes is None else _tuple(norm.reduction_axes)
+    groups = norm.num_groups or x.shape[-1] // norm.group_size
+  else:
+    axes = _tuple(norm.reduction_axes)
+  values = math.prod(x.shape[axis] for axis in axes) // groups
+  if values < _FEWEST:
+    name = f"{type(norm).__name__} {'/'.join(norm.path)}"
+    raise UsageError(
+      f"the {name} would see {values} value at a time, and it needs {_FEWEST}"
+      " or more: give it more features, or leave it out"
+    )
+
+
+def _tuple(axes: Any) -> Any:
+  return axes if isinstance(axes, tuple | list) else (axes,)
+
+
 def are_fed(batch_size: int, mesh: Mesh) -> bool:
-  """Whether a batch is enough for all norms: two images or more on a device."""
+  """Whether a batch feeds all batch norms: two images or more on a device."""
   return batch_size // mesh.size >= _FEWEST
 
 

@@ -108,6 +108,8 @@ class TransformationGroup(_Drawn):
 
   def __post_init__(self) -> None:
     given, count = self.element_names, len(self.elements)
+    if count < 2:
+      raise ValueError(f"{self.name} needs two elements or more, got {count}")
     if given and (len(given), len(set(given))) != (count, count):
       raise ValueError(
         f"the {count} elements of {self.name} need as many"
@@ -143,7 +145,7 @@ class TransformationGroup(_Drawn):
 
     Raises:
       ValueError: images that are not square, or labels that are not [N]
-        integers or are known to be out of range.
+        integers or known to be out of range.
     """
     images = square(images)
     inputs.check_labels(labels, len(images), self.num_classes)
@@ -162,15 +164,13 @@ class TransformationGroup(_Drawn):
 
     Returns:
       Images [K N, H, H, C] and labels int32 [K N] for K elements: first all
-      images under element 0, then all under element 1, and so on.
+      images under element 0, then under element 1, and so on.
     """
     images = square(images)
     each = [self._element(k, images) for k in range(self.num_classes)]
     transformed = jnp.concatenate(each)
-    labels = jnp.repeat(
-      jnp.arange(self.num_classes, dtype=jnp.int32), images.shape[0]
-    )
-    return transformed, labels
+    numbers = jnp.arange(self.num_classes, dtype=jnp.int32)
+    return transformed, jnp.repeat(numbers, images.shape[0])
 
   def _element(self, k: int, images: jax.Array) -> jax.Array:
     """The images under element k; ValueError where that changes their form."""

@@ -40,6 +40,9 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to share
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are described, not asked
 
+import essl_jax.start  # noqa: E402, F401
+
+# isort: split
 import aot_cases  # noqa: E402
 import aot_report  # noqa: E402
 import hlo_collectives  # noqa: E402
@@ -162,8 +165,9 @@ def compile_case(
   program = hashlib.sha256(given.encode()).hexdigest()
   path = RESULTS / f"{case.name}.json"
   if path.exists() and not (force or text):
-    old = json.loads(path.read_text())
-    is_same = (old["program"], old["versions"]) == (program, versions)
+    old = aot_report.read(path)
+    before = old.get("program"), old.get("versions")
+    is_same = before == (program, versions)
     if is_same and (trace_only or "fits" in old):
       return old
   record = describe(case, experiment, jaxpr_flops.matrix_flops(traced.jaxpr))

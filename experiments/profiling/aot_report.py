@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-import json
 import pathlib
 from typing import Any
+
+from essl_jax.errors import UsageError
+from essl_jax.storage import json_files
 
 DOCUMENTS = pathlib.Path(__file__).parents[2] / "docs"
 
@@ -123,6 +125,8 @@ _GPU_HEADS = (
   " | overlapped | MiB | copies | MiB | kernels | traffic, ms | TFLOP"
   " | bound, ms | images/s | hours"
 )
+# What all records have.
+_NEEDED = {"topology", "config", "setting", "bound"}
 # The step whose parts are shown.
 SHOWN = ("configs/cifar_simsiam.py", "h200", "published")
 
@@ -140,9 +144,22 @@ def summary(name: str, record: Mapping[str, Any]) -> str:
   )
 
 
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """The record of a case; UsageError where its file is damaged."""
+  try:
+    found = json_files.read_object(path)
+    if missing := _NEEDED - found.keys():
+      raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+  except ValueError as error:
+    raise UsageError(
+      f"{path} is damaged ({error}): restore it, or remove it to compile anew"
+    ) from error
+  return found
+
+
 def write(results: pathlib.Path) -> None:
   """Writes the tables of all records into the documents of their platforms."""
-  records = [json.loads(x.read_text()) for x in sorted(results.glob("*.json"))]
+  records = [read(path) for path in sorted(results.glob("*.json"))]
   _replace(DOCUMENTS / "tpu.md", "table", table(records, "tpu"))
   _replace(DOCUMENTS / "gpu.md", "table", table(records, "cuda"))
   for record in records:
@@ -153,9 +170,10 @@ def write(results: pathlib.Path) -> None:
 def _replace(document: pathlib.Path, name: str, content: str) -> None:
   """Puts new content between two markers."""
   begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-  before, rest = document.read_text().split(begin)
+  before, rest = document.read_text("utf-8").split(begin)
   after = rest.split(end)[1]
-  document.write_text(f"{before}{begin}\n{content}{end}{after}")
+  text = f"{before}{begin}\n{content}{end}{after}"
+  document.write_text(text, "utf-8")
 
 
 def _markdown(heads: str, rows: Iterable[Iterable[str]]) -> str:

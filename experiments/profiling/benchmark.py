@@ -30,6 +30,9 @@ both run in turn, `--rounds` times, and the record of all runs is printed. With
 slower beside the peer than the given record says.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses

@@ -20,6 +20,9 @@ lie figure.png and figure.pdf. `smoke` shows that it runs, with a narrow
 network.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Mapping, Sequence
 import json
@@ -37,7 +40,7 @@ import step_cases
 
 from essl_jax import arguments as arguments_lib
 from essl_jax.devices import cpu
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, told
 from essl_jax.evaluation import drawing
 from essl_jax.storage import places
 
@@ -253,9 +256,10 @@ def _run(options: argparse.Namespace) -> int:
         seconds += f", {cell['epoch_seconds']:.4g} s an epoch"
       memory = f"{cell['temporary_bytes'] / 2**20:.1f} MiB"
       print(f"{AXES[axis]} {value}: {seconds}, {memory}", flush=True)
-  drawing.write_files(
-    options.out, (15, 7), lambda x: growth_figure.draw(x, record["cells"])
-  )
+  with told(f"{path} cannot be drawn: remove it, or give another --out"):
+    drawing.write_files(
+      options.out, (15, 7), lambda x: growth_figure.draw(x, record["cells"])
+    )
   return 0
 
 

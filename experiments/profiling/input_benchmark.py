@@ -17,6 +17,9 @@ many DataLoader workers as there are cores, as a PyTorch program would use it:
 ratios are ours to theirs, medians over the rounds.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 import atexit
 import itertools
@@ -39,6 +42,7 @@ from PIL import Image
 from essl_jax import arguments as arguments_lib
 from essl_jax import augment, data
 from essl_jax import config as config_lib
+from essl_jax.errors import UsageError
 
 HEIGHT, WIDTH, BATCH = 400, 500, 64
 CROPS = {
@@ -97,11 +101,13 @@ class TorchSide:
 
   def __init__(self, python: str, root: pathlib.Path, workers: int):
     script = pathlib.Path(__file__).with_name("input_benchmark_torch.py")
+    self._python = python
     self._process = subprocess.Popen(
       [python, str(script), str(root / "train"), str(BATCH), str(workers)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
+      errors="replace",
     )
     self.versions = self._answer()
 
@@ -120,7 +126,14 @@ class TorchSide:
   def _answer(self) -> Any:
     assert self._process.stdout is not None
     line = self._process.stdout.readline()
-    return json.loads(line) if line else None
+    try:
+      return json.loads(line) if line else None
+    except ValueError as error:
+      self._process.kill()
+      raise UsageError(
+        f"--torch_python={self._python} prints {line.strip()[:80]!r} in place"
+        " of a line of JSON: give a Python"
+      ) from error
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -157,8 +170,12 @@ def main() -> int:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--torch_python", default=sys.executable)
   arguments = parser.parse_args()
-  arguments_lib.check_least(arguments, BATCH, "files")
+  arguments_lib.check_least(arguments, BATCH, "files", most=10**6)
   arguments_lib.check_least(arguments, 1, "batches", "rounds")
+  if shutil.which(arguments.torch_python) is None:
+    raise UsageError(
+      f"--torch_python={arguments.torch_python} cannot be run: give a Python"
+    )
   cores = len(os.sched_getaffinity(0))
   folder = tempfile.mkdtemp()
   # At exit, when the threads have read what they began.

@@ -11,9 +11,13 @@ also given as a share of an epoch of training on as many images as the bank
 has. What extracts the features is not part of it.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -28,7 +32,7 @@ from essl_jax import arguments as arguments_lib
 from essl_jax.devices import cpu
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import knn
-from essl_jax.storage import environment
+from essl_jax.storage import environment, json_files
 
 NUM_CLASSES, TEMPERATURE = 10, 0.1
 
@@ -91,17 +95,27 @@ def load_step(path: pathlib.Path) -> tuple[float, str]:
     UsageError: the file is no such record.
   """
   try:
-    record = json.loads(path.read_text())
+    record = json_files.read_object(path)
     ours = [
       run
       for run in record.get("runs", [record])
       if run["program"] == "essl_jax"
     ]
-    rate = statistics.median(run["source_images_per_second"] for run in ours)
+    rate = float(
+      statistics.median(run["source_images_per_second"] for run in ours)
+    )
+    if not 0 < rate < math.inf:
+      raise ValueError(f"{rate} images a second")
     return rate, ours[0]["device"]
   except OSError as error:
     raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise UsageError(f"{path} is no record of benchmark.py") from error
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 import shlex
 import statistics
@@ -13,6 +12,7 @@ from typing import Any
 import programs
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import json_files
 
 OURS = pathlib.Path(__file__).with_name("benchmark.py")
 # What a peer must say, and what both must agree in, here and in a record.
@@ -163,7 +163,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     UsageError: there is none, or it is of something else.
   """
   try:
-    record = json.loads(path.read_text())
+    record = json_files.read_object(path)
     ratios = record["torch_over_jax_step_time"]
     if ratios and min(ratios) > 0 and set(_SAME) <= _ours(record).keys():
       return record

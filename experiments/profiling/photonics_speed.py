@@ -22,15 +22,21 @@ import json  # noqa: E402
 import multiprocessing  # noqa: E402
 import pathlib  # noqa: E402
 import platform  # noqa: E402
+import shutil  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 
+import essl_jax.start  # noqa: E402, F401
+
+# isort: split
 import numpy as np  # noqa: E402
+import records  # noqa: E402
 
 from essl_jax import arguments as arguments_lib  # noqa: E402
+from essl_jax.errors import UsageError  # noqa: E402
 from essl_jax.photonics import bands, cells, density  # noqa: E402
 from essl_jax.storage import environment  # noqa: E402
 
@@ -86,7 +92,7 @@ def run_mpb(
     found = []
     for name, process in running:
       if process.wait():
-        raise SystemExit(f"{python} {_WORKER} failed")
+        raise UsageError(f"{python} {_WORKER} failed: see what it says above")
       with np.load(f"{name}-out.npz") as file:
         found.append(dict(file))
   return sum(3600 / float(x["seconds"]) for x in found), found
@@ -168,9 +174,12 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0, help="of the cells")
   parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
   arguments = parser.parse_args()
-  arguments_lib.check_least(arguments, 1, "turns", "cells")
+  arguments_lib.check_least(arguments, 1, "turns", "cells", most=10**6)
   arguments_lib.check_least(arguments, 1, "processes", most=1000)
   arguments_lib.check_least(arguments, 0, "seed")
+  records.check_file("output", arguments.output)
+  if arguments.mpb and shutil.which(arguments.mpb) is None:
+    raise UsageError(f"--mpb={arguments.mpb} cannot be run: give a Python")
 
   ours, theirs, found = [], [], []
   context = multiprocessing.get_context("spawn")

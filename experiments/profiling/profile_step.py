@@ -17,6 +17,9 @@ and the whole is compared with what the device can do at most, which is
 measured too. docs/performance.md explains the rows.
 """
 
+import essl_jax.start  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import json
@@ -78,12 +81,9 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     records.make_folder(traces)
   if path:
     records.make_folder(path.parent)
+    records.check_file("json", path)
   if traces and not os.access(traces, os.W_OK):
     raise UsageError(f"--trace-dir={traces} is not writable")
-  if path and path.is_dir():
-    raise UsageError(f"--json={path} is a folder: give a file")
-  if path and not os.access(path if path.exists() else path.parent, os.W_OK):
-    raise UsageError(f"--json={path} is not writable")
 
 
 def run_steps(

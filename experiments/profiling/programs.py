@@ -28,7 +28,12 @@ def last_line(
   """
   try:
     done = subprocess.run(
-      command, capture_output=True, text=True, check=False, env=environment
+      command,
+      capture_output=True,
+      text=True,
+      errors="replace",
+      check=False,
+      env=environment,
     )
   except OSError as error:
     raise UsageError(f"{command[0]} cannot be run: {error.strerror}") from error

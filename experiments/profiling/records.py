@@ -1,13 +1,13 @@
 """Records of measurements: where they are from, and how to go on with one."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 import pathlib
 from typing import Any
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import environment, metrics
+import essl_jax.start  # noqa: F401
+from essl_jax.storage import environment, json_files, metrics
 
 
 def origin(host: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +46,24 @@ def make_folder(path: pathlib.Path) -> None:
     ) from error
 
 
+def check_file(option: str, path: pathlib.Path) -> None:
+  """Refuses a file that cannot be written, before anything is measured for it.
+
+  Args:
+    option: that names it.
+    path: of the file, which may be there.
+
+  Raises:
+    UsageError: it is a folder, has none, or is not writable.
+  """
+  if path.is_dir():
+    raise UsageError(f"--{option}={path} is a folder: give a file")
+  if not path.parent.is_dir():
+    raise UsageError(f"--{option}={path}: there is no folder {path.parent}")
+  if not os.access(path if path.exists() else path.parent, os.W_OK):
+    raise UsageError(f"--{option}={path} is not writable: give another file")
+
+
 def read_metrics(workdir: pathlib.Path) -> list[Any]:
   """Reads the metrics of a run, which may be going on.
 
@@ -57,12 +75,9 @@ def read_metrics(workdir: pathlib.Path) -> list[Any]:
 
   Raises:
     OSError: they cannot be read.
-    ValueError: a line is no JSON.
+    ValueError: it is no regular file.
   """
-  lines = metrics.read(workdir)
-  if None in lines:
-    raise ValueError("a line is no JSON")
-  return lines
+  return metrics.read(workdir)
 
 
 def resume(
@@ -87,8 +102,12 @@ def resume(
   if not path.exists():
     return {**circumstances, "cells": []}
   try:
-    record = json.loads(path.read_text())
-    is_record = all(cell[key] for cell in record["cells"] for key in keys)
+    record = json_files.read_object(path)
+    is_record = all(
+      isinstance(cell[key], int | float | str)
+      for cell in record["cells"]
+      for key in keys
+    )
   except (OSError, ValueError, TypeError, KeyError):
     is_record = False
   if not is_record:

@@ -77,7 +77,7 @@ def _time_of_step_1(workdir: pathlib.Path) -> float | None:
     lines = records.read_metrics(workdir)
   except FileNotFoundError:
     return None
-  return next((x["wall_time"] for x in lines if x["step"] == 1), None)
+  return next((x["wall_time"] for x in lines if x and x["step"] == 1), None)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

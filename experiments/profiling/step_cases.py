@@ -138,7 +138,7 @@ def check(arguments: argparse.Namespace) -> None:
       raise UsageError(
         f"--examples={examples} must be at least --batch={arguments.batch}"
       )
-  arguments_lib.check_least(arguments, 1, "steps_per_dispatch")
+  arguments_lib.check_least(arguments, 1, "steps_per_dispatch", most=10**6)
   if steps > 1 and not has_input:
     raise UsageError(
       f"--steps-per-dispatch={steps} wants images held on the device: add"
@@ -162,7 +162,7 @@ def build(
     UsageError: there is no such step, or there are not so many devices.
   """
   check(arguments)
-  there, wanted = jax.devices(), arguments.devices
+  there, wanted = parallel.all_devices(), arguments.devices
   if wanted is not None and not 1 <= wanted <= len(there):
     raise UsageError(f"--devices={wanted}: there are {len(there)} devices")
   config = make_config(arguments)

@@ -138,7 +138,9 @@ LEVELS = IMAGES.astype(np.float32)
 )
 def test_images_out_of_range_are_refused(function, images):
   """Floating images that are known not to be in [0, 1]; traced ones pass."""
-  for given in (images, jnp.asarray(images)):
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  placed = jax.device_put(images, NamedSharding(mesh, P("a")))
+  for given in (images, jnp.asarray(images), placed):
     with pytest.raises(
       ValueError, match=r"images must be in \[.*divide"
     ) as error:
@@ -161,7 +163,20 @@ def test_images_out_of_range_are_refused(function, images):
     (lambda: augment.gaussian_blur(IMAGES, 17.0), r"max_sigma=16\], got"),
     (
       lambda: augment.gaussian_blur(IMAGES, 1.0, max_sigma=np.inf),
-      "max_sigma must be at least 0 and finite",
+      r"max_sigma must be in \[0, 1000\], got inf",
+    ),
+    (
+      lambda: augment.gaussian_blur(IMAGES, 1e9, max_sigma=1e9),
+      r"max_sigma must be in \[0, 1000\]",
+    ),
+    (lambda: augment.to_grayscale(IMAGES[:, :0]), "must have pixels"),
+    (
+      lambda: augment.center_crop_resize(IMAGES[:, :, :0], 8, 8),
+      "must have pixels",
+    ),
+    (
+      lambda: augment.sample_crop_boxes(KEYS, 8, (0, 24), (0.2, 1), (0.5, 2)),
+      r"must have pixels, got shape \(0, 24\)",
     ),
     (
       lambda: augment.normalize(IMAGES, (0.5,) * 3, (0.2, 0, 0.2)),
@@ -206,3 +221,31 @@ def test_arguments_out_of_range_are_refused(function, expected):
   with pytest.raises(ValueError, match=expected) as error:
     function()
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["view", "centre", "groups"])
+def test_no_images_are_no_images(name):
+  function, *arrays = CASES[name]
+  found = function(*(x[:0] for x in arrays))
+  assert found.shape == (0, 8, 8, 3) and found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("ratio", [(1000.0, 1000.0), (1e-3, 1e-3)])
+def test_boxes_of_extreme_ratios_have_pixels(ratio):
+  """The thinnest that there are, as the host cuts them; not NaN."""
+  boxes = np.asarray(
+    augment.sample_crop_boxes(KEYS, 8, (20, 24), (0.2, 1.0), ratio)
+  )
+  assert boxes[:, 2:].min() == 1
+  found = random_view(KEYS, IMAGES, View(size=8, ratio=ratio))
+  assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_contrast_of_large_images_counts_all_pixels(level):
+  """Their levels add up to more than int32 holds."""
+  images = np.full((1, 2901, 2904, 3), level, np.uint8)
+  images[0, :4] = 255 - level
+  found = jax.jit(augment.adjust_contrast)(images, 0.0)
+  mean = np.floor(images[..., 0].mean() + 0.5) / 255
+  np.testing.assert_allclose(found[0, ::700, ::700], mean, rtol=1e-6)

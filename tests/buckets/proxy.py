@@ -62,7 +62,8 @@ class Proxy:
           body = self.rfile.read(length)
         proxy.answer(self, body)
 
-      do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = handle_any
+    for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"):
+      setattr(Handler, f"do_{method}", Handler.handle_any)
 
     class Server(http.server.ThreadingHTTPServer):
       """Has no word to say about clients that are gone."""

@@ -472,3 +472,33 @@ def test_pickled_is_a_pickle():
   """The tests' own writer agrees with Python's reader."""
   value = {"a": [1, (2, -300, 10**30)], "b": {"c": True}}
   assert pickle.loads(pickled(value)) == value
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
+def test_metadata_of_others_may_be_anything(metadata, tmp_path):
+  """The format's own readers take null for none."""
+  path = tmp_path / "a.safetensors"
+  about = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}
+  save_header(path, {"__metadata__": metadata, "a": about}, VALUES.tobytes())
+  assert "no ResNet in it" in refused(convert, "show", path)
+  assert "holds no Flax weights" in refused(weights.load, path)
+  assert not weights.is_flax(path)
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+  """`a` and `a.npy`: which of them was meant cannot be known."""
+  path = tmp_path / "a.npz"
+  np.savez(path, a=VALUES)
+  with zipfile.ZipFile(path, "a") as file:
+    file.writestr("a", "no array")
+  assert "two members called a" in refused(files.read, path)
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_what_is_no_regular_file_is_not_replaced(command, tmp_path):
+  """With --overwrite, a device would become a file."""
+  path = tmp_path / "a.safetensors"
+  path.symlink_to("/dev/null")
+  line = refused(convert, command, tmp_path / "b.npz", path, "--overwrite")
+  assert "cannot write" in line
+  assert path.is_symlink()

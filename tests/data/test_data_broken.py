@@ -159,6 +159,7 @@ def remove(root, pattern):
   ("spoil", "options", "message"),
   [
     (None, {"dir": None}, "needs data.dir"),
+    (None, {"dir": ""}, "needs data.dir"),  # of a variable that is not set
     (None, {"dir": "/no/such"}, "'/no/such' is no folder"),
     (None, {"image_size": None, "resize_size": None}, "set .*data.image_size"),
     (None, {"resize_size": 7}, "resize_size=7 is less than .*image_size=8"),

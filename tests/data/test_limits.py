@@ -46,8 +46,8 @@ def test_only_regular_files_are_read(tmp_path, capfd, monkeypatch):
   assert sorted(numbers(batch, "image")) == list(range(SIZE))
   told = capfd.readouterr().err
   assert len(source.broken["train"]) == 8 and told.count("left out") == 8
-  for part in ("pipe.png is broken, left out: no regular file, but a pipe",):
-    assert told.count(part) == 2
+  pipe = "pipe.png is broken, left out: no regular file, but a pipe"
+  assert told.count(pipe) == 2
   assert "zero.png is broken, left out: no regular file, but a device" in told
   assert "socket.png is broken, left out: no regular file, but a socket" in told
   assert "1,099,511,627,776 bytes, and config.data.max_pixels allows" in told
@@ -225,9 +225,14 @@ def test_arrays_that_promise_more_than_they_hold_are_refused(
   path = write_npz(tmp_path / "a.npz", {"train_images.npy": content})
   with pytest.raises(UsageError, match=message) as error:
     npz.load_npz(path)
-  assert "\n" not in str(error.value) and "a.npz cannot be r" in str(
-    error.value
-  )
+  assert "a.npz cannot be r" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+  path = write_npz(tmp_path / "a.npz", {"train_labels": npy((0,))})
+  with pytest.raises(UsageError, match="holds two arrays of one name"):
+    npz.load_npz(path)
 
 
 def test_the_memory_of_arrays_is_limited(tmp_path):

@@ -46,9 +46,13 @@ def test_expressions_are_read_as_tfds_reads_them(split, expected):
 
 
 def test_a_name_that_looks_like_an_expression_is_a_name():
-  sizes = {"a": 3, "a+b": 4, "c[:1]": 5, "all": 6}
+  sizes = {"a": 3, "a+b": 4, "c[:1]": 5, "all": 6, " d ": 7, "e\n": 8, "+": 9}
   for name, size in sizes.items():
     assert parse_split(name, sizes) == [(name, slice(0, size))]
+    assert parse_split(f"{name}[:2]", sizes) == [(name, slice(0, 2))]
+    assert parse_split(f"a+{name}[1:]+{name}", sizes) in (
+      [("a", slice(0, 3)), (name, slice(1, size)), (name, slice(0, size))],
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,6 +61,10 @@ def test_a_name_that_looks_like_an_expression_is_a_name():
     ("test[-14:]", "asks for examples -1 to 13 of the 13 in 'test'"),
     ("test[:101%]", "cannot read the split"),
     ("test[5:5]", "non-empty slice"),
+    ("test[-1%:]", "asks for examples 13 to 13 of the 13"),  # TFDS: all 13
+    ("test+", "unknown split ''"),
+    ("[:5]", "cannot read the split"),
+    ("all[:5]", "unknown split 'all'"),
     ("test[:0]", "non-empty slice"),
     ("test[1shard:]", "cannot read the split"),
     ("test[:]]", "cannot read the split"),

@@ -169,3 +169,16 @@ def test_a_source_that_cannot_be_divided_is_refused():
 
   with pytest.raises(UsageError, match="divided: it has no .*, labels, names"):
     subsets.sample(Stream(), 3)
+
+
+@pytest.mark.quick
+def test_subsets_that_do_not_differ_are_refused():
+  """In place of the first ones again, under another name."""
+  images = np.zeros((10, 4, 4, 3), np.uint8)
+  labels = np.array([0] * 6 + [1] * 4)
+  source = data.ArraySource(images, labels, images[:2], labels[:2])
+  for fraction, there in ((0.5, 2), (0.34, 4), (0.01, 6), (1.0, 1)):
+    assert subsets.few_labels(source, fraction, there - 1, None)
+    for subset in (there, 10**9):
+      with pytest.raises(UsageError, match=f"none of the {there} disjoint"):
+        subsets.few_labels(source, fraction, subset, None)

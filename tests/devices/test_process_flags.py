@@ -243,3 +243,11 @@ def test_a_lost_process_is_told_from_other_errors(monkeypatch):
   assert "another process ended" in processes.describe_loss(lost)
   assert "\n" not in processes.describe_loss(lost)
   assert processes.describe_loss(ValueError("shapes differ")) == ""
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "1.5", "2 3"])
+def test_a_launchers_count_that_is_no_number_is_refused(value):
+  for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+    with pytest.raises(UsageError, match=f"{name}={value} .*unset it"):
+      processes.is_one_of_several({name: value})
+  assert not processes.is_one_of_several({"SLURM_STEP_NUM_TASKS": ""})

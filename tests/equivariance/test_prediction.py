@@ -63,6 +63,43 @@ def test_separate_heads_of_a_product():
     joint.loss(logits[:, :6], labels)
 
 
+@pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
+def test_explicit_shardings_change_no_pairs(draw):
+  """Copies, labels and partners, and the features side by side."""
+  asked = elements.make("rotation", relative=True)
+  images = np.random.default_rng(0).random((8, 4, 4, 3), np.float32)
+
+  def pairs(images, keys):
+    copies, targets = getattr(asked, draw)(images, keys)
+    features = copies.mean(axis=(1, 2))
+    return (
+      copies,
+      targets,
+      elements.pair_features(features, targets["partners"]),
+    )
+
+  expected = jax.jit(pairs)(images, _keys(8))
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  share = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+  found = jax.jit(pairs)(*jax.device_put((images, _keys(8)), share))
+  for x, y in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("heads", ["joint", "each"])
+@pytest.mark.parametrize("label", [-1, 8, 2**31 - 1])
+def test_labels_out_of_range(heads, label):
+  """Known ones are refused, traced ones give NaN; none wraps."""
+  asked = elements.make("rotation*horizontal_flip", heads=heads)
+  logits = np.zeros((2, sum(asked.heads.values())), np.float32)
+  labels = np.array([3, label], np.int32)
+  with pytest.raises(ValueError, match=r"labels must be in \[0, 7\], got"):
+    asked.loss(logits, labels)
+  assert np.isnan(jax.jit(asked.loss)(logits, labels))
+
+
 @pytest.mark.parametrize("name", ["rotation", "rotation*horizontal_flip"])
 @pytest.mark.parametrize("draw", ["all_elements", "random_elements"])
 def test_a_label_leads_from_the_partner_to_the_copy(images, name, draw):

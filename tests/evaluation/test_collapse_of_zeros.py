@@ -4,10 +4,12 @@ Right is the worst value of each measure, as docs/evaluation.md lists them:
 features that are zero have no direction, and rounding is no variation.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from essl_jax.evaluation import collapse, knn, symmetry
+from essl_jax.methods import method
 from essl_jax.report import analysis
 
 pytestmark = pytest.mark.quick
@@ -85,3 +87,51 @@ def test_zeros_among_spread_features_count_as_collapsed():
       collapse.uniformity(scale * half), collapse.uniformity(half)
     )
   assert collapse.alignment(half, NOISE) == pytest.approx(0.5)
+
+
+def test_the_training_metric_counts_zeros_likewise():
+  for name in ("zeros", "constants", "half zeros"):
+    features = jnp.asarray(COLLAPSED[name], jnp.float32)
+    assert method.embedding_std(features) < 1e-3, name
+  half = np.where(IS_ZERO, 0, NOISE)
+  found = method.embedding_std(jnp.asarray(half, jnp.float32))
+  expected = collapse.embedding_std(half)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  # Lengths beyond the squares of float32 are no collapse.
+  found = method.embedding_std(jnp.asarray(1e30 * half, jnp.float32))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(wrong):
+  """One row of them is no collapse of the others."""
+  features = NOISE.copy()
+  features[3, 2] = wrong
+  for function in (
+    collapse.embedding_std,
+    collapse.effective_rank,
+    collapse.rankme,
+    collapse.uniformity,
+    lambda x: collapse.alignment(x, NOISE),
+    lambda x: collapse.of_features(x, NUMBER),
+    symmetry.cosine_of_pairs,
+    lambda x: symmetry.explained(x, x),
+    lambda x: symmetry.measure(x[:, None].repeat(2, 1), x[:, None]),
+  ):
+    with pytest.raises(ValueError, match="features must be finite"):
+      function(features)
+
+
+def test_no_features_have_no_measures():
+  for wrong in (NOISE[:0], NOISE[:, :0], NOISE[0]):
+    for function in (
+      collapse.embedding_std,
+      collapse.effective_rank,
+      collapse.rankme,
+      collapse.uniformity,
+      symmetry.cosine_of_pairs,
+    ):
+      with pytest.raises(ValueError, match=r"must be \[N, D\] and not empty"):
+        function(wrong)
+  with pytest.raises(ValueError, match="two rows or more"):
+    symmetry.cosine_of_pairs(NOISE[:1])

@@ -197,3 +197,33 @@ def test_a_view_draws_by_image_and_step():
     found.append(losses)
   np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
   assert found[0][0] != found[0][1]
+
+
+def test_flipped_bits_of_a_checkpoint_are_seen(tmp_path, capsys):
+  """Each in its byte: set aside with a line, or all that was saved is there."""
+  path = tmp_path / "fit" / "a.npz"
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  saved = Saved(path, mesh, dtype=np.float32)
+  saved.claim({})
+  state = {"a": jnp.arange(3.0), "b": jnp.int32(7)}
+  like = {"a": jnp.ones(3), "b": jnp.int32(1)}
+  saved.save([(1.5, 2)], state)
+  whole = path.read_bytes()
+  random = np.random.default_rng(0)
+  seen = 0
+  for place in range(len(whole)):
+    flipped = bytearray(whole)
+    flipped[place] ^= 1 << random.integers(8)
+    path.write_bytes(flipped)
+    saved.claim({})
+    counts, found = saved.counts(), saved.restore(like)
+    if counts or np.any(found["b"] != 1):
+      assert counts == [(1.5, 2)], place
+      if found["b"] != 1:
+        np.testing.assert_array_equal(found["a"], state["a"])
+        assert found["b"] == 7
+    if not path.exists():
+      seen += 1
+      assert capsys.readouterr().out.count("\n") <= 1
+      (tmp_path / "fit" / "a.npz.damaged-1").unlink()
+  assert seen > len(whole) / 4

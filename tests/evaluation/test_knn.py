@@ -211,3 +211,52 @@ def test_explicit_shardings_and_64_bits_change_nothing():
     found = predict(*arrays)
   assert found.dtype == np.int32
   np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint32])
+def test_labels_that_are_no_class_vote_for_nothing(dtype):
+  """None of them wraps, and one device and eight agree."""
+  bank, labels = clusters(64, spread=1.0)
+  queries, _ = clusters(20, spread=1.0, seed=1)
+  wrong = {np.int64: 2**32 + 1, np.int8: -1, np.uint32: 2**32 - 1}[dtype]
+  strange = labels.astype(dtype)
+  strange[::2] = np.asarray(wrong, dtype)
+  arguments = {"num_classes": 200, "k": 15, "temperature": 0.1}
+  voting = np.where(np.arange(64) % 2, labels, 250)
+  expected = knn.predict(bank, voting, queries, **arguments)
+  for mesh in (None, parallel.make_mesh()):
+    found = knn.predict(bank, strange, queries, mesh=mesh, **arguments)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(wrong):
+  """A row of them would be everybody's neighbour, or nobody's."""
+  bank, labels = clusters(16, spread=1.0)
+  broken = bank.copy()
+  broken[3, 1] = wrong
+  predict = functools.partial(knn.predict, num_classes=7, k=5, temperature=0.1)
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  share = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+  for place in (np.asarray, jnp.asarray, lambda x: jax.device_put(x, share)):
+    with pytest.raises(ValueError, match="bank must be finite"):
+      predict(place(broken), labels, bank)
+    with pytest.raises(ValueError, match="queries must be finite"):
+      predict(bank, labels, place(broken))
+  held = jnp.asarray(bank)  # known while queries are traced
+  jax.jit(lambda x: predict(held, labels, x))(bank)
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e-45, 1e300])
+def test_temperatures_are_finite_and_above_0(value):
+  bank, labels = clusters(16, spread=1.0)
+  with pytest.raises(ValueError, match="must be positive and finite"):
+    knn.predict(bank, labels, bank, num_classes=7, k=5, temperature=value)
+
+
+def test_labels_that_are_no_integers_are_refused():
+  bank, labels = clusters(16, spread=1.0)
+  with pytest.raises(ValueError, match="query labels must be integers, got fl"):
+    knn.run(
+      bank, labels, bank, labels + 0.5, num_classes=8, k=5, temperature=0.1
+    )

@@ -111,6 +111,79 @@ def test_gradients_of_extreme_rows_are_finite(name, dtype):
   assert _is_finite(loss(zeros, zeros))
 
 
+@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("scale", [1e10, 1e18, 3e37])
+def test_large_embeddings_are_those_of_size_one(name, scale):
+  """Whose squares float32 cannot hold; gradients shrink as numbers grow."""
+  loss = jax.jit(jax.value_and_grad(PAIRWISE[name], (0, 1)))
+  z1, z2 = _pair()
+  value, gradients = loss(scale * z1, z2 * scale)
+  expected, wanted = loss(1e3 * z1, 1e3 * z2)  # beside an epsilon
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for found, right in zip(gradients, wanted, strict=True):
+    if scale < 1e30:  # else below what float32 holds
+      np.testing.assert_allclose(
+        found * (scale / 1e3), right, rtol=1e-3, atol=1e-7
+      )
+    assert _is_finite(found)
+  z1[0] *= scale  # a row among others
+  if name != "barlow_twins":
+    np.testing.assert_allclose(loss(z1, z2)[0], _expected(name)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [2.0**126, float(np.finfo(np.float32).max)])
+def test_rows_of_the_largest_numbers_have_gradients(largest):
+  for name in PAIRWISE:
+    z1, z2 = _pair()
+    z1[0], z1[1, :2] = largest, (largest, -largest)
+    z1[:, 3] = largest * np.sign(z1[:, 3])
+    for pair in ((z1, z2), (z2, z1), (z1, z1)):
+      loss = jax.jit(jax.value_and_grad(PAIRWISE[name], (0, 1)))
+      assert _is_finite(loss(*pair)), name
+  long = losses.unit_length(np.array([[largest, -largest]], np.float32))
+  np.testing.assert_allclose(long, [[0.5**0.5, -(0.5**0.5)]], rtol=1e-6)
+  assert np.isnan(losses.unit_length(np.array([[np.inf, 1]]))).any()
+
+
+def test_large_columns_are_alike_on_devices():
+  """The size of a column is that of all devices."""
+  loss = functools.partial(PAIRWISE["barlow_twins"], axis_name="i")
+  z1, z2 = (1e3 * z for z in _pair())
+  expected = PAIRWISE["barlow_twins"](z1, z2)
+  z1[:, 0] *= 1e20
+  z1[4:, 1] *= 1e20  # of some devices alone
+  one = jax.jit(PAIRWISE["barlow_twins"])(z1, z2)
+  split = [z.reshape(4, 2, 6) for z in (z1, z2)]
+  found = jax.jit(jax.vmap(loss, axis_name="i"))(*split)
+  np.testing.assert_allclose(found, np.full(4, one), rtol=1e-5)
+  z1[4:, 1] /= 1e20
+  np.testing.assert_allclose(
+    PAIRWISE["barlow_twins"](z1, z2), expected, rtol=1e-4
+  )
+
+
+def test_one_example_alone_is_refused():
+  """It has nothing to differ from: its loss is the same whatever it is."""
+  z = np.ones((1, 4), np.float32)
+  for name in ("info_nce", "nt_xent", "barlow_twins"):
+    with pytest.raises(ValueError, match="the loss compares examples, and"):
+      PAIRWISE[name](z, z)
+    loss = functools.partial(PAIRWISE[name], axis_name="i")
+    mapped = jax.vmap(loss, axis_name="i")
+    assert _is_finite(mapped(np.stack([z, -z]), np.stack([z, z])))
+    with pytest.raises(ValueError, match="there is 1"):
+      mapped(z[None], z[None])
+
+
+def test_numbers_alone_have_no_direction():
+  """Scaled to length one, their sign is left, which has no gradient."""
+  z = np.arange(1.0, 5)[:, None]
+  for name in set(PAIRWISE) - {"barlow_twins"}:
+    with pytest.raises(ValueError, match="must have 2 or more dimensions"):
+      PAIRWISE[name](z, z)
+  assert PAIRWISE["barlow_twins"](z, z) < 1e-6
+
+
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_float16_gradients_are_finite_on_devices(check_vma):
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
@@ -148,6 +221,15 @@ def test_labels_out_of_range(dtype, label):
   loss = jax.jit(losses.transformation_prediction)
   assert np.isnan(loss(logits, labels))
   np.testing.assert_allclose(loss(logits, labels * 0), np.log(4), rtol=1e-6)
+
+
+def test_known_labels_are_known_under_explicit_sharding():
+  mesh = jax.make_mesh((2,), ("a",), devices=jax.devices()[:2])
+  place = lambda x: jax.device_put(x, NamedSharding(mesh, P("a")))
+  logits, labels = place((np.zeros((2, 4), np.float32), np.array([0, 4])))
+  with pytest.raises(ValueError, match=r"labels must be in \[0, 3\], got"):
+    losses.transformation_prediction(logits, labels)
+  assert np.isnan(jax.jit(losses.transformation_prediction)(logits, labels))
 
 
 def test_lists_are_arrays():

@@ -289,3 +289,9 @@ def test_a_foreign_directory_is_refused(tmp_path):
   (tmp_path / "manifest.json").write_text('{"settings": 3}')
   with pytest.raises(UsageError, match="manifest.json holds no settings: give"):
     generate.main([*_SMALL, f"--out={tmp_path}"])
+
+
+def test_a_home_of_nobody_is_refused():
+  arguments = ["--kind=blob", "--out=~nobody-of-that-name/x"]
+  with pytest.raises(UsageError, match="home of a user who does not exist"):
+    generate.main(arguments)

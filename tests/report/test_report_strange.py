@@ -6,6 +6,7 @@ a line of the page says so.
 """
 
 import json
+import os
 import sys
 
 import pytest
@@ -105,6 +106,51 @@ def test_a_config_of_the_wrong_type_is_one_line(config, tmp_path):
   assert "\n" not in str(error.value)
 
 
+def test_what_is_nested_too_deeply_is_one_line(tmp_path):
+  deep, deep_object = 1, 1
+  for _ in range(500):
+    deep, deep_object = [deep], {"a": deep_object}
+  for number, value in enumerate((deep, deep_object)):
+    workdir = _write(tmp_path / f"{number}", {"figures": {"knn": {"x": value}}})
+    with pytest.raises(UsageError, match="is nested too deeply") as error:
+      report(workdir, "--images=0")
+    assert "\n" not in str(error.value)
+  lines = [{"step": 1, "loss": deep}, {"step": 2, "loss": 1.0}]
+  page = _page(_write(tmp_path / "lines", RESULTS, lines))
+  assert "1 broken line(s) of metrics.jsonl left out" in page.text
+
+
+def test_files_that_never_end_are_not_read(tmp_path):
+  """Nor waited for."""
+  workdir = _write(tmp_path / "run", RESULTS)
+  (workdir / "metrics.jsonl").unlink()
+  os.mkfifo(workdir / "metrics.jsonl")
+  told = "cannot read metrics.jsonl (it is no regular file)"
+  assert told in _page(workdir).text
+  (workdir / "results.json").unlink()
+  for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+    make(workdir / "results.json")
+    with pytest.raises(UsageError, match="it is no regular file"):
+      report(workdir, "--images=0")
+    (workdir / "results.json").unlink()
+
+
+def test_no_other_file_is_written_over(tmp_path):
+  """Neither the run's own, nor anybody's; an earlier page is."""
+  workdir = _write(tmp_path / "run", RESULTS)
+  os.mkfifo(tmp_path / "pipe")
+  os.symlink("/dev/null", tmp_path / "device")
+  for out in (workdir / "results.json", tmp_path / "pipe", tmp_path / "device"):
+    before = os.lstat(out)
+    with pytest.raises(UsageError, match="is no page of this program"):
+      report(workdir, "--images=0", f"--out={out}")
+    assert os.path.samestat(before, os.lstat(out))
+  (tmp_path / "empty").touch()
+  for out in (tmp_path / "empty", tmp_path / "new", tmp_path / "new"):
+    report(workdir, "--images=0", f"--out={out}")
+    assert Page(out.read_text()).headings
+
+
 def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
   """Steps that are no numbers, and numbers that no picture can show."""
   lines = [{"step": x, "loss": 1.0} for x in STRANGE]
@@ -152,3 +198,39 @@ def test_an_evaluation_that_fails_costs_its_part_alone(
     assert line in page.text
     assert line in said
   assert "1.00%" in page.text and "12.5" in page.text
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bytes"])
+def test_only_regular_files_are_read(name, kind, tmp_path):
+  """A pipe would be waited for, and a device never ends."""
+  path = _write(tmp_path / "run", RESULTS) / name
+  path.unlink()
+  if kind == "pipe":
+    os.mkfifo(path)
+  elif kind == "device":
+    path.symlink_to("/dev/zero")
+  elif kind == "folder":
+    path.mkdir()
+  else:
+    path.write_bytes(b"\xff\x00")
+  if name == "metrics.jsonl":
+    assert "metrics.jsonl" in _page(tmp_path / "run").text
+    return
+  with pytest.raises(UsageError, match="cannot read .*results.json") as error:
+    report(tmp_path / "run")
+  assert "\n" not in str(error.value)
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+  """Neither a pipe nor the link that names the page."""
+  workdir, page = _write(tmp_path / "run", RESULTS), tmp_path / "page.html"
+  os.mkfifo(tmp_path / "pipe")
+  for out in (tmp_path / "pipe", "/dev/null"):
+    with pytest.raises(UsageError, match="is no regular file"):
+      report(workdir, "--images=0", f"--out={out}")
+  page.touch()
+  (tmp_path / "link").symlink_to(page)
+  report(workdir, "--images=0", f"--out={tmp_path / 'link'}")
+  assert (tmp_path / "link").is_symlink()
+  assert page.stat().st_size > 1000

@@ -174,6 +174,22 @@ def test_half_written_files_of_the_living_stay(tmp_path):
   assert sorted(x.name for x in tmp_path.iterdir()) == sorted([alive, other])
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
+def test_names_as_long_as_can_be_are_written(name, tmp_path, monkeypatch):
+  """What is added while a file is half written makes none too long."""
+  path = tmp_path / name
+  workdir_lib.replace_text(path, "a")
+  assert path.read_text() == "a"
+  dead = subprocess.Popen([sys.executable, "-c", ""])
+  dead.wait()
+  with monkeypatch.context() as patched:
+    patched.setattr(os, "getpid", lambda: dead.pid)
+    lock.temporary(path).touch()
+  lock.temporary(path).touch()
+  lock.remove_left_overs(tmp_path, name)
+  assert set(tmp_path.iterdir()) == {path, lock.temporary(path)}
+
+
 @pytest.mark.parametrize(
   "name",
   ["a[b]c", "a]b", "a\\b", "a*", "a?", "a\nb", "a\x1bb", "a\u2028b", b"a\xff"],

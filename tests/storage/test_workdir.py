@@ -1,5 +1,7 @@
 """The config of a workdir, and workdirs that cannot be used."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -118,3 +120,15 @@ def test_a_workdir_that_process_0_cannot_write_is_refused(
   monkeypatch.setattr(workdir_lib, "from_process_0", lambda text: text)
   with pytest.raises(UsageError, match="cannot write .*choose another"):
     workdir_lib.check_shared(tmp_path / "file" / "run")
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path):
+  """As root it would take that of /dev/null."""
+  os.mkfifo(tmp_path / "pipe")
+  os.symlink("/dev/null", tmp_path / "link")
+  for name in ("pipe", "link"):
+    before = os.lstat(tmp_path / name)
+    with pytest.raises(OSError, match="a pipe or device is there"):
+      workdir_lib.replace_text(tmp_path / name, "a")
+    assert os.path.samestat(before, os.lstat(tmp_path / name))
+  assert len(list(tmp_path.iterdir())) == 2

@@ -16,6 +16,8 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import classifier, finetune
 from essl_jax.evaluation.recipe import Recipe
+from essl_jax.models import heads
+from essl_jax.models.vit import ViT
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import norms
 
@@ -93,6 +95,51 @@ def test_devices_that_share_statistics_count(devices):
     else:
       with pytest.raises(UsageError, match=REFUSED):
         check()
+
+
+@pytest.mark.parametrize(
+  ("norm", "shape", "refused"),
+  [
+    (nn.LayerNorm(), (4, 1), "LayerNorm"),
+    (nn.LayerNorm(), (4, 2), ""),
+    (nn.LayerNorm(reduction_axes=(1, 2)), (4, 1, 1, 5), "LayerNorm"),
+    (nn.LayerNorm(reduction_axes=(1, 2)), (4, 2, 1, 5), ""),
+    (nn.RMSNorm(), (4, 1), "RMSNorm"),
+    (nn.RMSNorm(), (4, 2), ""),
+    (nn.GroupNorm(num_groups=4), (4, 4), "GroupNorm"),
+    (nn.GroupNorm(num_groups=4), (4, 8), ""),
+    (nn.GroupNorm(num_groups=4), (4, 2, 1, 4), ""),
+    (nn.GroupNorm(num_groups=None, group_size=1), (4, 1, 1, 4), "GroupNorm"),
+    (nn.InstanceNorm(), (4, 1, 1, 5), "InstanceNorm"),
+    (nn.InstanceNorm(), (4, 1, 2, 5), ""),
+  ],
+)
+def test_norms_of_an_example_are_counted_too(norm, shape, refused):
+  """By the values that they take together, in anybody's module."""
+
+  def run(x):
+    variables = norm.init(jax.random.key(0), x)
+    with norms.checked("unused"):
+      return norm.apply(variables, x)
+
+  if not refused:
+    jax.eval_shape(run, jnp.zeros(shape))
+    return
+  with pytest.raises(UsageError, match=f"{refused} .* would see 1 value at a"):
+    jax.eval_shape(run, jnp.zeros(shape))
+
+
+def test_layer_norms_of_one_value_are_refused_at_once(tiny_config):
+  """A head of one hidden value would name elements by constants."""
+  one = {"equivariance": {"hidden_widths": (32, 1)}}
+  with pytest.raises(UsageError, match="hidden_widths must be 2 or more"):
+    experiment_lib.build(tiny_config("simclr", **one))
+  batch = {"equivariance": {"hidden_widths": (32, 1), "hidden_norm": "batch"}}
+  experiment_lib.build(tiny_config("simclr", **batch))
+  with pytest.raises(ValueError, match="hidden widths must be 2 or more"):
+    heads.MLP((4, 1, 4), norm="layer")
+  with pytest.raises(ValueError, match="width must be 2 or more"):
+    ViT(image_size=8, patch=4, width=1, heads=1)
 
 
 VIT = {"name": "vit", "image_size": 16, "patch": 8, "width": 8, "depth": 1}

@@ -79,6 +79,20 @@ def test_labels_out_of_range(name, label):
   np.testing.assert_array_equal(jax.jit(group.apply)(IMAGES, labels), expected)
 
 
+def test_known_labels_are_known_under_explicit_sharding():
+  mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
+  placed = jax.device_put((IMAGES, LABELS + 3), NamedSharding(mesh, P("a")))
+  with pytest.raises(ValueError, match=r"labels must be in \[0, 3\]"):
+    transformations.FOUR_FOLD_ROTATION.apply(*placed)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_groups_have_two_elements(number):
+  """One class is predicted by constants, and none by nothing."""
+  with pytest.raises(ValueError, match=f"needs two .* got {number}"):
+    transformations.TransformationGroup("few", (abs,) * number)
+
+
 def test_wrong_arguments_are_named():
   group = transformations.FOUR_FOLD_ROTATION
   with pytest.raises(ValueError, match=r"each of 8 rows, got shape \(3,\)"):

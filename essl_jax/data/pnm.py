@@ -1,0 +1,49 @@
+"""PPM and PGM files, which PIL reads byte by byte in Python."""
+
+import re
+
+import numpy as np
+from PIL import Image
+
+_LONGEST_HEADER = 4096  # with its comments
+_COMMENT = re.compile(rb"#[^\r\n]*")
+_WORDS = {b"P1": 3, b"P4": 3}  # of a header; others have four
+
+
+def check_header(encoded: bytes) -> None:
+  """Raises ValueError for a header of so many bytes that it is none."""
+  kind = encoded[:2]
+  is_pnm = re.fullmatch(rb"P[0-9fy]", kind) is not None
+  if is_pnm and len(encoded) > _LONGEST_HEADER:
+    words = _COMMENT.sub(b" ", encoded[:_LONGEST_HEADER]).split()
+    if len(words) < _WORDS.get(kind, 4):
+      raise ValueError(f"its header is longer than {_LONGEST_HEADER} bytes")
+
+
+def scaled(image: Image.Image, encoded: bytes) -> Image.Image | None:
+  """Decodes a binary PPM or PGM file whose white is neither of PIL's two.
+
+  Args:
+    image: from `Image.open`, not loaded.
+    encoded: the file.
+
+  Returns:
+    The image as PIL decodes it, but with eight bits; None for other files.
+
+  Raises:
+    ValueError: the file ends too early.
+  """
+  (tile,) = getattr(image, "tile", ())[:1] or (None,)
+  bands = len(image.getbands())
+  if tile is None or tile[0] != "ppm" or bands not in (1, 3):
+    return None
+  _, _, start, (_, white) = tile
+  kind = np.dtype("u1" if white < 256 else ">u2")
+  count = image.width * image.height * bands
+  samples = np.frombuffer(encoded, kind, count, start)
+  most = 65535 if image.mode == "I" else 255
+  numbers = np.arange(256**kind.itemsize)
+  table = np.minimum(np.rint(numbers / white * most), most).astype(np.uint16)
+  levels = (table >> 8 if most > 255 else table).astype(np.uint8)
+  shape = (image.height, image.width) + (bands,) * (bands > 1)
+  return Image.fromarray(levels[samples].reshape(shape))
