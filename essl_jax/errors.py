@@ -146,8 +146,14 @@ def describe_trouble(error: BaseException | None) -> str:
   return ""
 
 
+def is_forbidden(error: BaseException) -> bool:
+  """Whether this is gcsfs's error for what a server forbids (403)."""
+  is_of_client = isinstance(error, OSError) and error.errno is None
+  return is_of_client and str(error).startswith("Forbidden: ")
+
+
 def _is_of_network(error: BaseException) -> bool:
-  if type(error).__module__.startswith(_NETWORK):
+  if type(error).__module__.startswith(_NETWORK) or is_forbidden(error):
     return True
   if isinstance(error, TimeoutError):
     return error.errno is None  # of a client

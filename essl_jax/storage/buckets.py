@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 
-from essl_jax.errors import UsageError, describe_trouble
+from essl_jax.errors import UsageError, is_forbidden
 from essl_jax.storage import places
 from essl_jax.texts import first_line
 
@@ -151,7 +151,4 @@ def _is_refusal(error: Exception) -> bool:
     return True
   if str(getattr(error, "code", "")) in _REFUSED or "Credentials" in kind:
     return True
-  is_forbidden = isinstance(error, OSError) and "Forbidden" in str(error)
-  return isinstance(error, PermissionError) or (
-    is_forbidden and not describe_trouble(error)
-  )
+  return isinstance(error, PermissionError) or is_forbidden(error)
