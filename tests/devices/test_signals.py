@@ -54,8 +54,6 @@ def start(
     from essl_jax.devices import signals
     noted = lambda *_: os.write(1, b"noted\\n")
     signal.signal(signal.SIGTERM, noted)
-    # Which a shell lets its background jobs ignore.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with signals.ended_by_signals({grace_seconds}):
   """
   body = textwrap.indent(textwrap.dedent(code), "  ")
