@@ -57,6 +57,7 @@ def raised(error, cause=None):
     (ImportError("/a.so: Cannot allocate memory"), "not enough memory"),
     (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "not enough"),
     (FloatingPointError("not finite at step 3"), "not finite at step 3"),
+    (OSError("Forbidden: b/bucket/o\nno access"), "see to the network and the"),
   ],
 )
 def test_trouble_is_one_line_and_code_1(error, says):

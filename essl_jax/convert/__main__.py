@@ -15,7 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax.config import parts
 from essl_jax.convert import files, recognise, torch_names
 from essl_jax.errors import UsageError
-from essl_jax.storage import buckets, places, weights
+from essl_jax.storage import buckets, outputs, places, weights
 from essl_jax.storage.workdir import read_config
 from essl_jax.texts import first_line, printable, some
 
@@ -101,7 +101,7 @@ def _check_output(options: argparse.Namespace) -> None:
   """Raises UsageError where nothing can be written."""
   if options.command == "import" or _form(options) == "flax":
     _check_ending(options.output)
-  weights.check_free(options.output, overwrite=options.overwrite)
+  outputs.check_free(options.output, overwrite=options.overwrite)
 
 
 def _is_run(source: str) -> bool:

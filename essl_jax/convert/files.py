@@ -11,7 +11,7 @@ import numpy as np
 from essl_jax.convert import archive, pickles, pytorch
 from essl_jax.convert.arrays import Unread, to_float32
 from essl_jax.errors import UsageError
-from essl_jax.storage import tensors, weights
+from essl_jax.storage import outputs, tensors, weights
 from essl_jax.texts import first_line
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
@@ -102,10 +102,10 @@ def write_state_dict(
       f"{path} has no known ending; PyTorch weights are written to"
       " .safetensors, .pth and .pt"
     )
-  weights.check_free(path, overwrite=overwrite)
+  outputs.check_free(path, overwrite=overwrite)
   if suffix == ".safetensors":
     # The entry that PyTorch's own readers look for.
-    weights.write(path, weights.to_bytes(tensors, {"format": "pt"}))
+    outputs.write(path, weights.to_bytes(tensors, {"format": "pt"}))
     return
   torch = _torch(path)
   buffer = io.BytesIO()
@@ -116,7 +116,7 @@ def write_state_dict(
     },
     buffer,
   )
-  weights.write(path, buffer.getvalue())
+  outputs.write(path, buffer.getvalue())
 
 
 def _torch(path: Any) -> Any:

@@ -25,7 +25,7 @@ _PART = ".part"  # of a copy that is being written
 _AT_ONCE = 4  # objects; clients read each in several parts at once
 # Parts of the cache: written between two looks at its size, and what is kept
 # where it was too large.
-_LOOK, _KEPT = 0.05, 0.9
+_LOOK, _KEPT = 0.1, 0.8
 
 
 def location() -> pathlib.Path:
@@ -47,7 +47,7 @@ class Cache:
 
     Args:
       gib: how much all copies may take together; 0 keeps none. Files in use
-        stay, and each process looks at the size after a twentieth of this.
+        stay, and each process looks at the size after a tenth of this.
     """
     self._limit = int(gib * 2**30)
     self._folder = location()
@@ -177,18 +177,17 @@ class Cache:
       if total <= self._limit:
         return
       free = {
-        folder: stack.enter_context(
+        str(folder): stack.enter_context(
           _locked(folder / ".used", fcntl.LOCK_EX, wait=False)
         )
-        for folder in {path.parent for *_, path in found}
-        if folder.parent.name == _SETS
+        for folder in (self._folder / _SETS).glob("*")
       }
       for _, size, path in found:
         if total <= self._limit * _KEPT:
           break
-        if free.get(path.parent, True):
+        if free.get(os.path.dirname(path), True):
           with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            os.unlink(path)
             total -= size
 
 
@@ -217,15 +216,16 @@ def _fetch(objects: Sequence[Object], folder: pathlib.Path) -> None:
       pool.shutdown(cancel_futures=True)
 
 
-def _files(folder: pathlib.Path) -> Iterator[tuple[float, int, pathlib.Path]]:
-  """When each file was last used, and its size."""
-  for root, _, names in os.walk(folder):
-    for name in names:
-      path = pathlib.Path(root, name)
-      with contextlib.suppress(FileNotFoundError):
-        found = path.stat()
-        if name[0] != ".":
-          yield found.st_mtime, found.st_size, path
+def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[float, int, str]]:
+  """When each file was last used, its size and its path."""
+  with os.scandir(folder) as entries:
+    for entry in entries:  # there may be a million
+      if entry.is_dir(follow_symlinks=False):
+        yield from _files(entry.path)
+      elif entry.name[0] != ".":
+        with contextlib.suppress(FileNotFoundError):
+          found = entry.stat(follow_symlinks=False)
+          yield found.st_mtime, found.st_size, entry.path
 
 
 def _digest(objects: Iterable[Object]) -> str:

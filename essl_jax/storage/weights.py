@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -21,7 +20,7 @@ import numpy as np
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import buckets, digest, lock, places, tensors
+from essl_jax.storage import buckets, digest, outputs, tensors
 from essl_jax.texts import printable, some
 
 Variables = dict[str, Any]
@@ -52,14 +51,14 @@ def save(
   Raises:
     UsageError: the file is there already, or cannot be written.
   """
-  check_free(path, overwrite=overwrite)
+  outputs.check_free(path, overwrite=overwrite)
   arrays = traverse_util.flatten_dict(dict(variables), sep="/")
   header = {
     **metadata,
     "format_version": FORMAT_VERSION,
     _DIGEST: digest.of_all(arrays),
   }
-  write(
+  outputs.write(
     path,
     to_bytes(arrays, {_KEY: json.dumps(header, sort_keys=True)}),
   )
@@ -163,22 +162,6 @@ def _header(path: str | os.PathLike[str]) -> str | None:
   return metadata.get(_KEY) if metadata else None
 
 
-def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-  """Raises UsageError where a file must not, or cannot, be written."""
-  if places.is_remote(path):
-    is_there = buckets.holds(path, "weights")
-  else:
-    file = pathlib.Path(path)
-    is_other = file.exists() and not file.is_file()  # a folder, or a device
-    if is_other or not file.parent.is_dir():
-      raise UsageError(
-        f"cannot write {path}: give a file in a directory that exists"
-      )
-    is_there = file.exists()
-  if is_there and not overwrite:
-    raise UsageError(f"{path} exists: choose another name or add --overwrite")
-
-
 def to_bytes(
   arrays: Mapping[str, Any], metadata: dict[str, str] | None = None
 ) -> bytes:
@@ -189,18 +172,6 @@ def to_bytes(
     for name, value in jax.device_get(dict(arrays)).items()
   }
   return safetensors.numpy.save(solid, metadata)
-
-
-def write(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a whole file or none; what stops it is a UsageError."""
-  try:
-    if not places.is_remote(path):
-      file = pathlib.Path(path)
-      lock.remove_left_overs(file.parent, file.name)
-    with buckets.refused(path):
-      places.replace_bytes(path, content)
-  except OSError as error:
-    raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 @dataclasses.dataclass(frozen=True)

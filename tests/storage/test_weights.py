@@ -20,7 +20,7 @@ from essl_jax import run as train
 from essl_jax.convert import __main__ as program
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.storage import checkpoint, weights
+from essl_jax.storage import checkpoint, outputs, weights
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import experiment as experiment_lib
 
@@ -370,7 +370,7 @@ def test_flipped_bits_of_a_file_are_found(tmp_path):
     weights.load(path)
   assert "\n" not in str(error.value)
   header = {"essl_jax": json.dumps({"format_version": 1})}
-  weights.write(
+  outputs.write(
     path, weights.to_bytes({"params/encoder/kernel": kernel}, header)
   )
   assert weights.load(path)[1] == {"format_version": 1}
@@ -380,7 +380,7 @@ def test_flipped_bits_of_a_file_are_found(tmp_path):
 def test_a_damaged_header_is_one_line(version, tmp_path):
   path = tmp_path / "a.safetensors"
   header = {"essl_jax": f'{{"format_version": {version}}}'}
-  weights.write(path, weights.to_bytes({"a": np.zeros(1)}, header))
+  outputs.write(path, weights.to_bytes({"a": np.zeros(1)}, header))
   with pytest.raises(UsageError, match="has a damaged header") as error:
     weights.load(path)
   assert "\n" not in str(error.value)
