@@ -25,6 +25,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import functools  # noqa: E402
 import gc  # noqa: E402
 import pathlib  # noqa: E402
+import signal  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
@@ -34,6 +35,10 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes millions of small objects, and few of them are garbage.
 gc.set_threshold(20_000, 20, 20)
+
+# Shells let background jobs ignore Ctrl-C, and so would all programs of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Minutes of compiling and tracing, longest first; the rest fills the gaps.
 LONG_FILES = (

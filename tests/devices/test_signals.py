@@ -1,5 +1,7 @@
 """Signals end a program whatever it waits for; it imports no JAX here."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import signal
@@ -42,7 +44,10 @@ SWALLOWED = """
 """
 
 
-def start(code: str, grace_seconds: float = 0.3) -> subprocess.Popen:
+@contextlib.contextmanager
+def start(
+  code: str, grace_seconds: float = 0.3
+) -> Iterator[subprocess.Popen[str]]:
   """Starts a program that notes SIGTERM as `Preemption` does."""
   head = f"""
     import ctypes, gc, os, signal, sys, time
@@ -52,13 +57,28 @@ def start(code: str, grace_seconds: float = 0.3) -> subprocess.Popen:
     with signals.ended_by_signals({grace_seconds}):
   """
   body = textwrap.indent(textwrap.dedent(code), "  ")
-  return subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(head) + body],
     env=os.environ | {"PYTHONPATH": str(ROOT)},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-  )
+  ) as process:
+    try:
+      yield process
+    finally:
+      process.kill()
+
+
+def send(process: subprocess.Popen[str], kind: signal.Signals) -> None:
+  """Sends a signal and waits until it has come, for two at once are one."""
+  process.send_signal(kind)
+  status = pathlib.Path(f"/proc/{process.pid}/status")
+  for _ in range(100):
+    pending = status.read_text().partition("ShdPnd:")[2].split()
+    if not pending or not int(pending[0], 16) >> (kind - 1) & 1:
+      return
+    time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +95,8 @@ def test_a_signal_ends_what_does_not_stop(code, kinds, end):
   with start(code) as process:
     assert process.stdout.readline() == "ready\n"
     for kind in kinds:
-      time.sleep(0.1)  # two at once are one; and until it is stuck
-      process.send_signal(signal.Signals[kind])
+      time.sleep(0.1)  # until it is stuck
+      send(process, signal.Signals[kind])
     _, errors = process.communicate(timeout=10)
   assert process.returncode == end
   name = {143: "SIGTERM", 130: "Ctrl-C"}[end]
@@ -89,8 +109,7 @@ def test_a_second_ctrl_c_ends_at_once():
   with start(SWALLOWED, grace_seconds=60) as process:
     assert process.stdout.readline() == "ready\n"
     for _ in range(2):
-      time.sleep(0.1)
-      process.send_signal(signal.SIGINT)
+      send(process, signal.SIGINT)
     process.communicate(timeout=5)
   assert process.returncode == 130
 

@@ -1,5 +1,6 @@
 """`kill -9` at any moment, and whole processes that fail or are killed."""
 
+import contextlib
 import errno
 import re
 import signal
@@ -62,7 +63,8 @@ def test_whole_processes(
     stderr=subprocess.PIPE,
     text=True,
   )
-  with begun:
+  with begun, contextlib.ExitStack() as stack:
+    stack.callback(begun.kill)
     assert begun.stderr is not None
     errors = begun.stderr.readline()
     told = time.monotonic()
