@@ -22,6 +22,7 @@ from essl_jax.storage.objects import Object
 
 _SETS = "sets"
 _PART = ".part"  # of a copy that is being written
+_SAID = 2**30  # bytes whose copying takes so long that it is said
 _AT_ONCE = 4  # objects; clients read each in several parts at once
 # Parts of the cache: written between two looks at its size, and what is kept
 # where it was too large.
@@ -132,8 +133,16 @@ class Cache:
         os.utime(folder / x.name)
         continue
       missing.append(x)
+    size = sum(x.size for x in missing)
     with self._lock:
-      self._make_room(sum(x.size for x in missing))
+      self._make_room(size)
+    if size >= _SAID:
+      print(
+        f"essl_jax: copying {size / 2**30:.3g} GiB from"
+        f" {missing[0].path.rpartition('/')[0]} to {folder}, once",
+        file=sys.stderr,
+        flush=True,
+      )
     _fetch(missing, folder)
 
   def _keep(self, copy: pathlib.Path, content: bytes) -> None:

@@ -18,6 +18,7 @@ from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.data import subsets
 from essl_jax.errors import UsageError
+from essl_jax.photonics import generate
 from essl_jax.photonics import source as source_lib
 from essl_jax.storage import cache, places, weights
 
@@ -152,3 +153,5 @@ def test_unit_cells(workdir, requests, tmp_path):
     _open_cells(workdir, max_bytes=1)
   with pytest.raises(UsageError, match="nothing of that name"):
     _open_cells(workdir / "none")
+  with pytest.raises(UsageError, match="give a directory of this machine"):
+    generate.main([f"--out={workdir}", "--kind=blob"])
