@@ -1,6 +1,7 @@
 """Files, folders, leases and logs in a bucket."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,60 @@ def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
   with claim.hold(workdir, lambda _: None):
     pass
   assert "which has died: taking over" in capsys.readouterr().out
+
+
+def test_a_new_process_with_the_number_of_a_dead_one(workdir, monkeypatch):
+  """As in a container that is started again: each program is the first."""
+  before = lease.holder()
+  with monkeypatch.context() as patch:
+    patch.setattr(lease, "holder", lambda: before | {"started": 1})
+    assert lease.take(workdir, "") == 1
+  assert lease.take(workdir, "") == 2
+  with pytest.raises(UsageError, match="at work"):
+    lease.take(workdir, "at work")
+
+
+def test_the_dead_whose_parents_do_not_care(workdir, monkeypatch):
+  with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as dead:
+    holder = lease.holder()
+    holder |= {"process": dead.pid, "started": lease._started(dead.pid)}
+    with monkeypatch.context() as patch:
+      patch.setattr(lease, "holder", lambda: holder)
+      assert lease.take(workdir, "") == 1
+    with pytest.raises(UsageError, match="at work"):
+      lease.take(workdir, "at work")
+    os.kill(dead.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    assert lease.take(workdir, "") == 2
+
+
+def test_a_lost_answer_is_no_other_program(workdir, monkeypatch):
+  """The request is sent again, and then finds what it has made."""
+  client = places.client(workdir)
+  original = client.pipe_file
+
+  def twice(*arguments, **options):
+    original(*arguments, **options)
+    original(*arguments, **options)
+
+  monkeypatch.setattr(client, "pipe_file", twice)
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-1"]
+
+
+def test_one_that_slept_while_others_held_it(workdir, monkeypatch):
+  """It makes a lease of a number that was freed, but is not the last."""
+  for _ in range(3):
+    with claim.hold(workdir, lambda _: None):
+      pass
+  assert lease.take(workdir, "") == 4
+  known, numbers = [[1]], lease._numbers
+  monkeypatch.setattr(
+    lease, "_numbers", lambda x: known.pop() if known else numbers(x)
+  )
+  with pytest.raises(UsageError, match="at work"):
+    lease.take(workdir, "at work")
+  assert places.names(workdir) == [".lease-4"]
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
