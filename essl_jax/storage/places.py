@@ -98,9 +98,11 @@ def _check_remote(text: str, name: str) -> None:
 
 def _configure(scheme: str) -> None:
   """Sets the defaults of fsspec's client, once."""
-  from etils.epath import gpath
+  from etils.epath import backend, gpath
   import fsspec.config  # only there where buckets are read
 
+  # Orbax asks epath, whose own answer is no where a server fails.
+  backend.fsspec_backend.isdir = is_folder  # type: ignore[method-assign]
   gpath._is_tf_installed.cache_clear()  # it remembers what was set before
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are told
   # Listings that are kept would hide what other processes write.
@@ -148,10 +150,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-  """Whether there is a folder; in a bucket: objects below that name.
-
-  epath's own question is answered with no where a server fails.
-  """
+  """Whether there is a folder; in a bucket: objects below that name."""
   if not is_remote(path):
     return os.path.isdir(path)
   try:
