@@ -31,6 +31,7 @@ Path: TypeAlias = epath.Path
 
 # What reads a scheme, and the extra that installs it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_KNOWN = " or ".join(f"{scheme}://BUCKET/..." for scheme in _PACKAGES)
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # until a request is tried again
 # The same for TensorStore, which would wait for ever.
 _TENSORSTORE = {
@@ -64,6 +65,11 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
   if is_remote(text):
     _check_remote(text, name)
     return epath.Path(text.rstrip("/"))
+  if text.startswith(tuple(f"{scheme}:" for scheme in _PACKAGES)):
+    raise UsageError(
+      f"{name} {text} is no path in a bucket: give {_KNOWN}, or ./{text} for a"
+      " folder of this machine"
+    )
   try:
     return epath.Path(pathlib.Path(text).expanduser().absolute())
   except RuntimeError as error:
@@ -75,10 +81,9 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
 
 def _check_remote(text: str, name: str) -> None:
   scheme, _, rest = text.partition("://")
-  known = " or ".join(f"{x}://BUCKET/..." for x in _PACKAGES)
   if scheme not in _PACKAGES:
     raise UsageError(
-      f"{name} {text} has the unknown scheme {scheme}://: give {known}, or a"
+      f"{name} {text} has the unknown scheme {scheme}://: give {_KNOWN}, or a"
       " folder of this machine"
     )
   bucket, _, inside = rest.partition("/")
@@ -86,6 +91,11 @@ def _check_remote(text: str, name: str) -> None:
     raise UsageError(
       f"{name} {text} names no folder in a bucket: give"
       f" {scheme}://BUCKET/FOLDER"
+    )
+  if ".." in inside.split("/"):  # a name to some clients, not to all
+    raise UsageError(
+      f"{name} {text} has .. in its path, and a bucket has no folders to go up:"
+      " write out the path"
     )
   package, extra = _PACKAGES[scheme]
   if importlib.util.find_spec(package) is None:

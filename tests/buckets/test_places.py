@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+from google.api_core import exceptions
+from orbax.checkpoint._src.path import gcs_utils
 import pytest
 
 from essl_jax.errors import UsageError
@@ -40,6 +42,9 @@ def test_files_and_folders(workdir):
     ("gs://bucket", "names no folder"),
     ("gs://bucket/", "names no folder"),
     ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\. or"),
+    ("gs:/bucket/run", "is no path in a bucket: give gs://BUCKET/"),
+    ("gs:bucket/run", "is no path in a bucket"),
+    ("gs://bucket/a/../run", "has .. in its path"),
     ("http://bucket/run", "unknown scheme http://"),
     ("gs://bucket/a\nb", "printable"),
     ("gs://bucket/" + "a" * 300, "at most"),
@@ -203,6 +208,46 @@ def test_a_refused_start_leaves_no_config(workdir):
   ):
     raise AssertionError
   assert places.names(workdir) == [".lease-1"]
+
+
+def test_a_start_that_fails_later_leaves_its_config(workdir):
+  """Which says what the rest is of."""
+
+  def begin(path):
+    for name in ("config.json", "results.partial.json"):
+      places.replace_text(path / name, "{}")
+
+  with pytest.raises(KeyError), claim.hold(workdir, begin):
+    raise KeyError
+  assert "config.json" in places.names(workdir)
+
+
+def test_marks_of_killed_programs_are_removed(workdir):
+  """By which processes see that they share a workdir."""
+  places.replace_bytes(workdir / ".process-0.77.123.essl.tmp", b"")
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-1"]
+
+
+@pytest.mark.parametrize(
+  ("error", "told"),
+  [
+    (exceptions.Forbidden("no"), "the role storage.legacyBucketReader of gs:"),
+    (OSError("Project was not passed"), "set GOOGLE_CLOUD_PROJECT"),
+  ],
+)
+def test_orbax_asks_for_the_kind_of_a_bucket(error, told, workdir, monkeypatch):
+  """Where it may not, that is told before data are prepared."""
+
+  def fail(name):
+    raise error
+
+  monkeypatch.setattr(gcs_utils, "get_bucket", fail)
+  with (
+    pytest.raises(UsageError, match=told),
+    claim.hold(workdir, lambda _: None),
+  ):
+    raise AssertionError
 
 
 def test_figures_are_sent_and_joined(workdir):
