@@ -35,11 +35,12 @@ def refused(path: str | os.PathLike[str]) -> Iterator[None]:
   except Exception as error:
     if not bucket or not _is_refusal(error):
       raise
+    # Without its cause, which alone would be trouble of the network.
     raise UsageError(
       f"cannot use {path} ({first_line(error)}): log in (gcloud auth"
       " application-default login, or the credentials of S3), ask for"
       f" permission to read and write objects in {bucket}, or choose another"
-    ) from error
+    ) from None
 
 
 def _bucket(path: str | os.PathLike[str]) -> str:
@@ -87,7 +88,7 @@ def check_metadata(path: str | os.PathLike[str]) -> None:
         f"cannot use {path} ({first_line(error)}): checkpoints need the right"
         " storage.buckets.get: ask for the role storage.legacyBucketReader of"
         f" {_bucket(path)} besides storage.objectUser, or choose another"
-      ) from error
+      ) from None
     if "Project was not passed" in str(error):
       raise UsageError(
         f"cannot use {path} ({first_line(error)}): set GOOGLE_CLOUD_PROJECT to"
