@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = places.locate(options.out, "--out")
-    if os.path.islink(out):
-      out = out.resolve()  # the link stays
+    if os.path.islink(out):  # the link stays
+      out = places.resolve(out)
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")

@@ -97,7 +97,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
       twice.
   """
   paths = [places.locate(workdir) for workdir in workdirs]
-  resolved = [x if places.is_remote(x) else x.resolve() for x in paths]
+  resolved = list(map(places.resolve, paths))
   for i, path in enumerate(resolved):
     if path in resolved[:i]:
       raise UsageError(f"{paths[i]} is given twice: give each workdir once")

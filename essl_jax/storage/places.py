@@ -169,6 +169,11 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return False
 
 
+def resolve(path: Path) -> Path:
+  """The same path without links, which epath leaves."""
+  return path if is_remote(path) else epath.Path(os.path.realpath(path))
+
+
 def names(folder: str | os.PathLike[str]) -> list[str]:
   """What lies in a folder; nothing where there is none."""
   if not is_remote(folder):
