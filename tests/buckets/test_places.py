@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 
-from google.api_core import exceptions
 from orbax.checkpoint._src.path import gcs_utils
 import pytest
 
@@ -99,6 +98,22 @@ def test_a_path_that_checkpoints_make_too_long(workdir):
     claim.hold(path, lambda _: None),
   ):
     raise AssertionError
+
+
+def test_the_client_is_the_one_that_is_tested():
+  """Also where no test sets its variables."""
+  pytest.importorskip("gcsfs")
+  program = "import essl_jax.storage.places, gcsfs; print(gcsfs.GCSFileSystem)"
+  variables = {k: v for k, v in os.environ.items() if "GCSFS" not in k}
+  variables.pop("STORAGE_EMULATOR_HOST", None)
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    env=variables,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "gcsfs.core.GCSFileSystem" in done.stdout
 
 
 def test_what_is_damaged_is_set_aside(workdir, capsys):
@@ -276,15 +291,15 @@ def test_marks_of_killed_programs_are_removed(workdir):
     assert places.names(workdir) == [".lease-1"]
 
 
-@pytest.mark.parametrize(
-  ("error", "told"),
-  [
-    (exceptions.Forbidden("no"), "the role storage.legacyBucketReader of gs:"),
-    (OSError("Project was not passed"), "set GOOGLE_CLOUD_PROJECT"),
-  ],
-)
-def test_orbax_asks_for_the_kind_of_a_bucket(error, told, workdir, monkeypatch):
+@pytest.mark.parametrize("kind", ["forbidden", "no project"])
+def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
   """Where it may not, that is told before data are prepared."""
+  from google.api_core import exceptions
+
+  error, told = {
+    "forbidden": (exceptions.Forbidden("no"), "storage.legacyBucketReader of"),
+    "no project": (OSError("Project was not passed"), "GOOGLE_CLOUD_PROJECT"),
+  }[kind]
 
   def fail(name):
     raise error
