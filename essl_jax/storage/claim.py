@@ -68,7 +68,7 @@ def _in_bucket(workdir: places.Path) -> Iterator[None]:
       is_new = not places.exists(workdir / "config.json")
     try:
       yield
-    except BaseException:
+    except UsageError:
       if is_new and not places.is_folder(workdir / "checkpoints"):
         places.remove(workdir / "config.json")
       raise

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import places
 
 BEAT_SECONDS = 15.0
@@ -50,13 +50,18 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
     target=_keep, args=(folder, number, done), daemon=True
   )
   thread.start()
+  is_in_reach = True
   try:
     yield True
+  except BaseException as error:
+    is_in_reach = not describe_trouble(error)
+    raise
   finally:
     done.set()
     thread.join()
-    with contextlib.suppress(Exception):  # else it runs out by itself
-      write(folder, number, {"held": False})
+    if is_in_reach:  # else it runs out by itself
+      with contextlib.suppress(Exception):
+        write(folder, number, {"held": False})
 
 
 def take(folder: places.Path, refusal: str) -> int:
