@@ -14,7 +14,7 @@ import jax
 from essl_jax import arguments as arguments_lib
 from essl_jax.errors import UsageError
 from essl_jax.report import runs as runs_lib
-from essl_jax.storage import places
+from essl_jax.storage import buckets, lock, places
 
 NAME = "report.html"
 _BEGINNING = b"<!doctype html>"
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = places.locate(options.out, "--out")
-    if os.path.islink(out):
-      out = out.resolve()  # the link stays
+    if os.path.islink(out):  # the link stays
+      out = places.resolve(out)
   _check_writable(out)
   # Beside a training, its accelerators must be left alone.
   jax.config.update("jax_platforms", "cpu")
@@ -79,25 +79,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check_writable(out: places.Path) -> None:
   """Raises UsageError now, not after a minute of work."""
-  if places.is_folder(out):
-    raise UsageError(f"--out={out} is a folder: give the name of a file")
-  if places.is_remote(out):
-    return
-  if out.exists() and not os.path.isfile(out):  # it would be replaced
-    raise UsageError(f"--out={out} is no regular file: give another name")
+  with buckets.refused(out):
+    if places.is_folder(out):
+      raise UsageError(f"--out={out} is a folder: give the name of a file")
+    is_there = places.exists(out)
   try:
-    with tempfile.TemporaryFile(dir=out.parent):
-      pass
-    is_there = out.exists()
-    if is_there and not os.access(out, os.W_OK):
-      raise PermissionError("the file is write-protected")
+    if places.is_remote(out):
+      _try_bucket(out)
+    else:
+      with tempfile.TemporaryFile(dir=out.parent):
+        pass
+      if is_there and not os.access(out, os.W_OK):
+        raise PermissionError("the file is write-protected")
   except OSError as error:
     raise UsageError(_unwritable(out, error)) from error
-  if is_there and not _is_page(out):
+  is_odd = not places.is_remote(out) and not os.path.isfile(out)
+  if is_there and (is_odd or not _is_page(out)):
+    what = "is no regular file, so " if is_odd else ""
     raise UsageError(
-      f"{out} is there and is no page of this program, and would be lost: give"
-      " another file with --out, or remove it"
+      f"{out} is there and {what}is no page of this program, and would be lost:"
+      " give another file with --out, or remove it"
     )
+
+
+def _try_bucket(out: places.Path) -> None:
+  trial = lock.temporary(out)
+  with buckets.refused(out):
+    places.replace_bytes(trial, b"")
+    places.remove(trial)
 
 
 def _is_page(path: places.Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 from essl_jax.config import older
 from essl_jax.errors import UsageError, told
 from essl_jax.evaluation.evaluation import Row
-from essl_jax.storage import json_files, metrics, places
+from essl_jax.storage import buckets, json_files, metrics, places
 from essl_jax.storage.workdir import read_config
 
 Points = list[tuple[float, float]]
@@ -97,7 +97,7 @@ def read(workdirs: Sequence[str]) -> list[Run]:
       twice.
   """
   paths = [places.locate(workdir) for workdir in workdirs]
-  resolved = [x if places.is_remote(x) else x.resolve() for x in paths]
+  resolved = list(map(places.resolve, paths))
   for i, path in enumerate(resolved):
     if path in resolved[:i]:
       raise UsageError(f"{paths[i]} is given twice: give each workdir once")
@@ -111,8 +111,10 @@ def read(workdirs: Sequence[str]) -> list[Run]:
 
 
 def _results(path: places.Path) -> dict[str, Any]:
-  if not places.is_folder(path):
-    raise UsageError(f"{path} is not a folder: give the workdir of a run")
+  with buckets.refused(path):
+    if not places.is_folder(path):
+      why = buckets.missing(path) or "give the workdir of a run"
+      raise UsageError(f"{path} is not a folder: {why}")
   file = path / "results.json"
   again = "run its command again with --config.mode=evaluate"
   if not places.exists(file):

@@ -8,7 +8,7 @@ from essl_jax.errors import UsageError, is_forbidden
 from essl_jax.storage import places
 from essl_jax.texts import first_line
 
-_REFUSED = ("401", "403")
+_REFUSED = (401, 403, "401", "403")
 
 
 @contextlib.contextmanager
@@ -35,11 +35,12 @@ def refused(path: str | os.PathLike[str]) -> Iterator[None]:
   except Exception as error:
     if not bucket or not _is_refusal(error):
       raise
+    # Without its cause, which alone would be trouble of the network.
     raise UsageError(
       f"cannot use {path} ({first_line(error)}): log in (gcloud auth"
       " application-default login, or the credentials of S3), ask for"
       f" permission to read and write objects in {bucket}, or choose another"
-    ) from error
+    ) from None
 
 
 def _bucket(path: str | os.PathLike[str]) -> str:
@@ -66,6 +67,34 @@ def _exists(bucket: str) -> bool:
   except FileNotFoundError:
     return False
   return True
+
+
+def check_metadata(path: str | os.PathLike[str]) -> None:
+  """Asks for the kind of a bucket, as Orbax does by Google's own client.
+
+  Args:
+    path: `gs://BUCKET/...`, which may be written.
+
+  Raises:
+    UsageError: that client may not, or cannot ask.
+  """
+  from orbax.checkpoint._src.path import gcs_utils
+
+  try:
+    gcs_utils.is_hierarchical_namespace_enabled(path)
+  except Exception as error:
+    if _is_refusal(error):
+      raise UsageError(
+        f"cannot use {path} ({first_line(error)}): checkpoints need the right"
+        " storage.buckets.get: ask for the role storage.legacyBucketReader of"
+        f" {_bucket(path)} besides storage.objectUser, or choose another"
+      ) from None
+    if "Project was not passed" in str(error):
+      raise UsageError(
+        f"cannot use {path} ({first_line(error)}): set GOOGLE_CLOUD_PROJECT to"
+        f" the project of {_bucket(path)}"
+      ) from error
+    raise
 
 
 def holds(path: str | os.PathLike[str], name: str) -> bool:
@@ -149,6 +178,6 @@ def _is_refusal(error: Exception) -> bool:
   kind = f"{type(error).__module__}.{type(error).__name__}"
   if kind.startswith("google.auth.") and "Transport" not in kind:
     return True
-  if str(getattr(error, "code", "")) in _REFUSED or "Credentials" in kind:
+  if getattr(error, "code", None) in _REFUSED or "Credentials" in kind:
     return True
   return isinstance(error, PermissionError) or is_forbidden(error)

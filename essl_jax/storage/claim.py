@@ -65,13 +65,21 @@ def _in_bucket(workdir: places.Path) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     with buckets.refused(workdir):
       stack.enter_context(lease.alone(workdir, refusal))
-      is_new = not places.exists(workdir / "config.json")
+      for name in filter(lock.is_temporary, there := places.names(workdir)):
+        places.remove(workdir / name)
+    buckets.check_metadata(workdir)
     try:
       yield
     except UsageError:
-      if is_new and not places.is_folder(workdir / "checkpoints"):
+      new = set(places.names(workdir)).difference(there)
+      if not any(map(_is_of_work, new)) and "config.json" in new:
         places.remove(workdir / "config.json")
       raise
+
+
+def _is_of_work(name: str) -> bool:
+  is_of_others = lease.PATTERN.fullmatch(name) or lock.is_temporary(name)
+  return not is_of_others and name != "config.json"
 
 
 @contextlib.contextmanager

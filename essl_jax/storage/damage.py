@@ -34,22 +34,32 @@ def attempt(
   Raises:
     UsageError: of `read`, or something else is wrong than the checkpoint.
   """
-  found, why = None, ""
+  # Networks fail for a while, and Orbax takes some of it for what is not there.
+  tries = 2 if places.is_remote(folder) else 1
+  for _ in range(tries):
+    found, why = _try(read, step, folder)
+    if jax.process_count() > 1:
+      others = multihost_utils.process_allgather(np.int32(bool(why)))
+      if others.any() and not why:
+        why = "another process cannot read it"
+    if not why:
+      break
+  return found, why
+
+
+def _try(
+  read: Callable[[int], Any], step: int, folder: places.Path
+) -> tuple[Any, str]:
   try:
     _check_files(folder)
-    found = read(step)
+    return read(step), ""
   except (UsageError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # TensorStore and Orbax raise many kinds
     # TensorStore has its own word for a lack of rights.
     if describe_trouble(error) or "PERMISSION_DENIED" in str(error):
       raise
-    why = first_line(error)
-  if jax.process_count() > 1:
-    others = multihost_utils.process_allgather(np.int32(bool(why)))
-    if others.any() and not why:
-      why = "another process cannot read it"
-  return found, why
+    return None, first_line(error)
 
 
 def _check_files(folder: places.Path) -> None:

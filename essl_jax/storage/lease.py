@@ -7,6 +7,7 @@ check), so of several programs one gets it.
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from typing import Any
+import uuid
 
 from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import places
@@ -71,13 +73,27 @@ def take(folder: places.Path, refusal: str) -> int:
     last = numbers[-1] if numbers else 0
     if last:
       _wait(folder, last, refusal)
-    content = json.dumps(holder()).encode()
-    path = os.fspath(folder / f".lease-{last + 1}")
-    with contextlib.suppress(FileExistsError):  # then somebody was faster
-      places.client(path).pipe_file(path, content, mode="create")
+    if _make(folder, last + 1):
       for number in numbers:
         places.remove(folder / f".lease-{number}")
       return last + 1
+
+
+def _make(folder: places.Path, number: int) -> bool:
+  """Makes a lease; False where somebody was faster."""
+  own = holder() | {"made": uuid.uuid4().hex}
+  path = os.fspath(folder / f".lease-{number}")
+  try:
+    places.client(path).pipe_file(path, json.dumps(own).encode(), mode="create")
+  except FileExistsError:
+    # Where the answer to the first request was lost, the next finds our own.
+    if _read(folder, number) != own:
+      return False
+  if _numbers(folder)[-1] == number:
+    return True
+  # Others have held and freed this number since we looked, and gone on.
+  places.remove(path)
+  return False
 
 
 def _wait(folder: places.Path, number: int, refusal: str) -> None:
@@ -87,7 +103,7 @@ def _wait(folder: places.Path, number: int, refusal: str) -> None:
     return
   who = f"process {content.get('process')} on {content.get('host')}"
   if content.get("machine") == machine():
-    if _is_alive(content.get("process")):
+    if _is_alive(content.get("process"), content.get("started")):
       raise UsageError(f"{refusal} ({who})")
     print(f"{folder} was held by {who}, which has died: taking over")
     return
@@ -152,23 +168,44 @@ def holder() -> dict[str, Any]:
     "host": socket.gethostname(),
     "machine": machine(),
     "process": os.getpid(),
+    "started": _started(os.getpid()),
   }
 
 
+@functools.cache
 def machine() -> str:
   """The same for processes that see each other's numbers, else different."""
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
     return f"{boot.strip()} {os.stat('/proc/self/ns/pid').st_ino}"
   except OSError:
-    return f"unknown {os.getpid()}"
+    return f"unknown {uuid.uuid4().hex}"
 
 
-def _is_alive(process: Any) -> bool:
+def _is_alive(process: Any, started: Any) -> bool:
+  """Whether a process of this machine is there, and no other of its number.
+
+  Containers that are started again have the same few numbers each time.
+  """
   try:
     os.kill(int(process), 0)
   except ProcessLookupError:
     return False
   except (PermissionError, OverflowError, TypeError, ValueError):
-    return True
-  return True
+    pass
+  now = _started(process)
+  return None in (started, now) or started == now
+
+
+def _started(process: Any) -> int | None:
+  """When a process has begun, in ticks of the machine's clock.
+
+  0 for one that has ended, and whose parent has not asked yet; None where the
+  system does not tell.
+  """
+  try:
+    text = pathlib.Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+  except (OSError, ValueError, IndexError):
+    return None

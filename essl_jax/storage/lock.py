@@ -83,6 +83,11 @@ def temporary(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f"{_short(path.name)}.{os.getpid()}.essl.tmp")
 
 
+def is_temporary(name: str) -> bool:
+  """Whether a file is called like those that a kill may leave."""
+  return _TEMPORARY.fullmatch(name) is not None
+
+
 def _short(name: str) -> str:
   return os.fsencode(name)[:_LONGEST].decode(errors="ignore")
 

@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from essl_jax.errors import describe_trouble
 from essl_jax.storage import digest, json_files, places, remarks
 from essl_jax.texts import first_line
 
@@ -95,6 +96,8 @@ class Manager(ocp.CheckpointManager):
       if found is not None:
         return {name: float(value) for name, value in found.items()}
     except Exception as error:  # whatever Orbax makes of a damaged file
+      if describe_trouble(error):  # else the best would be deleted
+        raise
       if jax.process_index() == 0 and step not in self._unreadable:
         self._unreadable.add(step)
         print(

@@ -31,6 +31,7 @@ Path: TypeAlias = epath.Path
 
 # What reads a scheme, and the extra that installs it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_KNOWN = " or ".join(f"{scheme}://BUCKET/..." for scheme in _PACKAGES)
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # until a request is tried again
 # The same for TensorStore, which would wait for ever.
 _TENSORSTORE = {
@@ -64,6 +65,11 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
   if is_remote(text):
     _check_remote(text, name)
     return epath.Path(text.rstrip("/"))
+  if text.startswith(tuple(f"{scheme}:" for scheme in _PACKAGES)):
+    raise UsageError(
+      f"{name} {text} is no path in a bucket: give {_KNOWN}, or ./{text} for a"
+      " folder of this machine"
+    )
   try:
     return epath.Path(pathlib.Path(text).expanduser().absolute())
   except RuntimeError as error:
@@ -75,10 +81,9 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
 
 def _check_remote(text: str, name: str) -> None:
   scheme, _, rest = text.partition("://")
-  known = " or ".join(f"{x}://BUCKET/..." for x in _PACKAGES)
   if scheme not in _PACKAGES:
     raise UsageError(
-      f"{name} {text} has the unknown scheme {scheme}://: give {known}, or a"
+      f"{name} {text} has the unknown scheme {scheme}://: give {_KNOWN}, or a"
       " folder of this machine"
     )
   bucket, _, inside = rest.partition("/")
@@ -86,6 +91,11 @@ def _check_remote(text: str, name: str) -> None:
     raise UsageError(
       f"{name} {text} names no folder in a bucket: give"
       f" {scheme}://BUCKET/FOLDER"
+    )
+  if ".." in inside.split("/"):  # a name to some clients, not to all
+    raise UsageError(
+      f"{name} {text} has .. in its path, and a bucket has no folders to go up:"
+      " write out the path"
     )
   package, extra = _PACKAGES[scheme]
   if importlib.util.find_spec(package) is None:
@@ -98,9 +108,11 @@ def _check_remote(text: str, name: str) -> None:
 
 def _configure(scheme: str) -> None:
   """Sets the defaults of fsspec's client, once."""
-  from etils.epath import gpath
+  from etils.epath import backend, gpath
   import fsspec.config  # only there where buckets are read
 
+  # Orbax asks epath, whose own answer is no where a server fails.
+  backend.fsspec_backend.isdir = is_folder  # type: ignore[method-assign]
   gpath._is_tf_installed.cache_clear()  # it remembers what was set before
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are told
   # Listings that are kept would hide what other processes write.
@@ -148,16 +160,18 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-  """Whether there is a folder; in a bucket: objects below that name.
-
-  epath's own question is answered with no where a server fails.
-  """
+  """Whether there is a folder; in a bucket: objects below that name."""
   if not is_remote(path):
     return os.path.isdir(path)
   try:
     return client(path).info(os.fspath(path))["type"] == "directory"
   except FileNotFoundError:
     return False
+
+
+def resolve(path: Path) -> Path:
+  """The same path without links, which epath leaves."""
+  return path if is_remote(path) else epath.Path(os.path.realpath(path))
 
 
 def names(folder: str | os.PathLike[str]) -> list[str]:

@@ -170,6 +170,8 @@ def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
       "--workdir of a training"
     ) from error
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    if describe_trouble(error):
+      raise
     raise UsageError(
       f"cannot read {path}: {first_line(error)}: restore the file or choose"
       " another --workdir"

@@ -212,10 +212,10 @@ def pretrain(
             parts = filter(None, (loss, said))
             logger.info(f"epoch {epoch}/{config.epochs}: {', '.join(parts)}")
         if stop or _is_kept(experiment, step):
+          logger.send()  # first: where a save is whole, no start repeats them
           checkpoints.save(step, state, figures)
           if jax.process_index() == 0:
             starts.record(workdir, clock.record(step))
-            logger.send()
         if stop:
           logger.info(_stopped(step, workdir))
           return False

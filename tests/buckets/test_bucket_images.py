@@ -14,6 +14,7 @@ from folder_helpers import (
 import numpy as np
 import pytest
 
+from essl_jax import errors
 from essl_jax.data import load_npz
 from essl_jax.errors import UsageError
 from essl_jax.storage import cache, places
@@ -193,3 +194,4 @@ def test_without_permission(refusal, request_, images, tmp_path, monkeypatch):
   with pytest.raises(UsageError, match=r"log in \(gcloud auth") as error:
     open_folder(root)
   assert "\n" not in str(error.value)
+  assert errors.line_and_code(error.value)[1] == 2  # no trouble of networks

@@ -10,7 +10,7 @@ import program_helpers
 import pytest
 
 from essl_jax import run
-from essl_jax.storage import places, weights
+from essl_jax.storage import checkpoint, metrics, places, weights
 from essl_jax.training import experiment
 
 
@@ -82,3 +82,19 @@ def test_wrong_input_is_one_line(
   (line,) = said.splitlines()
   assert line.startswith("error: ") and told in line
   assert not workdir.exists()
+
+
+def test_figures_are_sent_before_a_checkpoint(
+  config, workdir, tmp_path, monkeypatch
+):
+  """No start repeats them once it is whole, and a kill may come at once."""
+  sent, save = [], checkpoint.Checkpoints.save
+
+  def noted(*arguments, **options):
+    sent.append([x["step"] for x in metrics.read(workdir)])
+    return save(*arguments, **options)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", noted)
+  images = write_folder(tmp_path / "images")
+  run.run(config(images), workdir)
+  assert sent == [[0, 1, 1]]  # before training, of the step, and the accuracy

@@ -1,11 +1,14 @@
 """Files, folders, leases and logs in a bucket."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 
+from google.api_core import exceptions
+from orbax.checkpoint._src.path import gcs_utils
 import pytest
 
 from essl_jax.errors import UsageError
@@ -39,6 +42,9 @@ def test_files_and_folders(workdir):
     ("gs://bucket", "names no folder"),
     ("gs://bucket/", "names no folder"),
     ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\. or"),
+    ("gs:/bucket/run", "is no path in a bucket: give gs://BUCKET/"),
+    ("gs:bucket/run", "is no path in a bucket"),
+    ("gs://bucket/a/../run", "has .. in its path"),
     ("http://bucket/run", "unknown scheme http://"),
     ("gs://bucket/a\nb", "printable"),
     ("gs://bucket/" + "a" * 300, "at most"),
@@ -88,6 +94,60 @@ def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
   with claim.hold(workdir, lambda _: None):
     pass
   assert "which has died: taking over" in capsys.readouterr().out
+
+
+def test_a_new_process_with_the_number_of_a_dead_one(workdir, monkeypatch):
+  """As in a container that is started again: each program is the first."""
+  before = lease.holder()
+  with monkeypatch.context() as patch:
+    patch.setattr(lease, "holder", lambda: before | {"started": 1})
+    assert lease.take(workdir, "") == 1
+  assert lease.take(workdir, "") == 2
+  with pytest.raises(UsageError, match="at work"):
+    lease.take(workdir, "at work")
+
+
+def test_the_dead_whose_parents_do_not_care(workdir, monkeypatch):
+  with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as dead:
+    holder = lease.holder()
+    holder |= {"process": dead.pid, "started": lease._started(dead.pid)}
+    with monkeypatch.context() as patch:
+      patch.setattr(lease, "holder", lambda: holder)
+      assert lease.take(workdir, "") == 1
+    with pytest.raises(UsageError, match="at work"):
+      lease.take(workdir, "at work")
+    os.kill(dead.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    assert lease.take(workdir, "") == 2
+
+
+def test_a_lost_answer_is_no_other_program(workdir, monkeypatch):
+  """The request is sent again, and then finds what it has made."""
+  client = places.client(workdir)
+  original = client.pipe_file
+
+  def twice(*arguments, **options):
+    original(*arguments, **options)
+    original(*arguments, **options)
+
+  monkeypatch.setattr(client, "pipe_file", twice)
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-1"]
+
+
+def test_one_that_slept_while_others_held_it(workdir, monkeypatch):
+  """It makes a lease of a number that was freed, but is not the last."""
+  for _ in range(3):
+    with claim.hold(workdir, lambda _: None):
+      pass
+  assert lease.take(workdir, "") == 4
+  known, numbers = [[1]], lease._numbers
+  monkeypatch.setattr(
+    lease, "_numbers", lambda x: known.pop() if known else numbers(x)
+  )
+  with pytest.raises(UsageError, match="at work"):
+    lease.take(workdir, "at work")
+  assert places.names(workdir) == [".lease-4"]
 
 
 @pytest.mark.parametrize("is_alive", [False, True])
@@ -148,6 +208,46 @@ def test_a_refused_start_leaves_no_config(workdir):
   ):
     raise AssertionError
   assert places.names(workdir) == [".lease-1"]
+
+
+def test_a_start_that_fails_later_leaves_its_config(workdir):
+  """Which says what the rest is of."""
+
+  def begin(path):
+    for name in ("config.json", "results.partial.json"):
+      places.replace_text(path / name, "{}")
+
+  with pytest.raises(KeyError), claim.hold(workdir, begin):
+    raise KeyError
+  assert "config.json" in places.names(workdir)
+
+
+def test_marks_of_killed_programs_are_removed(workdir):
+  """By which processes see that they share a workdir."""
+  places.replace_bytes(workdir / ".process-0.77.123.essl.tmp", b"")
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-1"]
+
+
+@pytest.mark.parametrize(
+  ("error", "told"),
+  [
+    (exceptions.Forbidden("no"), "the role storage.legacyBucketReader of gs:"),
+    (OSError("Project was not passed"), "set GOOGLE_CLOUD_PROJECT"),
+  ],
+)
+def test_orbax_asks_for_the_kind_of_a_bucket(error, told, workdir, monkeypatch):
+  """Where it may not, that is told before data are prepared."""
+
+  def fail(name):
+    raise error
+
+  monkeypatch.setattr(gcs_utils, "get_bucket", fail)
+  with (
+    pytest.raises(UsageError, match=told),
+    claim.hold(workdir, lambda _: None),
+  ):
+    raise AssertionError
 
 
 def test_figures_are_sent_and_joined(workdir):

@@ -117,15 +117,15 @@ def test_what_is_nested_too_deeply_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
   lines = [{"step": 1, "loss": deep}, {"step": 2, "loss": 1.0}]
   page = _page(_write(tmp_path / "lines", RESULTS, lines))
-  assert "1 broken line(s) of metrics.jsonl left out" in page.text
+  assert "1 broken line(s) of metrics-*.jsonl left out" in page.text
 
 
 def test_files_that_never_end_are_not_read(tmp_path):
   """Nor waited for."""
   workdir = _write(tmp_path / "run", RESULTS)
-  (workdir / "metrics.jsonl").unlink()
-  os.mkfifo(workdir / "metrics.jsonl")
-  told = "cannot read metrics.jsonl (it is no regular file)"
+  (workdir / "metrics-0.jsonl").unlink()
+  os.mkfifo(workdir / "metrics-0.jsonl")
+  told = "cannot read metrics-*.jsonl (it is no regular file)"
   assert told in _page(workdir).text
   (workdir / "results.json").unlink()
   for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
@@ -200,7 +200,7 @@ def test_an_evaluation_that_fails_costs_its_part_alone(
   assert "1.00%" in page.text and "12.5" in page.text
 
 
-@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["results.json", "metrics-0.jsonl"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bytes"])
 def test_only_regular_files_are_read(name, kind, tmp_path):
   """A pipe would be waited for, and a device never ends."""
@@ -214,8 +214,8 @@ def test_only_regular_files_are_read(name, kind, tmp_path):
     path.mkdir()
   else:
     path.write_bytes(b"\xff\x00")
-  if name == "metrics.jsonl":
-    assert "metrics.jsonl" in _page(tmp_path / "run").text
+  if name == "metrics-0.jsonl":
+    assert "metrics-*.jsonl" in _page(tmp_path / "run").text
     return
   with pytest.raises(UsageError, match="cannot read .*results.json") as error:
     report(tmp_path / "run")

@@ -178,7 +178,7 @@ def test_half_written_files_of_the_living_stay(tmp_path):
 def test_names_as_long_as_can_be_are_written(name, tmp_path, monkeypatch):
   """What is added while a file is half written makes none too long."""
   path = tmp_path / name
-  workdir_lib.replace_text(path, "a")
+  places.replace_text(path, "a")
   assert path.read_text() == "a"
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()

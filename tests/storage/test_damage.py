@@ -1,11 +1,13 @@
 """Checkpoints that are not what was saved."""
 
+import errno
 import os
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from essl_jax.errors import UsageError
@@ -219,3 +221,17 @@ def test_trouble_of_the_machine_is_no_damage(workdir, monkeypatch):
     with pytest.raises(UsageError, match="cannot read .*its permissions"):
       checkpoints.restore(make_state(0))
     assert checkpoints.latest_step() == 2
+
+
+def test_the_best_is_not_forgotten_for_trouble(workdir, monkeypatch):
+  """Else the next save would delete it."""
+
+  def fail(*arguments):
+    raise OSError(errno.EIO, "no disk")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, "metrics", fail)
+    with pytest.raises(OSError, match="no disk"):
+      Checkpoints(workdir)
+  with Checkpoints(workdir) as checkpoints:
+    assert checkpoints.best_step() == 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from essl_jax.errors import UsageError
+from essl_jax.storage import places
 from essl_jax.storage import workdir as workdir_lib
 
 pytestmark = pytest.mark.quick
@@ -129,6 +130,6 @@ def test_no_file_takes_the_place_of_a_device(tmp_path):
   for name in ("pipe", "link"):
     before = os.lstat(tmp_path / name)
     with pytest.raises(OSError, match="a pipe or device is there"):
-      workdir_lib.replace_text(tmp_path / name, "a")
+      places.replace_text(tmp_path / name, "a")
     assert os.path.samestat(before, os.lstat(tmp_path / name))
   assert len(list(tmp_path.iterdir())) == 2

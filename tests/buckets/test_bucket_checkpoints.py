@@ -1,0 +1,79 @@
+"""Checkpoints in a bucket: damaged ones, and those that only seem so."""
+
+import aiohttp
+import jax.numpy as jnp
+from orbax.checkpoint._src.handlers import composite_checkpoint_handler
+import pytest
+
+from essl_jax.storage import places
+from essl_jax.storage.checkpoint import Checkpoints
+
+
+def _state(step):
+  return {"step": jnp.int32(step), "kernel": jnp.arange(40.0) + step}
+
+
+@pytest.fixture
+def saved(workdir):
+  """Steps 1 and 2."""
+  with Checkpoints(workdir) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, _state(step), {"knn_top1": 50.0 - step})
+  return workdir
+
+
+def _restored(workdir):
+  with Checkpoints(workdir) as checkpoints:
+    return int(checkpoints.restore(_state(0))["step"])
+
+
+def test_a_server_that_fails_does_not_say_no(workdir, monkeypatch):
+  """Also where Orbax asks, which asks by epath."""
+  assert not workdir.is_dir()
+
+  async def fail(*arguments, **options):
+    raise aiohttp.ServerTimeoutError
+
+  monkeypatch.setattr(places.client(workdir), "_info", fail)
+  for ask in (workdir.is_dir, workdir.exists):
+    with pytest.raises(TimeoutError):
+      ask()
+
+
+def test_a_fault_that_passes_is_no_damage(saved, monkeypatch):
+  """Orbax goes on without what it could not list."""
+  handler = composite_checkpoint_handler.CompositeCheckpointHandler
+  original, failed = handler._existing_items, []
+
+  def fail_once(*arguments):
+    if not failed:
+      failed.append(True)
+      raise aiohttp.ServerTimeoutError
+    return original(*arguments)
+
+  monkeypatch.setattr(handler, "_existing_items", fail_once)
+  assert _restored(saved) == 2 and failed
+  assert places.names(saved / "checkpoints") == ["1", "2"]
+
+
+def test_a_damaged_one_is_set_aside(saved, capsys):
+  """Orbax lets what was renamed be, and the same step is saved again."""
+  folder = saved / "checkpoints"
+  places.replace_bytes(folder / "2" / "digests" / "digests.json", b"{}")
+  assert _restored(saved) == 1
+  assert "that of step 1 takes its place" in capsys.readouterr().out
+  with Checkpoints(saved) as checkpoints:
+    checkpoints.save(2, _state(2))
+  assert places.names(folder) == ["1", "2", "2.damaged-1"]
+  assert _restored(saved) == 2
+
+
+def test_a_cut_save_is_no_hindrance(saved):
+  """Without its marker it is none, and the same step is saved again."""
+  folder = saved / "checkpoints"
+  places.remove(folder / "2" / "commit_success.txt")
+  assert _restored(saved) == 1
+  with Checkpoints(saved) as checkpoints:
+    assert checkpoints.latest_step() == 1
+    checkpoints.save(2, _state(2))
+  assert _restored(saved) == 2
