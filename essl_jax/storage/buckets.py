@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 import contextlib
 import os
+import re
 
 from essl_jax.errors import UsageError, is_forbidden
 from essl_jax.storage import places
 from essl_jax.texts import first_line
 
-_REFUSED = (401, 403, "401", "403")
+# As gcsfs says it of names that no bucket has, and of buckets that cost.
+_WRONG = re.compile(r"Bad Request: |Bucket is requester pays")
+_REFUSED = (400, 401, 403, "400", "401", "403")
 
 
 @contextlib.contextmanager
@@ -174,10 +177,12 @@ def named(
 
 
 def _is_refusal(error: Exception) -> bool:
-  """Whether a server knows who asks and says no, or does not know who asks."""
+  """Whether a server says no to who asks, or to what."""
   kind = f"{type(error).__module__}.{type(error).__name__}"
   if kind.startswith("google.auth.") and "Transport" not in kind:
     return True
   if getattr(error, "code", None) in _REFUSED or "Credentials" in kind:
+    return True
+  if isinstance(error, ValueError) and _WRONG.match(str(error)):
     return True
   return isinstance(error, PermissionError) or is_forbidden(error)

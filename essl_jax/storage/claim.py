@@ -12,7 +12,8 @@ from essl_jax.storage import workdir as workdir_lib
 from essl_jax.texts import unfit
 
 _PATTERNS = frozenset("*?[]\\")  # Orbax takes them for patterns of names
-_LONGEST = 3800  # bytes; Linux takes 4095, and checkpoints add some
+# Bytes: Linux takes 4095 and a bucket 1024, and checkpoints add some.
+_LONGEST, _LONGEST_IN_BUCKET = 3800, 800
 
 
 @contextlib.contextmanager
@@ -142,8 +143,9 @@ def check_name(path: places.Path) -> None:
       f"workdir {ascii(str(path))} has {wrong[0]} in its path, by which"
       " checkpoints cannot be read again: choose another --workdir"
     )
-  if len(os.fsencode(path)) > _LONGEST:
+  most = _LONGEST_IN_BUCKET if places.is_remote(path) else _LONGEST
+  if len(os.fsencode(path)) > most:
     raise UsageError(
-      f"the path of workdir {str(path)[:60]}... is longer than {_LONGEST}"
+      f"the path of workdir {str(path)[:60]}... is longer than {most}"
       " bytes: choose another --workdir"
     )

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 # epath would read buckets by TensorFlow's client, if TensorFlow is installed.
 # That knows Google's servers alone.
 os.environ.setdefault("EPATH_USE_TF", "false")
-if "STORAGE_EMULATOR_HOST" in os.environ:  # it does not know kinds of buckets
-  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# gcsfs would ask for the kind of each bucket by gRPC, which nothing here tests.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 from etils import epath
 

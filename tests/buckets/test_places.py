@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 
-from google.api_core import exceptions
 from orbax.checkpoint._src.path import gcs_utils
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import claim, lease, logs, metrics, places
+from essl_jax.storage import bookkeeping, claim, lease, logs, metrics, places
 
 
 def test_files_and_folders(workdir):
@@ -69,6 +68,69 @@ def test_a_bucket_that_is_not_there(server):
     claim.hold(path, lambda _: None),
   ):
     raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["name", "other name", "costs"])
+def test_a_bucket_that_cannot_be_used(kind, workdir, monkeypatch):
+  from gcsfs.retry import HttpError  # once the server is set
+
+  error = {
+    "name": HttpError({"code": 400, "message": "Invalid bucket name: 'A_b'"}),
+    "other name": ValueError("Bad Request: b/A_b/o\ninvalid name"),
+    "costs": ValueError("Bucket is requester pays. Set `requester_pays=True`"),
+  }[kind]
+
+  def fail(*arguments, **options):
+    raise error
+
+  monkeypatch.setattr(places.client(workdir), "ls", fail)
+  with (
+    pytest.raises(UsageError, match=f"cannot use {workdir} .*choose another"),
+    claim.hold(workdir, lambda _: None),
+  ):
+    raise AssertionError
+
+
+def test_a_path_that_checkpoints_make_too_long(workdir):
+  path = places.locate(workdir / "/".join(["a" * 99] * 9))
+  with (
+    pytest.raises(UsageError, match="is longer than 800 bytes"),
+    claim.hold(path, lambda _: None),
+  ):
+    raise AssertionError
+
+
+def test_the_client_is_the_one_that_is_tested():
+  """Also where no test sets its variables."""
+  pytest.importorskip("gcsfs")
+  program = "import essl_jax.storage.places, gcsfs; print(gcsfs.GCSFileSystem)"
+  variables = {k: v for k, v in os.environ.items() if "GCSFS" not in k}
+  variables.pop("STORAGE_EMULATOR_HOST", None)
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    env=variables,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "gcsfs.core.GCSFileSystem" in done.stdout
+
+
+def test_what_is_damaged_is_set_aside(workdir, capsys):
+  """By copying; figures that are whole stay."""
+  line = '{"step": 1, "loss": 0.5}'
+  places.replace_text(workdir / "metrics-0.jsonl", f"{line}\n[1]\n")
+  for name in ("results.json", "config.json"):
+    places.replace_text(workdir / name, "[")
+  bookkeeping.mend(workdir)
+  assert places.names(workdir) == [
+    "config.json.damaged-1",
+    "metrics-0.jsonl",
+    "metrics-0.jsonl.damaged-1",
+    "results.json.damaged-1",
+  ]
+  assert metrics.read(workdir) == [{"step": 1, "loss": 0.5}]
+  assert capsys.readouterr().out.count("is damaged") == 3
 
 
 def test_one_program_at_a_time(workdir):
@@ -229,15 +291,15 @@ def test_marks_of_killed_programs_are_removed(workdir):
     assert places.names(workdir) == [".lease-1"]
 
 
-@pytest.mark.parametrize(
-  ("error", "told"),
-  [
-    (exceptions.Forbidden("no"), "the role storage.legacyBucketReader of gs:"),
-    (OSError("Project was not passed"), "set GOOGLE_CLOUD_PROJECT"),
-  ],
-)
-def test_orbax_asks_for_the_kind_of_a_bucket(error, told, workdir, monkeypatch):
+@pytest.mark.parametrize("kind", ["forbidden", "no project"])
+def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
   """Where it may not, that is told before data are prepared."""
+  from google.api_core import exceptions
+
+  error, told = {
+    "forbidden": (exceptions.Forbidden("no"), "storage.legacyBucketReader of"),
+    "no project": (OSError("Project was not passed"), "GOOGLE_CLOUD_PROJECT"),
+  }[kind]
 
   def fail(name):
     raise error

@@ -12,7 +12,7 @@ import fault_worker
 import program_helpers
 import pytest
 
-from essl_jax.storage import places
+from essl_jax.storage import claim, places
 
 
 def _start(recipe, workdir, *flags):
@@ -150,3 +150,25 @@ def test_two_processes(server, tiny_config, workdir, tmp_path):
     tmp_path, config, 1, flags={0: [flags[0][0], "--config.mode=evaluate"]}
   )
   assert again.statuses == [0], again.errors
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_reach_the_bucket(
+  server, tiny_config, workdir, tmp_path
+):
+  """It says so, the other says whom it lost, and nothing stays in the way."""
+  import process_helpers
+
+  config = process_helpers.make_config(tiny_config)
+  flags = {i: [f"--workdir={workdir}"] for i in range(2)}
+  alone = (
+    "import os\nos.environ['STORAGE_EMULATOR_HOST'] = 'http://127.0.0.1:9'\n"
+  )
+  ended = process_helpers.run(tmp_path, config, 2, flags=flags, changes=alone)
+  assert ended.statuses == [1, 1], ended.errors
+  assert "Traceback" not in "".join(ended.errors)
+  (line,) = ended.told(1)
+  assert line.startswith("error: a bucket cannot be reached")
+  assert any(line.startswith("error: ") for line in ended.told(0))
+  with claim.hold(workdir, lambda _: None):
+    assert places.names(workdir) == [".lease-2"]
