@@ -31,11 +31,15 @@ def test_a_server_that_fails_does_not_say_no(workdir, monkeypatch):
   """Also where Orbax asks, which asks by epath."""
   assert not workdir.is_dir()
 
-  async def fail(*arguments, **options):
+  def fail_now(*arguments, **options):
     raise aiohttp.ServerTimeoutError
 
-  name = "_info"  # what the client of fsspec asks for all of them
-  monkeypatch.setattr(places.client(workdir), name, fail)
+  async def fail(*arguments, **options):
+    fail_now()
+
+  # What fsspec's client asks for all of them, from programs and from itself.
+  for name, failing in (("info", fail_now), ("_info", fail)):
+    monkeypatch.setattr(places.client(workdir), name, failing)
   for ask in (workdir.is_dir, workdir.exists):
     with pytest.raises(TimeoutError):
       ask()
