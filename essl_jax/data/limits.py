@@ -62,7 +62,7 @@ class Room:
 
   def __init__(self, size: int):
     self.size = size
-    self._held = 0
+    self.held = 0
     self._changed = threading.Condition()
 
   def take(self, number: int) -> None:
@@ -70,15 +70,15 @@ class Room:
     if number > FREE:
       with self._changed:
         self._changed.wait_for(
-          lambda: not self._held or self._held + number <= self.size
+          lambda: not self.held or self.held + number <= self.size
         )
-        self._held += number
+        self.held += number
 
   def give_back(self, number: int) -> None:
     """Frees what was taken."""
     if number > FREE:
       with self._changed:
-        self._held -= number
+        self.held -= number
         self._changed.notify_all()
 
   def give_back_with(self, owner: Any, number: int) -> None:

@@ -71,7 +71,7 @@ def _in_bucket(workdir: places.Path) -> Iterator[None]:
     buckets.check_metadata(workdir)
     try:
       yield
-    except BaseException:
+    except UsageError:
       new = set(places.names(workdir)).difference(there)
       if not any(map(_is_of_work, new)) and "config.json" in new:
         places.remove(workdir / "config.json")

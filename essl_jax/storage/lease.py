@@ -19,7 +19,7 @@ import time
 from typing import Any
 import uuid
 
-from essl_jax.errors import UsageError
+from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import places
 
 BEAT_SECONDS = 15.0
@@ -52,24 +52,29 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
     target=_keep, args=(folder, number, done), daemon=True
   )
   thread.start()
+  is_in_reach = True
   try:
     yield True
+  except BaseException as error:
+    is_in_reach = not describe_trouble(error)
+    raise
   finally:
     done.set()
     thread.join()
-    with contextlib.suppress(Exception):  # else it runs out by itself
-      write(folder, number, {"held": False})
+    if is_in_reach:  # else it runs out by itself
+      with contextlib.suppress(Exception):
+        write(folder, number, {"held": False})
 
 
 def take(folder: places.Path, refusal: str) -> int:
   """Waits for a lease to be free, and returns the number of the own one."""
   while True:
-    numbers = _numbers(folder)
-    last = numbers[-1] if numbers else 0
+    there = numbers(folder)
+    last = there[-1] if there else 0
     if last:
       _wait(folder, last, refusal)
     if _make(folder, last + 1):
-      for number in numbers:
+      for number in there:
         places.remove(folder / f".lease-{number}")
       return last + 1
 
@@ -84,7 +89,7 @@ def _make(folder: places.Path, number: int) -> bool:
     # Where the answer to the first request was lost, the next finds our own.
     if _read(folder, number) != own:
       return False
-  if _numbers(folder)[-1] == number:
+  if numbers(folder)[-1] == number:
     return True
   # Others have held and freed this number since we looked, and gone on.
   places.remove(path)
@@ -119,7 +124,7 @@ def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
   while not done.wait(BEAT_SECONDS):
     beat += 1
     try:
-      is_lost = _numbers(folder)[-1:] != [number]
+      is_lost = numbers(folder)[-1:] != [number]
       if not is_lost:
         write(folder, number, {"beat": beat})
     except Exception:  # the network's; whoever needs it says so
@@ -134,7 +139,8 @@ def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
       os._exit(1)  # nothing more may be written
 
 
-def _numbers(folder: places.Path) -> list[int]:
+def numbers(folder: places.Path) -> list[int]:
+  """Those of all leases that are there, in order."""
   found = map(PATTERN.fullmatch, places.names(folder))
   return sorted(int(x[1]) for x in found if x)
 
@@ -163,7 +169,7 @@ def holder() -> dict[str, Any]:
     "host": socket.gethostname(),
     "machine": machine(),
     "process": os.getpid(),
-    "started": _started(os.getpid()),
+    "started": started(os.getpid()),
   }
 
 
@@ -177,7 +183,7 @@ def machine() -> str:
     return f"unknown {uuid.uuid4().hex}"
 
 
-def _is_alive(process: Any, started: Any) -> bool:
+def _is_alive(process: Any, begun: Any) -> bool:
   """Whether a process of this machine is there, and no other of its number.
 
   Containers that are started again have the same few numbers each time.
@@ -188,11 +194,11 @@ def _is_alive(process: Any, started: Any) -> bool:
     return False
   except (PermissionError, OverflowError, TypeError, ValueError):
     pass
-  now = _started(process)
-  return None in (started, now) or started == now
+  now = started(process)
+  return None in (begun, now) or begun == now
 
 
-def _started(process: Any) -> int | None:
+def started(process: Any) -> int | None:
   """When a process has begun, in ticks of the machine's clock.
 
   0 for one that has ended, and whose parent has not asked yet; None where the

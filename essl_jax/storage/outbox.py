@@ -7,6 +7,7 @@ from typing import Self
 
 from etils import epath
 
+from essl_jax.errors import describe_trouble
 from essl_jax.storage import places
 
 
@@ -44,10 +45,11 @@ class Outbox:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    """Sends what is left, and removes the folder."""
+    """Sends what is left, unless the bucket is gone; removes the folder."""
     if self._temporary is not None:
       with self._temporary:
-        self.send()
+        if not describe_trouble(error):
+          self.send()
 
   def send(self) -> None:
     """Writes the files that have grown to the workdir."""

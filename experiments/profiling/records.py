@@ -1,6 +1,7 @@
 """Records of measurements: where they are from, and how to go on with one."""
 
 from collections.abc import Mapping, Sequence
+import errno
 import os
 import pathlib
 from typing import Any
@@ -71,12 +72,16 @@ def read_metrics(workdir: pathlib.Path) -> list[Any]:
     workdir: of the run.
 
   Returns:
-    What `metrics.read` returns; nothing where there is no run.
+    What `metrics.read` returns.
 
   Raises:
     OSError: they cannot be read.
     ValueError: it is no regular file.
   """
+  if not metrics.files(workdir):
+    raise FileNotFoundError(
+      errno.ENOENT, os.strerror(errno.ENOENT), f"{workdir}/metrics-*.jsonl"
+    )
   return metrics.read(workdir)
 
 

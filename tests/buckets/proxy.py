@@ -82,7 +82,7 @@ class Proxy:
     """Lets the at-th request of a kind fail, or all from it on.
 
     Args:
-      fault: one of `FAULTS`.
+      fault: one of `FAULTS`, or another code of HTTP.
       of: kind of request; of any kind if absent.
       at: number of the first that fails.
       lasts: whether the others after it fail as well, of any kind.
@@ -111,7 +111,7 @@ class Proxy:
   def answer(self, handler, body):
     """Answers a request, as the server does or not."""
     fault = self._disturbs(kind(handler.command, handler.path))
-    if fault in (BUSY, UNAVAILABLE):
+    if fault and fault.isdigit():
       _reply(handler, int(fault), [], b'{"error": {"message": "disturbed"}}')
       return
     if fault == DROP:

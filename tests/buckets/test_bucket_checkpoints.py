@@ -31,18 +31,25 @@ def test_a_server_that_fails_does_not_say_no(workdir, monkeypatch):
   """Also where Orbax asks, which asks by epath."""
   assert not workdir.is_dir()
 
-  def fail(*arguments, **options):
+  def fail_now(*arguments, **options):
     raise aiohttp.ServerTimeoutError
 
-  monkeypatch.setattr(places.client(workdir), "info", fail)
-  with pytest.raises(TimeoutError):
-    workdir.is_dir()
+  async def fail(*arguments, **options):
+    fail_now()
+
+  # What fsspec's client asks for all of them, from programs and from itself.
+  for name, failing in (("info", fail_now), ("_info", fail)):
+    monkeypatch.setattr(places.client(workdir), name, failing)
+  for ask in (workdir.is_dir, workdir.exists):
+    with pytest.raises(TimeoutError):
+      ask()
 
 
 def test_a_fault_that_passes_is_no_damage(saved, monkeypatch):
   """Orbax goes on without what it could not list."""
   handler = composite_checkpoint_handler.CompositeCheckpointHandler
-  original, failed = handler._existing_items, []
+  name = "_existing_items"  # where Orbax lists what a checkpoint has
+  original, failed = getattr(handler, name), []
 
   def fail_once(*arguments):
     if not failed:
@@ -50,7 +57,7 @@ def test_a_fault_that_passes_is_no_damage(saved, monkeypatch):
       raise aiohttp.ServerTimeoutError
     return original(*arguments)
 
-  monkeypatch.setattr(handler, "_existing_items", fail_once)
+  monkeypatch.setattr(handler, name, fail_once)
   assert _restored(saved) == 2 and failed
   assert places.names(saved / "checkpoints") == ["1", "2"]
 

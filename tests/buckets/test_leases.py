@@ -52,7 +52,7 @@ def test_a_new_process_with_the_number_of_a_dead_one(workdir, monkeypatch):
 def test_the_dead_whose_parents_do_not_care(workdir, monkeypatch):
   with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as dead:
     holder = lease.holder()
-    holder |= {"process": dead.pid, "started": lease._started(dead.pid)}
+    holder |= {"process": dead.pid, "started": lease.started(dead.pid)}
     with monkeypatch.context() as patch:
       patch.setattr(lease, "holder", lambda: holder)
       assert lease.take(workdir, "") == 1
@@ -83,9 +83,9 @@ def test_one_that_slept_while_others_held_it(workdir, monkeypatch):
     with claim.hold(workdir, lambda _: None):
       pass
   assert lease.take(workdir, "") == 4
-  known, numbers = [[1]], lease._numbers
+  known, numbers = [[1]], lease.numbers
   monkeypatch.setattr(
-    lease, "_numbers", lambda x: known.pop() if known else numbers(x)
+    lease, "numbers", lambda x: known.pop() if known else numbers(x)
   )
   with pytest.raises(UsageError, match="at work"):
     lease.take(workdir, "at work")

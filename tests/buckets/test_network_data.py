@@ -10,6 +10,7 @@ import proxy as proxy_lib
 import pytest
 
 from essl_jax import errors
+from essl_jax.errors import UsageError
 from essl_jax.storage import places
 
 KINDS = ("GET list", "GET object", "GET media")
@@ -59,6 +60,17 @@ def test_one_that_fails_is_tried_again(fault, proxy, images):
   remote = _read(images[1])
   assert proxy.fired
   assert_equal_batches(remote, _read(images[0]))
+
+
+@pytest.mark.parametrize("code", ["401", "403"])
+def test_without_permission(code, proxy, images):
+  """To begin, to list and to read; said at once."""
+  counts = _counts(proxy, images[1])
+  for kind, at in [(None, 1), ("GET list", counts["GET list"])]:
+    proxy.arm(code, kind, at, lasts=True)
+    with pytest.raises(UsageError, match=r"log in \(gcloud auth") as error:
+      _read(images[1])
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.faults

@@ -42,7 +42,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
     ({"regression": {"learning_rate": 0.0}}, "learning_rate must be above 0"),
     (
       {"data": {"name": "digits", "generate": {"kind": "blob"}}},
-      "there is no field config.data.generate; there are: dir, image_size",
+      "there is no field config.data.generate; there are: cache_gib, dir, ",
     ),
   ],
 )

@@ -41,7 +41,7 @@ def test_images_whose_levels_are_unclear_free_their_room(monkeypatch):
   for _ in range(2):
     with pytest.raises(crops.BrokenImageError, match="cannot be known"):
       crops.decode(dark, room)
-  assert not room._held
+  assert not room.held
 
 
 def test_pixels_that_pil_refuses_itself_are_told_alike(monkeypatch):

@@ -74,11 +74,12 @@ def send(process: subprocess.Popen[str], kind: signal.Signals) -> None:
   """Sends a signal and waits until it has come, for two at once are one."""
   process.send_signal(kind)
   status = pathlib.Path(f"/proc/{process.pid}/status")
-  for _ in range(100):
-    pending = status.read_text().partition("ShdPnd:")[2].split()
-    if not pending or not int(pending[0], 16) >> (kind - 1) & 1:
-      return
-    time.sleep(0.1)
+  with contextlib.suppress(FileNotFoundError):  # it has ended
+    for _ in range(100):
+      pending = status.read_text().partition("ShdPnd:")[2].split()
+      if not int(pending[0], 16) >> (kind - 1) & 1:
+        return
+      time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

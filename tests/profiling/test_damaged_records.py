@@ -131,7 +131,7 @@ def test_a_speed_that_is_none_is_refused(rate, tmp_path):
 
 @pytest.mark.parametrize("content", ["pipe", "folder", b"\xff\n", b"[1]\n"])
 def test_metrics_that_are_none_are_one_line(content, tmp_path, capsys):
-  put(tmp_path / "metrics.jsonl", content)
+  put(tmp_path / "metrics-0.jsonl", content)
   assert time_to_accuracy.main([str(tmp_path)]) == 2
   assert len(capsys.readouterr().err.splitlines()) == 1
 
