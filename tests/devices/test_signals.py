@@ -72,6 +72,7 @@ def start(
 
 def send(process: subprocess.Popen[str], kind: signal.Signals) -> None:
   """Sends a signal and waits until it has come, for two at once are one."""
+  time.sleep(0.1)  # until the program waits
   process.send_signal(kind)
   status = pathlib.Path(f"/proc/{process.pid}/status")
   with contextlib.suppress(FileNotFoundError):  # it has ended
@@ -96,7 +97,6 @@ def test_a_signal_ends_what_does_not_stop(code, kinds, end):
   with start(code) as process:
     assert process.stdout.readline() == "ready\n"
     for kind in kinds:
-      time.sleep(0.1)  # until it is stuck
       send(process, signal.Signals[kind])
     _, errors = process.communicate(timeout=10)
   assert process.returncode == end
