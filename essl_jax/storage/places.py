@@ -107,7 +107,7 @@ def _check_remote(text: str, name: str) -> None:
 
 
 def _configure(scheme: str) -> None:
-  """Sets the defaults of fsspec's client, once."""
+  """Sets those defaults of the clients that nobody has set yet."""
   from etils.epath import backend, gpath
   import fsspec.config  # only there where buckets are read
 
