@@ -101,9 +101,9 @@ def make_records_dir(tmp_path_factory):
   return path
 
 
-def open_source(name, **settings):
-  """The source of `config.data`."""
-  return data.open_source(config_lib.Data(name, **settings))
+def open_source(name, own=None, **settings):
+  """The source of `config.data`, with its own fields."""
+  return data.open_source(config_lib.Data(name, **settings), own)
 
 
 def take(source, n, **arguments):

@@ -25,7 +25,9 @@ from essl_jax.texts import printable, some
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 
 
-def open_folder(settings: config_lib.Data) -> EncodedSource:
+def open_folder(
+  settings: config_lib.Data, *, classes: tuple[str, ...] = ()
+) -> EncodedSource:
   """Opens image files, one folder a split and one in it a class.
 
   Classes are numbered by name. See `EncodedSource` for the order and what
@@ -36,13 +38,15 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
       this machine or in a bucket. Of "train[:1%]" the images are taken from a
       fixed random order, so that all classes are met; "train[90%:]" shares the
       folder.
+    classes: names of the folders of the classes to read, such as those of
+      ImageNet-100; all if empty.
 
   Returns:
     The source; files were listed, and one of each split was read.
 
   Raises:
     UsageError: a folder is missing or empty, has fewer than two classes, the
-      splits' classes differ, or no image can be read.
+      splits' classes differ, a class is not there, or no image can be read.
   """
   if not settings.dir:
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
@@ -52,11 +56,14 @@ def open_folder(settings: config_lib.Data) -> EncodedSource:
       "the side of evaluation images, such as 224"
     )
   with buckets.refused(settings.dir):
-    return _open(settings, settings.dir, settings.image_size)
+    return _open(settings, settings.dir, settings.image_size, classes)
 
 
 def _open(
-  settings: config_lib.Data, directory: str, size: int
+  settings: config_lib.Data,
+  directory: str,
+  size: int,
+  classes: Sequence[str],
 ) -> EncodedSource:
   """What `open_folder` does, of a set that is complete."""
   try:
@@ -71,7 +78,8 @@ def _open(
   names = {
     split: _names(files.root, part, known) for split, part in parts.items()
   }
-  images = _Folders(files, list(dict.fromkeys(sum(names.values(), []))))
+  read = list(dict.fromkeys(sum(names.values(), [])))
+  images = _Folders(files, read, classes)
   rows = {
     split: np.concatenate(
       [images.rows(*each) for each in parse_split(part, images.sizes)]
@@ -117,12 +125,19 @@ class _Folders:
     sizes: number of images by folder.
   """
 
-  def __init__(self, files: files_lib.Files, names: Sequence[str]):
+  def __init__(
+    self,
+    files: files_lib.Files,
+    names: Sequence[str],
+    classes: Sequence[str],
+  ):
     paths = {name: os.path.join(files.root, name) for name in names}
     own = {name: files.real(path) for name, path in paths.items()}
     _check_apart(own)
     lists = {
-      name: listing_lib.Listing(files, path, list(own.values()))
+      name: listing_lib.Listing(
+        files, path, list(own.values()), _classes(files, path, classes)
+      )
       for name, path in paths.items()
     }
     for name, listing in lists.items():
@@ -186,6 +201,21 @@ def _check_apart(own: Mapping[str, str]) -> None:
         f" too: give parts of one split, such as {other}[:90%] and"
         f" {other}[90%:]"
       )
+
+
+def _classes(
+  files: files_lib.Files, path: str, chosen: Sequence[str]
+) -> list[str]:
+  """The sorted names of a split's classes, of those chosen if any are."""
+  there = listing_lib.folders(files, path)
+  if not chosen:
+    return there
+  if missing := sorted(set(chosen) - set(there)):
+    raise UsageError(
+      f"{path} has no folder {some(missing)}, which config.data.classes names:"
+      f" there are {some(there)}"
+    )
+  return sorted(set(chosen))
 
 
 def _check_listing(path: str, listing: listing_lib.Listing) -> None:

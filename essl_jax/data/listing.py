@@ -26,7 +26,7 @@ class Listing:
   or class to another, and is ignored.
 
   Attributes:
-    classes: sorted names of the folders in the split's folder.
+    classes: names of the folders in the split's folder that are read.
     files: paths below it, sorted by class and name.
     counts: number of files of each class.
     ignored: number of files that are no images, by ending, and of links that
@@ -34,16 +34,23 @@ class Listing:
     places: real paths that links lead to, and of the folders in these.
   """
 
-  def __init__(self, files: Files, path: str, own: Sequence[str]):
+  def __init__(
+    self,
+    files: Files,
+    path: str,
+    own: Sequence[str],
+    classes: Sequence[str],
+  ):
     """Lists them.
 
     Args:
       files: of the set.
       path: of the split's folder.
       own: real paths of all folders of the set that are read.
+      classes: names of the folders in it that are read.
     """
     self._files, self._own = files, own
-    self.classes = folders(files, path)
+    self.classes = classes
     self.files: list[str] = []
     self.counts: list[int] = []
     self.ignored: Counter[str] = Counter()

@@ -40,6 +40,21 @@ def test_what_a_folder_says_of_itself(folder):
     source.num_examples("val")
 
 
+def test_chosen_classes_alone_are_read(folder):
+  """As ImageNet-100's of ImageNet's; numbered by name, whatever the order."""
+  chosen = (CLASSES[2], CLASSES[0])
+  source = open_folder(folder, own={"classes": chosen})
+  assert list(source.classes) == sorted(chosen) and source.num_classes == 2
+  assert source.num_examples("train") == sum(i % 3 != 1 for i in range(SIZE))
+  batches = source.evaluation_batches("train", SIZE)
+  assert set(np.concatenate([x["label"] for x in batches])) == {0, 1}
+  with pytest.raises(UsageError, match="no folder nowhere, which") as error:
+    open_folder(folder, own={"classes": (CLASSES[0], "nowhere")})
+  assert "\n" not in str(error.value)
+  with pytest.raises(UsageError, match="has only the class"):
+    open_folder(folder, own={"classes": CLASSES[:1]})
+
+
 def test_links_in_a_circle_are_followed_once(tmp_path):
   folder = write_folder(tmp_path / "images")
   (tmp_path / "apart").mkdir()
