@@ -4,9 +4,11 @@
   python -m essl_jax.main --config=configs/cifar_barlow_twins.py:baseline
   python -m essl_jax.main --config=configs/cifar_barlow_twins.py:small
   python -m essl_jax.main --config=configs/cifar_barlow_twins.py:small,baseline
+  python -m essl_jax.main --config=configs/cifar_barlow_twins.py:cifar100
 
 Variants:
   baseline  Barlow Twins: no rotations are predicted.
+  cifar100  the images of CIFAR-100; never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 The paper has Barlow Twins on ImageNet only. This recipe takes views, encoder
@@ -19,23 +21,18 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
 """
 
+from cifar_simclr import COMMON, shrink, start
 import ml_collections
 
-from essl_jax.config import base, variants
+from essl_jax.config import variants
 
-VARIANTS = {
-  "baseline": "without equivariance",
-  "small": "minutes on 2 CPU cores",
-}
+VARIANTS = COMMON
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  config = base(method="barlow_twins")
-  config.data.name = "cifar10"
-  config.encoder.stem = "cifar"
-  config.views.third.size = 16
+  config = start("barlow_twins", chosen)
   config.projector.widths = (2048, 2048, 2048)
   config.optimizer.update(
     name="lars",
@@ -46,16 +43,8 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     end_factor=0.001,
   )
   config.equivariance.weight = 0.0 if "baseline" in chosen else 2.0
-  config.probe.resize_size = 36
-  config.measures.groups = ("rotation",)
 
   if "small" in chosen:
-    config.epochs = 4
-    config.batch_size = 128
-    config.data.train_split = "train[:5000]"
-    config.encoder.width = 16
+    shrink(config)
     config.projector.widths = (512, 512, 512)
-    config.equivariance.hidden_widths = (512, 512)
-    config.optimizer.warmup_epochs = 1
-    config.probe.protocol = "fast"
   return config

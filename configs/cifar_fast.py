@@ -4,9 +4,11 @@
   python -m essl_jax.main --config=configs/cifar_fast.py:baseline
   python -m essl_jax.main --config=configs/cifar_fast.py:small
   python -m essl_jax.main --config=configs/cifar_fast.py:small,baseline
+  python -m essl_jax.main --config=configs/cifar_fast.py:cifar100
 
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.06.
+  cifar100  the images of CIFAR-100; never run.
   small     float32, 5,000 images, 4 epochs, a quarter of the width; minutes on
             2 CPU cores.
 
@@ -40,45 +42,33 @@ Method, batch and augmentations are those of cifar_simclr.py. SimCLR rather than
 SimSiam, since E-SimCLR is ahead after few epochs of few images.
 """
 
+from cifar_simclr import COMMON, shrink, start
 import ml_collections
 
-from essl_jax.config import base, variants
+from essl_jax.config import variants
 
-VARIANTS = {
-  "baseline": "without equivariance",
-  "small": "minutes on 2 CPU cores",
-}
+VARIANTS = COMMON
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
   baseline = "baseline" in chosen
-  config = base(method="simclr")
+  config = start("simclr", chosen)
   config.epochs = 400
   config.precision = "bfloat16"
   config.checkpoint_every_epochs = 100
-  config.data.update(name="cifar10", on_device=True)
-  config.encoder.stem = "cifar"
-  config.views.third.size = 16
+  config.data.on_device = True
   config.views.resolution = ((0.0, 0.5), (0.4, 0.75), (0.7, 1.0))
   config.temperature = 0.2
   config.optimizer.learning_rate = 0.06 if baseline else 0.12
   config.equivariance.weight = 0.0 if baseline else 0.4
   config.equivariance.all_elements = False
   config.knn.every_epochs = 20
-  config.probe.resize_size = 36
-  config.measures.groups = ("rotation",)
 
   if "small" in chosen:
-    config.epochs = 4
+    shrink(config)
     config.precision = "float32"
-    config.batch_size = 128
-    config.data.train_split = "train[:5000]"
-    config.encoder.width = 16
     config.projector.widths = (512, 512)
-    config.equivariance.hidden_widths = (512, 512)
-    config.optimizer.warmup_epochs = 1
     config.knn.every_epochs = 1
-    config.probe.protocol = "fast"
   return config

@@ -4,9 +4,11 @@
   python -m essl_jax.main --config=configs/cifar_simclr.py:baseline
   python -m essl_jax.main --config=configs/cifar_simclr.py:small
   python -m essl_jax.main --config=configs/cifar_simclr.py:small,baseline
+  python -m essl_jax.main --config=configs/cifar_simclr.py:cifar100
 
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.03.
+  cifar100  the images of CIFAR-100; never run.
   rotnet    no SSL loss: predicts the rotations of 32-pixel crops alone, as
             Gidaris et al. (arXiv 1803.07728), with this recipe's training.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
@@ -19,41 +21,61 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
 """
 
+from collections.abc import Collection
+
 import ml_collections
 
-from essl_jax.config import base, exclusive, variants
+from essl_jax.config import base, exclusive, update_views, variants
 
-VARIANTS = {
+COMMON = {
   "baseline": "without equivariance",
-  "rotnet": "without an SSL loss",
+  "cifar100": "images of CIFAR-100",
   "small": "minutes on 2 CPU cores",
 }
+VARIANTS = COMMON | {"rotnet": "without an SSL loss"}
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
   kind = exclusive(chosen, ("baseline", "rotnet"))
-  config = base(method="none" if kind == "rotnet" else "simclr")
+  config = start("none" if kind == "rotnet" else "simclr", chosen)
   # The defaults are the paper's: 800 epochs at batch size 512, ResNet-18, SGD,
   # temperature 0.5; views 1 and 2 are crops of 20% or more with flips, jitter
   # and grayscale.
-  config.data.name = "cifar10"
-  config.encoder.stem = "cifar"
   config.views.third.size = 32 if kind == "rotnet" else 16
   config.optimizer.learning_rate = 0.03 if kind == "baseline" else 0.06
   config.equivariance.weight = {"": 0.4, "rotnet": 1.0, "baseline": 0.0}[kind]
-  config.probe.resize_size = 36
-  config.measures.groups = ("rotation",)
 
   if "small" in chosen:
-    config.epochs = 4
-    config.batch_size = 128
-    config.data.train_split = "train[:5000]"
-    config.encoder.width = 16
+    shrink(config)
     if kind != "rotnet":
       config.projector.widths = (512, 512)
-    config.equivariance.hidden_widths = (512, 512)
-    config.optimizer.warmup_epochs = 1
-    config.probe.protocol = "fast"
   return config
+
+
+def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
+  """Returns what the CIFAR recipes share: data, third view, evaluations."""
+  config = base(method=method)
+  config.data.name = "cifar10"
+  config.encoder.stem = "cifar"
+  config.views.third.size = 16
+  config.probe.resize_size = 36
+  config.measures.groups = ("rotation",)
+  if "cifar100" in chosen:
+    config.data.name = "cifar100"
+    update_views(
+      config, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    )
+  return config
+
+
+def shrink(config: ml_collections.ConfigDict) -> None:
+  """Makes a recipe `small`, but for what its method has."""
+  config.epochs = 4
+  config.batch_size = 128
+  config.data.train_split = "train[:5000]"
+  config.encoder.width = 16
+  config.equivariance.hidden_widths = (512, 512)
+  config.optimizer.warmup_epochs = 1
+  config.probe.protocol = "fast"
