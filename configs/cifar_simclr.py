@@ -54,11 +54,14 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   return config
 
 
-def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
+def start(
+  method: str, chosen: Collection[str], encoder: str = "resnet"
+) -> ml_collections.ConfigDict:
   """Returns what the CIFAR recipes share: data, third view, evaluations."""
-  config = base(method=method)
+  config = base(method=method, encoder=encoder)
   config.data.name = "cifar10"
-  config.encoder.stem = "cifar"
+  if encoder == "resnet":
+    config.encoder.stem = "cifar"
   config.views.third.size = 16
   config.probe.resize_size = 36
   config.measures.groups = ("rotation",)
@@ -75,7 +78,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
   config.epochs = 4
   config.batch_size = 128
   config.data.train_split = "train[:5000]"
-  config.encoder.width = 16
+  config.encoder.width = 16 if config.encoder.name == "resnet" else 96
   config.equivariance.hidden_widths = (512, 512)
   config.optimizer.warmup_epochs = 1
   config.probe.protocol = "fast"

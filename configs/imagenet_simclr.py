@@ -41,6 +41,7 @@ remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 """
 
 from collections.abc import Collection
+import pathlib
 
 import ml_collections
 
@@ -56,6 +57,8 @@ VARIANTS = {
   "scale=large": "view 3 shows 8% to 100%",
   "tiny": "for trying out, on a CPU",
 }
+# For recipes of methods whose authors or followers have such figures.
+IMAGENET100 = VARIANTS | {"imagenet100": "100 classes of a folder, ResNet-18"}
 
 
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
@@ -85,10 +88,12 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   return config
 
 
-def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
+def start(
+  method: str, chosen: Collection[str], encoder: str = "resnet"
+) -> ml_collections.ConfigDict:
   """Returns what the ImageNet recipes share: data, views, evaluations."""
   large = option(chosen, "scale", "small") == "large"
-  config = base(method=method)
+  config = base(method=method, encoder=encoder)
   config.epochs = int(option(chosen, "epochs", "100"))
   config.precision = "bfloat16"
   config.log_every = 50
@@ -99,7 +104,8 @@ def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
     image_size=224,
     resize_size=256,
   )
-  config.encoder.update(depth=50, zero_init_last_norm=True)
+  if encoder == "resnet":
+    config.encoder.update(depth=50, zero_init_last_norm=True)
   update_views(
     config,
     size=224,
@@ -131,6 +137,23 @@ def start(method: str, chosen: Collection[str]) -> ml_collections.ConfigDict:
   return config
 
 
+def use_imagenet100(config: ml_collections.ConfigDict) -> None:
+  """Turns a recipe to ImageNet-100 with the settings of solo-learn."""
+  names = pathlib.Path(__file__).with_name("imagenet100.txt")
+  config.epochs = 400
+  config.batch_size = 256
+  config.data.update(
+    name="folder",
+    classes=tuple(names.read_text(encoding="utf-8").split()),
+    test_split="val",
+  )
+  if config.encoder.name == "resnet":
+    config.encoder.update(depth=18, zero_init_last_norm=False)
+    config.optimizer.update(
+      trust_coefficient=0.02, clip_rate=True, warmup_from=3e-5
+    )
+
+
 def shrink(config: ml_collections.ConfigDict) -> None:
   """Makes a recipe `tiny`, but for what its method has."""
   config.epochs = 2
@@ -142,7 +165,10 @@ def shrink(config: ml_collections.ConfigDict) -> None:
   )
   update_views(config, size=32)
   config.views.third.size = 16
-  config.encoder.update(depth=18, width=8)
+  if config.encoder.name == "resnet":
+    config.encoder.update(depth=18, width=8)
+  else:
+    config.encoder.update(image_size=32, patch=8, width=24, depth=2, heads=3)
   config.equivariance.hidden_widths = (32, 32, 16)
   config.knn.update(every_epochs=1, k=10, bank_images=0)
   config.probe.update(epochs=2, batch_size=16)
