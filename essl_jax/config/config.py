@@ -116,8 +116,9 @@ class Optimizer:
   """SGD, LARS or AdamW; linear warm-up, then a cosine.
 
   Attributes:
-    name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases and
-      norms, and `lars` does not adapt their rates.
+    name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases,
+      norms, and a ViT's positions and tokens, and `lars` does not adapt their
+      rates.
     learning_rate: peak learning rate.
     bias_learning_rate: peak for biases and norms, where it differs.
     scale_with_batch: multiply the rates by batch size / 256.
@@ -126,7 +127,12 @@ class Optimizer:
     beta2: decay of the mean squared gradient; `adamw` only.
     trust_coefficient: scale of the adapted rates; `lars` only, and required
       there.
-    warmup_epochs: epochs of linear warm-up from 0 to the peak.
+    clip_rate: no adapted rate exceeds the learning rate (LARC); `lars` only.
+    clip_gradients: norm to which a longer gradient of all parameters together
+      is shortened, decay apart; unset leaves gradients as they are.
+    clip_each_array: shorten each array by its own norm instead, as DINO does.
+    warmup_epochs: epochs of linear warm-up to the peak.
+    warmup_from: rate at which the warm-up begins; not scaled with the batch.
     end_factor: fraction of the peak at which the cosine ends.
     update_rate_every: how often the rate changes: every `step` or every
       `epoch`.
@@ -140,7 +146,11 @@ class Optimizer:
   momentum: Share = 0.9
   beta2: Share = 0.999
   trust_coefficient: bounds.Positive | None = None
+  clip_rate: bool = False
+  clip_gradients: bounds.Positive | None = None
+  clip_each_array: bool = False
   warmup_epochs: bounds.Whole = 10
+  warmup_from: NonNegative = 0.0
   end_factor: Share = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
 

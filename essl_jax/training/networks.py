@@ -47,6 +47,14 @@ class Networks(nn.Module):
     """Whether a term asks for the images' classes."""
     return any(term.needs_labels for term in self.terms)
 
+  @property
+  def aside_heads(self) -> tuple[str, ...]:
+    """Heads of terms whose gradients reach nothing else."""
+    terms = [term for term in self.terms if term.is_aside]
+    return tuple(
+      name for x in terms for name in hooks.make_heads(x, **self.common)
+    )
+
   def setup(self) -> None:
     """Makes the heads under the names that their parts give them."""
     made: dict[str, nn.Module] = {}
