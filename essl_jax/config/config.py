@@ -207,6 +207,13 @@ class Config:
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which checkpoint to evaluate at the end: `latest`, or
       `best` by the figure that an evaluation's `ranks` names.
+    evaluate_network: which network evaluations measure, in training too, and
+      exports hold: the trained one (`online`) or its moving average (`target`).
+      By default the one that the method is known for.
+    evaluate_features: which features evaluations measure: `output` is what the
+      encoder returns. A ViT also offers its class `token`, the `mean` of its
+      patches, and the class tokens of its last blocks side by side, such as
+      `last_4`.
     data: where the images come from.
     views: the augmented views by name.
     encoder: the network whose features are learned.
@@ -238,6 +245,8 @@ class Config:
   steps_per_dispatch: Count | None = None
   checkpoint_every_epochs: Count = 10
   evaluate_checkpoint: Literal["latest", "best"] = "latest"
+  evaluate_network: Literal["online", "target"] | None = None
+  evaluate_features: str = "output"
   encoder: Encoder = Encoder()
   optimizer: Optimizer = Optimizer()
   measures: Measures = Measures()

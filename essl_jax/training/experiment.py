@@ -15,7 +15,7 @@ from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.data import arrays
 from essl_jax.devices import parallel
-from essl_jax.models.layers import convolution, dense
+from essl_jax.models.layers import attention, convolution, dense
 from essl_jax.training import (
   checks,
   description,
@@ -174,7 +174,8 @@ class Experiment:
   @functools.cached_property
   def encode(self) -> Callable[[Any, jax.Array], jax.Array]:
     """The frozen encoder of one device's images; see `step.make_encode`."""
-    return step_lib.make_encode(self.networks.encoder)
+    features = self.config.evaluate_features
+    return step_lib.make_encode(self.networks.encoder, features)
 
   @functools.cached_property
   def mapped_encode(self) -> Callable[[Any, jax.Array], jax.Array]:
@@ -285,6 +286,7 @@ def build(
       axis_name=parallel.AXIS,
       conv_general_dilated=convolution.default_conv(platform),
       dot_general=dense.default_dot_general(platform),
+      dot_product_attention=attention.default_attention(platform),
     ),
     groups=parameter_groups.make(config, steps_per_epoch),
     steps_per_epoch=steps_per_epoch,
