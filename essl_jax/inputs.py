@@ -200,3 +200,19 @@ def _automatic(
   )
   # Without jit, JAX would ask for a mesh that is set.
   return jax.jit(automatic)(*(leaves[i] for i in places))
+
+
+def check_multiple(
+  name: str, value: int, factor: int, factor_name: str = ""
+) -> None:
+  """Raises ValueError unless a number is a positive multiple of another.
+
+  Args:
+    name: of the number, for the message.
+    value: the number.
+    factor: what divides it.
+    factor_name: what to call that, if anything.
+  """
+  if value < 1 or value % factor:
+    wanted = f"{factor_name} {factor}".strip()
+    raise ValueError(f"{name} must be a multiple of {wanted}, got {value}.")

@@ -43,6 +43,12 @@ def _check_optimizer(config: Config) -> None:
     )
   if optimizer.name != "adamw" and optimizer.beta2 != Optimizer.beta2:
     refuse(f"optimizer {optimizer.name}", "optimizer.beta2")
+  if optimizer.clip_rate and not is_lars:
+    refuse(f"optimizer {optimizer.name}", "optimizer.clip_rate")
+  if optimizer.clip_each_array and optimizer.clip_gradients is None:
+    refuse("an unset optimizer.clip_gradients", "optimizer.clip_each_array")
+  if optimizer.warmup_from and not optimizer.warmup_epochs:
+    refuse("optimizer.warmup_epochs=0", "optimizer.warmup_from")
   if optimizer.warmup_epochs >= max(config.epochs, 1):
     raise UsageError(
       f"config.optimizer.warmup_epochs ({optimizer.warmup_epochs})"

@@ -116,8 +116,9 @@ class Optimizer:
   """SGD, LARS or AdamW; linear warm-up, then a cosine.
 
   Attributes:
-    name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases and
-      norms, and `lars` does not adapt their rates.
+    name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases,
+      norms, and a ViT's positions and tokens, and `lars` does not adapt their
+      rates.
     learning_rate: peak learning rate.
     bias_learning_rate: peak for biases and norms, where it differs.
     scale_with_batch: multiply the rates by batch size / 256.
@@ -126,7 +127,12 @@ class Optimizer:
     beta2: decay of the mean squared gradient; `adamw` only.
     trust_coefficient: scale of the adapted rates; `lars` only, and required
       there.
-    warmup_epochs: epochs of linear warm-up from 0 to the peak.
+    clip_rate: no adapted rate exceeds the learning rate (LARC); `lars` only.
+    clip_gradients: norm to which a longer gradient of all parameters together
+      is shortened, decay apart; unset leaves gradients as they are.
+    clip_each_array: shorten each array by its own norm instead, as DINO does.
+    warmup_epochs: epochs of linear warm-up to the peak.
+    warmup_from: rate at which the warm-up begins; not scaled with the batch.
     end_factor: fraction of the peak at which the cosine ends.
     update_rate_every: how often the rate changes: every `step` or every
       `epoch`.
@@ -140,7 +146,11 @@ class Optimizer:
   momentum: Share = 0.9
   beta2: Share = 0.999
   trust_coefficient: bounds.Positive | None = None
+  clip_rate: bool = False
+  clip_gradients: bounds.Positive | None = None
+  clip_each_array: bool = False
   warmup_epochs: bounds.Whole = 10
+  warmup_from: NonNegative = 0.0
   end_factor: Share = 0.0
   update_rate_every: Literal["step", "epoch"] = "step"
 
@@ -197,6 +207,13 @@ class Config:
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which checkpoint to evaluate at the end: `latest`, or
       `best` by the figure that an evaluation's `ranks` names.
+    evaluate_network: which network evaluations measure, in training too, and
+      exports hold: the trained one (`online`) or its moving average (`target`).
+      By default the one that the method is known for.
+    evaluate_features: which features evaluations measure: `output` is what the
+      encoder returns. A ViT also offers its class `token`, the `mean` of its
+      patches, and the class tokens of its last blocks side by side, such as
+      `last_4`.
     data: where the images come from.
     views: the augmented views by name.
     encoder: the network whose features are learned.
@@ -228,6 +245,8 @@ class Config:
   steps_per_dispatch: Count | None = None
   checkpoint_every_epochs: Count = 10
   evaluate_checkpoint: Literal["latest", "best"] = "latest"
+  evaluate_network: Literal["online", "target"] | None = None
+  evaluate_features: str = "output"
   encoder: Encoder = Encoder()
   optimizer: Optimizer = Optimizer()
   measures: Measures = Measures()

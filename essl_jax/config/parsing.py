@@ -25,6 +25,8 @@ _FREE_FIELDS = (
   "steps_per_dispatch",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
+  "evaluate_network",
+  "evaluate_features",
 )
 
 
@@ -194,6 +196,12 @@ def method(config: Config) -> Any:
   part = parts.METHOD.find(config.method)
   with told(f"config.method={config.method}"):
     return part(**_values(config, part))
+
+
+def evaluated_network(config: Config) -> str:
+  """Which network evaluations measure: "online" or "target"."""
+  own = parts.METHOD.find(config.method).evaluated_network
+  return str(config.evaluate_network or own)
 
 
 def terms(config: Config) -> list[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
 from essl_jax.config import parts
-from essl_jax.convert import files, recognise, torch_names
+from essl_jax.convert import files, networks, recognise, torch_names
 from essl_jax.errors import UsageError
 from essl_jax.storage import buckets, outputs, places, weights
 from essl_jax.storage.workdir import read_config
@@ -212,9 +212,9 @@ def _read_run(
     tree = checkpoints.restore_arrays(which)
     step = checkpoints.restored
     assert step is not None
-  variables = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
   try:
-    return variables, _describe(config, step)
+    variables, network = networks.choose(config, tree)
+    return variables, _describe(config, step) | {"network": network}
   except (AttributeError, KeyError, TypeError) as error:
     raise UsageError(
       f"config.json in {workdir} is damaged"

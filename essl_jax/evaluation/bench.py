@@ -71,6 +71,19 @@ class Bench:
     """
     return self.encoding.features(state, split, self.interrupt, images=images)
 
+  def encoder_variables(self, state: step_lib.TrainState) -> dict[str, Any]:
+    """The variables of the encoder that is measured; see `Encoding`."""
+    return self.encoding.variables(state)
+
+  @property
+  def measured(self) -> dict[str, str]:
+    """Which network and which of its features are measured."""
+    config = self.experiment.config
+    return {
+      "network": config_lib.evaluated_network(config),
+      "encoder_features": config.evaluate_features,
+    }
+
   @contextlib.contextmanager
   def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
     """A bar whose every step may be interrupted."""

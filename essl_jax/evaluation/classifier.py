@@ -239,5 +239,6 @@ def setup(
       "data": config.data.name,
       "precision": config.precision,
       "test_transform": ", ".join(steps) or "none",
+      **bench.measured,
     },
   )

@@ -172,7 +172,7 @@ def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
   """Features of two views of every sampled test image, [N, 2, F]."""
   experiment, encoding = bench.experiment, bench.encoding
   mesh, views = experiment.mesh, experiment.config.views
-  variables = step_lib.encoder_variables(state)
+  variables = bench.encoder_variables(state)
 
   @functools.cache  # one compilation where both views are the same
   def encode_view(view: augment.View) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from essl_jax import config as config_lib
 from essl_jax.data import Source, subsets
 from essl_jax.evaluation import features
 from essl_jax.training import experiment as experiment_lib
@@ -58,6 +59,11 @@ class Encoding:
     """All that was read here."""
     return tuple(self._samples.values())
 
+  def variables(self, state: step_lib.TrainState) -> dict[str, Any]:
+    """Those of the encoder that is measured; see `config.evaluate_network`."""
+    network = config_lib.evaluated_network(self.experiment.config)
+    return step_lib.encoder_variables(state, network)
+
   def features(
     self,
     state: step_lib.TrainState,
@@ -80,7 +86,7 @@ class Encoding:
     """
     source = self.some(**{split: images})
     key = split, source.num_examples(split)
-    variables = step_lib.encoder_variables(state)
+    variables = self.variables(state)
     if key in self._kept:
       if state is self._state:
         return self._kept[key]
@@ -102,7 +108,7 @@ class Encoding:
       keep: remembers them afterwards too, for a state of the same encoder.
     """
     if state is not self._state:
-      variables = step_lib.encoder_variables(state)
+      variables = self.variables(state)
       if not self._kept or features.fingerprint(variables) != self._fingerprint:
         self._kept = {}
       self._state = state
@@ -112,7 +118,7 @@ class Encoding:
       self._state = None
       self._fingerprint = ""
       if keep and self._kept:
-        variables = step_lib.encoder_variables(state)
+        variables = self.variables(state)
         self._fingerprint = features.fingerprint(variables)
       else:
         self._kept = {}

@@ -16,9 +16,7 @@ from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row, count, percent
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.training import networks as networks_lib
-from essl_jax.training import norms
-from essl_jax.training import step as step_lib
+from essl_jax.training import applying, norms
 
 _MORE_IMAGES = "give a larger config.finetune.batch_size, or more labels"
 INITIAL_STD = 0.01
@@ -38,6 +36,7 @@ def run(
   recipe: Recipe,
   encoder_learning_rate: float,
   setup: classifier.Setup,
+  kind: str = applying.OUTPUT,
   **options: Any,
 ) -> dict[str, Any]:
   """Trains encoder and head on labelled images, and tests them.
@@ -54,6 +53,7 @@ def run(
     recipe: of the head; the encoder differs in its learning rate.
     encoder_learning_rate: at the start of the cosine.
     setup: see there.
+    kind: which features of the encoder; see `applying.read`.
     **options: `save_every_epochs` and `progress` of `fitting.run`.
 
   Returns:
@@ -65,7 +65,7 @@ def run(
   """
   number = labelled.num_examples("train")
   recipe = recipe.fitted(number, setup.mesh, "finetune.batch_size")
-  features = _trained(encoder, variables, extract, test[0].shape[1])
+  features = _trained(encoder, variables, extract, test[0].shape[1], kind)
   steps, rate = number // recipe.batch_size, encoder_learning_rate
   protocol = recipe.describe() | {
     "encoder_learning_rate": rate,
@@ -81,7 +81,7 @@ def run(
 
 
 def _trained(
-  encoder: Any, variables: Any, extract: Extract, width: int
+  encoder: Any, variables: Any, extract: Extract, width: int, kind: str
 ) -> classifier.Features:
   """The features of an encoder that learns, and its moving statistics."""
 
@@ -97,8 +97,11 @@ def _trained(
       )
     return found.astype(jnp.float32), statistics
 
-  apply = networks_lib.make_apply(
-    encoder, train=True, mutable=[x for x in variables if x != "params"]
+  apply = applying.make_apply(
+    encoder,
+    train=True,
+    mutable=[x for x in variables if x != "params"],
+    features=kind,
   )
   statistics = dict(variables)
   return classifier.Features(
@@ -194,7 +197,7 @@ class Finetune(Evaluation):
     with bench.progress("fine-tuning") as tick:
       figures = run(
         experiment.networks.encoder,
-        step_lib.encoder_variables(state),
+        bench.encoder_variables(state),
         labelled,
         bench.features(state, "test"),
         lambda variables: encoding.extract(variables, "test", encoding.resize),
@@ -210,6 +213,7 @@ class Finetune(Evaluation):
         ),
         encoder_learning_rate=self.learning_rate,
         setup=setup,
+        kind=experiment.config.evaluate_features,
         save_every_epochs=1,
         progress=tick,
       )

@@ -28,7 +28,6 @@ from essl_jax.evaluation.evaluation import (
 )
 from essl_jax.evaluation.features import Encode
 from essl_jax.evaluation.recipe import Recipe
-from essl_jax.training import step as step_lib
 
 
 class Probe(Evaluation):
@@ -97,7 +96,7 @@ class Probe(Evaluation):
       return None
     encoding, source = bench.encoding, bench.experiment.labelled
     resize, recipe = self._resize(bench), Recipe.of(self)
-    variables = step_lib.encoder_variables(state)
+    variables = bench.encoder_variables(state)
     setup = classifier.setup(bench, self.interpolation, resize)
     test = (
       bench.features(state, "test")

@@ -76,14 +76,15 @@ class Recipe:
       total_steps=self.epochs * steps_per_epoch,
       constant_steps=steps_per_epoch if is_per_epoch else 1,
     )
-    common = {"weight_decay": self.weight_decay, "momentum": self.momentum}
+    decay, momentum = self.weight_decay, self.momentum
     if self.optimizer == "sgd":
-      return optim.sgd(schedule, **common)
+      return optim.sgd(schedule, weight_decay=decay, momentum=momentum)
     return optim.lars(
       schedule,
+      weight_decay=decay,
+      momentum=momentum,
       trust_coefficient=_TRUST_COEFFICIENT,
       mask=lambda params: jax.tree.map(lambda _: True, params),
-      **common,
     )
 
   def describe(self) -> dict[str, Any]:

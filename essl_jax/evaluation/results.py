@@ -16,16 +16,16 @@ from essl_jax.data.labels import numbering
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import guard, pictures
+from essl_jax.evaluation import guard, pictures, timing
 from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, metrics, places, weights
-from essl_jax.storage import starts as starts_lib
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import read_config, to_json, write_json
 from essl_jax.texts import first_line
-from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
+# What versions before `config.evaluate_network` measured.
+_USUAL = {"network": "online", "encoder_features": "output"}
 _NAMED = 20  # images at most that a split names as broken
 
 
@@ -54,7 +54,7 @@ def write(
   experiment = bench.experiment
   path, partial = workdir / "results.json", workdir / "results.partial.json"
   before = json.loads(path.read_text()) if places.exists(path) else {}
-  known = _circumstances(experiment, origin)
+  known = _circumstances(bench, origin)
   with bench.encoding.remembering(state):
     results = _results(bench, workdir, step, before, known)
     for evaluation in bench.evaluations:
@@ -75,10 +75,12 @@ def write(
       lines = [
         *describe_left_out(results["data"]["broken"]),
         *lines,
-        *_training_rows(results["training"]),
+        *timing.rows(results["training"]),
         *_picture(bench, workdir, state),
       ]
   title = f"{experiment.name}, step {step:,}"
+  if bench.measured["network"] == "target":
+    title += ", target network"
   if origin:
     title = f"{origin.path} on {experiment.config.data.name}"
   logs.summary_table(title, [*lines, ("results", str(path))])
@@ -99,7 +101,9 @@ def _results(
     results = {**known, **before}
     _add(results, bench, bench.figures, step)
     return results
-  same = before if before.get("step") == step else {}
+  is_same = before.get("step") == step
+  is_same &= before.get("measured", _USUAL) == bench.measured
+  same = before if is_same else {}
   measured = {x for figures in bench.figures.values() for x in figures}
   untrained = {
     name: x
@@ -113,7 +117,7 @@ def _results(
     "figures": same.get("figures", {}) | bench.figures,
     "rows": same.get("rows", {}),
     **_accumulated(bench, before),
-    "training": _training(workdir, bench.experiment),
+    "training": timing.training(workdir, bench.experiment),
     **known,
   }
 
@@ -225,40 +229,17 @@ def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
 
 
 def _circumstances(
-  experiment: experiment_lib.Experiment, origin: weights.Origin | None
+  bench: bench_lib.Bench, origin: weights.Origin | None
 ) -> dict[str, Any]:
-  """Machine, config, and where the networks come from."""
+  """Machine, config, what is measured, and where the networks come from."""
   found = {
     "environment": environment.describe(),
-    "config": config_lib.to_dict(experiment.config),
+    "config": config_lib.to_dict(bench.experiment.config),
+    "measured": bench.measured,
   }
   if origin:
     found["initialised_from"] = dataclasses.asdict(origin)
   return found
-
-
-def _training(
-  workdir: places.Path, experiment: experiment_lib.Experiment
-) -> dict[str, Any]:
-  """Steps, time and speed over all starts, and the last step's metrics."""
-  starts = starts_lib.read(workdir)
-  if not starts:
-    return {}
-  timed = sum(record["timed_seconds"] for record in starts)
-  images = experiment.config.batch_size * sum(
-    record["timed_steps"] for record in starts
-  )
-  speed = images / timed if images else None
-  steps = starts[-1]["end_step"]
-  return {
-    "steps": steps,
-    "starts": len(starts),
-    "wall_seconds": sum(record["wall_seconds"] for record in starts),
-    "source_images_per_second": speed,
-    "encoder_images_per_second": speed
-    and speed * experiment.encodings_per_image,
-    "last_step": metrics.at(workdir, steps),
-  }
 
 
 def _untrained(
@@ -274,6 +255,9 @@ def _untrained(
     return {}
   config = bench.experiment.config
   now, begun_with = config_lib.to_dict(config), read_config(workdir)
+  features = begun_with.get("evaluate_features", _USUAL["encoder_features"])
+  if features != config.evaluate_features:
+    return {}
   if begun_with.get(ranking.section) != to_json(now.get(ranking.section)):
     return {}
   after = figures[ranking.name]
@@ -283,16 +267,3 @@ def _untrained(
     # Ranks of another number of images are no comparison.
     before = {k: v for k, v in before.items() if k in after}
   return before | protocol
-
-
-def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
-  if not training.get("source_images_per_second"):
-    return []
-  return [
-    (
-      "training speed",
-      f"{training['source_images_per_second']:,.0f} source images/s,"
-      f" {training['encoder_images_per_second']:,.0f} through the encoder",
-    ),
-    ("training time", f"{training['wall_seconds']:,.0f} s"),
-  ]

@@ -153,10 +153,8 @@ def _features(
 ) -> list[np.ndarray]:
   """Features [N, K, D] of sampled training and test images."""
   encoding, mesh = bench.encoding, bench.experiment.mesh
-  group, variables = (
-    transformations.find(name),
-    step_lib.encoder_variables(state),
-  )
+  group = transformations.find(name)
+  variables = bench.encoder_variables(state)
 
   def encode(variables: Any, images: jax.Array) -> jax.Array:
     images = as_float(images)

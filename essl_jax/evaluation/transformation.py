@@ -65,7 +65,7 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
   elements = np.arange(group.num_classes)
   recognised = named == elements[None]
   confusion = (named[..., None] == elements).sum(axis=0)
-  return {
+  found = {
     "transformation_accuracy": 100 * float(recognised.mean()),
     "per_element": [100 * float(x) for x in recognised.mean(axis=0)],
     "element_names": list(group.names),
@@ -78,6 +78,9 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
     + (", one random copy of it the partner" if question.relative else ""),
     "test_split": config.data.test_split,
   }
+  if bench.measured["network"] == "target":
+    found["network"] = "online"  # the target has no such head
+  return found
 
 
 def make_predict(
@@ -192,6 +195,8 @@ def _row(title: str, figures: Mapping[str, Any]) -> Row:
     f"group {figures.get('group')}, chance {100 / elements:.1f}%,"
     f" {count(figures, 'images')} test images"
   )
+  if "network" in figures:
+    note += f", {figures['network']} network"
   return Row(title, percent(figures, "transformation_accuracy"), note)
 
 

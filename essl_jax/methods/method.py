@@ -50,10 +50,13 @@ class Method(Part):
     views: names of the views in `config.views` that it asks for.
     target_heads: heads that the target network has beside the encoder, an
       exponential moving average of the trained ones; None has no target.
+    evaluated_network: which network evaluations measure where the config does
+      not say: `online`, the trained one, or `target`.
   """
 
   views: ClassVar[Sequence[str]] = ("first", "second")
   target_heads: ClassVar[Sequence[str] | None] = None
+  evaluated_network: ClassVar[Literal["online", "target"]] = "online"
 
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for a config that it cannot train."""

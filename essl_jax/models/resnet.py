@@ -184,7 +184,6 @@ class ResNet(_Layers):
     expansion = BOTTLENECK_EXPANSION if bottleneck else 1
     return self.width * 2 ** (stages - 1) * expansion
 
-  @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps images to their globally pooled features.
 
@@ -198,6 +197,21 @@ class ResNet(_Layers):
 
     Raises:
       ValueError: If `x` does not have four axes or is not floating point.
+    """
+    return self.inner_features(x, train=train)[0]
+
+  @nn.compact
+  def inner_features(
+    self, x: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The features and, by the stage's name, the maps after it.
+
+    Args:
+      x: As for a call.
+      train: Likewise.
+
+    Returns:
+      Features, and `[N, H, W, C]` of `layer1` and so on.
     """
     if x.ndim != 4:
       raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")
@@ -213,6 +227,7 @@ class ResNet(_Layers):
 
     run = nn.remat(run) if self.rematerialize and train else run
     blocks_per_stage, bottleneck = STAGES[self.depth]
+    inner = {}
     for stage, blocks in enumerate(self.blocks or blocks_per_stage):
       for block in range(blocks):
         residual = ResidualBlock(
@@ -226,7 +241,8 @@ class ResNet(_Layers):
           name=f"layer{stage + 1}_{block}",
         )
         x = run(residual, x)
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      inner[f"layer{stage + 1}"] = x
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32), inner
 
 
 PART = ResNet

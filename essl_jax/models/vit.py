@@ -26,7 +26,7 @@ import numpy as np
 
 from essl_jax import inputs
 from essl_jax.models.heads import uniform_fan_in
-from essl_jax.models.layers import transformer
+from essl_jax.models.layers import attention, patches, transformer
 
 Positions = Literal["learned", "sincos"]
 Pool = Literal["token", "mean"]
@@ -39,34 +39,6 @@ _LARGEST = {
   "heads": 10**6,
 }
 _LARGEST_RATIO = 1000
-_LONGEST_PERIOD = 10_000  # over 2 pi, in patches
-
-
-def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-  """Fixed positions of a grid: sines and cosines of both indices.
-
-  The first half of the channels is of the row, the second of the column; each
-  has the sines of all frequencies, then their cosines.
-
-  Args:
-    rows: Number of rows of patches.
-    columns: Number of columns of patches.
-    width: Number of channels, a multiple of 4.
-
-  Returns:
-    Positions by rows, `[rows * columns, width]`, float32, in [-1, 1].
-
-  Raises:
-    ValueError: If the width is no multiple of 4.
-
-  Reference:
-    Chen et al. 2021 (arXiv 2104.02057), section 5, "Position embedding".
-  """
-  _check_multiple("width of sine-cosine positions", width, 4)
-  frequencies = _LONGEST_PERIOD ** -(np.arange(width // 4) / (width // 4))
-  angles = np.indices((rows, columns)).reshape(2, -1, 1) * frequencies
-  parts = [wave(index) for index in angles for wave in (np.sin, np.cos)]
-  return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 class ViT(nn.Module):
@@ -99,6 +71,7 @@ class ViT(nn.Module):
     dtype: What is computed in.
     axis_name: Not used: images do not see each other.
     dot_general: Stands in for `jax.lax.dot_general` in linear layers.
+    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
 
   Raises:
     ValueError: For sizes below 1, beyond reason or that do not divide each
@@ -126,6 +99,7 @@ class ViT(nn.Module):
   dtype: Any = jnp.float32
   axis_name: str | None = None
   dot_general: Callable[..., jax.Array] = jax.lax.dot_general
+  dot_product_attention: attention.Attend = jax.nn.dot_product_attention
 
   def __post_init__(self) -> None:
     for name, most in _LARGEST.items():
@@ -139,8 +113,8 @@ class ViT(nn.Module):
         "width must be 2 or more, for a layer norm makes a constant of one"
         f" value; got {self.width}."
       )
-    _check_multiple("image_size", self.image_size, self.patch, "patch")
-    _check_multiple("width", self.width, self.heads, "heads")
+    inputs.check_multiple("image_size", self.image_size, self.patch, "patch")
+    inputs.check_multiple("width", self.width, self.heads, "heads")
     if self.mlp_ratio > _LARGEST_RATIO:
       raise ValueError(
         f"mlp_ratio must be at most {_LARGEST_RATIO}, got {self.mlp_ratio}."
@@ -158,7 +132,7 @@ class ViT(nn.Module):
           f" {getattr(self, name)!r}."
         )
     if self.positions == "sincos":
-      _check_multiple("width of sine-cosine positions", self.width, 4)
+      inputs.check_multiple("width of sine-cosine positions", self.width, 4)
     super().__post_init__()
 
   @property
@@ -171,7 +145,6 @@ class ViT(nn.Module):
     """Names of what no optimiser may change, not even by a decay."""
     return ("patch_embed",) if self.frozen_patch_projection else ()
 
-  @nn.compact
   def __call__(
     self, x: jax.Array, *, train: bool, image_keys: jax.Array | None = None
   ) -> jax.Array:
@@ -190,15 +163,65 @@ class ViT(nn.Module):
       ValueError: If `x` does not have four axes or is not floating point, if
         patches do not divide it, or for another number of keys.
     """
-    if not (train and self.stochastic_depth):
-      image_keys = None
-    elif image_keys is None:
-      image_keys = jax.random.split(self.make_rng("dropout"), len(x))
-    elif image_keys.shape[:1] != x.shape[:1]:
+    return self.inner_features(x, train=train, image_keys=image_keys)[0]
+
+  def inner_features(
+    self, x: jax.Array, *, train: bool, image_keys: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The features and, by the block's name, the tokens after it.
+
+    Args:
+      x: As for a call.
+      train: Likewise.
+      image_keys: Likewise.
+
+    Returns:
+      Features, and `[N, 1 + patches, F]` of `blocks_0` and so on, the class
+      token first, before the last norm.
+    """
+    kind = f"pooled_{self.pool}"
+    return self._encode(x, train=train, image_keys=image_keys, kind=kind)
+
+  def evaluation_features(
+    self,
+    x: jax.Array,
+    *,
+    kind: str,
+    train: bool = False,
+    image_keys: jax.Array | None = None,
+  ) -> jax.Array:
+    """Other features than those of a call, all after the last norm.
+
+    Args:
+      x: As for a call.
+      kind: `token` is the class token, `mean` the mean of the patches, and
+        `last_4` the class tokens of the last four blocks, in order.
+      train: As for a call.
+      image_keys: Likewise.
+
+    Returns:
+      Features, `[N, F]` or `[N, 4 * F]`, float32.
+
+    Raises:
+      ValueError: For an unknown kind.
+
+    Reference:
+      For `last_4`, Caron et al. 2021 (arXiv 2104.14294), appendix F.2.
+    """
+    known = ["token", "mean", *(f"last_{i + 1}" for i in range(self.depth))]
+    if kind not in known:
       raise ValueError(
-        f"image_keys must be one for each of {len(x)} images, got shape"
-        f" {image_keys.shape}."
+        f"features must be output, token, mean, or last_1 to {known[-1]}; got"
+        f" {kind!r}"
       )
+    return self._encode(x, train=train, image_keys=image_keys, kind=kind)[0]
+
+  @nn.compact
+  def _encode(
+    self, x: jax.Array, *, train: bool, image_keys: Any, kind: str
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Features of a kind, and the tokens after each block."""
+    image_keys = self._keys(x, train, image_keys)
     x = self._embed(x)
 
     def run(block: nn.Module, x: jax.Array, keys: Any) -> jax.Array:
@@ -206,10 +229,12 @@ class ViT(nn.Module):
 
     run = nn.remat(run) if self.rematerialize and train else run
     rates = np.linspace(0, self.stochastic_depth, self.depth)
+    inner = {}
     for i, rate in enumerate(rates):
       block = transformer.Block(
         dtype=self.dtype,
         dot_general=self.dot_general,
+        dot_product_attention=self.dot_product_attention,
         heads=self.heads,
         hidden=int(self.width * self.mlp_ratio),
         stochastic_depth=float(rate),
@@ -218,26 +243,27 @@ class ViT(nn.Module):
       keys = image_keys
       if image_keys is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, i)
-      x = run(block, x, keys)
-    x = x.astype(jnp.float32)
-    x = x[:, 0] if self.pool == "token" else jnp.mean(x[:, 1:], axis=1)
-    return nn.LayerNorm(epsilon=transformer.EPSILON, name="norm")(x)
+      x = inner[f"blocks_{i}"] = run(block, x, keys)
+    norm = nn.LayerNorm(epsilon=transformer.EPSILON, name="norm")
+    return transformer.pool(list(inner.values()), norm, kind), inner
 
-  def _embed(self, x: jax.Array) -> jax.Array:
+  def _keys(self, x: jax.Array, train: bool, image_keys: Any) -> Any:
+    """A random key per image; None where nothing is drawn."""
+    if not (train and self.stochastic_depth):
+      return None
+    if image_keys is None:
+      return jax.random.split(self.make_rng("dropout"), len(x))
+    if image_keys.shape[:1] != x.shape[:1]:
+      raise ValueError(
+        f"image_keys must be one for each of {len(x)} images, got shape"
+        f" {image_keys.shape}."
+      )
+    return image_keys
+
+  def _embed(self, images: jax.Array) -> jax.Array:
     """Images to tokens with positions, [N, 1 + patches, D]."""
-    if x.ndim != 4:
-      raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")
-    inputs.check_floating("Images", x)
-    n, height, width, channels = x.shape
-    _check_multiple("image height", height, self.patch, "patch")
-    _check_multiple("image width", width, self.patch, "patch")
-    rows, columns = height // self.patch, width // self.patch
-    # One axis at a time: JAX cannot tell how others would be sharded.
-    x = x.reshape(n, rows, self.patch, width, channels)
-    x = x.reshape(n, rows, self.patch, columns, self.patch, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(n, rows * columns, self.patch, self.patch, channels)
-    x = x.reshape(n, rows * columns, -1)
+    x = patches.split(images, self.patch)
+    rows, columns = (side // self.patch for side in images.shape[1:3])
     # Patches do not overlap: their convolution is one product of matrices.
     init = uniform_fan_in(x.shape[-1])
     x = nn.Dense(
@@ -261,7 +287,7 @@ class ViT(nn.Module):
   def _positions(self, rows: int, columns: int) -> jax.Array:
     """Positions of the class token and of a grid of patches, [1, T, D]."""
     if self.positions == "sincos":
-      fixed = sincos_positions(rows, columns, self.width)
+      fixed = patches.sincos_positions(rows, columns, self.width)
       # MoCo v3's class token has no position.
       return jnp.pad(fixed, ((1, 0), (0, 0)))[None]
     side = self.image_size // self.patch
@@ -270,21 +296,7 @@ class ViT(nn.Module):
       transformer.initial_weights,
       (1, 1 + side**2, self.width),
     )
-    if (rows, columns) == (side, side):
-      return learned
-    grid = learned[:, 1:].reshape(1, side, side, self.width)
-    size = (1, rows, columns, self.width)
-    grid = jax.image.resize(grid, size, "bicubic", antialias=True)
-    grid = grid.reshape(1, rows * columns, self.width)
-    return jnp.concatenate([learned[:, :1], grid], axis=1)
-
-
-def _check_multiple(
-  name: str, value: int, factor: int, factor_name: str = ""
-) -> None:
-  if value < 1 or value % factor:
-    wanted = f"{factor_name} {factor}".strip()
-    raise ValueError(f"{name} must be a multiple of {wanted}, got {value}.")
+    return patches.interpolate(learned, side, rows, columns)
 
 
 PART = ViT

@@ -24,6 +24,7 @@ class Group:
     momentum: of the running sum; AdamW's beta1.
     trust_coefficient: of LARS, which biases and norms are spared.
     beta2: of AdamW, whose decay all but kernels are spared.
+    clip_rate: whether LARS is LARC: see `optimizers.lars`.
 
   Raises:
     ValueError: trust_coefficient and beta2 are both given.
@@ -35,6 +36,7 @@ class Group:
   momentum: float
   trust_coefficient: float | None = None
   beta2: float | None = None
+  clip_rate: bool = False
 
   def __post_init__(self) -> None:
     given = (self.trust_coefficient, self.beta2)
@@ -52,7 +54,10 @@ class Group:
     if self.trust_coefficient is None:
       return optimizers.sgd(self.learning_rate, **common)
     return optimizers.lars(
-      self.learning_rate, trust_coefficient=self.trust_coefficient, **common
+      self.learning_rate,
+      trust_coefficient=self.trust_coefficient,
+      clip_rate=self.clip_rate,
+      **common,
     )
 
   def mask(self, params: chex.ArrayTree) -> Any:
@@ -71,7 +76,8 @@ class Group:
     if self.beta2 is not None:
       adaptation = f"AdamW ({self.momentum:g}, {self.beta2:g})"
     elif self.trust_coefficient is not None and is_decayed:
-      adaptation = f"LARS {self.trust_coefficient:g}"
+      name = "LARC" if self.clip_rate else "LARS"
+      adaptation = f"{name} {self.trust_coefficient:g}"
     return (
       f"learning rate {self.peak:g}{constant}, weight decay {decay:g},"
       f" adaptation {adaptation}"
@@ -121,8 +127,52 @@ def label(
   return jax.tree_util.tree_map_with_path(group, params)
 
 
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A bound of the gradient's norm; longer ones are shortened to it.
+
+  Attributes:
+    norm: the bound.
+    each: of every array by itself, or of all arrays together.
+    aside: networks whose gradients count for no norm and stay as they are, for
+      they do not reach the others.
+  """
+
+  norm: float
+  each: bool = False
+  aside: tuple[str, ...] = ()
+
+  @property
+  def transformation(self) -> optax.GradientTransformation:
+    """Clips the gradients of several networks, by network."""
+
+    def shorten(x: jax.Array, norm: jax.Array) -> jax.Array:
+      return x * (self.norm / jnp.maximum(norm, self.norm))
+
+    def update(gradients: Any, params: Any = None) -> Any:
+      del params
+      clipped = {k: x for k, x in gradients.items() if k not in self.aside}
+      if self.each:
+        clipped = jax.tree.map(
+          lambda x: shorten(x, optax.tree.norm(x)), clipped
+        )
+      else:
+        norm = optax.tree.norm(clipped)
+        clipped = jax.tree.map(lambda x: shorten(x, norm), clipped)
+      return {name: clipped.get(name, x) for name, x in gradients.items()}
+
+    return optax.stateless(update)
+
+  def describe(self) -> str:
+    """What is clipped, for the first lines of a run."""
+    arrays = "each array" if self.each else "all arrays together"
+    return f"gradients clipped to a norm of {self.norm:g}, {arrays}"
+
+
 def make_optimizer(
-  groups: Mapping[str, Group], frozen: Sequence[str] = ()
+  groups: Mapping[str, Group],
+  frozen: Sequence[str] = (),
+  clip: Clip | None = None,
 ) -> optax.GradientTransformation:
   """One optimiser for each group of the parameters of several networks.
 
@@ -130,6 +180,7 @@ def make_optimizer(
     groups: `weights` and `biases`; every other one is of the network of its
       name, such as SimSiam's predictor, which keeps a constant rate.
     frozen: paths of what keeps its values, without decay; see `label`.
+    clip: bound of the gradients before everything else; none by default.
 
   Returns:
     The gradient transformation.
@@ -138,9 +189,12 @@ def make_optimizer(
   if frozen:
     parts["frozen"] = optax.set_to_zero()
   heads = _heads(groups)
-  return optax.partition(
+  optimizer = optax.partition(
     parts, functools.partial(label, heads=heads, frozen=frozen)
   )
+  if clip is None:
+    return optimizer
+  return optax.chain(clip.transformation, optimizer)
 
 
 def _heads(groups: Mapping[str, Group]) -> tuple[str, ...]:

@@ -16,8 +16,22 @@ def _plain(*numbers: Any) -> list[Any]:
 
 
 def is_matrix(params: chex.ArrayTree) -> Any:
-  """True for every array but biases and the parameters of norms."""
-  return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+  """True for every array but biases, norms, positions and tokens.
+
+  Positions and tokens are arrays `[1, T, D]` that are not named `kernel`: they
+  are the same for all images.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: jnp.ndim(x) > 1 and not _is_shared(path, x), params
+  )
+
+
+def _is_shared(path: Any, x: Any) -> bool:
+  return jnp.ndim(x) == 3 and x.shape[0] == 1 and not _is_named_kernel(path)
+
+
+def _is_named_kernel(path: Any) -> bool:
+  return jax.tree_util.keystr(path[-1:], simple=True) == "kernel"
 
 
 def is_kernel(params: chex.ArrayTree) -> Any:
@@ -26,8 +40,7 @@ def is_kernel(params: chex.ArrayTree) -> Any:
   False for biases and norms, and for positions and tokens of any rank.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel",
-    params,
+    lambda path, _: _is_named_kernel(path), params
   )
 
 
@@ -62,6 +75,7 @@ def lars(
   weight_decay: float,
   momentum: float = 0.9,
   trust_coefficient: float = 0.001,
+  clip_rate: bool = False,
   mask: Any | Callable[[chex.ArrayTree], Any] = is_matrix,
 ) -> optax.GradientTransformation:
   """Layer-wise adaptive rates, as SimCLR and Barlow Twins train with.
@@ -71,11 +85,16 @@ def lars(
   `optax.lars` multiplies before the momentum, which is another optimiser as
   soon as the rate changes.
 
+  With `clip_rate` this is LARC. An array's adapted rate is `trust_coefficient`
+  |w| / (|g| + `weight_decay` |w|), where g is its gradient without decay. Where
+  that is above the learning rate, the latter holds.
+
   Args:
     learning_rate: a number or a schedule of the step.
     weight_decay: added to the gradient where `mask` is true.
     momentum: of the running sum.
     trust_coefficient: eta.
+    clip_rate: no array's rate exceeds the learning rate.
     mask: a tree of booleans, or a function of the parameters that makes one:
       what is decayed and adapted. All but biases and norms by default.
 
@@ -84,18 +103,65 @@ def lars(
 
   Reference:
     You et al. 2017 (arXiv 1708.03888); Chen et al. 2020 (arXiv 2002.05709),
-    appendix B.9.
+    appendix B.9. LARC: You et al. 2017, as NVIDIA's Apex clips it.
   """
   learning_rate, weight_decay, momentum, trust_coefficient = _plain(
     learning_rate, weight_decay, momentum, trust_coefficient
   )
-  adapt = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+  if clip_rate:
+    adapt = [
+      optax.masked(
+        _clipped(learning_rate, weight_decay, trust_coefficient), mask
+      )
+    ]
+  else:
+    adapt = [
+      optax.add_decayed_weights(weight_decay, mask),
+      optax.masked(
+        optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), mask
+      ),
+    ]
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.masked(adapt, mask),
+    *adapt,
     optax.trace(momentum),
     optax.scale_by_learning_rate(learning_rate),
   )
+
+
+def _clipped(
+  learning_rate: optax.ScalarOrSchedule,
+  weight_decay: float,
+  trust_coefficient: float,
+) -> optax.GradientTransformation:
+  """Adds the decay and scales to adapted rates below the learning rate."""
+
+  def init(params: chex.ArrayTree) -> optax.ScaleByScheduleState:
+    del params
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+  def update(
+    gradients: chex.ArrayTree,
+    state: optax.ScaleByScheduleState,
+    params: chex.ArrayTree | None = None,
+  ) -> tuple[chex.ArrayTree, optax.ScaleByScheduleState]:
+    is_schedule = callable(learning_rate)
+    rate = learning_rate(state.count) if is_schedule else learning_rate
+
+    def adapt(gradient: jax.Array, weights: jax.Array) -> jax.Array:
+      own, size = optax.tree.norm(gradient), optax.tree.norm(weights)
+      is_some = (own > 0) & (size > 0)
+      most = jnp.where(is_some, own + weight_decay * size, 1)
+      adapted = trust_coefficient * size / most
+      is_below = adapted < rate  # which is then not 0
+      scale = jnp.where(is_below, adapted, 1) / jnp.where(is_below, rate, 1)
+      decayed = gradient + weight_decay * weights
+      return jnp.where(is_some, scale * decayed, gradient)
+
+    found = jax.tree.map(adapt, gradients, params)
+    count = optax.safe_increment(state.count)
+    return found, optax.ScaleByScheduleState(count)
+
+  return optax.GradientTransformation(init, update)
 
 
 def adamw(

@@ -12,22 +12,25 @@ def warmup_cosine(
   total_steps: int,
   end_factor: float = 0.0,
   constant_steps: int = 1,
+  start: float = 0.0,
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then half a cosine.
+  """Linear warm-up, then half a cosine.
 
   Args:
     peak: the largest learning rate, reached at step `warmup_steps`.
-    warmup_steps: steps from 0 to the peak.
+    warmup_steps: steps from `start` to the peak.
     total_steps: steps of the whole training.
     end_factor: the schedule is `end_factor * peak` at `total_steps`.
     constant_steps: the rate changes every so many steps; 1 is every step, the
       steps of an epoch make it one value an epoch.
+    start: the learning rate at step 0, if there is a warm-up.
 
   Returns:
     A schedule: step to float32 learning rate.
 
   Raises:
-    ValueError: not 0 <= warmup_steps < total_steps, or constant_steps < 1.
+    ValueError: not 0 <= warmup_steps < total_steps, constant_steps < 1, or not
+      0 <= start <= peak.
 
   Reference:
     E-SSL's recipes; Loshchilov and Hutter 2017 (arXiv 1608.03983).
@@ -39,11 +42,14 @@ def warmup_cosine(
     )
   if constant_steps < 1:
     raise ValueError(f"constant_steps must be at least 1, got {constant_steps}")
+  if start and not 0 < start <= peak:
+    raise ValueError(f"start must be in [0, {peak:g}], the peak, got {start:g}")
+  share = start / peak if start else 0.0
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step) // constant_steps * constant_steps
     step = step.astype(jnp.float32)
-    warm = step / max(warmup_steps, 1)
+    warm = share + (1 - share) * step / max(warmup_steps, 1)
     done = (step - warmup_steps) / (total_steps - warmup_steps)
     cosine = (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))) / 2
     cosine = end_factor + (1 - end_factor) * cosine

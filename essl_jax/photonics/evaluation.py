@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from essl_jax import config as config_lib
 from essl_jax.config import bounds
 from essl_jax.errors import UsageError
 from essl_jax.evaluation.evaluation import (
@@ -85,11 +86,12 @@ class Regression(Evaluation):
   def problem(self, experiment: Any, state: Any = None) -> regressor.Problem:
     """What is trained; without a state or pre-training, from random weights."""
     config, encoder = experiment.config, experiment.networks.encoder
+    network = config_lib.evaluated_network(config)
     is_random = state is None or not (config.epochs or config.init_from)
     head = encoder_lib.density_head(getattr(encoder, "width", 64))
     return regressor.Problem(
       model=encoder_lib.DensityRegressor(encoder, head),
-      encoder=None if is_random else step_lib.encoder_variables(state),
+      encoder=None if is_random else step_lib.encoder_variables(state, network),
       cells=experiment.source.labelled,
       settings=self,
       view=config.views.first,

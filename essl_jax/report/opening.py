@@ -77,5 +77,7 @@ def restore(
     raise UsageError("the run has no pre-trained encoder (config.epochs is 0)")
   else:
     raise UsageError(f"{run.path} holds no checkpoint")
+  network = config_lib.evaluated_network(config)
+  tree = tree.get(network) or tree  # a file of weights holds one alone
   kinds = [x for x in ("params", "batch_stats") if "encoder" in tree.get(x, {})]
   return {x: tree[x]["encoder"] for x in kinds}, step

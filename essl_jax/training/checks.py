@@ -14,8 +14,8 @@ from essl_jax.data import Source, arrays
 from essl_jax.data.checks import check_there
 from essl_jax.devices import memory, parallel
 from essl_jax.errors import UsageError, told
+from essl_jax.training import applying, norms, view_checks
 from essl_jax.training import networks as networks_lib
-from essl_jax.training import norms, view_checks
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
@@ -44,6 +44,7 @@ def check(experiment: Any) -> None:
   networks = experiment.networks
   if not getattr(networks.encoder, "takes_any_size", False):
     _check_encoder(experiment)
+  _check_features(experiment)
   parts = (networks.encoder, *experiment.parts)
   if any(not type(x).__module__.startswith("essl_jax.") for x in parts):
     _check_step(experiment)
@@ -117,16 +118,12 @@ def _check_encoder(experiment: Any) -> None:
   """Tries the encoder on the views of every stage of the training."""
   encoder = experiment.networks.encoder
   name = experiment.config.encoder.name
-  init = nn.init(
-    lambda module, x: networks_lib.bind(module, train=False)(x), encoder
-  )
   variables = None
   for view, images in _images(experiment):
     side = images.shape[1]
     where = f"config.encoder.name={name}, view {view} of {side} pixels"
     if variables is None:
-      make = lambda x: init(jax.random.key(0), x)
-      variables = _shape_of(where, make, images)
+      variables = _shape_of(where, _make_init(encoder), images)
     run = step_lib.make_encode(encoder)
     features = _shape_of(where, run, variables, images)
     rows = images.shape[0]
@@ -135,6 +132,27 @@ def _check_encoder(experiment: Any) -> None:
         f"{where}: the features of {rows} images must be [{rows}, F], and are"
         f" {list(features.shape)}"
       )
+
+
+def _check_features(experiment: Any) -> None:
+  """Tries the features that evaluations ask the encoder for."""
+  encoder, config = experiment.networks.encoder, experiment.config
+  if config.evaluate_features == applying.OUTPUT:
+    return
+  applying.read(encoder, config.evaluate_features)
+  size, channels = config.views.first.size, experiment.source.image_shape[2]
+  images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+  where = "config.evaluate_features"
+  variables = _shape_of(where, _make_init(encoder), images)
+  _shape_of(where, experiment.encode, variables, images)
+
+
+def _make_init(encoder: nn.Module) -> Callable[[jax.Array], Any]:
+  """The initial variables of an encoder, of images."""
+  init = nn.init(
+    lambda module, x: applying.bind(module, train=False)(x), encoder
+  )
+  return lambda x: init(jax.random.key(0), x)
 
 
 def _images(experiment: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:

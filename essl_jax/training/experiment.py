@@ -15,12 +15,12 @@ from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.data import arrays
 from essl_jax.devices import parallel
-from essl_jax.models.layers import convolution, dense
+from essl_jax.models.layers import attention, convolution, dense
 from essl_jax.training import (
   checks,
+  description,
   online,
   parameter_groups,
-  resolution,
   warnings,
 )
 from essl_jax.training import networks as networks_lib
@@ -75,6 +75,11 @@ class Experiment:
     """Paths of the parameters that the encoder does not train."""
     own = getattr(self.networks.encoder, "frozen_parameters", ())
     return tuple(f"encoder/{path}" for path in own)
+
+  @property
+  def clip(self) -> optim.Clip | None:
+    """The bound of the gradients, where there is one."""
+    return parameter_groups.clip(self.config, self.networks.aside_heads)
 
   @property
   def steps_per_dispatch(self) -> int:
@@ -135,24 +140,13 @@ class Experiment:
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
-    kind = self.mesh.devices.flat[0].device_kind
-    devices = f"{self.mesh.size} {kind} device(s)"
-    size = sum(x.size for x in jax.tree.leaves(params))
-    first = (
-      f"{self.name}: {size:,} parameters, {self.total_steps:,} steps"
-      f" of {self.config.batch_size} images on {devices}"
-    )
-    if self.steps_per_dispatch > 1:
-      first += f", {self.steps_per_dispatch} steps a program"
-    sizes = resolution.describe(self.config.views, self.config.epochs)
-    groups = optim.describe_groups(self.groups, params, self.frozen)
-    return [first, *sizes, *groups]
+    return description.describe(self, params)
 
   def problem(self, axis_name: str | None = parallel.AXIS) -> Problem:
     """What the step trains."""
     return Problem(
       self.networks,
-      optim.make_optimizer(self.groups, self.frozen),
+      optim.make_optimizer(self.groups, self.frozen, self.clip),
       self.groups["weights"].learning_rate,
       total_steps=max(self.total_steps, 1),
       micro_batches=self.config.micro_batches,
@@ -180,7 +174,8 @@ class Experiment:
   @functools.cached_property
   def encode(self) -> Callable[[Any, jax.Array], jax.Array]:
     """The frozen encoder of one device's images; see `step.make_encode`."""
-    return step_lib.make_encode(self.networks.encoder)
+    features = self.config.evaluate_features
+    return step_lib.make_encode(self.networks.encoder, features)
 
   @functools.cached_property
   def mapped_encode(self) -> Callable[[Any, jax.Array], jax.Array]:
@@ -291,6 +286,7 @@ def build(
       axis_name=parallel.AXIS,
       conv_general_dilated=convolution.default_conv(platform),
       dot_general=dense.default_dot_general(platform),
+      dot_product_attention=attention.default_attention(platform),
     ),
     groups=parameter_groups.make(config, steps_per_epoch),
     steps_per_epoch=steps_per_epoch,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import functools
 import inspect
 from typing import Any
 
@@ -16,6 +15,7 @@ from essl_jax import transformations
 from essl_jax.config import parts
 from essl_jax.errors import UsageError, told
 from essl_jax.training import hooks
+from essl_jax.training.applying import bind
 from essl_jax.training.views import copy_keys
 
 Views = Mapping[str, jax.Array]
@@ -46,6 +46,14 @@ class Networks(nn.Module):
   def needs_labels(self) -> bool:
     """Whether a term asks for the images' classes."""
     return any(term.needs_labels for term in self.terms)
+
+  @property
+  def aside_heads(self) -> tuple[str, ...]:
+    """Heads of terms whose gradients reach nothing else."""
+    terms = [term for term in self.terms if term.is_aside]
+    return tuple(
+      name for x in terms for name in hooks.make_heads(x, **self.common)
+    )
 
   def setup(self) -> None:
     """Makes the heads under the names that their parts give them."""
@@ -126,50 +134,14 @@ def _chosen(features: Views, names: Iterable[str]) -> dict[str, jax.Array]:
   return {name: features[name] for name in names}
 
 
-def bind(module: nn.Module, **options: Any) -> Callable[..., Any]:
-  """A module as a function of its input alone.
-
-  Args:
-    module: of one input.
-    **options: `train` and `image_keys`, where its call has such arguments.
-
-  Returns:
-    The function.
-  """
-  there = inspect.signature(type(module).__call__).parameters
-  given = {name: x for name, x in options.items() if name in there}
-  return functools.partial(module, **given)
-
-
-def make_apply(
-  module: nn.Module, *, train: bool, mutable: Any = False
-) -> Callable[..., Any]:
-  """A module's `apply`, whatever it asks for; see `bind`.
-
-  Args:
-    module: of one input.
-    train: its mode.
-    mutable: as of `flax.linen.apply`.
-
-  Returns:
-    `(variables, x, *, rngs=None, image_keys=None) -> output`, and the mutable
-    collections.
-  """
-
-  def call(module: nn.Module, x: Any, image_keys: Any = None) -> Any:
-    return bind(module, train=train, image_keys=image_keys)(x)
-
-  return nn.apply(call, module, mutable=mutable)
-
-
 def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
   """Builds the encoder of a config.
 
   Args:
     config: of the run.
     **layers: `axis_name`, over which batch norms share statistics,
-      `conv_general_dilated` (see `models.resnet`) and `dot_general` (see
-      `models.heads`).
+      `conv_general_dilated` (see `models.resnet`), `dot_general` (see
+      `models.heads`) and `dot_product_attention` (see `models.vit`).
 
   Returns:
     The module; it gets those of these and the `dtype` that it has attributes
@@ -258,6 +230,12 @@ def check_parts(config: config_lib.Config) -> None:
       raise UsageError(f"config.views.extra: {error}") from error
   terms = config_lib.terms(config)
   method = config_lib.method(config)
+  network = config_lib.evaluated_network(config)
+  if network == "target" and method.target_heads is None:
+    raise UsageError(
+      f"config.evaluate_network=target: method {config.method} has no target"
+      " network: leave it unset"
+    )
   with told(f"config.method={config.method}"):
     method.check(config)
     _check_heads(method)

@@ -1,9 +1,11 @@
 """Parameter groups of a config: weights, biases, and some heads."""
 
+from collections.abc import Sequence
 import functools
 
 from essl_jax import config as config_lib
 from essl_jax import optim
+from essl_jax.errors import told
 
 
 def make(
@@ -18,6 +20,9 @@ def make(
   Returns:
     `weights`, `biases`, and a group for each head of the method that has a
     rate of its own.
+
+  Raises:
+    UsageError: the warm-up begins above a peak.
   """
   recipe = config.optimizer
   scale = config.batch_size / 256 if recipe.scale_with_batch else 1.0
@@ -33,6 +38,7 @@ def make(
     constant_steps=steps_per_epoch
     if recipe.update_rate_every == "epoch"
     else 1,
+    start=recipe.warmup_from,
   )
   group = functools.partial(
     optim.Group,
@@ -40,13 +46,35 @@ def make(
     momentum=recipe.momentum,
     trust_coefficient=recipe.trust_coefficient,
     beta2=recipe.beta2 if recipe.name == "adamw" else None,
+    clip_rate=recipe.clip_rate,
   )
-  own = config_lib.method(config).learning_rates(peak, schedule(peak))
+  with told("config.optimizer.warmup_from"):
+    schedules = schedule(peak), schedule(bias_peak)
+  own = config_lib.method(config).learning_rates(peak, schedules[0])
   return {
-    "weights": group(schedule(peak), peak),
-    "biases": group(schedule(bias_peak), bias_peak),
+    "weights": group(schedules[0], peak),
+    "biases": group(schedules[1], bias_peak),
     **{
       name: group(rate, peak if callable(rate) else rate)
       for name, rate in own.items()
     },
   }
+
+
+def clip(
+  config: config_lib.Config, aside: Sequence[str] = ()
+) -> optim.Clip | None:
+  """The bound of the gradients of a config; None where there is none.
+
+  Args:
+    config: a checked config.
+    aside: networks that learn alongside, from whose losses no gradient reaches
+      the others.
+
+  Returns:
+    The last argument of `optim.make_optimizer`.
+  """
+  recipe = config.optimizer
+  if recipe.clip_gradients is None:
+    return None
+  return optim.Clip(recipe.clip_gradients, recipe.clip_each_array, tuple(aside))

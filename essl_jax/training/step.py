@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from essl_jax.augment import ViewRequest
-from essl_jax.training import gradient_cache
-from essl_jax.training import networks as networks_lib
+from essl_jax.training import applying, gradient_cache
 from essl_jax.training import views as views_lib
 from essl_jax.training.problem import Problem
 
@@ -205,17 +204,20 @@ def _move_target(
   return {"params": moved, "batch_stats": batch_stats}
 
 
-def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
+def make_encode(
+  encoder: Any, features: str = applying.OUTPUT
+) -> Callable[[Any, jax.Array], jax.Array]:
   """The frozen encoder: `(variables, images) -> features`.
 
   Args:
     encoder: a Flax module, such as `networks.encoder`.
+    features: which ones; see `applying.read`.
 
   Returns:
     A pure function of the encoder's own variables and of normalised images
     [N, H, W, C]; features float32 [N, F] in evaluation mode.
   """
-  apply = networks_lib.make_apply(encoder, train=False)
+  apply = applying.make_apply(encoder, train=False, features=features)
 
   def encode(variables: Any, images: jax.Array) -> jax.Array:
     return apply(variables, images).astype(jnp.float32)
@@ -223,9 +225,21 @@ def make_encode(encoder: Any) -> Callable[[Any, jax.Array], jax.Array]:
   return encode
 
 
-def encoder_variables(state: TrainState) -> dict[str, Any]:
-  """The encoder's parameters, if any, and statistics out of a train state."""
-  found = {"params": state.params.get("encoder", {})}
-  if "encoder" in state.batch_stats:
-    found["batch_stats"] = state.batch_stats["encoder"]
+def encoder_variables(
+  state: TrainState, network: str = "online"
+) -> dict[str, Any]:
+  """The encoder's parameters, if any, and statistics out of a train state.
+
+  Args:
+    state: any.
+    network: whose encoder: `online`, the trained one, or `target`.
+
+  Returns:
+    Its variables.
+  """
+  of_online = {"params": state.params, "batch_stats": state.batch_stats}
+  networks = state.target if network == "target" else of_online
+  found = {"params": networks["params"].get("encoder", {})}
+  if "encoder" in networks["batch_stats"]:
+    found["batch_stats"] = networks["batch_stats"]["encoder"]
   return found

@@ -193,6 +193,15 @@ def test_refusals_name_the_field(changes, expected):
     ({"equivariance": {"group": "shear"}}, "there are: rotation"),
     ({"evaluations": ("knn",), "probe": {"epochs": 3}}, "config.probe belongs"),
     ({"optimizer": {"beta2": 0.9}}, "sgd does not read config.optimizer.beta2"),
+    ({"optimizer": {"clip_rate": True}}, "sgd does not read .*clip_rate"),
+    (
+      {"optimizer": {"clip_each_array": True}},
+      "unset optimizer.clip_gradients",
+    ),
+    (
+      {"optimizer": {"warmup_from": 0.1, "warmup_epochs": 0}},
+      "warmup_epochs=0 does not read config.optimizer.warmup_from",
+    ),
     ({"terms": ("prediction",) * 2}, "config.terms lists one twice"),
   ],
 )

@@ -29,6 +29,7 @@ def _groups(part):
 def _trace_a_step(config):
   """Builds the networks of a config and a step of them; computes nothing."""
   parameter_groups.make(config, steps_per_epoch=4)
+  parameter_groups.clip(config)
   problem = step_helpers.make_problem(config)
   requests = step_helpers.make_requests(config)
   make = lambda: step_lib.create_state(problem, seed=0, requests=requests)
@@ -87,7 +88,7 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   encoder |= {"depth": 1, "heads": 2}
   view = {"size": 16, "blur": 0.5, "solarize": 0.5}
   views = dict.fromkeys(("first", "second", "third"), view)
-  adamw = {"name": "adamw"}
+  adamw = {"name": "adamw", "clip_gradients": 3.0}
   others.append(
     config_lib.parse(
       {

@@ -12,7 +12,7 @@ from vit_helpers import block_output, layer_norm
 
 from essl_jax import optim
 from essl_jax.models import vit
-from essl_jax.models.layers import transformer
+from essl_jax.models.layers import patches, transformer
 
 KEY = jax.random.key(0)
 
@@ -92,7 +92,9 @@ def test_fixed_positions_are_computed_for_every_size():
   zero = jax.tree.map(jnp.zeros_like, variables)
   tokens = block_output(model, zero, x)
   np.testing.assert_array_equal(tokens[0, 0], 0)
-  np.testing.assert_array_equal(tokens[0, 1:], vit.sincos_positions(2, 6, 24))
+  np.testing.assert_array_equal(
+    tokens[0, 1:], patches.sincos_positions(2, 6, 24)
+  )
 
 
 def test_images_do_not_see_each_other(small):

@@ -13,7 +13,7 @@ import pytest
 from vit_helpers import block_output, layer_norm
 
 from essl_jax.models import vit
-from essl_jax.models.layers import dense
+from essl_jax.models.layers import dense, patches
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NETWORKS = {
@@ -81,7 +81,7 @@ def test_golden_network(golden, name):
 )
 def test_golden_sincos_positions(golden, name, rows, columns):
   expected = golden("vit")[f"sincos_{name}"][0]
-  actual = vit.sincos_positions(rows, columns, expected.shape[-1])
+  actual = patches.sincos_positions(rows, columns, expected.shape[-1])
   assert actual.dtype == np.float32
   np.testing.assert_allclose(actual, expected[1:], rtol=0, atol=1e-6)
   assert not np.any(expected[0]), "the class token has no position"

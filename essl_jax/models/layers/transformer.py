@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from essl_jax.models.layers import attention
+
 EPSILON = 1e-6  # of layer norms
 # timm truncates at 2, which is a hundred deviations.
 initial_weights = nn.initializers.normal(0.02, jnp.float32)
@@ -47,9 +49,11 @@ class Attention(_Layers):
 
   Attributes:
     heads: Number of heads, which share the channels.
+    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
   """
 
   heads: int = 6
+  dot_product_attention: attention.Attend = jax.nn.dot_product_attention
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,7 +61,7 @@ class Attention(_Layers):
     n, tokens, width = x.shape
     shape = (n, tokens, 3, self.heads, width // self.heads)
     qkv = self.dense(3 * width, "qkv")(x).reshape(shape)
-    x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+    x = self.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
     return self.dense(width, "proj")(x.reshape(n, tokens, width))
 
 
@@ -84,11 +88,13 @@ class Block(_Layers):
     heads: Number of attention heads.
     hidden: Size of the perceptron's hidden layer.
     stochastic_depth: How likely either part is left out for an image.
+    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
   """
 
   heads: int = 6
   hidden: int = 1536
   stochastic_depth: float = 0.0
+  dot_product_attention: attention.Attend = jax.nn.dot_product_attention
 
   @nn.compact
   def __call__(
@@ -105,9 +111,14 @@ class Block(_Layers):
       Tokens.
     """
     common = {"dtype": self.dtype, "dot_general": self.dot_general}
-    attention = Attention(heads=self.heads, name="attn", **common)
+    attend = Attention(
+      heads=self.heads,
+      dot_product_attention=self.dot_product_attention,
+      name="attn",
+      **common,
+    )
     perceptron = Perceptron(hidden=self.hidden, name="mlp", **common)
-    x = x + self._leave_out(0, attention(self.norm("norm1")(x)), image_keys)
+    x = x + self._leave_out(0, attend(self.norm("norm1")(x)), image_keys)
     return x + self._leave_out(1, perceptron(self.norm("norm2")(x)), image_keys)
 
   def _leave_out(
@@ -124,3 +135,28 @@ class Block(_Layers):
 
     kept = jax.vmap(draw)(image_keys)[:, None, None]
     return jnp.where(kept, x / keep_probability, 0)
+
+
+def pool(
+  tokens: list[jax.Array], norm: Callable[[jax.Array], jax.Array], kind: str
+) -> jax.Array:
+  """Features of the tokens after each block.
+
+  Args:
+    tokens: Of each block, `[N, T, D]`, the class token first.
+    norm: The last norm.
+    kind: `pooled_token` or `pooled_mean`, as the network is trained; or as of
+      `ViT.evaluation_features`.
+
+  Returns:
+    Features, `[N, F]`, float32.
+  """
+  as_float = lambda x: x.astype(jnp.float32)
+  last = as_float(tokens[-1])
+  if kind == "pooled_mean":  # as timm: the norm comes last
+    return norm(jnp.mean(last[:, 1:], axis=1))
+  if kind == "mean":
+    return jnp.mean(norm(last)[:, 1:], axis=1)
+  number = int(kind.removeprefix("last_")) if kind.startswith("last_") else 1
+  chosen = [norm(as_float(x)[:, 0]) for x in tokens[-number:]]
+  return jnp.concatenate(chosen, axis=-1) if number > 1 else chosen[0]
