@@ -44,9 +44,10 @@ _LARGEST_RATIO = 1000
 class ViT(nn.Module):
   """A vision transformer without its classifier.
 
-  The defaults are those of ViT-S/16; MoCo v3's has 12 heads, fixed positions
-  and a frozen projection. Parameters, the softmax and the norms' reductions
-  are float32 whatever `dtype` is.
+  The defaults are those of ViT-S/16. Ti has width 192 and 3 heads, B width 768
+  and 12 heads; images of 32 pixels have patches of 4. MoCo v3's ViT-S has 12
+  heads, fixed positions and a frozen projection. Parameters, the softmax and
+  the norms' reductions are float32 whatever `dtype` is.
 
   Attributes:
     image_size: Side in pixels of the images that the positions are laid out
@@ -168,16 +169,11 @@ class ViT(nn.Module):
   def inner_features(
     self, x: jax.Array, *, train: bool, image_keys: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The features and, by the block's name, the tokens after it.
-
-    Args:
-      x: As for a call.
-      train: Likewise.
-      image_keys: Likewise.
+    """The features of a call, and the tokens after each block.
 
     Returns:
-      Features, and `[N, 1 + patches, F]` of `blocks_0` and so on, the class
-      token first, before the last norm.
+      Features, and by the block's name, such as `blocks_0`, `[N, 1 + patches,
+      F]`: the class token first, before the last norm.
     """
     kind = f"pooled_{self.pool}"
     return self._encode(x, train=train, image_keys=image_keys, kind=kind)

@@ -90,8 +90,9 @@ def test_golden_sincos_positions(golden, name, rows, columns):
 @pytest.mark.parametrize(
   ("fields", "parameters"),
   [
-    # timm's totals of ViT-S/16 and ViT-B/16 without the classifier.
+    # timm's totals of ViT-S/16, -Ti and -B without the classifier.
     ({}, 21_665_664),
+    ({"width": 192, "heads": 3}, 5_524_416),
     ({"width": 768, "heads": 12}, 85_798_656),
     # 197 positions fewer.
     ({"positions": "sincos"}, 21_665_664 - 197 * 384),
