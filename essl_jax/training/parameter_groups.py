@@ -17,7 +17,7 @@ def make(
 
   Returns:
     `weights`, `biases`, and a group for each head of the method that has a
-    rate of its own.
+    rate of its own or is frozen at first.
   """
   recipe = config.optimizer
   scale = config.batch_size / 256 if recipe.scale_with_batch else 1.0
@@ -41,12 +41,22 @@ def make(
     trust_coefficient=recipe.trust_coefficient,
     beta2=recipe.beta2 if recipe.name == "adamw" else None,
   )
-  own = config_lib.method(config).learning_rates(peak, schedule(peak))
+  method = config_lib.method(config)
+  own = method.learning_rates(peak, schedule(peak))
+  frozen = {
+    name: min(epochs, config.epochs) * steps_per_epoch
+    for name, epochs in method.frozen_heads().items()
+  }
+  own = {name: schedule(peak) for name in frozen} | own
   return {
     "weights": group(schedule(peak), peak),
     "biases": group(schedule(bias_peak), bias_peak),
     **{
-      name: group(rate, peak if callable(rate) else rate)
+      name: group(
+        rate,
+        peak if callable(rate) else rate,
+        first_step=frozen.get(name, 0),
+      )
       for name, rate in own.items()
     },
   }
