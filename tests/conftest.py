@@ -108,6 +108,17 @@ def tiny_config() -> Any:
         "online_classifier": True,
         "projector": {"widths": (32, 32), "last_norm": "none"},
       },
+      "vicreg": {
+        "projector": {"widths": (32, 16), "last_norm": "none", "bias": True}
+      },
+      "moco_v3": {
+        "predictor_hidden": 16,
+        "projector": {"widths": (32, 16)},
+      },
+      "dino": {
+        "projector": {"widths": (32, 16), "last_norm": "none", "bias": True},
+        "prototypes": 24,
+      },
       "byol": {
         "predictor_hidden": 16,
         "projector": {"widths": (32, 16), "last_norm": "none", "bias": True},

@@ -27,9 +27,15 @@ class ViewRequest:
       size.
     extra: one more group, as of `random_view`.
     draw_of: the name of another request whose random draws this one takes
-      over; None has its own.
+      over, as many as that has; None has its own.
     transform: what is done to the pixels of the view before they are
-      normalised, such as applying every element of a group.
+      normalised, such as applying every element of a group. It gets all draws
+      at once, as copies, with a key for each.
+    draws: how many views of each image it stands for, drawn apart from each
+      other. They are copies [draws N, H, W, C] that the encoder sees together.
+
+  Raises:
+    ValueError: draws is below 1.
   """
 
   name: str
@@ -37,6 +43,26 @@ class ViewRequest:
   extra: str | None = None
   draw_of: str | None = None
   transform: Transform | None = None
+  draws: int = 1
+
+  def __post_init__(self) -> None:
+    if self.draws < 1:
+      raise ValueError(f"draws must be at least 1, got {self.draws}")
+
+  @property
+  def draw_names(self) -> tuple[str, ...]:
+    """The names of its draws, which are those of crops that the host makes."""
+    return self._numbered(self.draw_of or self.name)
+
+  @property
+  def transform_names(self) -> tuple[str, ...]:
+    """The names of the draws of its transform."""
+    return self._numbered(self.name)
+
+  def _numbered(self, name: str) -> tuple[str, ...]:
+    if self.draws == 1:
+      return (name,)
+    return tuple(f"{name} {i}" for i in range(1, self.draws + 1))
 
 
 def plain_view(view: View, size: int | None = None) -> View:

@@ -28,8 +28,9 @@ class Views:
     first: one view for SSL; evaluations read its size, mean and std.
     second: the other view for SSL.
     extra: one more transformation group (`transformations.find_augmentation`)
-      to be invariant to. Each SSL view undergoes, with probability 1/2, one of
-      its elements other than the identity; other views do not.
+      to be invariant to. Each SSL view, small ones too, undergoes, with
+      probability 1/2, one of its elements other than the identity; other views
+      do not.
     resolution: training at growing image sizes: pairs of the part of the
       training at which a stage begins (rounded down to an epoch) and the
       fraction of the views' sizes from there on (rounded to a multiple of 4, at

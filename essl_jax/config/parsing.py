@@ -123,7 +123,20 @@ def parse(raw: Mapping[str, Any]) -> Config:
   kind = schema(raw)
   config = fields.build(kind, _without_others(raw, kind))
   checks.check(config)
-  return config
+  return _with_used_views(config)
+
+
+def _with_used_views(config: Config) -> Config:
+  """The config with defaults for views that the method's fields leave out."""
+  part = method(config)
+  used = {name for x in (part, *terms(config)) for name in x.views}
+  unused = set(type(part).views) - used - {"first", "second"}
+  if not unused:
+    return config
+  known = fields.of(type(config.views))
+  views = {name: known[name].default for name in unused}
+  views = dataclasses.replace(config.views, **views)
+  return dataclasses.replace(config, views=views)
 
 
 def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -163,12 +176,24 @@ def _without_views(
     for view in part.views
     if view not in known
   }
+  default = as_default(known["first"].default)
   for name in others & set(raw):
-    if not _equal(raw[name], known["first"].default):
+    if not _is_left_alone(raw[name], default, raw.get("first")):
       raise UsageError(
         f"config.views.{name} belongs to no part of this config: leave it unset"
       )
   return {name: x for name, x in raw.items() if name not in others}
+
+
+def _is_left_alone(value: Any, default: Mapping[str, Any], first: Any) -> bool:
+  """Whether a view is as `base` and `update_views` write it for all views."""
+  if not isinstance(value, Mapping):
+    return False
+  known = [x for x in (default, first) if isinstance(x, Mapping)]
+  return all(
+    any(name in x and _equal(field, x[name]) for x in known)
+    for name, field in value.items()
+  )
 
 
 def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:

@@ -26,20 +26,25 @@ Gradients stay finite for rows of zeros, in float16 too.
 """
 
 from essl_jax.losses.common import unit_length
-from essl_jax.losses.contrastive import info_nce, nt_xent
+from essl_jax.losses.contrastive import info_nce, moco_v3, nt_xent
+from essl_jax.losses.distillation import dino, update_center
 from essl_jax.losses.predictive import (
   byol,
   negative_cosine_similarity,
   transformation_prediction,
 )
-from essl_jax.losses.redundancy import barlow_twins
+from essl_jax.losses.redundancy import barlow_twins, vicreg
 
 __all__ = [
   "barlow_twins",
   "byol",
+  "dino",
   "info_nce",
+  "moco_v3",
   "negative_cosine_similarity",
   "nt_xent",
   "transformation_prediction",
   "unit_length",
+  "update_center",
+  "vicreg",
 ]

@@ -1,4 +1,4 @@
-"""Losses that make an embedding's dimensions independent: Barlow Twins."""
+"""Losses that make an embedding's dimensions independent of each other."""
 
 import chex
 import jax
@@ -10,6 +10,7 @@ from essl_jax.losses import common
 
 _NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
 _LEAST_EPSILON = 1e-20  # where that has become 0; its powers are finite
+_VARIANCE_EPSILON = 1e-4  # of VICReg
 
 
 def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
@@ -72,3 +73,75 @@ def barlow_twins(
   on = jnp.sum((diagonal - 1) ** 2)
   off = jnp.sum(correlation**2) - jnp.sum(diagonal**2)
   return on + redundancy_weight * off
+
+
+def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """The unbiased covariance [D, D] of the rows of all devices."""
+  centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
+  own = common.similarity(centered.T, centered.T) / x.shape[0]
+  devices = 1 if axis_name is None else lax.axis_size(axis_name)
+  rows = devices * x.shape[0]
+  return common.average_for_all(own, axis_name) * (rows / (rows - 1))
+
+
+@inputs.any_sharding(by_example=False)
+def vicreg(
+  z1: chex.Array,
+  z2: chex.Array,
+  *,
+  invariance_weight: jax.typing.ArrayLike,
+  variance_weight: jax.typing.ArrayLike,
+  covariance_weight: jax.typing.ArrayLike,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """VICReg: two views agree, dimensions vary and do not vary together.
+
+  The invariance is the mean squared difference. The variance term asks every
+  dimension for a standard deviation of 1, the covariance term is the mean over
+  dimensions of squared covariances with all others; both are *summed* over the
+  views, where the authors' program halves the variance.
+
+  Args:
+    z1: projections [N, D] of the first view.
+    z2: projections [N, D] of the second view.
+    invariance_weight: of the squared differences; 25 in the paper.
+    variance_weight: of the lack of variance; 25 in the paper.
+    covariance_weight: of the covariances; 1 in the paper.
+    axis_name: mapped axis over whose devices the unbiased covariances are
+      averaged, as by `barlow_twins`.
+
+  Returns:
+    The loss, a float32 scalar. It is not finite for numbers whose fourth power
+    is more than float32 holds: the embeddings' sizes count.
+
+  Raises:
+    ValueError: the shapes differ or are not [N, D], all devices together have
+      one example, or a weight is not a number of at least 0.
+
+  Example:
+    >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> weights = {"invariance_weight": 25, "variance_weight": 25}
+    >>> print(float(vicreg(z, z, **weights, covariance_weight=1)))
+    0.0
+
+  Reference:
+    Bardes et al. 2022 (arXiv 2105.04906), equations 1 to 6.
+  """
+  z1, z2 = common.as_pair(z1, z2, "z1 and z2", least_width=1)
+  weights = {
+    "invariance_weight": invariance_weight,
+    "variance_weight": variance_weight,
+    "covariance_weight": covariance_weight,
+  }
+  of_invariance, of_variance, of_covariance = (
+    common.as_number(name, x, positive=False) for name, x in weights.items()
+  )
+  common.check_several(z1.shape[0], axis_name)
+  loss = of_invariance * jnp.mean((z1 - z2) ** 2)
+  for z in (z1, z2):
+    covariance = _covariance(z, axis_name)
+    variances = jnp.diagonal(covariance)
+    lack = jax.nn.relu(1 - jnp.sqrt(variances + _VARIANCE_EPSILON))
+    off = jnp.sum(covariance**2) - jnp.sum(variances**2)
+    loss += of_variance * jnp.mean(lack) + of_covariance * off / z.shape[1]
+  return loss

@@ -4,7 +4,8 @@ import jax
 
 from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.methods.method import Outputs, Projector, TwoViews
+from essl_jax.methods.method import Outputs, Projector
+from essl_jax.methods.two_views import TwoViews
 
 
 class BarlowTwins(TwoViews):
@@ -20,12 +21,19 @@ class BarlowTwins(TwoViews):
   projector: Projector = Projector((8192, 8192, 8192), "none")
   redundancy_weight: bounds.NonNegative = 0.0051
 
-  def loss(
-    self, outputs: Outputs, *, axis_name: str | None = None
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
   ) -> jax.Array:
     """See `losses.barlow_twins`."""
+    z = outputs.own["projections"]
     return losses.barlow_twins(
-      *outputs.own["projections"],
+      z[full],
+      z[other],
       redundancy_weight=self.redundancy_weight,
       axis_name=axis_name,
     )

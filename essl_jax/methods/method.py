@@ -32,6 +32,7 @@ class Outputs(NamedTuple):
     extra: the method's own state, from `Method.initial_extra`.
     step: int32 scalar, the steps done before this one.
     total_steps: of the whole training.
+    steps_per_epoch: of each epoch.
   """
 
   own: Any
@@ -39,6 +40,12 @@ class Outputs(NamedTuple):
   extra: Any = None
   step: jax.Array | int = 0
   total_steps: int = 1
+  steps_per_epoch: int = 1
+
+  @property
+  def epoch(self) -> jax.Array | int:
+    """The epoch of this step, counted from 0."""
+    return self.step // self.steps_per_epoch
 
 
 class Method(Part):
@@ -47,16 +54,20 @@ class Method(Part):
   A subclass states heads, what they compute and a loss; all else has a default.
 
   Attributes:
-    views: names of the views in `config.views` that it asks for.
+    views: names of the views in `config.views` that it asks for; an instance,
+      whose fields are known, may have fewer than its class.
     target_heads: heads that the target network has beside the encoder, an
       exponential moving average of the trained ones; None has no target.
     evaluated_network: which network evaluations measure where the config does
       not say: `online`, the trained one, or `target`.
+    target_views: names of the requests that the target network encodes; None
+      encodes all.
   """
 
   views: ClassVar[Sequence[str]] = ("first", "second")
   target_heads: ClassVar[Sequence[str] | None] = None
   evaluated_network: ClassVar[Literal["online", "target"]] = "online"
+  target_views: ClassVar[Sequence[str] | None] = None
 
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for a config that it cannot train."""
@@ -165,6 +176,13 @@ class Method(Part):
     del peak, schedule
     return {}
 
+  def frozen_heads(self) -> dict[str, int]:
+    """Heads that begin to learn later: epochs without it, by the head's name.
+
+    Until then neither gradient nor weight decay nor momentum moves them.
+    """
+    return {}
+
   def after_update(
     self, params: Any, outputs: Outputs, *, axis_name: str | None = None
   ) -> tuple[Any, Any]:
@@ -201,33 +219,6 @@ class Projector:
     return heads.projector(
       self.widths, last_norm=self.last_norm, bias=self.bias, **common
     )
-
-
-class TwoViews(Method):
-  """A method that compares the projections of two views.
-
-  A subclass may add a head `predictor`, from projections to predictions.
-
-  Attributes:
-    projector: features to projections.
-  """
-
-  projector: Projector = Projector()
-
-  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
-    """The projector."""
-    return {"projector": self.projector.make(**common)}
-
-  def forward(
-    self, heads: Heads, features: Features
-  ) -> dict[str, tuple[jax.Array, ...]]:
-    """`projections` of both views, each [N, D], and their `predictions`."""
-    views = (features["first"], features["second"])
-    found = {"projections": tuple(heads["projector"](x) for x in views)}
-    if "predictor" in heads:
-      predict = heads["predictor"]
-      found["predictions"] = tuple(predict(z) for z in found["projections"])
-    return found
 
 
 def embedding_std(

@@ -6,7 +6,8 @@ import jax
 
 from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.methods.method import Outputs, TwoViews
+from essl_jax.methods.method import Outputs
+from essl_jax.methods.two_views import TwoViews
 
 
 class SimCLR(TwoViews):
@@ -22,11 +23,16 @@ class SimCLR(TwoViews):
 
   temperature: bounds.Positive = 0.5
 
-  def loss(
-    self, outputs: Outputs, *, axis_name: str | None = None
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
   ) -> jax.Array:
     """See `losses.info_nce`."""
-    z1, z2 = outputs.own["projections"]
+    z1, z2 = (outputs.own["projections"][i] for i in (full, other))
     info_nce = functools.partial(
       losses.info_nce, temperature=self.temperature, axis_name=axis_name
     )

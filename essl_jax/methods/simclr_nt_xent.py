@@ -14,12 +14,19 @@ class SimCLRNTXent(SimCLR):
     Chen et al. 2020 (arXiv 2002.05709), equation 1.
   """
 
-  def loss(
-    self, outputs: Outputs, *, axis_name: str | None = None
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
   ) -> jax.Array:
     """See `losses.nt_xent`."""
+    z = outputs.own["projections"]
     return losses.nt_xent(
-      *outputs.own["projections"],
+      z[full],
+      z[other],
       temperature=self.temperature,
       axis_name=axis_name,
     )

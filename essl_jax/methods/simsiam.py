@@ -7,7 +7,8 @@ import optax
 
 from essl_jax import losses
 from essl_jax.config import bounds
-from essl_jax.methods.method import Outputs, TwoViews
+from essl_jax.methods.method import Outputs
+from essl_jax.methods.two_views import TwoViews
 from essl_jax.models import heads
 
 
@@ -32,13 +33,18 @@ class SimSiam(TwoViews):
     predictor = heads.predictor(self.predictor_hidden, width, **common)
     return super().make_heads(**common) | {"predictor": predictor}
 
-  def loss(
-    self, outputs: Outputs, *, axis_name: str | None = None
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
   ) -> jax.Array:
     """See `losses.negative_cosine_similarity`; examples stay apart."""
     del axis_name
-    p1, p2 = outputs.own["predictions"]
-    z1, z2 = outputs.own["projections"]
+    p1, p2 = (outputs.own["predictions"][i] for i in (full, other))
+    z1, z2 = (outputs.own["projections"][i] for i in (full, other))
     cosine = losses.negative_cosine_similarity
     return (cosine(p1, z2) + cosine(p2, z1)) / 2
 

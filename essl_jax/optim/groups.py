@@ -25,6 +25,8 @@ class Group:
     trust_coefficient: of LARS, which biases and norms are spared.
     beta2: of AdamW, whose decay all but kernels are spared.
     clip_rate: whether LARS is LARC: see `optimizers.lars`.
+    first_step: until then parameters keep their values, without gradient, decay
+      and momentum; the schedule's steps count all the same.
 
   Raises:
     ValueError: trust_coefficient and beta2 are both given.
@@ -37,6 +39,7 @@ class Group:
   trust_coefficient: float | None = None
   beta2: float | None = None
   clip_rate: bool = False
+  first_step: int = 0
 
   def __post_init__(self) -> None:
     given = (self.trust_coefficient, self.beta2)
@@ -46,15 +49,25 @@ class Group:
   @property
   def transformation(self) -> optax.GradientTransformation:
     """The group's optimiser."""
+    if not self.first_step:
+      return self._make(self.learning_rate)
+    rate = self.learning_rate
+    if callable(schedule := rate):  # the optimiser counts from its first step
+      rate = lambda count: schedule(count + self.first_step)
+    return optax.conditionally_mask(
+      self._make(rate), lambda step: step >= self.first_step
+    )
+
+  def _make(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     common = {"weight_decay": self.weight_decay}
     if self.beta2 is not None:
       betas = {"beta1": self.momentum, "beta2": self.beta2}
-      return optimizers.adamw(self.learning_rate, **common, **betas)
+      return optimizers.adamw(rate, **common, **betas)
     common["momentum"] = self.momentum
     if self.trust_coefficient is None:
-      return optimizers.sgd(self.learning_rate, **common)
+      return optimizers.sgd(rate, **common)
     return optimizers.lars(
-      self.learning_rate,
+      rate,
       trust_coefficient=self.trust_coefficient,
       clip_rate=self.clip_rate,
       **common,
@@ -78,9 +91,12 @@ class Group:
     elif self.trust_coefficient is not None and is_decayed:
       name = "LARC" if self.clip_rate else "LARS"
       adaptation = f"{name} {self.trust_coefficient:g}"
+    frozen = ""
+    if self.first_step:
+      frozen = f", frozen for {self.first_step:,} steps"
     return (
       f"learning rate {self.peak:g}{constant}, weight decay {decay:g},"
-      f" adaptation {adaptation}"
+      f" adaptation {adaptation}{frozen}"
     )
 
 

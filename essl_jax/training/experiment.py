@@ -149,6 +149,7 @@ class Experiment:
       optim.make_optimizer(self.groups, self.frozen, self.clip),
       self.groups["weights"].learning_rate,
       total_steps=max(self.total_steps, 1),
+      steps_per_epoch=self.steps_per_epoch,
       micro_batches=self.config.micro_batches,
       axis_name=axis_name,
     )

@@ -91,13 +91,13 @@ class Networks(nn.Module):
     Returns:
       What the method's `forward` returns, then each term's.
     """
-    if self.is_target:
-      views = _chosen(views, self.asked[0])
-    features = self.encode(views, train=train, image_keys=image_keys)
     heads = self._heads(train)
-    own = _chosen(features, self.asked[0])
     if self.is_target:
-      return (hooks.ask(self.method, "forward_target", heads, own),)
+      views = _chosen(views, self.method.target_views or self.asked[0])
+    features = self.encode(views, train=train, image_keys=image_keys)
+    if self.is_target:
+      return (hooks.ask(self.method, "forward_target", heads, features),)
+    own = _chosen(features, self.asked[0])
     found = [hooks.ask(self.method, "forward", heads, own)]
     for term, names in zip(self.terms, self.asked[1:], strict=True):
       own = _chosen(features, names)
@@ -206,11 +206,11 @@ def _check_heads(method: Any) -> None:
     method, dtype=jnp.float32, axis_name=None, dot_general=lax.dot_general
   )
   rates = method.learning_rates(1.0, lambda step: step)
-  for name in (*rates, *(method.target_heads or ())):
+  for name in (*rates, *method.frozen_heads(), *(method.target_heads or ())):
     if name not in made:
       raise UsageError(
         f"{type(method).__name__} has no head {name}, which it gives a rate or"
-        f" a target; it makes {', '.join(made)}"
+        f" a target or freezes; it makes {', '.join(made)}"
       )
 
 

@@ -19,7 +19,7 @@ def make(
 
   Returns:
     `weights`, `biases`, and a group for each head of the method that has a
-    rate of its own.
+    rate of its own or is frozen at first.
 
   Raises:
     UsageError: the warm-up begins above a peak.
@@ -50,12 +50,22 @@ def make(
   )
   with told("config.optimizer.warmup_from"):
     schedules = schedule(peak), schedule(bias_peak)
-  own = config_lib.method(config).learning_rates(peak, schedules[0])
+  method = config_lib.method(config)
+  own = method.learning_rates(peak, schedules[0])
+  frozen = {
+    name: min(epochs, config.epochs) * steps_per_epoch
+    for name, epochs in method.frozen_heads().items()
+  }
+  own = {name: schedules[0] for name in frozen} | own
   return {
     "weights": group(schedules[0], peak),
     "biases": group(schedules[1], bias_peak),
     **{
-      name: group(rate, peak if callable(rate) else rate)
+      name: group(
+        rate,
+        peak if callable(rate) else rate,
+        first_step=frozen.get(name, 0),
+      )
       for name, rate in own.items()
     },
   }

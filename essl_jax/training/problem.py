@@ -31,6 +31,7 @@ class Problem:
     optimizer: of the networks' parameters.
     schedule: the learning rate, for the metrics.
     total_steps: of the whole training.
+    steps_per_epoch: of each epoch.
     micro_batches: how many parts the networks see a device's images in; see
       `gradient_cache`.
     axis_name: mapped axis, or None on a single device.
@@ -40,6 +41,7 @@ class Problem:
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   total_steps: int = 1
+  steps_per_epoch: int = 1
   micro_batches: int = 1
   axis_name: str | None = None
 
@@ -95,7 +97,14 @@ class Problem:
   def outputs(self, state: Any, found: Any) -> Outputs:
     """The input of the method's loss; `found` is the result of `forward`."""
     (own, *_), target = found
-    return Outputs(own, target, state.extra, state.step, self.total_steps)
+    return Outputs(
+      own,
+      target,
+      state.extra,
+      state.step,
+      self.total_steps,
+      self.steps_per_epoch,
+    )
 
   def objective(
     self, state: Any, targets: Mapping[str, Any]

@@ -14,6 +14,8 @@ from essl_jax.errors import UsageError, told
 from essl_jax.methods.method import Method
 from essl_jax.training import resolution
 
+_OF_SSL = ("first", "second", "small")  # views that undergo the extra group
+
 
 def check(experiment: Any) -> None:
   """Refuses views that the images cannot undergo.
@@ -65,7 +67,7 @@ def _path(config: config_lib.Config, part: Any) -> str:
 
 def _drawn(views: Any, name: str) -> list[str]:
   """The groups whose elements a view undergoes at random."""
-  is_extra = name in ("first", "second") and views.extra is not None
+  is_extra = name in _OF_SSL and views.extra is not None
   return [*getattr(views, name).groups, *([views.extra] if is_extra else [])]
 
 

@@ -73,12 +73,19 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
           f"{type(part).__name__} asks for another view {request.name!r} than"
           " a part before it: give it another name"
         )
-  own = [name for name, x in found.items() if x.draw_of is None]
+  own = {name: x.draws for name, x in found.items() if x.draw_of is None}
   for request in found.values():
-    if request.draw_of is not None and request.draw_of not in own:
+    if request.draw_of is None:
+      continue
+    if request.draw_of not in own:
       raise UsageError(
         f"the view {request.name!r} shares the draw of {request.draw_of!r},"
         f" which has none of its own; there are: {', '.join(own)}"
+      )
+    if request.draws != own[request.draw_of]:
+      raise UsageError(
+        f"the view {request.name!r} has {request.draws} draws and shares those"
+        f" of {request.draw_of!r}, which has {own[request.draw_of]}"
       )
   return list(found.values())
 
@@ -99,7 +106,7 @@ def make_views(
   Returns:
     `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
     named `image`, of which the views are cropped here, or one [N, size, size,
-    3] for each view by its name, cropped by the host; and `label`, int32 [N],
+    3] for each draw by its name, cropped by the host; and `label`, int32 [N],
     where it is asked for.
   """
 
@@ -109,25 +116,48 @@ def make_views(
     purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
     images, targets = {}, {}
     for request in requests:
-      view, name = request.view, request.draw_of or request.name
-      crop = "image" in batch
-      drawn = augment.random_view(
-        _draw_keys(keys, purposes, name),
-        batch["image"] if crop else batch[name],
-        view,
-        crop=crop,
-        extra=request.extra,
-        normalized=False,
-      )
+      view = request.view
+      of_draws = [_draw_keys(keys, purposes, x) for x in request.draw_names]
+      drawn = _draw(request, batch, of_draws)
       if request.transform is not None:
-        own = _transform_keys(keys, purposes, request.name)
-        drawn, targets[request.name] = request.transform(drawn, own)
+        names = request.transform_names
+        own = [_transform_keys(keys, purposes, x) for x in names]
+        drawn, targets[request.name] = request.transform(
+          drawn, jnp.concatenate(own)
+        )
       images[request.name] = augment.normalize(drawn, view.mean, view.std)
     if labels:
       targets["label"] = batch["label"]
     return Views(images, targets)
 
   return prepare
+
+
+def _draw(
+  request: ViewRequest, batch: dict[str, jax.Array], keys: list[jax.Array]
+) -> jax.Array:
+  """The pixels of all draws of a view, [draws N, H, W, C]."""
+  crop = "image" in batch
+
+  def run(keys: jax.Array, images: jax.Array) -> jax.Array:
+    return augment.random_view(
+      keys,
+      images,
+      request.view,
+      crop=crop,
+      extra=request.extra,
+      normalized=False,
+    )
+
+  if request.draws == 1:
+    return run(keys[0], batch["image" if crop else request.draw_names[0]])
+  images = (
+    batch["image"]
+    if crop
+    else jnp.stack([batch[name] for name in request.draw_names])
+  )
+  drawn = jax.vmap(run, (0, None if crop else 0))(jnp.stack(keys), images)
+  return drawn.reshape(-1, *drawn.shape[2:])
 
 
 def _draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
@@ -169,10 +199,10 @@ def blank(
 ) -> Views:
   """Views of two images of zeros, for parameters to be made from."""
   images, targets = {}, {}
-  keys = jax.random.split(jax.random.key(0), 2)
   for request in requests:
-    size = request.view.size
-    zeros = jnp.zeros((2, size, size, channels), jnp.float32)
+    size, rows = request.view.size, 2 * request.draws
+    keys = jax.random.split(jax.random.key(0), rows)
+    zeros = jnp.zeros((rows, size, size, channels), jnp.float32)
     if request.transform is not None:
       shapes = jax.eval_shape(request.transform, zeros, keys)
       zeros, targets[request.name] = jax.tree.map(
@@ -196,9 +226,11 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
   Raises:
     UsageError: two views share a draw and differ, which the host cannot do.
   """
-  found = {x.name: x.view for x in requests if x.draw_of is None}
+  found = {
+    name: x.view for x in requests if not x.draw_of for name in x.draw_names
+  }
   for request in requests:
-    if request.draw_of and found[request.draw_of] != request.view:
+    if any(found[name] != request.view for name in request.draw_names):
       raise UsageError(
         f"the views {request.name!r} and {request.draw_of!r} share a draw and"
         " differ, which needs images of one size: these differ and are cropped"

@@ -186,7 +186,7 @@ def test_refusals_name_the_field(changes, expected):
   [
     (
       {"method": "byoll"},
-      "unknown config.method 'byoll'; there are: barlow_twins, byol, none",
+      "unknown config.method 'byoll'; there are: barlow_twins, byol, dino,",
     ),
     ({"temperature": None}, "config.temperature must be float, got None"),
     ({"predictor_hidden": 8}, "does not read config.predictor_hidden"),

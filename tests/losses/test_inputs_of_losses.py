@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
+from losses_helpers import OF_ONE_EXAMPLE, OF_SIZE, PAIRWISE
 import numpy as np
 import pytest
 
@@ -27,6 +27,7 @@ def _prediction(logits, z2):
   return losses.transformation_prediction(logits, LABELS) + unused
 
 
+OF_DIRECTION = [name for name in PAIRWISE if name not in OF_SIZE]
 ALL = PAIRWISE | {"prediction": _prediction}
 
 
@@ -111,7 +112,7 @@ def test_gradients_of_extreme_rows_are_finite(name, dtype):
   assert _is_finite(loss(zeros, zeros))
 
 
-@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("name", OF_DIRECTION)
 @pytest.mark.parametrize("scale", [1e10, 1e18, 3e37])
 def test_large_embeddings_are_those_of_size_one(name, scale):
   """Whose squares float32 cannot hold; gradients shrink as numbers grow."""
@@ -133,7 +134,7 @@ def test_large_embeddings_are_those_of_size_one(name, scale):
 
 @pytest.mark.parametrize("largest", [2.0**126, float(np.finfo(np.float32).max)])
 def test_rows_of_the_largest_numbers_have_gradients(largest):
-  for name in PAIRWISE:
+  for name in OF_DIRECTION:
     z1, z2 = _pair()
     z1[0], z1[1, :2] = largest, (largest, -largest)
     z1[:, 3] = largest * np.sign(z1[:, 3])
@@ -165,7 +166,7 @@ def test_large_columns_are_alike_on_devices():
 def test_one_example_alone_is_refused():
   """It has nothing to differ from: its loss is the same whatever it is."""
   z = np.ones((1, 4), np.float32)
-  for name in ("info_nce", "nt_xent", "barlow_twins"):
+  for name in set(PAIRWISE) - set(OF_ONE_EXAMPLE):
     with pytest.raises(ValueError, match="the loss compares examples, and"):
       PAIRWISE[name](z, z)
     loss = functools.partial(PAIRWISE[name], axis_name="i")
@@ -178,10 +179,11 @@ def test_one_example_alone_is_refused():
 def test_numbers_alone_have_no_direction():
   """Scaled to length one, their sign is left, which has no gradient."""
   z = np.arange(1.0, 5)[:, None]
-  for name in set(PAIRWISE) - {"barlow_twins"}:
+  for name in set(OF_DIRECTION) - {"barlow_twins"}:
     with pytest.raises(ValueError, match="must have 2 or more dimensions"):
       PAIRWISE[name](z, z)
-  assert PAIRWISE["barlow_twins"](z, z) < 1e-6
+  for name in ("barlow_twins", "vicreg"):
+    assert PAIRWISE[name](z, z) < 1e-6
 
 
 @pytest.mark.parametrize("check_vma", [False, True])
@@ -254,7 +256,8 @@ def test_small_integers_name_many_classes():
 def test_pairs_that_are_none(name):
   z = np.zeros((4, 8), np.float32)
   for wrong in (z[:0], z[:, :0], z[0], z[None]):
-    with pytest.raises(ValueError, match="of one shape"):
+    match = r"must be \[S N, K\]" if name == "dino" else "of one shape"
+    with pytest.raises(ValueError, match=match):
       PAIRWISE[name](wrong, wrong)
   with pytest.raises(ValueError, match="must be real, got complex64"):
     PAIRWISE[name](z.astype(np.complex64), z)
@@ -263,7 +266,7 @@ def test_pairs_that_are_none(name):
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e300, 1e-300])
 def test_temperatures_are_finite_and_above_0(value):
   z = np.eye(4, dtype=np.float32)
-  for loss in (losses.info_nce, losses.nt_xent):
+  for loss in (losses.info_nce, losses.nt_xent, losses.moco_v3):
     with pytest.raises(
       ValueError, match="temperature must be finite and above"
     ):
@@ -287,6 +290,6 @@ def test_64_bits_give_the_loss_of_32(name):
       assert {g.dtype for g in gradients} == {np.dtype(dtype)}
       _assert_close((value, gradients), expected)
     z1, z2 = _pair()
-    for loss in (losses.info_nce, losses.nt_xent):
+    for loss in (losses.info_nce, losses.nt_xent, losses.moco_v3):
       value = jax.jit(loss)(z1, z2, temperature=np.float64(0.2))
       assert value.dtype == jnp.float32

@@ -1,0 +1,185 @@
+"""Base classes of methods that compare views of an image in pairs."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from essl_jax import optim
+from essl_jax.augment import ViewRequest
+from essl_jax.config import bounds
+from essl_jax.methods.method import (
+  Features,
+  Heads,
+  Method,
+  Outputs,
+  Projector,
+)
+
+_FULL = ("first", "second")
+_SMALL = "small"
+_Small = Annotated[int, bounds.AtLeast(0), bounds.AtMost(100)]
+
+
+class TwoViews(Method):
+  """A method that compares the projections of views in pairs.
+
+  A subclass has `compare`, or a loss of its own. It may add a head `predictor`,
+  from projections to predictions.
+
+  Attributes:
+    projector: features to projections.
+    small_views: further views of each image, each drawn by `views.small`,
+      which needs a size and a scale. They are compared with both full views and
+      not with each other. A target network does not see them.
+  """
+
+  views = (*_FULL, _SMALL)
+
+  projector: Projector = Projector()
+  small_views: _Small = 0
+
+  def __post_init__(self) -> None:
+    if not self.small_views:
+      used = tuple(name for name in self.views if name != _SMALL)
+      object.__setattr__(self, "views", used)
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """The full views, and all small ones in a single request."""
+    return [
+      dataclasses.replace(x, draws=self.small_views) if x.name == _SMALL else x
+      for x in super().requests(views)
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """The projector."""
+    return {"projector": self.projector.make(**common)}
+
+  def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
+    """`projections` of each view [N, D], the full ones first, then the small.
+
+    And their `predictions`, where there is a predictor. Small views pass
+    through the heads together.
+    """
+    names = [name for name in TwoViews.views if name in features]
+    projections = {name: heads["projector"](features[name]) for name in names}
+    found = {"projections": _of_each(projections)}
+    if "predictor" in heads:
+      predict = heads["predictor"]
+      predictions = {name: predict(z) for name, z in projections.items()}
+      found["predictions"] = _of_each(predictions)
+    return found
+
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
+  ) -> jax.Array:
+    """The loss of two views of the images, in both directions.
+
+    Args:
+      outputs: as for `loss`.
+      full: the place of a full view in `projections`: 0 or 1.
+      other: that of another view, full or small.
+      axis_name: as for `loss`.
+
+    Returns:
+      A float32 scalar. Where there is one direction alone, from a small view to
+      a target network, it counts twice.
+    """
+    del outputs, full, other, axis_name
+    raise NotImplementedError(f"{type(self).__name__} needs compare, or loss")
+
+  def loss(
+    self, outputs: Outputs, *, axis_name: str | None = None
+  ) -> jax.Array:
+    """The mean over pairs of a full view and any other one of the image.
+
+    Without small views these are the two full ones in both orders, as alike.
+
+    Args:
+      outputs: of all examples of a device.
+      axis_name: mapped axis of the step.
+
+    Returns:
+      A float32 scalar.
+
+    Reference:
+      Caron et al. 2020 (arXiv 2006.09882), section 3.2.
+    """
+    count = len(outputs.own["projections"])
+    total = 2 * self.compare(outputs, 0, 1, axis_name=axis_name)
+    for other in range(len(_FULL), count):
+      for full in range(len(_FULL)):
+        total += self.compare(outputs, full, other, axis_name=axis_name)
+    return total / (2 * (count - 1))
+
+
+class WithTarget(TwoViews):
+  """Predictions of any view against a target network's of the full ones.
+
+  Attributes:
+    target_decay: fraction of the target network that a step keeps, at the
+      start; it rises to 1 along half a cosine.
+  """
+
+  target_heads = ("projector",)
+  target_views: ClassVar = _FULL
+
+  target_decay: bounds.Unit = 0.99
+
+  def target_momentum(self, step: jax.Array, total_steps: int) -> jax.Array:
+    """See `optim.momentum_coefficient`."""
+    return optim.momentum_coefficient(self.target_decay, total_steps)(step)
+
+  def towards(
+    self,
+    predictions: jax.Array,
+    targets: jax.Array,
+    *,
+    axis_name: str | None = None,
+  ) -> jax.Array:
+    """The loss in one direction.
+
+    Args:
+      predictions: [N, D] of one view.
+      targets: the target network's projections [N, D] of another.
+      axis_name: mapped axis of the step.
+
+    Returns:
+      A float32 scalar.
+    """
+    del predictions, targets, axis_name
+    raise NotImplementedError(f"{type(self).__name__} needs towards, or loss")
+
+  def compare(
+    self,
+    outputs: Outputs,
+    full: int,
+    other: int,
+    *,
+    axis_name: str | None = None,
+  ) -> jax.Array:
+    """Both directions added; small views have no target and count twice."""
+    predictions = outputs.own["predictions"]
+    targets = outputs.target["projections"]
+    there = self.towards(predictions[other], targets[full], axis_name=axis_name)
+    if other >= len(targets):
+      return 2 * there
+    return there + self.towards(
+      predictions[full], targets[other], axis_name=axis_name
+    )
+
+
+def _of_each(found: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+  """An array [N, D] for each view, the draws of a small one apart."""
+  rows = len(found["first"])
+  return tuple(
+    part for x in found.values() for part in jnp.split(x, len(x) // rows)
+  )
