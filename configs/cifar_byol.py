@@ -46,15 +46,19 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 
 
 def start(
-  method: str, chosen: Collection[str], encoder: str = "resnet"
+  method: str,
+  chosen: Collection[str],
+  encoder: str = "resnet",
+  smallest_crop: float = 0.08,
 ) -> ml_collections.ConfigDict:
   """Returns what the recipes after solo-learn share: views, LARC, length."""
   config = cifar_simclr.start(method, chosen, encoder)
   config.epochs = 1000
   config.batch_size = 256
-  update_views(config, scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1))
+  update_views(config, scale=(smallest_crop, 1.0), jitter=(0.4, 0.4, 0.2, 0.1))
   config.views.second.solarize = 0.2
-  config.optimizer.update(
-    name="lars", trust_coefficient=0.02, clip_rate=True, warmup_from=3e-5
-  )
+  if encoder == "resnet":
+    config.optimizer.update(
+      name="lars", trust_coefficient=0.02, clip_rate=True, warmup_from=3e-5
+    )
   return config

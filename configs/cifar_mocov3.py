@@ -18,9 +18,9 @@ Views, heads, optimiser and length of the plain method on ResNet-18 are those of
 solo-learn, whose table has 93.10% on CIFAR-10 and 68.83% on CIFAR-100 for
 MoCo v3 (online linear classifier, 1000 epochs). The ViT is ours; fixed
 positions, frozen patches, heads and decay are those of MoCo v3 (arXiv
-2104.02057), the rate is solo-learn's for ImageNet-100. The full length was never
-run here; experiments/README.md has what was measured of `small`. Nobody has
-published a weight of the rotations (lambda) for CIFAR: LAMBDA
+2104.02057), the rate is solo-learn's for ImageNet-100. The full length was
+never run here; experiments/README.md has what was measured of `small`. Nobody
+has published a weight of the rotations (lambda) for CIFAR: LAMBDA
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
@@ -40,7 +40,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   chosen = variants(variant, VARIANTS)
   is_vit = "vit" in chosen
   config = start("moco_v3", chosen, "vit" if is_vit else "resnet")
-  config.optimizer.update(learning_rate=0.3, weight_decay=1e-6)
   config.equivariance.weight = 0.0 if "baseline" in chosen else 0.4
   if is_vit:
     config.encoder.update(
@@ -51,16 +50,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
       positions="sincos",
       frozen_patch_projection=True,
     )
-    config.projector.update(widths=(4096, 4096, 256))
+    config.projector.widths = (4096, 4096, 256)
     config.predictor_norm = "batch_not_affine"
-    config.optimizer.update(
-      name="adamw",
-      learning_rate=3e-4,
-      weight_decay=0.1,
-      trust_coefficient=None,
-      clip_rate=False,
-      warmup_from=0.0,
-    )
+    config.optimizer.update(name="adamw", learning_rate=3e-4, weight_decay=0.1)
+  else:
+    config.optimizer.update(learning_rate=0.3, weight_decay=1e-6)
 
   if "small" in chosen:
     shrink(config)

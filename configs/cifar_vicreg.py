@@ -33,8 +33,8 @@ VARIANTS = COMMON
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  config = start("vicreg", chosen)
-  update_views(config, scale=(0.2, 1.0), solarize=0.1)
+  config = start("vicreg", chosen, smallest_crop=0.2)
+  update_views(config, solarize=0.1)
   config.optimizer.update(learning_rate=0.3, weight_decay=1e-4)
   config.equivariance.weight = 0.0 if "baseline" in chosen else 4.0
 

@@ -8,7 +8,7 @@ r"""E-BYOL on ImageNet: ResNet-50, four-fold rotations predicted.
     --config.data.name=folder --config.data.dir=/data/imagenet
 
 Data, views and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  100 classes of an image folder (imagenet100.txt beside this file),
+  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
                ResNet-18, 400 epochs.
 
 Never run: neither data nor hardware was at hand. Optimiser and target network
@@ -22,7 +22,7 @@ E-SimCLR.
 from imagenet_simclr import IMAGENET100, shrink, start, use_imagenet100
 import ml_collections
 
-from essl_jax.config import update_views, variants
+from essl_jax.config import variants
 
 VARIANTS = IMAGENET100
 

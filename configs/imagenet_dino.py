@@ -7,7 +7,7 @@ r"""E-DINO on ImageNet: ViT-S/16, many crops, four-fold rotations predicted.
     --config.data.name=folder --config.data.dir=/data/imagenet
 
 Data and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  100 classes of an image folder (imagenet100.txt beside this file),
+  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
                ResNet-18 without small crops, 400 epochs.
 
 Never run: neither data nor hardware was at hand. The settings are DINO's for
@@ -56,9 +56,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   else:
     use_imagenet100(config)
     config.target_decay = 0.9995
-    config.optimizer.update(
-      name="lars", learning_rate=0.3, weight_decay=1e-6
-    )
+    config.optimizer.update(name="lars", learning_rate=0.3, weight_decay=1e-6)
 
   if "tiny" in chosen:
     shrink(config)

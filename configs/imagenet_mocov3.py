@@ -1,6 +1,7 @@
 r"""E-MoCo v3 on ImageNet: ViT-S/16 or ResNet-50, four-fold rotations predicted.
 
-  python -m essl_jax.main --config=configs/imagenet_mocov3.py --workdir=runs/moco
+  python -m essl_jax.main --config=configs/imagenet_mocov3.py \
+    --workdir=runs/moco
   python -m essl_jax.main --config=configs/imagenet_mocov3.py:baseline
   python -m essl_jax.main --config=configs/imagenet_mocov3.py:epochs=300
   python -m essl_jax.main --config=configs/imagenet_mocov3.py:resnet50
@@ -9,7 +10,7 @@ r"""E-MoCo v3 on ImageNet: ViT-S/16 or ResNet-50, four-fold rotations predicted.
 
 Data and variants are those of imagenet_simclr.py beside it, and:
   resnet50     ResNet-50 with LARS.
-  imagenet100  100 classes of an image folder (imagenet100.txt beside this file),
+  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
                400 epochs; with resnet50 a ResNet-18 in its place.
 
 Never run: neither data nor hardware was at hand. The recipe is E-SSL on MoCo v3

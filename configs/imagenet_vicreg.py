@@ -8,7 +8,7 @@ r"""E-VICReg on ImageNet: ResNet-50, four-fold rotations predicted.
     --config.data.name=folder --config.data.dir=/data/imagenet
 
 Data and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  100 classes of an image folder (imagenet100.txt beside this file),
+  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
                ResNet-18, 400 epochs.
 
 Never run: neither data nor hardware was at hand. Heads, views and optimiser are
@@ -22,7 +22,7 @@ Twins, which weighs embeddings in like numbers, is a guess.
 from imagenet_simclr import IMAGENET100, shrink, start, use_imagenet100
 import ml_collections
 
-from essl_jax.config import update_views, variants
+from essl_jax.config import variants
 
 VARIANTS = IMAGENET100
 
@@ -33,8 +33,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   config = start("vicreg", chosen)
   config.batch_size = 2048
   config.projector.widths = (8192, 8192, 8192)
+  smallest = 0.2 if "imagenet100" in chosen else 0.08
   for view in (config.views.first, config.views.second):
-    view.update(blur=0.5, solarize=0.1)
+    view.update(scale=(smallest, 1.0), blur=0.5, solarize=0.1)
   config.optimizer.update(
     name="lars",
     learning_rate=0.3 if config.epochs == 100 else 0.2,
@@ -46,7 +47,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 
   if "imagenet100" in chosen:
     use_imagenet100(config)
-    update_views(config, scale=(0.2, 1.0))
     config.optimizer.update(learning_rate=0.3, weight_decay=1e-4)
     config.projector.widths = (2048, 2048, 2048)
   if "tiny" in chosen:

@@ -70,6 +70,7 @@ class DINO(WithTarget):
   """
 
   target_heads = ("projector", "prototypes")
+  evaluated_network = "target"
 
   projector: Projector = Projector((2048, 2048, 256), "none", bias=True)
   target_decay: bounds.Unit = 0.996
