@@ -27,6 +27,7 @@ def test_training_evaluations_export_and_report(
   fields = {
     "encoder": {"name": "mean:Mean"},
     "epochs": 1,
+    "data": {"train_split": "train[:320]", "test_split": "test[:40]"},
     "optimizer": {"warmup_epochs": 0},
     "evaluations": ("knn", "probe", "symmetry", "finetune"),
     "finetune": {"labels": 0.1, "epochs": 1, "batch_size": 16},

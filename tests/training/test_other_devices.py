@@ -62,7 +62,14 @@ def on_four(make, tmp_path_factory):
   return workdir, *_go_on(experiment, state, STOP, TOTAL)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize(
+  "count",
+  [
+    pytest.param(1, marks=pytest.mark.slow),
+    2,
+    pytest.param(8, marks=pytest.mark.slow),
+  ],
+)
 def test_a_run_goes_on_with_another_number_of_devices(count, make, on_four):
   """With the same global batches, so losses are equal to rounding."""
   workdir, expected_state, expected = on_four

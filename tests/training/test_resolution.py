@@ -106,12 +106,9 @@ def test_a_resumed_training_is_the_uninterrupted_one(tiny_config, source, stop):
   _assert_identical(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("stages", "size"),
-  [
-    pytest.param(((0.0, 1.0),), 16, marks=pytest.mark.slow),
-    (((0.0, 0.5),), 8),
-  ],
+  ("stages", "size"), [(((0.0, 1.0),), 16), (((0.0, 0.5),), 8)]
 )
 def test_one_size_alone_is_that_size(tiny_config, source, stages, size):
   one, _ = _train(
