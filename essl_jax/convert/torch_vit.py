@@ -242,7 +242,7 @@ def _are_fixed(positions: Any) -> bool:
 def _expected(
   fields: tuple[tuple[str, Any], ...], channels: int
 ) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """timm's name to Flax path and PyTorch's shape."""
+  """By timm's name: Flax path and PyTorch's shape."""
   model = vit.ViT(heads=1, **dict(fields))
   image = (1, model.patch, model.patch, channels)
   shapes = jax.eval_shape(
