@@ -29,7 +29,7 @@ _Arrays = dict[tuple[str, ...], Any]
 
 FORMAT_VERSION = 1
 _DIGEST = "digest"
-_KEY = "essl_jax"  # one entry: the order of several would differ by chance
+_KEY = "essl_jax"
 
 
 def save(
@@ -173,7 +173,16 @@ def to_bytes(
     name: np.asarray(value, order="C")
     for name, value in jax.device_get(dict(arrays)).items()
   }
-  return safetensors.numpy.save(solid, metadata)
+  content = safetensors.numpy.save(solid, metadata)
+  if not metadata or len(metadata) < 2:
+    return content
+  # The format leaves the order of several entries to chance.
+  length = int.from_bytes(content[:8], "little")
+  header = json.loads(content[8 : 8 + length])
+  header["__metadata__"] = dict(sorted(metadata.items()))
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,7 +171,10 @@ def _with(tree, **changes):
   ("tree", "message"),
   [
     (lambda: {"epoch": 3}, "no ResNet or ViT in it.*no tensors"),
-    (lambda: {"fc.weight": np.zeros((2, 2))}, "no ResNet or ViT in it.*fc.weight"),
+    (
+      lambda: {"fc.weight": np.zeros((2, 2))},
+      "no ResNet or ViT in it.*fc.weight",
+    ),
     (
       lambda: _with(forms.plain(), layer3__0__bn1__bias=None),
       "missing tensors: layer3.0.bn1.bias",

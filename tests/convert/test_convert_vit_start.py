@@ -1,0 +1,65 @@
+"""Runs with a vision transformer begin with converted weights."""
+
+from convert_helpers import convert, published, timm_vit, write_tree
+import jax
+import numpy as np
+import pytest
+
+from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
+from essl_jax.training import loop
+
+
+@pytest.fixture(scope="module")
+def begin(tiny_config, tmp_path_factory):
+  """Begins a run of 16-pixel images with a file; returns state and origin."""
+  fields = {"image_size": 32, "patch": 4, "width": 48, "depth": 2, "heads": 3}
+  path = tmp_path_factory.mktemp("weights") / "init.safetensors"
+  config = tiny_config("simclr", encoder={"name": "vit", **fields}, init_from=str(path))
+  experiment = experiment_lib.build(config)
+
+  def run(tree, heads):
+    write_tree(path.with_suffix(".pth"), tree)
+    options = (f"--attention-heads={heads}", "--overwrite")
+    convert(path.with_suffix(".pth"), path, *options)
+    return loop.initialise(experiment)
+
+  return run
+
+
+def test_a_run_begins_with_timms_weights(begin):
+  tree = published("timm_vit")
+  state, origin = begin(tree, heads=3)
+  assert origin.initialised == ("encoder",)
+  assert origin.metadata["encoder"]["heads"] == 3
+  encoder = jax.device_get(state.params["encoder"])
+  for ours, name in (
+    (encoder["pos_embed"], "pos_embed"),
+    (
+      encoder["blocks_1"]["attn"]["proj"]["kernel"].T,
+      "blocks.1.attn.proj.weight",
+    ),
+    (encoder["norm"]["scale"], "norm.weight"),
+  ):
+    np.testing.assert_array_equal(ours, tree[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ("fields", "heads", "message"),
+  [
+    ({"depth": 1}, 3, "depth is 1 there, 2 here"),
+    ({"width": 24}, 3, "width is 24 there, 48 here"),
+    ({"patch": 8}, 3, "patch is 8 there, 4 here"),
+    ({"image_size": 16}, 3, "image_size is 16 there, 32 here"),
+    ({"mlp_ratio": 2.0}, 3, "mlp_ratio is 2.0 there, 4.0 here"),
+    ({"positions": "sincos"}, 3, "positions is sincos there, learned here"),
+    ({}, 4, "heads is 4 there, 3 here"),
+  ],
+)
+def test_another_vit_is_named_in_one_line(begin, fields, heads, message):
+  with pytest.raises(UsageError) as error:
+    begin(timm_vit(**fields), heads=heads)
+  text = str(error.value)
+  assert f"): {message}: set config.encoder to its form" in text
+  assert "\n" not in text
+  assert "init.safetensors holds another encoder (depth" in text
