@@ -1,22 +1,44 @@
 """Runs with a vision transformer begin with converted weights."""
 
+import types
+
 from convert_helpers import convert, published, timm_vit, write_tree
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.training import experiment as experiment_lib
+from essl_jax.methods import none
+from essl_jax.models import vit
 from essl_jax.training import loop
+from essl_jax.training import step as step_lib
+
+FIELDS = {"image_size": 32, "patch": 4, "width": 48, "depth": 2, "heads": 3}
 
 
 @pytest.fixture(scope="module")
 def begin(tiny_config, tmp_path_factory):
-  """Begins a run of 16-pixel images with a file; returns state and origin."""
-  fields = {"image_size": 32, "patch": 4, "width": 48, "depth": 2, "heads": 3}
+  """Begins a run with a checkpoint; only its networks are real."""
   path = tmp_path_factory.mktemp("weights") / "init.safetensors"
-  config = tiny_config("simclr", encoder={"name": "vit", **fields}, init_from=str(path))
-  experiment = experiment_lib.build(config)
+  encoder = {"name": "vit", **FIELDS}
+  config = tiny_config("none", encoder=encoder, init_from=str(path))
+  shapes = jax.eval_shape(
+    lambda x: vit.ViT(**FIELDS).init(jax.random.key(0), x, train=False),
+    jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
+  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes["params"])
+  state = step_lib.TrainState(
+    step=jnp.zeros((), jnp.int32),
+    seed=jnp.zeros((), jnp.uint32),
+    params={"encoder": zeros},
+    batch_stats={},
+    opt_state=(),
+  )
+  networks = types.SimpleNamespace(terms=(), method=none.PART())
+  experiment = types.SimpleNamespace(
+    config=config, create_state=lambda: state, networks=networks
+  )
 
   def run(tree, heads):
     write_tree(path.with_suffix(".pth"), tree)
