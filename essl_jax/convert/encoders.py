@@ -74,7 +74,9 @@ def find(names: Iterable[str]) -> list[str]:
     for anchor in kind.ANCHORS
     if name == anchor or name.endswith("." + anchor)
   }
-  return list(found)
+  # A ViT's patches may come out of a ResNet, which is a part of it.
+  stems = tuple(f"{prefix}patch_embed." for prefix in found)
+  return [prefix for prefix in found if not prefix.startswith(stems)]
 
 
 def of_tensors(names: Iterable[str]) -> tuple[Kind, str]:

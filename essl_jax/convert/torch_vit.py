@@ -56,6 +56,7 @@ _UNSUPPORTED = {
   "w12": "gated perceptrons",
   "fc1_g": "gated perceptrons",
   "attn_pool": "attention in place of a class token",
+  "backbone": "a convolutional network in place of its patches",
   "downsample": "stages of several resolutions",
   "patch_embeds": "stages of several resolutions",
 }
@@ -131,12 +132,14 @@ def read(
   Raises:
     ValueError: As for `from_torch_vit`.
   """
+  foreign: dict[str, str] = {}
   for name in state_dict:
     for word in name.split("."):
       if word in _UNSUPPORTED:
-        raise ValueError(
-          f"it has {_UNSUPPORTED[word]} ({name}), which ViTs here do not have"
-        )
+        foreign.setdefault(_UNSUPPORTED[word], name)
+  if foreign:
+    parts = [f"{part} ({name})" for part, name in foreign.items()]
+    raise ValueError(f"it has what ViTs here do not have: {some(parts)}")
   is_torchvision = "conv_proj.weight" in state_dict
   originals: dict[str, str] = {}  # timm's name to the checkpoint's
   for name in state_dict:

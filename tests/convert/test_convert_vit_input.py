@@ -85,16 +85,16 @@ def mocos(**changes):
     (
       lambda: changed(dist_token=(1, 1, 48)),
       3,
-      r"it has a distillation token \(dist_token\), which ViTs here do not",
+      r"has what ViTs here do not have: a distillation token \(dist_token\)",
     ),
-    (lambda: changed(reg_token=(1, 4, 48)), 3, "it has register tokens"),
+    (lambda: changed(reg_token=(1, 4, 48)), 3, "have: register tokens"),
     (
       lambda: changed(blocks__0__attn__relative_position_bias_table=(9, 3)),
       3,
-      "it has relative positions",
+      "have: relative positions",
     ),
     (lambda: changed(norm_pre__weight=(48,)), 3, "before its blocks, as CLIP"),
-    (lambda: changed(blocks__0__ls1__gamma=(48,)), 3, "it has scaled layers"),
+    (lambda: changed(blocks__0__ls1__gamma=(48,)), 3, "have: scaled layers"),
     (
       lambda: changed(patch_embed__proj__weight=(48, 3, 4, 2)),
       3,
