@@ -22,6 +22,7 @@ SIDES = frozenset(("online", "base", "query", "q", "student", "teacher"))
 HEADS = {
   "projector": "projector",
   "predictor": "predictor",
+  "prototypes": "prototypes",
   "rotation_projector": "transformation_head",  # E-SSL for ImageNet
   "predictor2": "transformation_head",  # E-SSL for CIFAR-10
 }
@@ -35,7 +36,6 @@ REASONS = {
   "bn": "of Barlow Twins' loss, which takes each batch's own statistics",
   "queue": "queue of negatives",
   "queue_ptr": "queue of negatives",
-  "head": "prototypes, or another head that is not known here",
   "mask_token": "stands for masked patches, which are not used here",
   "masked_embed": "stands for masked patches, which are not used here",
   "pre_logits": "part of the classifier",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from essl_jax.convert import forms, torch_names
 from essl_jax.convert import names as names_lib
 from essl_jax.convert.torch_names import Variables
@@ -11,19 +13,27 @@ from essl_jax.errors import UsageError
 _Parts = dict[str, dict[str, str]]
 
 
+# What DINO's heads are made of, and what they are called here.
+_DINO = {"mlp.": "projector", "last_layer.": "prototypes"}
+# Names of the directions of DINO's prototypes, and of their lengths, which are
+# one unless they were trained.
+_DIRECTIONS = ("weight", "weight_v", "parametrizations.weight.original1")
+_LENGTHS = ("weight_g", "parametrizations.weight.original0")
+
+
 def split(parts: _Parts) -> None:
-  """Takes the projector out of DINO's heads, `head.mlp`.
+  """Takes projectors and prototypes out of DINO's heads.
 
   Args:
     parts: the tensors of each part by their names within it; changed.
   """
   for part, names in list(parts.items()):
-    inside = {x: name for x, name in names.items() if x.startswith("mlp.")}
-    if names_lib.last(part) == "head" and inside:
-      parts[part] = {x: n for x, n in names.items() if x not in inside}
-      parts[f"{part}.projector"] = {
-        x.removeprefix("mlp."): name for x, name in inside.items()
-      }
+    if names_lib.bare(names_lib.last(part)) != "head":
+      continue
+    for beginning, network in _DINO.items():
+      for inner in [x for x in names if x.startswith(beginning)]:
+        own = parts.setdefault(f"{part}.{network}", {})
+        own[inner.removeprefix(beginning)] = names.pop(inner)
 
 
 def network(parts: _Parts, part: str) -> str | None:
@@ -66,6 +76,8 @@ def read(
     layer = {f"0.{x.rpartition('.')[2]}": y for x, y in tensors.items()}
     variables = torch_names.from_torch_mlp(layer)
     return {"params": variables["params"]["dense_0"]}, []
+  if network == "prototypes":
+    return _read_prototypes(tensors)
   variables = torch_names.from_torch_mlp(tensors)
   notes = _fold_biases(variables) if network == "projector" else []
   return variables, notes
@@ -79,7 +91,7 @@ def check(network: str, variables: Variables, features: int) -> None:
     variables: of it.
     features: size of the encoder's.
   """
-  if network == "classifier":
+  if network in ("classifier", "prototypes"):
     kernels = [variables["params"]["kernel"]]
   else:
     layers = variables["params"]
@@ -93,6 +105,22 @@ def check(network: str, variables: Variables, features: int) -> None:
         f" and {given} {size}"
       )
     size, given = kernel.shape[1], "the one before it gives"
+
+
+def _read_prototypes(
+  tensors: Mapping[str, Any],
+) -> tuple[Variables, list[str]]:
+  """The directions of prototypes, as columns."""
+  unknown = set(tensors) - {*_DIRECTIONS, *_LENGTHS}
+  found = [tensors[x] for x in _DIRECTIONS if x in tensors]
+  if unknown or len(found) != 1 or found[0].ndim != 2:
+    raise ValueError(f"{sorted(tensors)} are no prototypes.")
+  lengths = [tensors[x] for x in _LENGTHS if x in tensors]
+  notes = []
+  if any(np.any(x != 1) for x in lengths):
+    notes.append("the prototypes' lengths are left out: here they are one")
+  kernel = np.asarray(found[0], np.float32).T
+  return {"params": {"kernel": kernel}}, notes
 
 
 def _fold_biases(variables: Variables) -> list[str]:

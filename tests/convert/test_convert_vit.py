@@ -25,8 +25,6 @@ from essl_jax.storage import weights
 SHAPES = json.loads(
   (ROOT / "tests/golden/modern_state_dict_shapes.json").read_text()
 )
-# Whose prototypes and centre have no place among networks here.
-PROTOTYPES = "prototypes, or another head"
 
 
 def dino():
@@ -70,8 +68,8 @@ FORMS = {
   "DINO": (
     dino,
     "teacher.backbone.",
-    {"encoder", "projector"},
-    {"another encoder", PROTOTYPES},
+    {"encoder", "projector", "prototypes"},
+    {"another encoder"},
   ),
   "MoCo v3": (
     lambda: in_state_dict("mocov3_vit"),
@@ -322,6 +320,11 @@ def test_dinos_teacher_is_the_default(chosen, side):
     params["projector"]["dense_2"]["kernel"].T,
     values[f"{prefix}head.mlp.4.weight"],
   )
+  np.testing.assert_array_equal(
+    params["prototypes"]["kernel"].T,
+    values[f"{prefix}head.last_layer.weight_v"],
+  )
+  assert any("prototypes' lengths" in note for note in imported.notes)
   other = {"teacher": "student", "student": "teacher"}[side]
   assert f"another encoder (--encoder={other}.backbone takes it)" in set(
     imported.left_out.values()
