@@ -28,16 +28,16 @@ def read(
   is_moco_v3 = fields["positions"] == "sincos" or form == "MoCo v3"
   known = _HEADS_OF_MOCO_V3 if is_moco_v3 else _HEADS
   if heads is None:
-    heads = known.get(width)
+    if width not in known:
+      raise ValueError(
+        f"it is a ViT of width {width}, and no tensor tells its number of"
+        " attention heads: say it with --attention-heads=N"
+      )
+    heads = known[width]
     whose = "MoCo v3's ViTs" if is_moco_v3 else "timm's ViTs"
     notes.append(
       f"{heads} attention heads, as {whose} of width {width} have: no tensor"
       " tells their number, and --attention-heads=N sets another"
-    )
-  if heads is None:
-    raise ValueError(
-      f"it is a ViT of width {width}, and no tensor tells its number of"
-      " attention heads: say it with --attention-heads=N"
     )
   if heads < 1 or width % heads:
     raise ValueError(
