@@ -39,7 +39,8 @@ class Kind(Protocol):
       Variables, metadata that describe the network, and notes for the user.
 
     Raises:
-      ValueError: the tensors do not fit, or the heads do not.
+      ValueError: the tensors do not fit.
+      UsageError: the number of heads does not fit, or is not known.
     """
 
   def holds(self, encoder: Mapping[str, Any]) -> bool:

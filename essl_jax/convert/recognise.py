@@ -180,6 +180,8 @@ class _Importer:
       variables, metadata, notes = kind.read(
         self._entries.values(names), form, self._attention_heads
       )
+    except UsageError:
+      raise
     except ValueError as error:
       raise UsageError(f"its encoder does not fit: {error}") from error
     self._take("encoder", variables, names)

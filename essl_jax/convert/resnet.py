@@ -7,6 +7,7 @@ import numpy as np
 
 from essl_jax.convert import torch_names
 from essl_jax.convert.torch_names import Variables
+from essl_jax.errors import UsageError
 from essl_jax.models import resnet
 
 NAME = "ResNet"
@@ -21,7 +22,7 @@ def read(
 ) -> tuple[Variables, dict[str, Any], list[str]]:
   """An encoder from a checkpoint; see `encoders.Kind`."""
   if heads is not None:
-    raise ValueError(f"--attention-heads={heads} is for ViTs, and this is none")
+    raise UsageError(f"--attention-heads={heads} is for ViTs, and this is none")
   variables = torch_names.from_torch_resnet(tensors)
   metadata, notes = torch_names.architecture(variables), []
   if form == "solo-learn" and metadata["stem"] == "cifar":

@@ -7,6 +7,7 @@ import numpy as np
 
 from essl_jax.convert import torch_vit
 from essl_jax.convert.torch_names import Variables
+from essl_jax.errors import UsageError
 
 NAME = "ViT"
 ANCHORS = {"patch_embed.proj.weight": "timm", "conv_proj.weight": "torchvision"}
@@ -29,7 +30,7 @@ def read(
   known = _HEADS_OF_MOCO_V3 if is_moco_v3 else _HEADS
   if heads is None:
     if width not in known:
-      raise ValueError(
+      raise UsageError(
         f"it is a ViT of width {width}, and no tensor tells its number of"
         " attention heads: say it with --attention-heads=N"
       )
@@ -40,8 +41,8 @@ def read(
       " tells their number, and --attention-heads=N sets another"
     )
   if heads < 1 or width % heads:
-    raise ValueError(
-      f"--attention-heads={heads} does not divide its width of {width}"
+    raise UsageError(
+      f"--attention-heads={heads} does not divide the ViT's width of {width}"
     )
   order = ("image_size", "patch", "width", "depth")
   chosen = {"name": "vit"} | {x: fields.pop(x) for x in order}

@@ -62,8 +62,8 @@ def mocos(**changes):
 @pytest.mark.parametrize(
   ("make", "heads", "message"),
   [
-    (changed, None, "width 48, and no tensor tells .*--attention-heads=N"),
-    (changed, 5, "--attention-heads=5 does not divide its width of 48"),
+    (changed, None, "in.pth: it is a ViT of width 48, .*--attention-heads=N"),
+    (changed, 5, "--attention-heads=5 does not divide the ViT's width of 48"),
     (changed, 0, "--attention-heads=0 does not divide"),
     (lambda: without_block(0), 3, "it has no blocks.0, and blocks up to 1"),
     (
