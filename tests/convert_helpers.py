@@ -1,11 +1,17 @@
 """What the tests of converted files share."""
 
+import functools
+import json
 import pathlib
 import zipfile
 
+from golden.weights import golden_array
+import jax
 import numpy as np
 
+from essl_jax import convert as convert_lib
 from essl_jax.convert import __main__ as program
+from essl_jax.models import vit
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -155,3 +161,57 @@ def write_state_dict(path, tensors, *, legacy=False):
     for i, (name, array) in enumerate(tensors.items())
   }
   write_pth(path, tree, arrays, legacy=legacy)
+
+
+def write_tree(path, tree):
+  """Writes nested dictionaries of arrays as `torch.save` does, without it."""
+  contents = {}
+
+  def describe(value):
+    if isinstance(value, dict):
+      return {key: describe(x) for key, x in value.items()}
+    if not isinstance(value, np.ndarray):
+      return value
+    contents[str(len(contents))] = value
+    return tensor(value, str(len(contents) - 1))
+
+  write_pth(path, describe(tree), contents)
+
+
+@functools.cache
+def _published():
+  path = ROOT / "tests/golden/checkpoint_names.json"
+  return json.loads(path.read_text())
+
+
+def published(name, entry=None):
+  """A checkpoint under the names that others publish, filled from them alone.
+
+  Args:
+    name: of the form in `checkpoint_names.json`.
+    entry: which dictionary of the file it is; the whole file if absent.
+
+  Returns:
+    A new state dict of arrays.
+  """
+  key = name if entry is None else f'{name} (file["{entry}"])'
+  shapes = _published()[key]
+  return {x: golden_array(x, tuple(shape)) for x, shape in shapes.items()}
+
+
+def timm_vit(**fields):
+  """A state dict of timm's names with the same number everywhere.
+
+  Args:
+    **fields: of `ViT`; two blocks of width 48 with patches of 4 by default.
+  """
+  common = {"image_size": 32, "patch": 4, "width": 48, "depth": 2, "heads": 1}
+  model = vit.ViT(**common | fields)
+  shapes = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False),
+    jax.ShapeDtypeStruct((1, model.patch, model.patch, 3), np.float32),
+  )
+  encoder = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), shapes)
+  return convert_lib.to_torch_vit(
+    encoder, image_size=model.image_size, patch=model.patch, pool=model.pool
+  )

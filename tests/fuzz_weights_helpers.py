@@ -16,6 +16,7 @@ from convert_helpers import (
   named,
   operations,
   tensor,
+  timm_vit,
   write_pth,
   write_state_dict,
 )
@@ -30,6 +31,7 @@ from essl_jax.storage import weights
 SUFFIXES = {
   "own": ".safetensors",
   "safetensors": ".safetensors",
+  "vit": ".safetensors",
   "npz": ".npz",
   "compressed": ".npz",
   "pth": ".pth",
@@ -56,8 +58,12 @@ def write(path, kind):
       {"depth": 18, "stem": "cifar", "width": 1, "source": "test"},
       overwrite=True,
     )
-  elif kind == "safetensors":
-    solid = {k: np.asarray(x, order="C") for k, x in networks().items()}
+  elif kind in ("safetensors", "vit"):
+    found = networks()
+    if kind == "vit":
+      fields = {"image_size": 8, "patch": 4, "width": 16, "depth": 2}
+      found = forms.under("module.base_encoder", timm_vit(**fields))
+    solid = {k: np.asarray(x, order="C") for k, x in found.items()}
     safetensors.numpy.save_file(solid, path)
   elif kind in ("npz", "compressed"):
     save = np.savez if kind == "npz" else np.savez_compressed
@@ -69,9 +75,12 @@ def write(path, kind):
 def check(path):
   """Reads a file: it ends in time, with figures or with one line."""
   begin, output = time.monotonic(), io.StringIO()
+  options = ("--most-gib=0.05", "--keep-classifier")
+  if b"cls_token" in path.read_bytes():
+    options += ("--attention-heads=2",)
   try:
     with contextlib.redirect_stdout(output):
-      convert("show", path, "--most-gib=0.05", "--keep-classifier")
+      convert("show", path, *options)
     line = output.getvalue().replace("\n", "")
   except UsageError as error:
     line = str(error)
@@ -145,6 +154,11 @@ _NAMES = st.one_of(
     [
       "layer1.0.conv1.weight",
       "encoder.layer1.0.conv1.weight",
+      "patch_embed.proj.weight",
+      "cls_token",
+      "pos_embed",
+      "blocks.0.mlp.fc1.weight",
+      "blocks.7.norm1.bias",
       "params/encoder/conv1/kernel",
       "params",
       "params/encoder/conv1",

@@ -12,10 +12,13 @@ from essl_jax.convert.torch_names import (
   from_torch_resnet,
   to_torch_resnet,
 )
+from essl_jax.convert.torch_vit import from_torch_vit, to_torch_vit
 
 __all__ = [
   "architecture",
   "from_torch_mlp",
   "from_torch_resnet",
+  "from_torch_vit",
   "to_torch_resnet",
+  "to_torch_vit",
 ]

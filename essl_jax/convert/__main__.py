@@ -1,4 +1,4 @@
-"""Command line: `python -m essl_jax.convert import|export|show`."""
+"""Command line: `python -m essl_jax.convert [import|export|show]`."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,18 @@ import sys
 from typing import Any
 
 import jax
-import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
 from essl_jax.config import parts
-from essl_jax.convert import files, networks, recognise, torch_names
+from essl_jax.convert import encoders, files, networks, printing, recognise
+from essl_jax.convert.resnet import FIELDS
 from essl_jax.errors import UsageError
 from essl_jax.storage import buckets, outputs, places, weights
 from essl_jax.storage.workdir import read_config
-from essl_jax.texts import first_line, printable, some
+from essl_jax.texts import first_line
 
-_ARCHITECTURE = ("depth", "stem", "width")  # of a ResNet
+_COMMANDS = ("import", "export", "show")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +42,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   export.add_argument(
     "--format",
     choices=("flax", "torch"),
-    help="Flax weights with heads, or the encoder under torchvision's names",
+    help="Flax weights with heads, or the encoder under torchvision's or, of a"
+    " ViT, timm's names",
   )
   export.add_argument(
     "--checkpoint", choices=("latest", "best"), default="latest"
@@ -52,7 +53,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   show = commands.add_parser("show", help="what a file holds; writes nothing")
   show.add_argument("source")
   _add_reading(show)
-  return parser.parse_args(arguments)
+  words = list(sys.argv[1:] if arguments is None else arguments)
+  # A file in place of a command is one to import.
+  first = next((x for x in words if not x.startswith("-")), "")
+  if first not in _COMMANDS and os.path.splitext(first)[1]:
+    words.insert(0, "import")
+  return parser.parse_args(words)
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -65,6 +71,13 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     "--keep-classifier",
     action="store_true",
     help="imports fc or online_head instead of leaving it out",
+  )
+  command.add_argument(
+    "--attention-heads",
+    type=int,
+    metavar="N",
+    help="of a ViT, which no tensor tells (default: by the width, as published"
+    " ViTs have)",
   )
   command.add_argument(
     "--most-gib",
@@ -119,15 +132,15 @@ def _run(options: argparse.Namespace) -> None:
   elif options.command == "export":
     _export(options, *weights.load(options.source))
   elif weights.is_flax(options.source):
-    _print_weights(*weights.load(options.source))
+    printing.print_weights(*weights.load(options.source))
   else:
     imported, metadata = _recognise(options)
-    _print_import(imported, metadata)
+    printing.print_import(imported)
 
 
 def _import(options: argparse.Namespace) -> None:
   imported, metadata = _recognise(options)
-  _print_import(imported, metadata)
+  printing.print_import(imported)
   weights.save(
     options.output,
     imported.variables,
@@ -145,20 +158,20 @@ def _recognise(
   tree = files.read(options.source, most_gib=options.most_gib)
   if weights.is_flax(options.source):
     raise UsageError(f"{options.source} holds Flax weights already")
+  heads = options.attention_heads
+  if heads is None:
+    heads = files.stated_heads(options.source)
   try:
     imported = recognise.import_checkpoint(
       tree,
       keep_classifier=options.keep_classifier,
       encoder=options.encoder,
+      attention_heads=heads,
     )
   except UsageError as error:
     raise UsageError(f"{options.source}: {error}") from error
-  encoder = {k: v["encoder"] for k, v in imported.variables.items()}
-  metadata = {
-    **torch_names.architecture(encoder),
-    "source": f"{imported.form} ({os.path.basename(options.source)})",
-  }
-  return imported, metadata
+  source = f"{imported.form} ({os.path.basename(options.source)})"
+  return imported, imported.metadata | {"source": source}
 
 
 def _form(options: argparse.Namespace) -> str:
@@ -173,28 +186,47 @@ def _export(
   variables: Mapping[str, Any],
   metadata: Mapping[str, Any],
 ) -> None:
-  _print_weights(variables, metadata)
+  printing.print_weights(variables, metadata)
   if _form(options) == "flax":
     weights.save(
       options.output, variables, metadata, overwrite=options.overwrite
     )
   else:
-    try:
-      tensors = torch_names.to_torch_resnet(
-        {name: values["encoder"] for name, values in variables.items()}
-      )
-    except (KeyError, ValueError) as error:
-      raise UsageError(
-        f"{options.source} holds no whole ResNet encoder: {error}: convert or"
-        " export its weights again"
-      ) from error
-    classifier = variables["params"].get("classifier")
-    if classifier:
-      tensors["fc.weight"] = classifier["kernel"].T
-      tensors["fc.bias"] = classifier["bias"]
-    files.write_state_dict(options.output, tensors, overwrite=options.overwrite)
-    print(f"{len(tensors)} tensors under torchvision's names")
+    _export_torch(options, variables, metadata)
   print(f"wrote {options.output}")
+
+
+def _export_torch(
+  options: argparse.Namespace,
+  variables: Mapping[str, Any],
+  metadata: Mapping[str, Any],
+) -> None:
+  """Writes the encoder, and a linear classifier, under PyTorch's names."""
+  encoder = {k: v["encoder"] for k, v in variables.items() if "encoder" in v}
+  kind = encoders.of_variables(encoder.get("params", {}))
+  if kind is None:
+    raise UsageError(
+      f"{options.source} holds no {encoders.NAMES} encoder, and only these have"
+      " PyTorch's names"
+    )
+  try:
+    tensors = kind.write(encoder, metadata)
+  except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+    raise UsageError(
+      f"{options.source} holds no whole {kind.NAME} encoder:"
+      f" {first_line(error)}: convert or export its weights again"
+    ) from error
+  classifier = variables["params"].get("classifier")
+  if classifier:
+    tensors[f"{kind.CLASSIFIER}.weight"] = classifier["kernel"].T
+    tensors[f"{kind.CLASSIFIER}.bias"] = classifier["bias"]
+  files.write_state_dict(
+    options.output,
+    tensors,
+    heads=kind.heads(metadata),
+    overwrite=options.overwrite,
+  )
+  print(f"{len(tensors)} tensors under {kind.EXPORTED}")
 
 
 def _read_run(
@@ -233,7 +265,7 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
     "data": config["data"]["name"],
   }
   if encoder["name"] == "resnet":
-    metadata |= {name: encoder[name] for name in _ARCHITECTURE}
+    metadata |= {name: encoder[name] for name in FIELDS}
   for name in config.get("terms", ()):
     try:
       section = parts.TERM.find(name).section
@@ -247,45 +279,6 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _check_ending(path: str) -> None:
   if not path.endswith(".safetensors"):
     raise UsageError(f"{path} must end in .safetensors for Flax weights")
-
-
-def _print_weights(
-  variables: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> None:
-  """Says which networks there are, and what is known of them."""
-  _print_encoder(metadata)
-  for name, value in sorted(metadata.items()):
-    if name not in _ARCHITECTURE:
-      print(printable(f"  {name}: {value}"))
-  for network, parameters in variables.get("params", {}).items():
-    leaves = jax.tree.leaves(parameters)
-    count = sum(np.size(leaf) for leaf in leaves)
-    print(f"{printable(network)}: {count:,} parameters in {len(leaves)} arrays")
-
-
-def _print_encoder(metadata: Mapping[str, Any]) -> None:
-  if "depth" not in metadata:  # no ResNet
-    return
-  print(
-    f"encoder: ResNet-{metadata['depth']}, {metadata['stem']} stem, width"
-    f" {metadata['width']}"
-  )
-
-
-def _print_import(
-  imported: recognise.Imported, metadata: Mapping[str, Any]
-) -> None:
-  """Accounts for every entry of the checkpoint."""
-  print(f"recognised: {imported.form}")
-  _print_encoder(metadata)
-  for network in imported.variables["params"]:
-    names = [n for n, where in imported.taken.items() if where == network]
-    print(f"imported as {network}: {some(names)}")
-  for reason in dict.fromkeys(imported.left_out.values()):
-    names = [n for n, why in imported.left_out.items() if why == reason]
-    print(f"left out, {reason}: {some(names)}")
-  for note in imported.notes:
-    print(f"note: {note}")
 
 
 @arguments_lib.tells_wrong_input

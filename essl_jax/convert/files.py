@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import io
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from essl_jax.texts import first_line
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _SUFFIXES = (*_PICKLES, ".safetensors", ".npz")
 MOST_GIB = 1.0
+_HEADS = "num_heads"  # in the header of a safetensors file
 
 
 def read(
@@ -79,10 +81,26 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
   return found | {name: Unread(dtype) for name, dtype in unread.items()}
 
 
+def stated_heads(path: str | os.PathLike[str]) -> int | None:
+  """The number of attention heads in the header of a file that we wrote.
+
+  Args:
+    path: a file of any kind.
+
+  Returns:
+    The number; None if the file has no such header.
+  """
+  if pathlib.Path(path).suffix != ".safetensors":
+    return None
+  stated = (tensors.read_header(path).get("__metadata__") or {}).get(_HEADS, "")
+  return int(stated) if re.fullmatch("[0-9]{1,6}", stated) else None
+
+
 def write_state_dict(
   path: str | os.PathLike[str],
   tensors: Mapping[str, np.ndarray],
   *,
+  heads: int | None = None,
   overwrite: bool = False,
 ) -> None:
   """Writes arrays under PyTorch's names.
@@ -90,6 +108,8 @@ def write_state_dict(
   Args:
     path: `*.safetensors`, or `*.pth` and `*.pt`, which need PyTorch.
     tensors: name to array.
+    heads: number of attention heads, which the header of a `*.safetensors`
+      file keeps.
     overwrite: replaces a file that is there.
 
   Raises:
@@ -105,7 +125,8 @@ def write_state_dict(
   outputs.check_free(path, overwrite=overwrite)
   if suffix == ".safetensors":
     # The entry that PyTorch's own readers look for.
-    outputs.write(path, weights.to_bytes(tensors, {"format": "pt"}))
+    header = {"format": "pt"} | ({_HEADS: str(heads)} if heads else {})
+    outputs.write(path, weights.to_bytes(tensors, header))
     return
   torch = _torch(path)
   buffer = io.BytesIO()

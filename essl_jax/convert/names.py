@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 
 from essl_jax.convert import forms
-from essl_jax.convert.torch_names import ANCHOR
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
@@ -70,13 +69,30 @@ def side(prefix: str) -> str:
   return "teacher" if "teacher" in words else "trained"
 
 
-def encoders(names: Iterable[str]) -> list[str]:
-  """The prefixes of all ResNets among short names."""
-  return [
-    name.removesuffix(ANCHOR)
+def teacher_of_dino(
+  names: Iterable[str], prefixes: Sequence[str]
+) -> str | None:
+  """DINO's teacher, which its own program evaluates.
+
+  Args:
+    names: short ones of all tensors.
+    prefixes: of all encoders.
+
+  Returns:
+    The teacher's prefix; None if this is no checkpoint of DINO's student and
+    teacher.
+  """
+  heads = {
+    name.partition("head.last_layer.")[0]
     for name in names
-    if name == ANCHOR or name.endswith("." + ANCHOR)
+    if "head.last_layer." in name
+  }
+  found = [
+    prefix
+    for prefix in prefixes
+    if side(prefix) == "teacher" and prefix.removesuffix("backbone.") in heads
   ]
+  return found[0] if len(found) == 1 and len(prefixes) > 1 else None
 
 
 def choose(prefixes: Sequence[str], chosen: str | None) -> str:

@@ -212,7 +212,7 @@ def _paths(tensors: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
   model = _network_of(tensors)
   channels = np.shape(tensors["conv1.weight"])[1]
   expected = _paths_of(model.depth, model.stem, model.width, channels)
-  _compare(tensors, {name: shape for name, (_, shape) in expected.items()})
+  compare(tensors, {name: shape for name, (_, shape) in expected.items()})
   return {name: path for name, (path, _) in expected.items()}
 
 
@@ -260,9 +260,10 @@ def _to_torch(value: Any) -> np.ndarray:
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 
-def _compare(
+def compare(
   tensors: Mapping[str, Any], expected: Mapping[str, tuple[int | None, ...]]
 ) -> None:
+  """Raises ValueError with the tensors that are not those of a network."""
   missing = [name for name in expected if name not in tensors]
   unexpected = [name for name in tensors if name not in expected]
   misshapen = [

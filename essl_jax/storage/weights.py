@@ -4,8 +4,9 @@ The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
 encoder and heads under the names that they have in a `TrainState`. Its header
 says what they are: one metadata entry, `essl_jax`, of JSON with
-`format_version`, `source`, `depth`, `stem` and `width` of a ResNet, and
-`digest`, by which damage is seen; files of earlier versions have none.
+`format_version`, `source`, `depth`, `stem` and `width` of a ResNet, `encoder`
+with the fields of a ViT, and `digest`, by which damage is seen; files of
+earlier versions have none.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import buckets, digest, outputs, tensors
+from essl_jax.storage import buckets, digest, fit, outputs, tensors
 from essl_jax.texts import printable, some
 
 Variables = dict[str, Any]
@@ -28,7 +29,7 @@ _Arrays = dict[tuple[str, ...], Any]
 
 FORMAT_VERSION = 1
 _DIGEST = "digest"
-_KEY = "essl_jax"  # one entry: the order of several would differ by chance
+_KEY = "essl_jax"
 
 
 def save(
@@ -45,7 +46,8 @@ def save(
       here.
     variables: `{"params": {"encoder": ...}, "batch_stats": ...}` of arrays.
     metadata: what JSON can hold; `source` at least, and `depth`, `stem` and
-      `width` of a ResNet. `format_version` is added.
+      `width` of a ResNet, or `encoder` with all fields of another network.
+      `format_version` is added.
     overwrite: replaces a file that is there.
 
   Raises:
@@ -171,7 +173,16 @@ def to_bytes(
     name: np.asarray(value, order="C")
     for name, value in jax.device_get(dict(arrays)).items()
   }
-  return safetensors.numpy.save(solid, metadata)
+  content = safetensors.numpy.save(solid, metadata)
+  if not metadata or len(metadata) < 2:
+    return content
+  # The format leaves the order of several entries to chance.
+  length = int.from_bytes(content[:8], "little")
+  header = json.loads(content[8 : 8 + length])
+  header["__metadata__"] = dict(sorted(metadata.items()))
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +218,7 @@ def initialise(
   state: Any,
   path: str | os.PathLike[str],
   unfit: Callable[[dict[str, Any]], Mapping[str, str]] = lambda _: {},
+  encoder: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Origin]:
   """Puts the weights of a file into a state at its beginning.
 
@@ -218,30 +230,29 @@ def initialise(
     path: a file of Flax weights.
     unfit: says of the file's metadata which heads are not taken, whatever
       their shapes, and why.
+    encoder: the fields of the state's encoder, by name.
 
   Returns:
     The state, placed on the devices as before, and what was done.
 
   Raises:
     UsageError: the file cannot be read, or holds another encoder; the message
-      names the first arrays that differ.
+      names the fields, or the first arrays, that differ.
   """
   variables, metadata = load(path)
   stored = _by_network(variables)
   own = _by_network({"params": state.params, "batch_stats": state.batch_stats})
-  different = _differences(stored.get("encoder", {}), own.get("encoder", {}))
-  if different:
-    form = (f"{x} {metadata.get(x)}" for x in ("depth", "stem", "width"))
+  different = fit.differences(stored.get("encoder", {}), own.get("encoder", {}))
+  if problem := fit.misfit(metadata, encoder or {}, different):
     raise UsageError(
-      f"{path} holds another encoder ({', '.join(form)}):"
-      f" {some(different, separator='; ')}: set config.encoder to its form or"
-      " choose another config.init_from"
+      f"{path} holds another encoder {printable(problem)}: set config.encoder"
+      " to its form or choose another config.init_from"
     )
   reasons = {}
   for name in own:
     if name not in stored:
       reasons[name] = "not in the file"
-    elif _differences(stored[name], own[name]):
+    elif fit.differences(stored[name], own[name]):
       reasons[name] = "of another shape in the file"
   for name, why in unfit(metadata).items():
     if name in own:
@@ -271,19 +282,3 @@ def _by_network(variables: Any) -> dict[str, _Arrays]:
     collection, network, *rest = path
     networks.setdefault(network, {})[collection, *rest] = value
   return networks
-
-
-def _differences(there: _Arrays, here: _Arrays) -> list[str]:
-  """The arrays of a network that a file does not have in this form."""
-
-  def show(arrays: _Arrays, key: Any) -> str:
-    if key not in arrays:
-      return "absent"
-    array = arrays[key]
-    return f"{array.dtype}({','.join(map(str, array.shape))})"
-
-  return [
-    f"{'/'.join(key)} is {show(there, key)} there, {show(here, key)} here"
-    for key in here | there
-    if show(there, key) != show(here, key)
-  ]

@@ -298,7 +298,8 @@ def initialise(
     found = [term.unfit_heads(metadata) for term in terms]
     return {name: why for x in found for name, why in x.items()}
 
+  encoder = config_lib.to_dict(config)["encoder"]
   state, origin = weights.initialise(
-    experiment.create_state(), config.init_from, unfit
+    experiment.create_state(), config.init_from, unfit, encoder
   )
   return step_lib.begin(state, experiment.networks.method), origin

@@ -480,7 +480,7 @@ def test_metadata_of_others_may_be_anything(metadata, tmp_path):
   path = tmp_path / "a.safetensors"
   about = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}
   save_header(path, {"__metadata__": metadata, "a": about}, VALUES.tobytes())
-  assert "no ResNet in it" in refused(convert, "show", path)
+  assert "no ResNet or ViT in it" in refused(convert, "show", path)
   assert "holds no Flax weights" in refused(weights.load, path)
   assert not weights.is_flax(path)
 

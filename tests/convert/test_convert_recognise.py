@@ -170,8 +170,11 @@ def _with(tree, **changes):
 @pytest.mark.parametrize(
   ("tree", "message"),
   [
-    (lambda: {"epoch": 3}, "no ResNet in it.*no tensors"),
-    (lambda: {"fc.weight": np.zeros((2, 2))}, "no ResNet in it.*fc.weight"),
+    (lambda: {"epoch": 3}, "no ResNet or ViT in it.*no tensors"),
+    (
+      lambda: {"fc.weight": np.zeros((2, 2))},
+      "no ResNet or ViT in it.*fc.weight",
+    ),
     (
       lambda: _with(forms.plain(), layer3__0__bn1__bias=None),
       "missing tensors: layer3.0.bn1.bias",

@@ -1,0 +1,67 @@
+"""ResNets, as one kind of encoder that checkpoints hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from essl_jax.convert import torch_names
+from essl_jax.convert.torch_names import Variables
+from essl_jax.errors import UsageError
+from essl_jax.models import resnet
+
+NAME = "ResNet"
+ANCHORS = {torch_names.ANCHOR: "torchvision"}
+CLASSIFIER = "fc"
+EXPORTED = "torchvision's names"
+FIELDS = ("depth", "stem", "width")
+
+
+def read(
+  tensors: Mapping[str, Any], form: str, heads: int | None
+) -> tuple[Variables, dict[str, Any], list[str]]:
+  """An encoder from a checkpoint; see `encoders.Kind`."""
+  if heads is not None:
+    raise UsageError(f"--attention-heads={heads} is for ViTs, and this is none")
+  variables = torch_names.from_torch_resnet(tensors)
+  metadata, notes = torch_names.architecture(variables), []
+  if form == "solo-learn" and metadata["stem"] == "cifar":
+    notes.append(
+      "solo-learn pads the first convolution of its CIFAR ResNets by 2 pixels,"
+      " and here it is 1: features differ a little from solo-learn's"
+    )
+  return variables, metadata, notes
+
+
+def holds(encoder: Mapping[str, Any]) -> bool:
+  """Whether an encoder's parameters are, or may be part, of this kind."""
+  return "conv1" in encoder or "layer1_0" in encoder
+
+
+def write(
+  variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """PyTorch's tensors of Flax variables; see `encoders.Kind`."""
+  del metadata
+  return torch_names.to_torch_resnet(variables)
+
+
+def features(metadata: Mapping[str, Any]) -> int:
+  """Size of the features."""
+  form: dict[str, Any] = {name: metadata[name] for name in FIELDS}
+  return resnet.ResNet(**form).num_features
+
+
+def heads(metadata: Mapping[str, Any]) -> None:
+  """Number of attention heads: none."""
+  del metadata
+
+
+def describe(metadata: Mapping[str, Any]) -> str:
+  """One line; empty if the metadata are of no ResNet."""
+  if "depth" not in metadata:
+    return ""
+  return (
+    f"ResNet-{metadata['depth']}, {metadata['stem']} stem, width"
+    f" {metadata['width']}"
+  )
