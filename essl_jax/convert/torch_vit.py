@@ -111,7 +111,7 @@ def to_torch_vit(
     tensors[_timm_name(path, norm)] = array
   if "cls_token" in tensors and "pos_embed" not in tensors:
     rows = image_size // patch
-    fixed = vit.sincos_positions(rows, rows, tensors["cls_token"].shape[-1])
+    fixed = patches.sincos_positions(rows, rows, tensors["cls_token"].shape[-1])
     tensors["pos_embed"] = np.pad(fixed, ((1, 0), (0, 0)))[None]
   read(tensors)
   return tensors
@@ -237,7 +237,7 @@ def _are_fixed(positions: Any) -> bool:
   if len(positions) != 1 or width % 4 or np.any(positions[0, 0]):
     return False
   side = math.isqrt(tokens - 1)
-  fixed = vit.sincos_positions(side, side, width)
+  fixed = patches.sincos_positions(side, side, width)
   return np.allclose(positions[0, 1:], fixed, rtol=0, atol=_SAME_POSITIONS)
 
 

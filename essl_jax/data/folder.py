@@ -242,7 +242,7 @@ def _check_links(names: Sequence[str], places: Sequence[str]) -> None:
     )
 
 
-def _check_classes(names: Sequence[str], classes: list[list[str]]) -> None:
+def _check_classes(names: Sequence[str], classes: list[Sequence[str]]) -> None:
   """Raises UsageError unless both folders have the same classes."""
   only = [sorted(set(classes[i]) - set(classes[1 - i])) for i in (0, 1)]
   if only[0] or only[1]:

@@ -56,7 +56,7 @@ def make(
     name: min(epochs, config.epochs) * steps_per_epoch
     for name, epochs in method.frozen_heads().items()
   }
-  own = {name: schedules[0] for name in frozen} | own
+  own = dict.fromkeys(frozen, schedules[0]) | own
   return {
     "weights": group(schedules[0], peak),
     "biases": group(schedules[1], bias_peak),

@@ -18,6 +18,7 @@ import safetensors.numpy
 from essl_jax import convert as convert_lib
 from essl_jax.convert import recognise
 from essl_jax.models import vit
+from essl_jax.models.layers import patches
 from essl_jax.models.layers import dense
 from essl_jax.storage import weights
 
@@ -125,7 +126,7 @@ def test_fixed_positions_are_recognised_and_written(golden, tmp_path):
   out = [tmp_path / f"{name}.safetensors" for name in "bcd"]
   convert("export", flax_file, out[0], "--format=torch")
   tensors = safetensors.numpy.load_file(out[0])
-  fixed = np.pad(vit.sincos_positions(8, 8, 48), ((1, 0), (0, 0)))[None]
+  fixed = np.pad(patches.sincos_positions(8, 8, 48), ((1, 0), (0, 0)))[None]
   np.testing.assert_array_equal(tensors["pos_embed"], fixed)
   np.testing.assert_allclose(
     tensors["pos_embed"], golden("vit")["sincos_8x8_48"], rtol=0, atol=1e-6
