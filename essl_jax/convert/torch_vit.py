@@ -18,6 +18,7 @@ import numpy as np
 from essl_jax.convert import torch_names
 from essl_jax.convert.torch_names import Variables
 from essl_jax.models import vit
+from essl_jax.models.layers import patches
 from essl_jax.texts import some
 
 # How torchvision calls timm's names, piece by piece.

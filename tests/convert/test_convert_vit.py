@@ -18,8 +18,7 @@ import safetensors.numpy
 from essl_jax import convert as convert_lib
 from essl_jax.convert import recognise
 from essl_jax.models import vit
-from essl_jax.models.layers import patches
-from essl_jax.models.layers import dense
+from essl_jax.models.layers import dense, patches
 from essl_jax.storage import weights
 
 SHAPES = json.loads(
