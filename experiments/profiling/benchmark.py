@@ -1,4 +1,4 @@
-r"""Times one E-SSL training step of the CIFAR-10 recipe; prints one JSON line.
+r"""Times one E-SSL training step of a recipe; prints one JSON line.
 
   python experiments/profiling/benchmark.py --method=simsiam --batch=64 \
     --steps=5
@@ -6,8 +6,12 @@ r"""Times one E-SSL training step of the CIFAR-10 recipe; prints one JSON line.
     --precision=bfloat16
   python experiments/profiling/benchmark.py --batch=512 --steps=50 \
     --images=cifar10.npz
+  python experiments/profiling/benchmark.py --config=configs/cifar_mocov3.py:vit
   python experiments/profiling/benchmark.py --peer=torch_essl.py \
     --peer-python=PYTHON --check=experiments/results/step_benchmark_cpu.json
+
+The step is that of `--method` in CIFAR-10's recipe with a ResNet-18, or with
+`--config` that of a recipe as it stands, but for batch and precision.
 
 Without `--images` the views are random arrays already on the device: the step
 alone. `--augment` adds the augmentation of three views inside the step, and
@@ -126,14 +130,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   return {
     **records.origin(host),
     "devices": experiment.mesh.size,
-    "method": arguments.method,
-    "rotation_weight": arguments.rotation_weight,
-    "batch": arguments.batch,
-    "width": arguments.width,
-    "size": arguments.size,
-    "precision": arguments.precision,
-    "micro_batches": arguments.micro_batches,
-    "rematerialize": arguments.rematerialize,
+    "recipe": arguments.config,
+    **step_cases.facts(experiment.config),
     "steps_per_dispatch": each,
     "steps": each * len(seconds),
     "temporary_bytes": step.memory_analysis().temp_size_in_bytes,

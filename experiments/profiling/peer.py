@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import programs
+import step_cases
 
 from essl_jax.errors import UsageError
 from essl_jax.storage import json_files
@@ -21,9 +22,8 @@ _NEEDED = (*_SAME, "device", "median_step_seconds")
 # Ours alone: earlier records lack some, which are then not compared.
 _OURS = (
   *("width", "size", "precision", "micro_batches", "augment", "devices"),
-  *("rotation_weight", "steps_per_dispatch"),
+  *("rotation_weight", "steps_per_dispatch", "recipe", "encoder"),
 )
-_METHODS = ("simsiam", "simclr")
 
 
 def alternate(
@@ -46,12 +46,13 @@ def alternate(
   """
   _check(arguments)
   own_of_peer = _split(arguments.peer_arguments)
+  step = step_cases.facts(step_cases.make_config(arguments))
   theirs = [
     *(arguments.peer_python, str(arguments.peer)),
-    f"--method={arguments.method}",
+    f"--method={step['method']}",
     f"--batch={arguments.batch}",
     f"--steps={arguments.steps}",
-    f"--rotation-weight={arguments.rotation_weight}",
+    f"--rotation-weight={step['rotation_weight']}",
     *([f"--images={arguments.images}"] if arguments.images else []),
     *own_of_peer,
   ]
@@ -81,15 +82,11 @@ def _check(arguments: argparse.Namespace) -> None:
   """Refuses what the peer cannot run."""
   if not arguments.peer.is_file():
     raise UsageError(f"--peer={arguments.peer}: there is no such file")
+  step_cases.check(arguments)
   wanted = {"width": 64, "size": 32, "micro_batches": 1, "rematerialize": False}
   for name, value in wanted.items():
     if getattr(arguments, name) != value:
       raise UsageError(f"the peer's step has {name} {value}: leave --{name}")
-  if arguments.method not in _METHODS:
-    raise UsageError(
-      f"the peer has no {arguments.method}: give --method="
-      + " or ".join(_METHODS)
-    )
   try:
     subprocess.run(
       [arguments.peer_python, "-c", "import torch"],

@@ -1,4 +1,7 @@
-"""The training step that the programs here measure: the CIFAR-10 recipe's.
+"""The training step that the programs here measure.
+
+It is that of a method's CIFAR-10 recipe with a ResNet-18, at any size, or with
+`--config` that of a recipe as it stands.
 
 Without `--images` the views are random arrays already on the device: the step
 alone. `--augment` adds the augmentation of three views inside the step, and
@@ -18,7 +21,7 @@ import numpy as np
 
 from essl_jax import arguments as arguments_lib
 from essl_jax import config as config_lib
-from essl_jax.config import parts
+from essl_jax.config import flags, parts
 from essl_jax.data import ArraySource, load_npz
 from essl_jax.devices import cpu, parallel
 from essl_jax.errors import UsageError
@@ -33,11 +36,14 @@ OWN_FIELDS: dict[str, dict[str, Any]] = {
     "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"}
   },
 }
+# What a recipe says itself.
+_OF_RECIPE = ("method", "width", "size", "rotation_weight")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options that say which step it is."""
   add = parser.add_argument
+  add("--config", help="a recipe and its variants, as of essl_jax.main")
   add("--method", choices=parts.METHOD.names(), default="simsiam")
   add("--batch", type=int, default=64)
   add("--width", type=int, default=64)
@@ -69,7 +75,13 @@ def start(arguments: argparse.Namespace) -> None:
 
 
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
-  """The CIFAR-10 recipe at the size to be measured."""
+  """The recipe at the size to be measured.
+
+  Raises:
+    UsageError: a recipe that does not load.
+  """
+  if arguments.config:
+    return _load(arguments)
   view = {"size": arguments.size}
   return config_lib.parse(
     {
@@ -95,6 +107,36 @@ def make_config(arguments: argparse.Namespace) -> config_lib.Config:
       **OWN_FIELDS.get(arguments.method, {}),
     }
   )
+
+
+def _load(arguments: argparse.Namespace) -> config_lib.Config:
+  """A recipe with the batch, precision and images of the options."""
+  changed = {
+    "batch_size": arguments.batch,
+    "precision": arguments.precision,
+    "micro_batches": arguments.micro_batches,
+    "data.name": arguments.images or "digits",
+  }
+  if arguments.rematerialize:
+    changed["encoder.rematerialize"] = True
+  return flags.load(
+    arguments.config, [f"--config.{name}={x}" for name, x in changed.items()]
+  )
+
+
+def facts(config: config_lib.Config) -> dict[str, Any]:
+  """What a record says of the step."""
+  return {
+    "method": config.method,
+    "rotation_weight": config.equivariance.weight,
+    "batch": config.batch_size,
+    "encoder": config.encoder.name,
+    "width": config.encoder.width,
+    "size": config.views.first.size,
+    "precision": config.precision,
+    "micro_batches": config.micro_batches,
+    "rematerialize": config.encoder.rematerialize,
+  }
 
 
 def random_views(experiment: experiment_lib.Experiment) -> Views:
@@ -126,6 +168,15 @@ def make_source(
 
 def check(arguments: argparse.Namespace) -> None:
   """Raises UsageError where options contradict each other."""
+  if arguments.config:
+    known = defaults()
+    for name in _OF_RECIPE:
+      if getattr(arguments, name) != getattr(known, name):
+        option = name.replace("_", "-")
+        raise UsageError(
+          f"--config={arguments.config} says which step it is: leave out"
+          f" --{option}"
+        )
   examples, steps = arguments.examples, arguments.steps_per_dispatch
   has_input = arguments.augment or arguments.images
   if examples is not None:

@@ -142,7 +142,9 @@ def test_another_step_or_device_is_not_compared():
     (["--rounds=0"], "--rounds must be at least 1"),
     (["--peer-python=absent"], "PyTorch cannot be imported by absent"),
     (["--width=32"], "the peer's step has width 64"),
-    (["--method=barlow_twins"], "the peer has no barlow_twins"),
+    (["--config=absent.py"], "absent.py"),
+    (["--config=configs/cifar_byol.py", "--size=16"], "leave out --size"),
+    (["--config=configs/cifar_byol.py:odd"], "unknown config variant"),
     (["--peer-arguments='"], "are no words of a shell: No closing"),
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
@@ -244,6 +246,16 @@ def test_steps_are_those_of_the_options():
   assert targets["transformed"]["labels"].shape == (32,)
   # Of another program with options of its own.
   assert memory.SETTINGS["rematerialize"].keys() <= vars(arguments).keys()
+
+
+def test_a_recipe_says_which_step_it_is():
+  recipe = str(pathlib.Path(step_cases.__file__).parents[2] / "configs")
+  recipe += "/cifar_mocov3.py:vit"
+  config = step_cases.make_config(step_cases.defaults(config=recipe, batch=32))
+  facts = step_cases.facts(config)
+  assert (facts["method"], facts["encoder"]) == ("moco_v3", "vit")
+  assert (facts["batch"], facts["width"], facts["size"]) == (32, 192, 32)
+  assert facts["rotation_weight"] == config.equivariance.weight > 0
 
 
 def test_seconds_are_of_a_step_and_programs_are_whole(monkeypatch):
