@@ -5,6 +5,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import program_helpers
 import pytest
@@ -20,6 +21,7 @@ from essl_jax.evaluation.encoding import Encoding
 from essl_jax.report import opening, runs
 from essl_jax.storage import checkpoint, weights
 from essl_jax.storage import workdir as workdir_lib
+from essl_jax.training import applying
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 
@@ -205,30 +207,73 @@ def test_figures_of_other_features_do_not_stay(run, benches):
   """Those of the same network and features do."""
   bench, workdir, before = run
   state = benches[1]
+  found = {}
+  for features in ("output", "last_2"):
+    other = with_features(bench, features)
+    results.write(other, workdir, state, 2)
+    found[features] = json.loads((workdir / "results.json").read_text())
+  assert found["output"]["figures"] == before["figures"]
+  assert found["last_2"]["figures"] == found["last_2"]["untrained"] == {}
+  wide, _ = other.features(state, "test")
+  assert wide.shape == (40, 2 * VIT["width"])
+  output, _ = bench.features(state, "test")
+  np.testing.assert_allclose(wide[:, VIT["width"] :], output, rtol=1e-5)
+
+
+def test_features_in_training_mode_have_the_same_form(benches):
+  made, state = benches
+  variables = made["target"].encoder_variables(state)
+  encoder = made["target"].experiment.networks.encoder
+  images = jax.ShapeDtypeStruct((3, 16, 16, 3), jnp.float32)
+  for features, width in (("output", 8), ("mean", 8), ("last_2", 16)):
+    encode = applying.make_apply(encoder, train=True, features=features)
+    found = jax.eval_shape(encode, variables, images)
+    assert (found.shape, found.dtype) == ((3, width), jnp.float32)
+
+
+@pytest.mark.slow
+def test_heads_learn_on_the_features_that_are_asked_for(benches):
+  """The encoder is that of the target; the protocol says so."""
+  made, state = benches
+  few = {"labels": 0.5, "epochs": 1, "batch_size": 16}
+  tune = EVALUATION.find("finetune")(**few)
+  other = with_features(made["target"], "last_2", tune)
   few = {"protocol": "fast", "epochs": 1, "repetitions": 1, "batch_size": 32}
   probe = EVALUATION.find("probe")(**few)
-  for options, kept in (
-    ({}, {"knn"}),
-    ({"evaluate_features": "last_2"}, set()),
+  for found in (*tune.run(other, state).values(), probe.run(other, state)):
+    assert found["encoder_features"] == "last_2"
+    assert found["network"] == "target"
+    assert found["num_test"] == 40
+
+
+def with_features(bench, features, *evaluations):
+  """A bench of the same network, for evaluations of other features."""
+  config = bench.experiment.config
+  config = dataclasses.replace(config, evaluate_features=features)
+  experiment = dataclasses.replace(bench.experiment, config=config)
+  return dataclasses.replace(
+    bench,
+    experiment=experiment,
+    encoding=Encoding(experiment),
+    evaluations=evaluations,
+    figures={},
+  )
+
+
+def test_views_of_a_few_patches_are_warned_of(tiny_config):
+  """In every stage of the training, and of views that are in use alone."""
+  sizes = {x: {"size": 16} for x in ("first", "second")}
+  fields = {"views": sizes | {"third": {"size": 4}}}
+  stage = {"resolution": ((0.0, 0.5),)}
+  for options, names in (
+    (fields, []),
+    (fields | {"equivariance": {"weight": 1.0}}, ["third of 4 pixels has 1"]),
+    (
+      {"views": fields["views"] | stage},
+      ["first of 8 pixels has 4 patches of 4", "second of 8 pixels"],
+    ),
   ):
-    config = dataclasses.replace(bench.experiment.config, **options)
-    experiment = dataclasses.replace(bench.experiment, config=config)
-    other = dataclasses.replace(
-      bench,
-      experiment=experiment,
-      encoding=Encoding(experiment),
-      evaluations=(probe,),
-      figures={},
-    )
-    results.write(other, workdir, state, 2)
-    found = json.loads((workdir / "results.json").read_text())
-    assert set(found["figures"]) == {"linear_probe", *kept}
-    measured = found["figures"]["linear_probe"]
-    assert measured["network"] == "target"
-    assert measured["encoder_features"] == config.evaluate_features
-  assert found["untrained"] == {}
-  features, _ = other.features(state, "test")
-  assert features.shape == (40, 2 * VIT["width"])
-  output, _ = bench.features(state, "test")
-  np.testing.assert_allclose(features[:, VIT["width"] :], output, rtol=1e-5)
-  assert before["figures"]["knn"]["num_test"] == 40
+    found = experiment_lib.build(make(tiny_config, **options)).warnings
+    assert len(found) == len(names)
+    for line, name in zip(found, names, strict=True):
+      assert name in line and "smaller config.encoder.patch" in line
