@@ -18,7 +18,7 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import results
 from essl_jax.evaluation.encoding import Encoding
-from essl_jax.report import opening, runs
+from essl_jax.report import opening, runs, samples, sections
 from essl_jax.storage import checkpoint, weights
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.training import applying
@@ -165,6 +165,12 @@ def test_the_report_shows_the_network_that_was_measured(run, benches):
     variables["params"],
     state.target["params"]["encoder"],
   )
+  random = np.random.default_rng(0)
+  found = samples.Samples(
+    features=random.standard_normal((9, 4)), values=np.zeros(9), step=step
+  )
+  (picture,) = sections.embeddings([(shown, found)]).figures
+  assert "step 2, target network" in picture.caption
 
 
 def test_the_export_holds_the_network_that_was_measured(
