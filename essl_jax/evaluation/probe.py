@@ -126,7 +126,7 @@ class Probe(Evaluation):
           progress=tick,
           save_every_epochs=self.checkpoint_every_epochs,
         )
-    return figures | bench.splits
+    return figures | bench.splits | bench.measured
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
     """Mean and spread over the repetitions."""

@@ -141,7 +141,7 @@ def _usable(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
   """Results without what has not the form that runs write, and what that is."""
   known, wrong = dict(found), list[str]()
   inner: dict[str, type] = {"figures": dict, "rows": list, "untrained": object}
-  inner |= {"training": object, "environment": object}
+  inner |= {"training": object, "environment": object, "measured": str}
   for name, kind in inner.items():
     value = known.pop(name, None)
     if value is None:

@@ -84,6 +84,8 @@ def _embedding(run: Run, samples: Samples) -> Picture:
   caption = f"{run.name}: features of {len(points):,} test images, {how}"
   if isinstance(samples.step, int):
     caption += f", checkpoint of step {samples.step:,}"
+  if run.results.get("measured", {}).get("network") == "target":
+    caption += ", target network"
   alt = f"Map of {caption}."
   if samples.shade is None:
     same = analysis.agreement(points, samples.values)

@@ -136,7 +136,7 @@ class Experiment:
   @property
   def warnings(self) -> list[str]:
     """What is allowed and most likely not meant, a line each."""
-    return warnings.find(self.config, self.parts)
+    return warnings.find(self.config, self.parts, self.networks.encoder)
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""

@@ -7,20 +7,48 @@ from typing import Any
 from essl_jax import transformations
 from essl_jax.training import resolution
 
+_FEW_PATCHES = 4
 
-def find(config: Any, parts: Iterable[Any]) -> list[str]:
-  """Warns of transformations that are predicted and drawn at random at once.
+
+def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
+  """Warns of what the views leave to chance, and of views of a few patches.
 
   Args:
     config: a checked `config.Config`.
     parts: the method, then the active terms.
+    encoder: with an attribute `patch` if it cuts images into patches.
 
   Returns:
     A line for each, which says why and what to do.
   """
   if not config.epochs:
     return []
-  method, *terms = parts
+  parts = tuple(parts)
+  return [*_contradictions(config, *parts), *_few(config, parts, encoder)]
+
+
+def _few(config: Any, parts: Iterable[Any], encoder: Any) -> list[str]:
+  """Warns of views in which patches have next to nothing to attend to."""
+  patch = getattr(encoder, "patch", None)
+  if not isinstance(patch, int):
+    return []
+  names = dict.fromkeys(name for part in parts for name in part.views)
+  found = []
+  for name in names:
+    stages = resolution.stages(config.views, config.epochs)
+    side = min(getattr(views, name).size for _, views in stages)
+    count = (side // patch) ** 2
+    if count <= _FEW_PATCHES:
+      found.append(
+        f"config.views.{name} of {side} pixels has {count} patch"
+        f"{'es' if count > 1 else ''} of {patch}: give larger views or a"
+        " smaller config.encoder.patch"
+      )
+  return found
+
+
+def _contradictions(config: Any, method: Any, *terms: Any) -> list[str]:
+  """Warns of transformations that are predicted and drawn at random at once."""
   found = []
   for term in terms:
     for group in term.groups:

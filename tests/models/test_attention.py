@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from essl_jax.models import vit
 from essl_jax.models.layers import attention
 
 
@@ -21,7 +22,7 @@ def chosen(monkeypatch):
     return own(*arrays, implementation="xla")
 
   monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
-  monkeypatch.setattr(attention, "_has_kernel", lambda: True)
+  monkeypatch.setattr(attention, "has_kernel", lambda: True)
   return asked
 
 
@@ -52,7 +53,7 @@ def test_the_kernel_is_asked_for_what_it_takes(
 
 def test_no_kernel_without_a_gpu():
   """Lowering for a GPU on another machine must not ask for one."""
-  assert not attention._has_kernel()
+  assert not attention.has_kernel()
   arrays = _arrays("bfloat16")
   np.testing.assert_array_equal(
     attention.gpu_attention(*arrays).astype(jnp.float32),
@@ -71,7 +72,7 @@ def test_the_kernel_needs_a_new_nvidia_gpu(monkeypatch, capability, fits):
 
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-  assert attention._has_kernel() is fits
+  assert attention.has_kernel() is fits
 
 
 def test_attention_by_platform():
@@ -80,3 +81,39 @@ def test_attention_by_platform():
   for platform in ("cpu", "tpu", None):
     found = attention.default_attention(platform)
     assert found is jax.nn.dot_product_attention
+
+
+def test_without_cudnn_the_kernel_is_xlas(monkeypatch):
+  """JAX itself refuses here, where no cuDNN is, also under a gradient."""
+  monkeypatch.setattr(attention, "has_kernel", lambda: True)
+  arrays = _arrays("bfloat16")
+  with pytest.raises((NotImplementedError, RuntimeError)):
+    jax.nn.dot_product_attention(*arrays, implementation="cudnn")
+
+  def loss(attend):
+    return lambda *x: attend(*x).astype(jnp.float32).sum()
+
+  found, wanted = (
+    jax.jit(jax.grad(loss(function)))(*arrays).astype(jnp.float32)
+    for function in (attention.gpu_attention, jax.nn.dot_product_attention)
+  )
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_vit_lowers_for_gpus_from_here():
+  model = vit.ViT(
+    image_size=8,
+    patch=4,
+    width=16,
+    depth=1,
+    heads=2,
+    dtype=jnp.bfloat16,
+    dot_product_attention=attention.default_attention("cuda"),
+  )
+  x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  variables = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), x
+  )
+  run = jax.jit(lambda variables, x: model.apply(variables, x, train=True))
+  exported = jax.export.export(run, platforms=["cuda"])(variables, x)
+  assert exported.platforms == ("cuda",)

@@ -33,7 +33,7 @@ def gpu_attention(
   """
   channels = query.shape[-1]
   is_fit = query.dtype in _TYPES and channels % _DIVISOR == 0
-  if is_fit and channels <= _WIDEST and _has_kernel():
+  if is_fit and channels <= _WIDEST and has_kernel():
     try:
       return jax.nn.dot_product_attention(
         query, key, value, implementation="cudnn"
@@ -43,7 +43,7 @@ def gpu_attention(
   return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
-def _has_kernel() -> bool:
+def has_kernel() -> bool:
   """Whether the GPU of this process is new enough, and of NVIDIA."""
   if jax.default_backend() != "gpu":  # it compiles for a GPU elsewhere
     return False
