@@ -49,8 +49,9 @@ class TwoViews(Method):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The full views, and all small ones in a single request."""
+    draws = {_SMALL: self.small_views}
     return [
-      dataclasses.replace(x, draws=self.small_views) if x.name == _SMALL else x
+      dataclasses.replace(x, draws=draws.get(x.name, 1))
       for x in super().requests(views)
     ]
 

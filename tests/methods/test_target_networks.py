@@ -1,4 +1,4 @@
-"""BYOL through the train step: golden steps, devices, stop and resume."""
+"""Target networks in the train step: golden steps, devices, resuming."""
 
 import ema_helpers
 import jax
@@ -11,26 +11,28 @@ from essl_jax import optim
 from essl_jax.devices import parallel
 from essl_jax.methods.byol import BYOL
 from essl_jax.methods.method import Projector
+from essl_jax.methods.moco_v3 import MoCoV3
 from essl_jax.storage import checkpoint
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
-METHOD = BYOL(
-  projector=Projector((20, 8), last_norm="none", bias=True),
-  predictor_hidden=20,
-  target_decay=ema_helpers.BASE_COEFFICIENT,
-)
+HEADS = {
+  "projector": Projector((20, 8), last_norm="none", bias=True),
+  "predictor_hidden": 20,
+  "target_decay": ema_helpers.BASE_COEFFICIENT,
+}
+METHODS = {"byol": BYOL(**HEADS), "mocov3": MoCoV3(**HEADS, temperature=0.2)}
 
 
-def _problem(axis_name=None):
+def _problem(method, axis_name=None):
   common = {"dtype": jnp.float32, "axis_name": axis_name}
   rate = ema_helpers.LEARNING_RATE
   return problem_lib.Problem(
     networks_lib.Networks(
       encoder=ema_helpers.Encoder(axis_name=axis_name),
-      method=METHOD,
+      method=method,
       asked=(("first", "second"),),
       common=common,
     ),
@@ -58,7 +60,7 @@ def _initial_state(problem):
     batch_stats=statistics,
     opt_state=problem.optimizer.init(params),
   )
-  return step_lib.begin(state, METHOD)
+  return step_lib.begin(state, problem.networks.method)
 
 
 def _prepare(state, batch):
@@ -74,31 +76,32 @@ def _views(golden_file, step):
   }
 
 
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("devices", [1, 4])
-def test_golden_trajectory(golden, devices):
+def test_golden_trajectory(golden, name, devices):
   """Losses, coefficients and every tensor, those of the target included."""
-  file = golden("ema_trajectories")
-  problem = _problem(parallel.AXIS)
+  file, method = golden("ema_trajectories"), METHODS[name]
+  problem = _problem(method, parallel.AXIS)
   mesh = parallel.make_mesh(jax.devices()[:devices])
   step = parallel.map_step(step_lib.make_train_step(problem, _prepare), mesh)
   state = parallel.replicate(_initial_state(problem), mesh)
   losses, coefficients = [], []
   for k in range(ema_helpers.STEPS):
-    momentum = METHOD.target_momentum(jnp.int32(k), ema_helpers.STEPS)
+    momentum = method.target_momentum(jnp.int32(k), ema_helpers.STEPS)
     coefficients.append(float(momentum))
     state, metrics = step(state, parallel.shard(_views(file, k), mesh))
     losses.append(float(metrics["loss"]))
-  ema_helpers.assert_rows(file, "byol", losses, coefficients)
+  ema_helpers.assert_rows(file, name, losses, coefficients)
   for prefix, params, statistics in (
     ("", state.params, state.batch_stats),
     ("target_", state.target["params"], state.target["batch_stats"]),
   ):
-    for name in params:
+    for part in params:
       ema_helpers.assert_variables(
         file,
-        "byol",
-        prefix + name,
-        {"params": params[name], "batch_stats": statistics[name]},
+        name,
+        prefix + part,
+        {"params": params[part], "batch_stats": statistics[part]},
       )
 
 
