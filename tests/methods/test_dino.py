@@ -94,7 +94,7 @@ def _problem(config, steps_per_epoch):
 @pytest.fixture(scope="module")
 def steps(tiny_config):
   """States before and after each of four steps, two an epoch."""
-  config = tiny_config("dino", small_views=2, **SMALL, **CHEAP)
+  config = tiny_config("dino", small_views=2, **CHEAP)
   problem = _problem(config, steps_per_epoch=2)
   state = step_lib.create_state(
     problem, seed=0, requests=step_helpers.make_requests(config)
@@ -107,15 +107,15 @@ def steps(tiny_config):
   return config, problem, jax.device_get(found)
 
 
-SMALL = {
-  "views": {
-    **dict.fromkeys(("first", "second"), {"size": 16}),
-    "small": {"size": 8, "scale": (0.05, 0.4)},
-    "third": {"size": 8},
-  }
-}
+# Colours take long to compile.
+CROP = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
 CHEAP = {
+  "views": {
+    **dict.fromkeys(("first", "second"), CROP),
+    "small": CROP | {"size": 8, "scale": (0.05, 0.4)},
+  },
   "encoder": {"blocks": (1,)},
+  "equivariance": {"weight": 0.0},
   "optimizer": {"warmup_epochs": 0},
   "first_teacher_temperature": 0.04,
   "teacher_warmup_epochs": 2,
@@ -160,7 +160,7 @@ def test_loss_and_centre_are_of_the_teacher_before_the_step(steps):
   )
   np.testing.assert_allclose(metrics["loss_ssl"], wanted, rtol=1e-4)
   center = 0.9 * before.extra["center"]
-  center += 0.1 * np.mean(target["scores"], axis=0)
+  center += 0.1 * np.mean(np.asarray(target["scores"]), 0, keepdims=True)
   np.testing.assert_allclose(
     after.extra["center"], center, rtol=1e-4, atol=1e-6
   )
