@@ -144,7 +144,8 @@ class Experiment:
     )
     if self.steps_per_dispatch > 1:
       first += f", {self.steps_per_dispatch} steps a program"
-    sizes = resolution.describe(self.config.views, self.config.epochs)
+    drawn = {"first", "second", *(x for part in self.parts for x in part.views)}
+    sizes = resolution.describe(self.config.views, self.config.epochs, drawn)
     groups = optim.describe_groups(self.groups, params, self.frozen)
     return [first, *sizes, *groups]
 
