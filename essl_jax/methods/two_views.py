@@ -1,6 +1,6 @@
 """Base classes of methods that compare views of an image in pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Annotated, Any, ClassVar
 
@@ -130,8 +130,8 @@ class WithTarget(TwoViews):
       start; it rises to 1 along half a cosine.
   """
 
-  target_heads = ("projector",)
-  target_views: ClassVar = _FULL
+  target_heads: ClassVar[Sequence[str] | None] = ("projector",)
+  target_views: ClassVar[Sequence[str] | None] = _FULL
 
   target_decay: bounds.Unit = 0.99
 
