@@ -117,7 +117,7 @@ def exact_parts(config):
 
 def to_views(batch):
   """Views out of arrays by name, as `view_batches` yields them."""
-  names = ("first", "second", "transformed")
+  names = ("first", "second", "small", "transformed")
   images = {name: batch[name] for name in names if name in batch}
   targets = {}
   if "labels" in batch:
@@ -137,6 +137,8 @@ def view_batches(config):
       "transformed": random.standard_normal((64, 8, 8, 3)),
       "labels": np.arange(64, dtype=np.int32) % 4,
     }
+    if small := getattr(config, "small_views", 0):
+      views["small"] = random.standard_normal((small * 16, 8, 8, 3))
     if config.online_classifier:
       views["classes"] = batch()["label"]
     yield views

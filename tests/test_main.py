@@ -122,6 +122,46 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   assert steps == list(range(1, 25))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["moco_v3", "dino"])
+def test_a_killed_run_with_a_target_network_ends_as_one_that_was_not(
+  method, config_file, tmp_path
+):
+  """Bit for bit, the target and a method's own state too."""
+  flags = [
+    f"--config.method={method}",
+    "--config.projector.widths=32,16",
+    "--config.small_views=2",
+    "--config.views.small.size=8",
+    "--config.views.small.scale=0.1,0.5",
+    "--config.evaluations=knn",
+  ]
+  if method == "dino":
+    flags.append("--config.prototypes=24")
+  else:
+    flags.append("--config.predictor_hidden=16")
+  whole = program_helpers.run(config_file, tmp_path / "whole", *flags)
+  assert whole.returncode == 0, whole.stderr
+  workdir = tmp_path / "run"
+  process = subprocess.Popen(
+    program_helpers.command(config_file, workdir, *flags),
+    env=program_helpers.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  _wait_for(workdir / "metrics-0.jsonl", '"step": 9', process)
+  process.kill()
+  process.communicate(timeout=200)
+  done = program_helpers.run(config_file, workdir, *flags)
+  assert done.returncode == 0, done.stderr
+  assert "resuming" in done.stdout
+  expected, actual = _state(tmp_path / "whole"), _state(workdir)
+  assert actual["step"] == 24 and actual["target"] is not None
+  assert (actual["extra"] is not None) == (method == "dino")
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
 @pytest.mark.parametrize(("is_done", "code"), [(True, 0), (False, 75)])
 def test_a_stopped_run_may_have_a_code_of_its_own(
   is_done, code, config_file, tmp_path, monkeypatch, capsys

@@ -18,7 +18,16 @@ from essl_jax.storage import lock
 WRONG = {
   "method": (
     ["--config.method=byoll"],
-    "unknown config.method 'byoll'; there are: barlow_twins, byol, none",
+    "unknown config.method 'byoll'; there are: barlow_twins, byol, dino,",
+  ),
+  "prototypes": (["--config.prototypes=9"], "does not read config.prototypes"),
+  "small views": (
+    ["--config.method=none", "--config.small_views=2"],
+    "none does not read config.small_views",
+  ),
+  "teacher": (
+    ["--config.method=dino", "--config.teacher_temperature=0"],
+    "config.teacher_temperature must be above 0; got 0",
   ),
   "variant": (
     [":large"],

@@ -49,8 +49,9 @@ class TwoViews(Method):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The full views, and all small ones in a single request."""
+    draws = {_SMALL: self.small_views}
     return [
-      dataclasses.replace(x, draws=self.small_views) if x.name == _SMALL else x
+      dataclasses.replace(x, draws=draws.get(x.name, 1))
       for x in super().requests(views)
     ]
 
@@ -130,7 +131,7 @@ class WithTarget(TwoViews):
   """
 
   target_heads: ClassVar[Sequence[str] | None] = ("projector",)
-  target_views: ClassVar = _FULL
+  target_views: ClassVar[Sequence[str] | None] = _FULL
 
   target_decay: bounds.Unit = 0.99
 

@@ -1,5 +1,6 @@
 """Training at growing image sizes: the schedule of the views' sizes."""
 
+from collections.abc import Collection
 import dataclasses
 from typing import Any
 
@@ -82,15 +83,16 @@ def stages(
   return [(x, at_epoch(views, epochs, x)) for x in sorted(begins)]
 
 
-def describe(views: config_lib.Views, epochs: int) -> list[str]:
-  """Says which sizes the views have from which epoch on, if they change."""
+def describe(
+  views: config_lib.Views, epochs: int, names: Collection[str]
+) -> list[str]:
+  """Says which sizes views have from which epoch on, if they change."""
   if not views.resolution:
     return []
+  shown = [name for name in by_name(views) if name in names]
   parts = [
-    ", ".join(str(view.size) for view in by_name(at).values())
+    ", ".join(str(getattr(at, name).size) for name in shown)
     + f" from epoch {epoch + 1}"
     for epoch, at in stages(views, epochs)
   ]
-  return [
-    f"pixels of the views {', '.join(by_name(views))}: {'; '.join(parts)}"
-  ]
+  return [f"pixels of the views {', '.join(shown)}: {'; '.join(parts)}"]

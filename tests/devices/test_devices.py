@@ -11,7 +11,8 @@ from essl_jax.config import parts
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 
-METHODS = parts.METHOD.names()
+SMALL = "dino, small views"
+METHODS = [*parts.METHOD.names(), SMALL]
 METHODS_SLOW = [
   "simclr",
   pytest.param("simsiam", marks=pytest.mark.slow),
@@ -58,7 +59,7 @@ def _assert_same_run(actual, expected):
       np.testing.assert_allclose(
         got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
-  for kind in ("params", "batch_stats", "opt_state", "target"):
+  for kind in ("params", "batch_stats", "opt_state", "target", "extra"):
     # BYOL's losses are of float32 cosines that start near 0, which leaves the
     # projector's last bias a gradient of rounding.
     least = 2e-3 if expected[0].target is not None else 1e-3
@@ -69,7 +70,8 @@ def _assert_same_run(actual, expected):
 
 @pytest.fixture(scope="module")
 def one_device(request, tiny_config):
-  config = tiny_config(request.param)
+  method, *small = request.param.split(", ")
+  config = tiny_config(method, **({"small_views": 2} if small else {}))
   return config, _three_steps(config, 1)
 
 

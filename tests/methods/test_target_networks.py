@@ -1,4 +1,4 @@
-"""BYOL through the train step: golden steps, devices, stop and resume."""
+"""Target networks in the train step: golden steps, devices, resuming."""
 
 import ema_helpers
 import jax
@@ -7,30 +7,34 @@ import numpy as np
 import pytest
 import step_helpers
 
+from essl_jax import config as config_lib
 from essl_jax import optim
 from essl_jax.devices import parallel
 from essl_jax.methods.byol import BYOL
+from essl_jax.methods.dino import DINO, Prototypes
 from essl_jax.methods.method import Projector
+from essl_jax.methods.moco_v3 import MoCoV3
 from essl_jax.storage import checkpoint
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
-METHOD = BYOL(
-  projector=Projector((20, 8), last_norm="none", bias=True),
-  predictor_hidden=20,
-  target_decay=ema_helpers.BASE_COEFFICIENT,
-)
+HEADS = {
+  "projector": Projector((20, 8), last_norm="none", bias=True),
+  "predictor_hidden": 20,
+  "target_decay": ema_helpers.BASE_COEFFICIENT,
+}
+METHODS = {"byol": BYOL(**HEADS), "mocov3": MoCoV3(**HEADS, temperature=0.2)}
 
 
-def _problem(axis_name=None):
+def _problem(method, axis_name=None):
   common = {"dtype": jnp.float32, "axis_name": axis_name}
   rate = ema_helpers.LEARNING_RATE
   return problem_lib.Problem(
     networks_lib.Networks(
       encoder=ema_helpers.Encoder(axis_name=axis_name),
-      method=METHOD,
+      method=method,
       asked=(("first", "second"),),
       common=common,
     ),
@@ -58,7 +62,7 @@ def _initial_state(problem):
     batch_stats=statistics,
     opt_state=problem.optimizer.init(params),
   )
-  return step_lib.begin(state, METHOD)
+  return step_lib.begin(state, problem.networks.method)
 
 
 def _prepare(state, batch):
@@ -74,46 +78,63 @@ def _views(golden_file, step):
   }
 
 
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("devices", [1, 4])
-def test_golden_trajectory(golden, devices):
+def test_golden_trajectory(golden, name, devices):
   """Losses, coefficients and every tensor, those of the target included."""
-  file = golden("ema_trajectories")
-  problem = _problem(parallel.AXIS)
+  file, method = golden("ema_trajectories"), METHODS[name]
+  problem = _problem(method, parallel.AXIS)
   mesh = parallel.make_mesh(jax.devices()[:devices])
   step = parallel.map_step(step_lib.make_train_step(problem, _prepare), mesh)
   state = parallel.replicate(_initial_state(problem), mesh)
   losses, coefficients = [], []
   for k in range(ema_helpers.STEPS):
-    momentum = METHOD.target_momentum(jnp.int32(k), ema_helpers.STEPS)
+    momentum = method.target_momentum(jnp.int32(k), ema_helpers.STEPS)
     coefficients.append(float(momentum))
     state, metrics = step(state, parallel.shard(_views(file, k), mesh))
     losses.append(float(metrics["loss"]))
-  ema_helpers.assert_rows(file, "byol", losses, coefficients)
+  ema_helpers.assert_rows(file, name, losses, coefficients)
   for prefix, params, statistics in (
     ("", state.params, state.batch_stats),
     ("target_", state.target["params"], state.target["batch_stats"]),
   ):
-    for name in params:
+    for part in params:
       ema_helpers.assert_variables(
         file,
-        "byol",
-        prefix + name,
-        {"params": params[name], "batch_stats": statistics[name]},
+        name,
+        prefix + part,
+        {"params": params[part], "batch_stats": statistics[part]},
       )
 
 
-def test_target_follows_and_is_restored(tiny_config, tmp_path):
+# Colours take long to compile.
+CROP = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
+CHEAP = {
+  "views": {
+    **dict.fromkeys(("first", "second"), CROP),
+    "small": CROP | {"size": 8, "scale": (0.05, 0.4)},
+  },
+  "encoder": {"blocks": (1,)},
+  "equivariance": {"weight": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+  ("name", "fields"), [("byol", {}), ("dino", {"small_views": 2})]
+)
+def test_target_follows_and_is_restored(name, fields, tiny_config, tmp_path):
   """It starts as a copy, moves between old and new, and survives a stop."""
-  config = tiny_config("byol")
+  config = tiny_config(name, **CHEAP, **fields)
+  method = config_lib.method(config)
   state = step_helpers.make_state(config)
-  assert set(state.target["params"]) == {"encoder", "projector"}
+  assert set(state.target["params"]) == {"encoder", *method.target_heads}
   _assert_equal(state.target["params"]["encoder"], state.params["encoder"])
   step = jax.jit(step_helpers.make_step(config, None))
   batch = {"image": step_helpers.images()}
   for _ in range(2):  # the first is of the warm-up: the rate is still 0
     before = state
     state, _ = step(state, batch)
-  kept = float(BYOL().target_momentum(before.step, 60))
+  kept = float(method.target_momentum(before.step, 60))
   leaf = lambda tree: np.asarray(tree["projector"]["dense_1"]["kernel"])
   wanted = kept * leaf(before.target["params"])
   wanted += (1 - kept) * leaf(state.params)
@@ -133,7 +154,8 @@ def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_micro_batches_of_a_network_without_norms():
+@pytest.mark.parametrize("name", ["byol", "dino"])
+def test_micro_batches_of_a_network_without_norms(name):
   """Batch norm apart, micro-batches change neither gradient nor target."""
   import flax.linen as nn
 
@@ -153,15 +175,26 @@ def test_micro_batches_of_a_network_without_norms():
       del common
       return {"projector": nn.Dense(8), "predictor": nn.Dense(8)}
 
+  class PlainDINO(DINO):
+    """DINO with a linear projector."""
+
+    def make_heads(self, **common):
+      """A linear layer before the prototypes."""
+      del common
+      return {"projector": nn.Dense(8), "prototypes": Prototypes(12)}
+
+  method = PlainBYOL(small_views=3)
+  if name == "dino":
+    method = PlainDINO(small_views=3, prototypes=12)
   random = np.random.default_rng(0)
   views = {
-    name: random.standard_normal((8, 2, 2, 3)).astype(np.float32)
-    for name in ("first", "second")
+    name: random.standard_normal((rows, 2, 2, 3)).astype(np.float32)
+    for name, rows in (("first", 8), ("second", 8), ("small", 24))
   }
   found = []
   for parts in (1, 4):
     problem = problem_lib.Problem(
-      networks_lib.Networks(Plain(), PlainBYOL(), asked=(("first", "second"),)),
+      networks_lib.Networks(Plain(), method, asked=(tuple(views),)),
       optim.sgd(0.1, weight_decay=0.0, momentum=0.9),
       lambda step: jnp.float32(0.1),
       micro_batches=parts,
