@@ -117,8 +117,11 @@ def exact_parts(config):
 
 def to_views(batch):
   """Views out of arrays by name, as `view_batches` yields them."""
-  names = ("first", "second", "small", "transformed")
+  names = ("first", "second", "transformed")
   images = {name: batch[name] for name in names if name in batch}
+  if "small" in batch:  # all draws of an image are of one device
+    draws = jnp.moveaxis(batch["small"], 1, 0)
+    images["small"] = draws.reshape(-1, *draws.shape[2:])
   targets = {}
   if "labels" in batch:
     targets["transformed"] = {"labels": batch["labels"]}
@@ -138,7 +141,7 @@ def view_batches(config):
       "labels": np.arange(64, dtype=np.int32) % 4,
     }
     if small := getattr(config, "small_views", 0):
-      views["small"] = random.standard_normal((small * 16, 8, 8, 3))
+      views["small"] = random.standard_normal((16, small, 8, 8, 3))
     if config.online_classifier:
       views["classes"] = batch()["label"]
     yield views
