@@ -24,7 +24,7 @@ Evaluations use the teacher, the target network.
 from imagenet_simclr import IMAGENET100, shrink, start, use_imagenet100
 import ml_collections
 
-from essl_jax.config import exclusive, variants
+from essl_jax.config import variants
 
 VARIANTS = IMAGENET100
 
@@ -32,7 +32,6 @@ VARIANTS = IMAGENET100
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
-  exclusive(chosen, ("imagenet100", "tiny"))
   is_vit = "imagenet100" not in chosen
   config = start("dino", chosen, "vit" if is_vit else "resnet")
   config.batch_size = 1024

@@ -45,7 +45,7 @@ import pathlib
 
 import ml_collections
 
-from essl_jax.config import base, option, update_views, variants
+from essl_jax.config import base, exclusive, option, update_views, variants
 
 VARIANTS = {
   "baseline": "without equivariance",
@@ -93,6 +93,8 @@ def start(
 ) -> ml_collections.ConfigDict:
   """Returns what the ImageNet recipes share: data, views, evaluations."""
   large = option(chosen, "scale", "small") == "large"
+  others = [x for x in chosen if x == "tiny" or x.startswith("epochs=")]
+  exclusive(chosen, ["imagenet100", *others[:1]])
   config = base(method=method, encoder=encoder)
   config.epochs = int(option(chosen, "epochs", "100"))
   config.precision = "bfloat16"

@@ -134,6 +134,14 @@ def _with_used_views(config: Config) -> Config:
   if not unused:
     return config
   known = fields.of(type(config.views))
+  for name in unused:
+    kept = (known[name].default, config.views.first)
+    values = [as_default(x) for x in (getattr(config.views, name), *kept)]
+    if not _is_left_alone(*values):
+      raise UsageError(
+        f"config.views.{name} is set, and method {config.method} draws no such"
+        f" view: set config.{name}_views to their number, or leave it unset"
+      )
   views = {name: known[name].default for name in unused}
   views = dataclasses.replace(config.views, **views)
   return dataclasses.replace(config, views=views)

@@ -272,3 +272,12 @@ def test_every_two_view_method_is_tested():
   known = {parts.METHOD.find(x).__name__ for x in parts.METHOD.names()}
   paired = {x.__name__ for x in PAIRED.values()}
   assert known - paired == {"TermsAlone", "DINO"}
+
+
+def test_settings_of_small_views_that_are_not_drawn_are_refused(tiny_config):
+  """Not those that all views share."""
+  shared = {"size": 16, "flip": 0.25}
+  views = dict.fromkeys(("first", "second", "third", "small"), shared)
+  tiny_config("simclr", views=views)
+  with pytest.raises(UsageError, match="small is set, .* config.small_views"):
+    tiny_config("simclr", views=views | {"small": shared | {"size": 8}})
