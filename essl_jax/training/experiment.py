@@ -144,8 +144,7 @@ class Experiment:
     )
     if self.steps_per_dispatch > 1:
       first += f", {self.steps_per_dispatch} steps a program"
-    drawn = {"first", "second", *(x for part in self.parts for x in part.views)}
-    sizes = resolution.describe(self.config.views, self.config.epochs, drawn)
+    sizes = resolution.describe(self.config, self.parts)
     groups = optim.describe_groups(self.groups, params, self.frozen)
     return [first, *sizes, *groups]
 
