@@ -20,10 +20,13 @@ WRONG = {
     ["--config.method=byoll"],
     "unknown config.method 'byoll'; there are: barlow_twins, byol, dino,",
   ),
-  "prototypes": (["--config.prototypes=9"], "does not read config.prototypes"),
+  "prototypes": (
+    ["--config.prototypes=9"],
+    "there is no field config.prototypes",
+  ),
   "small views": (
     ["--config.method=none", "--config.small_views=2"],
-    "none does not read config.small_views",
+    "there is no field config.small_views",
   ),
   "teacher": (
     ["--config.method=dino", "--config.teacher_temperature=0"],

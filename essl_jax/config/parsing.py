@@ -135,12 +135,12 @@ def _with_used_views(config: Config) -> Config:
     return config
   known = fields.of(type(config.views))
   for name in unused:
-    kept = (known[name].default, config.views.first)
-    values = [as_default(x) for x in (getattr(config.views, name), *kept)]
-    if not _is_left_alone(*values):
+    size = getattr(config.views, name).size
+    if size not in (known[name].default.size, config.views.first.size):
       raise UsageError(
-        f"config.views.{name} is set, and method {config.method} draws no such"
-        f" view: set config.{name}_views to their number, or leave it unset"
+        f"config.views.{name}.size is {size}, and method {config.method} draws"
+        f" no such view: set config.{name}_views to their number, or leave it"
+        " unset"
       )
   views = {name: known[name].default for name in unused}
   views = dataclasses.replace(config.views, **views)

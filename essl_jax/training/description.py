@@ -27,8 +27,7 @@ def describe(experiment: Any, params: Any) -> list[str]:
   )
   if experiment.steps_per_dispatch > 1:
     first += f", {experiment.steps_per_dispatch} steps a program"
-  drawn = {"first", "second", *(x for y in experiment.parts for x in y.views)}
-  sizes = resolution.describe(config.views, config.epochs, drawn)
+  sizes = resolution.describe(config, experiment.parts)
   groups = optim.describe_groups(experiment.groups, params, experiment.frozen)
   clip = [experiment.clip.describe()] if experiment.clip else []
   return [first, *sizes, *groups, *clip]

@@ -1,6 +1,6 @@
 """Training at growing image sizes: the schedule of the views' sizes."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 import dataclasses
 from typing import Any
 
@@ -83,13 +83,21 @@ def stages(
   return [(x, at_epoch(views, epochs, x)) for x in sorted(begins)]
 
 
-def describe(
-  views: config_lib.Views, epochs: int, names: Collection[str]
-) -> list[str]:
-  """Says which sizes views have from which epoch on, if they change."""
+def describe(config: config_lib.Config, parts: Iterable[Any]) -> list[str]:
+  """Says which sizes the views of parts have from which epoch on.
+
+  Args:
+    config: of the run.
+    parts: the method and the active terms.
+
+  Returns:
+    A line, or none where sizes never change.
+  """
+  views, epochs = config.views, config.epochs
   if not views.resolution:
     return []
-  shown = [name for name in by_name(views) if name in names]
+  drawn = {"first", "second", *(name for x in parts for name in x.views)}
+  shown = [name for name in by_name(views) if name in drawn]
   parts = [
     ", ".join(str(getattr(at, name).size) for name in shown)
     + f" from epoch {epoch + 1}"

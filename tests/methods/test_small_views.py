@@ -99,7 +99,9 @@ def test_requests(tiny_config):
   assert (small.name, small.draws, small.view.size) == ("small", 3, 8)
   assert small.draw_names == ("small 1", "small 2", "small 3")
   # Of a view that nobody sees nothing is kept.
-  unused = tiny_config("simclr", views=VIEWS)
+  unused = tiny_config(
+    "simclr", views=VIEWS | {"small": {"scale": (0.05, 0.4)}}
+  )
   assert unused.views == dataclasses.replace(
     config.views, small=plain.views.small
   )
@@ -279,5 +281,7 @@ def test_settings_of_small_views_that_are_not_drawn_are_refused(tiny_config):
   shared = {"size": 16, "flip": 0.25}
   views = dict.fromkeys(("first", "second", "third", "small"), shared)
   tiny_config("simclr", views=views)
-  with pytest.raises(UsageError, match="small is set, .* config.small_views"):
+  with pytest.raises(
+    UsageError, match="small.size is 8, .* config.small_views"
+  ):
     tiny_config("simclr", views=views | {"small": shared | {"size": 8}})
