@@ -66,7 +66,8 @@ class ViT(nn.Module):
     pool: What the features are: the class `token`, or the `mean` of the
       patches, taken before the last norm.
     stochastic_depth: Probability in training of leaving out the last block's
-      parts for an image; it rises linearly from 0 at the first block.
+      parts for an image; it rises linearly from 0 at the first block. A target
+      network leaves out none.
     rematerialize: Save memory: keep only the blocks' inputs for the backward
       pass and compute each block twice.
     dtype: What is computed in.

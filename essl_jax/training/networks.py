@@ -55,6 +55,13 @@ class Networks(nn.Module):
       name for x in terms for name in hooks.make_heads(x, **self.common)
     )
 
+  def as_target(self) -> "Networks":
+    """The target's networks, without stochastic depth, as DINO's teacher."""
+    encoder = self.encoder
+    if any(x.name == "stochastic_depth" for x in dataclasses.fields(encoder)):
+      encoder = encoder.clone(stochastic_depth=0.0)
+    return self.clone(is_target=True, terms=(), encoder=encoder)
+
   def setup(self) -> None:
     """Makes the heads under the names that their parts give them."""
     made: dict[str, nn.Module] = {}

@@ -88,7 +88,7 @@ class Problem:
       own, moved = run(self.networks, params, statistics[0])
       if state.target is None:
         return (own, None), (moved, statistics[1])
-      target = self.networks.clone(is_target=True, terms=())
+      target = self.networks.as_target()
       (found,), of_target = run(target, state.target["params"], statistics[1])
       return (own, lax.stop_gradient(found)), (moved, of_target)
 

@@ -230,7 +230,7 @@ def test_a_target_network_does_not_encode_them(tiny_config):
     return list(seen)
 
   assert run(networks) == [(2, 16), (2, 16), (6, 8)]
-  target = networks.clone(is_target=True, terms=())
+  target = networks.as_target()
   assert run(target) == [(2, 16), (2, 16)]
 
 

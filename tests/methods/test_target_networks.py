@@ -1,6 +1,7 @@
 """Target networks in the train step: golden steps, devices, resuming."""
 
 import ema_helpers
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,10 +155,47 @@ def _assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def test_a_target_has_no_stochastic_depth():
+  """The trained network drops all that it may; the target sees everything."""
+
+  class Dropping(nn.Module):
+    """A linear layer, of an image that may be left out."""
+
+    stochastic_depth: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, *, train, image_keys):
+      """Features [N, 4]."""
+      kept = jax.vmap(jax.random.uniform)(image_keys) >= self.stochastic_depth
+      x = x.reshape(len(x), -1)
+      return nn.Dense(4)(jnp.where(kept[:, None] | (not train), x, 0))
+
+  method = BYOL(projector=Projector((4,), last_norm="none"))
+  networks = networks_lib.Networks(
+    Dropping(stochastic_depth=1.0), method, asked=(("first", "second"),)
+  )
+  images = jnp.arange(24.0).reshape(2, 2, 2, 3)
+  views = dict.fromkeys(("first", "second"), images)
+  options = {"train": True, "image_keys": jax.random.split(jax.random.key(0))}
+  variables = networks.init(jax.random.key(0), views, {}, **options)
+
+  def run(networks):
+    found, _ = networks.apply(
+      variables, views, {}, mutable=["batch_stats"], **options
+    )
+    return found[0]["projections"]
+
+  own, found = run(networks), run(networks.as_target())
+  options["train"] = False
+  wanted = run(networks.as_target())
+  assert not np.any(own[0])
+  assert np.any(wanted[0])
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 @pytest.mark.parametrize("name", ["byol", "dino"])
 def test_micro_batches_of_a_network_without_norms(name):
   """Batch norm apart, micro-batches change neither gradient nor target."""
-  import flax.linen as nn
 
   class Plain(nn.Module):
     """Linear features, no batch norm."""
