@@ -126,11 +126,16 @@ def parse(raw: Mapping[str, Any]) -> Config:
   return _with_used_views(config)
 
 
-def _with_used_views(config: Config) -> Config:
-  """The config with defaults for views that the method's fields leave out."""
+def unused_views(config: Config) -> set[str]:
+  """Names of views that the method's fields leave out."""
   part = method(config)
   used = {name for x in (part, *terms(config)) for name in x.views}
-  unused = set(type(part).views) - used - {"first", "second"}
+  return set(type(part).views) - used - {"first", "second"}
+
+
+def _with_used_views(config: Config) -> Config:
+  """The config with defaults for views that the method's fields leave out."""
+  unused = unused_views(config)
   if not unused:
     return config
   known = fields.of(type(config.views))

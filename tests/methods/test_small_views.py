@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import step_helpers
 from essl_jax import config as config_lib
 from essl_jax import losses
 from essl_jax.augment import View, ViewRequest
-from essl_jax.config import parts
+from essl_jax.config import flags, parts
 from essl_jax.errors import UsageError
 from essl_jax.methods.barlow_twins import BarlowTwins
 from essl_jax.methods.byol import BYOL
@@ -285,3 +286,13 @@ def test_settings_of_small_views_that_are_not_drawn_are_refused(tiny_config):
     UsageError, match="small.size is 8, .* config.small_views"
   ):
     tiny_config("simclr", views=views | {"small": shared | {"size": 8}})
+
+
+def test_flags_of_small_views_that_are_not_drawn_are_refused():
+  """Whatever the field and its value, for the user has set it."""
+  recipe = str(pathlib.Path(__file__).parents[2] / "configs/cifar_simclr.py")
+  scale = "--config.views.small.scale=0.05,0.4"
+  with pytest.raises(UsageError, match=r"small\.scale: .* config\.small_views"):
+    flags.load(recipe, [scale])
+  config = flags.load(recipe, [scale, "--config.small_views=2"])
+  assert config.views.small.scale == (0.05, 0.4)
