@@ -5,13 +5,13 @@ import dataclasses
 from typing import Any
 
 from essl_jax import transformations
-from essl_jax.training import resolution
+from essl_jax.training import hooks, resolution
 
 _FEW_PATCHES = 4
 
 
 def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
-  """Warns of what the views leave to chance, and of views of a few patches.
+  """Warns of what the views leave to chance, and of their sizes.
 
   Args:
     config: a checked `config.Config`.
@@ -24,7 +24,20 @@ def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
   if not config.epochs:
     return []
   parts = tuple(parts)
-  return [*_contradictions(config, *parts), *_few(config, parts, encoder)]
+  found = [*_contradictions(config, *parts), *_few(config, parts, encoder)]
+  return list(dict.fromkeys([*found, *_large(config, parts)]))
+
+
+def _large(config: Any, parts: Iterable[Any]) -> list[str]:
+  """Warns of several draws of a view that is as large as the first."""
+  return [
+    f"config.views.{request.name} of {request.view.size} pixels is drawn"
+    f" {request.draws} times, and is no smaller than config.views.first: set"
+    f" config.views.{request.name}.size and its scale"
+    for part in parts
+    for request in hooks.requests(part, config.views)
+    if request.draws > 1 and request.view.size >= config.views.first.size
+  ]
 
 
 def _few(config: Any, parts: Iterable[Any], encoder: Any) -> list[str]:

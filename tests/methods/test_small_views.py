@@ -25,6 +25,7 @@ from essl_jax.methods.simclr_nt_xent import SimCLRNTXent
 from essl_jax.methods.simsiam import SimSiam
 from essl_jax.methods.vicreg import VICReg
 from essl_jax.training import views as views_lib
+from essl_jax.training import warnings
 
 VIEWS = {
   **dict.fromkeys(("first", "second"), {"size": 16}),
@@ -296,3 +297,14 @@ def test_flags_of_small_views_that_are_not_drawn_are_refused():
     flags.load(recipe, [scale])
   config = flags.load(recipe, [scale, "--config.small_views=2"])
   assert config.views.small.scale == (0.05, 0.4)
+
+
+def test_small_views_as_large_as_the_first_are_warned_of(tiny_config):
+  def find(size):
+    views = {"first": {"size": 16}, "small": {"size": size}}
+    config = tiny_config("simclr", small_views=2, views=views)
+    return warnings.find(config, [config_lib.method(config)])
+
+  assert not find(8)
+  (line,) = find(16)
+  assert line.startswith("config.views.small of 16 pixels is drawn 2 times")
