@@ -13,7 +13,7 @@ from typing import Any
 from essl_jax.config import fields, parts
 from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config
-from essl_jax.config.parsing import as_default, parse, unused_views
+from essl_jax.config.parsing import as_default, parse
 from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError, told
 from essl_jax.texts import unfit
@@ -41,16 +41,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     UsageError: the file is missing or does not load, or a flag names no field,
       gives an impossible value or is of a view that nothing draws.
   """
-  config = parse(raw(path, overrides))
-  unused = {f"views.{name}" for name in unused_views(config)}
-  for name, _ in map(_split, overrides):
-    if (view := name.rpartition(".")[0]) in unused:
-      raise UsageError(
-        f"config.{name}: method {config.method} draws no such view: set"
-        f" config.{view.removeprefix('views.')}_views to their number, or leave"
-        " it unset"
-      )
-  return config
+  given = [name for name, _ in map(_split, overrides)]
+  return parse(raw(path, overrides), given)
 
 
 def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """From plain data to a checked config, and back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from typing import Any, cast
 
 import ml_collections
 
-from essl_jax.config import checks, fields, parts
+from essl_jax.config import checks, drawn_views, fields, parts
 from essl_jax.config.config import Config
 from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError, told
@@ -107,11 +107,12 @@ def as_default(default: Any) -> Any:
   return default
 
 
-def parse(raw: Mapping[str, Any]) -> Config:
+def parse(raw: Mapping[str, Any], given: Collection[str] = ()) -> Config:
   """Builds and checks the typed config.
 
   Args:
     raw: nested mapping, such as `ConfigDict.to_dict()`.
+    given: dotted names of the fields in it that flags have set.
 
   Returns:
     The config, of the type that `schema` gives.
@@ -123,33 +124,8 @@ def parse(raw: Mapping[str, Any]) -> Config:
   kind = schema(raw)
   config = fields.build(kind, _without_others(raw, kind))
   checks.check(config)
-  return _with_used_views(config)
-
-
-def unused_views(config: Config) -> set[str]:
-  """Names of views that the method's fields leave out."""
-  part = method(config)
-  used = {name for x in (part, *terms(config)) for name in x.views}
-  return set(type(part).views) - used - {"first", "second"}
-
-
-def _with_used_views(config: Config) -> Config:
-  """The config with defaults for views that the method's fields leave out."""
-  unused = unused_views(config)
-  if not unused:
-    return config
-  known = fields.of(type(config.views))
-  for name in unused:
-    size = getattr(config.views, name).size
-    if size not in (known[name].default.size, config.views.first.size):
-      raise UsageError(
-        f"config.views.{name}.size is {size}, and method {config.method} draws"
-        f" no such view: set config.{name}_views to their number, or leave it"
-        " unset"
-      )
-  views = {name: known[name].default for name in unused}
-  views = dataclasses.replace(config.views, **views)
-  return dataclasses.replace(config, views=views)
+  used = (method(config), *terms(config))
+  return drawn_views.only(config, used, given)
 
 
 def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
 
 import flax.linen as nn
 import jax
@@ -14,7 +13,7 @@ import step_helpers
 from essl_jax import config as config_lib
 from essl_jax import losses
 from essl_jax.augment import View, ViewRequest
-from essl_jax.config import flags, parts
+from essl_jax.config import parts
 from essl_jax.errors import UsageError
 from essl_jax.methods.barlow_twins import BarlowTwins
 from essl_jax.methods.byol import BYOL
@@ -25,7 +24,6 @@ from essl_jax.methods.simclr_nt_xent import SimCLRNTXent
 from essl_jax.methods.simsiam import SimSiam
 from essl_jax.methods.vicreg import VICReg
 from essl_jax.training import views as views_lib
-from essl_jax.training import warnings
 
 VIEWS = {
   **dict.fromkeys(("first", "second"), {"size": 16}),
@@ -276,35 +274,3 @@ def test_every_two_view_method_is_tested():
   known = {parts.METHOD.find(x).__name__ for x in parts.METHOD.names()}
   paired = {x.__name__ for x in PAIRED.values()}
   assert known - paired == {"TermsAlone", "DINO"}
-
-
-def test_settings_of_small_views_that_are_not_drawn_are_refused(tiny_config):
-  """Not those that all views share."""
-  shared = {"size": 16, "flip": 0.25}
-  views = dict.fromkeys(("first", "second", "third", "small"), shared)
-  tiny_config("simclr", views=views)
-  with pytest.raises(
-    UsageError, match="small.size is 8, .* config.small_views"
-  ):
-    tiny_config("simclr", views=views | {"small": shared | {"size": 8}})
-
-
-def test_flags_of_small_views_that_are_not_drawn_are_refused():
-  """Whatever the field and its value, for the user has set it."""
-  recipe = str(pathlib.Path(__file__).parents[2] / "configs/cifar_simclr.py")
-  scale = "--config.views.small.scale=0.05,0.4"
-  with pytest.raises(UsageError, match=r"small\.scale: .* config\.small_views"):
-    flags.load(recipe, [scale])
-  config = flags.load(recipe, [scale, "--config.small_views=2"])
-  assert config.views.small.scale == (0.05, 0.4)
-
-
-def test_small_views_as_large_as_the_first_are_warned_of(tiny_config):
-  def find(size):
-    views = {"first": {"size": 16}, "small": {"size": size}}
-    config = tiny_config("simclr", small_views=2, views=views)
-    return warnings.find(config, [config_lib.method(config)])
-
-  assert not find(8)
-  (line,) = find(16)
-  assert line.startswith("config.views.small of 16 pixels is drawn 2 times")

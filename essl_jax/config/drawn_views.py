@@ -1,0 +1,48 @@
+"""Views that a method may draw, and with its fields does not."""
+
+from collections.abc import Collection, Sequence
+import dataclasses
+from typing import Any
+
+from essl_jax.config import fields
+from essl_jax.config.config import Config
+from essl_jax.errors import UsageError
+
+_ALWAYS = {"first", "second"}  # evaluations read them
+
+
+def only(config: Config, used: Sequence[Any], given: Collection[str]) -> Config:
+  """The config with defaults for views that the method's fields leave out.
+
+  Args:
+    config: whose values are checked one by one.
+    used: its method, then its terms.
+    given: dotted names of the fields that flags have set.
+
+  Returns:
+    The config.
+
+  Raises:
+    UsageError: such a view is set, by a flag, or by a recipe to a size of its
+      own.
+  """
+  drawn = {name for part in used for name in part.views}
+  unused = set(type(used[0]).views) - drawn - _ALWAYS
+  known = fields.of(type(config.views))
+  for name in unused:
+    number, size = f"{name}_views", getattr(config.views, name).size
+    wrong = [x for x in given if x.startswith(f"views.{name}.")]
+    # Of a recipe whose views are left out by flags the rest is no mistake.
+    if not wrong and not {"method", number} & set(given):
+      is_usual = size in (known[name].default.size, config.views.first.size)
+      wrong = [] if is_usual else [f"views.{name}.size"]
+    if wrong:
+      raise UsageError(
+        f"config.{wrong[0]}: method {config.method} draws no such view: set"
+        f" config.{number} to their number, or leave it unset"
+      )
+  if not unused:
+    return config
+  views = {name: known[name].default for name in unused}
+  views = dataclasses.replace(config.views, **views)
+  return dataclasses.replace(config, views=views)
