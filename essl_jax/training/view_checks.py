@@ -1,6 +1,6 @@
 """Checks of views and of the transformations that they undergo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
 from typing import Any
@@ -13,8 +13,6 @@ from essl_jax import transformations
 from essl_jax.errors import UsageError, told
 from essl_jax.methods.method import Method
 from essl_jax.training import resolution
-
-_OF_SSL = ("first", "second", "small")  # views that undergo the extra group
 
 
 def check(experiment: Any) -> None:
@@ -38,16 +36,17 @@ def check(experiment: Any) -> None:
     ["first", "second", *(x for part in parts for x in part.views)]
   )
   channels = source.image_shape[2]
+  drawn = {name: _drawn(config.views, name, parts) for name in names}
   for views in all_views(config):
     for name in names:
       with told(f"config.views.{name}"):
         getattr(views, name).check_channels(channels)
-      _check_groups(views, name, channels)
+      _check_groups(views, name, drawn[name], channels)
     for part in parts:
       _check_transforms(part, _path(config, part), views, channels)
   views = config.views
   for name in names:
-    for group in _drawn(views, name):
+    for group in drawn[name]:
       found = transformations.find_augmentation(group)
       size = getattr(views, name).size
       _check_elements(f"config.views.{name}", found, size, channels)
@@ -65,16 +64,25 @@ def _path(config: config_lib.Config, part: Any) -> str:
   return f"config.{part.section}"
 
 
-def _drawn(views: Any, name: str) -> list[str]:
+def _drawn(views: Any, name: str, parts: Iterable[Any]) -> list[str]:
   """The groups whose elements a view undergoes at random."""
-  is_extra = name in _OF_SSL and views.extra is not None
-  return [*getattr(views, name).groups, *([views.extra] if is_extra else [])]
+  own = list(getattr(views, name).groups)
+  if views.extra is None:
+    return own
+  # Evaluations draw the first two views whoever asks for them.
+  asked = (x for part in parts for x in part.requests(views))
+  is_extra = name in ("first", "second") or any(
+    x.name == name and x.extra for x in asked
+  )
+  return [*own, views.extra] if is_extra else own
 
 
-def _check_groups(views: Any, name: str, channels: int) -> None:
+def _check_groups(
+  views: Any, name: str, groups: Iterable[str], channels: int
+) -> None:
   """Refuses transformations that a view's images cannot undergo."""
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
-  for group in _drawn(views, name):
+  for group in groups:
     found = transformations.find_augmentation(group)
     run = lambda images, found=found: jax.eval_shape(found.apply, images, label)
     path = f"config.views.{name}"

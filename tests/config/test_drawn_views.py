@@ -1,6 +1,7 @@
 """Small views that nothing draws, or that are not small."""
 
 import pathlib
+import types
 
 import pytest
 
@@ -8,7 +9,7 @@ from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.config import flags
 from essl_jax.errors import UsageError
-from essl_jax.training import warnings
+from essl_jax.training import view_checks, warnings
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -51,3 +52,25 @@ def test_small_views_of_a_recipe_are_left_out_by_flags(flag):
   config = flags.load(recipe, [f"--config.{flag}"])
   assert config.small_views == 0
   assert config.views.small == View()
+
+
+def test_the_extra_group_has_to_fit_small_views(tiny_config):
+  """Those of a method undergo it too."""
+
+  def check(size):
+    views = {name: {"size": 16} for name in ("first", "second")}
+    views |= {"small": {"size": size}, "extra": "jigsaw"}
+    config = tiny_config("simclr", small_views=2, views=views)
+    source = types.SimpleNamespace(differs_in_size=False, image_shape=(8, 8, 3))
+    networks = types.SimpleNamespace(terms=())
+    experiment = types.SimpleNamespace(
+      config=config,
+      source=source,
+      parts=[config_lib.method(config)],
+      networks=networks,
+    )
+    view_checks.check(experiment)
+
+  check(8)
+  with pytest.raises(UsageError, match=r"config\.views\.small, jigsaw"):
+    check(7)
