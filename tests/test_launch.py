@@ -155,6 +155,17 @@ def test_a_slice_that_is_of_no_use_is_deleted(machine, states, services, code):
   assert len(machine.calls(*launch_helpers.QUEUED, "delete")) == 1
 
 
+@pytest.mark.quick
+def test_a_failed_installation_is_no_wrong_input(machine):
+  """Codes other than 2 let systemd begin again; tar ends with 2."""
+  machine.fake("curl", "echo images")
+  machine.fake("gcloud", "exit 1")
+  machine.fake("tar", "exit 2")
+  done = machine.run(LAUNCH / "tpu_vm.sh", "train")
+  assert (done.returncode, done.stderr) == (1, "")
+  assert machine.calls("tar")
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "tpu_vm.sh"])
 def test_what_is_installed_exists(name):
   setup = configparser.ConfigParser()
