@@ -126,7 +126,7 @@ def test_slurm_asks_for_what_its_processes_use():
 
 @pytest.mark.parametrize("slice_", launch_helpers.SLICES)
 def test_a_preempted_slice_is_asked_for_again(machine, slice_):
-  states = ["", "PROVISIONING", "ACTIVE", "SUSPENDING", "SUSPENDED", ""]
+  states = ["", "PROVISIONING", "LOST", "ACTIVE", "SUSPENDING", "SUSPENDED", ""]
   services = ["", "running", "auto-restart", "exited"]
   done = launch_helpers.queued(machine, slice_, [*states, "ACTIVE"], services)
   assert done.returncode == 0, done.stderr
@@ -146,6 +146,7 @@ def test_a_preempted_slice_is_asked_for_again(machine, slice_):
   [
     (["", "ACTIVE"], ["running", "failed"], 2),  # wrong input
     (["", "FAILED"], [""], 1),
+    (["ACTIVE", "LOST", "ACTIVE"], ["running", "exited"], 0),
     (["ACTIVE"], ["exited"], 0),  # begun by an earlier start of the script
   ],
 )
@@ -153,6 +154,24 @@ def test_a_slice_that_is_of_no_use_is_deleted(machine, states, services, code):
   done = launch_helpers.queued(machine, "v6e-16", states, services)
   assert done.returncode == code, done.stderr
   assert len(machine.calls(*launch_helpers.QUEUED, "delete")) == 1
+
+
+@pytest.mark.quick
+def test_nothing_is_asked_for_without_a_first_answer(machine):
+  done = launch_helpers.queued(machine, "v6e-16", ["LOST"], [""])
+  assert done.returncode == 1
+  assert not machine.calls(*launch_helpers.QUEUED, "create")
+
+
+@pytest.mark.quick
+def test_a_failed_installation_is_no_wrong_input(machine):
+  """Codes other than 2 let systemd begin again; tar ends with 2."""
+  machine.fake("curl", "echo images")
+  machine.fake("gcloud", "exit 1")
+  machine.fake("tar", "exit 2")
+  done = machine.run(LAUNCH / "tpu_vm.sh", "train")
+  assert (done.returncode, done.stderr) == (1, "")
+  assert machine.calls("tar")
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "tpu_vm.sh"])

@@ -36,9 +36,16 @@ on_first_host() {
 git archive --format=tar.gz HEAD |
   gcloud storage cp - "gs://$BUCKET/code/essl_jax.tar.gz"
 
+known=
 while :; do
-  state=$(gcloud compute tpus queued-resources list --zone="$ZONE" \
-    --filter="name~/$name\$" --format='value(state.state)')
+  if state=$(gcloud compute tpus queued-resources list --zone="$ZONE" \
+    --filter="name~/$name\$" --format='value(state.state)'); then
+    known=yes
+  elif [ -n "$known" ]; then
+    state="no answer" # the network of this machine: the slice goes on
+  else
+    exit 1
+  fi
   echo "$(date +%T) $name: ${state:-none}"
   case "$state" in
     "")
@@ -58,7 +65,8 @@ while :; do
         if [ "$service" = exited ]; then exit 0; else exit 2; fi
       fi
       ;;
-    SUSPENDED) queued delete --force --quiet ;; # preempted; it never comes back
+    # Preempted; it never comes back. A failure is tried again.
+    SUSPENDED) queued delete --force --quiet || true ;;
     FAILED)
       queued describe
       queued delete --force --quiet

@@ -15,6 +15,8 @@ if [ "${1:-}" != train ]; then
     --setenv=HOME=/root bash "$home/tpu_vm.sh" train
 fi
 
+# Trouble of this script is no wrong input, though tar and uv may end with 2.
+trap 'exit 1' ERR
 BUCKET=$(curl -sSf -H 'Metadata-Flavor: Google' \
   http://metadata.google.internal/computeMetadata/v1/instance/attributes/bucket)
 export BUCKET

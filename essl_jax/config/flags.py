@@ -118,12 +118,7 @@ def read_recipe(path: str) -> dict[str, Any]:
   if wrong := unfit(name):
     raise UsageError(f"--config {wrong}; got {name!r:.200}")
   if not name or not file.is_file():
-    recipes = sorted(other.name for other in file.parent.glob("*.py"))
-    there = ", ".join(recipes) or "no recipes"
-    raise UsageError(
-      f"config file {name} does not exist (seen from {os.getcwd()});"
-      f" {file.parent} holds {there}"
-    )
+    raise UsageError(f"config file {name} does not exist: {_beside(file)}")
   beside = str(file.resolve().parent)
   sys.path[:] = [beside, *(x for x in sys.path if x != beside)]
   if os.getcwd() not in sys.path:
@@ -135,6 +130,10 @@ def read_recipe(path: str) -> dict[str, Any]:
   with told(f"config file {name}"):  # anybody's code
     try:
       spec.loader.exec_module(module)
+      if not hasattr(module, "get_config"):
+        raise UsageError(
+          f"config file {name} is no recipe: it has no function get_config"
+        )
       found = module.get_config(variant) if variant else module.get_config()
       return found.to_dict()
     except SyntaxError as error:
@@ -146,6 +145,13 @@ def read_recipe(path: str) -> dict[str, Any]:
         f"config file {name} needs the module {error.name}: put it beside the"
         " recipe, or install it"
       ) from error
+
+
+def _beside(file: pathlib.Path) -> str:
+  """Which recipes the folder of a file has."""
+  recipes = sorted(other.name for other in file.parent.glob("*.py"))
+  there = ", ".join(recipes) or "no recipes"
+  return f"{file.parent.absolute()} holds {there}"
 
 
 def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:

@@ -165,8 +165,14 @@ def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
     A source with the same classes, whatever labels are left.
 
   Raises:
-    UsageError: a split does not exist, or images would have to be resized.
+    UsageError: a split does not exist, images would have to be resized, or a
+      folder is named that nobody reads.
   """
+  if settings.dir:
+    raise UsageError(
+      f"data.dir={settings.dir!r}, but {settings.name!r} is read from no"
+      " folder: leave it unset, or choose another data.name"
+    )
   height, width, _ = whole.image_shape
   size = settings.image_size
   if size and (height, width) != (size, size):

@@ -68,11 +68,11 @@ def _copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
   """A builder of the same set that reads copies of the splits' files.
 
   TensorFlow reads TFRecord files that are too many for the cache itself, in the
-  bucket.
+  bucket, if that is at gs://.
 
   Raises:
-    UsageError: a split is unknown, a file is missing, or ArrayRecord files do
-      not fit, which can only be read on this machine.
+    UsageError: a split is unknown, a file is missing, or files do not fit into
+      the cache that can only be read on this machine.
   """
   name, directory = builder.info.full_name, str(builder.data_dir)
   for split in splits:
@@ -97,6 +97,11 @@ def _copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
       raise UsageError(
         f"{large}: ArrayRecord is read on this machine, so set"
         " --config.data.cache_gib to more than that, or prepare TFRecord"
+      )
+    if not directory.startswith("gs://"):
+      raise UsageError(
+        f"{large}: TensorFlow itself reads only gs://, so set"
+        " --config.data.cache_gib to more than that"
       )
     print(f"essl_jax: {large}: TensorFlow reads it there", file=sys.stderr)
     return builder

@@ -82,8 +82,9 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
 def _check_remote(text: str, name: str) -> None:
   scheme, _, rest = text.partition("://")
   if scheme not in _PACKAGES:
+    known = "gs://BUCKET/..." if name == "workdir" else _KNOWN
     raise UsageError(
-      f"{name} {text} has the unknown scheme {scheme}://: give {_KNOWN}, or a"
+      f"{name} {text} has the unknown scheme {scheme}://: give {known}, or a"
       " folder of this machine"
     )
   bucket, _, inside = rest.partition("/")

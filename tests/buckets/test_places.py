@@ -37,7 +37,7 @@ def test_files_and_folders(workdir):
     ("gs://", "names no folder in a bucket: give gs://BUCKET/FOLDER"),
     ("gs://bucket", "names no folder"),
     ("gs://bucket/", "names no folder"),
-    ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\. or"),
+    ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\., or"),
     ("gs:/bucket/run", "is no path in a bucket: give gs://BUCKET/"),
     ("gs:bucket/run", "is no path in a bucket"),
     ("gs://bucket/a/../run", "has .. in its path"),

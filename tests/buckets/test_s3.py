@@ -1,5 +1,7 @@
 """Data and weights at s3://, whose client is played by one in memory."""
 
+import types
+
 import bucket_helpers
 from data_helpers import assert_equal_batches
 from etils.epath import backend
@@ -9,8 +11,9 @@ import numpy as np
 import program_helpers
 import pytest
 
+from essl_jax.data import tfds_sets
 from essl_jax.errors import UsageError
-from essl_jax.storage import claim, places, weights
+from essl_jax.storage import claim, objects, places, weights
 
 
 class _S3(MemoryFileSystem):
@@ -59,6 +62,22 @@ def test_weights(bucket):
   assert metadata["source"] == "a test"
   with pytest.raises(UsageError, match="exists: choose another name"):
     weights.save(path, variables, {"source": "a test"})
+
+
+def test_records_that_exceed_the_cache_are_refused(monkeypatch):
+  """TensorFlow reads those at gs:// itself, but has no client for s3://."""
+  split = types.SimpleNamespace(filenames=["a.tfrecord"])
+  builder = types.SimpleNamespace(
+    info=types.SimpleNamespace(
+      full_name="set/1", splits={"train": split}, file_format=None
+    ),
+    data_dir="s3://bucket/set/1",
+  )
+  there = [objects.Object("s3://bucket/set/1/a.tfrecord", 2**30, "1")]
+  monkeypatch.setattr(tfds_sets, "check_tfds_split", lambda *_: 1)
+  monkeypatch.setattr(objects, "in_folder", lambda _: ([], there))
+  with pytest.raises(UsageError, match="1 GiB .* itself reads only gs://, so"):
+    tfds_sets._copied(builder, ["train"], 0.5)
 
 
 def test_workdirs_are_refused(monkeypatch, capsys, tmp_path):

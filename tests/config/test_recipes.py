@@ -80,6 +80,16 @@ update_views(config, scale=(0.5, 1.0))
   } | dict.fromkeys(views, (0.5, 1.0))
 
 
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  idea = tmp_path / "my_idea.py"
+  with pytest.raises(UsageError, match=f"exist: {tmp_path} holds no recipes"):
+    flags.read_recipe(str(idea))
+  idea.write_text("MINE = 1\n")
+  with pytest.raises(UsageError, match="is no recipe: it has no function get_"):
+    flags.read_recipe(str(idea))
+
+
 def test_a_recipe_copied_without_the_one_it_builds_on_is_refused(
   tmp_path, monkeypatch
 ):

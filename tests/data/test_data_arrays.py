@@ -107,6 +107,13 @@ def test_wrong_sub_splits_are_refused(split, message):
     )
 
 
+def test_a_folder_that_nobody_reads_is_refused():
+  with pytest.raises(UsageError, match="dir='sets', but 'digits' is read from"):
+    data.arrays.open_arrays(
+      config_lib.Data("digits", dir="sets"), make_arrays()
+    )
+
+
 def test_wrong_npz_files_are_explained(tmp_path):
   path = str(tmp_path / "set.npz")
   with pytest.raises(UsageError, match="does not exist.*train_images"):
