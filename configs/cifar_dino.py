@@ -17,9 +17,8 @@ Variants:
 Views, heads, optimiser and length of the plain method are those of solo-learn,
 whose table has 89.52% on CIFAR-10 and 66.76% on CIFAR-100 for DINO (online
 linear classifier, 1000 epochs; its users report 87%). It has no small views;
-the last command adds six. The full length was never run here, with or without
-rotations; experiments/README.md has what was measured of `small`. Nobody has
-published a weight of the rotations (lambda) for DINO: LAMBDA
+the last command adds six. It was never trained here. Nobody has published a
+weight of the rotations (lambda) for DINO: 0.4, that of E-SimCLR, is not tuned.
 
 Evaluations use the teacher, the target network.
 

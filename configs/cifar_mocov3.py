@@ -14,13 +14,13 @@ Variants:
   small     5,000 images, a quarter of the width (of the ViT half the width and
             a third of the blocks); minutes on 2 CPU cores.
 
-Views, heads, optimiser and length of the plain method on ResNet-18 are those of
-solo-learn, whose table has 93.10% on CIFAR-10 and 68.83% on CIFAR-100 for
+Views, heads, optimiser and length of the plain method on ResNet-18 are those
+of solo-learn, whose table has 93.10% on CIFAR-10 and 68.83% on CIFAR-100 for
 MoCo v3 (online linear classifier, 1000 epochs). The ViT is ours; fixed
 positions, frozen patches, heads and decay are those of MoCo v3 (arXiv
-2104.02057), the rate is solo-learn's for ImageNet-100. The full length was
-never run here; experiments/README.md has what was measured of `small`. Nobody
-has published a weight of the rotations (lambda) for CIFAR: LAMBDA
+2104.02057), the rate is solo-learn's for ImageNet-100. It was never trained
+here. Nobody has published a weight of the rotations (lambda) for CIFAR: 0.4,
+that of E-SimCLR, is not tuned.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
