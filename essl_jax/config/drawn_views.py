@@ -23,24 +23,19 @@ def only(config: Config, used: Sequence[Any], given: Collection[str]) -> Config:
     The config.
 
   Raises:
-    UsageError: such a view is set, by a flag, or by a recipe to a size of its
-      own.
+    UsageError: a flag sets a field of such a view; recipes set those of all
+      views together.
   """
   drawn = {name for part in used for name in part.views}
   unused = set(type(used[0]).views) - drawn - _ALWAYS
   known = fields.of(type(config.views))
   for name in unused:
-    number, size = f"{name}_views", getattr(config.views, name).size
-    wrong = [x for x in given if x.startswith(f"views.{name}.")]
-    # Of a recipe whose views are left out by flags the rest is no mistake.
-    if not wrong and not {"method", number} & set(given):
-      is_usual = size in (known[name].default.size, config.views.first.size)
-      wrong = [] if is_usual else [f"views.{name}.size"]
-    if wrong:
-      raise UsageError(
-        f"config.{wrong[0]}: method {config.method} draws no such view: set"
-        f" config.{number} to their number, or leave it unset"
-      )
+    for field in given:
+      if field.startswith(f"views.{name}."):
+        raise UsageError(
+          f"config.{field}: method {config.method} draws no such view: set"
+          f" config.{name}_views to their number, or leave it unset"
+        )
   if not unused:
     return config
   views = {name: known[name].default for name in unused}

@@ -43,13 +43,14 @@ class TwoViews(Method):
   small_views: _Small = 0
 
   def __post_init__(self) -> None:
-    if not self.small_views:
+    # A subclass with views of its own draws them as it likes.
+    if not self.small_views and type(self).views is TwoViews.views:
       used = tuple(name for name in self.views if name != _SMALL)
       object.__setattr__(self, "views", used)
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The full views, and all small ones in a single request."""
-    draws = {_SMALL: self.small_views}
+    draws = {_SMALL: self.small_views or 1}
     return [
       dataclasses.replace(x, draws=draws.get(x.name, 1))
       for x in super().requests(views)

@@ -14,16 +14,6 @@ from essl_jax.training import view_checks, warnings
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
-def test_settings_of_small_views_that_are_not_drawn_are_refused(tiny_config):
-  """Not those that all views share."""
-  shared = {"size": 16, "flip": 0.25}
-  views = dict.fromkeys(("first", "second", "third", "small"), shared)
-  tiny_config("simclr", views=views)
-  match = r"small\.size: .* config\.small_views"
-  with pytest.raises(UsageError, match=match):
-    tiny_config("simclr", views=views | {"small": shared | {"size": 8}})
-
-
 def test_flags_of_small_views_that_are_not_drawn_are_refused():
   """Whatever the field and its value, for the user has set it."""
   recipe = str(CONFIGS / "cifar_simclr.py")

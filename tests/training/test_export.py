@@ -47,14 +47,16 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method, platform):
   donated = text.count("jax.buffer_donor") + text.count("tf.aliasing_output")
   assert donated == arrays
   assert "stablehlo.all_reduce" in text
-  # Negatives are gathered, nothing else: examples' embeddings [16, 32].
+  # Negatives are gathered, nothing else: examples' embeddings.
   gathered = re.findall(r"all_gather.*-> tensor<(\w+)>", text)
-  is_contrastive = method in ("simclr", "simclr_nt_xent")
-  assert set(gathered) == ({"16x32xf32"} if is_contrastive else set())
+  of_contrastive = ("simclr", "simclr_nt_xent", "moco_v3")
+  width = config.projector.widths[-1] if method in of_contrastive else None
+  assert set(gathered) == ({f"16x{width}xf32"} if width else set())
   # Passes of two blocks and both gradients, but for that by the images; of a
   # target network no gradients.
   passes = 1 if method == "none" else 3
-  passes_of_target = 2 if method == "byol" else 0
+  has_target = parts.METHOD.find(method).target_heads is not None
+  passes_of_target = 2 if has_target else 0
   assert text.count("stablehlo.convolution") == (
     passes * (3 * CONVOLUTIONS - 1) + passes_of_target * CONVOLUTIONS
   )
