@@ -51,7 +51,7 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
   resize = settings.resize_size or size
   splits = {"train": settings.train_split, "test": settings.test_split}
   if places.is_remote(settings.dir or ""):
-    builder = _copied(builder, splits.values(), settings.cache_gib)
+    builder = copied(builder, splits.values(), settings.cache_gib)
   kind = ArrayRecordSource if is_array_record(builder) else TFDSSource
   return kind(
     builder,
@@ -64,7 +64,7 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
   )
 
 
-def _copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
+def copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
   """A builder of the same set that reads copies of the splits' files.
 
   TensorFlow reads TFRecord files that are too many for the cache itself, in the

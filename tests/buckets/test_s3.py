@@ -77,7 +77,7 @@ def test_records_that_exceed_the_cache_are_refused(monkeypatch):
   monkeypatch.setattr(tfds_sets, "check_tfds_split", lambda *_: 1)
   monkeypatch.setattr(objects, "in_folder", lambda _: ([], there))
   with pytest.raises(UsageError, match="1 GiB .* itself reads only gs://, so"):
-    tfds_sets._copied(builder, ["train"], 0.5)
+    tfds_sets.copied(builder, ["train"], 0.5)
 
 
 def test_workdirs_are_refused(monkeypatch, capsys, tmp_path):
