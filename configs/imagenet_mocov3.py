@@ -46,7 +46,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   is_vit = "resnet50" not in chosen
   config = start("moco_v3", chosen, "vit" if is_vit else "resnet")
   if is_vit:
-    use_vit(config)
+    config.encoder.update(
+      heads=12, positions="sincos", frozen_patch_projection=True
+    )
     config.batch_size = 2048
     config.projector.widths = (4096, 4096, 256)
     config.predictor_norm = "batch_not_affine"
@@ -82,10 +84,3 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.predictor_hidden = 16
     config.optimizer.warmup_epochs = 1
   return config
-
-
-def use_vit(config: ml_collections.ConfigDict) -> None:
-  """Makes the encoder MoCo v3's ViT-S/16."""
-  config.encoder.update(
-    heads=12, positions="sincos", frozen_patch_projection=True
-  )

@@ -93,8 +93,9 @@ def start(
 ) -> ml_collections.ConfigDict:
   """Returns what the ImageNet recipes share: data, views, evaluations."""
   large = option(chosen, "scale", "small") == "large"
-  others = [x for x in chosen if x == "tiny" or x.startswith("epochs=")]
-  exclusive(chosen, ["imagenet100", *others[:1]])
+  for other in VARIANTS:  # what imagenet100 settles itself
+    if other == "tiny" or other.startswith("epochs="):
+      exclusive(chosen, ("imagenet100", other))
   config = base(method=method, encoder=encoder)
   config.epochs = int(option(chosen, "epochs", "100"))
   config.precision = "bfloat16"

@@ -27,7 +27,7 @@ _Small = Annotated[int, bounds.AtLeast(0), bounds.AtMost(100)]
 class TwoViews(Method):
   """A method that compares the projections of views in pairs.
 
-  A subclass has `compare`, or a loss of its own. It may add a head `predictor`,
+  A subclass defines `compare` or its own `loss`. It may add a head `predictor`,
   from projections to predictions.
 
   Attributes:
@@ -43,17 +43,19 @@ class TwoViews(Method):
   small_views: _Small = 0
 
   def __post_init__(self) -> None:
-    # A subclass with views of its own draws them as it likes.
+    # A subclass that lists its own views decides what to draw of them.
     if not self.small_views and type(self).views is TwoViews.views:
       used = tuple(name for name in self.views if name != _SMALL)
       object.__setattr__(self, "views", used)
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The full views, and all small ones in a single request."""
-    draws = {_SMALL: self.small_views or 1}
+    requests = super().requests(views)
+    if not self.small_views:
+      return requests
     return [
-      dataclasses.replace(x, draws=draws.get(x.name, 1))
-      for x in super().requests(views)
+      dataclasses.replace(x, draws=self.small_views) if x.name == _SMALL else x
+      for x in requests
     ]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:

@@ -46,9 +46,9 @@ def _few(config: Any, parts: Iterable[Any], encoder: Any) -> list[str]:
   if not isinstance(patch, int):
     return []
   names = dict.fromkeys(name for part in parts for name in part.views)
+  stages = resolution.stages(config.views, config.epochs)
   found = []
   for name in names:
-    stages = resolution.stages(config.views, config.epochs)
     side = min(getattr(views, name).size for _, views in stages)
     count = (side // patch) ** 2
     if count <= _FEW_PATCHES:
