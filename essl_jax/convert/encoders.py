@@ -13,9 +13,9 @@ class Kind(Protocol):
   """What a module says of one kind of encoder.
 
   Attributes:
-    NAME: as it is called in messages.
-    ANCHORS: tensors of which each encoder has one, so that its prefix is
-      everybody's, and whose names these are.
+    NAME: its name in messages.
+    ANCHORS: names of tensors, and the program that uses them. Every encoder of
+      this kind has one of them, which tells the prefix of all its tensors.
     CLASSIFIER: what the layer after the features is called.
     EXPORTED: whose names `write` gives.
   """

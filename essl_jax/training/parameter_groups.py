@@ -18,8 +18,8 @@ def make(
     steps_per_epoch: in which warm-up and cosine are counted.
 
   Returns:
-    `weights`, `biases`, and a group for each head of the method that has a
-    rate of its own or is frozen at first.
+    `weights`, `biases`, and a group for each head of the method that has its
+    own rate or starts to learn later.
 
   Raises:
     UsageError: the warm-up begins above a peak.
@@ -74,7 +74,7 @@ def make(
 def clip(
   config: config_lib.Config, aside: Sequence[str] = ()
 ) -> optim.Clip | None:
-  """The bound of the gradients of a config; None where there is none.
+  """How a config clips gradients; None if it does not.
 
   Args:
     config: a checked config.

@@ -78,8 +78,9 @@ def interpolate(
     columns: Number of columns of patches.
 
   Returns:
-    `[1, 1 + rows * columns, D]`: the class token's as it is, the patches' by
-    bicubic interpolation, antialiased where the grid shrinks.
+    `[1, 1 + rows * columns, D]`. The class token's position is unchanged. Those
+    of the patches are interpolated bicubically, antialiased where the grid
+    shrinks.
 
   Reference:
     timm's `resample_abs_pos_embed`.
