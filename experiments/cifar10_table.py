@@ -1,4 +1,4 @@
-"""Does predicting rotations help on CIFAR-10? Three methods, with and without.
+"""Does predicting rotations help on CIFAR-10? Methods with and without it.
 
   python experiments/cifar10_table.py --data-dir=/data/tfds
   python experiments/cifar10_table.py --scale=full --data-dir=/data/tfds \
@@ -26,6 +26,11 @@ RECIPES = {
   "cifar_simclr": "SimCLR",
   "cifar_simsiam": "SimSiam",
   "cifar_barlow_twins": "Barlow Twins",
+  "cifar_byol": "BYOL",
+  "cifar_vicreg": "VICReg",
+  "cifar_mocov3": "MoCo v3",
+  "cifar_mocov3:vit": "MoCo v3, ViT",
+  "cifar_dino": "DINO",
 }
 _PAPER = (
   "the paper, arXiv 2111.00899, table 1: linear probe, 800 epochs; as"
@@ -42,6 +47,10 @@ _QUOTED = (
   study.Quoted("SimSiam", "linear 90.51", _SOLO),
   study.Quoted("E-SimSiam", "linear about 94", _PAPER),
   study.Quoted("Barlow Twins", "linear 92.10", _SOLO),
+  study.Quoted("BYOL", "linear 92.58", _SOLO),
+  study.Quoted("VICReg", "linear 92.07", _SOLO),
+  study.Quoted("MoCo v3", "linear 93.10", _SOLO),
+  study.Quoted("DINO", "linear 89.52", _SOLO),
 )
 # At `medium`. The baseline gets E-SSL's rate, which its few epochs need too,
 # and SimCLR the temperature at which `fast_study.py` saw most in few epochs.
@@ -60,18 +69,15 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
   """Every recipe with and without equivariance."""
   if scale == "medium":
     return _medium_cells(seeds)
-  return [
-    image_study.cell(
-      scale,
-      name if variants else f"E-{name}",
-      stem,
-      seed,
-      variants=variants,
-    )
-    for seed, (stem, name), variants in itertools.product(
-      seeds, RECIPES.items(), ((), ("baseline",))
-    )
-  ]
+  found = []
+  for seed, (recipe, name), is_baseline in itertools.product(
+    seeds, RECIPES.items(), (False, True)
+  ):
+    stem, _, variant = recipe.partition(":")
+    variants = [*filter(None, [variant]), *["baseline"] * is_baseline]
+    row = name if is_baseline else f"E-{name}"
+    found.append(image_study.cell(scale, row, stem, seed, variants))
+  return found
 
 
 def _medium_cells(seeds: Sequence[int]) -> list[study.Cell]:
@@ -118,6 +124,8 @@ STUDY = study.Study(
     " the arithmetic is that of E-SimCLR), ResNet-18 of width 16; base learning"
     " rate 0.06 in all rows, temperature 0.2; top-1 accuracy in % on all test"
     " images.",
+    "small": image_study.CIFAR_CAPTIONS["small"]
+    + " The ViT has 4 blocks of 96 channels and patches of 4 pixels.",
   },
   seeds=image_study.SEEDS | {"medium": (0, 1, 2)},
   quoted=_QUOTED,
