@@ -9,6 +9,7 @@ import study
 _SMOKE = (
   "--config.epochs=1",
   "--config.optimizer.warmup_epochs=0",
+  "--config.optimizer.warmup_from=0.0",
   "--config.batch_size=32",
   "--config.data.name=digits",
   "--config.data.train_split=train[:64]",
