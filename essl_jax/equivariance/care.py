@@ -1,12 +1,23 @@
 """CARE's term: one augmentation turns all embeddings alike."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import chex
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from essl_jax import inputs
+from essl_jax import inputs, losses
+from essl_jax.augment import ViewRequest
+from essl_jax.config import bounds
+from essl_jax.equivariance.term import Metrics, Term
 from essl_jax.losses import common
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models import heads as heads_lib
+
+_VIEWS = ("first", "second")
 
 
 @inputs.any_sharding(by_example=False)
@@ -81,3 +92,77 @@ def _chunk_size(rows: int, chunks: int, axis_name: str | None) -> int:
       f" or more, got {chunks}"
     )
   return total // chunks
+
+
+class CARE(Term):
+  """Embeddings keep their angles when all images of a chunk change alike.
+
+  It has two views of its own, drawn as the first and the second, but that the
+  images of a chunk share each draw; and a projector of its own, since it is for
+  any method, where the paper has that of the method.
+
+  Attributes:
+    weight: weight of this loss (lambda in the paper: 0.03 on CIFAR-10, 0.001
+      with 4 chunks on CIFAR-100, 0.01 with 8 on STL-10); 0 leaves it out, with
+      its views.
+    chunks: number of parts of consecutive images into which a batch is divided,
+      each of which shares its draws.
+    projector: widths of the layers, with batch norms and ReLUs between them.
+
+  Reference:
+    Gupta et al. 2023 (arXiv 2306.13924), equation 3.
+  """
+
+  weight: bounds.NonNegative = 0.03
+  chunks: bounds.Count = 16
+  projector: bounds.Widths = (2048, 128)
+
+  def check(self, config: Any) -> None:
+    """Refuses chunks of single images, which have no angles."""
+    if config.batch_size < 2 * self.chunks:
+      raise ValueError(
+        f"chunks={self.chunks} must have 2 or more images each, and the batch"
+        f" has {config.batch_size}"
+      )
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """Two views whose draws chunks share."""
+    return [
+      ViewRequest(
+        f"{self.section}_{name}",
+        getattr(views, name),
+        extra=views.extra,
+        chunks=self.chunks,
+      )
+      for name in _VIEWS
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """The projector."""
+    made = heads_lib.projector(self.projector, last_norm="none", **common)
+    return {"care_projector": made}
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> list[jax.Array]:
+    """Embeddings [N, D] of unit length of each view."""
+    del targets
+    projector = heads["care_projector"]
+    return [
+      losses.unit_length(projector(features[f"{self.section}_{name}"]))
+      for name in _VIEWS
+    ]
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """See the function `loss`."""
+    del targets
+    return loss(*outputs, chunks=self.chunks, axis_name=axis_name), {}
+
+
+PART = CARE
