@@ -11,6 +11,9 @@ eight bits after every operation. Everything works under `jit`, `vmap`, `grad`,
 
     view = View(size=16, blur=0.5)
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
+
+`random_view` draws parameters and applies them; `return_parameters=True` hands
+them out (`ViewParameters`), and `apply_view` makes the same views by them.
 """
 
 from essl_jax.augment.arrays import fold_each
@@ -30,18 +33,23 @@ from essl_jax.augment.geometry import (
   resized_crop,
   sample_crop_boxes,
 )
+from essl_jax.augment.parameters import ViewParameters, draw_parameters
+from essl_jax.augment.random_views import apply_view, random_view
 from essl_jax.augment.request import ViewRequest, plain_view
-from essl_jax.augment.view import View, random_view
+from essl_jax.augment.view import View
 from essl_jax.inputs import keys_by_place
 
 __all__ = (
   "View",
+  "ViewParameters",
   "ViewRequest",
   "adjust_brightness",
   "adjust_contrast",
   "adjust_hue",
   "adjust_saturation",
+  "apply_view",
   "center_crop_resize",
+  "draw_parameters",
   "fold_each",
   "gaussian_blur",
   "horizontal_flip",

@@ -184,6 +184,34 @@ def _ranks(draws: Sequence[jax.Array]) -> list[jax.Array]:
   return ranks
 
 
+def jitter_of(
+  draws: jax.Array, strengths: Sequence[float]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """The factors and the order that random numbers stand for.
+
+  Args:
+    draws: `[8, N]` uniform in [0, 1): four factors, then four ranks.
+    strengths: of brightness, contrast, saturation and hue; those at 0 are
+      left out.
+
+  Returns:
+    Factors, float32 `[N]`, of the four: 1, or 0 of hue, where one is left out.
+    Their places in the order, int32 `[N]`, 0 first: -1 where one is left out.
+  """
+  active = [i for i in range(4) if strengths[i] > 0]
+  rows = draws.shape[1:]
+  factors = [jnp.full(rows, i != _HUE, jnp.float32) for i in range(4)]
+  places = [jnp.full(rows, -1, jnp.int32)] * 4
+  for i, rank in zip(
+    active, _ranks([draws[4 + i] for i in active]), strict=True
+  ):
+    center = 0 if i == _HUE else 1
+    low, high = center - strengths[i], center + strengths[i]
+    low = low if i == _HUE else max(0, low)
+    factors[i], places[i] = low + (high - low) * draws[i], rank
+  return factors, places
+
+
 def color_jitter(
   images: jax.Array, draws: jax.Array, strengths: Sequence[float]
 ) -> jax.Array:
@@ -191,28 +219,41 @@ def color_jitter(
 
   Args:
     images: `[N, H, W, 3]`, float32.
-    draws: `[8, N]` uniform in [0, 1): four factors, then four ranks.
+    draws: as of `jitter_of`.
+    strengths: likewise.
+
+  Returns:
+    `[N, H, W, 3]`, float32.
+  """
+  return jitter(images, *jitter_of(draws, strengths), strengths)
+
+
+def jitter(
+  images: jax.Array,
+  factors: Sequence[jax.Array],
+  places: Sequence[jax.Array],
+  strengths: Sequence[float],
+) -> jax.Array:
+  """Brightness, contrast, saturation, hue by given factors, in given order.
+
+  Args:
+    images: `[N, H, W, 3]`, float32.
+    factors: of the four, `[N]` each; see `jitter_of`.
+    places: of the four in the order, int32 `[N]` each.
     strengths: of the four; those at 0 are left out.
 
   Returns:
     `[N, H, W, 3]`, float32.
   """
   active = [i for i in range(4) if strengths[i] > 0]
-  factors, ranks = {}, {}
-  for i, rank in zip(
-    active, _ranks([draws[4 + i] for i in active]), strict=True
-  ):
-    center = 0 if i == _HUE else 1
-    low, high = center - strengths[i], center + strengths[i]
-    low = low if i == _HUE else max(0, low)
-    factors[i] = per_image(low + (high - low) * draws[i], images, "factor")
-    ranks[i] = per_image(rank, images, "rank")
+  factors = [per_image(x, images, "factor") for x in factors]
+  places = [per_image(x, images, "place") for x in places]
 
   def take_turn(turn: jax.Array, planes: Planes) -> Planes:
     gray = _gray(planes)
     factor, target = jnp.ones_like(gray[:, :1, :1]), jnp.zeros_like(gray)
     for i in active:
-      now = ranks[i] == turn
+      now = places[i] == turn
       if i == _CONTRAST:
         target = jnp.where(now, _mean(gray), target)
       if i == _SATURATION:
@@ -222,7 +263,7 @@ def color_jitter(
     after = _blend(planes, target, factor)
     if _HUE not in active:
       return after
-    now, turned = ranks[_HUE] == turn, _turn_hue(planes, factors[_HUE])
+    now, turned = places[_HUE] == turn, _turn_hue(planes, factors[_HUE])
     return jax.tree.map(lambda t, a: jnp.where(now, t, a), turned, after)
 
   # Unrolled, XLA's fusions on CPU compute every turn anew for each pixel.

@@ -1,35 +1,12 @@
-"""Random views of images: their settings, and how they are drawn."""
+"""Settings of random views of images."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import itertools
 import numbers
 from typing import Any
 
-import chex
-import jax
-import jax.numpy as jnp
-
-from essl_jax import inputs, transformations
-from essl_jax.augment.arrays import (
-  as_float,
-  fold_each,
-  per_image,
-  uniform,
-)
-from essl_jax.augment.blur import gaussian_blur
-from essl_jax.augment.color import (
-  color_jitter,
-  normalize,
-  solarize,
-  to_grayscale,
-)
-from essl_jax.augment.geometry import (
-  KERNELS,
-  horizontal_flip,
-  resized_crop,
-  sample_crop_boxes,
-)
+from essl_jax import transformations
+from essl_jax.augment.geometry import KERNELS
 
 # Per field of a View: how many numbers, the smallest and the largest. A mean
 # and a deviation may be of one channel.
@@ -163,7 +140,8 @@ class View:
       )
 
 
-def _as_view(view: View | Mapping[str, Any]) -> View:
+def as_view(view: View | Mapping[str, Any]) -> View:
+  """A view, or that of a mapping of its fields; ValueError for other fields."""
   if isinstance(view, View):
     return view
   allowed = [field.name for field in dataclasses.fields(View)]
@@ -174,112 +152,3 @@ def _as_view(view: View | Mapping[str, Any]) -> View:
       f" are {', '.join(allowed)}"
     )
   return View(**view)
-
-
-@inputs.any_sharding(by_example=True)
-def random_view(
-  key: chex.PRNGKey,
-  images: chex.Array,
-  view: View | Mapping[str, Any],
-  *,
-  crop: bool = True,
-  extra: str | None = None,
-  normalized: bool = True,
-) -> jax.Array:
-  """Draws one view of each image.
-
-  In this order: crop, flip, colour jitter, grayscale, blur, solarize,
-  elements of groups, the extra group, normalise. What has probability or
-  strength 0 is not computed at all, nor is a crop that is the whole image at
-  its own size.
-
-  Args:
-    key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys, so
-      that a view depends on its own key only and n devices can draw the views
-      of one; typed, or legacy `[2]` and `[N, 2]`. Keep JAX's default
-      (threefry) generator: others do not draw per key under `vmap`.
-    images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
-    view: what is done: a `View`, or a mapping of its fields with a `size`.
-    crop: False where the images are crops of the view's size already.
-    extra: a group of `transformations.find_augmentation`; with probability 1/2
-      one of its elements other than the identity is applied.
-    normalized: False leaves the pixels in [0, 1], which transformations of
-      colour expect; `normalize` comes after them.
-
-  Returns:
-    `[N, size, size, C]`, float32.
-
-  Raises:
-    ValueError: a mapping without `size` or with unknown fields; another number
-      of keys; floating images that are known not to be in [0, 1]; images to be
-      left uncropped that are not of the view's size, or of other channels than
-      the view has numbers or colours for.
-  """
-  view, images = _as_view(view), as_float(images)
-  view.check_channels(images.shape[-1])
-  own_keys = inputs.image_keys(key, images.shape[0])
-  crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
-  images = _crop(images, view, crop_keys if crop else None)
-  images = _flip_and_recolour(images, view, uniform(draw_keys, 14).T)
-  images = _apply_groups(images, view, own_keys, extra)
-  return normalize(images, view.mean, view.std) if normalized else images
-
-
-def _crop(images: jax.Array, view: View, keys: jax.Array | None) -> jax.Array:
-  """A random crop of each image; without keys the images are crops already."""
-  is_sized = images.shape[1:3] == (view.size, view.size)
-  if is_sized and (keys is None or view.is_whole):
-    return images
-  if keys is None:
-    raise ValueError(
-      f"crops of a view of size {view.size} must be [N, {view.size},"
-      f" {view.size}, C], got shape {images.shape}"
-    )
-  boxes = sample_crop_boxes(
-    keys, images.shape[0], images.shape[1:], view.scale, view.ratio
-  )
-  return resized_crop(images, boxes, view.size, view.interpolation)
-
-
-def _flip_and_recolour(
-  images: jax.Array, view: View, draws: jax.Array
-) -> jax.Array:
-  """Flip to solarize, by 14 numbers in [0, 1) for each image, [14, N]."""
-
-  def sometimes(
-    probability: float, draw: jax.Array, changed: jax.Array
-  ) -> jax.Array:
-    now = per_image(draw < probability, images, "draw")[..., None]
-    return jnp.where(now, changed, images)
-
-  if view.flip:
-    images = horizontal_flip(images, draws[0] < view.flip)
-  if view.jitter_probability and any(view.jitter):
-    jittered = color_jitter(images, draws[1:9], view.jitter)
-    images = sometimes(view.jitter_probability, draws[9], jittered)
-  if view.grayscale:
-    images = sometimes(view.grayscale, draws[10], to_grayscale(images))
-  if view.blur:
-    low, high = view.blur_sigma
-    sigma = low + (high - low) * draws[11]
-    blurred = gaussian_blur(images, sigma, max_sigma=high)
-    images = sometimes(view.blur, draws[12], blurred)
-  if view.solarize:
-    inverted = solarize(images, view.solarize_threshold)
-    images = sometimes(view.solarize, draws[13], inverted)
-  return images
-
-
-def _apply_groups(
-  images: jax.Array, view: View, keys: jax.Array, extra: str | None
-) -> jax.Array:
-  """A random element of each group of the view, and sometimes of one more."""
-  # 0 and 1 would be the keys of the crop and of the draws.
-  own_keys = (fold_each(keys, number) for number in itertools.count(2))
-  for name in view.groups:
-    group = transformations.find_augmentation(name)
-    images, _ = group.apply_random(next(own_keys), images)
-  if extra is not None:
-    group = transformations.find_augmentation(extra)
-    images, _ = group.apply_sometimes(next(own_keys), images)
-  return images

@@ -10,7 +10,7 @@ import numpy as np
 
 from essl_jax import inputs, losses, transformations
 from essl_jax.transformations import TransformationGroup
-from essl_jax.transformations.group import draw_labels
+from essl_jax.transformations.drawn import draw_labels
 
 Copies = tuple[jax.Array, dict[str, jax.Array]]
 """K copies of N images, [K N, H, H, C]: the first of all images, then the

@@ -7,7 +7,6 @@ or one element to each. Label k names element k, and element 0 is the identity.
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Protocol
 
 import chex
 import jax
@@ -15,70 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import inputs
+from essl_jax.transformations.drawn import Drawn, square
 
 Element = Callable[[jax.Array], jax.Array]
 _PROBE_SIDE = 8  # pixels of the image by which elements are told apart
 
 
-class _Drawn(Protocol):
-  """Draws elements for images, of whatever `apply` applies."""
-
-  def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
-    """Applies element `labels[i]` to image i."""
-
-  def _count(self, images: jax.Array) -> int:
-    """The number of elements for images of this size."""
-
-  @inputs.any_sharding(by_example=True)
-  def apply_random(
-    self, keys: chex.Array, images: chex.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies one uniformly drawn element to each image.
-
-    Args:
-      keys: one random key per image, [N]; or one, expanded by `fold_in(key, i)`
-        for image i.
-      images: [N, H, H, C].
-
-    Returns:
-      Images [N, H, H, C] and labels int32 [N].
-
-    Raises:
-      ValueError: another number of keys, or images that are not square.
-    """
-    keys = inputs.image_keys(keys, len(square(images)))
-    labels = draw_labels(keys, 0, self._count(square(images)))
-    return self.apply(images, labels), labels
-
-  @inputs.any_sharding(by_example=True)
-  def apply_sometimes(
-    self, keys: chex.Array, images: chex.Array, probability: float = 0.5
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies, with a probability, an element other than the identity.
-
-    Args:
-      keys: as in `apply_random`.
-      images: [N, H, H, C].
-      probability: of a uniformly drawn element other than the identity.
-
-    Returns:
-      Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
-
-    Raises:
-      ValueError: as `apply_random`, or a probability outside of [0, 1].
-    """
-    inputs.check_range("probability", probability, 0, 1)
-    keys = inputs.image_keys(keys, len(square(images)))
-    which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
-    chance = jnp.asarray(probability, jnp.float32)
-    draw = lambda key: jax.random.bernoulli(key, chance)
-    labels = draw_labels(which, 1, self._count(square(images)))
-    labels = jnp.where(jax.vmap(draw)(whether), labels, 0)
-    return self.apply(images, labels), labels
-
-
 @dataclasses.dataclass(frozen=True)
-class TransformationGroup(_Drawn):
+class TransformationGroup(Drawn):
   """A finite set of transformations of images, one function an element.
 
   Most are groups in the strict sense. Blurs and grayscale are not: what they
@@ -127,8 +70,8 @@ class TransformationGroup(_Drawn):
     """The number of elements."""
     return len(self.elements)
 
-  def _count(self, images: jax.Array) -> int:
-    del images
+  def _count(self, side: int) -> int:
+    del side
     return self.num_classes
 
   @inputs.any_sharding(by_example=True)
@@ -234,7 +177,7 @@ class TransformationGroup(_Drawn):
 
 
 @dataclasses.dataclass(frozen=True)
-class CyclicShifts(_Drawn):
+class CyclicShifts(Drawn):
   """Shifts by any number of pixels, over the edges: H * H elements.
 
   Attributes:
@@ -263,17 +206,17 @@ class CyclicShifts(_Drawn):
       ValueError: as of `TransformationGroup.apply`.
     """
     images = square(images)
-    inputs.check_labels(labels, len(images), self._count(images))
-    labels = jnp.asarray(labels)
     side = images.shape[1]
+    inputs.check_labels(labels, len(images), self._count(side))
+    labels = jnp.asarray(labels)
     shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
     return jax.vmap(shift)(images, labels)
 
-  def _count(self, images: jax.Array) -> int:
-    return images.shape[1] ** 2
+  def _count(self, side: int) -> int:
+    return side**2
 
 
-def overlap(a: "_Drawn", b: "_Drawn") -> bool:
+def overlap(a: Drawn, b: Drawn) -> bool:
   """Whether two groups have elements other than the identity in common.
 
   Args:
@@ -283,17 +226,3 @@ def overlap(a: "_Drawn", b: "_Drawn") -> bool:
   factors = [getattr(group, "factors", ()) or (group,) for group in (a, b)]
   said = lambda group: group.moves or {group.name}
   return any(said(x) & said(y) for x in factors[0] for y in factors[1])
-
-
-def square(images: chex.Array) -> jax.Array:
-  """The images, if they are square; ValueError otherwise."""
-  shape = np.shape(images)
-  if len(shape) != 4 or shape[1] != shape[2]:
-    raise ValueError(f"images must be square, [N, H, H, C], got shape {shape}")
-  return jnp.asarray(images)
-
-
-def draw_labels(keys: chex.Array, least: int, count: int) -> jax.Array:
-  """Labels int32 [N] uniform in least .. count - 1, one for each of N keys."""
-  draw = lambda key: jax.random.randint(key, (), least, count, jnp.int32)
-  return jax.vmap(draw)(keys)
