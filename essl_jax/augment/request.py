@@ -18,8 +18,8 @@ tree of arrays that lead with N or K N rows."""
 class ViewRequest:
   """One view of every image that the encoder is to see.
 
-  Two requests of one name must be equal: the view is drawn and encoded once,
-  for both who ask.
+  Two requests of one name must be equal, but for `shared_by`: the view is drawn
+  and encoded once, for both who ask.
 
   Attributes:
     name: of the view, by which its features are handed over.
@@ -33,9 +33,14 @@ class ViewRequest:
       at once, as copies, with a key for each.
     draws: how many views of each image it stands for, drawn apart from each
       other. They are copies [draws N, H, W, C] that the encoder sees together.
+    shared_by: how many consecutive images of the batch share each draw. Of two
+      requests that differ in it, the larger one holds, a multiple of the other.
+    chunks: instead, into how many parts of consecutive images the batch is
+      divided, each of which shares its draws; 0 does not divide it.
 
   Raises:
-    ValueError: draws is below 1.
+    ValueError: draws or shared_by is below 1, or chunks below 0, or two of
+      draw_of, shared_by and chunks are given.
   """
 
   name: str
@@ -44,10 +49,47 @@ class ViewRequest:
   draw_of: str | None = None
   transform: Transform | None = None
   draws: int = 1
+  shared_by: int = 1
+  chunks: int = 0
 
   def __post_init__(self) -> None:
-    if self.draws < 1:
-      raise ValueError(f"draws must be at least 1, got {self.draws}")
+    for name, least in (("draws", 1), ("shared_by", 1), ("chunks", 0)):
+      value = getattr(self, name)
+      if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    sharing = {
+      "draw_of": self.draw_of is not None,
+      "shared_by": self.shared_by > 1,
+      "chunks": self.chunks > 0,
+    }
+    given = [
+      f"{x}={getattr(self, x)}" for x, is_set in sharing.items() if is_set
+    ]
+    if len(given) > 1:
+      raise ValueError(
+        f"{' and '.join(given)} each say which draws images share: give one"
+      )
+
+  def images_per_draw(self, images: int) -> int:
+    """How many consecutive images of a whole batch share each draw.
+
+    Args:
+      images: of the batch.
+
+    Returns:
+      A number that divides it.
+
+    Raises:
+      ValueError: the batch cannot be divided so.
+    """
+    what = f"chunks={self.chunks}" if self.chunks else ""
+    what = what or f"shared_by={self.shared_by}"
+    if images % (self.chunks or self.shared_by):
+      raise ValueError(
+        f"{what} of the view {self.name!r} must divide the {images} images of a"
+        " batch"
+      )
+    return images // self.chunks if self.chunks else self.shared_by
 
   @property
   def draw_names(self) -> tuple[str, ...]:

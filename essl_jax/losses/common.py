@@ -1,6 +1,9 @@
 """Common code of losses: checks, unit rows, products, sums over devices."""
 
+from collections.abc import Mapping, Sequence
+import contextlib
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -60,6 +63,39 @@ def as_number(
     bound = "above" if positive else "at least"
     raise ValueError(f"{name} must be finite and {bound} 0, got {x}")
   return jnp.asarray(x, jnp.float32)
+
+
+def as_weights(
+  names: Sequence[str], weights: Mapping[str, Any] | Sequence[Any]
+) -> list[jax.Array]:
+  """The weights of a loss's parts, float32 numbers.
+
+  Args:
+    names: of the parts.
+    weights: numbers of at least 0 by name, or in the order of the names.
+
+  Returns:
+    One for each name.
+
+  Raises:
+    ValueError: other names, another number of them, or one that is known not
+      to be finite and at least 0.
+  """
+  given: Mapping[str, Any] = {}
+  if isinstance(weights, Mapping):
+    given = weights
+  else:
+    with contextlib.suppress(TypeError, ValueError):  # a number, or too few
+      given = dict(zip(names, weights, strict=True))
+  if set(given) != set(names):
+    raise ValueError(
+      f"weights must be one for each of {', '.join(names)}, by name or in this"
+      f" order, got {weights}"
+    )
+  return [
+    as_number(f"weights[{name!r}]", given[name], positive=False)
+    for name in names
+  ]
 
 
 def as_float32(x: chex.Array) -> jax.Array:

@@ -84,6 +84,29 @@ def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
   return common.average_for_all(own, axis_name) * (rows / (rows - 1))
 
 
+def spread(
+  x: jax.Array, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """VICReg's two parts that keep the dimensions of one view from collapsing.
+
+  Args:
+    x: float32 [N, D]; two rows or more over all devices.
+    axis_name: mapped axis, as of `vicreg`.
+
+  Returns:
+    The mean over dimensions of what their deviations lack to 1, and that of
+    the squared covariances with all others.
+
+  Reference:
+    Bardes et al. 2022 (arXiv 2105.04906), equations 1 to 4.
+  """
+  covariance = _covariance(x, axis_name)
+  variances = jnp.diagonal(covariance)
+  lack = jax.nn.relu(1 - jnp.sqrt(variances + _VARIANCE_EPSILON))
+  off = jnp.sum(covariance**2) - jnp.sum(variances**2)
+  return jnp.mean(lack), off / x.shape[1]
+
+
 @inputs.any_sharding(by_example=False)
 def vicreg(
   z1: chex.Array,
@@ -139,9 +162,6 @@ def vicreg(
   common.check_several(z1.shape[0], axis_name)
   loss = of_invariance * jnp.mean((z1 - z2) ** 2)
   for z in (z1, z2):
-    covariance = _covariance(z, axis_name)
-    variances = jnp.diagonal(covariance)
-    lack = jax.nn.relu(1 - jnp.sqrt(variances + _VARIANCE_EPSILON))
-    off = jnp.sum(covariance**2) - jnp.sum(variances**2)
-    loss += of_variance * jnp.mean(lack) + of_covariance * off / z.shape[1]
+    lack, off = spread(z, axis_name)
+    loss += of_variance * lack + of_covariance * off
   return loss

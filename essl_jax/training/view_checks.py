@@ -32,6 +32,7 @@ def check(experiment: Any) -> None:
       f" {config.data.name} differ in size and are cropped by the host: leave"
       " it empty"
     )
+  _check_sharing(experiment)
   names = dict.fromkeys(
     ["first", "second", *(x for part in parts for x in part.views)]
   )
@@ -55,6 +56,22 @@ def check(experiment: Any) -> None:
       for found in term.groups:
         where = _path(config, term)
         _check_elements(where, found, request.view.size, channels)
+
+
+def _check_sharing(experiment: Any) -> None:
+  """Refuses batches whose images cannot share draws as parts ask them to."""
+  config, source = experiment.config, experiment.source
+  for part in experiment.parts:
+    path = _path(config, part)
+    for request in part.requests(config.views):
+      with told(path):
+        request.images_per_draw(config.batch_size)
+      if source.differs_in_size and (request.shared_by > 1 or request.chunks):
+        raise UsageError(
+          f"{path} shares draws among images, which needs images that the"
+          f" devices crop, and those of {config.data.name} differ in size and"
+          " are cropped by the host: leave it out"
+        )
 
 
 def _path(config: config_lib.Config, part: Any) -> str:

@@ -1,11 +1,14 @@
 """The views that a step's parts request, and how they are drawn."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 import zlib
 
 import chex
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import augment
@@ -35,14 +38,21 @@ Prepare = Callable[[Any, dict[str, jax.Array]], Views]
 
 
 def image_keys(
-  key: jax.Array, step: jax.Array, n: int, axis_name: str | None = None
+  key: jax.Array,
+  step: jax.Array,
+  n: int,
+  axis_name: str | None = None,
+  shared_by: int = 1,
 ) -> jax.Array:
   """One random key per image of a step, [n], from the key of a training.
 
-  Image i of the global batch gets the same key however the batch is spread.
+  Image i of the global batch gets the same key however the batch is spread;
+  with `shared_by`, as many consecutive images get that of the first of them.
   """
-  first = common.first_row(n, axis_name)
-  return augment.keys_by_place(jax.random.fold_in(key, step), n, first)
+  places = common.first_row(n, axis_name) + jnp.arange(n)
+  return jax.vmap(jax.random.fold_in, (None, 0))(
+    jax.random.fold_in(key, step), places - places % shared_by
+  )
 
 
 def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
@@ -68,11 +78,28 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
           f"{type(part).__name__} asks for a view {request.name!r}, which names"
           " the stored images or labels of a batch: give it another name"
         )
-      if found.setdefault(request.name, request) != request:
+      both = _both(found.setdefault(request.name, request), request)
+      if both is None:
         raise UsageError(
           f"{type(part).__name__} asks for another view {request.name!r} than"
           " a part before it: give it another name"
         )
+      found[request.name] = both
+  _check_draws(found)
+  return list(found.values())
+
+
+def _both(a: ViewRequest, b: ViewRequest) -> ViewRequest | None:
+  """What serves both who ask for one view; None where nothing does."""
+  few, many = sorted((a.shared_by, b.shared_by))
+  alike = [dataclasses.replace(x, shared_by=1) for x in (a, b)]
+  if many % few or alike[0] != alike[1] or (many > 1 and a.chunks):
+    return None
+  return dataclasses.replace(a, shared_by=many)
+
+
+def _check_draws(found: Mapping[str, ViewRequest]) -> None:
+  """Refuses views that take over the draws of a view that has none such."""
   own = {name: x.draws for name, x in found.items() if x.draw_of is None}
   for request in found.values():
     if request.draw_of is None:
@@ -87,7 +114,6 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
         f"the view {request.name!r} has {request.draws} draws and shares those"
         f" of {request.draw_of!r}, which has {own[request.draw_of]}"
       )
-  return list(found.values())
 
 
 def make_views(
@@ -109,19 +135,27 @@ def make_views(
     3] for each draw by its name, cropped by the host; and `label`, int32 [N],
     where it is asked for.
   """
+  owners = {request.name: request for request in requests}
 
   def prepare(state: Any, batch: dict[str, jax.Array]) -> Views:
     n = next(iter(batch.values())).shape[0]
-    keys = image_keys(jax.random.key(state.seed), state.step, n, axis_name)
-    purposes = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    total = n if axis_name is None else n * lax.axis_size(axis_name)
+
+    @functools.cache
+    def keys_of(shared_by: int) -> tuple[jax.Array, jax.Array]:
+      root = jax.random.key(state.seed)
+      keys = image_keys(root, state.step, n, axis_name, shared_by)
+      return keys, jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+
     images, targets = {}, {}
     for request in requests:
-      view = request.view
-      of_draws = [_draw_keys(keys, purposes, x) for x in request.draw_names]
+      view, owner = request.view, owners[request.draw_of or request.name]
+      shared = keys_of(owner.images_per_draw(total))
+      of_draws = [_draw_keys(*shared, x) for x in request.draw_names]
       drawn = _draw(request, batch, of_draws)
       if request.transform is not None:
         names = request.transform_names
-        own = [_transform_keys(keys, purposes, x) for x in names]
+        own = [_transform_keys(*keys_of(1), x) for x in names]
         drawn, targets[request.name] = request.transform(
           drawn, jnp.concatenate(own)
         )

@@ -1,0 +1,239 @@
+"""STL's term: what a pair of images shares is learned without parameters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from essl_jax import inputs, losses
+from essl_jax.augment import ViewRequest
+from essl_jax.config import bounds
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.errors import UsageError
+from essl_jax.losses import common as losses_common
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models import heads as heads_lib
+from essl_jax.models.hypernetwork import Hypernetwork
+
+Pairs = Mapping[str, tuple[jax.Array, jax.Array]]
+
+PARTS = ("invariance", "equivariance", "transformation")
+"""The parts of the loss, in the order of its weights."""
+
+
+@inputs.any_sharding(by_example=False)
+def loss(
+  invariance1: chex.Array,
+  invariance2: chex.Array,
+  targets: chex.Array,
+  predicted: chex.Array,
+  transformations1: chex.Array,
+  transformations2: chex.Array,
+  *,
+  temperature: jax.typing.ArrayLike,
+  weights: Mapping[str, Any] | Sequence[Any],
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Self-supervised transformation learning: three NT-Xent losses.
+
+  Two images share the draws of both views: the transformation that is read off
+  one of them moves the other's features.
+
+  Args:
+    invariance1: embeddings [N, D1] of the first view.
+    invariance2: those of the second view.
+    targets: embeddings [M, D2] of both views, stacked.
+    predicted: [M, D2], what the partner's transformation makes of the other
+      view of the same image.
+    transformations1: embeddings [K, D3] of the transformations of one half of
+      the images.
+    transformations2: those of their partners.
+    temperature: what cosine similarities are divided by, above 0; 0.2 in the
+      paper.
+    weights: of the invariance, the equivariance and the transformations, in
+      this order or by the names in `PARTS`; 1, 1 and 0.1 in the paper.
+    axis_name: mapped axis over whose devices all are gathered.
+
+  Returns:
+    The weighted sum, a float32 scalar.
+
+  Raises:
+    ValueError: shapes of a pair differ or are not [N, D], all devices together
+      have one row of it, or a weight or the temperature is no such number.
+
+  Example:
+    >>> z = jnp.eye(4)
+    >>> options = {"temperature": 0.2, "weights": (1, 1, 0.1)}
+    >>> print(round(float(loss(z, z, z, z, z, z, **options)), 4))
+    0.0832
+
+  Reference:
+    Yu et al. 2025 (arXiv 2501.08712), section 3.
+  """
+  pairs = {
+    "invariance": (invariance1, invariance2),
+    "equivariance": (targets, predicted),
+    "transformation": (transformations1, transformations2),
+  }
+  given = dict(
+    zip(PARTS, losses_common.as_weights(PARTS, weights), strict=True)
+  )
+  found = _parts(pairs, temperature, axis_name)
+  return _weighted(found, given)
+
+
+def _parts(
+  pairs: Pairs, temperature: jax.typing.ArrayLike, axis_name: str | None
+) -> dict[str, jax.Array]:
+  """NT-Xent of each pair, by its name."""
+  return {
+    name: losses.nt_xent(*pair, temperature=temperature, axis_name=axis_name)
+    for name, pair in pairs.items()
+  }
+
+
+def _weighted(
+  parts: Mapping[str, jax.Array], weights: Mapping[str, Any]
+) -> jax.Array:
+  zero = jnp.zeros((), jnp.float32)
+  return sum((weights[name] * x for name, x in parts.items()), zero)
+
+
+def _of_partners(x: jax.Array) -> jax.Array:
+  """Rows [N, D] of which the second comes first in each pair."""
+  return x.reshape(-1, 2, x.shape[1])[:, ::-1].reshape(x.shape)
+
+
+class STL(Term):
+  """What two images undergo alike is read off one and tried on the other.
+
+  The images 2i and 2i + 1 of a batch share the draws of both views, the
+  method's too. It needs no parameters of the views.
+
+  Attributes:
+    temperature: what cosine similarities are divided by.
+    invariance_weight: weight of NT-Xent between the views within this term. The
+      paper has 1 and no other loss; here the method's takes its place.
+    equivariance_weight: weight of NT-Xent between features and those that the
+      partner's transformation makes of the other view.
+    transformation_weight: weight of NT-Xent between the transformations of
+      partners.
+    projector: widths of the projectors of features.
+    transformation_head: widths of the head that reads a transformation off the
+      features of two views.
+    transformation_projector: widths of the projector of transformations.
+
+  Reference:
+    Yu et al. 2025 (arXiv 2501.08712), section 3.
+  """
+
+  temperature: bounds.Positive = 0.2
+  invariance_weight: bounds.NonNegative = 0.0
+  equivariance_weight: bounds.NonNegative = 1.0
+  transformation_weight: bounds.NonNegative = 0.1
+  projector: bounds.Widths = (512, 128)
+  transformation_head: bounds.Widths = (512, 128)
+  transformation_projector: bounds.Widths = (512, 128)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Those of the parts that are computed, by name."""
+    given = {name: getattr(self, f"{name}_weight") for name in PARTS}
+    return {name: x for name, x in given.items() if x}
+
+  def check(self, config: Any) -> None:
+    """Refuses a term without parts, for it would learn nothing."""
+    if not self.weights:
+      raise UsageError(
+        f"config.{self.section} has no weight of a part above 0: set one, or"
+        f" config.{self.section}.weight to 0"
+      )
+
+  def check_share(self, images: int) -> None:
+    """Refuses shares that pairs do not fill."""
+    if images % 2:
+      raise ValueError(
+        f"pairs of images stay together, and a device has {images} at a time:"
+        " give a batch_size of which each device has an even number"
+      )
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """Both views of the method, whose draws pairs share."""
+    return [
+      ViewRequest(name, getattr(views, name), extra=views.extra, shared_by=2)
+      for name in ("first", "second")
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """Head, hypernetwork and projectors of the parts that have a weight."""
+    make = lambda widths: heads_lib.projector(
+      widths, last_norm="none", **common
+    )
+    widths = {
+      "invariance": self.projector,
+      "equivariance": self.projector,
+      "transformation": self.transformation_projector,
+    }
+    made: dict[str, nn.Module] = {
+      f"stl_{name}_projector": make(widths[name]) for name in self.weights
+    }
+    if made.keys() - {"stl_invariance_projector"}:
+      made["stl_transformation_head"] = make(self.transformation_head)
+    if "equivariance" in self.weights:
+      made["stl_hypernetwork"] = Hypernetwork(
+        dtype=common["dtype"], dot_general=common["dot_general"]
+      )
+    return made
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The pair of each part that is computed; see the function `loss`."""
+    del targets
+    y1, y2 = features["first"], features["second"]
+    self.check_share(len(y1))
+    found = {}
+    if "invariance" in self.weights:
+      project = heads["stl_invariance_projector"]
+      found["invariance"] = (project(y1), project(y2))
+    if self.weights.keys() <= {"invariance"}:
+      return found
+    head = heads["stl_transformation_head"]
+    there, back = (
+      head(jnp.concatenate(pair, axis=1)) for pair in ((y1, y2), (y2, y1))
+    )
+    if "equivariance" in self.weights:
+      project = heads["stl_equivariance_projector"]
+      move = heads["stl_hypernetwork"]
+      seen = [project(y1), project(y2)]
+      made = [
+        project(move(y2, _of_partners(back))),
+        project(move(y1, _of_partners(there))),
+      ]
+      found["equivariance"] = (jnp.concatenate(seen), jnp.concatenate(made))
+    if "transformation" in self.weights:
+      project = heads["stl_transformation_projector"]
+      first, second = (
+        project(jnp.concatenate([there[i::2], back[i::2]])) for i in (0, 1)
+      )
+      found["transformation"] = (first, second)
+    return found
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """The weighted sum, and each part that has a weight."""
+    del targets
+    parts = _parts(outputs, self.temperature, axis_name)
+    metrics = {f"{self.section}_{name}": x for name, x in parts.items()}
+    return _weighted(parts, self.weights), metrics
+
+
+PART = STL

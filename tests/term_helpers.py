@@ -1,0 +1,68 @@
+"""The losses of equivariance terms, as functions of a pair of views."""
+
+import functools
+import json
+import pathlib
+
+from golden.weights import golden_state_dict
+import jax.numpy as jnp
+
+from essl_jax import convert
+from essl_jax.equivariance import augself, care, equimod, sie, stl
+
+_SHAPES = pathlib.Path(__file__).parent / "golden/modern_state_dict_shapes.json"
+
+
+def golden_tensors(name):
+  """The PyTorch tensors that fill a head of the golden file, by their name."""
+  shapes = json.loads(_SHAPES.read_text())[name]
+  return golden_state_dict(shapes, salt=f"{name}/")
+
+
+def golden_mlp(name, prefix=""):
+  """The variables of a golden MLP; a prefix chooses one of a larger head."""
+  tensors = golden_tensors(name)
+  return convert.from_torch_mlp(
+    {k.removeprefix(prefix): x for k, x in tensors.items() if prefix in k}
+  )
+
+
+def _augself_of_pair(z1, z2):
+  """The columns of `z1` name those of `z2`."""
+  return augself.loss(
+    {"crop": z1, "flip": z1[:, :1]},
+    {"crop": jnp.sin(z2), "flip": (z2[:, 0] > 0).astype(jnp.float32)},
+    weights={"crop": 1.0, "flip": 0.25},
+  )
+
+
+def _stl_of_pair(z1, z2, **options):
+  """Pairs of two columns each."""
+  parts = [z[:, i : i + 2] for i in (0, 2, 4) for z in (z1, z2)]
+  return stl.loss(*parts, temperature=0.2, weights=(1, 0.5, 0.1), **options)
+
+
+def _sie_of_pair(z1, z2, **options):
+  """The last two columns are equivariant, and predicted to turn round."""
+  predicted = z1[:, :-3:-1]
+  return sie.loss(
+    z1[:, :-2],
+    z2[:, :-2],
+    z1[:, -2:],
+    z2[:, -2:],
+    predicted,
+    weights=(10, 45, 10, 1),
+    **options,
+  )
+
+
+OF_PAIR = {
+  "augself": _augself_of_pair,
+  "equimod": functools.partial(equimod.loss, temperature=0.2),
+  "care_1": functools.partial(care.loss, chunks=1),
+  "care_2": functools.partial(care.loss, chunks=2),
+  "care_4": functools.partial(care.loss, chunks=4),
+  "stl": _stl_of_pair,
+  "sie": _sie_of_pair,
+}
+OF_ONE_EXAMPLE = ("augself",)  # these take no axis
