@@ -14,7 +14,7 @@ import traceback
 import numpy as np
 from PIL import Image
 
-from essl_jax.augment import View
+from essl_jax.augment import View, window_name
 from essl_jax.data.crops import (
   center_crop,
   crop_box,
@@ -50,6 +50,9 @@ def crops_job(
   stream: Stream,
   step: int,
   crops: Mapping[str, View],
+  *,
+  windows: bool = False,
+  shared_by: Mapping[str, int] | None = None,
 ) -> Job:
   """A share of random crops, each drawn by its place in the stream.
 
@@ -59,9 +62,13 @@ def crops_job(
     step: of the batch.
     crops: what to draw of each image; size, scale, ratio and interpolation
       are read.
+    windows: whether to say which windows they are.
+    shared_by: how many consecutive images share a draw, by crop; it divides the
+      share.
 
   Returns:
-    A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share].
+    A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share];
+    with `windows`, also int32 [share, 6] by `augment.window_name` of each crop.
   """
   count, first = stream.share, stream.first(step)
   batch: dict[str, np.ndarray] = {
@@ -69,19 +76,26 @@ def crops_job(
     for name, view in crops.items()
   }
   batch["label"] = np.empty(count, np.int32)
+  if windows:
+    batch |= {
+      window_name(name): np.empty((count, 6), np.int32) for name in crops
+    }
   draws = {name: crop_draws(stream.seed, name, first, count) for name in crops}
+  sharing = dict.fromkeys(crops, 1) | dict(shared_by or {})
 
   def fill(row: int) -> None:
     image, batch["label"][row] = load(row)
     for name, view in crops.items():
       box = crop_box(
-        draws[name][row].tolist(),
+        draws[name][row - row % sharing[name]].tolist(),
         image.height,
         image.width,
         view.scale,
         view.ratio,
       )
       batch[name][row] = resized_crop(image, box, view.size, view.interpolation)
+      if windows:
+        batch[window_name(name)][row] = (*box, image.height, image.width)
 
   return Job(batch, fill)
 

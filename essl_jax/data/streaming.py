@@ -23,6 +23,7 @@ from essl_jax.data.checks import (
   check_crops,
   check_file_names,
   check_share,
+  check_sharing,
   check_split,
 )
 from essl_jax.data.crops import decode, quieten
@@ -94,11 +95,17 @@ class TFDSSource:
     return self._sizes[split]
 
   def batches(
-    self, *, crops: Mapping[str, View] | None = None, **asked: int
+    self,
+    *,
+    crops: Mapping[str, View] | None = None,
+    windows: bool = False,
+    shared_by: Mapping[str, int] | None = None,
+    **asked: int,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
     stream = Stream(self._sizes["train"], **asked)
+    check_sharing(shared_by, stream.share)
     if self._fits():
       records = records_lib.gather(self._taken(), stream.rows())
     else:
@@ -108,7 +115,9 @@ class TFDSSource:
     return self._threaded(
       records,
       stream.share,
-      lambda step, load, _: batches_lib.crops_job(load, stream, step, crops),
+      lambda step, load, _: batches_lib.crops_job(
+        load, stream, step, crops, windows=windows, shared_by=shared_by
+      ),
       stream.start_step,
     )
 
