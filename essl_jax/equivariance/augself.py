@@ -1,15 +1,25 @@
 """AugSelf's term: by what the parameters of two views differ."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from essl_jax import inputs, losses
-from essl_jax.losses import common
+from essl_jax.augment import DrawnView, ViewRequest
+from essl_jax.config import bounds
+from essl_jax.equivariance import vectors
+from essl_jax.equivariance.differences import ROTATION, differences
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.errors import UsageError
+from essl_jax.losses import common as losses_common
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models.heads import MLP
 
 
 def _regression(scores: jax.Array, values: jax.Array) -> jax.Array:
@@ -71,7 +81,7 @@ def loss(
   names = sorted(weights)
   total = jnp.zeros((), jnp.float32)
   for name, weight in zip(
-    names, common.as_weights(names, weights), strict=True
+    names, losses_common.as_weights(names, weights), strict=True
   ):
     for given in (_LOSSES, predictions, differences):
       if name not in given:
@@ -97,4 +107,146 @@ def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
       f"predictions[{name!r}] and differences[{name!r}] must be of one shape"
       f" [M, K], not empty, got {shape} and {found}"
     )
-  return learn(common.as_float32(scores), common.as_float32(difference))
+  return learn(
+    losses_common.as_float32(scores), losses_common.as_float32(difference)
+  )
+
+
+_VIEWS = ("first", "second")
+# Outputs of the head of each difference.
+_OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "sol": 1, "rot": 4}
+
+
+def drawn(views: Any) -> set[str]:
+  """The names of the differences that the first two views may have.
+
+  Args:
+    views: `config.views`.
+
+  Returns:
+    Those of what one of the views draws.
+  """
+  pair = [views.first, views.second]
+  turned = [ROTATION in (*view.groups, views.extra) for view in pair]
+  are_drawn = {
+    "crop": not all(view.is_whole for view in pair),
+    "color": any(vectors.is_jittered(view) for view in pair),
+    "flip": any(view.flip for view in pair),
+    "blur": any(view.blur for view in pair),
+    "sol": any(view.solarize for view in pair),
+    "rot": all(turned),
+  }
+  return {name for name, is_drawn in are_drawn.items() if is_drawn}
+
+
+def of_views(first: DrawnView, second: DrawnView) -> dict[str, jax.Array]:
+  """`differences` of drawn views, whose jitters are in parts of the larger."""
+  return differences(
+    first.parameters,
+    second.parameters,
+    jitter=vectors.largest_jitter([first.view, second.view]),
+  )
+
+
+class AugSelf(Term):
+  """Heads name by what the parameters of both views of an image differ.
+
+  A field for each difference is its weight; 0 leaves out the head.
+
+  Attributes:
+    crop: of the windows' centres and sizes; 0.5 on ImageNet-100.
+    color: of brightness, contrast, saturation and hue; 0.5 on ImageNet-100.
+    flip: of whether both or neither are flipped.
+    blur: of the blurs' deviations.
+    sol: of the thresholds of solarize.
+    rot: of quarter turns, where views draw elements of `rotation`.
+    hidden_widths: widths of each head's hidden layers, without biases.
+
+  Reference:
+    Lee et al. 2021 (arXiv 2111.09613), section 3.
+  """
+
+  section = "augself"
+
+  crop: bounds.NonNegative = 1.0
+  color: bounds.NonNegative = 1.0
+  flip: bounds.NonNegative = 0.0
+  blur: bounds.NonNegative = 0.0
+  sol: bounds.NonNegative = 0.0
+  rot: bounds.NonNegative = 0.0
+  hidden_widths: bounds.HiddenWidths = (512, 512)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Those above 0, by the name of the difference."""
+    given = {name: getattr(self, name) for name in _OUTPUTS}
+    return {name: x for name, x in given.items() if x}
+
+  def check(self, config: Any) -> None:
+    """Refuses differences that no two views have."""
+    there = drawn(config.views)
+    if not self.weights:
+      raise UsageError(
+        f"config.{self.section} has no weight of a difference above 0: set one,"
+        f" or config.{self.section}.weight to 0"
+      )
+    for name in self.weights:
+      if name not in there:
+        raise UsageError(
+          f"config.{self.section}.{name}={getattr(self, name):g} needs a"
+          f" difference that config.views.first and second do not draw; they"
+          f" draw {', '.join(sorted(there)) or 'none'}: set it to 0"
+        )
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """Both views of the method, and what was done to them."""
+    return [
+      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
+      for name in _VIEWS
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """A head for each difference."""
+    return {
+      f"augself_{name}": MLP(
+        (*self.hidden_widths, _OUTPUTS[name]), hidden_bias=False, **common
+      )
+      for name in self.weights
+    }
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> dict[str, jax.Array]:
+    """The outputs [2 N, K] of each head, of both orders of the views."""
+    del targets
+    y1, y2 = (features[name] for name in _VIEWS)
+    both = jnp.concatenate(
+      [jnp.concatenate(x, axis=1) for x in ((y1, y2), (y2, y1))]
+    )
+    return {name: heads[f"augself_{name}"](both) for name in self.weights}
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """The weighted sum, and the loss of each difference before its weight."""
+    del axis_name
+    first, second = (targets["parameters"][name] for name in _VIEWS)
+    there, back = of_views(first, second), of_views(second, first)
+    wanted = {
+      name: jnp.concatenate([there[name], back[name]]) for name in self.weights
+    }
+    found = {
+      name: loss(outputs, wanted, weights={name: 1.0}) for name in self.weights
+    }
+    total = sum(
+      (self.weights[name] * x for name, x in found.items()),
+      jnp.zeros((), jnp.float32),
+    )
+    return total, {f"{self.section}_{name}": x for name, x in found.items()}
+
+
+PART = AugSelf
