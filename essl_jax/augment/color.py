@@ -176,8 +176,9 @@ def normalize(
 
 def _ranks(draws: Sequence[jax.Array]) -> list[jax.Array]:
   """The rank `[N]` of each draw among all, without a sort; ties by index."""
-  ranks, start = [], jnp.zeros(draws[0].shape, jnp.int32)
+  ranks = []
   for i, draw in enumerate(draws):
+    start = jnp.zeros(draw.shape, jnp.int32)
     earlier = [other <= draw for other in draws[:i]]
     earlier += [other < draw for other in draws[i + 1 :]]
     ranks.append(sum((x.astype(jnp.int32) for x in earlier), start))
