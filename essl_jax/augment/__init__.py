@@ -35,11 +35,17 @@ from essl_jax.augment.geometry import (
 )
 from essl_jax.augment.parameters import ViewParameters, draw_parameters
 from essl_jax.augment.random_views import apply_view, random_view
-from essl_jax.augment.request import ViewRequest, plain_view, window_name
+from essl_jax.augment.request import (
+  DrawnView,
+  ViewRequest,
+  plain_view,
+  window_name,
+)
 from essl_jax.augment.view import View
 from essl_jax.inputs import keys_by_place
 
 __all__ = (
+  "DrawnView",
   "View",
   "ViewParameters",
   "ViewRequest",

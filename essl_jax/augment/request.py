@@ -4,8 +4,10 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
+import flax
 import jax
 
+from essl_jax.augment.parameters import ViewParameters
 from essl_jax.augment.view import View
 
 Transform = Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -14,12 +16,26 @@ targets)`: K copies, the first of all images, then the second; targets are a
 tree of arrays that lead with N or K N rows."""
 
 
+class DrawnView(flax.struct.PyTreeNode):
+  """How a view of N images was drawn.
+
+  Attributes:
+    parameters: what was done to each image.
+    view: how it is drawn; static.
+    extra: one more group, as of `random_view`; static.
+  """
+
+  parameters: ViewParameters
+  view: View = flax.struct.field(pytree_node=False)
+  extra: str | None = flax.struct.field(pytree_node=False, default=None)
+
+
 @dataclasses.dataclass(frozen=True)
 class ViewRequest:
   """One view of every image that the encoder is to see.
 
-  Two requests of one name must be equal, but for `shared_by`: the view is drawn
-  and encoded once, for both who ask.
+  Two requests of one name must be equal, but for `shared_by` and `parameters`:
+  the view is drawn and encoded once, for both who ask.
 
   Attributes:
     name: of the view, by which its features are handed over.
@@ -37,6 +53,7 @@ class ViewRequest:
       requests that differ in it, the larger one holds, a multiple of the other.
     chunks: instead, into how many parts of consecutive images the batch is
       divided, each of which shares its draws; 0 does not divide it.
+    parameters: whether what was done to each image is handed over too.
 
   Raises:
     ValueError: draws or shared_by is below 1, or chunks below 0, or two of
@@ -51,6 +68,7 @@ class ViewRequest:
   draws: int = 1
   shared_by: int = 1
   chunks: int = 0
+  parameters: bool = False
 
   def __post_init__(self) -> None:
     for name, least in (("draws", 1), ("shared_by", 1), ("chunks", 0)):

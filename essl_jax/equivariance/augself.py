@@ -1,16 +1,25 @@
 """AugSelf's term: by what the parameters of two views differ."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from essl_jax import inputs, losses
-from essl_jax.augment import ViewParameters
-from essl_jax.losses import common
+from essl_jax.augment import DrawnView, ViewRequest
+from essl_jax.config import bounds
+from essl_jax.equivariance import vectors
+from essl_jax.equivariance.differences import ROTATION, differences
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.errors import UsageError
+from essl_jax.losses import common as losses_common
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models.heads import MLP
 
 
 def _regression(scores: jax.Array, values: jax.Array) -> jax.Array:
@@ -30,105 +39,6 @@ _LOSSES: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   "sol": _regression,
   "rot": losses.transformation_prediction,
 }
-
-
-_FACTORS = ("brightness", "contrast", "saturation")
-_ROTATION = "rotation"  # the group whose elements are quarter turns
-
-
-@inputs.any_sharding(by_example=True)
-def differences(
-  parameters1: ViewParameters,
-  parameters2: ViewParameters,
-  *,
-  jitter: Sequence[float],
-) -> dict[str, jax.Array]:
-  """By what two views of the same images differ: the first minus the second.
-
-  A part that was not applied counts with the value that says so, such as a
-  factor of 1.
-
-  Args:
-    parameters1: of one view of N images.
-    parameters2: of another view of the same images.
-    jitter: strengths of brightness, contrast, saturation and hue that both
-      views have, as of `augment.View`.
-
-  Returns:
-    By name, float32 [N, K] where nothing else is said:
-
-    * `crop` [N, 4]: the differences of the windows' centres, downward and to
-      the right, and of their heights and widths, in parts of the image. The
-      second changes its sign where the first view is flipped, since there the
-      image has its right on the left.
-    * `color` [N, 4]: the differences of brightness, contrast, saturation and
-      hue, divided by the width of the range that each is drawn from, so that
-      they are in [-1, 1]; 0 for a part of strength 0.
-    * `flip` [N, 1]: 1 where both views or neither are flipped, otherwise 0.
-    * `blur` [N, 1]: the difference of sigma in pixels of the view.
-    * `sol` [N]: the difference of the thresholds, of which 1 changes nothing.
-    * `rot` int32 [N]: the quarter turns, counter-clockwise, that lead from the
-      second to the first, 0 to 3; only if both views have elements of the
-      group `rotation`.
-
-  Raises:
-    ValueError: the parameters are of different numbers of images, or `jitter`
-      are not four finite numbers of at least 0.
-
-  Reference:
-    Lee et al. 2021 (arXiv 2111.09613), section 3.1.
-  """
-  widths = _range_widths(jitter)
-  counts = np.shape(parameters1.crop), np.shape(parameters2.crop)
-  if counts[0] != counts[1]:
-    raise ValueError(
-      "parameters1 and parameters2 must be of the same images, and their crops"
-      f" are {counts[0]} and {counts[1]}"
-    )
-  both = parameters1.as_applied(), parameters2.as_applied()
-  change = lambda read: jnp.subtract(*map(read, both))
-  found = {
-    "crop": _moved(*both),
-    "color": jnp.stack(
-      [
-        change(lambda x, name=name: getattr(x, name)) / width
-        for name, width in zip((*_FACTORS, "hue"), widths, strict=True)
-      ],
-      axis=1,
-    ),
-    "flip": jnp.equal(*(x.flip for x in both)).astype(jnp.float32)[:, None],
-    "blur": change(lambda x: x.sigma)[:, None],
-    "sol": change(lambda x: x.threshold),
-  }
-  if all(_ROTATION in x.elements for x in both):
-    found["rot"] = change(lambda x: x.elements[_ROTATION]) % 4
-  return found
-
-
-def _range_widths(jitter: Sequence[float]) -> list[float]:
-  """How wide the ranges are that `augment.View.jitter` draws from."""
-  if len(jitter) != 4 or not all(0 <= x < np.inf for x in jitter):
-    raise ValueError(
-      f"jitter must be four finite numbers of at least 0, got {jitter!r}"
-    )
-  widths = [1 + x - max(0, 1 - x) for x in jitter[:3]] + [2 * jitter[3]]
-  return [width or 1.0 for width in widths]  # nothing differs where it is 0
-
-
-def _moved(first: ViewParameters, second: ViewParameters) -> jax.Array:
-  """The difference of the windows, [N, 4]; see `differences`."""
-  starts, sizes = (
-    jnp.stack(x)
-    for x in zip(
-      *(jnp.split(x.relative_crop, 2, axis=1) for x in (first, second)),
-      strict=True,
-    )
-  )
-  centers = starts + sizes / 2
-  side = jnp.where(first.flip, -1.0, 1.0)
-  down, right = jnp.unstack(centers[0] - centers[1], axis=1)
-  moved = jnp.stack([down, right * side], axis=1)
-  return jnp.concatenate([moved, sizes[0] - sizes[1]], axis=1)
 
 
 @inputs.any_sharding(by_example=False)
@@ -171,7 +81,7 @@ def loss(
   names = sorted(weights)
   total = jnp.zeros((), jnp.float32)
   for name, weight in zip(
-    names, common.as_weights(names, weights), strict=True
+    names, losses_common.as_weights(names, weights), strict=True
   ):
     for given in (_LOSSES, predictions, differences):
       if name not in given:
@@ -197,4 +107,146 @@ def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
       f"predictions[{name!r}] and differences[{name!r}] must be of one shape"
       f" [M, K], not empty, got {shape} and {found}"
     )
-  return learn(common.as_float32(scores), common.as_float32(difference))
+  return learn(
+    losses_common.as_float32(scores), losses_common.as_float32(difference)
+  )
+
+
+_VIEWS = ("first", "second")
+# Outputs of the head of each difference.
+_OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "sol": 1, "rot": 4}
+
+
+def drawn(views: Any) -> set[str]:
+  """The names of the differences that the first two views may have.
+
+  Args:
+    views: `config.views`.
+
+  Returns:
+    Those of what one of the views draws.
+  """
+  pair = [views.first, views.second]
+  turned = [ROTATION in (*view.groups, views.extra) for view in pair]
+  are_drawn = {
+    "crop": not all(view.is_whole for view in pair),
+    "color": any(vectors.is_jittered(view) for view in pair),
+    "flip": any(view.flip for view in pair),
+    "blur": any(view.blur for view in pair),
+    "sol": any(view.solarize for view in pair),
+    "rot": all(turned),
+  }
+  return {name for name, is_drawn in are_drawn.items() if is_drawn}
+
+
+def of_views(first: DrawnView, second: DrawnView) -> dict[str, jax.Array]:
+  """`differences` of drawn views, whose jitters are in parts of the larger."""
+  return differences(
+    first.parameters,
+    second.parameters,
+    jitter=vectors.largest_jitter([first.view, second.view]),
+  )
+
+
+class AugSelf(Term):
+  """Heads name by what the parameters of both views of an image differ.
+
+  A field for each difference is its weight; 0 leaves out the head.
+
+  Attributes:
+    crop: of the windows' centres and sizes; 0.5 on ImageNet-100.
+    color: of brightness, contrast, saturation and hue; 0.5 on ImageNet-100.
+    flip: of whether both or neither are flipped.
+    blur: of the blurs' deviations.
+    sol: of the thresholds of solarize.
+    rot: of quarter turns, where views draw elements of `rotation`.
+    hidden_widths: widths of each head's hidden layers, without biases.
+
+  Reference:
+    Lee et al. 2021 (arXiv 2111.09613), section 3.
+  """
+
+  section = "augself"
+
+  crop: bounds.NonNegative = 1.0
+  color: bounds.NonNegative = 1.0
+  flip: bounds.NonNegative = 0.0
+  blur: bounds.NonNegative = 0.0
+  sol: bounds.NonNegative = 0.0
+  rot: bounds.NonNegative = 0.0
+  hidden_widths: bounds.HiddenWidths = (512, 512)
+
+  @property
+  def weights(self) -> dict[str, float]:
+    """Those above 0, by the name of the difference."""
+    given = {name: getattr(self, name) for name in _OUTPUTS}
+    return {name: x for name, x in given.items() if x}
+
+  def check(self, config: Any) -> None:
+    """Refuses differences that no two views have."""
+    there = drawn(config.views)
+    if not self.weights:
+      raise UsageError(
+        f"config.{self.section} has no weight of a difference above 0: set one,"
+        f" or config.{self.section}.weight to 0"
+      )
+    for name in self.weights:
+      if name not in there:
+        raise UsageError(
+          f"config.{self.section}.{name}={getattr(self, name):g} needs a"
+          f" difference that config.views.first and second do not draw; they"
+          f" draw {', '.join(sorted(there)) or 'none'}: set it to 0"
+        )
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """Both views of the method, and what was done to them."""
+    return [
+      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
+      for name in _VIEWS
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """A head for each difference."""
+    return {
+      f"augself_{name}": MLP(
+        (*self.hidden_widths, _OUTPUTS[name]), hidden_bias=False, **common
+      )
+      for name in self.weights
+    }
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> dict[str, jax.Array]:
+    """The outputs [2 N, K] of each head, of both orders of the views."""
+    del targets
+    y1, y2 = (features[name] for name in _VIEWS)
+    both = jnp.concatenate(
+      [jnp.concatenate(x, axis=1) for x in ((y1, y2), (y2, y1))]
+    )
+    return {name: heads[f"augself_{name}"](both) for name in self.weights}
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """The weighted sum, and the loss of each difference before its weight."""
+    del axis_name
+    first, second = (targets["parameters"][name] for name in _VIEWS)
+    there, back = of_views(first, second), of_views(second, first)
+    wanted = {
+      name: jnp.concatenate([there[name], back[name]]) for name in self.weights
+    }
+    found = {
+      name: loss(outputs, wanted, weights={name: 1.0}) for name in self.weights
+    }
+    total = sum(
+      (self.weights[name] * x for name, x in found.items()),
+      jnp.zeros((), jnp.float32),
+    )
+    return total, {f"{self.section}_{name}": x for name, x in found.items()}
+
+
+PART = AugSelf

@@ -1,9 +1,22 @@
 """EquiMod's term: embeddings are displaced as their images were augmented."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from essl_jax import inputs, losses
+from essl_jax.augment import DrawnView, ViewRequest, plain_view
+from essl_jax.config import bounds
+from essl_jax.equivariance import vectors
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.methods.method import Features, Heads, Projector
+from essl_jax.models.heads import MLP
+
+_VIEWS = ("first", "second")
 
 
 @inputs.any_sharding(by_example=False)
@@ -36,7 +49,7 @@ def loss(
       one row, or the temperature is not a number above 0.
 
   Example:
-    >>> z = jax.numpy.eye(4)
+    >>> z = jnp.eye(4)
     >>> print(round(float(loss(z, z, temperature=0.2)), 4))
     0.0396
 
@@ -46,3 +59,94 @@ def loss(
   return losses.nt_xent(
     embeddings, predicted, temperature=temperature, axis_name=axis_name
   )
+
+
+class EquiMod(Term):
+  """The plain image's embedding is moved to those of its views.
+
+  A third view is resized and not augmented. What was done to a view moves its
+  embedding.
+
+  Attributes:
+    temperature: what cosine similarities are divided by.
+    projector: features to embeddings.
+    parameters_width: width of the layer that takes the parameters of a view.
+
+  Reference:
+    Devillers and Lefort 2023 (arXiv 2211.01244), section 3.
+  """
+
+  section = "equimod"
+
+  temperature: bounds.Positive = 0.2
+  projector: Projector = Projector((2048, 2048, 128))
+  parameters_width: bounds.Width = 128
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """The views of the method with what was done to them, and a plain one."""
+    seen = [
+      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
+      for name in _VIEWS
+    ]
+    return [*seen, ViewRequest("plain", plain_view(views.first))]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """The projector, the layer of the parameters, and the predictor."""
+    return {
+      "equimod_projector": self.projector.make(**common),
+      "equimod_parameters": MLP(
+        (self.parameters_width,), output_norm="batch", **common
+      ),
+      "equimod_predictor": MLP((self.projector.widths[-1],), **common),
+    }
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> dict[str, jax.Array]:
+    """`embeddings` of both views and what is `predicted` of them, [2 N, D]."""
+    project = heads["equimod_projector"]
+    embeddings = [project(features[name]) for name in _VIEWS]
+    plain = project(features["plain"])
+    seen = [targets["parameters"][name] for name in _VIEWS]
+    predicted = [self.predict(heads, plain, x, seen) for x in seen]
+    return {
+      "embeddings": jnp.concatenate(embeddings),
+      "predicted": jnp.concatenate(predicted),
+    }
+
+  def predict(
+    self,
+    heads: Heads,
+    plain: jax.Array,
+    drawn: DrawnView,
+    seen: Sequence[DrawnView],
+  ) -> jax.Array:
+    """The embeddings of views.
+
+    Args:
+      heads: as for `forward`.
+      plain: embeddings [N, D] of the plain images.
+      drawn: how the views of these images were drawn.
+      seen: how both views of the method are drawn.
+
+    Returns:
+      [N, D].
+    """
+    moves = heads["equimod_parameters"](vectors.as_vector(drawn, seen))
+    both = jnp.concatenate([plain, moves], axis=1)
+    return heads["equimod_predictor"](both)
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """See the function `loss`."""
+    del targets
+    value = loss(**outputs, temperature=self.temperature, axis_name=axis_name)
+    return value, {}
+
+
+PART = EquiMod

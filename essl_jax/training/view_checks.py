@@ -66,11 +66,13 @@ def _check_sharing(experiment: Any) -> None:
     for request in part.requests(config.views):
       with told(path):
         request.images_per_draw(config.batch_size)
-      if source.differs_in_size and (request.shared_by > 1 or request.chunks):
+      is_shared = request.shared_by > 1 or request.chunks
+      if source.differs_in_size and (is_shared or request.parameters):
+        what = "shares draws among images" if is_shared else "reads draws"
         raise UsageError(
-          f"{path} shares draws among images, which needs images that the"
-          f" devices crop, and those of {config.data.name} differ in size and"
-          " are cropped by the host: leave it out"
+          f"{path} {what}, which needs images that the devices crop, and those"
+          f" of {config.data.name} differ in size and are cropped by the host:"
+          " leave it out"
         )
 
 

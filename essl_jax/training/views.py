@@ -26,8 +26,9 @@ class Views(NamedTuple):
   Attributes:
     images: normalised float32 [K N, H, W, C] by view, in the order in which
       they are encoded; the first copy of all images, then the second, ...
-    targets: what the views' transforms have returned, by view; and under
-      `label` the classes of the images, int32 [N], where a term asks for them.
+    targets: what the views' transforms have returned, by view. Under
+      `parameters`, by view, its `augment.DrawnView` of [K N] rows where a part
+      asks for it, and under `label` the classes of the images, int32 [N].
   """
 
   images: Mapping[str, chex.Array]
@@ -73,10 +74,10 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
   found: dict[str, ViewRequest] = {}
   for part in parts:
     for request in part.requests(views):
-      if request.name in ("image", "label"):
+      if request.name in ("image", "label", "parameters"):
         raise UsageError(
           f"{type(part).__name__} asks for a view {request.name!r}, which names"
-          " the stored images or labels of a batch: give it another name"
+          " something else of a batch: give it another name"
         )
       both = _both(found.setdefault(request.name, request), request)
       if both is None:
@@ -92,8 +93,11 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
 def _both(a: ViewRequest, b: ViewRequest) -> ViewRequest | None:
   """What serves both who ask for one view; None where nothing does."""
   few, many = sorted((a.shared_by, b.shared_by))
-  alike = [dataclasses.replace(x, shared_by=1) for x in (a, b)]
-  if many % few or alike[0] != alike[1] or (many > 1 and a.chunks):
+  is_told = a.parameters or b.parameters
+  a, b = (
+    dataclasses.replace(x, shared_by=1, parameters=is_told) for x in (a, b)
+  )
+  if many % few or a != b or (many > 1 and a.chunks):
     return None
   return dataclasses.replace(a, shared_by=many)
 
@@ -147,12 +151,16 @@ def make_views(
       keys = image_keys(root, state.step, n, axis_name, shared_by)
       return keys, jax.vmap(lambda key: jax.random.split(key, 4))(keys)
 
-    images, targets = {}, {}
+    images: dict[str, jax.Array] = {}
+    targets: dict[str, Any] = {}
     for request in requests:
       view, owner = request.view, owners[request.draw_of or request.name]
       shared = keys_of(owner.images_per_draw(total))
       of_draws = [_draw_keys(*shared, x) for x in request.draw_names]
-      drawn = _draw(request, batch, of_draws)
+      drawn, parameters = _draw(request, batch, of_draws)
+      if parameters is not None:
+        told = augment.DrawnView(parameters, view, request.extra)
+        targets.setdefault("parameters", {})[request.name] = told
       if request.transform is not None:
         names = request.transform_names
         own = [_transform_keys(*keys_of(1), x) for x in names]
@@ -169,19 +177,18 @@ def make_views(
 
 def _draw(
   request: ViewRequest, batch: dict[str, jax.Array], keys: list[jax.Array]
-) -> jax.Array:
-  """The pixels of all draws of a view, [draws N, H, W, C]."""
+) -> tuple[jax.Array, augment.ViewParameters | None]:
+  """All draws of a view, [draws N, H, W, C] in [0, 1], and what was done."""
   crop = "image" in batch
 
-  def run(keys: jax.Array, images: jax.Array) -> jax.Array:
-    return augment.random_view(
-      keys,
-      images,
-      request.view,
-      crop=crop,
-      extra=request.extra,
-      normalized=False,
-    )
+  def run(keys: jax.Array, images: jax.Array) -> Any:
+    options = {"crop": crop, "extra": request.extra, "normalized": False}
+    view = request.view
+    if request.parameters:
+      return augment.random_view(
+        keys, images, view, return_parameters=True, **options
+      )
+    return augment.random_view(keys, images, view, **options), None
 
   if request.draws == 1:
     return run(keys[0], batch["image" if crop else request.draw_names[0]])
@@ -191,7 +198,7 @@ def _draw(
     else jnp.stack([batch[name] for name in request.draw_names])
   )
   drawn = jax.vmap(run, (0, None if crop else 0))(jnp.stack(keys), images)
-  return drawn.reshape(-1, *drawn.shape[2:])
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
 
 
 def _draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
@@ -232,11 +239,15 @@ def blank(
   requests: Sequence[ViewRequest], channels: int, *, labels: bool = False
 ) -> Views:
   """Views of two images of zeros, for parameters to be made from."""
-  images, targets = {}, {}
+  images: dict[str, jax.Array] = {}
+  targets: dict[str, Any] = {}
   for request in requests:
     size, rows = request.view.size, 2 * request.draws
     keys = jax.random.split(jax.random.key(0), rows)
     zeros = jnp.zeros((rows, size, size, channels), jnp.float32)
+    if request.parameters:
+      told = targets.setdefault("parameters", {})
+      told[request.name] = _blank_parameters(request, keys, channels)
     if request.transform is not None:
       shapes = jax.eval_shape(request.transform, zeros, keys)
       zeros, targets[request.name] = jax.tree.map(
@@ -246,6 +257,21 @@ def blank(
   if labels:
     targets["label"] = jnp.zeros(2, jnp.int32)
   return Views(images, targets)
+
+
+def _blank_parameters(
+  request: ViewRequest, keys: jax.Array, channels: int
+) -> augment.DrawnView:
+  """Parameters of ones, which can be divided by."""
+  view, extra = request.view, request.extra
+  form = (view.size, view.size, channels)
+  draw = lambda keys: augment.draw_parameters(
+    keys, len(keys), form, view, extra=extra
+  )
+  ones = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(draw, keys)
+  )
+  return augment.DrawnView(ones, view, extra)
 
 
 def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:

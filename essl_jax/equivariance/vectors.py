@@ -1,0 +1,96 @@
+"""What was done to views as vectors, for heads that take it as an input."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from essl_jax import transformations
+from essl_jax.augment import DrawnView, View, ViewParameters
+from essl_jax.augment.parameters import JITTERS, element_names
+
+
+def is_jittered(view: View) -> bool:
+  """Whether a view draws colours."""
+  return view.jitter_probability > 0 and any(view.jitter)
+
+
+def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
+  """What was done to N images, as rows of numbers of about size 1.
+
+  What none of the views draws has no columns.
+
+  Args:
+    drawn: a view.
+    others: more views, drawn in other ways, for which a head is to take rows of
+      the same columns.
+
+  Returns:
+    float32 [N, P]. The window in parts of the image; flags of the flip,
+    the jitter, grayscale, the blur and solarize; jitters in parts of their
+    strength, and their places in the order from -1 to 1, 0 where nothing is
+    jittered; sigma in parts of the largest; and for each group of finitely
+    many elements a flag for each of them.
+  """
+  all_drawn = (drawn, *others)
+  parameters, views = drawn.parameters, [x.view for x in all_drawn]
+  found = []
+  if not all(view.is_whole for view in views):
+    found.append(parameters.relative_crop)
+  if any(view.flip for view in views):
+    found.append(_columns(parameters.flip))
+  if any(is_jittered(view) for view in views):
+    found.append(_jitter(parameters, views))
+  if any(view.grayscale for view in views):
+    found.append(_columns(parameters.grayscale))
+  if any(view.blur for view in views):
+    most = max(view.blur_sigma[1] for view in views) or 1
+    found.append(_columns(parameters.blurred, parameters.sigma / most))
+  if any(view.solarize for view in views):
+    found.append(_columns(parameters.solarized))
+  for name, group in _groups(all_drawn).items():
+    none = jnp.zeros_like(parameters.image_size[:, 0])
+    element = parameters.elements.get(name, none)
+    found.append(jax.nn.one_hot(element, group.num_classes))
+  rows = len(parameters.flip)
+  return jnp.concatenate([jnp.zeros((rows, 0)), *found], axis=1)
+
+
+def _columns(*values: jax.Array) -> jax.Array:
+  return jnp.stack([jnp.asarray(x, jnp.float32) for x in values], axis=1)
+
+
+def _jitter(parameters: ViewParameters, views: Sequence[View]) -> jax.Array:
+  """A flag, what was changed and by how much, and in which order."""
+  strengths = largest_jitter(views)
+  changes = [
+    (getattr(parameters, name) - (name != "hue")) / (strength or 1)
+    for name, strength in zip(JITTERS, strengths, strict=True)
+  ]
+  middle = (len(JITTERS) - 1) / 2
+  jittered = jnp.asarray(parameters.jittered)[:, None]
+  places = (parameters.jitter_order - middle) / middle
+  return jnp.concatenate(
+    [
+      _columns(parameters.jittered, *changes),
+      jnp.where(jittered, places, 0),
+    ],
+    axis=1,
+  )
+
+
+def largest_jitter(views: Sequence[View]) -> tuple[float, ...]:
+  """The strength of each jitter in the views, the largest of each."""
+  return tuple(max(x) for x in zip(*(v.jitter for v in views), strict=True))
+
+
+def _groups(
+  drawn: Sequence[DrawnView],
+) -> dict[str, transformations.TransformationGroup]:
+  """Finite groups by their names in `ViewParameters.elements`."""
+  names: dict[str, str] = {}
+  for x in drawn:
+    names |= element_names(x.view.groups, x.extra)
+  found = {k: transformations.find_augmentation(x) for k, x in names.items()}
+  kind = transformations.TransformationGroup
+  return {k: x for k, x in found.items() if isinstance(x, kind)}
