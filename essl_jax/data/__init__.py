@@ -99,7 +99,8 @@ class Source(Protocol):
       windows: whether a batch says which windows its crops are. Asked for only
         where a part reads how views were drawn.
       shared_by: by crop, how many consecutive images of a batch share a draw,
-        that of the first of them. Asked for only where a part shares draws.
+        that of the first of them; they divide the batch. Asked for only where
+        a part shares draws.
 
     Returns:
       {"image": uint8 [batch_size / process_count, H, W, 3],
@@ -112,8 +113,7 @@ class Source(Protocol):
     Raises:
       UsageError: the batch is larger than the training split or cannot be
         divided among the processes, or none of the images can be read.
-      ValueError: the source has no `crops`, one is named "label", or what
-        shares draws does not divide a process's share.
+      ValueError: the source has no `crops`, or one is named "label".
     """
 
   def evaluation_batches(

@@ -64,7 +64,7 @@ def crops_job(
       are read.
     windows: whether to say which windows they are.
     shared_by: how many consecutive images share a draw, by crop; it divides the
-      share.
+      batch.
 
   Returns:
     A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share];
@@ -80,14 +80,16 @@ def crops_job(
     batch |= {
       window_name(name): np.empty((count, 6), np.int32) for name in crops
     }
-  draws = {name: crop_draws(stream.seed, name, first, count) for name in crops}
-  sharing = dict.fromkeys(crops, 1) | dict(shared_by or {})
+  draws = {
+    name: _shared_draws(stream.seed, name, first, count, shared_by or {})
+    for name in crops
+  }
 
   def fill(row: int) -> None:
     image, batch["label"][row] = load(row)
     for name, view in crops.items():
       box = crop_box(
-        draws[name][row - row % sharing[name]].tolist(),
+        draws[name][row].tolist(),
         image.height,
         image.width,
         view.scale,
@@ -98,6 +100,17 @@ def crops_job(
         batch[window_name(name)][row] = (*box, image.height, image.width)
 
   return Job(batch, fill)
+
+
+def _shared_draws(
+  seed: int, name: str, first: int, count: int, shared_by: Mapping[str, int]
+) -> np.ndarray:
+  """As `crop_draws`, of which groups of images have that of their first."""
+  number = shared_by.get(name, 1)
+  before = first % number  # of the first group, in another process's share
+  drawn = crop_draws(seed, name, first - before, before + count)
+  rows = before + np.arange(count)
+  return drawn[rows - rows % number]
 
 
 def images_job(

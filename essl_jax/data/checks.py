@@ -72,16 +72,6 @@ def check_crops(crops: Mapping[str, Any] | None) -> None:
     )
 
 
-def check_sharing(shared_by: Mapping[str, int] | None, share: int) -> None:
-  """Raises ValueError where images of two processes would share a draw."""
-  for name, number in (shared_by or {}).items():
-    if number < 1 or share % number:
-      raise ValueError(
-        f"shared_by={number} of the crop {name!r} must divide the {share}"
-        " images of a process"
-      )
-
-
 def check_sizes(image_size: int | None, resize_size: int | None) -> None:
   """Checks the sizes of evaluation images.
 

@@ -21,7 +21,6 @@ from essl_jax.data.checks import (
   SPLITS,
   check_crops,
   check_share,
-  check_sharing,
   check_split,
 )
 from essl_jax.data.crops import decode, quieten
@@ -137,7 +136,6 @@ class EncodedSource:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
     stream = Stream(self.num_examples("train"), **asked)
-    check_sharing(shared_by, stream.share)
 
     def job(step: int, order: np.ndarray, place: int) -> batches_lib.Job:
       load = lambda row: self._stand_in("train", order, place + row)

@@ -23,7 +23,6 @@ from essl_jax.data.checks import (
   check_crops,
   check_file_names,
   check_share,
-  check_sharing,
   check_split,
 )
 from essl_jax.data.crops import decode, quieten
@@ -105,7 +104,6 @@ class TFDSSource:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
     stream = Stream(self._sizes["train"], **asked)
-    check_sharing(shared_by, stream.share)
     if self._fits():
       records = records_lib.gather(self._taken(), stream.rows())
     else:

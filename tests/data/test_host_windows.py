@@ -82,7 +82,8 @@ def test_windows_change_nothing_else(source):
 def test_images_share_draws_over_processes(source):
   """Of images of one size, those of a group have one window."""
   alike = CROPS | {"whole": View(size=4, scale=(1, 1), ratio=(1, 1))}
-  arguments = {"crops": alike, "windows": True, "shared_by": {"first": 2}}
+  sharing = {"first": 2, "whole": 4}  # whole is of two processes
+  arguments = {"crops": alike, "windows": True, "shared_by": sharing}
   (plain,), (shared,) = (
     take(source, 1, crops=alike, windows=True),
     take(source, 1, **arguments),
@@ -106,11 +107,6 @@ def test_images_share_draws_over_processes(source):
   for name in shared:
     joined = np.concatenate([part[name] for part in parts])
     np.testing.assert_array_equal(joined, shared[name])
-
-
-def test_groups_over_two_processes_are_refused(source):
-  with pytest.raises(ValueError, match="shared_by=4 of the crop 'first' must"):
-    take(source, 1, shared_by={"first": 4}, process_count=2)
 
 
 def test_tfds_sets_tell_their_windows(tmp_path_factory):
