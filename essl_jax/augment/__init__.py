@@ -35,7 +35,12 @@ from essl_jax.augment.geometry import (
 )
 from essl_jax.augment.parameters import ViewParameters, draw_parameters
 from essl_jax.augment.random_views import apply_view, random_view
-from essl_jax.augment.request import DrawnView, ViewRequest, plain_view
+from essl_jax.augment.request import (
+  DrawnView,
+  ViewRequest,
+  plain_view,
+  window_name,
+)
 from essl_jax.augment.view import View
 from essl_jax.inputs import keys_by_place
 
@@ -62,4 +67,5 @@ __all__ = (
   "sample_crop_boxes",
   "solarize",
   "to_grayscale",
+  "window_name",
 )

@@ -125,6 +125,11 @@ class ViewRequest:
     return tuple(f"{name} {i}" for i in range(1, self.draws + 1))
 
 
+def window_name(crop: str) -> str:
+  """What the windows of a crop that the host cuts are called in a batch."""
+  return f"window of {crop}"
+
+
 def plain_view(view: View, size: int | None = None) -> View:
   """The view of an image that is resized and nothing else.
 

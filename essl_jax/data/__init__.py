@@ -75,6 +75,8 @@ class Source(Protocol):
     process_index: int = 0,
     process_count: int = 1,
     crops: Mapping[str, View] | None = None,
+    windows: bool = False,
+    shared_by: Mapping[str, int] | None = None,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams shuffled batches of the training split without end.
 
@@ -94,12 +96,19 @@ class Source(Protocol):
         view's size, scale, ratio and interpolation, resized as PIL does. They
         are a function of (seed, name, step * batch_size + row in the global
         batch) and of the image's size. Not for arrays.
+      windows: whether a batch says which windows its crops are. Asked for only
+        where a part reads how views were drawn.
+      shared_by: by crop, how many consecutive images of a batch share a draw,
+        that of the first of them; they divide the batch. Asked for only where
+        a part shares draws.
 
     Returns:
       {"image": uint8 [batch_size / process_count, H, W, 3],
        "label": int32 [batch_size / process_count]} for every step; with
       `crops`, uint8 [batch_size / process_count, size, size, 3] under the
-      name of each in place of "image".
+      name of each in place of "image"; with `windows`, also int32
+      [batch_size / process_count, 6] under `augment.window_name` of each: top,
+      left, height and width in pixels of the image, and its height and width.
 
     Raises:
       UsageError: the batch is larger than the training split or cannot be

@@ -14,7 +14,7 @@ import traceback
 import numpy as np
 from PIL import Image
 
-from essl_jax.augment import View
+from essl_jax.augment import View, window_name
 from essl_jax.data.crops import (
   center_crop,
   crop_box,
@@ -50,6 +50,9 @@ def crops_job(
   stream: Stream,
   step: int,
   crops: Mapping[str, View],
+  *,
+  windows: bool = False,
+  shared_by: Mapping[str, int] | None = None,
 ) -> Job:
   """A share of random crops, each drawn by its place in the stream.
 
@@ -59,9 +62,13 @@ def crops_job(
     step: of the batch.
     crops: what to draw of each image; size, scale, ratio and interpolation
       are read.
+    windows: whether to say which windows they are.
+    shared_by: how many consecutive images share a draw, by crop; it divides the
+      batch.
 
   Returns:
-    A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share].
+    A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share];
+    with `windows`, also int32 [share, 6] by `augment.window_name` of each crop.
   """
   count, first = stream.share, stream.first(step)
   batch: dict[str, np.ndarray] = {
@@ -69,7 +76,14 @@ def crops_job(
     for name, view in crops.items()
   }
   batch["label"] = np.empty(count, np.int32)
-  draws = {name: crop_draws(stream.seed, name, first, count) for name in crops}
+  if windows:
+    batch |= {
+      window_name(name): np.empty((count, 6), np.int32) for name in crops
+    }
+  draws = {
+    name: _shared_draws(stream.seed, name, first, count, shared_by or {})
+    for name in crops
+  }
 
   def fill(row: int) -> None:
     image, batch["label"][row] = load(row)
@@ -82,8 +96,21 @@ def crops_job(
         view.ratio,
       )
       batch[name][row] = resized_crop(image, box, view.size, view.interpolation)
+      if windows:
+        batch[window_name(name)][row] = (*box, image.height, image.width)
 
   return Job(batch, fill)
+
+
+def _shared_draws(
+  seed: int, name: str, first: int, count: int, shared_by: Mapping[str, int]
+) -> np.ndarray:
+  """As `crop_draws`, of which groups of images have that of their first."""
+  number = shared_by.get(name, 1)
+  before = first % number  # of the first group, in another process's share
+  drawn = crop_draws(seed, name, first - before, before + count)
+  rows = before + np.arange(count)
+  return drawn[rows - rows % number]
 
 
 def images_job(

@@ -1,11 +1,11 @@
 """A wrapper that checks users' sources and reports mistakes in one line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from essl_jax.augment import View
+from essl_jax.augment import View, window_name
 from essl_jax.data.checks import SPLITS, check_share
 from essl_jax.data.labels import check_number, check_range
 from essl_jax.errors import UsageError, told
@@ -46,9 +46,10 @@ class CheckedSource:
     return getattr(self._source, name)
 
   def batches(
-    self, *, crops: Mapping[str, View] | None = None, **asked: int
+    self, *, crops: Mapping[str, View] | None = None, **asked: Any
   ) -> Iterator[Batch]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
+    windows = list(map(window_name, crops or ())) if "windows" in asked else []
     height, width, channels = self.image_shape
     shapes = {"image": (height, width, channels)}
     if crops is not None:
@@ -56,6 +57,7 @@ class CheckedSource:
     share = asked["batch_size"] // asked.get("process_count", 1)
     with told(self._where):
       for batch in self._source.batches(crops=crops, **asked):
+        _check_windows(f"{self._where}: training batches", batch, windows)
         if self._check("training", batch, shapes) != share:
           raise UsageError(
             f"{self._where}: a training batch holds {len(batch['label'])}"
@@ -121,6 +123,18 @@ class CheckedSource:
           f" {_form(images)}"
         )
     return len(labels)
+
+
+def _check_windows(where: str, batch: Batch, names: Iterable[str]) -> None:
+  """Refuses batches that do not say which windows their crops are."""
+  for name in names:
+    if name not in batch:
+      raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
+    found = np.asarray(batch[name])
+    if found.ndim != 2 or found.shape[1] != 6 or found.dtype.kind not in "iu":
+      raise UsageError(
+        f"{where}: {name!r} must be int32 [N, 6], and is {_form(found)}"
+      )
 
 
 def _with_int32(batch: Batch) -> Batch:

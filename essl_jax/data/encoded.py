@@ -17,7 +17,12 @@ from PIL import Image
 from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.checks import SPLITS, check_crops, check_share, check_split
+from essl_jax.data.checks import (
+  SPLITS,
+  check_crops,
+  check_share,
+  check_split,
+)
 from essl_jax.data.crops import decode, quieten
 from essl_jax.data.levels import BrokenImageError, Levels, UnclearLevelsError
 from essl_jax.data.limits import NotReadableError, Room
@@ -121,7 +126,12 @@ class EncodedSource:
     return len(self._rows[split])
 
   def batches(
-    self, *, crops: Mapping[str, View] | None = None, **asked: int
+    self,
+    *,
+    crops: Mapping[str, View] | None = None,
+    windows: bool = False,
+    shared_by: Mapping[str, int] | None = None,
+    **asked: int,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
@@ -133,7 +143,9 @@ class EncodedSource:
         return batches_lib.images_job(
           load, stream.share, self.image_shape, self._resize
         )
-      return batches_lib.crops_job(load, stream, step, crops)
+      return batches_lib.crops_job(
+        load, stream, step, crops, windows=windows, shared_by=shared_by
+      )
 
     return batches_lib.run(
       job(step, *place)

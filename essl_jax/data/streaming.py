@@ -94,7 +94,12 @@ class TFDSSource:
     return self._sizes[split]
 
   def batches(
-    self, *, crops: Mapping[str, View] | None = None, **asked: int
+    self,
+    *,
+    crops: Mapping[str, View] | None = None,
+    windows: bool = False,
+    shared_by: Mapping[str, int] | None = None,
+    **asked: int,
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     check_crops(crops)
@@ -108,7 +113,9 @@ class TFDSSource:
     return self._threaded(
       records,
       stream.share,
-      lambda step, load, _: batches_lib.crops_job(load, stream, step, crops),
+      lambda step, load, _: batches_lib.crops_job(
+        load, stream, step, crops, windows=windows, shared_by=shared_by
+      ),
       stream.start_step,
     )
 

@@ -20,7 +20,7 @@ from essl_jax import augment
 from essl_jax.devices import parallel
 from essl_jax.evaluation.saved import Counts, Saved
 from essl_jax.storage.preemption import Stopped
-from essl_jax.training.views import image_keys
+from essl_jax.training.draws import image_keys
 
 _NETWORK = 2**31 - 1  # no other use of an image's key has this number
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from essl_jax import augment
 from essl_jax import config as config_lib
 from essl_jax.augment import ViewRequest
 from essl_jax.data import Source, arrays
@@ -262,6 +263,9 @@ def _batch(requests: Any, count: int, channels: int) -> dict[str, Any]:
     )
     for name, view in views_lib.crops(requests).items()
   }
+  windows = [augment.window_name(name) for name in batch]
+  form = jax.ShapeDtypeStruct((count, 6), jnp.int32)
+  batch |= dict.fromkeys(windows, form)
   return batch | {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
 
 

@@ -207,13 +207,16 @@ class Experiment:
     if isinstance(self.source, arrays.ArraySource):
       held, rows = self.held_batches(start_step)
       return parallel.stream_from_memory(held, rows, self.mesh)
+    options: dict[str, Any] = {}
+    if self.source.differs_in_size:
+      options = views_lib.crop_options(self.requests, self.config.batch_size)
     host = self.source.batches(
       batch_size=self.config.batch_size,
       seed=self.config.seed,
       start_step=start_step,
-      crops=self.crops,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
+      **options,
     )
     return parallel.stream(host, self.mesh)
 

@@ -16,7 +16,7 @@ from essl_jax.config import parts
 from essl_jax.errors import UsageError, told
 from essl_jax.training import hooks
 from essl_jax.training.applying import bind
-from essl_jax.training.views import copy_keys
+from essl_jax.training.draws import copy_keys
 
 Views = Mapping[str, jax.Array]
 """Normalised images [N, H, W, C] by the name of their view."""

@@ -60,19 +60,19 @@ def check(experiment: Any) -> None:
 
 def _check_sharing(experiment: Any) -> None:
   """Refuses batches whose images cannot share draws as parts ask them to."""
-  config, source = experiment.config, experiment.source
+  config = experiment.config
+  share = config.batch_size // experiment.mesh.size // config.micro_batches
   for part in experiment.parts:
     path = _path(config, part)
     for request in part.requests(config.views):
       with told(path):
         request.images_per_draw(config.batch_size)
-      is_shared = request.shared_by > 1 or request.chunks
-      if source.differs_in_size and (is_shared or request.parameters):
-        what = "shares draws among images" if is_shared else "reads draws"
+      if share % request.shared_by:
         raise UsageError(
-          f"{path} {what}, which needs images that the devices crop, and those"
-          f" of {config.data.name} differ in size and are cropped by the host:"
-          " leave it out"
+          f"{path}: groups of {request.shared_by} images that share a draw of"
+          f" the view {request.name!r} stay together, and a device has {share}"
+          " at a time: give a config.batch_size of which each device has a"
+          f" multiple of {request.shared_by}"
         )
 
 

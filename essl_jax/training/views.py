@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
-import zlib
 
 import chex
 import jax
@@ -14,10 +13,7 @@ import jax.numpy as jnp
 from essl_jax import augment
 from essl_jax.augment import ViewRequest
 from essl_jax.errors import UsageError
-from essl_jax.losses import common
-
-# Views whose draws are parts 0 to 2 of an image's key, the third's transform 3.
-_NUMBERED = ("first", "second", "transformed")
+from essl_jax.training import draws
 
 
 class Views(NamedTuple):
@@ -36,24 +32,6 @@ class Views(NamedTuple):
 
 
 Prepare = Callable[[Any, dict[str, jax.Array]], Views]
-
-
-def image_keys(
-  key: jax.Array,
-  step: jax.Array,
-  n: int,
-  axis_name: str | None = None,
-  shared_by: int = 1,
-) -> jax.Array:
-  """One random key per image of a step, [n], from the key of a training.
-
-  Image i of the global batch gets the same key however the batch is spread;
-  with `shared_by`, as many consecutive images get that of the first of them.
-  """
-  places = common.first_row(n, axis_name) + jnp.arange(n)
-  return jax.vmap(jax.random.fold_in, (None, 0))(
-    jax.random.fold_in(key, step), places - places % shared_by
-  )
 
 
 def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
@@ -136,8 +114,8 @@ def make_views(
   Returns:
     `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
     named `image`, of which the views are cropped here, or one [N, size, size,
-    3] for each draw by its name, cropped by the host; and `label`, int32 [N],
-    where it is asked for.
+    3] for each draw by its name, cropped by the host, with the windows where
+    parameters are asked for; and `label`, int32 [N], where it is asked for.
   """
   owners = {request.name: request for request in requests}
 
@@ -148,7 +126,7 @@ def make_views(
     @functools.cache
     def keys_of(shared_by: int) -> tuple[jax.Array, jax.Array]:
       root = jax.random.key(state.seed)
-      keys = image_keys(root, state.step, n, axis_name, shared_by)
+      keys = draws.image_keys(root, state.step, n, axis_name, shared_by)
       return keys, jax.vmap(lambda key: jax.random.split(key, 4))(keys)
 
     images: dict[str, jax.Array] = {}
@@ -156,14 +134,14 @@ def make_views(
     for request in requests:
       view, owner = request.view, owners[request.draw_of or request.name]
       shared = keys_of(owner.images_per_draw(total))
-      of_draws = [_draw_keys(*shared, x) for x in request.draw_names]
-      drawn, parameters = _draw(request, batch, of_draws)
+      of_draws = [draws.draw_keys(*shared, x) for x in request.draw_names]
+      drawn, parameters = draws.draw(request, batch, of_draws)
       if parameters is not None:
         told = augment.DrawnView(parameters, view, request.extra)
         targets.setdefault("parameters", {})[request.name] = told
       if request.transform is not None:
         names = request.transform_names
-        own = [_transform_keys(*keys_of(1), x) for x in names]
+        own = [draws.transform_keys(*keys_of(1), x) for x in names]
         drawn, targets[request.name] = request.transform(
           drawn, jnp.concatenate(own)
         )
@@ -173,66 +151,6 @@ def make_views(
     return Views(images, targets)
 
   return prepare
-
-
-def _draw(
-  request: ViewRequest, batch: dict[str, jax.Array], keys: list[jax.Array]
-) -> tuple[jax.Array, augment.ViewParameters | None]:
-  """All draws of a view, [draws N, H, W, C] in [0, 1], and what was done."""
-  crop = "image" in batch
-
-  def run(keys: jax.Array, images: jax.Array) -> Any:
-    options = {"crop": crop, "extra": request.extra, "normalized": False}
-    view = request.view
-    if request.parameters:
-      return augment.random_view(
-        keys, images, view, return_parameters=True, **options
-      )
-    return augment.random_view(keys, images, view, **options), None
-
-  if request.draws == 1:
-    return run(keys[0], batch["image" if crop else request.draw_names[0]])
-  images = (
-    batch["image"]
-    if crop
-    else jnp.stack([batch[name] for name in request.draw_names])
-  )
-  drawn = jax.vmap(run, (0, None if crop else 0))(jnp.stack(keys), images)
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
-
-
-def _draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
-  """Keys [N] of a view's draw, whatever other views there are."""
-  if name in _NUMBERED:
-    return purposes[:, _NUMBERED.index(name)]
-  return _keys_by_name(keys, f"draw of {name}")
-
-
-def _transform_keys(
-  keys: jax.Array, purposes: jax.Array, name: str
-) -> jax.Array:
-  if name == _NUMBERED[-1]:
-    return purposes[:, len(_NUMBERED)]
-  return _keys_by_name(keys, f"transform of {name}")
-
-
-def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
-  return augment.fold_each(keys, zlib.crc32(name.encode()))
-
-
-def copy_keys(keys: jax.Array, name: str, rows: int) -> jax.Array:
-  """One key per row of a view, whatever else is drawn for its image.
-
-  Args:
-    keys: one per image, [N].
-    name: of the view.
-    rows: K N, of K copies of all images.
-
-  Returns:
-    Keys [K N], in the order of the copies.
-  """
-  own, copies = _keys_by_name(keys, name), jnp.arange(rows // len(keys))
-  return jax.vmap(augment.fold_each, (None, 0))(own, copies).reshape(rows)
 
 
 def blank(
@@ -296,4 +214,32 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
         " differ, which needs images of one size: these differ and are cropped"
         " by the host"
       )
+  return found
+
+
+def crop_options(
+  requests: Sequence[ViewRequest], batch_size: int
+) -> dict[str, Any]:
+  """What a source is asked for where the host crops.
+
+  Args:
+    requests: from `union`.
+    batch_size: of all devices.
+
+  Returns:
+    `crops` of `data.Source.batches`, and `windows` and `shared_by` where they
+    are needed.
+  """
+  shared_by = {
+    name: request.images_per_draw(batch_size)
+    for request in requests
+    if request.draw_of is None
+    for name in request.draw_names
+  }
+  shared_by = {name: number for name, number in shared_by.items() if number > 1}
+  found: dict[str, Any] = {"crops": crops(requests)}
+  if shared_by:
+    found["shared_by"] = shared_by
+  if any(request.parameters for request in requests):
+    found["windows"] = True
   return found
