@@ -126,6 +126,8 @@ def tiny_config() -> Any:
         "projector": {"widths": (32, 16), "last_norm": "none", "bias": True},
       },
     }
+    if "prediction" not in fields.get("terms", ["prediction"]):
+      del raw["equivariance"], raw["views"]["third"]
     raw |= needs.get(method, {})
     if method == "none":
       del raw["projector"]

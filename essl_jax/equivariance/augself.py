@@ -11,15 +11,16 @@ import numpy as np
 import optax
 
 from essl_jax import inputs, losses
-from essl_jax.augment import DrawnView, ViewRequest
+from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
-from essl_jax.equivariance import vectors
-from essl_jax.equivariance.differences import ROTATION, differences
+from essl_jax.equivariance import differences as differences_lib
 from essl_jax.equivariance.term import Metrics, Term
 from essl_jax.errors import UsageError
 from essl_jax.losses import common as losses_common
 from essl_jax.methods.method import Features, Heads
 from essl_jax.models.heads import MLP
+
+differences = differences_lib.differences
 
 
 def _regression(scores: jax.Array, values: jax.Array) -> jax.Array:
@@ -117,37 +118,6 @@ _VIEWS = ("first", "second")
 _OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "sol": 1, "rot": 4}
 
 
-def drawn(views: Any) -> set[str]:
-  """The names of the differences that the first two views may have.
-
-  Args:
-    views: `config.views`.
-
-  Returns:
-    Those of what one of the views draws.
-  """
-  pair = [views.first, views.second]
-  turned = [ROTATION in (*view.groups, views.extra) for view in pair]
-  are_drawn = {
-    "crop": not all(view.is_whole for view in pair),
-    "color": any(vectors.is_jittered(view) for view in pair),
-    "flip": any(view.flip for view in pair),
-    "blur": any(view.blur for view in pair),
-    "sol": any(view.solarize for view in pair),
-    "rot": all(turned),
-  }
-  return {name for name, is_drawn in are_drawn.items() if is_drawn}
-
-
-def of_views(first: DrawnView, second: DrawnView) -> dict[str, jax.Array]:
-  """`differences` of drawn views, whose jitters are in parts of the larger."""
-  return differences(
-    first.parameters,
-    second.parameters,
-    jitter=vectors.largest_jitter([first.view, second.view]),
-  )
-
-
 class AugSelf(Term):
   """Heads name by what the parameters of both views of an image differ.
 
@@ -184,7 +154,8 @@ class AugSelf(Term):
 
   def check(self, config: Any) -> None:
     """Refuses differences that no two views have."""
-    there = drawn(config.views)
+    views = config.views
+    there = differences_lib.drawn_by(views.first, views.second, views.extra)
     if not self.weights:
       raise UsageError(
         f"config.{self.section} has no weight of a difference above 0: set one,"
@@ -235,7 +206,10 @@ class AugSelf(Term):
     """The weighted sum, and the loss of each difference before its weight."""
     del axis_name
     first, second = (targets["parameters"][name] for name in _VIEWS)
-    there, back = of_views(first, second), of_views(second, first)
+    there, back = (
+      differences_lib.of_views(*pair)
+      for pair in ((first, second), (second, first))
+    )
     wanted = {
       name: jnp.concatenate([there[name], back[name]]) for name in self.weights
     }

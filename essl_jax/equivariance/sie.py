@@ -4,12 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from essl_jax import inputs
-from essl_jax.losses import common, redundancy
+from essl_jax.augment import ViewRequest
+from essl_jax.config import bounds
+from essl_jax.equivariance import vectors
+from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.errors import UsageError
+from essl_jax.losses import common as losses_common
+from essl_jax.losses import redundancy
+from essl_jax.methods.method import Features, Heads
+from essl_jax.models.heads import MLP
+from essl_jax.models.hypernetwork import Hypernetwork
 
+_VIEWS = ("first", "second")
 PARTS = ("invariance", "prediction", "variance", "covariance")
 """The parts of the loss, in the order of its weights."""
 
@@ -62,22 +73,26 @@ def loss(
     Garrido et al. 2023 (arXiv 2302.10283), section 3 and appendix C.
   """
   names = "invariant1 and invariant2"
-  first, second = common.as_pair(invariant1, invariant2, names, least_width=1)
+  first, second = losses_common.as_pair(
+    invariant1, invariant2, names, least_width=1
+  )
   names = "equivariant1 and equivariant2"
-  equi1, equi2 = common.as_pair(
+  equi1, equi2 = losses_common.as_pair(
     equivariant1, equivariant2, names, least_width=1
   )
   names = "predicted and equivariant2"
-  predicted, _ = common.as_pair(predicted, equivariant2, names, least_width=1)
+  predicted, _ = losses_common.as_pair(
+    predicted, equivariant2, names, least_width=1
+  )
   if len(first) != len(equi1):
     raise ValueError(
       "invariant and equivariant embeddings must be of as many examples, got"
       f" shapes {first.shape} and {equi1.shape}"
     )
-  of_invariance, of_prediction, of_variance, of_covariance = common.as_weights(
-    PARTS, weights
+  of_invariance, of_prediction, of_variance, of_covariance = (
+    losses_common.as_weights(PARTS, weights)
   )
-  common.check_several(len(first), axis_name)
+  losses_common.check_several(len(first), axis_name)
   total = of_invariance * jnp.mean((first - second) ** 2)
   total += of_prediction * jnp.mean((predicted - equi2) ** 2)
   for view in ((first, equi1), (second, equi2)):
@@ -85,3 +100,89 @@ def loss(
     total += of_variance * lack / 2 + of_covariance * off
   lack, _ = redundancy.spread(predicted, axis_name)
   return total + of_variance * lack / 2
+
+
+class SIE(Term):
+  """Some features are invariant, and the others follow the augmentation.
+
+  A hypernetwork makes, of the differences between the views' parameters, the
+  matrix that takes the second part of one view to that of the other.
+
+  Attributes:
+    equivariant_features: how many of the features are the second part.
+    invariance_weight: weight of the squared difference of the first part.
+    prediction_weight: weight of the squared error of the prediction.
+    variance_weight: weight of what deviations lack to 1.
+    covariance_weight: weight of the squared covariances.
+    invariant_projector: of the first part of the features.
+    equivariant_projector: of the second part.
+
+  Reference:
+    Garrido et al. 2023 (arXiv 2302.10283), section 3.
+  """
+
+  equivariant_features: bounds.Count = 256
+  invariance_weight: bounds.NonNegative = 10.0
+  prediction_weight: bounds.NonNegative = 45.0
+  variance_weight: bounds.NonNegative = 10.0
+  covariance_weight: bounds.NonNegative = 1.0
+  invariant_projector: bounds.Widths = (1024, 1024, 1024)
+  equivariant_projector: bounds.Widths = (1024, 1024, 1024)
+
+  def requests(self, views: Any) -> list[ViewRequest]:
+    """Both views of the method, and what was done to them."""
+    return [
+      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
+      for name in _VIEWS
+    ]
+
+  def make_heads(self, **common: Any) -> dict[str, nn.Module]:
+    """A projector of each part, and the hypernetwork."""
+    make = lambda widths: MLP(widths, output_bias=False, **common)
+    return {
+      "sie_invariant_projector": make(self.invariant_projector),
+      "sie_equivariant_projector": make(self.equivariant_projector),
+      "sie_hypernetwork": Hypernetwork(
+        dtype=common["dtype"], dot_general=common["dot_general"]
+      ),
+    }
+
+  def forward(
+    self, heads: Heads, features: Features, targets: Mapping[str, Any]
+  ) -> dict[str, jax.Array]:
+    """The embeddings, the arguments of the function `loss` by their names."""
+    width = features[_VIEWS[0]].shape[1]
+    if self.equivariant_features >= width:
+      raise UsageError(
+        f"config.{self.section}.equivariant_features"
+        f" {self.equivariant_features} must be fewer than the {width} features"
+        " of the encoder, of which the others are invariant"
+      )
+    found = {}
+    for number, name in enumerate(_VIEWS, 1):
+      parts = jnp.split(
+        features[name], [width - self.equivariant_features], axis=1
+      )
+      for part, x in zip(("invariant", "equivariant"), parts, strict=True):
+        found[f"{part}{number}"] = heads[f"sie_{part}_projector"](x)
+    first, second = (targets["parameters"][name] for name in _VIEWS)
+    move = vectors.as_difference(first, second)
+    predicted = heads["sie_hypernetwork"](found["equivariant1"], move)
+    return found | {"predicted": predicted}
+
+  def loss(
+    self,
+    outputs: Any,
+    targets: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+  ) -> tuple[jax.Array, Metrics]:
+    """See the function `loss`, and the error of the prediction."""
+    del targets
+    weights = {name: getattr(self, f"{name}_weight") for name in PARTS}
+    value = loss(**outputs, weights=weights, axis_name=axis_name)
+    error = jnp.mean((outputs["predicted"] - outputs["equivariant2"]) ** 2)
+    return value, {f"{self.section}_prediction": error}
+
+
+PART = SIE

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from essl_jax import transformations
 from essl_jax.augment import DrawnView, View, ViewParameters
 from essl_jax.augment.parameters import JITTERS, element_names
-
-
-def is_jittered(view: View) -> bool:
-  """Whether a view draws colours."""
-  return view.jitter_probability > 0 and any(view.jitter)
+from essl_jax.equivariance.differences import (
+  drawn_by,
+  is_jittered,
+  largest_jitter,
+  of_views,
+)
 
 
 def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
@@ -79,9 +80,27 @@ def _jitter(parameters: ViewParameters, views: Sequence[View]) -> jax.Array:
   )
 
 
-def largest_jitter(views: Sequence[View]) -> tuple[float, ...]:
-  """The strength of each jitter in the views, the largest of each."""
-  return tuple(max(x) for x in zip(*(v.jitter for v in views), strict=True))
+def as_difference(first: DrawnView, second: DrawnView) -> jax.Array:
+  """By what two views of N images differ, as rows of numbers of about size 1.
+
+  What neither view draws has no columns.
+
+  Args:
+    first: a view.
+    second: another view of the same images.
+
+  Returns:
+    float32 [N, 1 + P]: ones, by which a linear map of the rows has an offset,
+    then the `differences` of the first to the second, of `rot` a flag for each
+    number of turns.
+  """
+  found = of_views(first, second)
+  names = drawn_by(first.view, second.view, first.extra) & found.keys()
+  if "rot" in names:
+    found["rot"] = jax.nn.one_hot(found["rot"], 4)
+  ones = jnp.ones((len(found["crop"]), 1))
+  columns = [found[name].reshape(len(ones), -1) for name in sorted(names)]
+  return jnp.concatenate([ones, *columns], axis=1)
 
 
 def _groups(
