@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 from golden.weights import golden_state_dict
 import jax.numpy as jnp
 
@@ -66,3 +67,38 @@ OF_PAIR = {
   "sie": _sie_of_pair,
 }
 OF_ONE_EXAMPLE = ("augself",)  # these take no axis
+
+
+class Encoder(nn.Module):
+  """A convolution of 4 x 4 patches and their mean: it compiles in no time.
+
+  Attributes:
+    width: number of features.
+  """
+
+  width: int = 16
+
+  @nn.compact
+  def __call__(self, images):
+    """Maps images to features [N, width]."""
+    x = nn.Conv(self.width, (4, 4), strides=4)(images)
+    return nn.Dense(self.width)(nn.relu(x).mean(axis=(1, 2)))
+
+
+# Fields of each term, with heads that are quick to compile.
+SMALL = {
+  "augself": {"hidden_widths": (16,), "flip": 0.25},
+  "equimod": {"projector": {"widths": (24, 16)}, "parameters_width": 8},
+  "care": {"projector": (24, 16), "chunks": 4},
+  "sie": {
+    "equivariant_features": 6,
+    "invariant_projector": (12, 12),
+    "equivariant_projector": (8, 8),
+  },
+  "stl": {
+    "projector": (16, 8),
+    "transformation_head": (16, 6),
+    "transformation_projector": (8, 8),
+    "invariance_weight": 1.0,
+  },
+}

@@ -1,39 +1,137 @@
-"""Equivariance terms in a step: one of each on SimCLR, alone and together."""
+"""Equivariance terms in steps of SimCLR: alone, together, on n devices."""
 
 import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
 import pytest
 import step_helpers
+from term_helpers import SMALL
 
-# Heads of terms that are quick to compile.
-SMALL = {
-  "augself": {"hidden_widths": (16,), "flip": 0.25},
-  "equimod": {"projector": {"widths": (24, 16)}, "parameters_width": 8},
-  "care": {"projector": (24, 16), "chunks": 4},
-  "sie": {
-    "equivariant_features": 6,
-    "invariant_projector": (12, 12),
-    "equivariant_projector": (8, 8),
-  },
-  "stl": {
-    "projector": (16, 8),
-    "transformation_head": (16, 6),
-    "transformation_projector": (8, 8),
-    "invariance_weight": 1.0,
-  },
-}
+from essl_jax.config import parts
+from essl_jax.devices import parallel
+from essl_jax.training import networks as networks_lib
+from essl_jax.training import views as views_lib
 
 
 @pytest.fixture(scope="module")
 def config_of(tiny_config):
-  return lambda *terms, **fields: tiny_config(
-    "simclr", terms=terms, **{x: SMALL[x] for x in terms}, **fields
-  )
+  """Makes configs of SimCLR with terms of small heads."""
+
+  def make(*terms, **fields):
+    own = {x: SMALL[x] | fields.pop(x, {}) for x in terms}
+    encoder = {"name": "term_helpers:Encoder"}
+    return tiny_config("simclr", terms=terms, encoder=encoder, **own, **fields)
+
+  return make
+
+
+def test_every_term_is_tried_here():
+  assert {*SMALL, "prediction"} == set(parts.TERM.names())
+
+
+@pytest.fixture(scope="module")
+def all_terms(config_of):
+  """A config with all terms, and its views of a step on one device."""
+  config = config_of(*SMALL)
+  state = step_helpers.make_state(config)
+  views = jax.jit(step_helpers.make_views(config))(state, step_helpers.batch())
+  return config, state, views
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_step(config_of, name):
-  config = config_of(name)
+def test_a_step(all_terms, config_of, name):
+  """Finite; gradients reach all heads; its weight multiplies its loss."""
+  config = config_of(name, **{name: {"weight": 0.5}})
+  networks_lib.check_parts(config)
+  names = [x.name for x in step_helpers.make_requests(config)]
+  views = all_terms[2]
+  views = views._replace(images={x: views.images[x] for x in names})
   state = step_helpers.make_state(config)
-  step = jax.jit(step_helpers.make_step(config, None))
-  after, metrics = step(state, {"image": step_helpers.images()})
-  print({k: float(v) for k, v in metrics.items()})
+  step = step_helpers.make_step(config, None, lambda state, batch: batch)
+  after, metrics = jax.jit(step)(state, views)
+  own = metrics[f"loss_{name}"]
+  np.testing.assert_allclose(
+    metrics["loss"], metrics["loss_ssl"] + 0.5 * own, rtol=1e-5
+  )
+  for x in jax.tree.leaves((after.opt_state, metrics)):
+    assert np.isfinite(x).all()
+  for path, x in jax.tree_util.tree_leaves_with_path(after.opt_state):
+    where = jax.tree_util.keystr(path)
+    if name in where or "encoder" in where:
+      assert np.abs(x).max() > 0, where
+
+
+def test_shared_draws_do_not_depend_on_devices(all_terms):
+  config, state, whole = all_terms
+  spread = jax.jit(
+    jax.shard_map(
+      step_helpers.make_views(config, parallel.AXIS),
+      mesh=parallel.make_mesh(jax.devices()[:8]),
+      in_specs=(P(), P(parallel.AXIS)),
+      out_specs=P(parallel.AXIS),
+    )
+  )(state, step_helpers.batch())
+  for name, images in whole.images.items():
+    np.testing.assert_allclose(spread.images[name], images, atol=1e-5)
+  told = [x.targets["parameters"] for x in (spread, whole)]
+  assert set(told[0]) == {"first", "second"}
+  for x, y in zip(*map(jax.tree.leaves, told), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_pairs_and_chunks_share_draws(all_terms, config_of):
+  """Of the same image everywhere, views show who shares a draw."""
+  config, state, views = all_terms
+  batch = step_helpers.batch()
+  same = {"image": np.repeat(batch["image"][:1], 16, axis=0)}
+  images = jax.jit(step_helpers.make_views(config))(state, same).images
+  for name, size in (
+    ("first", 2),
+    ("second", 2),
+    ("care_first", 4),
+    ("care_second", 4),
+  ):
+    groups = np.asarray(images[name]).reshape(16 // size, size, -1)
+    np.testing.assert_array_equal(groups[:, 1:], groups[:, :-1])
+    assert len(np.unique(groups[:, 0].round(4), axis=0)) == 16 // size
+  drawn = views.targets["parameters"]["first"].parameters
+  np.testing.assert_array_equal(drawn.hue[::2], drawn.hue[1::2])
+  assert np.any(images["first"] != images["care_first"])
+  alone = config_of("augself")
+  made = jax.jit(step_helpers.make_views(alone))(state, same)
+  assert len(np.unique(made.images["first"].round(4), axis=0)) == 16
+
+
+def _first_step(config, views, devices):
+  """State and metrics after one step in float64 on given views."""
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  with jax.enable_x64(True):
+    state, step = step_helpers.exact_parts(config, lambda state, batch: batch)
+    mapped = parallel.map_step(step, mesh)
+    state = parallel.replicate(state, mesh)
+    return jax.device_get(mapped(state, parallel.shard(views, mesh)))
+
+
+def test_devices_agree_with_one(all_terms):
+  """Losses and gradients of the first step, whose momenta are these."""
+  config, _, views = all_terms
+  views = jax.device_get(views)
+  images = {name: np.float64(x) for name, x in views.images.items()}
+  views = views_lib.Views(images, views.targets)
+  expected, wanted = _first_step(config, views, 1)
+  actual, found = _first_step(config, views, 4)
+  assert {f"loss_{name}" for name in SMALL} < set(found)
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+  leaves = jax.tree_util.tree_leaves_with_path(expected.opt_state)
+  assert len(leaves) > 60
+  for (path, x), y in zip(
+    leaves, jax.tree.leaves(actual.opt_state), strict=True
+  ):
+    np.testing.assert_allclose(
+      y,
+      x,
+      rtol=0,
+      atol=1e-5 * max(np.abs(x).max(), 1e-3),
+      err_msg=jax.tree_util.keystr(path),
+    )
