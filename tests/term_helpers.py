@@ -6,6 +6,8 @@ import pathlib
 
 import flax.linen as nn
 from golden.weights import golden_state_dict
+import jax
+from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import convert
@@ -67,6 +69,40 @@ OF_PAIR = {
   "sie": _sie_of_pair,
 }
 OF_ONE_EXAMPLE = ("augself",)  # these take no axis
+
+
+def make_heads(term, axis_name=None):
+  """The heads of a term by name, as the networks make them."""
+  return term.make_heads(
+    dtype=jnp.float32, axis_name=axis_name, dot_general=lax.dot_general
+  )
+
+
+def head_functions(term, variables, axis_name=None):
+  """The heads of a term as functions, each call in the mode of training.
+
+  Args:
+    term: whose.
+    variables: by the name of the head; where absent, random ones.
+    axis_name: over which batch norms share statistics.
+
+  Returns:
+    A dict of functions, as `Term.forward` gets it.
+  """
+  made = make_heads(term, axis_name)
+  assert not variables or made.keys() == variables.keys()
+
+  def call(name, *inputs):
+    own = {} if name.endswith("hypernetwork") else {"train": True}
+    key = jax.random.key(len(name))
+    given = make_heads(term)[name].init(key, *inputs, **own)
+    wanted = variables.get(name, given)
+    forms = [jax.tree.map(jnp.shape, x) for x in (given, wanted)]
+    assert forms[0] == forms[1], name
+    found, _ = made[name].apply(wanted, *inputs, **own, mutable=["batch_stats"])
+    return found
+
+  return {name: functools.partial(call, name) for name in made}
 
 
 class Encoder(nn.Module):

@@ -1,11 +1,13 @@
 """Equivariance terms in steps of SimCLR: alone, together, on n devices."""
 
+import functools
+
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import step_helpers
-from term_helpers import SMALL
+from term_helpers import SMALL, head_functions
 
 from essl_jax.config import parts
 from essl_jax.devices import parallel
@@ -102,6 +104,34 @@ def test_pairs_and_chunks_share_draws(all_terms, config_of):
   assert len(np.unique(made.images["first"].round(4), axis=0)) == 16
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_shares_are_those_of_the_whole(all_terms, config_of, name):
+  """Loss and gradients of features, of four shares with an axis and of all."""
+  config, _, views = all_terms
+  (term,) = networks_lib.active_terms(config_of(name))
+  names = [x.name for x in term.requests(config.views)]
+  random = np.random.default_rng(0)
+  features = {x: random.normal(size=(16, 16)).astype("f") for x in names}
+  targets = {"parameters": views.targets["parameters"]}
+
+  def run(features, targets, axis_name=None):
+    heads = head_functions(term, {}, axis_name)
+    outputs = term.forward(heads, features, targets)
+    return term.loss(outputs, targets, axis_name=axis_name)[0]
+
+  value, expected = jax.jit(jax.value_and_grad(run))(features, targets)
+  divide = lambda x: x.reshape(4, 4, *x.shape[1:])
+  share = jax.value_and_grad(functools.partial(run, axis_name="i"))
+  losses, found = jax.jit(jax.vmap(share, axis_name="i"))(
+    *jax.tree.map(divide, (features, targets))
+  )
+  np.testing.assert_allclose(np.mean(losses), value, rtol=1e-5)
+  for key, wanted in expected.items():
+    gradient = found[key].reshape(16, 16) / 4
+    bound = 1e-4 * np.abs(wanted).max()
+    np.testing.assert_allclose(gradient, wanted, rtol=0, atol=bound)
+
+
 def _first_step(config, views, devices):
   """State and metrics after one step in float64 on given views."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
@@ -112,6 +142,7 @@ def _first_step(config, views, devices):
     return jax.device_get(mapped(state, parallel.shard(views, mesh)))
 
 
+@pytest.mark.slow
 def test_devices_agree_with_one(all_terms):
   """Losses and gradients of the first step, whose momenta are these."""
   config, _, views = all_terms
