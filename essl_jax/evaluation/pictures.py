@@ -1,6 +1,7 @@
 """The picture of a run: views, curves, and an evaluation's drawing."""
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import io
 import itertools
 import math
@@ -94,6 +95,8 @@ def seen(
   Yields:
     Each request and its copies of the images, [N, H', W', C] in [0, 1].
   """
+  # Few images cannot share draws as a batch does: each has its own.
+  requests = [dataclasses.replace(x, shared_by=1, chunks=0) for x in requests]
   prepare = jax.jit(views_lib.make_views(requests))
   drawn = jax.device_get(prepare(state, {"image": images})).images
   for request in requests:

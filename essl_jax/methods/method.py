@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from essl_jax import losses
-from essl_jax.augment import ViewRequest
+from essl_jax.augment import DrawnView, ViewRequest
 from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.models import heads
@@ -33,6 +34,8 @@ class Outputs(NamedTuple):
     step: int32 scalar, the steps done before this one.
     total_steps: of the whole training.
     steps_per_epoch: of each epoch.
+    parameters: how the views were drawn that a part asks this of
+      (`ViewRequest.parameters`), by name.
   """
 
   own: Any
@@ -41,6 +44,7 @@ class Outputs(NamedTuple):
   step: jax.Array | int = 0
   total_steps: int = 1
   steps_per_epoch: int = 1
+  parameters: Mapping[str, DrawnView] = MappingProxyType({})
 
   @property
   def epoch(self) -> jax.Array | int:

@@ -195,7 +195,7 @@ def _check_step(experiment: Any) -> None:
     problem, seed=0, requests=requests, channels=channels
   )
   state = _shape_of(where, make)
-  batch = _batch(requests, 2 * problem.micro_batches, channels)
+  batch = _batch(requests, config.batch_size, channels)
   prepare = views_lib.make_views(requests, labels=networks.needs_labels)
   step = step_lib.make_train_step(problem, prepare)
   after, metrics = _shape_of(where, step, state, batch)

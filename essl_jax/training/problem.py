@@ -94,8 +94,19 @@ class Problem:
 
     return forward
 
-  def outputs(self, state: Any, found: Any) -> Outputs:
-    """The input of the method's loss; `found` is the result of `forward`."""
+  def outputs(
+    self, state: Any, found: Any, targets: Mapping[str, Any]
+  ) -> Outputs:
+    """The input of the method's loss.
+
+    Args:
+      state: as for `forward`.
+      found: what that returns.
+      targets: of the views.
+
+    Returns:
+      What the method's `loss`, `metrics` and `after_update` get.
+    """
     (own, *_), target = found
     return Outputs(
       own,
@@ -104,6 +115,7 @@ class Problem:
       state.step,
       self.total_steps,
       self.steps_per_epoch,
+      targets.get("parameters", {}),
     )
 
   def objective(
@@ -129,7 +141,8 @@ class Problem:
     def objective(found: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
       (_, *others), _ = found
       with told(f"{type(method).__name__}.loss"):
-        loss = method.loss(self.outputs(state, found), axis_name=self.axis_name)
+        outputs = self.outputs(state, found, targets)
+        loss = method.loss(outputs, axis_name=self.axis_name)
         _check_number(loss)
       metrics, asides = {"loss_ssl": loss}, []
       for term, own in zip(terms, others, strict=True):

@@ -149,7 +149,8 @@ def make_train_step(
     )
     with jax.named_scope("exchange"):
       gradients, metrics = problem.mean(gradients), problem.mean(metrics)
-    return _update(problem, state, gradients, metrics, found, statistics)
+    outputs = problem.outputs(state, found, views.targets)
+    return _update(problem, state, gradients, metrics, outputs, statistics)
 
   return train_step
 
@@ -159,11 +160,11 @@ def _update(
   state: TrainState,
   gradients: Any,
   metrics: Metrics,
-  found: Any,
+  outputs: Any,
   statistics: tuple[Any, Any],
 ) -> tuple[TrainState, Metrics]:
   """The next state and all metrics, from what the devices share."""
-  method, outputs = problem.networks.method, problem.outputs(state, found)
+  method = problem.networks.method
   with jax.named_scope("optimizer"):
     updates, opt_state = problem.optimizer.update(
       gradients, state.opt_state, state.params
