@@ -15,6 +15,10 @@ from essl_jax.equivariance.differences import (
   of_views,
 )
 
+_NOTHING = (
+  "nothing is drawn that tells views apart: let them crop, flip, jitter or blur"
+)
+
 
 def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
   """What was done to N images, as rows of numbers of about size 1.
@@ -32,6 +36,9 @@ def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
     strength, and their places in the order from -1 to 1, 0 where nothing is
     jittered; sigma in parts of the largest; and for each group of finitely
     many elements a flag for each of them.
+
+  Raises:
+    ValueError: nothing is drawn that would have a column.
   """
   all_drawn = (drawn, *others)
   parameters, views = drawn.parameters, [x.view for x in all_drawn]
@@ -53,8 +60,9 @@ def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
     none = jnp.zeros_like(parameters.image_size[:, 0])
     element = parameters.elements.get(name, none)
     found.append(jax.nn.one_hot(element, group.num_classes))
-  rows = len(parameters.flip)
-  return jnp.concatenate([jnp.zeros((rows, 0)), *found], axis=1)
+  if not found:
+    raise ValueError(_NOTHING)
+  return jnp.concatenate(found, axis=1)
 
 
 def _columns(*values: jax.Array) -> jax.Array:
@@ -93,9 +101,14 @@ def as_difference(first: DrawnView, second: DrawnView) -> jax.Array:
     float32 [N, 1 + P]: ones, by which a linear map of the rows has an offset,
     then the `differences` of the first to the second, of `rot` a flag for each
     number of turns.
+
+  Raises:
+    ValueError: nothing is drawn by which they could differ.
   """
   found = of_views(first, second)
   names = drawn_by(first.view, second.view, first.extra) & found.keys()
+  if not names:
+    raise ValueError(_NOTHING)
   if "rot" in names:
     found["rot"] = jax.nn.one_hot(found["rot"], 4)
   ones = jnp.ones((len(found["crop"]), 1))

@@ -10,7 +10,11 @@ import step_helpers
 from term_helpers import SMALL, head_functions
 
 from essl_jax.config import parts
+from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
+from essl_jax.equivariance import stl
+from essl_jax.errors import UsageError
+from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
 
@@ -166,3 +170,80 @@ def test_devices_agree_with_one(all_terms):
       atol=1e-5 * max(np.abs(x).max(), 1e-3),
       err_msg=jax.tree_util.keystr(path),
     )
+
+
+STILL = {
+  "size": 16,
+  "scale": (1.0, 1.0),
+  "ratio": (1.0, 1.0),
+  "flip": 0.0,
+  "jitter_probability": 0.0,
+  "grayscale": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+  ("name", "fields", "changes", "expected"),
+  [
+    ("stl", {}, {"batch_size": 24}, "config.stl: pairs .* has 3 at a time"),
+    ("stl", {}, {"micro_batches": 2}, "config.stl: pairs .* has 1 at a time"),
+    (
+      "stl",
+      dict.fromkeys((f"{x}_weight" for x in stl.PARTS), 0.0),
+      {},
+      "config.stl has no weight of a part above 0",
+    ),
+    (
+      "care",
+      {"chunks": 3},
+      {},
+      "config.care: chunks=3 of the view 'care_first' must divide the 16 ima",
+    ),
+    ("care", {"chunks": 16}, {}, "chunks=16 must have 2 or more images each"),
+    (
+      "sie",
+      {"equivariant_features": 16},
+      {},
+      "equivariant_features 16 must be fewer than the 16 features of the enco",
+    ),
+    (
+      "augself",
+      {"blur": 1.0},
+      {},
+      "config.augself.blur=1 needs .* they draw color, crop, flip: set it to 0",
+    ),
+    (
+      "augself",
+      {"crop": 0.0, "color": 0.0, "flip": 0.0},
+      {},
+      "config.augself has no weight of a difference above 0",
+    ),
+    *(
+      (
+        name,
+        {},
+        {"views": {"first": STILL, "second": STILL}},
+        f"{kind}.forward: nothing is drawn that tells views apart",
+      )
+      for name, kind in (("equimod", "EquiMod"), ("sie", "SIE"))
+    ),
+  ],
+)
+def test_wrong_inputs_are_refused_in_one_line(
+  config_of, name, fields, changes, expected
+):
+  """Before anything is computed."""
+  batch = step_helpers.batch(24)
+  source = ArraySource(*[batch["image"], batch["label"]] * 2)
+  with pytest.raises(UsageError, match=expected) as error:
+    config = config_of(name, **{name: fields}, **changes)
+    experiment_lib.build(config, source).state_shapes()
+  assert "\n" not in str(error.value)
+
+
+def test_terms_without_weight_change_nothing(config_of):
+  """Neither views nor heads nor shared draws."""
+  config = config_of("stl", "augself", stl={"weight": 0.0})
+  assert [x.section for x in networks_lib.active_terms(config)] == ["augself"]
+  requests = step_helpers.make_requests(config)
+  assert [(x.shared_by, x.parameters) for x in requests] == [(1, True)] * 2
