@@ -17,6 +17,9 @@ pytestmark = pytest.mark.quick
 SIE_SCALE = 0.12  # of the golden hypernetwork
 
 
+TURNS = View(size=8, blur=0.5, solarize=0.5, groups=("rotation",))
+
+
 def _hypernetwork(weight, rows):
   """The variables of a hypernetwork, of its matrices [rows * columns, T]."""
   kernel = weight.reshape(rows, -1, weight.shape[1]).transpose(2, 1, 0)
@@ -77,7 +80,7 @@ def test_stl(golden):
 def test_sie(golden, monkeypatch):
   """With the parameters of the file in the place of those of views."""
   parameters = golden("equivariance_terms")["sie_parameters"]
-  monkeypatch.setattr(sie.vectors, "as_difference", lambda a, b: parameters)
+  monkeypatch.setattr(sie.vectors, "as_difference", lambda *_: parameters)
   term = sie.SIE(
     equivariant_features=8,
     invariant_projector=(32, 32, 32),
@@ -89,13 +92,12 @@ def test_sie(golden, monkeypatch):
     "sie_equivariant_projector": golden_mlp("sie", "projector_equi."),
     "sie_hypernetwork": _hypernetwork(np.float32(SIE_SCALE) * weight, 16),
   }
-  targets = {"parameters": dict.fromkeys(("first", "second"))}
+  still = augment.draw_parameters(jax.random.key(0), 32, (8, 8), TURNS)
+  drawn = augment.DrawnView(still, TURNS)
+  targets = {"parameters": {"first": drawn, "second": drawn}}
   parts = {"sie_prediction": "sie_repr_loss_equi"}
   names = ("sie_loss", "sie_grad_features")
   _check(golden, term, variables, targets, names, parts)
-
-
-TURNS = View(size=8, blur=0.5, solarize=0.5, groups=("rotation",))
 
 
 def _drawn(file, number):
