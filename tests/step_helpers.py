@@ -101,8 +101,10 @@ def _double(tree):
   return jax.tree.map(lambda x: to_double(x) if is_float(x) else x, tree)
 
 
-def exact_parts(config):
+def exact_parts(config, prepare=None):
   """State and per-device step in float64, on given views.
+
+  Unless `prepare` makes other views of a batch, it is of `view_batches`.
 
   In float32 a pre-activation within rounding of zero can fall on either side
   of a ReLU, and the gradients of n devices then differ from one's in the
@@ -110,7 +112,7 @@ def exact_parts(config):
   """
   state = make_state(config)
   config = dataclasses.replace(config, precision="float64")
-  prepare = lambda state, batch: to_views(batch)
+  prepare = prepare or (lambda state, batch: to_views(batch))
   step = make_step(config, parallel.AXIS, prepare)
   return _double(state), step
 

@@ -4,7 +4,10 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 from golden.weights import golden_state_dict
+import jax
+from jax import lax
 import jax.numpy as jnp
 
 from essl_jax import convert
@@ -66,3 +69,72 @@ OF_PAIR = {
   "sie": _sie_of_pair,
 }
 OF_ONE_EXAMPLE = ("augself",)  # these take no axis
+
+
+def make_heads(term, axis_name=None):
+  """The heads of a term by name, as the networks make them."""
+  return term.make_heads(
+    dtype=jnp.float32, axis_name=axis_name, dot_general=lax.dot_general
+  )
+
+
+def head_functions(term, variables, axis_name=None):
+  """The heads of a term as functions, each call in the mode of training.
+
+  Args:
+    term: whose.
+    variables: by the name of the head; where absent, random ones.
+    axis_name: over which batch norms share statistics.
+
+  Returns:
+    A dict of functions, as `Term.forward` gets it.
+  """
+  made = make_heads(term, axis_name)
+  assert not variables or made.keys() == variables.keys()
+
+  def call(name, *inputs):
+    own = {} if name.endswith("hypernetwork") else {"train": True}
+    key = jax.random.key(len(name))
+    given = make_heads(term)[name].init(key, *inputs, **own)
+    wanted = variables.get(name, given)
+    forms = [jax.tree.map(jnp.shape, x) for x in (given, wanted)]
+    assert forms[0] == forms[1], name
+    found, _ = made[name].apply(wanted, *inputs, **own, mutable=["batch_stats"])
+    return found
+
+  return {name: functools.partial(call, name) for name in made}
+
+
+class Encoder(nn.Module):
+  """A convolution of 4 x 4 patches and their mean: it compiles in no time.
+
+  Attributes:
+    width: number of features.
+  """
+
+  width: int = 16
+
+  @nn.compact
+  def __call__(self, images):
+    """Maps images to features [N, width]."""
+    x = nn.Conv(self.width, (4, 4), strides=4)(images)
+    return nn.Dense(self.width)(nn.relu(x).mean(axis=(1, 2)))
+
+
+# Fields of each term, with heads that are quick to compile.
+SMALL = {
+  "augself": {"hidden_widths": (16,), "flip": 0.25},
+  "equimod": {"projector": {"widths": (24, 16)}, "parameters_width": 8},
+  "care": {"projector": (24, 16), "chunks": 4},
+  "sie": {
+    "equivariant_features": 6,
+    "invariant_projector": (12, 12),
+    "equivariant_projector": (8, 8),
+  },
+  "stl": {
+    "projector": (16, 8),
+    "transformation_head": (16, 6),
+    "transformation_projector": (8, 8),
+    "invariance_weight": 1.0,
+  },
+}

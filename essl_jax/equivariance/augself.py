@@ -154,8 +154,8 @@ class AugSelf(Term):
 
   def check(self, config: Any) -> None:
     """Refuses differences that no two views have."""
-    views = config.views
-    there = differences_lib.drawn_by(views.first, views.second, views.extra)
+    pair = [getattr(config.views, name) for name in _VIEWS]
+    there = differences_lib.drawn_by(pair, config.views.extra)
     if not self.weights:
       raise UsageError(
         f"config.{self.section} has no weight of a difference above 0: set one,"
@@ -205,10 +205,11 @@ class AugSelf(Term):
   ) -> tuple[jax.Array, Metrics]:
     """The weighted sum, and the loss of each difference before its weight."""
     del axis_name
-    first, second = (targets["parameters"][name] for name in _VIEWS)
+    pair = [targets["parameters"][name] for name in _VIEWS]
+    jitter = differences_lib.largest_jitter([x.view for x in pair])
     there, back = (
-      differences_lib.of_views(*pair)
-      for pair in ((first, second), (second, first))
+      differences(a.parameters, b.parameters, jitter=jitter)
+      for a, b in (pair, pair[::-1])
     )
     wanted = {
       name: jnp.concatenate([there[name], back[name]]) for name in self.weights

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import inputs
-from essl_jax.augment import DrawnView, View, ViewParameters
+from essl_jax.augment import View, ViewParameters
 
 _FACTORS = ("brightness", "contrast", "saturation")
 ROTATION = "rotation"  # the group whose elements are quarter turns
@@ -118,33 +118,22 @@ def largest_jitter(views: Sequence[View]) -> tuple[float, ...]:
   return tuple(max(x) for x in zip(*(v.jitter for v in views), strict=True))
 
 
-def of_views(first: DrawnView, second: DrawnView) -> dict[str, jax.Array]:
-  """`differences` of drawn views, in parts of the wider range of jitter."""
-  return differences(
-    first.parameters,
-    second.parameters,
-    jitter=largest_jitter([first.view, second.view]),
-  )
-
-
-def drawn_by(first: View, second: View, extra: str | None = None) -> set[str]:
-  """The names of the differences that two views may have.
+def drawn_by(views: Sequence[View], extra: str | None = None) -> set[str]:
+  """The names of the differences that views of an image may have.
 
   Args:
-    first: a view.
-    second: another view of the same images.
-    extra: one more group that both undergo.
+    views: how they are drawn.
+    extra: one more group that they undergo.
 
   Returns:
-    Those of what one of them draws; `rot` where both draw quarter turns.
+    Those of what one of them draws; `rot` where all draw quarter turns.
   """
-  pair = (first, second)
   are_drawn = {
-    "crop": not all(view.is_whole for view in pair),
-    "color": any(is_jittered(view) for view in pair),
-    "flip": any(view.flip for view in pair),
-    "blur": any(view.blur for view in pair),
-    "sol": any(view.solarize for view in pair),
-    "rot": all(ROTATION in (*view.groups, extra) for view in pair),
+    "crop": not all(view.is_whole for view in views),
+    "color": any(is_jittered(view) for view in views),
+    "flip": any(view.flip for view in views),
+    "blur": any(view.blur for view in views),
+    "sol": any(view.solarize for view in views),
+    "rot": all(ROTATION in (*view.groups, extra) for view in views),
   }
   return {name for name, is_drawn in are_drawn.items() if is_drawn}

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax import inputs, losses
-from essl_jax.augment import DrawnView, ViewRequest, plain_view
+from essl_jax.augment import DrawnView, View, ViewRequest, plain_view
 from essl_jax.config import bounds
 from essl_jax.equivariance import vectors
 from essl_jax.equivariance.term import Metrics, Term
 from essl_jax.methods.method import Features, Heads, Projector
 from essl_jax.models.heads import MLP
 
-_VIEWS = ("first", "second")
+_VIEWS, _PLAIN = ("first", "second"), "plain"
 
 
 @inputs.any_sharding(by_example=False)
@@ -88,7 +88,7 @@ class EquiMod(Term):
       ViewRequest(name, getattr(views, name), views.extra, parameters=True)
       for name in _VIEWS
     ]
-    return [*seen, ViewRequest("plain", plain_view(views.first))]
+    return [*seen, self.predicted_from(views)]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """The projector, the layer of the parameters, and the predictor."""
@@ -104,36 +104,36 @@ class EquiMod(Term):
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
     """`embeddings` of both views and what is `predicted` of them, [2 N, D]."""
-    project = heads["equimod_projector"]
-    embeddings = [project(features[name]) for name in _VIEWS]
-    plain = project(features["plain"])
+    embeddings = [self.embed(heads, features[name]) for name in _VIEWS]
+    plain = self.embed(heads, features[_PLAIN])
     seen = [targets["parameters"][name] for name in _VIEWS]
-    predicted = [self.predict(heads, plain, x, seen) for x in seen]
+    views = [x.view for x in seen]
+    predicted = [self.predict(heads, plain, None, x, views) for x in seen]
     return {
       "embeddings": jnp.concatenate(embeddings),
       "predicted": jnp.concatenate(predicted),
     }
 
+  def predicted_from(self, views: Any) -> ViewRequest:
+    """See `term.Predictor`: the plain view."""
+    return ViewRequest(_PLAIN, plain_view(views.first))
+
+  def embed(self, heads: Heads, features: jax.Array) -> jax.Array:
+    """See `term.Predictor`."""
+    return heads["equimod_projector"](features)
+
   def predict(
     self,
     heads: Heads,
-    plain: jax.Array,
+    embeddings: jax.Array,
+    drawn_from: DrawnView | None,
     drawn: DrawnView,
-    seen: Sequence[DrawnView],
+    views: Sequence[View],
   ) -> jax.Array:
-    """The embeddings of views.
-
-    Args:
-      heads: as for `forward`.
-      plain: embeddings [N, D] of the plain images.
-      drawn: how the views of these images were drawn.
-      seen: how both views of the method are drawn.
-
-    Returns:
-      [N, D].
-    """
-    moves = heads["equimod_parameters"](vectors.as_vector(drawn, seen))
-    both = jnp.concatenate([plain, moves], axis=1)
+    """See `term.Predictor`."""
+    del drawn_from
+    moves = heads["equimod_parameters"](vectors.as_vector(drawn, views))
+    both = jnp.concatenate([embeddings, moves], axis=1)
     return heads["equimod_predictor"](both)
 
   def loss(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax import inputs
-from essl_jax.augment import ViewRequest
+from essl_jax.augment import DrawnView, View, ViewRequest
 from essl_jax.config import bounds
 from essl_jax.equivariance import vectors
 from essl_jax.equivariance.term import Metrics, Term
@@ -151,24 +151,49 @@ class SIE(Term):
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
     """The embeddings, the arguments of the function `loss` by their names."""
-    width = features[_VIEWS[0]].shape[1]
+    found = {}
+    for number, name in enumerate(_VIEWS, 1):
+      invariant, _ = self._split(features[name])
+      project = heads["sie_invariant_projector"]
+      found[f"invariant{number}"] = project(invariant)
+      found[f"equivariant{number}"] = self.embed(heads, features[name])
+    pair = [targets["parameters"][name] for name in _VIEWS]
+    views = [x.view for x in pair]
+    predicted = self.predict(heads, found["equivariant1"], *pair, views)
+    return found | {"predicted": predicted}
+
+  def _split(self, features: jax.Array) -> list[jax.Array]:
+    """The invariant and the equivariant features."""
+    width = features.shape[1]
     if self.equivariant_features >= width:
       raise UsageError(
         f"config.{self.section}.equivariant_features"
         f" {self.equivariant_features} must be fewer than the {width} features"
         " of the encoder, of which the others are invariant"
       )
-    found = {}
-    for number, name in enumerate(_VIEWS, 1):
-      parts = jnp.split(
-        features[name], [width - self.equivariant_features], axis=1
-      )
-      for part, x in zip(("invariant", "equivariant"), parts, strict=True):
-        found[f"{part}{number}"] = heads[f"sie_{part}_projector"](x)
-    first, second = (targets["parameters"][name] for name in _VIEWS)
-    move = vectors.as_difference(first, second)
-    predicted = heads["sie_hypernetwork"](found["equivariant1"], move)
-    return found | {"predicted": predicted}
+    return jnp.split(features, [width - self.equivariant_features], axis=1)
+
+  def predicted_from(self, views: Any) -> ViewRequest:
+    """See `term.Predictor`: the first view."""
+    return self.requests(views)[0]
+
+  def embed(self, heads: Heads, features: jax.Array) -> jax.Array:
+    """See `term.Predictor`: of the equivariant features."""
+    return heads["sie_equivariant_projector"](self._split(features)[1])
+
+  def predict(
+    self,
+    heads: Heads,
+    embeddings: jax.Array,
+    drawn_from: DrawnView | None,
+    drawn: DrawnView,
+    views: Sequence[View],
+  ) -> jax.Array:
+    """See `term.Predictor`."""
+    if drawn_from is None:
+      raise ValueError("a prediction needs to know how both views were drawn")
+    moves = vectors.as_difference(drawn_from, drawn, views)
+    return heads["sie_hypernetwork"](embeddings, moves)
 
   def loss(
     self,

@@ -2,16 +2,52 @@
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax
 
-from essl_jax.augment import ViewRequest
+from essl_jax.augment import DrawnView, View, ViewRequest
 from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.methods.method import Features, Heads
 from essl_jax.transformations import TransformationGroup
+
+
+class Predictor(Protocol):
+  """A term that predicts embeddings of views, which evaluations may ask."""
+
+  def predicted_from(self, views: Any) -> ViewRequest:
+    """The view of an image from which those of others are predicted.
+
+    Args:
+      views: `config.views`.
+    """
+
+  def embed(self, heads: Heads, features: jax.Array) -> jax.Array:
+    """The embeddings [N, D] of features [N, F] of any view."""
+
+  def predict(
+    self,
+    heads: Heads,
+    embeddings: jax.Array,
+    drawn_from: DrawnView | None,
+    drawn: DrawnView,
+    views: Sequence[View],
+  ) -> jax.Array:
+    """The embeddings of views, from those of other views of the same images.
+
+    Args:
+      heads: of the term, each a function of arrays.
+      embeddings: [N, D] of the views of `predicted_from`.
+      drawn_from: how these were drawn; None where they were not.
+      drawn: how the predicted views were drawn.
+      views: how the method's views are drawn.
+
+    Returns:
+      [N, D].
+    """
+
 
 Metrics = dict[str, jax.Array]
 

@@ -9,22 +9,25 @@ from essl_jax import transformations
 from essl_jax.augment import DrawnView, View, ViewParameters
 from essl_jax.augment.parameters import JITTERS, element_names
 from essl_jax.equivariance.differences import (
+  differences,
   drawn_by,
   is_jittered,
   largest_jitter,
-  of_views,
+)
+
+_NOTHING = (
+  "nothing is drawn that tells views apart: let them crop, flip, jitter or blur"
 )
 
 
-def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
+def as_vector(drawn: DrawnView, views: Sequence[View]) -> jax.Array:
   """What was done to N images, as rows of numbers of about size 1.
 
   What none of the views draws has no columns.
 
   Args:
     drawn: a view.
-    others: more views, drawn in other ways, for which a head is to take rows of
-      the same columns.
+    views: how all those are drawn whose rows a head takes.
 
   Returns:
     float32 [N, P]. The window in parts of the image; flags of the flip,
@@ -32,9 +35,11 @@ def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
     strength, and their places in the order from -1 to 1, 0 where nothing is
     jittered; sigma in parts of the largest; and for each group of finitely
     many elements a flag for each of them.
+
+  Raises:
+    ValueError: nothing is drawn that would have a column.
   """
-  all_drawn = (drawn, *others)
-  parameters, views = drawn.parameters, [x.view for x in all_drawn]
+  parameters = drawn.parameters
   found = []
   if not all(view.is_whole for view in views):
     found.append(parameters.relative_crop)
@@ -49,12 +54,13 @@ def as_vector(drawn: DrawnView, others: Sequence[DrawnView] = ()) -> jax.Array:
     found.append(_columns(parameters.blurred, parameters.sigma / most))
   if any(view.solarize for view in views):
     found.append(_columns(parameters.solarized))
-  for name, group in _groups(all_drawn).items():
+  for name, group in _groups(views, drawn.extra).items():
     none = jnp.zeros_like(parameters.image_size[:, 0])
     element = parameters.elements.get(name, none)
     found.append(jax.nn.one_hot(element, group.num_classes))
-  rows = len(parameters.flip)
-  return jnp.concatenate([jnp.zeros((rows, 0)), *found], axis=1)
+  if not found:
+    raise ValueError(_NOTHING)
+  return jnp.concatenate(found, axis=1)
 
 
 def _columns(*values: jax.Array) -> jax.Array:
@@ -80,22 +86,32 @@ def _jitter(parameters: ViewParameters, views: Sequence[View]) -> jax.Array:
   )
 
 
-def as_difference(first: DrawnView, second: DrawnView) -> jax.Array:
+def as_difference(
+  first: DrawnView, second: DrawnView, views: Sequence[View]
+) -> jax.Array:
   """By what two views of N images differ, as rows of numbers of about size 1.
 
-  What neither view draws has no columns.
+  What none of the views draws has no columns.
 
   Args:
     first: a view.
     second: another view of the same images.
+    views: how all those are drawn by whose differences a head takes rows.
 
   Returns:
     float32 [N, 1 + P]: ones, by which a linear map of the rows has an offset,
     then the `differences` of the first to the second, of `rot` a flag for each
     number of turns.
+
+  Raises:
+    ValueError: nothing is drawn by which they could differ.
   """
-  found = of_views(first, second)
-  names = drawn_by(first.view, second.view, first.extra) & found.keys()
+  names = drawn_by(views, first.extra)
+  if not names:
+    raise ValueError(_NOTHING)
+  found = differences(
+    first.parameters, second.parameters, jitter=largest_jitter(views)
+  )
   if "rot" in names:
     found["rot"] = jax.nn.one_hot(found["rot"], 4)
   ones = jnp.ones((len(found["crop"]), 1))
@@ -104,12 +120,12 @@ def as_difference(first: DrawnView, second: DrawnView) -> jax.Array:
 
 
 def _groups(
-  drawn: Sequence[DrawnView],
+  views: Sequence[View], extra: str | None
 ) -> dict[str, transformations.TransformationGroup]:
   """Finite groups by their names in `ViewParameters.elements`."""
   names: dict[str, str] = {}
-  for x in drawn:
-    names |= element_names(x.view.groups, x.extra)
+  for view in views:
+    names |= element_names(view.groups, extra)
   found = {k: transformations.find_augmentation(x) for k, x in names.items()}
   kind = transformations.TransformationGroup
   return {k: x for k, x in found.items() if isinstance(x, kind)}

@@ -4,11 +4,9 @@ import functools
 import types
 
 import jax
-from jax import lax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from term_helpers import golden_mlp, golden_tensors
+from term_helpers import golden_mlp, golden_tensors, head_functions
 
 from essl_jax import augment
 from essl_jax.augment import View
@@ -16,31 +14,10 @@ from essl_jax.equivariance import augself, sie, stl
 
 pytestmark = pytest.mark.quick
 
-COMMON = {
-  "dtype": jnp.float32,
-  "axis_name": None,
-  "dot_general": lax.dot_general,
-}
 SIE_SCALE = 0.12  # of the golden hypernetwork
 
 
-def _heads(term, variables):
-  """The heads of a term as functions, each call in the mode of training."""
-  made = term.make_heads(**COMMON)
-  assert made.keys() == variables.keys()
-
-  def call(name, *inputs):
-    if name.endswith("hypernetwork"):
-      return made[name].apply(variables[name], *inputs)
-    given = made[name].init(jax.random.key(0), *inputs, train=True)
-    forms = [jax.tree.map(jnp.shape, x) for x in (given, variables[name])]
-    assert forms[0] == forms[1], name
-    found, _ = made[name].apply(
-      variables[name], *inputs, train=True, mutable=["batch_stats"]
-    )
-    return found
-
-  return {name: functools.partial(call, name) for name in made}
+TURNS = View(size=8, blur=0.5, solarize=0.5, groups=("rotation",))
 
 
 def _hypernetwork(weight, rows):
@@ -61,7 +38,7 @@ def _check(golden, term, variables, targets, names, parts):
     parts: names of metrics and of their values in the golden file.
   """
   file = golden("equivariance_terms")
-  heads = _heads(term, variables)
+  heads = head_functions(term, variables)
 
   @jax.jit
   @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -103,7 +80,7 @@ def test_stl(golden):
 def test_sie(golden, monkeypatch):
   """With the parameters of the file in the place of those of views."""
   parameters = golden("equivariance_terms")["sie_parameters"]
-  monkeypatch.setattr(sie.vectors, "as_difference", lambda a, b: parameters)
+  monkeypatch.setattr(sie.vectors, "as_difference", lambda *_: parameters)
   term = sie.SIE(
     equivariant_features=8,
     invariant_projector=(32, 32, 32),
@@ -115,13 +92,12 @@ def test_sie(golden, monkeypatch):
     "sie_equivariant_projector": golden_mlp("sie", "projector_equi."),
     "sie_hypernetwork": _hypernetwork(np.float32(SIE_SCALE) * weight, 16),
   }
-  targets = {"parameters": dict.fromkeys(("first", "second"))}
+  still = augment.draw_parameters(jax.random.key(0), 32, (8, 8), TURNS)
+  drawn = augment.DrawnView(still, TURNS)
+  targets = {"parameters": {"first": drawn, "second": drawn}}
   parts = {"sie_prediction": "sie_repr_loss_equi"}
   names = ("sie_loss", "sie_grad_features")
   _check(golden, term, variables, targets, names, parts)
-
-
-TURNS = View(size=8, blur=0.5, solarize=0.5, groups=("rotation",))
 
 
 def _drawn(file, number):
