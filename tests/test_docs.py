@@ -1,5 +1,6 @@
 """What the documents name exists: links, recipes and flags, Python blocks."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -9,8 +10,8 @@ from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
 import numpy as np
 import pytest
 
+from essl_jax import augment, losses
 from essl_jax import config as config_lib
-from essl_jax import losses
 from essl_jax.config import flags
 
 pytestmark = pytest.mark.quick
@@ -126,6 +127,21 @@ def test_the_library_page_compares_its_two_ways(monkeypatch):
   names = {"jax": jax, "losses": losses}
   exec(_python("docs/library.md")[1], names)
   assert names["mesh"].size == 4
+
+
+def test_the_library_page_shares_and_applies_draws():
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (8, 24, 24, 3), np.uint8)
+  code = _python("docs/library.md")[2].replace("size=32", "size=8")
+  names = {"jax": jax, "np": np, "augment": augment, "images": images}
+  exec(code, names)
+  parameters = names["parameters"]
+  assert len(set(np.asarray(names["turns"]).tolist())) > 1
+  page = (ROOT / "docs" / "library.md").read_text("utf-8")
+  rows = re.findall(r"^\| (`.*?) \|", page.partition("`parameters.`")[2], re.M)
+  listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+  fields = {field.name for field in dataclasses.fields(parameters)}
+  assert listed == fields
 
 
 def test_the_step_of_your_own_works_as_shown():
