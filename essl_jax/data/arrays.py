@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import copy
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class ArraySource:
     return Stream(len(self.train_images), **asked).rows()
 
   def batches(
-    self, *, crops: Mapping[str, View] | None = None, **asked: int
+    self, *, crops: Mapping[str, View] | None = None, **asked: Any
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     if crops is not None:

@@ -146,13 +146,14 @@ class Classifier:
       return self._problem.begin(views, params, features.variables)
 
     def batches(start_step: int) -> Iterator[Any]:
+      crops: dict[str, Any] = {"crops": {"image": view}}
       shares = source.batches(
         batch_size=recipe.batch_size,
         seed=seed,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        **({} if self._problem.crop else {"crops": {"image": view}}),
+        **({} if self._problem.crop else crops),
       )
       return parallel.stream(shares, mesh)
 

@@ -1,5 +1,6 @@
 """Random keys of the views of a step, and the draws that they give."""
 
+import functools
 from typing import Any
 import zlib
 
@@ -55,13 +56,18 @@ def draw(
   crop = "image" in batch
 
   def run(keys: jax.Array, images: jax.Array) -> Any:
-    options = {"crop": crop, "extra": request.extra, "normalized": False}
-    view = request.view
+    draw = functools.partial(
+      augment.random_view,
+      keys,
+      images,
+      request.view,
+      crop=crop,
+      extra=request.extra,
+      normalized=False,
+    )
     if request.parameters:
-      return augment.random_view(
-        keys, images, view, return_parameters=True, **options
-      )
-    return augment.random_view(keys, images, view, **options), None
+      return draw(return_parameters=True)
+    return draw(), None
 
   if request.draws == 1:
     drawn = run(keys[0], batch["image" if crop else request.draw_names[0]])
