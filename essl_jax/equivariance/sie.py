@@ -157,9 +157,10 @@ class SIE(Term):
       project = heads["sie_invariant_projector"]
       found[f"invariant{number}"] = project(invariant)
       found[f"equivariant{number}"] = self.embed(heads, features[name])
-    pair = [targets["parameters"][name] for name in _VIEWS]
-    views = [x.view for x in pair]
-    predicted = self.predict(heads, found["equivariant1"], *pair, views)
+    first, second = (targets["parameters"][name] for name in _VIEWS)
+    views = [first.view, second.view]
+    embeddings = found["equivariant1"]
+    predicted = self.predict(heads, embeddings, first, second, views)
     return found | {"predicted": predicted}
 
   def _split(self, features: jax.Array) -> list[jax.Array]:

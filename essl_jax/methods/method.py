@@ -17,8 +17,9 @@ from essl_jax.config import bounds
 from essl_jax.config.parts import Part
 from essl_jax.models import heads
 
-Heads = Mapping[str, Callable[[jax.Array], jax.Array]]
-"""The heads by name, bound to their parameters and to the mode of training."""
+Heads = Mapping[str, Callable[..., jax.Array]]
+"""The heads by name, bound to their parameters and to the mode of training:
+functions of an array, or of several where a head is such a module."""
 Features = Mapping[str, jax.Array]
 """The encoder's features [N, F] of each view, by its name."""
 
