@@ -123,7 +123,9 @@ class Term(Part):
     Args:
       heads: of `make_heads`, each a function of an array.
       features: of the views that were asked for, by name.
-      targets: what the views' transforms have returned, by name.
+      targets: what the views' transforms have returned, by name; and under
+        `parameters`, by name, an `augment.DrawnView` of each view whose request
+        has `parameters`.
 
     Returns:
       A tree of arrays that lead with as many rows as the features.

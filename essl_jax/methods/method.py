@@ -85,7 +85,8 @@ class Method(Part):
 
     Returns:
       One request for each of `self.views`; a subclass may ask for several
-      draws of one of them, or for plain ones.
+      draws of one of them, for plain ones, for draws that images share, or for
+      the parameters of views.
     """
     return [
       ViewRequest(name, getattr(views, name), extra=views.extra)

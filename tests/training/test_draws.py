@@ -185,7 +185,8 @@ def test_crops_of_the_host_bring_their_windows(tiny_config, tmp_path):
   still = {"size": 16, "jitter_probability": 0, "grayscale": 0}
   config = tiny_config(
     "simclr",
-    batch_size=4,
+    batch_size=8,
+    micro_batches=2,
     terms=("test_draws:Told", "test_draws:Pairs"),
     views={"first": still, "second": still},
   )
