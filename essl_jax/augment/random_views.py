@@ -203,6 +203,10 @@ def _check(
   extra: str | None,
 ) -> None:
   """Refuses parameters that the view of these images cannot have."""
+  if not isinstance(parameters, ViewParameters):
+    raise ValueError(
+      f"parameters must be ViewParameters, got {type(parameters).__name__}"
+    )
   count, wanted = images.shape[0], set(element_names(view.groups, extra))
   if set(parameters.elements) != wanted:
     raise ValueError(

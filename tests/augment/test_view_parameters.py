@@ -270,6 +270,7 @@ def test_parameters_cost_nothing_where_nobody_asks():
       dataclasses.replace(ALL, groups=("flips",)),
       r"elements of \['flips', 'rotation'\].*got .*'rotation 2'",
     ),
+    (lambda p: p.elements, ALL, "must be ViewParameters, got dict"),
     (lambda p: p, dataclasses.replace(ALL, flip=0), "flip for .* without flip"),
     (lambda p: p, dataclasses.replace(ALL, blur=0), "does without blur"),
     (
