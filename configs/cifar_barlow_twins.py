@@ -9,6 +9,8 @@
 Variants:
   baseline  Barlow Twins: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 The paper has Barlow Twins on ImageNet only. This recipe takes views, encoder
@@ -21,7 +23,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
 """
 
-from cifar_simclr import COMMON, shrink, start
+from cifar_simclr import COMMON, finish, shrink, start
 import ml_collections
 
 from essl_jax.config import variants
@@ -47,4 +49,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   if "small" in chosen:
     shrink(config)
     config.projector.widths = (512, 512, 512)
-  return config
+  return finish(config, chosen)

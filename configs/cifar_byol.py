@@ -9,6 +9,8 @@
 Variants:
   baseline  BYOL: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 Views, heads, optimiser and length of the plain method are those of solo-learn,
@@ -42,7 +44,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     cifar_simclr.shrink(config)
     config.projector.widths = (1024, 128)
     config.predictor_hidden = 1024
-  return config
+  return cifar_simclr.finish(config, chosen)
 
 
 def start(

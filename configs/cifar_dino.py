@@ -12,6 +12,8 @@
 Variants:
   baseline  DINO: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 Views, heads, optimiser and length of the plain method are those of solo-learn,
@@ -27,7 +29,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 """
 
 from cifar_byol import start
-from cifar_simclr import COMMON, shrink
+from cifar_simclr import COMMON, finish, shrink
 import ml_collections
 
 from essl_jax.config import variants
@@ -49,4 +51,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.prototypes = 1024
     config.target_decay = 0.99
     config.teacher_warmup_epochs = 0
-  return config
+  return finish(config, chosen)

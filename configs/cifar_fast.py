@@ -9,6 +9,8 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.06.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     float32, 5,000 images, 4 epochs, a quarter of the width; minutes on
             2 CPU cores.
 
@@ -42,7 +44,7 @@ Method, batch and augmentations are those of cifar_simclr.py. SimCLR rather than
 SimSiam, since E-SimCLR is ahead after few epochs of few images.
 """
 
-from cifar_simclr import COMMON, shrink, start
+from cifar_simclr import COMMON, finish, shrink, start
 import ml_collections
 
 from essl_jax.config import variants
@@ -71,4 +73,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.precision = "float32"
     config.projector.widths = (512, 512)
     config.knn.every_epochs = 1
-  return config
+  return finish(config, chosen)

@@ -9,6 +9,8 @@
 Variants:
   baseline  MoCo v3: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   vit       a vision transformer of 12 blocks, 192 channels, 3 heads and patches
             of 4 pixels, with AdamW.
   small     5,000 images, a quarter of the width (of the ViT half the width and
@@ -27,7 +29,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 """
 
 from cifar_byol import start
-from cifar_simclr import COMMON, shrink
+from cifar_simclr import COMMON, finish, shrink
 import ml_collections
 
 from essl_jax.config import variants
@@ -62,4 +64,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     config.predictor_hidden = 1024
     if is_vit:
       config.encoder.depth = 4
-  return config
+  return finish(config, chosen)

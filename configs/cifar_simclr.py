@@ -9,6 +9,8 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.03.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   rotnet    no SSL loss: predicts the rotations of 32-pixel crops alone, as
             Gidaris et al. (arXiv 1803.07728), with this recipe's training.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
@@ -25,12 +27,20 @@ from collections.abc import Collection
 
 import ml_collections
 
-from essl_jax.config import base, exclusive, update_views, variants
+from essl_jax.config import (
+  base,
+  exclusive,
+  term_variants,
+  update_views,
+  use_term,
+  variants,
+)
 
 COMMON = {
   "baseline": "without equivariance",
   "cifar100": "images of CIFAR-100",
   "small": "minutes on 2 CPU cores",
+  **term_variants(),
 }
 VARIANTS = COMMON | {"rotnet": "without an SSL loss"}
 
@@ -38,6 +48,7 @@ VARIANTS = COMMON | {"rotnet": "without an SSL loss"}
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   chosen = variants(variant, VARIANTS)
+  exclusive(chosen, ("rotnet", *term_variants()))
   kind = exclusive(chosen, ("baseline", "rotnet"))
   config = start("none" if kind == "rotnet" else "simclr", chosen)
   # The defaults are the paper's: 800 epochs at batch size 512, ResNet-18, SGD,
@@ -51,7 +62,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     shrink(config)
     if kind != "rotnet":
       config.projector.widths = (512, 512)
-  return config
+  return finish(config, chosen)
 
 
 def start(
@@ -82,3 +93,15 @@ def shrink(config: ml_collections.ConfigDict) -> None:
   config.equivariance.hidden_widths = (512, 512)
   config.optimizer.warmup_epochs = 1
   config.probe.protocol = "fast"
+
+
+def finish(
+  config: ml_collections.ConfigDict, chosen: frozenset[str]
+) -> ml_collections.ConfigDict:
+  """Puts the term of a variant, if any, in place of predicting rotations."""
+  use_term(config, chosen)
+  if {"care", "cifar100"} <= chosen:
+    config.care.update(weight=0.001, chunks=4)  # the paper's
+  if {"sie", "small"} <= chosen:
+    config.sie.equivariant_features = 64  # of 128, or of 96 of a ViT
+  return config

@@ -9,6 +9,8 @@
 Variants:
   baseline  SimSiam: no rotations are predicted, base learning rate 0.03.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 Accuracy to expect (linear probe, top-1): about 94% for E-SimSiam and 91 to 92%
@@ -19,7 +21,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
 """
 
-from cifar_simclr import COMMON, shrink, start
+from cifar_simclr import COMMON, finish, shrink, start
 import ml_collections
 
 from essl_jax.config import variants
@@ -42,4 +44,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     shrink(config)
     config.projector.widths = (512, 512)
     config.predictor_hidden = 128
-  return config
+  return finish(config, chosen)

@@ -9,6 +9,8 @@
 Variants:
   baseline  VICReg: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
+  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
+            sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 Views, heads, optimiser and length of the plain method are those of solo-learn,
@@ -22,7 +24,7 @@ On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 """
 
 from cifar_byol import start
-from cifar_simclr import COMMON, shrink
+from cifar_simclr import COMMON, finish, shrink
 import ml_collections
 
 from essl_jax.config import variants
@@ -42,4 +44,4 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   if "small" in chosen:
     shrink(config)
     config.projector.widths = (512, 512, 512)
-  return config
+  return finish(config, chosen)

@@ -7,6 +7,9 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.03.
   small     2,000 images, 48-pixel views, a quarter of the width: to try out.
+  augself   AugSelf's term in place of the prediction of rotations; so do care,
+            equimod, sie and stl. 200 epochs at batch size 256 with a learning
+            rate of 0.03, as AugSelf and STL were trained on STL-10.
 
 Pre-trains on the 100,000 unlabelled images of 96 pixels (TFDS `stl10`, split
 `unlabelled`); kNN and linear probe use the 5,000 labelled training images and
@@ -17,11 +20,19 @@ run: the data was not available.
 
 import ml_collections
 
-from essl_jax.config import base, update_views, variants
+from essl_jax.config import (
+  base,
+  exclusive,
+  term_variants,
+  update_views,
+  use_term,
+  variants,
+)
 
 VARIANTS = {
   "baseline": "without equivariance",
   "small": "for trying out",
+  **term_variants(),
 }
 
 
@@ -34,8 +45,11 @@ def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
   """Returns the recipe with another method, for `stl10_simsiam.py` too."""
   chosen = variants(variant, VARIANTS)
   baseline = "baseline" in chosen
+  has_term = bool(exclusive(chosen, term_variants()))
   config = base(method=method)
-  config.epochs = 100
+  config.epochs = 200 if has_term else 100
+  if has_term:
+    config.batch_size = 256
   config.data.update(
     name="stl10", train_split="unlabelled", labelled_split="train"
   )
@@ -46,7 +60,7 @@ def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
     std=(0.229, 0.224, 0.225),
   )
   config.views.third.size = 48
-  config.optimizer.learning_rate = 0.03 if baseline else 0.06
+  config.optimizer.learning_rate = 0.03 if baseline or has_term else 0.06
   config.equivariance.weight = 0.0 if baseline else 0.4
   config.probe.resize_size = 108  # 96 * 36 / 32, as for CIFAR-10
   config.measures.groups = ("rotation",)
@@ -62,4 +76,9 @@ def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
     config.equivariance.hidden_widths = (512, 512)
     config.optimizer.warmup_epochs = 1
     config.probe.update(resize_size=54, protocol="fast")
+  use_term(config, chosen)
+  if "care" in chosen:
+    config.care.update(weight=0.01, chunks=8)  # the paper's, of a ResNet-50
+  if {"sie", "small"} <= chosen:
+    config.sie.equivariant_features = 64  # of 128
   return config

@@ -17,7 +17,8 @@ from essl_jax.config import variants
 def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
   """Returns the recipe; `variant` is what follows the colon."""
   config = make("simsiam", variant)
-  config.equivariance.last_hidden_relu = False
+  if "prediction" in config.terms:
+    config.equivariance.last_hidden_relu = False
   if "small" in variants(variant, VARIANTS):
     config.predictor_hidden = 128
   return config

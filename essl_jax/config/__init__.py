@@ -28,7 +28,13 @@ from essl_jax.config.parsing import (
   update_views,
 )
 from essl_jax.config.schema import schema
-from essl_jax.config.variants import exclusive, option, variants
+from essl_jax.config.variants import (
+  exclusive,
+  option,
+  term_variants,
+  use_term,
+  variants,
+)
 
 __all__ = [
   "Config",
@@ -50,8 +56,10 @@ __all__ = [
   "ranking_figure",
   "schema",
   "source_fields",
+  "term_variants",
   "terms",
   "to_dict",
   "update_views",
+  "use_term",
   "variants",
 ]

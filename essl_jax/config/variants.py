@@ -2,6 +2,10 @@
 
 from collections.abc import Collection, Mapping
 
+import ml_collections
+
+from essl_jax.config import parsing, parts
+from essl_jax.config.config import Config
 from essl_jax.errors import UsageError
 
 
@@ -62,3 +66,46 @@ def exclusive(chosen: Collection[str], names: Collection[str]) -> str:
       f"config variants {' and '.join(found)} exclude each other: choose one"
     )
   return found[0] if found else ""
+
+
+def term_variants() -> dict[str, str]:
+  """What the variant of each equivariance term is for, by its name.
+
+  The term of every config needs no variant.
+  """
+  return {
+    name: f"the term {name}, no rotations predicted"
+    for name in parts.TERM.names()
+    if name not in Config.terms
+  }
+
+
+def use_term(
+  config: ml_collections.ConfigDict, chosen: Collection[str]
+) -> ml_collections.ConfigDict:
+  """Puts the term of a variant, if one is chosen, in place of a recipe's own.
+
+  What the recipe says of its own terms, and of views that they alone ask for,
+  is forgotten.
+
+  Args:
+    config: a recipe from `base`, which is changed.
+    chosen: from `variants`, of which some may be from `term_variants`.
+
+  Returns:
+    The recipe.
+
+  Raises:
+    UsageError: two terms are chosen, or one and `baseline`.
+  """
+  own = term_variants()
+  name = exclusive(chosen, [*own, "baseline"])
+  if name in own:
+    term, method = parts.TERM.find(name), parts.METHOD.find(config.method)
+    for other in map(parts.TERM.find, config.terms):
+      del config[other.section]
+      for view in {*other.views} - {*term.views, *method.views}:
+        del config.views[view]
+    config.terms = (name,)
+    config[term.section] = parsing.base(terms=(name,))[term.section]
+  return config

@@ -106,6 +106,36 @@ def test_a_recipe_copied_without_the_one_it_builds_on_is_refused(
   assert flags.read_recipe(str(copied))["method"] == "simsiam"
 
 
+TERMS = sorted(config_lib.term_variants())
+OF_TERMS = [x for x in RECIPES if x.startswith(("cifar_", "stl10_"))]
+
+
+@pytest.mark.parametrize("name", OF_TERMS)
+@pytest.mark.parametrize("size", ["", ",small"])
+def test_a_variant_chooses_another_term(name, size):
+  for term in TERMS:
+    config = _recipe(name, f"{term}{size}")
+    assert config.terms == (term,)
+  baseline = rf"baseline and {TERMS[0]}|{TERMS[0]} and baseline"
+  with pytest.raises(UsageError, match=baseline):
+    _recipe(name, f"baseline,{TERMS[0]}")
+  with pytest.raises(UsageError, match="augself and care exclude each other"):
+    _recipe(name, "care,augself")
+
+
+def test_terms_have_the_settings_of_their_papers():
+  care = _recipe("cifar_byol", "care,cifar100")
+  (term,) = config_lib.terms(care)
+  assert (term.weight, term.chunks) == (0.001, 4)
+  (term,) = config_lib.terms(_recipe("stl10_simsiam", "care"))
+  assert (term.weight, term.chunks) == (0.01, 8)
+  augself = _recipe("stl10_simsiam", "augself")
+  assert (augself.epochs, augself.batch_size) == (200, 256)
+  assert augself.optimizer.learning_rate == 0.03
+  (term,) = config_lib.terms(augself)
+  assert term.weights == {"crop": 1, "color": 1}
+
+
 @pytest.mark.parametrize("method", ["simclr", "simsiam"])
 @pytest.mark.parametrize("variant", ["", "baseline", "small,baseline"])
 def test_flowers_and_stl10(method, variant):
