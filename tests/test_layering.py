@@ -87,6 +87,8 @@ MAY_NAME = {
   "evaluation/classifier.py": "the folder probe of a workdir",
   "photonics/regression.py": "the folder probe of a workdir",
   "losses/__init__.py": "functions that are called like their methods",
+  "equivariance/sie.py": "a part of its loss is called prediction",
+  "equivariance/stl.py": "a part of its loss is called transformation",
 }
 
 

@@ -152,14 +152,6 @@ class STL(Term):
         f" config.{self.section}.weight to 0"
       )
 
-  def check_share(self, images: int) -> None:
-    """Refuses shares that pairs do not fill."""
-    if images % 2:
-      raise ValueError(
-        f"pairs of images stay together, and a device has {images} at a time:"
-        " give a batch_size of which each device has an even number"
-      )
-
   def requests(self, views: Any) -> list[ViewRequest]:
     """Both views of the method, whose draws pairs share."""
     return [
@@ -194,7 +186,8 @@ class STL(Term):
     """The pair of each part that is computed; see the function `loss`."""
     del targets
     y1, y2 = features["first"], features["second"]
-    self.check_share(len(y1))
+    if len(y1) % 2:
+      raise ValueError(f"pairs of images are to stay together, got {len(y1)}")
     found = {}
     if "invariance" in self.weights:
       project = heads["stl_invariance_projector"]

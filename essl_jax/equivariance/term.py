@@ -86,13 +86,6 @@ class Term(Part):
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for a config that it does not fit."""
 
-  def check_share(self, images: int) -> None:
-    """Raises UsageError or ValueError for a share of the batch, likewise.
-
-    Args:
-      images: that `forward` gets at a time: a device's, of one micro-batch.
-    """
-
   @abc.abstractmethod
   def requests(self, views: Any) -> list[ViewRequest]:
     """The views that it asks for; see `Method.requests`."""

@@ -40,7 +40,6 @@ def check(experiment: Any) -> None:
       or a part that fails on the views.
   """
   _check_labels(experiment)
-  _check_shares(experiment)
   view_checks.check(experiment)
   _check_norms(experiment)
   networks = experiment.networks
@@ -84,15 +83,6 @@ def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
       f" {_MOST_STEPS} steps that a run counts: give fewer"
     )
   return steps
-
-
-def _check_shares(experiment: Any) -> None:
-  """Asks the terms about the images of a device in one micro-batch."""
-  config = experiment.config
-  devices = experiment.mesh.size * config.micro_batches
-  for term in experiment.networks.terms:
-    with told(f"config.{term.section}"):
-      term.check_share(config.batch_size // devices)
 
 
 def _check_labels(experiment: Any) -> None:

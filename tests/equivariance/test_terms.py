@@ -185,8 +185,18 @@ STILL = {
 @pytest.mark.parametrize(
   ("name", "fields", "changes", "expected"),
   [
-    ("stl", {}, {"batch_size": 24}, "config.stl: pairs .* has 3 at a time"),
-    ("stl", {}, {"micro_batches": 2}, "config.stl: pairs .* has 1 at a time"),
+    (
+      "stl",
+      {},
+      {"batch_size": 24},
+      "config.stl: groups of 2 .* has 3 at a time",
+    ),
+    (
+      "stl",
+      {},
+      {"micro_batches": 2},
+      "config.stl: groups of 2 .* has 1 at a time",
+    ),
     (
       "stl",
       dict.fromkeys((f"{x}_weight" for x in stl.PARTS), 0.0),
