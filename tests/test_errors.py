@@ -84,11 +84,10 @@ def test_wrong_input_is_code_2_and_bugs_are_no_line():
 
 def test_a_message_that_quotes_an_endless_value_stays_a_line():
   with pytest.raises(UsageError) as caught:
-    config_lib.parse({"method": "simclr", "optimizer": "9" * 10**6})
+    config_lib.parse({"method": "9" * 10**6})
   line, code = errors.line_and_code(caught.value)
   assert code == 2 and len(line) < 4000
-  assert line.startswith("config.optimizer must hold fields, got '999")
-  assert line.endswith("999'")
+  assert "999[" in line and "left out]999" in line
 
 
 @pytest.mark.parametrize(
