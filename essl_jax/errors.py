@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line, printable
+from essl_jax.texts import first_line, printable, shortened
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -78,8 +78,12 @@ class UsageError(ValueError):
   """Wrong input, told in one line: what is wrong, what is allowed, what to do.
 
   `python -m essl_jax.main` prints the message without a stack trace and exits
-  with code 2.
+  with code 2. The middle of a message that quotes a very long value is left
+  out.
   """
+
+  def __init__(self, message: str) -> None:
+    super().__init__(shortened(message))
 
 
 def line_and_code(error: BaseException) -> tuple[str, int] | None:

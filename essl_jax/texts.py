@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import unicodedata
 
 _LONGEST = 300  # characters
+_LONGEST_MESSAGE = 3000
 _UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, no UTF-8, line breaks
 # Of a path and of a name in it, in bytes, as Linux and macOS have them.
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
@@ -34,6 +35,23 @@ def printable(text: str) -> str:
     The same text where all its characters can be printed.
   """
   return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def shortened(text: str, most: int = _LONGEST_MESSAGE) -> str:
+  """A text without its middle, where it is too long to be read.
+
+  Args:
+    text: such as a message that quotes a value of a file.
+    most: characters that are kept.
+
+  Returns:
+    The text; of a longer one both ends, and how much is missing.
+  """
+  if len(text) <= most:
+    return text
+  ends = most // 2
+  missing = len(text) - 2 * ends
+  return f"{text[:ends]}[{missing} characters left out]{text[-ends:]}"
 
 
 def unfit(text: str) -> str:

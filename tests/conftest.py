@@ -79,7 +79,7 @@ def golden() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Any:
-  """Makes configs of two blocks that train in seconds on 16-pixel images."""
+  """Makes configs of one block that train in seconds on 16-pixel images."""
   from essl_jax import config as config_lib
 
   def make(method: str = "simsiam", **fields: Any) -> config_lib.Config:
@@ -92,7 +92,7 @@ def tiny_config() -> Any:
       "checkpoint_every_epochs": 1,
       "data": {"name": "digits"},
       "views": {"first": view, "second": view, "third": {"size": 8}},
-      "encoder": {"width": 8, "stem": "cifar", "blocks": (1, 1)},
+      "encoder": {"width": 8, "stem": "cifar", "blocks": (1,)},
       "projector": {"widths": (32, 32)},
       "equivariance": {"hidden_widths": (32, 32)},
       "optimizer": {"warmup_epochs": 1},

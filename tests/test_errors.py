@@ -7,11 +7,17 @@ import jax
 import pytest
 
 from essl_jax import arguments, errors
+from essl_jax import config as config_lib
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 
 pytestmark = pytest.mark.quick
 
+QUICKSTART = {
+  "method": "simclr",
+  "data": {"name": "digits"},
+  "temperature": 0.5,
+}
 # As TensorStore writes it, and Orbax raises it.
 OF_ORBAX = (
   'RESOURCE_EXHAUSTED: Error writing local file "/runs/a/checkpoints/1/state":'
@@ -79,6 +85,15 @@ def test_wrong_input_is_code_2_and_bugs_are_no_line():
   assert errors.line_and_code(raised(out_of_memory))[1] == 2
   for bug in (ValueError("bad"), KeyError("x"), AssertionError()):
     assert errors.line_and_code(raised(bug)) is None
+
+
+def test_a_message_that_quotes_an_endless_value_stays_a_line():
+  with pytest.raises(UsageError) as caught:
+    config_lib.parse(QUICKSTART | {"optimizer": "9" * 10**6})
+  line, code = errors.line_and_code(caught.value)
+  assert code == 2 and len(line) < 4000
+  assert line.startswith("config.optimizer must hold fields, got '999")
+  assert "characters left out]999" in line
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ def test_a_long_line_is_cut():
   assert line == "x" * 297 + "..."
 
 
+def test_a_long_text_loses_its_middle():
+  assert texts.shortened("x" * 3000) == "x" * 3000
+  assert texts.shortened("abcdefghij", 4) == "ab[6 characters left out]ij"
+
+
 @pytest.mark.parametrize(
   ("text", "wrong"),
   [

@@ -93,6 +93,7 @@ def test_every_moment_may_be_the_one_of_a_stop(program, tmp_path):
   for at in itertools.count(1):
     if not stop_and_resume(program, tmp_path / str(at), at):
       break
+  print(f"{at - 1} moments of a stop")
   assert at > STEP_6
 
 

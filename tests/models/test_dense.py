@@ -21,14 +21,16 @@ def _gradients(function, *arguments):
   return value, *pullback(jnp.cos(value))
 
 
+@pytest.mark.parametrize("rows", [(5,), (3, 7), (1, 2, 3)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_products_and_gradients_equal_xlas(dtype):
-  x = jax.random.normal(KEY, (5, 12)).astype(dtype)
+def test_products_and_gradients_equal_xlas(dtype, rows):
+  x = jax.random.normal(KEY, (*rows, 12)).astype(dtype)
+  numbers = (((len(rows),), (0,)), ((), ()))
   w = jax.random.normal(jax.random.key(1), (12, 10)).astype(dtype)
   ours, xlas = (
-    jax.jit(lambda x, w, dot=dot: _gradients(lambda *a: dot(*a, ROWS), x, w))(
-      x, w
-    )
+    jax.jit(
+      lambda x, w, dot=dot: _gradients(lambda *a: dot(*a, numbers), x, w)
+    )(x, w)
     for dot in (dense.cpu_dot_general, lax.dot_general)
   )
   for a, b in zip(ours, xlas, strict=True):
@@ -63,15 +65,22 @@ def test_no_compiled_gradient_multiplies_by_a_transposed_matrix():
   assert ("1", "1") not in ours
 
 
-def test_other_products_are_xlas():
-  x = jnp.arange(24.0).reshape(2, 3, 4)
-  w = jnp.arange(8.0).reshape(4, 2)
+def test_axes_of_rows_become_one():
+  x, w = jnp.ones((32, 9, 12)), jnp.ones((12, 10))
   numbers = (((2,), (0,)), ((), ()))
+  product = lambda x: dense.cpu_dot_general(x, w, numbers)
+  assert "f32[288,12]" in str(jax.make_jaxpr(product)(x))
+
+
+def test_other_products_are_xlas():
+  x = jnp.arange(24.0).reshape(2, 4, 3)
+  w = jnp.arange(8.0).reshape(4, 2)
+  numbers = (((1,), (0,)), ((), ()))
   np.testing.assert_array_equal(
     dense.cpu_dot_general(x, w, numbers), lax.dot_general(x, w, numbers)
   )
   wide = dense.cpu_dot_general(
-    x[0].astype(jnp.bfloat16),
+    x[0].T.astype(jnp.bfloat16),
     w.astype(jnp.bfloat16),
     ROWS,
     preferred_element_type=jnp.float32,

@@ -17,7 +17,7 @@ from essl_jax.models.layers import convolution, dense
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 
-CONVOLUTIONS = 6  # the stem, two of each block, the second's shortcut
+CONVOLUTIONS = 3  # the stem and two of the block
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
@@ -52,7 +52,7 @@ def test_steps_lower_for_tpu_and_cuda(tiny_config, method, platform):
   of_contrastive = ("simclr", "simclr_nt_xent", "moco_v3")
   width = config.projector.widths[-1] if method in of_contrastive else None
   assert set(gathered) == ({f"16x{width}xf32"} if width else set())
-  # Passes of two blocks and both gradients, but for that by the images; of a
+  # Passes of the encoder and both gradients, but for that by the images; of a
   # target network no gradients.
   passes = 1 if method == "none" else 3
   has_target = parts.METHOD.find(method).target_heads is not None

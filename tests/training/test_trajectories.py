@@ -19,11 +19,11 @@ from essl_jax.training import problem as problem_lib
 from essl_jax.training import step as step_lib
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-TRAJECTORIES = (
-  "simsiam_lambda0.4",
-  pytest.param("simsiam_lambda0.0", marks=pytest.mark.slow),
-  pytest.param("simclr_lambda0.4", marks=pytest.mark.slow),
-)
+# Each compiles for minutes. By default test_ema_trajectories follows the
+# PyTorch program's steps with small networks, and test_models_golden its
+# networks at full width.
+pytestmark = pytest.mark.slow
+TRAJECTORIES = ("simsiam_lambda0.4", "simsiam_lambda0.0", "simclr_lambda0.4")
 # The PyTorch program registers encoder and projector twice; the tensors were
 # filled under the second name and are recorded under the first.
 FILLED = {

@@ -24,20 +24,32 @@ def cpu_dot_general(
 
   XLA's CPU code is slow where the second factor is transposed: the gradient by
   64 rows of 2048 features takes three times as long as the product. Here the
-  rows are transposed in its stead, where they are few. All other products are
-  XLA's own. Differentiable in reverse mode alone, and within `jax.shard_map`
-  with `check_vma=False` alone.
+  rows are transposed in its stead, where they are few. It is slow too where
+  features have several axes of rows, such as images and tokens: here they
+  become one axis, which makes the gradients of a transformer's layers 1.2 to
+  1.5 times as fast. All other products are XLA's own. With few rows,
+  differentiable in reverse mode alone, and within `jax.shard_map` with
+  `check_vma=False` alone.
 
   Args:
-    lhs: Features, `[N, F]`.
+    lhs: Features, `[N, F]` or `[..., F]`.
     rhs: Matrix, `[F, K]`.
     dimension_numbers: As `jax.lax.dot_general` takes them.
     precision: Of the product and its gradients.
     preferred_element_type: Of the result; leaves it to XLA if given.
 
   Returns:
-    `[N, K]`.
+    `[N, K]` or `[..., K]`.
   """
+  if lhs.ndim > 2 and dimension_numbers == (((lhs.ndim - 1,), (0,)), ((), ())):
+    rows = cpu_dot_general(
+      lhs.reshape(-1, lhs.shape[-1]),
+      rhs,
+      _ROWS_BY_MATRIX,
+      precision,
+      preferred_element_type,
+    )
+    return rows.reshape(*lhs.shape[:-1], *rhs.shape[1:])
   is_plain = (
     dimension_numbers == _ROWS_BY_MATRIX
     and lhs.ndim == rhs.ndim == 2
