@@ -144,7 +144,9 @@ def test_layer_norms_of_one_value_are_refused_at_once(tiny_config):
 
 VIT = {"name": "vit", "image_size": 16, "patch": 8, "width": 8, "depth": 1}
 VIT |= {"heads": 2}
-SMALL = {"encoder": {"stem": "imagenet", "blocks": (1, 1)}}  # a pixel is left of 8 x 8
+SMALL = {
+  "encoder": {"stem": "imagenet", "blocks": (1, 1)}
+}  # a pixel is left of 8 x 8
 SMALL["views"] = dict.fromkeys(("first", "second", "third"), {"size": 8})
 ONE_ELEMENT = {"equivariance": {"all_elements": False}}
 
