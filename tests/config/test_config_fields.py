@@ -84,6 +84,14 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   cells = config_lib.parse(raw)
   short = {"blocks": (1,)}
   others = [tiny_config(x, encoder=short) for x in parts.METHOD.names()]
+  narrow = {
+    "care": {"care": {"chunks": 4}},
+    "sie": {"sie": {"equivariant_features": 4}},
+  }
+  others += [
+    tiny_config("simclr", encoder=short, terms=(x,), **narrow.get(x, {}))
+    for x in parts.TERM.names()
+  ]
   encoder = {"name": "vit", "image_size": 16, "patch": 8, "width": 8}
   encoder |= {"depth": 1, "heads": 2}
   view = {"size": 16, "blur": 0.5, "solarize": 0.5}

@@ -55,6 +55,7 @@ def test_the_extra_group_has_to_fit_small_views(tiny_config):
     networks = types.SimpleNamespace(terms=())
     experiment = types.SimpleNamespace(
       config=config,
+      mesh=types.SimpleNamespace(size=1),
       source=source,
       parts=[config_lib.method(config)],
       networks=networks,
