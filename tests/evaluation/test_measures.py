@@ -250,7 +250,7 @@ def test_a_run_reports_them_and_an_old_one_is_measured_again(
   train.run(config, tmp_path)
   printed = capsys.readouterr().out
   assert "Under rotation: linear read-out" in printed
-  assert "Effective rank" in printed and "of 16 features, 30 test" in printed
+  assert "Effective rank" in printed and "of 8 features, 30 test" in printed
   results = json.loads((tmp_path / "results.json").read_text())
   figures = results["figures"]
   rotation = figures["symmetry"]["rotation"]
