@@ -1,7 +1,7 @@
 """What random views do to each image: the parameters, and how they are drawn.
 
-The parameters are drawn first and then applied, so that a view can be told by
-them and be made again.
+Parameters are drawn first and applied after that, so that they describe a view
+and can make it again.
 """
 
 from collections.abc import Mapping, Sequence

@@ -178,7 +178,7 @@ def _flip_and_recolour(
 
   if view.flip:
     images = horizontal_flip(images, parameters.flip)
-  if view.jitter_probability and any(view.jitter):
+  if view.is_jittered:
     factors = [getattr(parameters, name) for name in JITTERS]
     places = jnp.unstack(parameters.jitter_order, axis=1)
     jittered = color.jitter(images, factors, places, view.jitter)
@@ -229,10 +229,9 @@ def _check(
 
 def _check_parts(parameters: ViewParameters, view: View) -> None:
   """Refuses known parameters of what the view does not compute."""
-  is_jittered = view.jitter_probability and any(view.jitter)
   parts = {
     "flip": (parameters.flip, view.flip),
-    "jitter": (parameters.jittered, is_jittered),
+    "jitter": (parameters.jittered, view.is_jittered),
     "grayscale": (parameters.grayscale, view.grayscale),
     "blur": (parameters.blurred, view.blur),
     "solarize": (parameters.solarized, view.solarize),

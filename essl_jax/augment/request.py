@@ -51,8 +51,9 @@ class ViewRequest:
       other. They are copies [draws N, H, W, C] that the encoder sees together.
     shared_by: how many consecutive images of the batch share each draw. Of two
       requests that differ in it, the larger one holds, a multiple of the other.
-    chunks: instead, into how many parts of consecutive images the batch is
-      divided, each of which shares its draws; 0 does not divide it.
+    chunks: instead of `shared_by`, the number of chunks of consecutive images
+      that the batch is divided into. The images of a chunk share their draws.
+      0 means no chunks.
     parameters: whether what was done to each image is handed over too.
 
   Raises:

@@ -124,6 +124,11 @@ class View:
     """Whether the crop is the whole of a square image."""
     return tuple(self.scale) == tuple(self.ratio) == (1, 1)
 
+  @property
+  def is_jittered(self) -> bool:
+    """Whether the view draws changes of colour."""
+    return self.jitter_probability > 0 and any(self.jitter)
+
   def check_channels(self, channels: int) -> None:
     """Raises ValueError unless images of so many channels can be viewed."""
     if not len(self.mean) == len(self.std) == channels:
@@ -131,8 +136,7 @@ class View:
         f"mean={self.mean} and std={self.std} of a view must have one number"
         f" for each of the {channels} channel(s) of its images"
       )
-    is_jittered = self.jitter_probability > 0 and any(self.jitter)
-    if channels != 3 and (is_jittered or self.grayscale):
+    if channels != 3 and (self.is_jittered or self.grayscale):
       raise ValueError(
         f"jitter={self.jitter} and grayscale={self.grayscale:g} of a view"
         f" change colours, and images of {channels} channel(s) have none: set"

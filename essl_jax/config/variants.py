@@ -85,12 +85,12 @@ def use_term(
 ) -> ml_collections.ConfigDict:
   """Puts the term of a variant, if one is chosen, in place of a recipe's own.
 
-  What the recipe says of its own terms, and of views that they alone ask for,
-  is forgotten.
+  The recipe's settings of its own terms are dropped, and those of views that
+  only these terms use.
 
   Args:
     config: a recipe from `base`, which is changed.
-    chosen: from `variants`, of which some may be from `term_variants`.
+    chosen: from `variants`; may hold one of `term_variants`.
 
   Returns:
     The recipe.

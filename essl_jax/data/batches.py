@@ -105,7 +105,7 @@ def crops_job(
 def _shared_draws(
   seed: int, name: str, first: int, count: int, shared_by: Mapping[str, int]
 ) -> np.ndarray:
-  """As `crop_draws`, of which groups of images have that of their first."""
+  """As `crop_draws`, but each group of images has the draw of its first one."""
   number = shared_by.get(name, 1)
   before = first % number  # of the first group, in another process's share
   drawn = crop_draws(seed, name, first - before, before + count)

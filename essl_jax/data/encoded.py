@@ -17,12 +17,7 @@ from PIL import Image
 from essl_jax import config as config_lib
 from essl_jax.augment import View
 from essl_jax.data import batches as batches_lib
-from essl_jax.data.checks import (
-  SPLITS,
-  check_crops,
-  check_share,
-  check_split,
-)
+from essl_jax.data.checks import SPLITS, check_crops, check_share, check_split
 from essl_jax.data.crops import decode, quieten
 from essl_jax.data.levels import BrokenImageError, Levels, UnclearLevelsError
 from essl_jax.data.limits import NotReadableError, Room

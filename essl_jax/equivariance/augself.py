@@ -14,7 +14,7 @@ from essl_jax import inputs, losses
 from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
 from essl_jax.equivariance import differences as differences_lib
-from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.equivariance.term import PAIR, Metrics, Term, request_pair
 from essl_jax.errors import UsageError
 from essl_jax.losses import common as losses_common
 from essl_jax.methods.method import Features, Heads
@@ -113,7 +113,6 @@ def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
   )
 
 
-_VIEWS = ("first", "second")
 # Outputs of the head of each difference.
 _OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "sol": 1, "rot": 4}
 
@@ -154,7 +153,7 @@ class AugSelf(Term):
 
   def check(self, config: Any) -> None:
     """Refuses differences that no two views have."""
-    pair = [getattr(config.views, name) for name in _VIEWS]
+    pair = [getattr(config.views, name) for name in PAIR]
     there = differences_lib.drawn_by(pair, config.views.extra)
     if not self.weights:
       raise UsageError(
@@ -171,10 +170,7 @@ class AugSelf(Term):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """Both views of the method, and what was done to them."""
-    return [
-      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
-      for name in _VIEWS
-    ]
+    return request_pair(views, parameters=True)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """A head for each difference."""
@@ -190,7 +186,7 @@ class AugSelf(Term):
   ) -> dict[str, jax.Array]:
     """The outputs [2 N, K] of each head, of both orders of the views."""
     del targets
-    y1, y2 = (features[name] for name in _VIEWS)
+    y1, y2 = (features[name] for name in PAIR)
     both = jnp.concatenate(
       [jnp.concatenate(x, axis=1) for x in ((y1, y2), (y2, y1))]
     )
@@ -205,7 +201,7 @@ class AugSelf(Term):
   ) -> tuple[jax.Array, Metrics]:
     """The weighted sum, and the loss of each difference before its weight."""
     del axis_name
-    pair = [targets["parameters"][name] for name in _VIEWS]
+    pair = [targets["parameters"][name] for name in PAIR]
     jitter = differences_lib.largest_jitter([x.view for x in pair])
     there, back = (
       differences(a.parameters, b.parameters, jitter=jitter)

@@ -12,12 +12,10 @@ import jax.numpy as jnp
 from essl_jax import inputs, losses
 from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
-from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.equivariance.term import PAIR, Metrics, Term
 from essl_jax.losses import common
 from essl_jax.methods.method import Features, Heads
 from essl_jax.models import heads as heads_lib
-
-_VIEWS = ("first", "second")
 
 
 @inputs.any_sharding(by_example=False)
@@ -97,16 +95,16 @@ def _chunk_size(rows: int, chunks: int, axis_name: str | None) -> int:
 class CARE(Term):
   """Embeddings keep their angles when all images of a chunk change alike.
 
-  It has two views of its own, drawn as the first and the second, but that the
-  images of a chunk share each draw; and a projector of its own, since it is for
-  any method, where the paper has that of the method.
+  It draws two more views, with the settings of the first and the second; the
+  images of a chunk share each draw. The paper uses the method's projector. Here
+  the term has its own, so that it works with any method.
 
   Attributes:
     weight: weight of this loss (lambda in the paper: 0.03 on CIFAR-10, 0.001
       with 4 chunks on CIFAR-100, 0.01 with 8 on STL-10); 0 leaves it out, with
       its views.
-    chunks: number of parts of consecutive images into which a batch is divided,
-      each of which shares its draws.
+    chunks: number of chunks that a batch is divided into. The images of a
+      chunk are consecutive and share their draws.
     projector: widths of the layers, with batch norms and ReLUs between them.
 
   Reference:
@@ -134,7 +132,7 @@ class CARE(Term):
         extra=views.extra,
         chunks=self.chunks,
       )
-      for name in _VIEWS
+      for name in PAIR
     ]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
@@ -150,7 +148,7 @@ class CARE(Term):
     projector = heads["care_projector"]
     return [
       losses.unit_length(projector(features[f"{self.section}_{name}"]))
-      for name in _VIEWS
+      for name in PAIR
     ]
 
   def loss(

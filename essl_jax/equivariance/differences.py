@@ -108,11 +108,6 @@ def _moved(first: ViewParameters, second: ViewParameters) -> jax.Array:
   return jnp.concatenate([moved, sizes[0] - sizes[1]], axis=1)
 
 
-def is_jittered(view: View) -> bool:
-  """Whether a view draws colours."""
-  return view.jitter_probability > 0 and any(view.jitter)
-
-
 def largest_jitter(views: Sequence[View]) -> tuple[float, ...]:
   """The strength of each jitter in views, the largest of each."""
   return tuple(max(x) for x in zip(*(v.jitter for v in views), strict=True))
@@ -130,7 +125,7 @@ def drawn_by(views: Sequence[View], extra: str | None = None) -> set[str]:
   """
   are_drawn = {
     "crop": not all(view.is_whole for view in views),
-    "color": any(is_jittered(view) for view in views),
+    "color": any(view.is_jittered for view in views),
     "flip": any(view.flip for view in views),
     "blur": any(view.blur for view in views),
     "sol": any(view.solarize for view in views),

@@ -12,11 +12,11 @@ from essl_jax import inputs, losses
 from essl_jax.augment import DrawnView, View, ViewRequest, plain_view
 from essl_jax.config import bounds
 from essl_jax.equivariance import vectors
-from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.equivariance.term import PAIR, Metrics, Term, request_pair
 from essl_jax.methods.method import Features, Heads, Projector
 from essl_jax.models.heads import MLP
 
-_VIEWS, _PLAIN = ("first", "second"), "plain"
+_PLAIN = "plain"
 
 
 @inputs.any_sharding(by_example=False)
@@ -84,10 +84,7 @@ class EquiMod(Term):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """The views of the method with what was done to them, and a plain one."""
-    seen = [
-      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
-      for name in _VIEWS
-    ]
+    seen = request_pair(views, parameters=True)
     return [*seen, self.predicted_from(views)]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
@@ -104,9 +101,9 @@ class EquiMod(Term):
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
     """`embeddings` of both views and what is `predicted` of them, [2 N, D]."""
-    embeddings = [self.embed(heads, features[name]) for name in _VIEWS]
+    embeddings = [self.embed(heads, features[name]) for name in PAIR]
     plain = self.embed(heads, features[_PLAIN])
-    seen = [targets["parameters"][name] for name in _VIEWS]
+    seen = [targets["parameters"][name] for name in PAIR]
     views = [x.view for x in seen]
     predicted = [self.predict(heads, plain, None, x, views) for x in seen]
     return {

@@ -12,7 +12,7 @@ from essl_jax import inputs
 from essl_jax.augment import DrawnView, View, ViewRequest
 from essl_jax.config import bounds
 from essl_jax.equivariance import vectors
-from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.equivariance.term import PAIR, Metrics, Term, request_pair
 from essl_jax.errors import UsageError
 from essl_jax.losses import common as losses_common
 from essl_jax.losses import redundancy
@@ -20,7 +20,6 @@ from essl_jax.methods.method import Features, Heads
 from essl_jax.models.heads import MLP
 from essl_jax.models.hypernetwork import Hypernetwork
 
-_VIEWS = ("first", "second")
 PARTS = ("invariance", "prediction", "variance", "covariance")
 """The parts of the loss, in the order of its weights."""
 
@@ -131,10 +130,7 @@ class SIE(Term):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """Both views of the method, and what was done to them."""
-    return [
-      ViewRequest(name, getattr(views, name), views.extra, parameters=True)
-      for name in _VIEWS
-    ]
+    return request_pair(views, parameters=True)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """A projector of each part, and the hypernetwork."""
@@ -152,12 +148,12 @@ class SIE(Term):
   ) -> dict[str, jax.Array]:
     """The embeddings, the arguments of the function `loss` by their names."""
     found = {}
-    for number, name in enumerate(_VIEWS, 1):
+    for number, name in enumerate(PAIR, 1):
       invariant, _ = self._split(features[name])
       project = heads["sie_invariant_projector"]
       found[f"invariant{number}"] = project(invariant)
       found[f"equivariant{number}"] = self.embed(heads, features[name])
-    first, second = (targets["parameters"][name] for name in _VIEWS)
+    first, second = (targets["parameters"][name] for name in PAIR)
     views = [first.view, second.view]
     embeddings = found["equivariant1"]
     predicted = self.predict(heads, embeddings, first, second, views)

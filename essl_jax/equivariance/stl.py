@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from essl_jax import inputs, losses
 from essl_jax.augment import ViewRequest
 from essl_jax.config import bounds
-from essl_jax.equivariance.term import Metrics, Term
+from essl_jax.equivariance.term import Metrics, Term, request_pair
 from essl_jax.errors import UsageError
 from essl_jax.losses import common as losses_common
 from essl_jax.methods.method import Features, Heads
@@ -154,10 +154,7 @@ class STL(Term):
 
   def requests(self, views: Any) -> list[ViewRequest]:
     """Both views of the method, whose draws pairs share."""
-    return [
-      ViewRequest(name, getattr(views, name), extra=views.extra, shared_by=2)
-      for name in ("first", "second")
-    ]
+    return request_pair(views, shared_by=2)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
     """Head, hypernetwork and projectors of the parts that have a weight."""

@@ -50,6 +50,20 @@ class Predictor(Protocol):
 
 
 Metrics = dict[str, jax.Array]
+PAIR = ("first", "second")  # the views that every method compares
+
+
+def request_pair(views: Any, **options: Any) -> list[ViewRequest]:
+  """Requests of the views that the method compares.
+
+  Args:
+    views: `config.views`.
+    **options: more fields of the requests.
+  """
+  return [
+    ViewRequest(name, getattr(views, name), extra=views.extra, **options)
+    for name in PAIR
+  ]
 
 
 class Term(Part):

@@ -11,7 +11,6 @@ from essl_jax.augment.parameters import JITTERS, element_names
 from essl_jax.equivariance.differences import (
   differences,
   drawn_by,
-  is_jittered,
   largest_jitter,
 )
 
@@ -45,7 +44,7 @@ def as_vector(drawn: DrawnView, views: Sequence[View]) -> jax.Array:
     found.append(parameters.relative_crop)
   if any(view.flip for view in views):
     found.append(_columns(parameters.flip))
-  if any(is_jittered(view) for view in views):
+  if any(view.is_jittered for view in views):
     found.append(_jitter(parameters, views))
   if any(view.grayscale for view in views):
     found.append(_columns(parameters.grayscale))
