@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+import xla_flags
 
 from essl_jax import augment, transformations
 from essl_jax import config as config_lib
@@ -17,6 +18,8 @@ from essl_jax.augment import View, apply_view, draw_parameters, random_view
 from essl_jax.config import flags
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+# Views are compared bit for bit.
+jit = functools.partial(jax.jit, compiler_options=xla_flags.EMITTERS)
 ALL = View(
   size=8,
   grayscale=0.3,
@@ -43,22 +46,22 @@ NOTHING = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=2, static_argnames=("crop", "extra"))
+@functools.partial(jit, static_argnums=2, static_argnames=("crop", "extra"))
 def draw(key, images, view, **options):
   return random_view(key, images, view, return_parameters=True, **options)
 
 
-@functools.partial(jax.jit, static_argnums=2, static_argnames=("crop", "extra"))
+@functools.partial(jit, static_argnums=2, static_argnames=("crop", "extra"))
 def plain(key, images, view, **options):
   return random_view(key, images, view, **options)
 
 
-@functools.partial(jax.jit, static_argnums=2, static_argnames=("crop", "extra"))
+@functools.partial(jit, static_argnums=2, static_argnames=("crop", "extra"))
 def again(images, parameters, view, **options):
   return apply_view(images, parameters, view, **options)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3), static_argnames="extra")
+@functools.partial(jit, static_argnums=(1, 2, 3), static_argnames="extra")
 def parameters_of(key, count, shape, view, **options):
   return draw_parameters(key, count, shape, view, **options)
 
@@ -231,7 +234,7 @@ def test_parameters_cost_nothing_where_nobody_asks():
   """They are left out of the program, and cost little where they are not."""
   arguments = (KEYS, IMAGES, ALL)
   without = _cost(plain, *arguments, extra=EXTRA)
-  dropped = jax.jit(
+  dropped = jit(
     lambda *x: draw.__wrapped__(*x, extra=EXTRA)[0], static_argnums=2
   )
   assert _cost(dropped, *arguments) == without

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import step_helpers
 from term_helpers import SMALL, head_functions
+import xla_flags
 
 from essl_jax.config import parts
 from essl_jax.data import ArraySource
@@ -40,8 +41,10 @@ def all_terms(config_of):
   """A config with all terms, and its views of a step on one device."""
   config = config_of(*SMALL)
   state = step_helpers.make_state(config)
-  views = jax.jit(step_helpers.make_views(config))(state, step_helpers.batch())
-  return config, state, views
+  make = jax.jit(
+    step_helpers.make_views(config), compiler_options=xla_flags.EMITTERS
+  )
+  return config, state, make(state, step_helpers.batch())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -75,7 +78,8 @@ def test_shared_draws_do_not_depend_on_devices(all_terms):
       mesh=parallel.make_mesh(jax.devices()[:8]),
       in_specs=(P(), P(parallel.AXIS)),
       out_specs=P(parallel.AXIS),
-    )
+    ),
+    compiler_options=xla_flags.EMITTERS,
   )(state, step_helpers.batch())
   for name, images in whole.images.items():
     np.testing.assert_allclose(spread.images[name], images, atol=1e-5)
