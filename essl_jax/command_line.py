@@ -44,6 +44,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
   overrides = [word for word in joined[1:] if config_flags.is_flag(word)]
   others = [word for word in joined if word not in overrides]
   is_help = any(x.lstrip("-") in ("help", "helpfull") for x in others[1:])
+  _check_flagfiles(others)
   try:
     rest = flags.FLAGS([x for x in others if x.lstrip("-") != "help"])
   except flags.Error as error:
@@ -52,6 +53,8 @@ def parse(arguments: Sequence[str]) -> list[str]:
     with contextlib.suppress(BrokenPipeError):  # as of `--help | head`
       _print_help(overrides)
     sys.exit(0)
+  if WORKDIR.value == "":
+    raise UsageError("--workdir is empty: name a folder, or leave it out")
   if CONFIG.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""
     raise UsageError(
@@ -60,6 +63,15 @@ def parse(arguments: Sequence[str]) -> list[str]:
   if rest[1:]:
     raise UsageError(f"not a flag: {rest[1]}; fields are --config.NAME=VALUE")
   return [rest[0], *overrides]
+
+
+def _check_flagfiles(words: Sequence[str]) -> None:
+  """Refuses files of flags that have no end, before they are read."""
+  for name, value in zip(words, [*words[1:], ""], strict=True):
+    flag, equals, path = name.partition("=")
+    path = path if equals else value
+    if flag.lstrip("-") == "flagfile" and not os.path.isfile(path):
+      raise UsageError(f"--flagfile={path} is no file: name a file of flags")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

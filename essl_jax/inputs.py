@@ -119,13 +119,17 @@ def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
   return key
 
 
-def check_labels(labels: Any, rows: int, classes: int) -> None:
-  """Refuses labels that are not [N] integers, or known to be out of range.
+def labels_of(labels: Any, rows: int, classes: int) -> jax.Array:
+  """Takes labels, unless they are not [N] integers or known to be out of range.
 
   Args:
     labels: one for each row.
     rows: N.
     classes: how many there are.
+
+  Returns:
+    The labels; int32 in place of narrower types, which may not hold the number
+    of classes.
 
   Raises:
     ValueError: another shape or dtype, or a known one is not in [0, classes).
@@ -139,6 +143,8 @@ def check_labels(labels: Any, rows: int, classes: int) -> None:
   if not jnp.issubdtype(dtype, jnp.integer):
     raise ValueError(f"labels must be integers, got {dtype}")
   check_range("labels", labels, 0, classes - 1)
+  labels = jnp.asarray(labels)
+  return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:

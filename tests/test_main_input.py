@@ -54,6 +54,12 @@ WRONG = {
   "group": (["--config.equivariance.group=shear"], "there are: rotation"),
   "flag": (["--confg.epochs=3"], "confg.epochs"),
   "workdir": (["--workdir=/proc/run"], "--workdir"),
+  "empty workdir": (["--workdir="], "--workdir is empty"),
+  "empty field": (["--config.init_from="], "config.init_from is empty"),
+  "endless flags": (
+    ["--flagfile=/dev/zero"],
+    "--flagfile=/dev/zero is no file",
+  ),
   "not a run": (["--config.mode=evaluate"], "holds no run"),
   "config file": (["--config=nothing.py"], "nothing.py does not exist"),
   "no Python": (

@@ -71,17 +71,17 @@ def resized_crop(
   Args:
     images: `[N, H, W, 3]`.
     boxes: `[N, 4]` top, left, height, width in pixels, integer or floating;
-      each overlaps its image.
+      each lies in its image.
     size: side of the square result, or (height, width).
     method: "bilinear" or "bicubic" (Keys, a = -0.5; clipped to [0, 1]).
 
   Returns:
-    `[N, *size, 3]`, float32. A traced box outside of its image
-    gives NaN.
+    `[N, *size, 3]`, float32; NaN where a traced box leaves its image by more
+    than the pixels of the result see.
 
   Raises:
     ValueError: other shapes, an unknown method, a size below 1, or a box that
-      is known to be empty or outside of its image.
+      is known to be empty or to leave its image.
   """
   images, boxes = as_float(images), jnp.asarray(boxes, jnp.float32)
   if boxes.shape != (images.shape[0], 4):
@@ -102,16 +102,17 @@ def resized_crop(
 
 
 def _check_boxes(boxes: chex.Array, shape: Sequence[int]) -> None:
-  """Refuses known boxes that have no pixel of their image [N, H, W, C]."""
+  """Refuses known boxes that are not part of their image [N, H, W, C]."""
   values = inputs.known(boxes)
   if values is None:
     return
   start, extent = values[:, :2], values[:, 2:]
-  fits = (extent > 0) & (start < np.array(shape[1:3])) & (start + extent > 0)
+  room = np.array(shape[1:3]) * (1 + 1e-6)  # sums of float32 are rounded
+  fits = (extent > 0) & (start >= 0) & (start + extent <= room)
   if not (fits.all() and np.isfinite(values).all()):
     first = values[~fits.all(axis=1) | ~np.isfinite(values).all(axis=1)][0]
     raise ValueError(
-      "boxes (top, left, height, width) must overlap images of"
+      "boxes (top, left, height, width) must lie in images of"
       f" {shape[1]}x{shape[2]} pixels, got {first.tolist()}"
     )
 

@@ -98,6 +98,8 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
   if origin in (types.UnionType, typing.Union):
     if value is None and _NONE in arguments:
       return None
+    if value == "" and _NONE in arguments:  # such as of an unset $VARIABLE
+      raise UsageError(f"config.{where} is empty: give a value or None")
     hints = [h for h in arguments if h is not _NONE]
     # Of a value or a tuple of them, what is no sequence is the value.
     is_tuple = isinstance(value, (list, tuple))

@@ -110,7 +110,7 @@ class ElementPrediction:
       ValueError: shapes that do not fit, or labels that are not integers or
         known to be out of range.
     """
-    inputs.check_labels(labels, len(logits), self.group.num_classes)
+    labels = inputs.labels_of(labels, len(logits), self.group.num_classes)
     parts = zip(self._split(logits), self._targets(labels), strict=True)
     return sum(
       (losses.transformation_prediction(x, y) for x, y in parts),

@@ -46,8 +46,7 @@ def ranks(
       f" {shapes[0]} and {shapes[1]}"
     )
   count = shapes[1][1]
-  inputs.check_labels(true_index, n, count)
-  index = jnp.asarray(true_index)[:, None]
+  index = inputs.labels_of(true_index, n, count)[:, None]
   cosines = jnp.einsum(
     "nkd,nd->nk",
     common.unit_length(candidates),

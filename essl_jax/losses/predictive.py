@@ -105,10 +105,7 @@ def transformation_prediction(
   if len(shape) != 2 or 0 in shape:
     raise ValueError(f"logits must be [N, classes], not empty, got {shape}")
   classes = shape[1]
-  inputs.check_labels(labels, shape[0], classes)
-  labels = jnp.asarray(labels)
-  if labels.dtype.itemsize < 4:  # may not hold the number of classes
-    labels = labels.astype(jnp.int32)
+  labels = inputs.labels_of(labels, shape[0], classes)
   each = optax.softmax_cross_entropy_with_integer_labels(
     common.as_float32(logits), labels
   )

@@ -1,5 +1,7 @@
 """Schedules of the learning rate and of a target network's momentum."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,12 +31,16 @@ def warmup_cosine(
     A schedule: step to float32 learning rate.
 
   Raises:
-    ValueError: not 0 <= warmup_steps < total_steps, constant_steps < 1, or not
-      0 <= start <= peak.
+    ValueError: not 0 <= warmup_steps < total_steps, constant_steps < 1, not
+      0 <= start <= peak, or a peak or end_factor that is not finite.
 
   Reference:
     E-SSL's recipes; Loshchilov and Hutter 2017 (arXiv 1608.03983).
   """
+  if not (math.isfinite(peak) and math.isfinite(end_factor)):
+    raise ValueError(
+      f"peak and end_factor must be finite, got {peak} and {end_factor}"
+    )
   if not 0 <= warmup_steps < total_steps:
     raise ValueError(
       f"warmup_steps must be in [0, total_steps), got {warmup_steps} of"
@@ -47,7 +53,10 @@ def warmup_cosine(
   share = start / peak if start else 0.0
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-    step = jnp.asarray(step) // constant_steps * constant_steps
+    step = jnp.asarray(step)
+    if step.dtype.itemsize < 4:  # may not hold the number of steps
+      step = step.astype(jnp.int32)
+    step = step // constant_steps * constant_steps
     step = step.astype(jnp.float32)
     warm = share + (1 - share) * step / max(warmup_steps, 1)
     done = (step - warmup_steps) / (total_steps - warmup_steps)

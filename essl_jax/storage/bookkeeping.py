@@ -173,10 +173,13 @@ def _damage(path: places.Path, check: Callable[[places.Path], Any]) -> str:
 def _replace(path: places.Path, why: str) -> None:
   new = set_aside(path)
   print(f"warning: {path} is damaged ({why}): it is now {new.name}")
-  if metrics.NAME.fullmatch(path.name) and new.is_file():
-    metrics.write(
-      path, [x for x in json_files.read_lines(new) if _is_figures(x)]
-    )
+  if not metrics.NAME.fullmatch(path.name):
+    return
+  try:
+    lines = json_files.read_lines(new)
+  except (OSError, ValueError):
+    return  # no regular file, or not text
+  metrics.write(path, [line for line in lines if _is_figures(line)])
 
 
 def _check_config(path: places.Path) -> None:

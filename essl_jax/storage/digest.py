@@ -1,7 +1,8 @@
-"""Digests of arrays, by which it is seen that what is read was saved."""
+"""Digests, by which it is seen that what is read is what was saved."""
 
 from collections.abc import Mapping
 import hashlib
+import json
 from typing import Any
 
 import jax
@@ -28,6 +29,12 @@ def of_all(arrays: Mapping[str, Any]) -> str:
   """One digest of arrays and their names, in any order."""
   lines = [f"{name} {of(array)}\n" for name, array in sorted(arrays.items())]
   return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def of_json(content: Any) -> str:
+  """The SHA-256 of what JSON can hold, the same after it was read again."""
+  text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def copies(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

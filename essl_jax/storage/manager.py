@@ -41,6 +41,7 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
     if jax.process_index() == 0:
       found = {name: digest.of(x) for name, x in args.arrays.items()}
       content = {"step": args.step, "arrays": found}
+      content["digest"] = digest.of_json(content)
       (directory / _FILE).write_text(json.dumps(content, indent=1) + "\n")
 
   def restore(self, directory: Any, args: Any = None) -> dict[str, Any]:
@@ -52,6 +53,9 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
       isinstance(x, str) for x in arrays.values()
     ):
       raise ValueError(f"{_FILE} holds no digests")
+    own = found.pop("digest", None)  # none by earlier versions
+    if own is not None and own != digest.of_json(found):
+      raise ValueError(f"{_FILE} is not what was saved")
     return found
 
   def close(self) -> None:

@@ -5,8 +5,8 @@ The file is a `*.safetensors` of arrays named like
 encoder and heads under the names that they have in a `TrainState`. Its header
 says what they are: one metadata entry, `essl_jax`, of JSON with
 `format_version`, `source`, `depth`, `stem` and `width` of a ResNet, `encoder`
-with the fields of a ViT, and `digest`, by which damage is seen; files of
-earlier versions have none.
+with the fields of a ViT, and `digest` of the arrays and `header_digest` of the
+rest, by which damage is seen. Files of version 1 lack the last or both.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,8 @@ from essl_jax.texts import printable, some
 Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]
 
-FORMAT_VERSION = 1
-_DIGEST = "digest"
+FORMAT_VERSION = 2  # no flip of a bit makes 1 of it, which is less checked
+_DIGEST, _HEADER_DIGEST = "digest", "header_digest"
 _KEY = "essl_jax"
 
 
@@ -60,6 +60,7 @@ def save(
     "format_version": FORMAT_VERSION,
     _DIGEST: digest.of_all(arrays),
   }
+  header[_HEADER_DIGEST] = digest.of_json(header)
   outputs.write(
     path,
     to_bytes(arrays, {_KEY: json.dumps(header, sort_keys=True)}),
@@ -94,7 +95,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[Variables, dict[str, Any]]:
       f"{path} has entries that are no weights ({printable(some(wrong))}):"
       " convert or export its weights again"
     )
-  saved = metadata.pop(_DIGEST, None)  # none by earlier versions
+  saved = metadata.pop(_DIGEST, None)  # none by the earliest versions
   if saved is not None and saved != digest.of_all(arrays):
     raise UsageError(
       f"{path} is damaged (its arrays are not what was saved): convert or"
@@ -141,6 +142,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     raise UsageError(
       f"{path} has format version {version}, known here is"
       f" {FORMAT_VERSION}: update essl_jax"
+    )
+  saved = metadata.pop(_HEADER_DIGEST, None)
+  is_whole = _DIGEST in metadata and saved == digest.of_json(metadata)
+  if version != 1 and not is_whole:
+    raise UsageError(
+      f"{path} is damaged (its header is not what was saved): convert or"
+      " export its weights again"
     )
   return metadata
 

@@ -91,8 +91,8 @@ class TransformationGroup(Drawn):
         integers or known to be out of range.
     """
     images = square(images)
-    inputs.check_labels(labels, len(images), self.num_classes)
-    labels, transformed = jnp.asarray(labels), images
+    labels = inputs.labels_of(labels, len(images), self.num_classes)
+    transformed = images
     for k in range(1, self.num_classes):
       chosen = (labels == k)[:, None, None, None]
       transformed = jnp.where(chosen, self._element(k, images), transformed)
@@ -207,8 +207,7 @@ class CyclicShifts(Drawn):
     """
     images = square(images)
     side = images.shape[1]
-    inputs.check_labels(labels, len(images), self._count(side))
-    labels = jnp.asarray(labels)
+    labels = inputs.labels_of(labels, len(images), self._count(side))
     shift = lambda image, k: jnp.roll(image, (k // side, k % side), (0, 1))
     return jax.vmap(shift)(images, labels)
 

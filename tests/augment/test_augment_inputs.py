@@ -193,11 +193,11 @@ def test_images_out_of_range_are_refused(function, images):
     (lambda: augment.resized_crop(IMAGES, BOXES, 0), "at least 1 pixel"),
     (
       lambda: augment.resized_crop(IMAGES, BOXES * [1, 1, 0, 1], 8),
-      r"overlap images of 20x24 pixels, got \[1.0, 2.0, 0.0, 9.0\]",
+      r"lie in images of 20x24 pixels, got \[1.0, 2.0, 0.0, 9.0\]",
     ),
     (
       lambda: augment.resized_crop(IMAGES, BOXES + [0, 24, 0, 0], 8),
-      "overlap images of 20x24",
+      "lie in images of 20x24",
     ),
     (
       lambda: augment.sample_crop_boxes(

@@ -261,7 +261,7 @@ def test_parameters_cost_nothing_where_nobody_asks():
     (
       lambda p: p.replace(crop=p.crop.at[0].set(np.array([30, 0, 4, 4]))),
       ALL,
-      r"must overlap images of 20x24 pixels, got \[30",
+      r"must lie in images of 20x24 pixels, got \[30",
     ),
     (
       lambda p: p.replace(elements={}),

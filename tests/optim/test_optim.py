@@ -50,6 +50,17 @@ def test_golden_rate_that_changes_every_epoch(golden):
   )
   with pytest.raises(ValueError, match="at least 1, got 0"):
     optim.warmup_cosine(0.1, warmup_steps=0, total_steps=9, constant_steps=0)
+  for wrong in (np.nan, np.inf):
+    with pytest.raises(ValueError, match="must be finite"):
+      optim.warmup_cosine(wrong, warmup_steps=0, total_steps=9)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16])
+def test_narrow_steps_are_counted_as_others(dtype):
+  schedule = optim.warmup_cosine(
+    1.0, warmup_steps=0, total_steps=100_000, constant_steps=40_000
+  )
+  assert schedule(dtype(100)) == schedule(100) == 1
 
 
 @pytest.mark.parametrize("base", [0.99, 0.996])

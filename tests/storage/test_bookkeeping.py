@@ -130,9 +130,10 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_no_file_is_set_aside(harm, workdir):
   """A pipe or /dev/zero would never end."""
-  names = ("starts.json", "results.json", "metrics-0.jsonl", "summary.png")
+  metrics = ("metrics-0.jsonl", "metrics-8.jsonl")
+  names = ("starts.json", "results.json", *metrics, "summary.png")
   for name in names:
-    (workdir / name).unlink()
+    (workdir / name).unlink(missing_ok=True)
     HARMS[harm](workdir / name)
   bookkeeping.mend(workdir)
   for name in names:

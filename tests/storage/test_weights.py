@@ -369,11 +369,36 @@ def test_flipped_bits_of_a_file_are_found(tmp_path):
   with pytest.raises(UsageError, match="is damaged .*again$") as error:
     weights.load(path)
   assert "\n" not in str(error.value)
+  assert metadata["format_version"] == 2
   header = {"essl_jax": json.dumps({"format_version": 1})}
   outputs.write(
     path, weights.to_bytes({"params/encoder/kernel": kernel}, header)
   )
   assert weights.load(path)[1] == {"format_version": 1}
+
+
+def test_flipped_bits_of_a_header_are_found(tmp_path):
+  """Nothing is read that was not saved, whatever bit of the header flips."""
+  path = tmp_path / "a.safetensors"
+  variables = {"params": {"encoder": {"kernel": np.ones(2, np.float32)}}}
+  said = {"source": "a test", "depth": 18, "stem": "cifar", "width": 8}
+  weights.save(path, variables, said | {"term": {2: True, 10: None}})
+  good, content = weights.load(path)[1], path.read_bytes()
+  end = 8 + int.from_bytes(content[:8], "little")
+  refused = 0
+  for bit in range(0, 8 * end, 11):
+    flipped = bytearray(content)
+    flipped[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(flipped)
+    try:
+      arrays, metadata = weights.load(path)
+    except UsageError as error:
+      refused += 1
+      assert "\n" not in str(error)
+    else:  # such as a space of the padding
+      assert metadata == good, bit
+      np.testing.assert_array_equal(arrays["params"]["encoder"]["kernel"], 1)
+  assert refused > 0.9 * 8 * end / 11
 
 
 @pytest.mark.parametrize("version", ["Infinity", "[" * 100_000, "null", "[]"])

@@ -109,3 +109,15 @@ def test_wrong_arguments_are_named():
     negative.apply_all(IMAGES * 255)
   with pytest.raises(ValueError, match="floating point, got int32"):
     negative.apply_all((IMAGES * 255).astype(np.int32))
+
+
+@pytest.mark.parametrize(
+  ("dtype", "label", "side"),
+  [(np.uint8, 200, 300), (np.uint8, 255, 256), (np.int8, 100, 200)],
+)
+def test_narrow_labels_shift_as_others(dtype, label, side):
+  """They do not hold the side of the image."""
+  rows = np.arange(side, dtype=np.float32)[None, None, :, None] / side
+  images = np.broadcast_to(rows, (1, side, side, 1))
+  found = transformations.ANY_ROLL.apply(images, np.array([label], dtype))
+  np.testing.assert_array_equal(found, np.roll(images, label, axis=2))
