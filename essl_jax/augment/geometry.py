@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import math
+from numbers import Integral
 from typing import Any
 
 import chex
@@ -89,16 +90,24 @@ def resized_crop(
       f"boxes must be [{images.shape[0]}, 4] as images are {images.shape}, "
       f"got {boxes.shape}"
     )
-  if method not in KERNELS:
+  if not isinstance(method, str) or method not in KERNELS:
     raise ValueError(f"method {method!r} is none of {', '.join(KERNELS)}")
-  height, width = (size, size) if isinstance(size, int) else size
-  if min(height, width) < 1:
-    raise ValueError(f"size must be at least 1 pixel, got {size}")
+  height, width = _sides(size)
   _check_boxes(boxes, images.shape)
   top, left, box_height, box_width = jnp.unstack(boxes, axis=1)
   rows = _resampling_matrix(top, box_height, images.shape[1], height, method)
   columns = _resampling_matrix(left, box_width, images.shape[2], width, method)
   return _matmul_axes(rows, columns, images, clip=method == "bicubic")
+
+
+def _sides(size: Any) -> tuple[int, int]:
+  """Height and width of a result; ValueError unless they are pixels."""
+  sides = size if isinstance(size, tuple | list) else (size, size)
+  if len(sides) != 2 or not all(isinstance(x, Integral) for x in sides):
+    raise ValueError(f"size must be one whole number or two, got {size!r}")
+  if min(sides) < 1:
+    raise ValueError(f"size must be at least 1 pixel, got {size}")
+  return int(sides[0]), int(sides[1])
 
 
 def _check_boxes(boxes: chex.Array, shape: Sequence[int]) -> None:

@@ -191,6 +191,12 @@ def test_images_out_of_range_are_refused(function, images):
       "one number for each of the 3 channels",
     ),
     (lambda: augment.resized_crop(IMAGES, BOXES, 0), "at least 1 pixel"),
+    (lambda: augment.resized_crop(IMAGES, BOXES, 4.0), "one whole number or"),
+    (lambda: augment.resized_crop(IMAGES, BOXES, (4,)), "one whole number or"),
+    (
+      lambda: augment.resized_crop(IMAGES, BOXES, 4, ["bicubic"]),
+      "is none of bilinear, bicubic",
+    ),
     (
       lambda: augment.resized_crop(IMAGES, BOXES * [1, 1, 0, 1], 8),
       r"lie in images of 20x24 pixels, got \[1.0, 2.0, 0.0, 9.0\]",
