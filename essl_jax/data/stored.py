@@ -34,10 +34,10 @@ def stored_as(image: Image.Image, encoded: bytes) -> Stored:
   """
   mode, most = "", 0
   for tile in getattr(image, "tile", ())[:1]:
-    arguments = tile[3] or [""]
-    if isinstance(arguments, str):
-      arguments = (arguments,)
-    mode = arguments[0] if isinstance(arguments[0], str) else ""
+    arguments: tuple[Any, ...] = (tile[3],)
+    if isinstance(tile[3], tuple):
+      arguments = tile[3]
+    mode = next((x for x in arguments[:1] if isinstance(x, str)), "")
     if image.format == "PPM" and image.mode != "F":
       most = arguments[1] if len(arguments) > 1 else 0
       most = most or (_WORDS if ";16" in mode else 255)
