@@ -35,6 +35,17 @@ def known(x: Any) -> np.ndarray | None:
   return np.asarray(x)
 
 
+def known_numbers(name: str, x: Any) -> np.ndarray | None:
+  """As `known`; ValueError where what is known is not real numbers."""
+  values = known(x)
+  if values is None:
+    return None
+  kinds = (np.bool_, np.integer, np.floating)
+  if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+    raise ValueError(f"{name} must be real numbers, got {x!r:.200}")
+  return values
+
+
 def check_range(
   name: str, x: Any, low: float, high: float, advice: str = ""
 ) -> None:
@@ -50,7 +61,7 @@ def check_range(
   Raises:
     ValueError: one of them is out of range, or not a number.
   """
-  values = known(x)
+  values = known_numbers(name, x)
   if values is None or not values.size:
     return
   least, most = values.min(), values.max()
@@ -63,7 +74,7 @@ def check_range(
 
 def check_finite(name: str, x: Any) -> None:
   """Raises ValueError for an array that is known not to be finite."""
-  values = known(x)
+  values = known_numbers(name, x)
   if values is not None and not np.isfinite(values).all():
     raise ValueError(f"{name} must be finite, and some of it is not")
 

@@ -249,7 +249,8 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _from_torch(value: Any) -> np.ndarray:
   """Kernels [out, in, ...] to [..., in, out]; vectors stay."""
-  array = np.asarray(value, np.float32)
+  with np.errstate(over="ignore"):  # infinities are told of
+    array = np.asarray(value, np.float32)
   if array.ndim == 4:
     return array.transpose(2, 3, 1, 0)
   return array.T

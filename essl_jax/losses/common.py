@@ -56,7 +56,7 @@ def as_number(
   """
   if np.ndim(x):
     raise ValueError(f"{name} must be one number, got shape {np.shape(x)}")
-  value = inputs.known(x)
+  value = inputs.known_numbers(name, x)
   least = np.finfo(np.float32).tiny if positive else 0
   if value is not None and not least <= value <= _LARGEST:
     bound = "above" if positive else "at least"

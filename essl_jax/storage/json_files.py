@@ -10,6 +10,7 @@ from typing import Any
 from essl_jax.storage import places
 
 _DEEPEST = 100  # far from where Python's functions stop
+_LARGEST = 2**30  # bytes; a sparse file takes more memory than room on a disk
 _TOO_DEEP = "it is nested too deeply"
 
 
@@ -23,8 +24,8 @@ def read(path: places.Path) -> Any:
     The content.
 
   Raises:
-    ValueError: it is no regular file, whose reading might never end, or holds
-      no JSON.
+    ValueError: it is no regular file, whose reading might never end, has more
+      than 1 GiB, or holds no JSON.
     OSError: it cannot be read.
   """
   return parse(_read_bytes(path))
@@ -51,7 +52,7 @@ def read_lines(
     An object for each line, None where a line holds none.
 
   Raises:
-    ValueError: it is no regular file.
+    ValueError: it is no regular file, or has more than 1 GiB.
     OSError: it cannot be read.
   """
   content = _read_bytes(path)
@@ -93,6 +94,12 @@ def _inner(value: Any) -> Iterable[Any]:
 
 
 def _read_bytes(path: places.Path) -> bytes:
-  if not places.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-    raise ValueError("it is no regular file")
+  if not places.is_remote(path):
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+      raise ValueError("it is no regular file")
+    if found.st_size > _LARGEST:
+      raise ValueError(
+        f"it has {found.st_size:,} bytes, more than {_LARGEST:,}"
+      )
   return path.read_bytes()
