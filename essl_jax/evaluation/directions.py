@@ -79,5 +79,7 @@ def centred(features: np.ndarray) -> np.ndarray:
 def vary(features: np.ndarray) -> bool:
   """Whether features [N, D] vary by more than rounding; see `centred`."""
   rows = as_rows(features)
+  if are_zeros(rows):
+    return False
   deviations = ((rows - rows.mean(axis=0)) ** 2).sum()
   return bool(deviations > _LEAST_DEVIATION**2 * (rows**2).sum())

@@ -124,6 +124,7 @@ HARMS = {
   "link to nothing": lambda path: path.symlink_to("nowhere"),
   "link to itself": lambda path: path.symlink_to(path.name),
   "device": lambda path: path.symlink_to("/dev/zero"),
+  "terabyte of nothing": lambda path: (path.touch(), os.truncate(path, 10**12)),
 }
 
 
