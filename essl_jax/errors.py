@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from essl_jax.texts import first_line, printable, shortened
+from essl_jax.texts import first_line, message, printable, shortened
 
 _ROOM = "make room on the disk, or raise the quota"
 _DISK = "see to the disk"
@@ -104,12 +104,12 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   if trouble := describe_trouble(error):
     return trouble, 1
   if isinstance(error, UsageError):
-    return str(error), 2
+    return message(error), 2
   if isinstance(error, FloatingPointError):
-    return str(error), 1
+    return message(error), 1
   if isinstance(error, RuntimeError):
     for pattern, advice in _OF_ENVIRONMENT.items():
-      if pattern.search(str(error)):
+      if pattern.search(message(error)):
         return f"{first_line(error)}: {advice}", 2
   found = _of_system(error)
   if found is None:
@@ -117,7 +117,17 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
   code, what = found
   if code in _MISTAKES:
     return f"{what}: {_MISTAKES[code]}", 2
+  if code == errno.ENOENT and _is_folder_gone():
+    return "the current folder has been removed: change to one that exists", 1
   return f"{what}: see what is there, and its permissions", 1
+
+
+def _is_folder_gone() -> bool:
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    return True
+  return False
 
 
 def describe_trouble(error: BaseException | None) -> str:
@@ -153,7 +163,7 @@ def describe_trouble(error: BaseException | None) -> str:
 def is_forbidden(error: BaseException) -> bool:
   """Whether this is gcsfs's error for what a server forbids (403)."""
   is_of_client = isinstance(error, OSError) and error.errno is None
-  return is_of_client and str(error).startswith("Forbidden: ")
+  return is_of_client and message(error).startswith("Forbidden: ")
 
 
 def _is_of_network(error: BaseException) -> bool:
@@ -161,8 +171,8 @@ def _is_of_network(error: BaseException) -> bool:
     return True
   if isinstance(error, TimeoutError):
     return error.errno is None  # of a client
-  is_of_store = isinstance(error, ValueError) and "gs://" in str(error)
-  return is_of_store and bool(_UNREACHABLE.search(str(error)))
+  is_of_store = isinstance(error, ValueError) and "gs://" in message(error)
+  return is_of_store and bool(_UNREACHABLE.search(message(error)))
 
 
 def _of_system(error: BaseException) -> tuple[int, str] | None:
@@ -172,7 +182,7 @@ def _of_system(error: BaseException) -> tuple[int, str] | None:
     name = os.fsdecode(name) if isinstance(name, str | bytes) else ""
     what = error.strerror
   else:
-    text = str(error)
+    text = message(error)
     given, path = _SYSTEM_CODE.search(text), _QUOTED_PATH.search(text)
     code = int(given[1]) if given else None
     name, what = path[1] if path else "", None
@@ -190,7 +200,7 @@ def _is_out_of_memory(
   if isinstance(error, UsageError | SystemExit):
     return False
   is_memory_error = isinstance(error, MemoryError)
-  return is_memory_error or bool(_OUT_OF_MEMORY.search(str(error)))
+  return is_memory_error or bool(_OUT_OF_MEMORY.search(message(error)))
 
 
 @contextlib.contextmanager

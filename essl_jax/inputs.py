@@ -35,6 +35,17 @@ def known(x: Any) -> np.ndarray | None:
   return np.asarray(x)
 
 
+def known_numbers(name: str, x: Any) -> np.ndarray | None:
+  """As `known`; ValueError where what is known is not real numbers."""
+  values = known(x)
+  if values is None:
+    return None
+  kinds = (np.bool_, np.integer, np.floating)
+  if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+    raise ValueError(f"{name} must be real numbers, got {x!r:.200}")
+  return values
+
+
 def check_range(
   name: str, x: Any, low: float, high: float, advice: str = ""
 ) -> None:
@@ -50,7 +61,7 @@ def check_range(
   Raises:
     ValueError: one of them is out of range, or not a number.
   """
-  values = known(x)
+  values = known_numbers(name, x)
   if values is None or not values.size:
     return
   least, most = values.min(), values.max()
@@ -63,7 +74,7 @@ def check_range(
 
 def check_finite(name: str, x: Any) -> None:
   """Raises ValueError for an array that is known not to be finite."""
-  values = known(x)
+  values = known_numbers(name, x)
   if values is not None and not np.isfinite(values).all():
     raise ValueError(f"{name} must be finite, and some of it is not")
 
@@ -167,7 +178,7 @@ def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
       leaves = jax.tree.leaves((args, kwargs))
       arrays = [x for x in leaves if isinstance(x, jax.Array)]
-      if any(any(jax.typeof(x).sharding.spec) for x in arrays):
+      if any(map(_may_be_divided, arrays)):
         return _automatic(function, by_example, *args, **kwargs)
       return function(*args, **kwargs)
 
@@ -196,16 +207,29 @@ def _automatic(
     finally:
       _TRACED.reset(token)
 
-  mesh = next(x.mesh for x in shardings if any(x.spec))
+  shardings.sort(key=lambda x: any(x.spec), reverse=True)
+  mesh = next(x.mesh for x in shardings if _explicit(x.mesh))
   rows = next((x.spec[0] for x in shardings if x.spec and x.spec[0]), None)
-  types = zip(mesh.axis_names, mesh.axis_types, strict=True)
   automatic = jax.sharding.auto_axes(
     call,
-    axes=tuple(name for name, kind in types if kind == AxisType.Explicit),
+    axes=_explicit(mesh),
     out_sharding=NamedSharding(mesh, P(rows) if by_example else P()),
   )
   # Without jit, JAX would ask for a mesh that is set.
   return jax.jit(automatic)(*(leaves[i] for i in places))
+
+
+def _may_be_divided(x: jax.Array) -> bool:
+  """Whether JAX tracks how an array is divided, or `jax.vmap` may hide it."""
+  sharding = jax.typeof(x).sharding
+  is_traced = isinstance(x, jax.core.Tracer)
+  return any(sharding.spec) or is_traced and bool(_explicit(sharding.mesh))
+
+
+def _explicit(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
+  """The axes of a mesh whose shardings JAX tracks."""
+  types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+  return tuple(name for name, kind in types if kind == AxisType.Explicit)
 
 
 def check_multiple(

@@ -74,6 +74,14 @@ def unfit(text: str) -> str:
   return ""
 
 
+def message(error: BaseException) -> str:
+  """What an error says; the name of its type where it cannot even say that."""
+  try:
+    return str(error)
+  except Exception:  # of anybody's class
+    return type(error).__name__
+
+
 def first_line(error: BaseException, *, with_type: bool = False) -> str:
   """What an error says, short enough to be quoted in a message of one line.
 
@@ -86,7 +94,7 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
     The first line that is not blank, without a full stop at its end; at most
     300 characters of it.
   """
-  lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+  lines = [line for line in map(str.strip, message(error).splitlines()) if line]
   name = type(error).__name__
   text = lines[0].rstrip(".:") if lines else name
   if with_type and lines:

@@ -1,6 +1,7 @@
 """Small checkpoints in the forms that known PyTorch programs write."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,12 @@ def encoder_variables(seed=0, stem="cifar", width=WIDTH):
     lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
   )
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes
-  )
+
+  def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    values = rng.standard_normal(leaf.shape).astype(np.float32)
+    return np.abs(values) if path[-1].key == "var" else values
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.cache

@@ -51,6 +51,15 @@ def test_links_lead_somewhere(page):
       assert not anchor or anchor in _anchors(there), target
 
 
+def test_tests_of_faults_exist():
+  page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+  rows = re.findall(r"^\| (\d+) \|.*`(\S+)::(\S+)` \|$", page, re.M)
+  assert [int(number) for number, _, _ in rows] == list(range(1, 32))
+  for _, file, function in rows:
+    text = (ROOT / "tests" / file).read_text("utf-8")
+    assert f"\ndef {function}(" in text, (file, function)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_recipes_and_variants_exist(page):
   text = page.read_text("utf-8")

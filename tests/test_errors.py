@@ -128,6 +128,28 @@ def test_errors_that_hold_each_other_come_to_an_end():
   assert errors.line_and_code(first) is None
 
 
+def test_an_error_that_cannot_say_what_it_is():
+  class MuteError(Exception):
+    def __str__(self):
+      raise RuntimeError("no text")
+
+  assert errors.line_and_code(MuteError()) is None
+  with pytest.raises(UsageError, match="mine: MuteError"), errors.told("mine"):
+    raise MuteError
+
+
+def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
+  gone = tmp_path / "gone"
+  gone.mkdir()
+  monkeypatch.chdir(gone)
+  gone.rmdir()
+  with pytest.raises(FileNotFoundError) as error:
+    os.getcwd()
+  line, code = errors.line_and_code(error.value)
+  assert (code, line.count("\n")) == (1, 0)
+  assert line.startswith("the current folder has been removed")
+
+
 def test_a_users_code_is_not_blamed_for_trouble():
   """What a source or an evaluation raises for a full disk passes `told`."""
   for error in (MemoryError(), OSError(errno.ENOSPC, os.strerror(28))):

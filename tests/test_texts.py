@@ -14,9 +14,17 @@ def test_some_counts_what_it_does_not_show():
   assert texts.some([]) == ""
 
 
+class MuteError(Exception):
+  """Cannot say what it is."""
+
+  def __str__(self):
+    raise RuntimeError("no text")
+
+
 @pytest.mark.parametrize(
   ("error", "line", "typed"),
   [
+    (MuteError(), "MuteError", "MuteError: MuteError"),
     (ValueError("\n is wrong.\nline 3"), "is wrong", "ValueError: is wrong"),
     (OSError("holds:\n a"), "holds", "OSError: holds"),
     (AssertionError(), "AssertionError", "AssertionError"),

@@ -47,6 +47,7 @@ def per_image(
   Raises:
     ValueError: another shape, or known values out of range.
   """
+  inputs.known_numbers(name, value)
   if bounds:
     inputs.check_range(name, value, *bounds)
   value = jnp.asarray(value, jnp.float32 if bounds else None)

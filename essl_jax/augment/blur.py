@@ -56,7 +56,7 @@ def gaussian_blur(
   images = as_float(images)
   if not 0 <= max_sigma <= _MOST:
     raise ValueError(f"max_sigma must be in [0, {_MOST}], got {max_sigma}")
-  values = inputs.known(sigma)
+  values = inputs.known_numbers("sigma", sigma)
   if values is not None and values.size:
     largest = float(values.max())
     if not (values.min() >= 0 and largest <= max_sigma):

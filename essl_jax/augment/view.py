@@ -102,10 +102,14 @@ class View:
         )
       if isinstance(value, Sequence):
         object.__setattr__(self, name, tuple(value))
-    if self.interpolation not in KERNELS:
+    if self.interpolation not in tuple(KERNELS):
       raise ValueError(
         f"interpolation={self.interpolation!r} of a view must be one of "
         f"{', '.join(KERNELS)}"
+      )
+    if isinstance(self.groups, str) or not isinstance(self.groups, Sequence):
+      raise ValueError(
+        f"groups={self.groups!r} of a view must be a sequence of names"
       )
     object.__setattr__(self, "groups", tuple(self.groups))
     for name in self.groups:
@@ -148,6 +152,8 @@ def as_view(view: View | Mapping[str, Any]) -> View:
   """A view, or that of a mapping of its fields; ValueError for other fields."""
   if isinstance(view, View):
     return view
+  if not isinstance(view, Mapping):
+    raise ValueError(f"a view must be a View or a mapping, got {view!r}")
   allowed = [field.name for field in dataclasses.fields(View)]
   unknown = sorted(set(view) - set(allowed))
   if unknown or "size" not in view:

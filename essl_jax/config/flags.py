@@ -137,6 +137,10 @@ def read_recipe(path: str) -> dict[str, Any]:
       found = module.get_config(variant) if variant else module.get_config()
       return found.to_dict()
     except SyntaxError as error:
+      if error.filename is None:  # no text of Python's
+        raise UsageError(
+          f"config file {name} is no Python text: {error.msg}"
+        ) from error
       raise UsageError(
         f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
       ) from error

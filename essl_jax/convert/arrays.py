@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,12 @@ def to_float32(array: np.ndarray) -> np.ndarray:
   """Half precision becomes float32, which is exact; other types stay."""
   is_half = array.dtype == BFLOAT16 or array.dtype.kind == "f"
   return array.astype(np.float32) if is_half and array.itemsize == 2 else array
+
+
+def as_float32(value: Any) -> np.ndarray:
+  """Weights as float32, which makes infinities of what it does not hold."""
+  with np.errstate(over="ignore"):
+    return np.asarray(value, np.float32)
 
 
 class Budget:

@@ -7,6 +7,7 @@ import numpy as np
 
 from essl_jax.convert import forms, torch_names
 from essl_jax.convert import names as names_lib
+from essl_jax.convert.arrays import as_float32
 from essl_jax.convert.torch_names import Variables
 from essl_jax.errors import UsageError
 
@@ -119,7 +120,7 @@ def _read_prototypes(
   notes = []
   if any(np.any(x != 1) for x in lengths):
     notes.append("the prototypes' lengths are left out: here they are one")
-  kernel = np.asarray(found[0], np.float32).T
+  kernel = as_float32(found[0]).T
   return {"params": {"kernel": kernel}}, notes
 
 

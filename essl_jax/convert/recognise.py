@@ -239,6 +239,11 @@ class _Importer:
         self._notes.append(f"{network} is rounded to float32")
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(variables)):
       self._notes.append(f"{network} has values that are not finite")
+    statistics = jax.tree_util.tree_leaves_with_path(
+      variables.get("batch_stats", {})
+    )
+    if any(path[-1].key == "var" and (x < 0).any() for path, x in statistics):
+      self._notes.append(f"{network} has variances below 0: it is damaged")
 
   def _leave(self, names: Iterable[str], reason: str) -> None:
     for name in names:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from essl_jax.convert.arrays import as_float32
 from essl_jax.models import resnet
 from essl_jax.texts import some
 
@@ -249,14 +250,14 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _from_torch(value: Any) -> np.ndarray:
   """Kernels [out, in, ...] to [..., in, out]; vectors stay."""
-  array = np.asarray(value, np.float32)
+  array = as_float32(value)
   if array.ndim == 4:
     return array.transpose(2, 3, 1, 0)
   return array.T
 
 
 def _to_torch(value: Any) -> np.ndarray:
-  array = np.asarray(value, np.float32)
+  array = as_float32(value)
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax.convert import torch_names
+from essl_jax.convert.arrays import as_float32
 from essl_jax.convert.torch_names import Variables
 from essl_jax.models import vit
 from essl_jax.models.layers import patches
@@ -103,7 +104,7 @@ def to_torch_vit(
   norm = "fc_norm" if pool == "mean" else "norm"
   tensors = {}
   for path, value in flat.items():
-    array = np.asarray(value, np.float32)
+    array = as_float32(value)
     if path == ("patch_embed", "kernel"):
       pixels = array.T.reshape(len(array.T), patch, patch, -1)
       array = pixels.transpose(0, 3, 1, 2)
@@ -277,7 +278,7 @@ def _timm_name(path: tuple[str, ...], norm: str) -> str:
 
 def _to_flax(path: tuple[str, ...], value: Any) -> np.ndarray:
   """Kernels [out, in] to [in, out]; of patches by pixels, then channels."""
-  array = np.asarray(value, np.float32)
+  array = as_float32(value)
   if path == ("patch_embed", "kernel"):
     array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
   return array.T if path[-1] == "kernel" else array

@@ -20,10 +20,10 @@ from essl_jax.data import pnm
 from essl_jax.data.levels import (
   BrokenImageError,
   Levels,
-  stored_as,
   to_rgb,
 )
 from essl_jax.data.limits import Room
+from essl_jax.data.stored import stored_as
 from essl_jax.texts import first_line
 
 _TRIES = 10
@@ -73,8 +73,9 @@ def decode(
     weight = pixels * _times(image)
     room.take(weight)
     taken = weight
-    stored = stored_as(image)
-    image = pnm.scaled(image, encoded) or image
+    stored = stored_as(image, encoded)
+    white = levels.white if levels else None
+    image = pnm.scaled(image, encoded, white) or image
     image.load()
     image = to_rgb(image, stored, levels)
   except BrokenImageError:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from essl_jax.data.stored import Stored, is_misread, tag
+
 _BYTES, _WORDS = 255, 65535
 _FORMAT_TAG, _WHITE_IS_ZERO = 339, 0
 _SIGNED = 2
@@ -57,24 +59,8 @@ class Levels:
       )
 
 
-def stored_as(image: Image.Image) -> str:
-  """How the samples of an image that is not yet loaded are stored.
-
-  Args:
-    image: from `Image.open`.
-
-  Returns:
-    PIL's raw mode, such as "RGB;16B"; empty where the decoder knows alone.
-  """
-  for tile in getattr(image, "tile", ()):
-    arguments = tile[3]
-    first = arguments if isinstance(arguments, str) else (arguments or [""])[0]
-    return first if isinstance(first, str) else ""
-  return ""
-
-
 def to_rgb(
-  image: Image.Image, stored: str, of_set: Levels | None = None
+  image: Image.Image, stored: Stored, of_set: Levels | None = None
 ) -> Image.Image:
   """Brings an image to eight bits in three channels.
 
@@ -86,7 +72,7 @@ def to_rgb(
 
   Args:
     image: loaded.
-    stored: from `stored_as`.
+    stored: from `stored.stored_as`.
     of_set: what is known of the other images of its set.
 
   Returns:
@@ -98,11 +84,18 @@ def to_rgb(
       the set, or a level lies outside of it.
   """
   of_set = of_set or Levels()
+  if is_misread(image, stored):
+    raise BrokenImageError(
+      "its samples are wide and its colours stored one after another: compress"
+      f" it, or {_ADVICE}"
+    )
   if image.mode.startswith(("I", "F")):
     image = Image.fromarray(_to_bytes(image, stored, of_set))
-  elif ";16" in stored:
-    _check_high_bytes(image, of_set)
-  elif image.mode == "L" and _SIGNED in _tag(image, _FORMAT_TAG):
+  elif ";16" in stored.mode or (
+    stored.most > _BYTES and len(image.getbands()) > 1
+  ):
+    _check_wide_colours(image, stored, of_set)
+  elif image.mode == "L" and _SIGNED in tag(image, _FORMAT_TAG):
     raise BrokenImageError(f"its levels have a sign: {_ADVICE}")
   if image.mode == "La":
     image = image.convert("LA")
@@ -111,39 +104,59 @@ def to_rgb(
   return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_high_bytes(image: Image.Image, of_set: Levels) -> None:
-  """Of colours of 16 bits PIL keeps the high bytes."""
-  if of_set.white is None:
+def _check_wide_colours(
+  image: Image.Image, stored: Stored, of_set: Levels
+) -> None:
+  """Of colours of more than eight bits PIL keeps bytes, by the file's white."""
+  most = stored.most or _WORDS
+  if of_set.white is not None and of_set.white != most:
+    raise UnclearLevelsError(
+      f"its colours reach to {most}, and are read so: set"
+      f" --config.data.white_level={most}, or {_ADVICE}"
+    )
+  if of_set.white is None and most == _WORDS:
     bands: Any = image.getextrema()
     colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
     largest = max(high for _, high in bands[:colours])
-    _check_bright(largest * 256, _WORDS, "16 bits")
-  elif of_set.white != _WORDS:
-    raise UnclearLevelsError(
-      "its colours have 16 bits each, of which the high bytes are read: set"
-      f" --config.data.white_level={_WORDS}, or {_ADVICE}"
-    )
+    # Of PPM they are rounded, of others the high bytes.
+    is_rounded = stored.mode == "RGB"
+    largest = int((largest - 0.5) * 257) if is_rounded else largest * 256
+    _check_bright(largest, _WORDS, "16 bits")
 
 
-def _to_bytes(image: Image.Image, stored: str, of_set: Levels) -> np.ndarray:
+def _to_bytes(image: Image.Image, stored: Stored, of_set: Levels) -> np.ndarray:
   """uint8 [H, W] of an image of wide integers or floats."""
   levels = np.asarray(image)
   low, high = float(levels.min()), float(levels.max())
   if not np.isfinite((low, high)).all():
     raise BrokenImageError("its levels are not finite everywhere")
   black, white = _range(image, stored, (low, high), of_set)
-  if low < black or high > white:
-    raise UnclearLevelsError(
-      f"its levels reach from {low:g} to {high:g}, outside of {black:g} to"
-      f" {white:g}: {_FIELD}, or {_ADVICE}"
-    )
+  check_within((low, high), (black, white), stored.unit)
   found = np.empty(levels.shape, np.uint8)
   rows = max(1, _AT_ONCE // levels.shape[1])
   for first in range(0, len(levels), rows):
     part = levels[first : first + rows]
     found[first : first + rows] = _scaled(part, black, white)
-  is_negative = _tag(image, _PHOTOMETRIC_TAG) == (_WHITE_IS_ZERO,)
+  is_negative = tag(image, _PHOTOMETRIC_TAG) == (_WHITE_IS_ZERO,)
   return 255 - found if is_negative else found
+
+
+def check_within(
+  reach: tuple[float, float], bounds: tuple[float, float], unit: float = 1
+) -> None:
+  """Refuses levels beyond black or white.
+
+  Args:
+    reach: the smallest and the largest level.
+    bounds: black and white.
+    unit: what one level of the file is in these numbers.
+  """
+  if reach[0] < bounds[0] or reach[1] > bounds[1]:
+    low, high, black, white = (x / unit for x in (*reach, *bounds))
+    raise UnclearLevelsError(
+      f"its levels reach from {low:g} to {high:g}, outside of {black:g} to"
+      f" {white:g}: {_FIELD}, or {_ADVICE}"
+    )
 
 
 def _scaled(levels: np.ndarray, black: float, white: float) -> np.ndarray:
@@ -157,23 +170,27 @@ def _scaled(levels: np.ndarray, black: float, white: float) -> np.ndarray:
 
 
 def _range(
-  image: Image.Image, stored: str, reach: tuple[float, float], of_set: Levels
+  image: Image.Image,
+  stored: Stored,
+  reach: tuple[float, float],
+  of_set: Levels,
 ) -> tuple[float, float]:
   """The levels of black and white."""
-  if image.format in ("PPM", "JPEG2000") and image.mode != "F":
-    return 0, _WORDS  # PIL scales by what the file states
-  if stored == "I;12":
-    return 0, 4095
   if of_set.white is not None:
-    return 0, of_set.white
+    scaled = np.rint(of_set.white * stored.unit)
+    return 0, scaled if stored.most else of_set.white
+  if stored.mode == "I;12":
+    return 0, 4095
+  if stored.most and stored.most != _WORDS:
+    return 0, _WORDS  # PIL scales by what the file states
   if reach == (0, 0):
     return 0, _BYTES  # black, whatever is white
   kind, whites = "integers", [_BYTES, _WORDS]
   if image.mode == "F":
     kind, whites = "floats", [1, _BYTES]
-  elif stored in ("I;16S", "I;16BS"):
+  elif stored.mode in ("I;16S", "I;16BS"):
     kind, whites = "signed integers", [_BYTES]
-  elif image.mode.startswith("I;16") or image.format == "PNG":
+  elif image.mode.startswith("I;16") or stored.most or image.format == "PNG":
     kind, whites = "16 bits", [_WORDS]
   black, white = _stated_range(image) or (0, 0)
   is_stated = black < white
@@ -203,14 +220,8 @@ def _stated_range(image: Image.Image) -> tuple[float, float] | None:
 
 def _stated(image: Image.Image, tags: tuple[int, ...]) -> float | None:
   """The finite number that a TIFF file has under the first of these tags."""
-  for tag in tags:
-    values = _tag(image, tag)
+  for number in tags:
+    values = tag(image, number)
     if len(values) and np.isfinite(float(values[0])):
       return float(values[0])
   return None
-
-
-def _tag(image: Image.Image, tag: int) -> tuple[Any, ...]:
-  """The values of a TIFF tag; none for other files."""
-  found = getattr(image, "tag_v2", {}).get(tag, ())
-  return found if isinstance(found, tuple) else (found,)

@@ -5,6 +5,8 @@ import re
 import numpy as np
 from PIL import Image
 
+from essl_jax.data.levels import check_within
+
 _LONGEST_HEADER = 4096  # with its comments
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _WORDS = {b"P1": 3, b"P4": 3}  # of a header; others have four
@@ -20,18 +22,22 @@ def check_header(encoded: bytes) -> None:
       raise ValueError(f"its header is longer than {_LONGEST_HEADER} bytes")
 
 
-def scaled(image: Image.Image, encoded: bytes) -> Image.Image | None:
+def scaled(
+  image: Image.Image, encoded: bytes, white_level: float | None = None
+) -> Image.Image | None:
   """Decodes a binary PPM or PGM file whose white is neither of PIL's two.
 
   Args:
     image: from `Image.open`, not loaded.
     encoded: the file.
+    white_level: white of wide gray levels, in place of what the file states.
 
   Returns:
     The image as PIL decodes it, but with eight bits; None for other files.
 
   Raises:
     ValueError: the file ends too early.
+    UnclearLevelsError: a level is beyond `white_level`.
   """
   (tile,) = getattr(image, "tile", ())[:1] or (None,)
   bands = len(image.getbands())
@@ -42,6 +48,9 @@ def scaled(image: Image.Image, encoded: bytes) -> Image.Image | None:
   count = image.width * image.height * bands
   samples = np.frombuffer(encoded, kind, count, start)
   most = 65535 if image.mode == "I" else 255
+  if image.mode == "I" and white_level is not None:
+    check_within((0, float(samples.max())), (0, white_level))
+    white = white_level
   numbers = np.arange(256**kind.itemsize)
   table = np.minimum(np.rint(numbers / white * most), most).astype(np.uint16)
   levels = (table >> 8 if most > 255 else table).astype(np.uint8)

@@ -1,6 +1,7 @@
 """CARE's term: one augmentation turns all embeddings alike."""
 
 from collections.abc import Mapping
+import numbers
 from typing import Any
 
 import chex
@@ -84,7 +85,8 @@ def _chunk_size(rows: int, chunks: int, axis_name: str | None) -> int:
   """Rows of a chunk; ValueError where there is no such division."""
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
   total = rows * devices
-  if chunks < 1 or total % chunks or total // chunks < 2:
+  is_whole = isinstance(chunks, numbers.Integral)
+  if not is_whole or chunks < 1 or total % chunks or total // chunks < 2:
     raise ValueError(
       f"chunks must divide the {total} rows of the batch into equal parts of 2"
       f" or more, got {chunks}"

@@ -21,6 +21,7 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import single_pass
 from essl_jax.evaluation.directions import (
+  are_zeros,
   as_rows,
   centred,
   cosines_of,
@@ -160,9 +161,9 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
 
 def _entropic_rank(embeddings: np.ndarray, epsilon: float) -> float:
   rows = as_rows(embeddings)
-  values = np.linalg.svd(rows, compute_uv=False)
-  if not values.sum():
+  if are_zeros(rows):
     return 0.0
+  values = np.linalg.svd(rows, compute_uv=False)
   shares = values / values.sum() + epsilon
   shares = shares[shares > 0]
   return float(np.exp(-(shares * np.log(shares)).sum()))

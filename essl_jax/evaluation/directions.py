@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_ZERO = 1e-12  # no row is shorter
+_LARGEST = float(np.finfo(np.float32).max)
 _SHORTEST = 1e-6  # of the longest row; shorter ones are rounded zeros
 _LEAST_DEVIATION = 1e-3  # of the length; bfloat16 rounds by a few of them
 
@@ -16,14 +18,14 @@ def as_rows(features: np.ndarray) -> np.ndarray:
     The same, float64.
 
   Raises:
-    ValueError: there are none, they are no rows, or not finite.
+    ValueError: there are none, they are no rows, or not finite in float32.
   """
   rows = np.asarray(features, np.float64)
   if rows.ndim < 2 or not rows.size:
     raise ValueError(
       f"features must be [N, D] and not empty, got shape {rows.shape}"
     )
-  if not np.isfinite(rows).all():
+  if not (np.abs(rows) <= _LARGEST).all():
     raise ValueError("features must be finite, and some are not")
   return rows
 
@@ -39,8 +41,13 @@ def unit_length(embeddings: np.ndarray) -> np.ndarray:
   """
   rows = as_rows(embeddings)
   norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-  least = max(1e-12, _SHORTEST * norms.max(initial=0))
+  least = max(_ZERO, _SHORTEST * norms.max(initial=0))
   return np.where(norms > least, rows / np.maximum(norms, least), 0)
+
+
+def are_zeros(rows: np.ndarray) -> bool:
+  """Whether all rows count as zeros; see `unit_length`."""
+  return bool(np.linalg.norm(rows, axis=-1).max() <= _ZERO)
 
 
 def cosines_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -72,5 +79,7 @@ def centred(features: np.ndarray) -> np.ndarray:
 def vary(features: np.ndarray) -> bool:
   """Whether features [N, D] vary by more than rounding; see `centred`."""
   rows = as_rows(features)
+  if are_zeros(rows):
+    return False
   deviations = ((rows - rows.mean(axis=0)) ** 2).sum()
   return bool(deviations > _LEAST_DEVIATION**2 * (rows**2).sum())

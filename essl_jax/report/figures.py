@@ -53,7 +53,8 @@ def curves(
   axes.set_xlabel(drawing.plain(x))
   axes.set_ylabel(drawing.plain(y))
   axes.grid(color="#dddddd", linewidth=0.6)
-  if is_logarithmic:
+  heights = (height for points in lines.values() for _, height in points)
+  if is_logarithmic and any(height > 0 for height in heights):
     axes.set_yscale("log")
   if len(names) > 1 or reference is not None:
     drawing.name_lines(figure, names)

@@ -10,7 +10,12 @@ from typing import Any
 from essl_jax.storage import places
 
 _DEEPEST = 100  # far from where Python's functions stop
+_LARGEST = 2**30  # bytes; a sparse file takes more memory than room on a disk
 _TOO_DEEP = "it is nested too deeply"
+
+
+class _TooLargeError(ValueError):
+  """A file that would take too much memory."""
 
 
 def read(path: places.Path) -> Any:
@@ -23,8 +28,8 @@ def read(path: places.Path) -> Any:
     The content.
 
   Raises:
-    ValueError: it is no regular file, whose reading might never end, or holds
-      no JSON.
+    ValueError: it is no regular file, whose reading might never end, has more
+      than 1 GiB, or holds no JSON.
     OSError: it cannot be read.
   """
   return parse(_read_bytes(path))
@@ -48,13 +53,17 @@ def read_lines(
     with_half: a half-written line counts as one that holds no object.
 
   Returns:
-    An object for each line, None where a line holds none.
+    An object for each line, None where a line holds none. A file of more than
+    1 GiB is one such line.
 
   Raises:
     ValueError: it is no regular file.
     OSError: it cannot be read.
   """
-  content = _read_bytes(path)
+  try:
+    content = _read_bytes(path)
+  except _TooLargeError:
+    return [None]
   lines = content.splitlines()
   found = list(map(_object_or_none, lines))
   is_last_broken = bool(found) and found[-1] is None
@@ -93,6 +102,12 @@ def _inner(value: Any) -> Iterable[Any]:
 
 
 def _read_bytes(path: places.Path) -> bytes:
-  if not places.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-    raise ValueError("it is no regular file")
+  if not places.is_remote(path):
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+      raise ValueError("it is no regular file")
+    if found.st_size > _LARGEST:
+      raise _TooLargeError(
+        f"it has {found.st_size:,} bytes, more than {_LARGEST:,}"
+      )
   return path.read_bytes()

@@ -139,7 +139,6 @@ AUGMENTATIONS: Mapping[str, TransformationGroup | CyclicShifts] = {
 }
 
 
-@functools.cache
 def find(name: str) -> TransformationGroup:
   """The group of a name, or the product of several joined by `*`.
 
@@ -159,6 +158,15 @@ def find(name: str) -> TransformationGroup:
     >>> find("rotation*horizontal_flip").num_classes
     8
   """
+  if not isinstance(name, str):
+    raise ValueError(
+      f"the name of a transformation group must be a text, got {name!r}"
+    )
+  return _find(name)
+
+
+@functools.cache
+def _find(name: str) -> TransformationGroup:
   parts = [part.strip() for part in name.split("*")]
   for part in parts:
     if part in GROUPS or ":" in part:
@@ -205,12 +213,12 @@ def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
   Raises:
     ValueError: as for `find`.
   """
-  if name in AUGMENTATIONS:
+  if isinstance(name, str) and name in AUGMENTATIONS:
     return AUGMENTATIONS[name]
   try:
     return find(name)
   except ValueError as error:
-    if "*" in name or ":" in name:
+    if not isinstance(name, str) or "*" in name or ":" in name:
       raise
     raise ValueError(
       f"unknown transformation group {name!r}; there are:"

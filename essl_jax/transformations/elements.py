@@ -117,8 +117,16 @@ def _check_even(images: jax.Array, done: str) -> None:
 def _in_unit_range(
   function: Callable[[jax.Array], jax.Array], images: jax.Array
 ) -> jax.Array:
-  """Applies a function of floating images; uint8 ones are rounded again."""
-  if images.dtype != jnp.uint8:
-    return function(images)
-  levels = function(images.astype(jnp.float32))
-  return jnp.round(levels).astype(jnp.uint8)
+  """Applies a function of floating images of 32 bits or more.
+
+  Uint8 ones are rounded again, those of half precision by their type.
+
+  Raises:
+    ValueError: the images are neither uint8 nor floating.
+  """
+  if images.dtype == jnp.uint8:
+    levels = function(images.astype(jnp.float32))
+    return jnp.round(levels).astype(jnp.uint8)
+  inputs.check_floating("images that are not uint8", images)
+  wide = jnp.promote_types(images.dtype, jnp.float32)
+  return function(images.astype(wide)).astype(images.dtype)

@@ -20,8 +20,15 @@ def product(*factors: TransformationGroup) -> TransformationGroup:
     all of them differ is for `check_elements` to say.
 
   Raises:
-    ValueError: it would have more than 128 elements.
+    ValueError: it would have more than 128 elements, a factor is no group, or
+      there is none.
   """
+  if not factors or not all(
+    isinstance(factor, TransformationGroup) for factor in factors
+  ):
+    raise ValueError(
+      f"a product is one of transformation groups, one or more, got {factors}"
+    )
   name = "*".join(factor.name for factor in factors)
   count = math.prod(factor.num_classes for factor in factors)
   if count > _MOST_ELEMENTS:

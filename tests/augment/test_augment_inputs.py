@@ -221,6 +221,23 @@ def test_images_out_of_range_are_refused(function, images):
       r"one key or \[8\] keys, got \(3,\)",
     ),
     (lambda: random_view(KEYS[:3], IMAGES, VIEW), r"\[8\] keys, got \(3,\)"),
+    (lambda: random_view(KEYS, IMAGES, None), "a View or a mapping, got None"),
+    (
+      lambda: augment.adjust_brightness(IMAGES, "1"),
+      "factor must be real numbers, got '1'",
+    ),
+    (
+      lambda: augment.adjust_contrast(IMAGES, 1j),
+      "factor must be real numbers, got 1j",
+    ),
+    (
+      lambda: augment.gaussian_blur(IMAGES, None),
+      "sigma must be real numbers, got None",
+    ),
+    (
+      lambda: augment.horizontal_flip(IMAGES, "yes"),
+      "flip must be real numbers, got 'yes'",
+    ),
   ],
 )
 def test_arguments_out_of_range_are_refused(function, expected):

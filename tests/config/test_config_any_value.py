@@ -13,6 +13,7 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax.config import flags
+from essl_jax.errors import UsageError
 
 pytestmark = pytest.mark.quick
 
@@ -97,3 +98,10 @@ def test_none_stays_a_choice_and_a_text():
   assert found.data.train_split == "None"
   found = flags.load(quick, ["--config.data.dir='None'"])
   assert found.data.dir == "None"
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path):
+  path = tmp_path / "nul.py"
+  path.write_bytes(b"x = 1\0\n")
+  with pytest.raises(UsageError, match=r"nul\.py is no Python text"):
+    flags.read_recipe(str(path))

@@ -190,6 +190,22 @@ def test_float64_and_nan_are_said():
   assert "encoder has values that are not finite" in notes
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_that_float32_cannot_hold_are_said():
+  tree = forms.plain()
+  tree["conv1.weight"] = tree["conv1.weight"].astype(np.float64) * 1e300
+  notes = recognise.import_checkpoint(tree).notes
+  assert "encoder has values that are not finite" in notes
+
+
+def test_negative_variances_are_said():
+  tree = forms.plain()
+  assert not recognise.import_checkpoint(tree).notes
+  tree["bn1.running_var"] = np.full(8, -1, np.float32)
+  (note,) = recognise.import_checkpoint(tree).notes
+  assert note == "encoder has variances below 0: it is damaged"
+
+
 def contains_itself():
   # A dictionary, remembered as 0, that is set as its own entry.
   return Raw(b"}q\x00X\x01\x00\x00\x00ah\x00s")

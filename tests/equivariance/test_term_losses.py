@@ -238,6 +238,9 @@ def test_wrong_inputs_are_named():
     sie.loss(z, z, z, z, z, weights=(1, 1, -1, 1))
   with pytest.raises(ValueError, match="temperature must be finite and above"):
     equimod.loss(z, z, temperature=0.0)
+  for chunks in (2.0, "2", None):
+    with pytest.raises(ValueError, match="chunks must divide"):
+      care.loss(z, z, chunks=chunks)
   one = z[:1]
   for loss in (
     lambda: sie.loss(one, one, one, one, one, weights=(1, 1, 1, 1)),

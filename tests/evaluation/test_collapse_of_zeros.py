@@ -21,6 +21,8 @@ ROW = RANDOM.uniform(0.5, 2, WIDTH)
 IS_ZERO = np.arange(NUMBER)[:, None] % 2 == 0
 COLLAPSED = {
   "zeros": np.zeros((NUMBER, WIDTH)),
+  "nearly zeros": 1e-200 * NOISE,
+  "subnormal": 1e-44 * NOISE,
   "constants": np.tile(ROW, (NUMBER, 1)),
   "lengths": np.tile(ROW, (NUMBER, 1)) * RANDOM.uniform(1, 2, (NUMBER, 1)),
   "rounded by float32": ROW * (1 + 1e-7 * NOISE),

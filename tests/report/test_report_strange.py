@@ -14,6 +14,7 @@ from report_helpers import Page, report
 
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import drawing
+from essl_jax.report import figures
 
 MODULE = '''
 from essl_jax.evaluation.evaluation import Evaluation
@@ -201,7 +202,9 @@ def test_an_evaluation_that_fails_costs_its_part_alone(
 
 
 @pytest.mark.parametrize("name", ["results.json", "metrics-0.jsonl"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "bytes"])
+@pytest.mark.parametrize(
+  "kind", ["pipe", "device", "folder", "terabyte", "bytes"]
+)
 def test_only_regular_files_are_read(name, kind, tmp_path):
   """A pipe would be waited for, and a device never ends."""
   path = _write(tmp_path / "run", RESULTS) / name
@@ -212,6 +215,9 @@ def test_only_regular_files_are_read(name, kind, tmp_path):
     path.symlink_to("/dev/zero")
   elif kind == "folder":
     path.mkdir()
+  elif kind == "terabyte":  # which takes no room on the disk
+    path.touch()
+    os.truncate(path, 10**12)
   else:
     path.write_bytes(b"\xff\x00")
   if name == "metrics-0.jsonl":
@@ -234,3 +240,10 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
   report(workdir, "--images=0", f"--out={tmp_path / 'link'}")
   assert (tmp_path / "link").is_symlink()
   assert page.stat().st_size > 1000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_logarithm_of_nothing_positive_is_no_warning():
+  lines = {"run": [(1, 0.0), (2, -1.0)]}
+  png = figures.curves(lines, ["run"], x="step", y="norm", is_logarithmic=True)
+  assert png.startswith(b"\x89PNG")

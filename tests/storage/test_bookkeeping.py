@@ -141,6 +141,25 @@ def test_what_is_no_file_is_set_aside(harm, workdir):
     assert os.path.lexists(workdir / f"{name}.damaged-1")
 
 
+def test_files_too_large_for_the_memory_are_set_aside(workdir):
+  """A sparse file may have a terabyte, and takes no room on the disk."""
+  description = workdir / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
+  names = ("starts.json", "results.json", "metrics-0.jsonl")
+  paths = [*(workdir / name for name in names), description]
+  for path in paths:
+    path.touch()
+    os.truncate(path, 10**12)
+  bookkeeping.mend(workdir)
+  for path in paths:
+    assert not path.exists() or not path.stat().st_size
+    damaged = path.with_name(f"{path.name}.damaged-1")
+    assert damaged.stat().st_size == 10**12
+  config = workdir / "config.json"
+  os.truncate(config, 10**12)
+  with pytest.raises(UsageError, match=f"{config} is damaged .*bytes, more"):
+    bookkeeping.mend(workdir)
+
+
 def test_files_in_the_place_of_folders_are_set_aside(workdir):
   (workdir / "tensorboard").rmdir()
   (workdir / "tensorboard").touch()

@@ -93,6 +93,35 @@ def test_groups_have_two_elements(number):
     transformations.TransformationGroup("few", (abs,) * number)
 
 
+@pytest.mark.parametrize("name", transformations.AUGMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_every_element_keeps_the_dtype(name, dtype):
+  group = transformations.AUGMENTATIONS[name]
+  shape = (2, 32, 32, 3)  # as wide as the widest blur
+  images, labels = jax.ShapeDtypeStruct(shape, dtype), np.arange(2)
+  found = jax.eval_shape(lambda x: group.apply(x, labels), images)
+  assert (found.shape, found.dtype) == (shape, dtype)
+
+
+def test_half_precision_is_that_of_float32():
+  images = np.float16(IMAGES)
+  for name in ("grayscale", "inversion"):
+    group = transformations.GROUPS[name]
+    found = np.float32(group.apply_all(images)[0])
+    expected = group.apply_all(np.float32(images))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_names_and_factors_that_are_none():
+  for find in (transformations.find, transformations.find_augmentation):
+    for name in (5, None, ["rotation"]):
+      with pytest.raises(ValueError, match="must be a text, got"):
+        find(name)
+  for factors in ((), (5,), (transformations.FOUR_FOLD_ROTATION, "blur")):
+    with pytest.raises(ValueError, match="is one of transformation groups"):
+      transformations.product(*factors)
+
+
 def test_wrong_arguments_are_named():
   group = transformations.FOUR_FOLD_ROTATION
   with pytest.raises(ValueError, match=r"each of 8 rows, got shape \(3,\)"):
@@ -109,6 +138,8 @@ def test_wrong_arguments_are_named():
     negative.apply_all(IMAGES * 255)
   with pytest.raises(ValueError, match="floating point, got int32"):
     negative.apply_all((IMAGES * 255).astype(np.int32))
+  with pytest.raises(ValueError, match="floating point, got int32"):
+    transformations.GROUPS["grayscale"].apply_all(np.int32(IMAGES))
 
 
 @pytest.mark.parametrize(
