@@ -282,15 +282,19 @@ def test_batches_and_features_are_checked_before_data_are_opened(
 CROPS = STILL | {"scale": (0.2, 1.0), "flip": 0.5}
 
 
-def test_a_resumed_training_is_the_uninterrupted_one(config_of, tmp_path):
+@pytest.mark.parametrize(
+  "terms",
+  [("equimod", "stl"), pytest.param(tuple(SMALL), marks=pytest.mark.slow)],
+)
+def test_a_resumed_training_is_the_uninterrupted_one(
+  config_of, tmp_path, terms
+):
   """Bit for bit, from a checkpoint on: draws that images share begin again."""
   batch = step_helpers.batch(64)
   source = ArraySource(*[batch["image"], batch["label"]] * 2)
-  config = config_of(
-    *SMALL,
-    augself={"color": 0.0},
-    views={"first": CROPS, "second": CROPS},
-  )
+  own = {"augself": {"color": 0.0}} if "augself" in terms else {}
+  views = {"first": CROPS, "second": CROPS}
+  config = config_of(*terms, views=views, **own)
   mesh = parallel.make_mesh(jax.devices()[:1])
   experiment = experiment_lib.build(config, source, mesh)
   step = experiment.make_step()
@@ -307,7 +311,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(config_of, tmp_path):
     checkpoints.save(2, half, wait=True)
     restored = checkpoints.restore(experiment.create_state())
   found, metrics = train(restored, 2, 4)
-  assert {f"loss_{name}" for name in SMALL} < set(metrics)
+  assert {f"loss_{name}" for name in terms} < set(metrics)
   jax.tree.map(
     np.testing.assert_array_equal, (found, metrics), (whole, expected)
   )
