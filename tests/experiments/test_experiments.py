@@ -15,6 +15,7 @@ from essl_jax.training import networks
 SCRIPTS = (
   "ablations",
   "cifar10_table",
+  "equivariance_table",
   "fast_study",
   "flowers_table",
   "imagenet_table",
