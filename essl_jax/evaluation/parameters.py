@@ -5,6 +5,7 @@ AugSelf: windows, colour jitter and blur, and besides quarter turns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -52,7 +53,8 @@ def measure(train: Pairs, test: Pairs) -> dict[str, Any]:
   """
   held_out = train.images % _HELD_OUT_EVERY == 0
   targets = {k: x for k, x in train.differences.items() if k != "rot"}
-  predicted, penalties = {}, {}
+  predicted: dict[str, np.ndarray] = {}
+  penalties: dict[str, float] = {}
   if targets:
     predicted, penalties = ridge.predict_each(
       train.features, targets, test.features, held_out
@@ -175,7 +177,7 @@ class Parameters(Evaluation):
     return [
       view_pairs.as_pairs(
         single_pass.run(
-          lambda images, first, pairs=pairs: look_at(images, first, pairs),
+          functools.partial(look_at, pairs=pairs),
           bench.encoding.sample,
           split,
           batch_size=BATCH * mesh.size,

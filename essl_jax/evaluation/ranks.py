@@ -204,11 +204,11 @@ class Ranks(Evaluation):
     networks = bench.experiment.networks
     found = {}
     for number, term in enumerate(networks.terms):
-      if not isinstance(term, Predictor):
-        continue
       heads = hooks.make_heads(term, **networks.common)
-      if not heads.keys() & set(bench.at_random):
-        found[term.section] = self._of_term(bench, state, number)
+      is_trained = not heads.keys() & set(bench.at_random)
+      if is_trained and isinstance(term, Predictor):
+        section = networks.terms[number].section
+        found[section] = self._of_term(bench, state, number)
     return found or None
 
   def _of_term(self, bench: Any, state: Any, number: int) -> dict[str, Any]:
