@@ -156,6 +156,15 @@ def test_crops_of_real_views_are_told(config):
   assert "chance 25%" in rows[2].note
 
 
+@pytest.mark.slow
+def test_eight_devices_measure_as_one(config):
+  found = [_run(config, devices)[1]["all"] for devices in (1, 8)]
+  numbers = [
+    [x["crop_r2"], x["blur_r2"], x["rotation_accuracy"]] for x in found
+  ]
+  np.testing.assert_allclose(*numbers, rtol=1e-3)
+
+
 def test_a_single_image_is_refused(config):
   labels = np.arange(80) % 2
   source = ArraySource(_places(80, 0), labels, _places(1, 1), labels[:1])

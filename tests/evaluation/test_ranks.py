@@ -117,6 +117,19 @@ def test_a_prediction_without_parameters_finds_none(experiment):
   assert found["relative_error"] > 1 > found["prediction_error"] > 1e-4
 
 
+@pytest.mark.slow
+def test_eight_devices_measure_as_one(experiment):
+  evaluation = ranks.Ranks(candidates=6, images=37)
+  found = []
+  for devices in (1, 8):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    spread = dataclasses.replace(experiment, mesh=mesh)
+    term = Brightness(knows=False)
+    found.append(_run(spread, evaluation, term)["brightness"])
+  for name in ("images", "mrr", "prediction_error", "relative_error"):
+    assert found[0][name] == pytest.approx(found[1][name], rel=1e-4), name
+
+
 def test_figures_by_hand():
   rows = np.array([[1, 2, 4, 3.0, 1.5], [1, 1, 11, 1.5, 3.0]])
   found = ranks.figures_of_ranks(rows)
