@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from measures_helpers import WHOLE, Means
 import numpy as np
 import pytest
+import step_helpers
+from term_helpers import SMALL
 
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
@@ -16,6 +18,7 @@ from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import ranks
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
+from essl_jax.training import step as step_lib
 
 
 class Brightness(Term):
@@ -115,6 +118,25 @@ def test_a_prediction_without_parameters_finds_none(experiment):
     chance = found["chance"][f"hits_at_{k}"]
     assert found[f"hits_at_{k}"] == pytest.approx(chance)
   assert found["relative_error"] > 1 > found["prediction_error"] > 1e-4
+
+
+@pytest.mark.parametrize("name", ["equimod", "sie"])
+def test_known_predictors_are_asked(tiny_config, name):
+  """From the plain view or from a first one: shapes alone."""
+  encoder = {"name": "term_helpers:Encoder"}
+  config = tiny_config(
+    "simclr", terms=(name,), encoder=encoder, **{name: SMALL[name]}
+  )
+  problem = step_helpers.make_problem(config)
+  requests = step_helpers.make_requests(config)
+  make = lambda: step_lib.create_state(problem, seed=0, requests=requests)
+  state = jax.eval_shape(make)
+  rank = ranks.make_rank(problem.networks, 0, config.views, 5)
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  images = jax.ShapeDtypeStruct((3, 20, 20, 3), jnp.uint8)
+  keys = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
+  found = jax.eval_shape(rank, variables, (images, keys))
+  assert (found.shape, found.dtype) == ((3, 5 + 2), jnp.float32)
 
 
 @pytest.mark.slow
