@@ -74,8 +74,10 @@ KINDS = (
   parts.SOURCE,
   parts.EVALUATION,
 )
-# `none` also names norms, protocols and what is absent.
-KNOWN = {name for kind in KINDS for name in kind.names()} - {"none"}
+# `none` also names norms, protocols and what is absent, and `parameters` what
+# is told of a view.
+KNOWN = {name for kind in KINDS for name in kind.names()}
+KNOWN -= {"none", "parameters"}
 # Files that may write the names of known parts, and why.
 MAY_NAME = {
   "config/config.py": "the defaults, and a mode that is called finetune",

@@ -122,6 +122,29 @@ def test_a_stopped_run_ends_as_one_that_was_not(
   assert steps == list(range(1, 25))
 
 
+def _killed_and_whole(config_file, folder, flags):
+  """The last states of a run that was killed once, and of one that was not."""
+  whole = program_helpers.run(config_file, folder / "whole", *flags)
+  assert whole.returncode == 0, whole.stderr
+  workdir = folder / "run"
+  process = subprocess.Popen(
+    program_helpers.command(config_file, workdir, *flags),
+    env=program_helpers.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  _wait_for(workdir / "metrics-0.jsonl", '"step": 9', process)
+  process.kill()
+  process.communicate(timeout=200)
+  done = program_helpers.run(config_file, workdir, *flags)
+  assert done.returncode == 0, done.stderr
+  assert "resuming" in done.stdout
+  expected, actual = _state(folder / "whole"), _state(workdir)
+  assert actual["step"] == 24
+  return actual, expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["moco_v3", "dino"])
 def test_a_killed_run_with_a_target_network_ends_as_one_that_was_not(
@@ -140,26 +163,38 @@ def test_a_killed_run_with_a_target_network_ends_as_one_that_was_not(
     flags.append("--config.prototypes=24")
   else:
     flags.append("--config.predictor_hidden=16")
-  whole = program_helpers.run(config_file, tmp_path / "whole", *flags)
-  assert whole.returncode == 0, whole.stderr
-  workdir = tmp_path / "run"
-  process = subprocess.Popen(
-    program_helpers.command(config_file, workdir, *flags),
-    env=program_helpers.environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  _wait_for(workdir / "metrics-0.jsonl", '"step": 9', process)
-  process.kill()
-  process.communicate(timeout=200)
-  done = program_helpers.run(config_file, workdir, *flags)
-  assert done.returncode == 0, done.stderr
-  assert "resuming" in done.stdout
-  expected, actual = _state(tmp_path / "whole"), _state(workdir)
-  assert actual["step"] == 24 and actual["target"] is not None
+  actual, expected = _killed_and_whole(config_file, tmp_path, flags)
+  assert actual["target"] is not None
   assert (actual["extra"] is not None) == (method == "dino")
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_terms_ends_as_one_that_was_not(
+  config_file, tmp_path
+):
+  """Bit for bit, and its measures; draws that images share begin again."""
+  flags = [
+    "--config.terms=prediction,sie,stl",
+    "--config.sie.equivariant_features=4",
+    "--config.sie.invariant_projector=12,12",
+    "--config.sie.equivariant_projector=8,8",
+    "--config.evaluations=knn,probe,parameters,ranks",
+    "--config.measures.images=40",
+    "--config.parameters.pairs=1",
+    "--config.ranks.candidates=10",
+    "--config.ranks.images=20",
+  ]
+  actual, expected = _killed_and_whole(config_file, tmp_path, flags)
+  assert {"sie_hypernetwork", "stl_hypernetwork"} < set(actual["params"])
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  figures = [
+    json.loads((tmp_path / x / "results.json").read_text())["figures"]
+    for x in ("run", "whole")
+  ]
+  assert figures[0]["parameters"] == figures[1]["parameters"]
+  assert set(figures[0]["ranks"]) == {"sie"}
+  assert figures[0]["ranks"] == figures[1]["ranks"]
 
 
 @pytest.mark.parametrize(("is_done", "code"), [(True, 0), (False, 75)])

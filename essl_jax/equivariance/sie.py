@@ -159,15 +159,19 @@ class SIE(Term):
     predicted = self.predict(heads, embeddings, first, second, views)
     return found | {"predicted": predicted}
 
-  def _split(self, features: jax.Array) -> list[jax.Array]:
-    """The invariant and the equivariant features."""
-    width = features.shape[1]
+  def check_features(self, width: int) -> None:
+    """Refuses features of which none would be invariant."""
     if self.equivariant_features >= width:
       raise UsageError(
         f"config.{self.section}.equivariant_features"
         f" {self.equivariant_features} must be fewer than the {width} features"
         " of the encoder, of which the others are invariant"
       )
+
+  def _split(self, features: jax.Array) -> list[jax.Array]:
+    """The invariant and the equivariant features."""
+    width = features.shape[1]
+    self.check_features(width)
     return jnp.split(features, [width - self.equivariant_features], axis=1)
 
   def predicted_from(self, views: Any) -> ViewRequest:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from essl_jax.methods.method import Features, Heads
 from essl_jax.transformations import TransformationGroup
 
 
+@runtime_checkable
 class Predictor(Protocol):
   """A term that predicts embeddings of views, which evaluations may ask."""
 
@@ -99,6 +100,9 @@ class Term(Part):
 
   def check(self, config: Any) -> None:
     """Raises UsageError or ValueError for a config that it does not fit."""
+
+  def check_features(self, width: int) -> None:
+    """Likewise, for features [N, width] of the encoder."""
 
   @abc.abstractmethod
   def requests(self, views: Any) -> list[ViewRequest]:

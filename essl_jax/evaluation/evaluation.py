@@ -100,6 +100,9 @@ class Evaluation(Part):
     """
     return getattr(self, "every_epochs", 0)
 
+  def check_config(self, config: Any) -> None:
+    """Likewise as `check`, of the config alone, before data are opened."""
+
   def check(self, bench: Any) -> None:
     """Raises UsageError before training for what `run` would refuse."""
 

@@ -1,6 +1,6 @@
 """Linear maps with an intercept, fitted in closed form in float64."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -55,9 +55,42 @@ def choose_penalty(
     One of `PENALTIES`.
   """
   trial = Ridge(inputs[~held_out], inputs[held_out])
+  return _best(trial, targets, held_out)
+
+
+def _best(
+  trial: Ridge, targets: Sequence[np.ndarray], held_out: np.ndarray
+) -> float:
+  """See `choose_penalty`, of which `trial` has the inputs."""
   errors = np.zeros(len(PENALTIES))
   for target in targets:
     predictions = trial.predict(target[~held_out], PENALTIES)
     for number, predicted in enumerate(predictions):
       errors[number] += ((predicted - target[held_out]) ** 2).sum()
   return PENALTIES[int(np.argmin(errors))]
+
+
+def predict_each(
+  inputs: np.ndarray,
+  targets: Mapping[str, np.ndarray],
+  new_inputs: np.ndarray,
+  held_out: np.ndarray,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+  """Predicts several targets, each with the best penalty for it.
+
+  Args:
+    inputs: [N, D], to fit.
+    targets: by name [N, T], as many T as it has.
+    new_inputs: [M, D], to predict for.
+    held_out: as of `choose_penalty`.
+
+  Returns:
+    By name, the predictions [M, T] and the penalty.
+  """
+  trial = Ridge(inputs[~held_out], inputs[held_out])
+  fitted = Ridge(inputs, new_inputs)
+  penalties = {k: _best(trial, [x], held_out) for k, x in targets.items()}
+  found = {
+    k: next(fitted.predict(x, [penalties[k]])) for k, x in targets.items()
+  }
+  return found, penalties

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from essl_jax import augment
 from essl_jax import config as config_lib
@@ -14,6 +15,7 @@ from essl_jax.augment import ViewRequest
 from essl_jax.data import Source, arrays
 from essl_jax.data.checks import check_there
 from essl_jax.devices import memory, parallel
+from essl_jax.equivariance.term import Term
 from essl_jax.errors import UsageError, told
 from essl_jax.training import applying, norms, view_checks
 from essl_jax.training import networks as networks_lib
@@ -21,6 +23,36 @@ from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
 _MOST_STEPS = 2**31 - 1  # the state's counter is int32
+
+
+def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
+  """Refuses batches and features that devices and terms cannot work with.
+
+  It needs nothing of the data, so that nobody waits for them first.
+
+  Args:
+    config: from `config.parse`, of parts that exist.
+    mesh: of the devices to run on.
+
+  Raises:
+    UsageError: in one line.
+  """
+  parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
+  terms = networks_lib.active_terms(config)
+  parts = (config_lib.method(config), *terms)
+  view_checks.check_sharing(config, parts, mesh.size)
+  any_features = Term.check_features
+  if any(type(x).check_features is not any_features for x in terms):
+    encoder, view = networks_lib.make_encoder(config), config.views.first
+    shape = (2, view.size, view.size, len(view.mean))
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    where = f"config.encoder.name={config.encoder.name}"
+    variables = _shape_of(where, _make_init(encoder), images)
+    run = step_lib.make_encode(encoder)
+    features = _shape_of(where, run, variables, images)
+    for term in terms:
+      with told(f"config.{term.section}"):
+        term.check_features(features.shape[-1])
 
 
 def check(experiment: Any) -> None:

@@ -271,7 +271,7 @@ def build(
   """
   networks_lib.check_parts(config)
   mesh = parallel.make_mesh() if mesh is None else mesh
-  parallel.check_batch_size(config.batch_size, mesh, config.micro_batches)
+  checks.check_batch(config, mesh)
   if source is None:
     source = _make_source(config, config.data.train_split)
   labelled = source

@@ -132,6 +132,12 @@ class Networks(nn.Module):
     term, heads = self.terms[number], self._heads(train)
     return hooks.ask(term, "forward", heads, features, targets)
 
+  def ask_heads(
+    self, question: Callable[[Mapping[str, Any]], Any], *, train: bool
+  ) -> Any:
+    """What a function makes of the heads, each a function by its name."""
+    return question(self._heads(train))
+
   def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
     heads = {name: getattr(self, name) for name in self._names}
     return {name: bind(head, train=train) for name, head in heads.items()}
@@ -254,6 +260,12 @@ def check_parts(config: config_lib.Config) -> None:
         raise UsageError(
           f"{type(term).__name__}.groups must be TransformationGroups"
         )
+  for name, evaluation in zip(
+    config.evaluations, config_lib.evaluations(config), strict=True
+  ):
+    if config.mode in evaluation.modes:
+      with told(f"config.evaluations={name}"):
+        evaluation.check_config(config)
   if not method.views:
     if not any(term.weight for term in terms):
       change = "name one in config.terms"

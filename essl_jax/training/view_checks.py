@@ -32,7 +32,6 @@ def check(experiment: Any) -> None:
       f" {config.data.name} differ in size and are cropped by the host: leave"
       " it empty"
     )
-  _check_sharing(experiment)
   names = dict.fromkeys(
     ["first", "second", *(x for part in parts for x in part.views)]
   )
@@ -58,11 +57,21 @@ def check(experiment: Any) -> None:
         _check_elements(where, found, request.view.size, channels)
 
 
-def _check_sharing(experiment: Any) -> None:
-  """Refuses batches whose images cannot share draws as parts ask them to."""
-  config = experiment.config
-  share = config.batch_size // experiment.mesh.size // config.micro_batches
-  for part in experiment.parts:
+def check_sharing(
+  config: config_lib.Config, parts: Iterable[Any], devices: int
+) -> None:
+  """Refuses batches whose images cannot share draws as parts ask them to.
+
+  Args:
+    config: of the run.
+    parts: the method and the active terms.
+    devices: that share a batch.
+
+  Raises:
+    UsageError: in one line.
+  """
+  share = config.batch_size // devices // config.micro_batches
+  for part in parts:
     path = _path(config, part)
     for request in part.requests(config.views):
       with told(path):

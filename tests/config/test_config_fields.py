@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from unittest import mock
 
 import folder_helpers
 import jax
@@ -13,6 +14,9 @@ from essl_jax import augment
 from essl_jax import config as config_lib
 from essl_jax import run as train
 from essl_jax.config import fields, parts
+from essl_jax.devices import parallel
+from essl_jax.evaluation import single_pass
+from essl_jax.training import networks as networks_lib
 from essl_jax.training import parameter_groups
 from essl_jax.training import step as step_lib
 
@@ -35,6 +39,24 @@ def _trace_a_step(config):
   make = lambda: step_lib.create_state(problem, seed=0, requests=requests)
   step = step_helpers.make_step(config, None)
   jax.eval_shape(step, jax.eval_shape(make), step_helpers.batch())
+
+
+def _measure_views(monkeypatch, tiny_config):
+  """Measures that look at many views, with noise for what they would see."""
+  names = ("parameters", "ranks")
+  config = tiny_config(
+    "simclr", terms=("equimod",), evaluations=("knn", "probe", *names)
+  )
+  bench = mock.MagicMock(at_random=(), splits={})
+  bench.experiment.config = config
+  bench.experiment.networks = networks_lib.make_networks(config)
+  bench.experiment.mesh = parallel.make_mesh(jax.devices()[:1])
+  noise = np.random.default_rng(0)
+  *_, told, ranked = config_lib.evaluations(config)
+  for evaluation, shape in ((told, (20, 2, 32)), (ranked, (20, 52))):
+    rows = noise.uniform(1, 2, shape), None
+    monkeypatch.setattr(single_pass, "run", lambda *_, x=rows, **__: x)
+    assert evaluation.rows(evaluation.run(bench, mock.MagicMock()))
 
 
 def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
@@ -119,5 +141,7 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   folder_helpers.open_folder(folder_helpers.write_folder(tmp_path / "folder"))
   for other in others:
     _trace_a_step(other)
+  with monkeypatch.context() as patch:
+    _measure_views(patch, tiny_config)
   wanted = {(x.__name__, name) for x in groups for name in fields.of(x)}
   assert wanted - read == set()

@@ -15,6 +15,8 @@ from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
 from essl_jax.equivariance import stl
 from essl_jax.errors import UsageError
+from essl_jax.storage import checkpoint
+from essl_jax.training import checks
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import views as views_lib
@@ -253,6 +255,66 @@ def test_wrong_inputs_are_refused_in_one_line(
     config = config_of(name, **{name: fields}, **changes)
     experiment_lib.build(config, source).state_shapes()
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "fields", "changes", "expected"),
+  [
+    ("stl", {}, {"batch_size": 24}, "a device has 3 at a time"),
+    ("care", {"chunks": 3}, {}, "chunks=3 of .* divide the 16 images"),
+    ("sie", {"equivariant_features": 20}, {}, "20 must be fewer than the 16"),
+    ("sie", {"equivariant_features": 15}, {}, ""),
+  ],
+)
+def test_batches_and_features_are_checked_before_data_are_opened(
+  config_of, name, fields, changes, expected
+):
+  """By the config and the devices alone."""
+  config = config_of(name, **{name: fields}, **changes)
+  mesh = parallel.make_mesh()
+  if expected:
+    with pytest.raises(UsageError, match=f"config.{name}.*{expected}"):
+      checks.check_batch(config, mesh)
+  else:
+    checks.check_batch(config, mesh)
+
+
+CROPS = STILL | {"scale": (0.2, 1.0), "flip": 0.5}
+
+
+@pytest.mark.parametrize(
+  "terms",
+  [("equimod", "stl"), pytest.param(tuple(SMALL), marks=pytest.mark.slow)],
+)
+def test_a_resumed_training_is_the_uninterrupted_one(
+  config_of, tmp_path, terms
+):
+  """Bit for bit, from a checkpoint on: draws that images share begin again."""
+  batch = step_helpers.batch(64)
+  source = ArraySource(*[batch["image"], batch["label"]] * 2)
+  own = {"augself": {"color": 0.0}} if "augself" in terms else {}
+  views = {"first": CROPS, "second": CROPS}
+  config = config_of(*terms, views=views, **own)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  experiment = experiment_lib.build(config, source, mesh)
+  step = experiment.make_step()
+
+  def train(state, start, stop):
+    batches = experiment.batches(start)
+    for _ in range(start, stop):
+      state, metrics = step(state, next(batches))
+    return state, metrics
+
+  whole, expected = train(experiment.create_state(), 0, 4)
+  half, _ = train(experiment.create_state(), 0, 2)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, half, wait=True)
+    restored = checkpoints.restore(experiment.create_state())
+  found, metrics = train(restored, 2, 4)
+  assert {f"loss_{name}" for name in terms} < set(metrics)
+  jax.tree.map(
+    np.testing.assert_array_equal, (found, metrics), (whole, expected)
+  )
 
 
 def test_terms_without_weight_change_nothing(config_of):

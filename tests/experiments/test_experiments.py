@@ -15,6 +15,7 @@ from essl_jax.training import networks
 SCRIPTS = (
   "ablations",
   "cifar10_table",
+  "equivariance_table",
   "fast_study",
   "flowers_table",
   "imagenet_table",
@@ -72,6 +73,36 @@ def test_committed_results_are_of_their_cells():
           study.load(chosen, cell, options)  # refuses those of other flags
           found.add((chosen.name, cell.row))
   assert len(found) > 40
+
+
+def test_a_cell_of_terms_is_read_in_percent():
+  read = STUDIES["equivariance_table"].read
+  told = {"crop_r2": 0.25, "blur_r2": -0.5, "rotation_accuracy": 31.0}
+  figures = {
+    "knn": {"knn_top1": 50.0},
+    "symmetry": {"rotation": {"readout_accuracy": 70.0}},
+    "parameters": {
+      "all": told,
+      "jittered": {"color_r2": 0.125},
+      "untrained": {"all": {"crop_r2": 0.0}, "jittered": {}},
+    },
+  }
+  found, protocol = read({"figures": figures, "untrained": {"knn_top1": 20.0}})
+  given = {name: x for name, x in found.items() if x is not None}
+  assert given == {
+    "knn_top1": 50.0,
+    "knn_top1_untrained": 20.0,
+    "crop_r2": 25.0,
+    "crop_r2_untrained": 0.0,
+    "color_r2_jittered": 12.5,
+    "blur_r2": -50.0,
+    "rotation": 31.0,
+    "readout": 70.0,
+  }
+  assert set(STUDIES["equivariance_table"].columns) <= set(found)
+  assert protocol["parameters"] is figures["parameters"]
+  figures["ranks"] = {"sie": {"mrr": 0.5}}
+  assert read({"figures": figures, "untrained": {}})[0]["mrr"] == 50.0
 
 
 def test_names_are_those_of_earlier_workdirs():

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from term_helpers import SMALL
 
 from essl_jax import config as config_lib
 from essl_jax import run as train
@@ -169,6 +170,37 @@ def test_an_export_describes_the_heads_of_all_terms(
   (workdir / "config.json").write_text(json.dumps(config))
   with pytest.raises(UsageError, match=r"config\.json in .* is damaged"):
     program.main(["export", str(workdir), str(path), "--overwrite"])
+
+
+def test_a_run_with_terms_is_exported(make_config, tmp_path):
+  """For PyTorch the encoder alone, for Flax the heads of the terms too."""
+  names = ("augself", "equimod", "sie")
+  config = make_config(terms=names, **{x: SMALL[x] for x in names})
+  random = np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda x: random.normal(size=x.shape).astype(x.dtype),
+    build(config).state_shapes(),
+  )
+  workdir = tmp_path / "run"
+  workdir_lib.check_config(workdir, config_lib.to_dict(config))
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    checkpoints.save(4, jax.device_put(state))
+  flax, torch = tmp_path / "flax.safetensors", tmp_path / "torch.safetensors"
+  program.main(["export", str(workdir), str(flax)])
+  program.main(["export", str(workdir), str(torch), "--format=torch"])
+  variables, metadata = weights.load(flax)
+  assert_equal_trees(
+    variables, {"params": state.params, "batch_stats": state.batch_stats}
+  )
+  assert "sie_hypernetwork" in variables["params"]
+  assert set(names) <= set(metadata)
+  tensors = safetensors.numpy.load_file(torch)
+  assert not [x for x in tensors if any(name in x for name in names)]
+  back = tmp_path / "back.safetensors"
+  program.main(["import", str(torch), str(back)])
+  found, _ = weights.load(back)
+  assert set(found["params"]) == {"encoder"}
+  assert_equal_trees(found["params"]["encoder"], variables["params"]["encoder"])
 
 
 def test_an_export_leaves_the_accelerators_alone(finished, tmp_path):
