@@ -15,6 +15,7 @@ from essl_jax.config.config import (
 from essl_jax.config.parsing import (
   base,
   defaults,
+  encoder,
   encoder_fields,
   evaluated_network,
   evaluations,
@@ -45,6 +46,7 @@ __all__ = [
   "Views",
   "base",
   "defaults",
+  "encoder",
   "encoder_fields",
   "evaluated_network",
   "evaluations",

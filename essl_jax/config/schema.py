@@ -66,9 +66,9 @@ def _compose(
   for where, part in ((f"config.method={method}", own), *added):
     views |= dict.fromkeys(_views_of(where, part))
   new = [
-    _field("data", _extended("data", find_source(data))),
+    _field("data", extended("data", find_source(data))),
     _field("views", _make_views(views)),
-    _field("encoder", _extended("encoder", parts.ENCODER.find(encoder))),
+    _field("encoder", extended("encoder", parts.ENCODER.find(encoder))),
   ]
   taken = {x.name: "every config" for x in dataclasses.fields(Config)}
   for where, part in added:
@@ -134,7 +134,7 @@ def _field(name: str, kind: type) -> tuple[str, Any, Any]:
   return name, kind, dataclasses.field(default=default)
 
 
-def _extended(group: str, part: Any) -> type:
+def extended(group: str, part: Any) -> type:
   """A group of fields with those of the part that it chooses."""
   base = GROUPS[group]
   found = fields.of(part) if part is not None else {}
