@@ -221,8 +221,12 @@ def load(
     tree, metadata = weights.load(path)
   else:
     tree, metadata = runs.read(path, checkpoint)
-  given = {"image_size": image_size, "resize_size": resize_size}
-  given |= {"mean": mean, "std": std}
+  given: dict[str, Any] = {
+    "image_size": image_size,
+    "resize_size": resize_size,
+    "mean": mean,
+    "std": std,
+  }
   module = _module(path, metadata)
   variables = {k: x["encoder"] for k, x in tree.items() if "encoder" in x}
   variables.setdefault("params", {})

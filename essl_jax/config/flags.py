@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import textwrap
@@ -113,16 +114,14 @@ def _pairs(
   """Dotted names, and what reads the value of a field's type."""
   if isinstance(overrides, Mapping):
     for name, value in overrides.items():
-      yield (
-        name,
-        lambda hint, name, value=value: values_lib.coerce(hint, value, name),
-      )
+      yield name, functools.partial(_read, values_lib.coerce, value)
     return
   for name, text in map(_split, overrides):
-    yield (
-      name,
-      lambda hint, name, text=text: values_lib.read(hint, text, name),
-    )
+    yield name, functools.partial(_read, values_lib.read, text)
+
+
+def _read(read: Callable[..., Any], value: Any, hint: Any, name: str) -> Any:
+  return read(hint, value, name)
 
 
 def _split(word: str) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def keep_compiled() -> None:
 
   Not where the environment or the program names another folder.
   """
-  is_named = jax.config.jax_compilation_cache_dir is not None
+  is_named = getattr(jax.config, "jax_compilation_cache_dir", None) is not None
   if is_named or "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")

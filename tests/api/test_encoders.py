@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
   """PNGs and JPEGs of many sizes, in two classes and two splits."""
   root = tmp_path_factory.mktemp("images")
   random = np.random.default_rng(0)
-  for split, count in (("train", 6), ("val", 9)):
+  for split, count in (("train", 8), ("val", 9)):
     for i in range(count):
       path = root / split / CLASSES[i % 2] / f"{i}.{'png' if i % 3 else 'jpg'}"
       path.parent.mkdir(parents=True, exist_ok=True)
