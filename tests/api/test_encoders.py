@@ -3,7 +3,9 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -19,6 +21,7 @@ from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation.encoding import Encoding
 from essl_jax.storage import about, checkpoint, places, weights
 from essl_jax.storage import workdir as workdir_lib
+from essl_jax.training import applying
 from essl_jax.training import experiment as experiment_lib
 
 CLASSES = ("ant", "bee")
@@ -49,12 +52,18 @@ def folder(tmp_path_factory):
 
 
 def begin(workdir, config):
-  """A workdir with the state of step 0 as a checkpoint of step 3."""
+  """Makes a workdir with a random encoder; the evaluator's features of it."""
   experiment = experiment_lib.build(config)
-  encoding, state = Encoding(experiment), experiment.create_state()
+  encoding = Encoding(experiment)
+  size = config.views.first.size
+  init = nn.init(
+    lambda module, x: applying.bind(module, train=False)(x),
+    experiment.networks.encoder,
+  )
+  variables = jax.jit(init)(jax.random.key(1), jnp.zeros((1, size, size, 3)))
   workdir_lib.check_config(workdir, config_lib.to_dict(config))
   with checkpoint.Checkpoints(workdir) as checkpoints:
-    checkpoints.save(3, state)
+    checkpoints.save(3, {k: {"encoder": x} for k, x in variables.items()})
   about.write(
     places.locate(workdir),
     {
@@ -66,7 +75,7 @@ def begin(workdir, config):
   (workdir / "results.json").write_text(
     json.dumps({"step": 3, "figures": {"knn": {"knn_top1": 5.0, "k": [1]}}})
   )
-  return encoding, state
+  return encoding.extract(variables, "test", encoding.resize)[0]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +83,7 @@ def digits_run(tiny_config, tmp_path_factory):
   """Images of 8 pixels, which the devices enlarge to 16."""
   config = tiny_config(data={"name": "digits", "test_split": "test[:20]"})
   workdir = tmp_path_factory.mktemp("runs") / "digits"
-  encoding, state = begin(workdir, config)
-  return workdir, encoding.features(state, "test")[0]
+  return workdir, begin(workdir, config)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +98,7 @@ def folder_run(tiny_config, folder, tmp_path_factory):
     probe=None,
   )
   workdir = tmp_path_factory.mktemp("runs") / "folder"
-  encoding, state = begin(workdir, config)
-  return workdir, encoding.features(state, "test")[0]
+  return workdir, begin(workdir, config)
 
 
 def paths_of(folder):
@@ -207,13 +214,12 @@ def test_encoders_of_ones_own_are_exported_and_loaded(
     data={"name": "digits", "test_split": "test[:20]"},
     encoder={"name": "own_encoder:Small", "width": 6},
   )
-  encoding, state = begin(tmp_path / "run", config)
+  expected = begin(tmp_path / "run", config)
   path = tmp_path / "weights.safetensors"
   program.main(["export", str(tmp_path / "run"), str(path)])
   images = data.load_digits().test_images[:20]
   found = essl_jax.load(path)(images)
   assert found.shape == (20, 6)
-  expected, _ = encoding.features(state, "test")
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
