@@ -182,7 +182,7 @@ class Encoder:
     def run(variables: Any, pixels: jax.Array) -> jax.Array:
       return encode(variables, settings.on_device(pixels))
 
-    return parallel.map_examples(run, self._mesh)
+    return parallel.map_examples(run, self._mesh, gathers=False)
 
 
 def load(
