@@ -65,6 +65,8 @@ def parse(arguments: Sequence[str]) -> list[str]:
     sys.exit(0)
   if WORKDIR.value == "":
     raise UsageError("--workdir is empty: name a folder, or leave it out")
+  if RUN.value == "":
+    raise UsageError("--run is empty: name the workdir of a run")
   if RUN.value is not None and (CONFIG.value or WORKDIR.value):
     raise UsageError(
       "--run has the config and the workdir of a run: leave out --config and"
