@@ -134,12 +134,11 @@ class Encoder:
       FloatingPointError: features are not finite.
     """
     settings = self.preprocess.settings
-    devices, size = self._mesh.size, batch_size or 0
+    devices = self._mesh.size
     if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    most = -(-(size or _BATCH * devices) // devices) * devices
-    found: list[np.ndarray] = []
-    rows = []
+    most = -(-(batch_size or _BATCH * devices) // devices) * devices
+    found, rows = list[np.ndarray](), list[np.ndarray]()
     for part, pixels in images_lib.batches(images, settings, most, broken):
       if len(part):
         rows.append(part)

@@ -9,7 +9,7 @@ import ml_collections
 
 from essl_jax.config import checks, drawn_views, fields, parts
 from essl_jax.config.config import Config, Encoder
-from essl_jax.config.schema import extended, find_source, schema
+from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError, told
 
 # Changing these does not change what is trained: a workdir accepts them, and
@@ -252,22 +252,6 @@ def ranking_figure(config: Config) -> str:
   """The figure that ranks checkpoints; kNN's if no evaluation names one."""
   found = [x.ranks for x in evaluations(config) if x.ranks]
   return found[0] if found else "knn_top1"
-
-
-def encoder(raw: Mapping[str, Any]) -> Encoder:
-  """The group `config.encoder` alone, of plain data such as metadata.
-
-  Args:
-    raw: `name` and the fields of that encoder.
-
-  Returns:
-    The group, checked.
-
-  Raises:
-    UsageError: as `parse`.
-  """
-  part = parts.ENCODER.find(raw["name"])
-  return fields.build(extended("encoder", part), raw, "encoder")
 
 
 def encoder_fields(group: Encoder) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def _compose(
   for where, part in ((f"config.method={method}", own), *added):
     views |= dict.fromkeys(_views_of(where, part))
   new = [
-    _field("data", extended("data", find_source(data))),
+    _field("data", _extended("data", find_source(data))),
     _field("views", _make_views(views)),
-    _field("encoder", extended("encoder", parts.ENCODER.find(encoder))),
+    _field("encoder", _extended("encoder", parts.ENCODER.find(encoder))),
   ]
   taken = {x.name: "every config" for x in dataclasses.fields(Config)}
   for where, part in added:
@@ -134,7 +134,7 @@ def _field(name: str, kind: type) -> tuple[str, Any, Any]:
   return name, kind, dataclasses.field(default=default)
 
 
-def extended(group: str, part: Any) -> type:
+def _extended(group: str, part: Any) -> type:
   """A group of fields with those of the part that it chooses."""
   base = GROUPS[group]
   found = fields.of(part) if part is not None else {}
@@ -149,6 +149,22 @@ def extended(group: str, part: Any) -> type:
     return dataclasses.make_dataclass(
       base.__name__, new, bases=(base,), frozen=True, kw_only=True
     )
+
+
+def encoder(raw: Mapping[str, Any]) -> Encoder:
+  """The group `config.encoder` alone, of plain data such as metadata.
+
+  Args:
+    raw: `name` and the fields of that encoder.
+
+  Returns:
+    The group, checked.
+
+  Raises:
+    UsageError: as `fields.build`.
+  """
+  part = parts.ENCODER.find(raw["name"])
+  return fields.build(_extended("encoder", part), raw, "encoder")
 
 
 def _make_views(names: Iterable[str]) -> type:
