@@ -3,17 +3,27 @@
 from collections.abc import Sequence
 import contextlib
 import os
-import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
 from essl_jax import config as config_lib
 from essl_jax.config import flags as config_flags
+from essl_jax.config import recipes
 from essl_jax.errors import UsageError
+from essl_jax.storage import about
+from essl_jax.storage.workdir import read_config
 
 CONFIG = flags.DEFINE_string(
-  "config", None, "A config file, with variants after a colon."
+  "config",
+  None,
+  "A recipe's name or a config file, with variants after a colon.",
+)
+RUN = flags.DEFINE_string(
+  "run",
+  None,
+  "In place of --config and --workdir: the workdir of a run, with its config.",
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where everything is written; runs/<config> by default."
@@ -51,14 +61,21 @@ def parse(arguments: Sequence[str]) -> list[str]:
     raise UsageError(" ".join(str(error).split())) from error
   if is_help:
     with contextlib.suppress(BrokenPipeError):  # as of `--help | head`
-      _print_help(overrides)
+      _print_help(rest[0], overrides)
     sys.exit(0)
   if WORKDIR.value == "":
     raise UsageError("--workdir is empty: name a folder, or leave it out")
-  if CONFIG.value is None:
+  if RUN.value == "":
+    raise UsageError("--run is empty: name the workdir of a run")
+  if RUN.value is not None and (CONFIG.value or WORKDIR.value):
+    raise UsageError(
+      "--run has the config and the workdir of a run: leave out --config and"
+      " --workdir"
+    )
+  if CONFIG.value is None and RUN.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""
     raise UsageError(
-      f"--config=FILE is missing{stray}; see configs/ for the recipes"
+      f"--config=RECIPE is missing{stray}; `essl-jax recipes` lists the recipes"
     )
   if rest[1:]:
     raise UsageError(f"not a flag: {rest[1]}; fields are --config.NAME=VALUE")
@@ -90,23 +107,54 @@ def _joined(arguments: Sequence[str]) -> list[str]:
   return found
 
 
-def _print_help(overrides: Sequence[str]) -> None:
+def _print_help(program: str, overrides: Sequence[str]) -> None:
   """The program's flags, then the fields of the config that is given."""
-  print("python -m essl_jax.main --config=FILE[:VARIANT,...] [FLAGS]\n")
+  is_ours = program.startswith("essl-jax")
+  start = program if is_ours else "python -m essl_jax.main"
+  print(f"{start} --config=RECIPE[:VARIANT,...] [FLAGS]\n")
   for module in ("essl_jax.command_line", "essl_jax.process_flags"):
     print(flags.FLAGS.module_help(module))
-  if CONFIG.value is None:
-    print("\nWith --config=FILE, all fields of its config follow here.")
+  if CONFIG.value is None and RUN.value is None:
+    print("\nWith --config=RECIPE, all fields of its config follow here.")
     return
-  values = config_flags.raw(CONFIG.value, overrides)
+  values, name = _raw(overrides, print), CONFIG.value or RUN.value
   kind = config_lib.schema(values)
-  print(f"\nFields of {CONFIG.value}:")
+  print(f"\nFields of {name}:")
   print("\n".join(config_flags.describe(kind, values)))
 
 
-def default_workdir() -> str:
-  """`runs/` and the config's name with its variants."""
-  path, _, variants = (CONFIG.value or "").partition(":")
-  suffix = "".join(f"-{part}" for part in variants.split(",") if part)
-  suffix = suffix.replace("=", "")
-  return os.path.join("runs", pathlib.Path(path).stem + suffix)
+def _raw(overrides: Sequence[str], say: config_flags.Say) -> dict[str, Any]:
+  """The values of the recipe or the run that is named, under flags."""
+  if RUN.value is None:
+    return config_flags.raw(CONFIG.value or "", overrides, say)
+  values = read_config(RUN.value)
+  about.make_importable(RUN.value)
+  return config_flags.override(values, overrides)
+
+
+def load(overrides: Sequence[str], say: config_flags.Say) -> config_lib.Config:
+  """The config that the command line describes.
+
+  Args:
+    overrides: from `parse`, without the program's name.
+    say: is told what a recipe has chosen by itself, a line each.
+
+  Returns:
+    The config, checked.
+
+  Raises:
+    UsageError: as `config.flags.load`; or the run's config cannot be read.
+  """
+  return config_lib.parse(_raw(overrides, say), config_flags.names(overrides))
+
+
+def told(overrides: Sequence[str]) -> dict[str, Any]:
+  """What `about.json` says of where a run's config comes from."""
+  if CONFIG.value is None:
+    return {}
+  return about.of_recipe(CONFIG.value, list(overrides))
+
+
+def workdir() -> str:
+  """The workdir that is named, or the default of the recipe."""
+  return RUN.value or WORKDIR.value or recipes.workdir(CONFIG.value or "")

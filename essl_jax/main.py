@@ -12,7 +12,6 @@ import essl_jax.start  # noqa: F401
 
 # isort: split
 from collections.abc import Sequence
-import os
 import traceback
 from typing import Any
 
@@ -22,7 +21,6 @@ import jax
 from essl_jax import command_line, errors, process_flags, streams
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
-from essl_jax.config import flags as config_flags
 from essl_jax.devices import cpu, parallel, processes, signals
 from essl_jax.storage import claim, environment, places
 from essl_jax.storage import workdir as workdir_lib
@@ -35,12 +33,10 @@ def _main(arguments: Sequence[str]) -> int:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
   cpu.tune()
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
-    if os.path.isabs(cache):  # there is a home
-      jax.config.update("jax_compilation_cache_dir", cache)
-  config = config_flags.load(command_line.CONFIG.value or "", arguments[1:])
-  named = command_line.WORKDIR.value or command_line.default_workdir()
+  cpu.keep_compiled()
+  said: list[str] = []
+  config = command_line.load(arguments[1:], said.append)
+  named = command_line.workdir()
   claim.check_store(named)
   workdir = places.locate(named)
   process_flags.join()
@@ -49,8 +45,11 @@ def _main(arguments: Sequence[str]) -> int:
     if not flags.FLAGS["verbosity"].present and jax.process_index() > 0:
       logging.set_verbosity(logging.ERROR)
     processes.check_equal(_facts(config, workdir))
+  if jax.process_index() == 0:
+    print("\n".join(said), end="\n" if said else "")
+  told = command_line.told(arguments[1:])
   with processes.one_comparison() as agree:
-    is_done = run_lib.run(config, workdir, agree)
+    is_done = run_lib.run(config, workdir, agree, told)
   return 0 if is_done else command_line.STOP_CODE.value
 
 

@@ -7,9 +7,18 @@ from typing import Any
 import jax
 
 from essl_jax import config as config_lib
+from essl_jax.data.labels import class_names
+from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.evaluation import results
-from essl_jax.storage import bookkeeping, checkpoint, claim, places, weights
+from essl_jax.storage import (
+  about,
+  bookkeeping,
+  checkpoint,
+  claim,
+  places,
+  weights,
+)
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.storage.workdir import check_config, read_config
@@ -22,20 +31,22 @@ def run(
   config: config_lib.Config,
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
+  told: Mapping[str, Any] | None = None,
 ) -> bool:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
   `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, where
   there is none, the encoder that `init_from` names.
 
-  Writes `config.json`, `metrics-*.jsonl`, TensorBoard events, checkpoints,
-  `results.json` and `summary.png` into the workdir.
+  Writes `config.json`, `about.json`, `metrics-*.jsonl`, TensorBoard events,
+  checkpoints, `results.json` and `summary.png` into the workdir.
 
   Args:
     config: from `config.parse`.
     workdir: made if need be; a finished one is only evaluated again. Nobody
       else may write there meanwhile.
     agree: refuses facts of the data that differ between processes.
+    told: what else `about.json` says of a new run, such as its `recipe`.
 
   Returns:
     Whether the run has reached its end; False after SIGTERM.
@@ -47,7 +58,7 @@ def run(
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
-    return _run(config, workdir, agree)
+    return _run(config, workdir, agree, told or {})
 
 
 def _prepare(workdir: places.Path) -> None:
@@ -61,6 +72,7 @@ def _run(
   config: config_lib.Config,
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None],
+  told: Mapping[str, Any],
 ) -> bool:
   is_new = not checkpoint.exists(workdir)
   experiment = _open(config, workdir, is_new, agree)
@@ -68,6 +80,11 @@ def _run(
     bench = bench_lib.make(
       experiment, workdir=workdir, interrupt=preemption.check
     )
+    known = {
+      "preprocessing": bench.encoding.preprocessing.to_json(),
+      "classes": class_names(experiment.labelled) or None,
+    }
+    about.write(workdir, {**told, **known}, overwrite=is_new)
     trains = config.mode == "train" and config.epochs > 0
     if trains and not loop.pretrain(experiment, bench, workdir, preemption):
       return False
@@ -98,6 +115,11 @@ def _open(
     is_new and config.mode != "train"
   ):
     before = read_config(workdir)  # refuses a folder without a run
+    if is_new and config.mode != "train" and config.epochs:
+      raise UsageError(
+        f"no checkpoint in {workdir}: train first, or choose the --workdir of a"
+        " run that has saved one"
+      )
   check = functools.partial(
     check_config,
     workdir,

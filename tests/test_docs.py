@@ -64,8 +64,10 @@ def test_tests_of_faults_exist():
 def test_recipes_and_variants_exist(page):
   text = page.read_text("utf-8")
   for recipe in re.findall(r"--config=([\w/.:,=]+)", text):
-    if recipe.rstrip(".,") not in YOURS:
-      config_lib.parse(flags.raw(str(ROOT / recipe.rstrip(".,"))))
+    recipe = recipe.rstrip(".,")
+    if recipe not in YOURS:  # names of the package, or paths
+      path = str(ROOT / recipe) if "/" in recipe else recipe
+      config_lib.parse(flags.raw(path))
   for path in re.findall(
     r"`((?:configs|experiments|essl_jax)/[\w/]+\.py)`", text
   ):

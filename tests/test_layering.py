@@ -28,8 +28,11 @@ ROWS = (
   ("photonics", "convert"),
   ("report",),
   ("run",),
+  ("api",),
   ("process_flags", "command_line"),
   ("main",),
+  ("commands",),
+  ("__main__",),
 )
 PURE = {"inputs", "transformations", "models", "losses", "optim", "augment"}
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}

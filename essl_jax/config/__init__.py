@@ -27,7 +27,7 @@ from essl_jax.config.parsing import (
   to_dict,
   update_views,
 )
-from essl_jax.config.schema import schema
+from essl_jax.config.schema import encoder, schema
 from essl_jax.config.variants import (
   exclusive,
   option,
@@ -45,6 +45,7 @@ __all__ = [
   "Views",
   "base",
   "defaults",
+  "encoder",
   "encoder_fields",
   "evaluated_network",
   "evaluations",

@@ -18,6 +18,9 @@ def check(config: Config) -> None:
   Raises:
     UsageError: names the fields and what is allowed.
   """
+  data = config.data
+  if data.labelled_test_split is not None and data.labelled_dir is None:
+    refuse("an unset data.labelled_dir", "data.labelled_test_split")
   _check_resolution(config.views.resolution)
   _check_optimizer(config)
 

@@ -64,6 +64,12 @@ class Data:
       where the pre-training images have no labels. By default they are
       `train_split`.
     test_split: images to evaluate on; `val` in most image folders.
+    labelled_dir: folder of labelled images, `labelled_dir/<split>/<class>/*`,
+      for evaluations of images without labels; all evaluations then see its
+      images, of `labelled_split` (by default `train`) and
+      `labelled_test_split`.
+    labelled_test_split: images of `labelled_dir` to evaluate on, `test` by
+      default.
     image_size: side of evaluation images in pixels, cut from the centre.
       Required where the images of a set differ in size; training then crops
       from the whole image.
@@ -86,6 +92,8 @@ class Data:
   train_split: str = "train"
   labelled_split: str | None = None
   test_split: str = "test"
+  labelled_dir: str | None = None
+  labelled_test_split: str | None = None
   image_size: Side | None = None
   resize_size: Side | None = None
   white_level: (
@@ -97,7 +105,14 @@ class Data:
   @property
   def labelled(self) -> str:
     """The split whose labels kNN and probes learn from."""
-    return self.labelled_split or self.train_split
+    own = self.train_split if self.labelled_dir is None else Data.train_split
+    return self.labelled_split or own
+
+  @property
+  def labelled_test(self) -> str:
+    """The split that evaluations of features test on."""
+    own = self.test_split if self.labelled_dir is None else Data.test_split
+    return self.labelled_test_split or own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import importlib.util
-import os
 import pathlib
-import sys
 import textwrap
+import types
 import typing
 from typing import Any
 
-from essl_jax.config import fields, parts
+from essl_jax.config import fields, parts, recipes
 from essl_jax.config import values as values_lib
 from essl_jax.config.config import Config
 from essl_jax.config.parsing import as_default, parse
@@ -18,7 +18,14 @@ from essl_jax.config.schema import CHOICES, find_source, schema
 from essl_jax.errors import UsageError, told
 from essl_jax.texts import unfit
 
+Say = Callable[[str], None]
+
 _PREFIX = "config."
+# A recipe's function of the values and the names that flags have set: it may
+# change the others by what the data are, and yields what to say of it.
+_ADAPT = "adapt"
+# What of a data set another one does not have.
+_SET, _SPLITS = "data.name", ("train_split", "labelled_split", "test_split")
 # How to find the parts whose fields stand beside the one that chooses them.
 _FIND: dict[str, Callable[[str], Any]] = {
   "method": parts.METHOD.find,
@@ -27,12 +34,17 @@ _FIND: dict[str, Callable[[str], Any]] = {
 }
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> Config:
+def load(
+  path: str,
+  overrides: Sequence[str] | Mapping[str, Any] = (),
+  say: Say = lambda _: None,
+) -> Config:
   """The config of a recipe under flags.
 
   Args:
-    path: of the recipe's file, with variants after a colon.
-    overrides: flags such as `--config.epochs=10`.
+    path: of the recipe's file, or its name, with variants after a colon.
+    overrides: flags such as `--config.epochs=10`, or values by dotted names.
+    say: is told what a recipe has chosen by itself, a line each.
 
   Returns:
     The config, checked.
@@ -41,28 +53,75 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     UsageError: the file is missing or does not load, or a flag names no field,
       gives an impossible value or is of a view that nothing draws.
   """
-  given = [name for name, _ in map(_split, overrides)]
-  return parse(raw(path, overrides), given)
+  return parse(raw(path, overrides, say), names(overrides))
 
 
-def raw(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def raw(
+  path: str,
+  overrides: Sequence[str] | Mapping[str, Any] = (),
+  say: Say = lambda _: None,
+) -> dict[str, Any]:
   """Like `load`, as nested plain data, before values are checked together."""
-  values = read_recipe(path)
-  pairs = [_split(word) for word in overrides]
-  for name, text in pairs:
+  recipe, values = _read_recipe(path)
+  values = override(values, overrides)
+  if adapt := getattr(recipe, _ADAPT, None):
+    with told(f"config file {recipe.__file__}, {_ADAPT}"):  # anybody's code
+      for line in adapt(values, set(names(overrides))):
+        say(line)
+  return values
+
+
+def override(
+  values: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> dict[str, Any]:
+  """Puts flags, or values by dotted names, into the values of a config.
+
+  Args:
+    values: nested, of a recipe or a run; they are changed.
+    overrides: as of `load`.
+
+  Returns:
+    The values.
+
+  Raises:
+    UsageError: as of `load`.
+  """
+  pairs = list(_pairs(overrides))
+  for name, read in pairs:
     if name in CHOICES:
       known = fields.find(Config, name)
-      _switch(values, name, values_lib.read(known.hint, text, name))
+      _switch(values, name, read(known.hint, name))
   kind = schema(values)
-  for name, text in pairs:
+  for name, read in pairs:
     if name not in CHOICES:
-      value = values_lib.read(fields.find(kind, name).hint, text, name)
+      value = read(fields.find(kind, name).hint, name)
       *groups, field = name.split(".")
       holder = values
       for group in groups:
         holder = holder.setdefault(group, {})
       holder[field] = value
   return values
+
+
+def names(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
+  """Dotted names of the fields that flags, or values, set."""
+  return [name for name, _ in _pairs(overrides)]
+
+
+def _pairs(
+  overrides: Sequence[str] | Mapping[str, Any],
+) -> Iterator[tuple[str, Callable[[Any, str], Any]]]:
+  """Dotted names, and what reads the value of a field's type."""
+  if isinstance(overrides, Mapping):
+    for name, value in overrides.items():
+      yield name, functools.partial(_read, values_lib.coerce, value)
+    return
+  for name, text in map(_split, overrides):
+    yield name, functools.partial(_read, values_lib.read, text)
+
+
+def _read(read: Callable[..., Any], value: Any, hint: Any, name: str) -> Any:
+  return read(hint, value, name)
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -80,6 +139,9 @@ def _switch(values: dict[str, Any], name: str, value: Any) -> None:
   if holder.get(field) in (value, None):  # there was nothing to leave out
     holder[field] = value
     return
+  if name == _SET:  # of which the splits are
+    for own in _SPLITS:
+      holder.pop(own, None)
   before = fields.of(schema(values))
   if name in _FIND and (part := _FIND[name](holder[field])) is not None:
     for own in fields.of(part):
@@ -105,7 +167,7 @@ def read_recipe(path: str) -> dict[str, Any]:
   of the current folder: recipes may build on each other, and bring parts.
 
   Args:
-    path: of its file, with variants after a colon.
+    path: of its file, or its name, with variants after a colon.
 
   Returns:
     The values of its `ConfigDict`.
@@ -113,16 +175,18 @@ def read_recipe(path: str) -> dict[str, Any]:
   Raises:
     UsageError: it is missing, does not load, or knows no such variant.
   """
+  return _read_recipe(path)[1]
+
+
+def _read_recipe(path: str) -> tuple[types.ModuleType, dict[str, Any]]:
+  """The recipe's module, too."""
   name, _, variant = path.partition(":")
-  file = pathlib.Path(name)
   if wrong := unfit(name):
     raise UsageError(f"--config {wrong}; got {name!r:.200}")
+  file = recipes.locate(name)
   if not name or not file.is_file():
-    raise UsageError(f"config file {name} does not exist: {_beside(file)}")
-  beside = str(file.resolve().parent)
-  sys.path[:] = [beside, *(x for x in sys.path if x != beside)]
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())
+    raise UsageError(_missing(name, file))
+  recipes.make_importable(file.resolve().parent)
   spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
   if spec is None or spec.loader is None:
     raise UsageError(f"config file {name} is no Python file")
@@ -135,7 +199,7 @@ def read_recipe(path: str) -> dict[str, Any]:
           f"config file {name} is no recipe: it has no function get_config"
         )
       found = module.get_config(variant) if variant else module.get_config()
-      return found.to_dict()
+      return module, found.to_dict()
     except SyntaxError as error:
       if error.filename is None:  # no text of Python's
         raise UsageError(
@@ -151,11 +215,18 @@ def read_recipe(path: str) -> dict[str, Any]:
       ) from error
 
 
-def _beside(file: pathlib.Path) -> str:
-  """Which recipes the folder of a file has."""
-  recipes = sorted(other.name for other in file.parent.glob("*.py"))
-  there = ", ".join(recipes) or "no recipes"
-  return f"{file.parent.absolute()} holds {there}"
+def _missing(name: str, file: pathlib.Path) -> str:
+  """What to say of a recipe that is not there."""
+  if name and recipes.is_name(name):
+    return (
+      f"there is no recipe {name!r}: {recipes.near(name)} (`essl-jax recipes`"
+      " lists them)"
+    )
+  there = ", ".join(sorted(other.name for other in file.parent.glob("*.py")))
+  return (
+    f"config file {name} does not exist: {file.parent.absolute()} holds"
+    f" {there or 'no recipes'}"
+  )
 
 
 def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import ml_collections
 
 from essl_jax.config import checks, drawn_views, fields, parts
-from essl_jax.config.config import Config
+from essl_jax.config.config import Config, Encoder
 from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError, told
 
@@ -18,7 +18,9 @@ _FREE_FIELDS = (
   "mode",
   "data.dir",
   "data.cache_gib",
+  "data.labelled_dir",
   "data.labelled_split",
+  "data.labelled_test_split",
   "evaluations",
   "measures",
   "log_every",
@@ -252,9 +254,9 @@ def ranking_figure(config: Config) -> str:
   return found[0] if found else "knn_top1"
 
 
-def encoder_fields(config: Config) -> dict[str, Any]:
-  """The values of the encoder's fields."""
-  return _values(config.encoder, parts.ENCODER.find(config.encoder.name))
+def encoder_fields(group: Encoder) -> dict[str, Any]:
+  """The values of an encoder's own fields in `config.encoder`."""
+  return _values(group, parts.ENCODER.find(group.name))
 
 
 def source_fields(config: Config) -> dict[str, Any]:

@@ -151,6 +151,22 @@ def _extended(group: str, part: Any) -> type:
     )
 
 
+def encoder(raw: Mapping[str, Any]) -> Encoder:
+  """The group `config.encoder` alone, of plain data such as metadata.
+
+  Args:
+    raw: `name` and the fields of that encoder.
+
+  Returns:
+    The group, checked.
+
+  Raises:
+    UsageError: as `fields.build`.
+  """
+  part = parts.ENCODER.find(raw["name"])
+  return fields.build(_extended("encoder", part), raw, "encoder")
+
+
 def _make_views(names: Iterable[str]) -> type:
   view = pkgutil.resolve_name("essl_jax.augment:View")
   new = [(name, view, dataclasses.field(default=view())) for name in names]

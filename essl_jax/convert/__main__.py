@@ -10,13 +10,9 @@ from typing import Any
 import jax
 
 from essl_jax import arguments as arguments_lib
-from essl_jax import config as config_lib
-from essl_jax.config import parts
-from essl_jax.convert import encoders, files, networks, printing, recognise
-from essl_jax.convert.resnet import FIELDS
+from essl_jax.convert import encoders, files, printing, recognise, runs
 from essl_jax.errors import UsageError
 from essl_jax.storage import buckets, outputs, places, weights
-from essl_jax.storage.workdir import read_config
 from essl_jax.texts import first_line
 
 _COMMANDS = ("import", "export", "show")
@@ -104,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if options.command != "show":
     _check_output(options)
   if options.command == "export" and _is_run(options.source):
-    _export(options, *_read_run(options.source, options.checkpoint))
+    _export(options, *runs.read(options.source, options.checkpoint))
     return
   with buckets.local_copy(options.source, "source") as options.source:
     _run(options)
@@ -227,53 +223,6 @@ def _export_torch(
     overwrite=options.overwrite,
   )
   print(f"{len(tensors)} tensors under {kind.EXPORTED}")
-
-
-def _read_run(
-  workdir: str, which: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The weights of a run's checkpoint; needs neither data nor accelerator."""
-  from essl_jax.storage import checkpoint  # Orbax takes seconds to import
-
-  config, best = read_config(workdir), ""
-  if which == "best":
-    best = config_lib.ranking_figure(config_lib.parse(config))
-  with checkpoint.Checkpoints(
-    workdir, best_metric=best, read_only=True
-  ) as checkpoints:
-    tree = checkpoints.restore_arrays(which)
-    step = checkpoints.restored
-    assert step is not None
-  try:
-    variables, network = networks.choose(config, tree)
-    return variables, _describe(config, step) | {"network": network}
-  except (AttributeError, KeyError, TypeError) as error:
-    raise UsageError(
-      f"config.json in {workdir} is damaged"
-      f" ({first_line(error, with_type=True)}): restore the file"
-    ) from error
-
-
-def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
-  """The metadata of a run's weights."""
-  encoder = config["encoder"]
-  metadata = {
-    "encoder": encoder,
-    "source": f"essl_jax run, step {step}",
-    "step": step,
-    "method": config["method"],
-    "data": config["data"]["name"],
-  }
-  if encoder["name"] == "resnet":
-    metadata |= {name: encoder[name] for name in FIELDS}
-  for name in config.get("terms", ()):
-    try:
-      section = parts.TERM.find(name).section
-    except UsageError as error:  # its module may be gone
-      print(f"note: the file does not say what its head was asked for: {error}")
-    else:
-      metadata |= {section: config[section]} if section in config else {}
-  return metadata
 
 
 def _check_ending(path: str) -> None:

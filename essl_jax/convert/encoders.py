@@ -96,6 +96,24 @@ def of_variables(encoder: Mapping[str, Any]) -> Kind | None:
   return next((kind for kind in KINDS if kind.holds(encoder)), None)
 
 
+def fields(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """The fields of the encoder, as `config.encoder` has them.
+
+  Args:
+    metadata: of a file of Flax weights.
+
+  Returns:
+    The fields; None where the metadata do not describe an encoder.
+  """
+  stated = metadata.get("encoder")
+  if isinstance(stated, Mapping) and isinstance(stated.get("name"), str):
+    return stated
+  if all(name in metadata for name in resnet.FIELDS):
+    form = {name: metadata[name] for name in resnet.FIELDS}
+    return {"name": resnet.ENCODER} | form
+  return None
+
+
 def describe(metadata: Mapping[str, Any]) -> str:
   """One line on the encoder that metadata describe; empty if unknown."""
   found = (kind.describe(metadata) for kind in KINDS)

@@ -14,6 +14,7 @@ NAME = "ResNet"
 ANCHORS = {torch_names.ANCHOR: "torchvision"}
 CLASSIFIER = "fc"
 EXPORTED = "torchvision's names"
+ENCODER = "resnet"  # its name in configs
 FIELDS = ("depth", "stem", "width")
 
 

@@ -8,6 +8,7 @@ Datasets and is imported only when one is asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import pathlib
 import sys
 from typing import Any, Protocol
@@ -21,7 +22,8 @@ from essl_jax.data.arrays import ArraySource, open_arrays
 from essl_jax.data.checked import CheckedSource
 from essl_jax.data.checks import SPLITS, check_sizes
 from essl_jax.data.digits import load_digits
-from essl_jax.data.labels import numbering
+from essl_jax.data.folder import open_folder
+from essl_jax.data.labels import class_names, numbering
 from essl_jax.data.npz import load_npz
 from essl_jax.errors import UsageError, told
 from essl_jax.storage.places import is_remote
@@ -32,10 +34,17 @@ __all__ = [
   "Source",
   "load_digits",
   "load_npz",
+  "open_labelled",
   "open_source",
 ]
 
 _READ_BATCH = 256
+# Fields of a labelled folder in place of those of others, for messages.
+_LABELLED = {
+  "dir": "labelled_dir",
+  "train_split": "labelled_split",
+  "test_split": "labelled_test_split",
+}
 
 
 class Source(Protocol):
@@ -191,6 +200,43 @@ def open_source(
   return _hold(source) if settings.on_device and not is_held else source
 
 
+def open_labelled(config: config_lib.Config, source: Source) -> Source:
+  """Opens the images that evaluations learn labels from, and test on.
+
+  Args:
+    config: of the run.
+    source: of its images.
+
+  Returns:
+    `source` itself, unless `data.labelled_dir` or `data.labelled_split` name
+    others.
+
+  Raises:
+    UsageError: as of `open_source`.
+  """
+  settings = config.data
+  if settings.labelled_dir is None:
+    if settings.labelled_split is None:
+      return source
+    settings = dataclasses.replace(settings, train_split=settings.labelled)
+    return open_source(settings, config_lib.source_fields(config))
+  settings = dataclasses.replace(
+    settings,
+    dir=settings.labelled_dir,
+    train_split=settings.labelled,
+    test_split=settings.labelled_test,
+  )
+  check_sizes(settings.image_size, settings.resize_size)
+  try:
+    found = open_folder(settings)
+  except UsageError as error:
+    text = str(error)
+    for name, own in _LABELLED.items():
+      text = text.replace(f"data.{name}", f"data.{own}")
+    raise UsageError(text) from error
+  return _hold(found) if settings.on_device else found
+
+
 def _is_ours(source: Any) -> bool:
   """Whether a source is, or derives from, a class of this package."""
   classes = [x for x in type(source).__mro__ if x is not Source]
@@ -217,5 +263,7 @@ def _hold(source: Source) -> ArraySource:
   held = ArraySource(
     *read("train"), *read("test"), num_classes=source.num_classes
   )
+  if names := class_names(source):
+    held.classes = names
   held.broken = {split: tuple(source.broken[split]) for split in SPLITS}
   return held

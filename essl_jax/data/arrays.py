@@ -23,13 +23,15 @@ class ArraySource:
     test_images: uint8 [M, H, W, 3].
     test_labels: int32 [M].
     num_classes: number of labels.
-    classes: what the labels were in the arrays given, [num_classes].
+    classes: what the labels were in the arrays given, [num_classes], or the
+      names of the classes.
     image_shape: (H, W, 3).
     differs_in_size: False: crops are drawn on the device.
     broken: by split, images that could not be read into the arrays.
     is_stored_shuffled: False: arrays may be in any order.
   """
 
+  classes: np.ndarray | Sequence[str]
   differs_in_size = False
   is_stored_shuffled = False
   broken: Mapping[str, Sequence[str]] = {"train": (), "test": ()}

@@ -150,9 +150,7 @@ class _InBucket:
   def _list(self, folder: str) -> None:
     names, there = objects.in_folder(folder)
     self._found[folder] = {f"{name}/": None for name in names}
-    if folder == self.root:
-      there = []  # images lie deeper
-    else:
+    if folder != self.root:
       with futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
         paths = [f"{folder}/{name}" for name in names]
         for found in pool.map(objects.below, paths):

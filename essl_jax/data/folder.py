@@ -1,10 +1,8 @@
 """Image folders: `root/<split>/<class>/**/*`, as torchvision's ImageFolder."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import os
-import sys
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from essl_jax.data.checks import (
 from essl_jax.data.encoded import EncodedSource
 from essl_jax.errors import UsageError
 from essl_jax.storage import buckets
-from essl_jax.texts import printable, some
+from essl_jax.texts import some
 
 _LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
 
@@ -142,7 +140,7 @@ class _Folders:
     }
     for name, listing in lists.items():
       _check_listing(paths[name], listing)
-    _report_ignored(files.root, lists.values())
+    listing_lib.report_ignored(files.root, lists.values())
     for one, other in itertools.combinations(names, 2):
       _check_classes((one, other), [lists[x].classes for x in (one, other)])
       _check_links((one, other), listing_lib.shared(lists[one], lists[other]))
@@ -252,17 +250,6 @@ def _check_classes(names: Sequence[str], classes: list[Sequence[str]]) -> None:
       if extra
     )
     raise UsageError(f"the splits have different classes: {told}: {_LAYOUT}")
-
-
-def _report_ignored(root: str, listings: Iterable[listing_lib.Listing]) -> None:
-  ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
-  if ignored:
-    kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
-    line = (
-      f"essl_jax: ignored {ignored.total()} file(s) in {root} that are no "
-      f"images ({kinds})"
-    )
-    print(printable(line), file=sys.stderr)
 
 
 PART = open_folder

@@ -83,7 +83,8 @@ def number(
   Args:
     train: integers [N] from 0 on, or -1 for all where there are no labels.
     test: integers [M] from 0 on.
-    num_classes: K, where labels are 0 .. K - 1 already.
+    num_classes: K, where labels are 0 .. K - 1 already; 0 where none of the
+      images has one.
 
   Returns:
     The numbers of both, int32 [N] and [M], and what the labels of the classes
@@ -94,6 +95,8 @@ def number(
       the test's, or there are too many.
   """
   has_labels = not np.all(train == -1)
+  if num_classes == 0 and not has_labels and np.all(test == -1):
+    return train.astype(np.int32), test.astype(np.int32), np.arange(0)
   for name, labels in (("train_labels", train), ("test_labels", test)):
     if labels.min() < 0 and (has_labels or labels is not train):
       raise UsageError(
@@ -124,6 +127,15 @@ def number(
 
   mapped = numbered(train) if has_labels else train.astype(np.int32)
   return mapped, numbered(test), known
+
+
+def class_names(source: Any) -> tuple[str, ...]:
+  """What the classes of a source are called; none where it does not say."""
+  classes = getattr(source, "classes", ())
+  if isinstance(classes, np.ndarray):  # numbers
+    return ()
+  names = tuple(map(str, classes))
+  return () if names == tuple(map(str, range(len(names)))) else names
 
 
 def numbering(source: Any) -> dict[str, list[int]]:

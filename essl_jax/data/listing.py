@@ -1,17 +1,34 @@
 """Lists the image files of a split's folder, and where its links lead."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import os
 import re
+import sys
 
 from essl_jax.data.files import Entry, Files
+from essl_jax.texts import printable
 
 # What lies beside images; any other file is taken for an image.
 _NO_IMAGES = re.compile(
   r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
   r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
   r"|wav|mp3)"
+)
+# Folders that file systems and programs leave beside images; those that begin
+# with a full stop are left out too.
+_LEFT_BEHIND = frozenset(
+  (
+    "@eaDir",  # thumbnails of Synology
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__MACOSX",
+    "__pycache__",
+  )
 )
 
 
@@ -26,7 +43,8 @@ class Listing:
   or class to another, and is ignored.
 
   Attributes:
-    classes: names of the folders in the split's folder that are read.
+    classes: names of the folders in the split's folder that are read; none
+      where all that it holds is.
     files: paths below it, sorted by class and name.
     counts: number of files of each class.
     ignored: number of files that are no images, by ending, and of links that
@@ -39,7 +57,7 @@ class Listing:
     files: Files,
     path: str,
     own: Sequence[str],
-    classes: Sequence[str],
+    classes: Sequence[str] | None = None,
   ):
     """Lists them.
 
@@ -47,14 +65,17 @@ class Listing:
       files: of the set.
       path: of the split's folder.
       own: real paths of all folders of the set that are read.
-      classes: names of the folders in it that are read.
+      classes: names of the folders in it that are read; by default all images
+        are, whatever folders they lie in.
     """
     self._files, self._own = files, own
-    self.classes = classes
+    self.classes = [] if classes is None else classes
     self.files: list[str] = []
     self.counts: list[int] = []
     self.ignored: Counter[str] = Counter()
     self.places: set[str] = set()
+    if classes is None:
+      self._list(path, "")
     for label in self.classes:
       before = len(self.files)
       self._list(f"{path}/{label}", label)
@@ -73,10 +94,10 @@ class Listing:
       inner = []
       for entry in self._entries(folder):
         name = entry.name
-        below = f"{inside}/{name}"
+        below = f"{inside}/{name}" if inside else name
         ending = os.path.splitext(name)[1].lower()
         if _is_folder(entry):
-          if not name.startswith("."):
+          if not _is_left_behind(name):
             inner.append((entry.path, below, place))
         elif name.startswith(".") or _NO_IMAGES.fullmatch(ending):
           self.ignored[ending or name] += 1
@@ -146,7 +167,26 @@ def shared(one: Listing, other: Listing) -> list[str]:
 def folders(files: Files, path: str) -> list[str]:
   """The sorted names of the folders in a folder, without hidden ones."""
   found = files.entries(path)
-  return [x.name for x in found if not x.name.startswith(".") and _is_folder(x)]
+  return [
+    x.name for x in found if not _is_left_behind(x.name) and _is_folder(x)
+  ]
+
+
+def _is_left_behind(name: str) -> bool:
+  """Whether a folder is no one's who collects images."""
+  return name.startswith(".") or name in _LEFT_BEHIND
+
+
+def report_ignored(root: str, listings: Iterable[Listing]) -> None:
+  """Says on stderr which files are no images, by their endings."""
+  ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
+  if ignored:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
+    line = (
+      f"essl_jax: ignored {ignored.total()} file(s) in {root} that are no "
+      f"images ({kinds})"
+    )
+    print(printable(line), file=sys.stderr)
 
 
 def _is_folder(entry: Entry) -> bool:

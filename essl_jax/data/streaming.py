@@ -8,7 +8,7 @@ batch. A larger split is shuffled by files and through a buffer of
 split, so there the order is a function of (seed, epoch, n).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 from typing import Any, Self
 
@@ -47,9 +47,11 @@ class TFDSSource:
     differs_in_size: whether training needs `crops`.
     broken: nothing, by split: a broken record ends the run.
     is_stored_shuffled: whether TFDS has shuffled the set as it wrote it.
+    classes: names of the classes.
   """
 
   broken: Mapping[str, tuple[str, ...]] = {"train": (), "test": ()}
+  classes: Sequence[str] = ()
 
   def __init__(
     self,

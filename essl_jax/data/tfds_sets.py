@@ -53,7 +53,7 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
   if places.is_remote(settings.dir or ""):
     builder = copied(builder, splits.values(), settings.cache_gib)
   kind = ArrayRecordSource if is_array_record(builder) else TFDSSource
-  return kind(
+  source = kind(
     builder,
     splits,
     num_classes=num_classes,
@@ -62,6 +62,8 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
     differs_in_size=None in shape,
     max_pixels=settings.max_pixels,
   )
+  source.classes = tuple(builder.info.features["label"].names)
+  return source
 
 
 def copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:

@@ -27,6 +27,19 @@ def tune() -> None:
   compute_in_callers_thread()
 
 
+def keep_compiled() -> None:
+  """Keeps compiled programs in `~/.cache/essl_jax`, for all platforms.
+
+  Not where the environment or the program names another folder.
+  """
+  is_named = getattr(jax.config, "jax_compilation_cache_dir", None) is not None
+  if is_named or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  cache = os.path.join(os.path.expanduser("~"), ".cache", "essl_jax")
+  if os.path.isabs(cache):  # there is a home
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+
 def choose_kernels() -> None:
   """Keeps YNNPACK to reductions, unless `XLA_FLAGS` says what it may do.
 

@@ -156,15 +156,19 @@ def _map_training(function: Callable, mesh: Mesh, *in_specs: P) -> Callable:
   return jax.jit(mapped, donate_argnums=0)
 
 
-def map_examples(function: Callable, mesh: Mesh) -> Callable:
+def map_examples(
+  function: Callable, mesh: Mesh, *, gathers: bool = True
+) -> Callable:
   """Maps `(variables, images) -> results` over sharded images.
 
   Args:
     function: of replicated variables and one device's images [N, ...].
     mesh: from `make_mesh`.
+    gathers: whether results are gathered onto every device, as those of several
+      processes have to be; otherwise they stay where they were computed.
 
   Returns:
-    The compiled function; its results are gathered onto every device.
+    The compiled function.
   """
   mapped = jax.shard_map(
     function,
@@ -173,7 +177,8 @@ def map_examples(function: Callable, mesh: Mesh) -> Callable:
     out_specs=P(AXIS),
     check_vma=False,
   )
-  return jax.jit(mapped, out_shardings=NamedSharding(mesh, P()))
+  spec = P() if gathers else P(AXIS)
+  return jax.jit(mapped, out_shardings=NamedSharding(mesh, spec))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

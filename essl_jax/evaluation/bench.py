@@ -54,7 +54,7 @@ class Bench:
   def splits(self) -> dict[str, str]:
     """The names of the splits, for protocols."""
     data = self.experiment.config.data
-    return {"train_split": data.labelled, "test_split": data.test_split}
+    return {"train_split": data.labelled, "test_split": data.labelled_test}
 
   def features(
     self, state: step_lib.TrainState, split: str, images: int = 0
@@ -163,7 +163,7 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
     UsageError: an evaluation would refuse the config, the images or the mode.
   """
   config = experiment.config
-  asked = config_lib.evaluations(config)
+  asked = experiment.evaluations
   for evaluation in asked:
     guard.check_settings(evaluation)
   chosen = [x for x in asked if config.mode in x.modes]

@@ -252,7 +252,7 @@ class Collapse(Evaluation):
       "alignment_alpha": 2.0,
       "positive_pairs": "one first view and one second view of a test image",
       "extra": config.views.extra,
-      "test_split": config.data.test_split,
+      "test_split": config.data.labelled_test,
     }
 
   def _features(self, bench: Any, state: Any) -> np.ndarray:

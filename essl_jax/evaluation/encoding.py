@@ -8,6 +8,7 @@ import numpy as np
 
 from essl_jax import config as config_lib
 from essl_jax.data import Source, subsets
+from essl_jax.data.preprocessing import Preprocessing
 from essl_jax.evaluation import features
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
@@ -22,6 +23,7 @@ class Encoding:
   Attributes:
     experiment: whose images and encoder.
     encode: the frozen encoder of one device's images.
+    preprocessing: what is done to the images before.
     pixels: `mean` and `std`, by which images are normalised.
     resize: (shorter side, centre crop) before that; None leaves the size.
   """
@@ -29,10 +31,12 @@ class Encoding:
   def __init__(self, experiment: experiment_lib.Experiment):
     self.experiment = experiment
     self.encode = experiment.encode
-    view = experiment.config.views.first
-    self.pixels: dict[str, Any] = {"mean": view.mean, "std": view.std}
-    is_sized = experiment.labelled.image_shape[:2] == (view.size, view.size)
-    self.resize = None if is_sized else (view.size, view.size)
+    config = experiment.config
+    self.preprocessing = Preprocessing.of(
+      config.data, config.views.first, experiment.labelled.image_shape
+    )
+    self.pixels = self.preprocessing.pixels
+    self.resize = self.preprocessing.resize
     self._state: step_lib.TrainState | None = None
     self._fingerprint = ""
     # Features and labels by split and number of images.

@@ -113,7 +113,10 @@ class Generate:
   seed: bounds.Seed = 0
 
 
-_UNREAD = ("on_device", "image_size", "resize_size", "labelled_split")
+_UNREAD = (
+  *("on_device", "image_size", "resize_size", "labelled_split"),
+  "labelled_dir",
+)
 
 
 def open_cells(

@@ -248,10 +248,11 @@ def _is_number(value: Any) -> bool:
   return is_int and abs(value) < 2**63
 
 
-_CHECKS: dict[str, Callable[[places.Path], None]] = {
+_CHECKS: dict[str, Callable[[places.Path], Any]] = {
   "checkpoints": check_folder,
   "tensorboard": check_folder,
   "config.json": _check_config,
+  "about.json": json_files.read_object,
   "starts.json": _check_starts,
   "results.json": _check_results,
   "results.partial.json": _check_results,

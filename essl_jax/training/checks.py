@@ -122,7 +122,7 @@ def _check_labels(experiment: Any) -> None:
   config = experiment.config
   evaluations = [
     x
-    for x in config_lib.evaluations(config)
+    for x in experiment.evaluations
     if x.needs_labels and config.mode in x.modes
   ]
   terms = [x for x in experiment.networks.terms if x.needs_labels]

@@ -136,7 +136,15 @@ class Experiment:
   @property
   def warnings(self) -> list[str]:
     """What is allowed and most likely not meant, a line each."""
-    return warnings.find(self.config, self.parts, self.networks.encoder)
+    found = warnings.find(self.config, self.parts, self.networks.encoder)
+    return [*found, *warnings.without_labels(self.config, self.labelled)]
+
+  @property
+  def evaluations(self) -> list[Any]:
+    """Those of the config, without such as need labels if there are none."""
+    found = config_lib.evaluations(self.config)
+    has_labels = self.labelled.num_classes > 0
+    return [x for x in found if has_labels or not x.needs_labels]
 
   def describe(self, params: Any) -> list[str]:
     """Says what is about to run, where, and how each parameter is trained."""
@@ -237,11 +245,6 @@ class Experiment:
     return held, rows
 
 
-def _make_source(config: config_lib.Config, train_split: str) -> data.Source:
-  settings = dataclasses.replace(config.data, train_split=train_split)
-  return data.open_source(settings, config_lib.source_fields(config))
-
-
 def _terms(config: config_lib.Config, source: data.Source) -> list[Any]:
   """The active terms, and the online classifier where it is asked for."""
   terms = networks_lib.active_terms(config)
@@ -273,10 +276,8 @@ def build(
   mesh = parallel.make_mesh() if mesh is None else mesh
   checks.check_batch(config, mesh)
   if source is None:
-    source = _make_source(config, config.data.train_split)
-  labelled = source
-  if config.data.labelled_split is not None:
-    labelled = _make_source(config, config.data.labelled_split)
+    source = data.open_source(config.data, config_lib.source_fields(config))
+  labelled = data.open_labelled(config, source)
   platform = mesh.devices.flat[0].platform
   steps_per_epoch = checks.steps_per_epoch(config, source)
   experiment = Experiment(

@@ -147,11 +147,14 @@ def _chosen(features: Views, names: Iterable[str]) -> dict[str, jax.Array]:
   return {name: features[name] for name in names}
 
 
-def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
+def make_encoder(
+  group: config_lib.Encoder, precision: str, **layers: Any
+) -> nn.Module:
   """Builds the encoder of a config.
 
   Args:
-    config: of the run.
+    group: `config.encoder`.
+    precision: `config.precision`.
     **layers: `axis_name`, over which batch norms share statistics,
       `conv_general_dilated` (see `models.resnet`), `dot_general` (see
       `models.heads`) and `dot_product_attention` (see `models.vit`).
@@ -163,12 +166,12 @@ def make_encoder(config: config_lib.Config, **layers: Any) -> nn.Module:
   Raises:
     UsageError: its fields make no network.
   """
-  kind = parts.ENCODER.find(config.encoder.name)
+  kind = parts.ENCODER.find(group.name)
   there = inspect.signature(kind).parameters
-  layers["dtype"] = jnp.dtype(config.precision)
+  layers["dtype"] = jnp.dtype(precision)
   given = {name: x for name, x in layers.items() if name in there}
   with told("config.encoder"):
-    return kind(**config_lib.encoder_fields(config), **given)
+    return kind(**config_lib.encoder_fields(group), **given)
 
 
 def make_networks(
@@ -193,7 +196,7 @@ def make_networks(
   method = config_lib.method(config)
   terms = tuple(active_terms(config) if terms is None else terms)
   return Networks(
-    encoder=make_encoder(config, **layers),
+    encoder=make_encoder(config.encoder, config.precision, **layers),
     method=method,
     terms=terms,
     asked=tuple(

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 import dataclasses
 from typing import Any
 
+from essl_jax import config as config_lib
 from essl_jax import transformations
 from essl_jax.training import hooks, resolution
 
@@ -26,6 +27,30 @@ def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
   parts = tuple(parts)
   found = [*_contradictions(config, *parts), *_few(config, parts, encoder)]
   return list(dict.fromkeys([*found, *_large(config, parts)]))
+
+
+def without_labels(config: Any, labelled: Any) -> list[str]:
+  """Says which evaluations are left out since no image has a label.
+
+  Args:
+    config: a checked `config.Config`.
+    labelled: the source of evaluations.
+
+  Returns:
+    A line, or none.
+  """
+  out = [
+    x.name
+    for x in config_lib.evaluations(config)
+    if x.needs_labels and config.mode in x.modes
+  ]
+  if labelled.num_classes or not out:
+    return []
+  return [
+    f"the images have no labels: {', '.join(out)} left out;"
+    " --config.data.labelled_dir=DIR names a folder of labelled ones,"
+    " DIR/<split>/<class>/*"
+  ]
 
 
 def _large(config: Any, parts: Iterable[Any]) -> list[str]:

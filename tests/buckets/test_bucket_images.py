@@ -59,6 +59,25 @@ def test_a_folder(gib, images, requests, capsys):
   assert len(bucket_helpers.files(cache.location())) == kept
 
 
+def test_images_without_labels_lie_anywhere(images):
+  """Beside folders too, and the same ones are kept to measure on."""
+  local, remote = images
+  top = (local / "train" / "cat" / "02.png").read_bytes()
+  (local / "top.png").write_bytes(top)
+  places.client(remote).pipe_file(f"{remote}/top.png", top)
+  splits = {"train_split": "all[10%:]", "test_split": "all[:10%]"}
+  here, there = (
+    open_source("image_files", dir=str(root), image_size=8, **splits)
+    for root in (local, remote)
+  )
+  assert here.num_examples("train") + here.num_examples("test") == (
+    SIZE + TEST_SIZE + 1
+  )
+  assert here.names() == there.names() and "top.png" in here.names()
+  for split in ("train", "test"):
+    assert_equal_batches(_evaluated(here, split), _evaluated(there, split))
+
+
 def test_an_image_that_is_replaced(images):
   """Its copy is of the version that was listed."""
   _, root = images

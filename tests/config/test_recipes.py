@@ -15,7 +15,7 @@ import pytest
 
 from essl_jax import config as config_lib
 from essl_jax import data
-from essl_jax.config import flags
+from essl_jax.config import flags, recipes
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
 from essl_jax.storage import workdir
@@ -290,3 +290,23 @@ def test_a_folder_takes_the_flags_that_the_docs_give(recipe, more, tmp_path):
   assert config.probe.resize_size is None
   bench = bench_lib.make(experiment_lib.build(config))
   assert bench.experiment.labelled.image_shape == (32, 32, 3)
+
+
+def test_recipes_of_the_package_are_found_by_name(tmp_path, monkeypatch):
+  by_path = flags.raw(str(CONFIGS / "cifar_simclr.py:small"))
+  assert flags.raw("cifar_simclr:small") == by_path
+  with pytest.raises(UsageError, match="did you mean cifar_simclr"):
+    flags.raw("cifar_simcl:small")
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "quickstart").mkdir()  # a folder is no recipe
+  assert flags.raw("quickstart") == flags.raw(str(CONFIGS / "quickstart.py"))
+  assert set(recipes.paths()) == {x.stem for x in CONFIGS.glob("*.py")}
+
+
+def test_the_splits_of_a_set_are_not_those_of_another():
+  found = flags.load("cifar_simclr:small", ["--config.data.name=digits"])
+  assert found.data.train_split == "train" and found.epochs == 4
+  found = flags.load(
+    "stl10_simclr:small", {"data.name": "cifar10", "data.train_split": "test"}
+  )
+  assert found.data.train_split == "test" and found.data.labelled == "test"

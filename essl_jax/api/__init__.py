@@ -1,0 +1,1 @@
+"""What `import essl_jax` offers: runs, encoders and features of images."""

@@ -1,0 +1,149 @@
+"""Features of the images in folders: `essl_jax.embed`."""
+
+from collections.abc import Iterable, Sequence
+import csv
+import io
+import os
+import sys
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from essl_jax.api import encoders
+from essl_jax.data import files as files_lib
+from essl_jax.data import listing
+from essl_jax.errors import UsageError
+from essl_jax.storage import buckets, outputs, places
+from essl_jax.texts import printable
+
+_ENDINGS = (".npz", ".csv")
+_CACHE_GIB = 32.0
+
+
+class Embeddings(NamedTuple):
+  """Features of images.
+
+  Attributes:
+    paths: of the images.
+    features: float32 [N, F], in the same order.
+  """
+
+  paths: list[str]
+  features: np.ndarray
+
+
+def embed(
+  source: str | os.PathLike[str] | encoders.Encoder,
+  images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+  *,
+  out: str | os.PathLike[str] | None = None,
+  checkpoint: Literal["latest", "best"] = "latest",
+  batch_size: int | None = None,
+  overwrite: bool = False,
+) -> Embeddings:
+  """Computes the features of images, as the run's evaluations measure them.
+
+  An image that cannot be read is named on stderr and left out.
+
+  Args:
+    source: a run's workdir, a file of weights, or an encoder of `load`.
+    images: a folder, which is searched with all folders in it, a file, or
+      several of them.
+    out: file to write: `.npz` with `paths` and `features`, or `.csv` with a
+      line for each image.
+    checkpoint: of a run: the `latest`, or the `best` by kNN.
+    batch_size: images at a time, over all devices; 256 for each by default.
+    overwrite: replaces a file that is there.
+
+  Returns:
+    Paths and features.
+
+  Raises:
+    UsageError: there is no such run, no image, or the file cannot be written;
+      in one line.
+  """
+  if out is not None:
+    check_out(out, overwrite=overwrite)
+  is_one = isinstance(images, str | os.PathLike)
+  named: Iterable[str | os.PathLike[str]]
+  named = [images] if is_one else images  # type: ignore[list-item, assignment]
+  paths = [path for each in named for path in find(each)]
+  if not paths:
+    raise UsageError("no images are named: give a folder or files")
+  encoder = source
+  if not isinstance(encoder, encoders.Encoder):
+    encoder = encoders.load(encoder, checkpoint=checkpoint)
+
+  def report(place: int, why: str) -> None:
+    line = f"essl_jax: {paths[place]} is broken, left out: {why}"
+    print(printable(line), file=sys.stderr)
+
+  features, rows = encoder.encode(paths, batch_size, report)
+  found = Embeddings([paths[row] for row in rows], features)
+  if out is not None:
+    outputs.write(out, to_bytes(found, os.fspath(out)))
+  return found
+
+
+def check_out(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+  """Raises UsageError where a file must not, or cannot, be written."""
+  if not os.fspath(path).endswith(_ENDINGS):
+    raise UsageError(
+      f"{os.fspath(path)} has no known ending: give a name that ends in"
+      f" {' or '.join(_ENDINGS)}"
+    )
+  outputs.check_free(path, overwrite=overwrite)
+
+
+def find(path: str | os.PathLike[str]) -> list[str]:
+  """The images of a folder and of all folders in it, sorted; a file is itself.
+
+  Args:
+    path: of this machine or in a bucket.
+
+  Returns:
+    Their paths.
+
+  Raises:
+    UsageError: there is no such path, or the folder holds no image.
+  """
+  text = os.fspath(path)
+  with buckets.refused(text):
+    if not places.is_folder(places.locate(text, "images")):
+      if not places.exists(places.locate(text, "images")):
+        raise UsageError(f"there is no file or folder {text}")
+      return [text]
+    files = files_lib.open_folder(text, _CACHE_GIB)
+    found = listing.Listing(files, files.root, [files.real(files.root)])
+  listing.report_ignored(text, [found])
+  if not found.files:
+    raise UsageError(f"{text} holds no images: give a folder of image files")
+  return [f"{files.root.rstrip('/')}/{inside}" for inside in found.files]
+
+
+def to_bytes(embeddings: Embeddings, name: str) -> bytes:
+  """The content of a file.
+
+  Args:
+    embeddings: what to write.
+    name: of the file; its ending says which kind it is.
+
+  Returns:
+    `.npz` with `paths` and `features`; or `.csv`, its columns `path`, `0`, `1`,
+    ..., with numbers that float32 reads back exactly.
+  """
+  paths, features = embeddings
+  if name.endswith(".npz"):
+    content = io.BytesIO()
+    np.savez(content, paths=np.array(paths), features=features)
+    return content.getvalue()
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(["path", *range(features.shape[1])])
+  for path, row in zip(paths, features, strict=True):
+    writer.writerow([path, *_numbers(row)])
+  return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _numbers(row: Sequence[float] | np.ndarray) -> list[str]:
+  return [f"{value:.9g}" for value in row]

@@ -1,0 +1,191 @@
+"""Images of any form as batches of one shape, as evaluations read them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import pathlib
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from PIL import Image
+
+from essl_jax.data import batches as batches_lib
+from essl_jax.data.crops import decode, quieten
+from essl_jax.data.levels import BrokenImageError, Levels
+from essl_jax.data.limits import NotReadableError, regular_size
+from essl_jax.data.preprocessing import Preprocessing
+from essl_jax.errors import UsageError
+from essl_jax.storage import places
+from essl_jax.texts import first_line
+
+ImageLike: TypeAlias = (
+  str | os.PathLike[str] | np.ndarray | jax.Array | Image.Image
+)
+"""A file's path, pixels [H, W, 3] or [H, W], or an image of PIL."""
+
+Broken = Callable[[int, str], None]
+"""Told the place of an image that cannot be read, and why."""
+
+_UNREADABLE = (
+  BrokenImageError,
+  NotReadableError,
+  FileNotFoundError,
+  IsADirectoryError,
+  PermissionError,
+)
+_BLANK = -1  # the row of an image that was left out
+
+
+def as_list(images: Iterable[ImageLike] | np.ndarray) -> list[ImageLike]:
+  """The images one by one.
+
+  Args:
+    images: paths, arrays and images of PIL in any order; or one array
+      [N, H, W, C].
+
+  Returns:
+    A list of them.
+
+  Raises:
+    ValueError: it is a single image, or nothing.
+  """
+  is_path = isinstance(images, str | os.PathLike)
+  is_array = isinstance(images, np.ndarray | jax.Array)
+  if is_path or isinstance(images, Image.Image):
+    raise ValueError(f"images must be a list; give [{images!r:.200}]")
+  if is_array and images.ndim != 4:  # type: ignore[union-attr]
+    raise ValueError(
+      "an array of images must be [N, H, W, C], got shape"
+      f" {list(images.shape)}: give a list of one image"  # type: ignore[union-attr]
+    )
+  found: list[ImageLike] = list(images)
+  if not found:
+    raise ValueError("images must be a list of one image or more, got none")
+  return found
+
+
+def batches(
+  images: Sequence[ImageLike],
+  preprocessing: Preprocessing,
+  batch_size: int,
+  broken: Broken | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Reads images and does the host's part of the preprocessing.
+
+  Args:
+    images: see `ImageLike`.
+    preprocessing: of the encoder.
+    batch_size: images in a batch; the last ones may be smaller.
+    broken: is told of images that cannot be read, which are left out; without
+      it the first of them raises.
+
+  Yields:
+    Places in `images`, int [n], and uint8 [n, H, W, C], or floating in [0, 1]
+    where images of another kind have the encoder's shape already.
+
+  Raises:
+    UsageError: an image cannot be read.
+  """
+  rest = []
+  exact: dict[Any, list[int]] = {}
+  square = (preprocessing.side, preprocessing.side, 3)
+  for place, image in enumerate(images):
+    if _is_taken(image, preprocessing) and preprocessing.image_shape != square:
+      exact.setdefault(np.asarray(image).dtype, []).append(place)
+    else:
+      rest.append(place)
+  for alike in exact.values():
+    for start in range(0, len(alike), batch_size):
+      part = alike[start : start + batch_size]
+      yield np.array(part), np.stack([np.asarray(images[i]) for i in part])
+  if not rest:
+    return
+  if preprocessing.image_shape[2] != 3:
+    shape = list(preprocessing.image_shape)
+    raise UsageError(
+      f"image {rest[0]} is {_describe(images[rest[0]])}, and the encoder takes"
+      f" arrays {shape} alone"
+    )
+  for batch in batches_lib.run(
+    _job(images, rest[start : start + batch_size], preprocessing, broken)
+    for start in range(0, len(rest), batch_size)
+  ):
+    is_read = batch["label"] != _BLANK
+    yield batch["label"][is_read], batch["image"][is_read]
+
+
+def _is_taken(image: ImageLike, preprocessing: Preprocessing) -> bool:
+  """Whether the host has nothing to do."""
+  is_array = isinstance(image, np.ndarray | jax.Array)
+  return is_array and preprocessing.takes(np.shape(image))  # type: ignore[arg-type]
+
+
+def _job(
+  images: Sequence[ImageLike],
+  places_of: Sequence[int],
+  preprocessing: Preprocessing,
+  broken: Broken | None,
+) -> batches_lib.Job:
+  quieten()
+  levels = Levels(preprocessing.white_level)
+
+  def load(row: int) -> tuple[Image.Image, int]:
+    place = places_of[row]
+    try:
+      return _open(images[place], levels), place
+    except _UNREADABLE as error:
+      why = getattr(error, "strerror", None) or first_line(error)
+      if broken is None:
+        told = f"cannot read {_describe(images[place])}: {why}"
+        raise UsageError(told) from error
+      broken(place, why)
+      return Image.new("RGB", (1, 1)), _BLANK
+
+  side = preprocessing.side
+  return batches_lib.images_job(
+    load, len(places_of), (side, side, 3), preprocessing.resize_size
+  )
+
+
+def _open(image: ImageLike, levels: Levels) -> Image.Image:
+  """An image in PIL's mode RGB."""
+  if isinstance(image, Image.Image):
+    return image.convert("RGB")
+  if not isinstance(image, str | os.PathLike):
+    return Image.fromarray(_to_bytes(image))
+  if places.is_remote(image):
+    return decode(places.locate(image, "image").read_bytes(), levels=levels)
+  path = pathlib.Path(image).expanduser()
+  size = regular_size(path)
+  with path.open("rb") as file:
+    return decode(file.read(size), levels=levels)
+
+
+def _to_bytes(image: Any) -> np.ndarray:
+  """uint8 [H, W, 3] of an array; ValueError for what is no image."""
+  pixels = np.asarray(image)
+  if pixels.ndim == 2:
+    pixels = pixels[..., None]
+  if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+    raise ValueError(
+      "arrays of images must be [H, W, 3], [H, W, 1] or [H, W], got shape"
+      f" {list(np.shape(image))}"
+    )
+  if np.issubdtype(pixels.dtype, np.floating):
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+      raise ValueError(
+        f"floating pixels must be in [0, 1], got {pixels.min()} to"
+        f" {pixels.max()}: divide 0 to 255 by 255"
+      )
+    pixels = np.rint(pixels * 255).astype(np.uint8)
+  if pixels.dtype != np.uint8:
+    raise ValueError(
+      f"pixels must be uint8, or floating in [0, 1], got {pixels.dtype}"
+    )
+  return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _describe(image: ImageLike) -> str:
+  if isinstance(image, str | os.PathLike):
+    return os.fspath(image)
+  return f"{type(image).__name__} {list(np.shape(image))}"  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""The weights of a run's checkpoint, and what is known of them."""
+
+from collections.abc import Mapping
+import json
+import os
+from typing import Any
+
+from essl_jax import config as config_lib
+from essl_jax.config import parts
+from essl_jax.convert import networks, resnet
+from essl_jax.data.preprocessing import Preprocessing
+from essl_jax.errors import UsageError
+from essl_jax.storage import about as about_lib
+from essl_jax.storage import json_files, places
+from essl_jax.storage.workdir import read_config, to_json
+from essl_jax.texts import first_line
+
+
+def read(
+  workdir: str | os.PathLike[str], which: str = "latest"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads a run; needs neither its data nor its accelerator.
+
+  Args:
+    workdir: of the run.
+    which: checkpoint, `latest` or `best`.
+
+  Returns:
+    The weights that its evaluations measure, by network, and the metadata that
+    an export has.
+
+  Raises:
+    UsageError: it is no run, or holds no such checkpoint.
+  """
+  from essl_jax.storage import checkpoint  # Orbax takes seconds to import
+
+  config, best = read_config(workdir), ""
+  about_lib.make_importable(workdir)
+  if which == "best":
+    best = config_lib.ranking_figure(config_lib.parse(config))
+  with checkpoint.Checkpoints(
+    workdir, best_metric=best, read_only=True
+  ) as checkpoints:
+    tree = checkpoints.restore_arrays(which)
+    step = checkpoints.restored
+    assert step is not None
+  try:
+    variables, network = networks.choose(config, tree)
+    metadata = _describe(config, step) | {"network": network}
+    metadata |= _preprocessing(workdir, config)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UsageError(
+      f"config.json in {workdir} is damaged"
+      f" ({first_line(error, with_type=True)}): restore the file"
+    ) from error
+  return variables, metadata | _figures(workdir, step)
+
+
+def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
+  """What the config of a run says of its weights."""
+  encoder = config["encoder"]
+  metadata = {
+    "encoder": encoder,
+    "source": f"essl_jax run, step {step}",
+    "step": step,
+    "method": config["method"],
+    "data": config["data"]["name"],
+    "precision": config.get("precision", "float32"),
+    "features": config.get("evaluate_features", "output"),
+  }
+  if encoder["name"] == resnet.ENCODER:
+    metadata |= {name: encoder[name] for name in resnet.FIELDS}
+  for name in config.get("terms", ()):
+    try:
+      section = parts.TERM.find(name).section
+    except UsageError as error:  # its module may be gone
+      print(f"note: the file does not say what its head was asked for: {error}")
+    else:
+      metadata |= {section: config[section]} if section in config else {}
+  return metadata
+
+
+def _preprocessing(
+  workdir: str | os.PathLike[str], config: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What was done to the images, as the run or else its config says."""
+  known = about_lib.read(workdir)
+  names = ("preprocessing", "classes", "recipe", "overrides")
+  found = {name: known[name] for name in names if name in known}
+  if "preprocessing" not in found:
+    view, data = config["views"]["first"], config["data"]
+    side = data.get("image_size") or view["size"]
+    found["preprocessing"] = Preprocessing(
+      image_shape=(side, side, len(view["mean"])),
+      resize_size=data.get("resize_size") or side,
+      input_size=view["size"],
+      mean=tuple(view["mean"]),
+      std=tuple(view["std"]),
+      white_level=data.get("white_level"),
+    ).to_json()
+    if not data.get("image_size"):
+      print(
+        f"note: {workdir} is of an earlier version and does not say the size of"
+        f" its images: they are taken for {side} x {side} pixels"
+      )
+  return found
+
+
+def _figures(
+  workdir: str | os.PathLike[str], step: int
+) -> dict[str, dict[str, Any]]:
+  """The numbers of `results.json`, by evaluation, if they are of this step."""
+  try:
+    results = json_files.read_object(places.locate(workdir) / "results.json")
+    if results.get("step") != step:
+      return {}
+    found = {
+      evaluation: {k: x for k, x in figures.items() if _is_number(x)}
+      for evaluation, figures in results["figures"].items()
+    }
+    json.dumps(to_json(found), allow_nan=False)
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return {}  # not evaluated, or not readable: the weights are what is asked
+  found = {name: figures for name, figures in found.items() if figures}
+  return {"figures": found} if found else {}
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
