@@ -27,7 +27,8 @@ class Regressions(NamedTuple):
 
   Attributes:
     kernels: [K, D, C].
-    intercepts: [K, C]; minus infinity for classes without an example.
+    intercepts: [K, C], which add up to 0 but for classes without an example,
+      where they are minus infinity.
     steps: int32 [K], which L-BFGS took.
     is_converged: bool [K]; False where it stopped before the tolerance.
   """
@@ -126,6 +127,8 @@ def fit(
   kernels = np.einsum("dr,krc->kdc", axes, scaled.astype(np.float64))
   shift = np.einsum("d,kdc->kc", mean, kernels)
   intercepts = log_shares + offsets - shift
+  # The same for all classes says nothing: they add up to 0, as the kernels do.
+  intercepts -= intercepts[:, found].mean(axis=1, keepdims=True)
   return Regressions(
     kernels.astype(dtype), intercepts.astype(dtype), steps, done
   )
