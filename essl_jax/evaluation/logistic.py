@@ -1,25 +1,20 @@
-"""Multinomial logistic regressions by L-BFGS, all penalties at once."""
+"""Multinomial logistic regressions by L-BFGS, along a path of penalties."""
 
-from collections.abc import Iterator, Sequence
-import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from essl_jax.evaluation import descent
 from essl_jax.evaluation import features as features_lib
 
 PENALTIES = tuple(np.logspace(-6, 5, 45).tolist())
 """Of which one is chosen; they multiply half the squared norm of the weights.
 
 Kornblith et al. 2019 (arXiv 1805.08974), appendix A.6, have as many."""
-_BLOCK_ELEMENTS = 2**26  # logits at most at a time: 256 MB
-_TOLERANCES = {"float32": 1e-4, "float64": 1e-8}
-_MEMORY = 10  # steps that L-BFGS remembers
-_ROUND = 50  # steps after which the curvature is looked at again
+_TOLERANCES = {"float32": 1e-4, "float64": 1e-7}
 
 
 class Regressions(NamedTuple):
@@ -40,25 +35,26 @@ class Regressions(NamedTuple):
 
   def predict(self, features: np.ndarray) -> np.ndarray:
     """The classes of features [M, D] by each regression, int [K, M]."""
-    named = [
-      np.argmax(features @ kernel + intercept, axis=1)
-      for kernel, intercept in zip(self.kernels, self.intercepts, strict=True)
-    ]
-    return np.stack(named)
+    width, count = self.kernels.shape[1], len(self.kernels)
+    side_by_side = self.kernels.transpose(1, 0, 2).reshape(width, -1)
+    scores = features @ side_by_side + self.intercepts.reshape(-1)
+    return scores.reshape(len(features), count, -1).argmax(axis=2).T
 
 
-class _Inputs(NamedTuple):
-  """Features along their principal axes, and what they are to tell.
+class _Axes(NamedTuple):
+  """An orthogonal change of features, which changes no norm of weights.
 
   Attributes:
-    rotated: [N, R], of mean 0 and uncorrelated.
-    labels: int32 [N].
-    log_shares: [C], of the classes.
+    mean: [D], or [E, D] of several sets.
+    axes: orthonormal columns [D, R], or [E, D, R].
   """
 
-  rotated: jax.Array
-  labels: jax.Array
-  log_shares: jax.Array
+  mean: np.ndarray
+  axes: np.ndarray
+
+  def turn(self, features: np.ndarray) -> np.ndarray:
+    """Features along the axes."""
+    return (features - self.mean[..., None, :]) @ self.axes
 
 
 def fit(
@@ -67,186 +63,154 @@ def fit(
   *,
   num_classes: int,
   penalties: Sequence[float] = PENALTIES,
+  examples: np.ndarray | None = None,
   tolerance: float | None = None,
-  max_steps: int = 5000,
+  max_steps: int = 2000,
 ) -> Regressions:
   """Minimises the mean cross entropy + penalty/2 |W|^2, intercepts free.
 
-  This is scikit-learn's `LogisticRegression` with C = 1 / (penalty N). Features
-  are turned to their principal axes, which changes no norm of W, and each axis
-  is scaled by the root of the loss's curvature along it, from time to time
-  anew: features of any scale will do. What is computed is of float32, or of
-  float64 where the features are and JAX has 64 bits enabled.
+  This is scikit-learn's `LogisticRegression` with C = 1 / (penalty N). The
+  largest penalty comes first, and each begins where the one before ended. What
+  is computed is of float32, or of float64 where the features are and JAX has 64
+  bits enabled. See `descent` for how features of any scale will do.
 
   Args:
     features: [N, D].
     labels: integers [N] in [0, num_classes).
     num_classes: C.
-    penalties: K numbers above 0, all fitted together.
+    penalties: K numbers above 0.
+    examples: booleans [N]: the rows to learn from; all if not stated. Other
+      rows of the same features compile nothing anew.
     tolerance: to which part of its first norm the gradient (of scaled weights)
-      falls; 1e-4 in float32 and 1e-8 in float64 if not stated.
-    max_steps: of L-BFGS.
+      falls; 1e-4 in float32 and 1e-7 in float64 if not stated.
+    max_steps: of L-BFGS, for each penalty.
 
   Returns:
     The layers, in the order of the penalties.
 
   Raises:
-    ValueError: features and labels do not fit, are not finite or out of range;
-      or a penalty is not a finite number above 0.
+    ValueError: features and labels do not fit, are not finite, out of range or
+      of one class alone; or a penalty is not a finite number above 0.
   """
   features_lib.check("train", features, labels, num_classes)
-  if not len(penalties) or not all(0 < x < np.inf for x in penalties):
+  given, labels = np.asarray(features), np.asarray(labels)
+  used = np.ones(len(labels), bool) if examples is None else examples
+  counts = np.bincount(labels[used], minlength=num_classes)
+  is_met = counts > 0
+  if is_met.sum() < 2:
     raise ValueError(
-      f"penalties must be one or more finite numbers above 0, got {penalties}"
+      "the examples to learn from must be of two classes or more, got"
+      f" {is_met.sum()}"
     )
-  given = np.asarray(features)
   is_wide = given.dtype == np.float64 and jax.config.read("jax_enable_x64")
   dtype = np.dtype(np.float64 if is_wide else np.float32)
-  mean, axes = _principal_axes(given)
-  counts = np.bincount(labels, minlength=num_classes)
+  axes = _principal_axes(given)
   with np.errstate(divide="ignore"):
-    log_shares = np.log(counts / len(labels))
-  found = counts > 0
-  log_shares = np.where(found, log_shares - log_shares[found].mean(), -np.inf)
-  inputs = _Inputs(
-    jnp.asarray((given - mean) @ axes, dtype),
-    jnp.asarray(labels, jnp.int32),
-    jnp.asarray(log_shares, dtype),
+    shares = np.log(counts / used.sum())
+  shares = np.where(is_met, shares - shares[is_met].mean(), -np.inf)
+  # Rows without a weight may be of classes that nothing is known of.
+  problem = descent.Problem(
+    jnp.asarray(axes.turn(given), dtype),
+    jnp.asarray(np.where(used, labels, np.argmax(is_met)), jnp.int32),
+    jnp.asarray(used / used.sum(), dtype),
+    jnp.asarray(shares, dtype),
   )
-  solve = functools.partial(
-    _solve, inputs, tolerance or _TOLERANCES[dtype.name], max_steps
+  order = np.argsort(_checked(penalties))[::-1]
+  solved = descent.solve(
+    problem,
+    jnp.asarray(np.asarray(penalties)[order], dtype),
+    tolerance=tolerance or _TOLERANCES[dtype.name],
+    max_steps=max_steps,
   )
-  size = max(1, _BLOCK_ELEMENTS // (len(labels) * num_classes))
-  parts = [
-    jax.device_get(solve(jnp.asarray(block, dtype)))
-    for block in _blocks(penalties, size)
-  ]
-  scaled, offsets, steps, done = (
-    np.concatenate(x)[: len(penalties)] for x in zip(*parts, strict=True)
-  )
-  kernels = np.einsum("dr,krc->kdc", axes, scaled.astype(np.float64))
-  shift = np.einsum("d,kdc->kc", mean, kernels)
-  intercepts = log_shares + offsets - shift
-  # The same for all classes says nothing: they add up to 0, as the kernels do.
-  intercepts -= intercepts[:, found].mean(axis=1, keepdims=True)
+  layers, steps, done = (x[np.argsort(order)] for x in jax.device_get(solved))
+  kernels, intercepts = _as_layers(layers.astype(np.float64), shares, axes)
   return Regressions(
     kernels.astype(dtype), intercepts.astype(dtype), steps, done
   )
 
 
-def _principal_axes(
-  features: np.ndarray,
+def fit_many(
+  features: np.ndarray, labels: np.ndarray, *, num_classes: int, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The mean [D], and the axes along which features vary [D, R]."""
-  wide = np.asarray(features, np.float64)
-  mean = wide.mean(axis=0)
-  centered = wide - mean
-  values, vectors = np.linalg.eigh(centered.T @ centered / len(wide))
-  least = len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
-  varies = values > least
-  return mean, vectors[:, varies]
+  """Fits many small sets at once, such as the episodes of few-shot learning.
 
+  Args:
+    features: [E, N, D] of E sets.
+    labels: integers [E, N]; each set has every class equally often.
+    num_classes: C.
+    penalty: as of `fit`, of all sets.
 
-def _blocks(penalties: Sequence[float], size: int) -> Iterator[np.ndarray]:
-  """Parts of one size; the last is filled up with its last penalty."""
-  size = min(size, len(penalties))
-  for start in range(0, len(penalties), size):
-    block = np.asarray(penalties[start : start + size])
-    yield np.pad(block, (0, size - len(block)), mode="edge")
+  Returns:
+    Kernels float32 [E, D, C] and intercepts [E, C].
 
-
-@functools.partial(jax.jit, static_argnames="max_steps")
-def _solve(
-  inputs: _Inputs, tolerance: float, max_steps: int, penalties: jax.Array
-) -> tuple[jax.Array, ...]:
-  """Weights [K, R, C], offsets of the intercepts [K, C], steps, convergence."""
-  axes, classes = inputs.rotated.shape[1], inputs.log_shares.shape[0]
-  dtype = inputs.rotated.dtype
-
-  def run(penalty: jax.Array) -> tuple[jax.Array, ...]:
-    layer = jnp.zeros((axes + 1, classes), dtype)  # the last row are offsets
-    first = _scaled_norm(inputs, penalty, layer)
-    bound = tolerance * first
-
-    def is_due(carry: tuple) -> jax.Array:
-      _, count, norm = carry
-      return (count < max_steps) & (norm > bound)
-
-    def again(carry: tuple) -> tuple:
-      layer, count, _ = carry
-      most = jnp.minimum(_ROUND, max_steps - count)
-      layer, steps = _descend(inputs, penalty, layer, bound, most)
-      norm = _scaled_norm(inputs, penalty, layer)
-      return layer, count + steps, norm
-
-    start = layer, jnp.zeros((), jnp.int32), first
-    layer, count, norm = lax.while_loop(is_due, again, start)
-    return layer[:-1], layer[-1], count, norm <= bound
-
-  return jax.vmap(run)(penalties)
-
-
-def _loss(inputs: _Inputs, penalty: jax.Array, layer: jax.Array) -> jax.Array:
-  """What is minimised, of weights [R, C] and offsets below them."""
-  entropy = optax.softmax_cross_entropy_with_integer_labels(
-    _logits(inputs, layer), inputs.labels
-  )
-  return jnp.mean(entropy) + penalty / 2 * jnp.sum(layer[:-1] ** 2)
-
-
-def _logits(inputs: _Inputs, layer: jax.Array) -> jax.Array:
-  products = jnp.matmul(
-    inputs.rotated, layer[:-1], precision=lax.Precision.HIGHEST
-  )
-  return products + (inputs.log_shares + layer[-1])[None]
-
-
-def _scale(inputs: _Inputs, penalty: jax.Array, layer: jax.Array) -> jax.Array:
-  """One over the root of the loss's curvature along each entry of a layer."""
-  chances = jax.nn.softmax(_logits(inputs, layer))
-  spread = chances * (1 - chances)
-  squares = jnp.matmul(
-    inputs.rotated.T**2, spread, precision=lax.Precision.HIGHEST
-  ) / len(spread)
-  curvature = jnp.concatenate(
-    [squares + penalty, jnp.mean(spread, axis=0, keepdims=True)]
-  )
-  return jnp.where(curvature > 0, lax.rsqrt(curvature), 0)
-
-
-def _scaled_norm(
-  inputs: _Inputs, penalty: jax.Array, layer: jax.Array
-) -> jax.Array:
-  gradient = jax.grad(_loss, argnums=2)(inputs, penalty, layer)
-  return optax.tree.norm(gradient * _scale(inputs, penalty, layer))
-
-
-def _descend(
-  inputs: _Inputs,
-  penalty: jax.Array,
-  layer: jax.Array,
-  bound: jax.Array,
-  most: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  """Some steps of L-BFGS on moves of the layer, scaled by its curvature."""
-  optimizer = optax.lbfgs(memory_size=_MEMORY, scale_init_precond=False)
-  scale = _scale(inputs, penalty, layer)
-  loss = lambda move: _loss(inputs, penalty, layer + scale * move)
-
-  def is_due(carry: tuple) -> jax.Array:
-    _, state, count = carry
-    norm = optax.tree.norm(optax.tree.get(state, "grad"))
-    return (count < most) & ((count == 0) | (norm > bound))
-
-  def step(carry: tuple) -> tuple:
-    move, state, count = carry
-    value, gradient = optax.value_and_grad_from_state(loss)(move, state=state)
-    updates, state = optimizer.update(
-      gradient, state, move, value=value, grad=gradient, value_fn=loss
+  Raises:
+    ValueError: shapes do not fit, features are not finite, labels are out of
+      range or not balanced, or the penalty is not a finite number above 0.
+  """
+  e, n, d = np.shape(features)
+  if np.shape(labels) != (e, n):
+    raise ValueError(
+      f"labels must be [{e}, {n}], as features, got {np.shape(labels)}"
     )
-    return optax.apply_updates(move, updates), state, count + 1
+  given, labels = np.asarray(features), np.asarray(labels)
+  features_lib.check(
+    "train", given.reshape(-1, d), labels.reshape(-1), num_classes
+  )
+  counts = (labels[..., None] == np.arange(num_classes)).sum(axis=1)
+  if num_classes < 2 or np.ptp(counts):
+    raise ValueError("every set must have every class equally often")
+  axes = _principal_axes(given)
+  problems = descent.Problem(
+    jnp.asarray(axes.turn(given), jnp.float32),
+    jnp.asarray(labels, jnp.int32),
+    jnp.full((e, n), 1 / n, jnp.float32),
+    jnp.zeros((e, num_classes), jnp.float32),
+  )
+  layers, *_ = descent.solve_many(
+    problems,
+    jnp.asarray(_checked([penalty]), jnp.float32),
+    tolerance=_TOLERANCES["float32"],
+    max_steps=200,
+  )
+  kernels, intercepts = _as_layers(
+    np.asarray(layers)[:, 0], np.zeros(num_classes), axes
+  )
+  return kernels.astype(np.float32), intercepts.astype(np.float32)
 
-  move = jnp.zeros_like(layer)
-  start = move, optimizer.init(move), jnp.zeros((), jnp.int32)
-  move, _, count = lax.while_loop(is_due, step, start)
-  return layer + scale * move, count
+
+def _checked(penalties: Sequence[float]) -> np.ndarray:
+  if not len(penalties) or not all(0 < x < np.inf for x in penalties):
+    raise ValueError(
+      f"penalties must be one or more finite numbers above 0, got {penalties}"
+    )
+  return np.asarray(penalties)
+
+
+def _principal_axes(features: np.ndarray) -> _Axes:
+  """Those along which features [..., N, D] vary."""
+  wide = np.asarray(features, np.float64)
+  mean = wide.mean(axis=-2)
+  centered = wide - mean[..., None, :]
+  number, width = centered.shape[-2:]
+  if number <= width:
+    _, deviations, rows = np.linalg.svd(centered, full_matrices=False)
+    axes, values = rows.swapaxes(-1, -2), deviations**2
+  else:
+    products = centered.swapaxes(-1, -2) @ centered
+    values, axes = np.linalg.eigh(products)
+  least = width * np.finfo(np.float64).eps * values.max(initial=0)
+  varies = (values > least).reshape(-1, values.shape[-1]).any(axis=0)
+  return _Axes(mean, axes[..., varies])
+
+
+def _as_layers(
+  turned: np.ndarray, shares: np.ndarray, axes: _Axes
+) -> tuple[np.ndarray, np.ndarray]:
+  """Kernels [K, D, C] and intercepts [K, C] of the features as they were."""
+  kernels = axes.axes @ turned[:, :-1]
+  shift = np.einsum("...d,...dc->...c", axes.mean, kernels)
+  intercepts = shares + turned[:, -1] - shift
+  # The same for all classes says nothing: they add up to 0, as the kernels do.
+  found = np.isfinite(shares)
+  intercepts -= intercepts[:, found].mean(axis=1, keepdims=True)
+  return kernels, intercepts
