@@ -156,7 +156,7 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   assert found["mean"] == own["accuracy"]
   # The set's own validation images have chosen the penalty.
   extract = lambda source, split: bench.encoding.extract(
-    3, split, (SIZE, SIZE), bench.interrupt, source
+    3, split, None, bench.interrupt, source
   )
   images = transfer_sets.Shelf(None, SIZE).open(str(folder))
   train, test = (extract(images.source, x) for x in ("train", "test"))
