@@ -83,8 +83,8 @@ def solve(
   """
 
   def run(layer: jax.Array, penalty: jax.Array) -> tuple[jax.Array, Solved]:
-    layer, *rest = _run(problem, layer, penalty, tolerance, max_steps)
-    return layer, (layer, *rest)
+    layer, steps, done = _run(problem, layer, penalty, tolerance, max_steps)
+    return layer, (layer, steps, done)
 
   axes, classes = problem.features.shape[1], problem.shares.shape[0]
   start = jnp.zeros((axes + 1, classes), problem.features.dtype)

@@ -15,7 +15,7 @@ from essl_jax.data import Source, arrays
 from essl_jax.data.checks import check_there
 from essl_jax.devices import memory, parallel
 from essl_jax.errors import UsageError, told
-from essl_jax.training import applying, layers, norms, view_checks
+from essl_jax.training import applying, norms, view_checks
 from essl_jax.training import networks as networks_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
@@ -39,7 +39,6 @@ def check(experiment: Any) -> None:
       that is no scalar, a group whose elements are not what labels stand for,
       or a part that fails on the views.
   """
-  layers.check(experiment)
   _check_labels(experiment)
   view_checks.check(experiment)
   _check_norms(experiment)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from essl_jax.augment import View
 from essl_jax.errors import UsageError, told
 from essl_jax.training import applying
 
@@ -74,20 +75,21 @@ def _pooled(inner: jax.Array, pool: str) -> jax.Array:
   return inner
 
 
-def check(experiment: Any) -> None:
+def check(networks: Any, view: View) -> None:
   """Refuses layers of terms that the encoder does not have.
 
   Args:
-    experiment: `experiment.Experiment`.
+    networks: `networks.Networks`.
+    view: whose images the encoder is tried on.
 
   Raises:
     UsageError: names the layers that there are.
   """
-  encoder, config = experiment.networks.encoder, experiment.config
-  size, channels = config.views.first.size, experiment.source.image_shape[2]
-  images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+  encoder = networks.encoder
+  shape = (2, view.size, view.size, len(view.mean))
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
   kind = type(encoder).__name__
-  for term in experiment.networks.terms:
+  for term in networks.terms:
     if term.layer is None:
       continue
     where = f"config.{term.section}.layer={term.layer}"
@@ -102,11 +104,11 @@ def check(experiment: Any) -> None:
         f"{where}: {kind} has the layers {', '.join(inner)}: name one of them,"
         " or leave the field unset, for the output"
       )
-    shape = inner[term.layer].shape
-    if len(shape) not in (2, 3, 4):
+    form = inner[term.layer].shape
+    if len(form) not in (2, 3, 4):
       raise UsageError(
         f"{where}: features must be [N, F], tokens [N, T, F] or maps"
-        f" [N, H, W, F], and are {list(shape)}"
+        f" [N, H, W, F], and are {list(form)}"
       )
 
 

@@ -100,7 +100,7 @@ class Networks(nn.Module):
       What the method's `forward` returns, then each term's.
     """
     heads = self._heads(train)
-    options = {"train": train, "image_keys": image_keys}
+    options: dict[str, Any] = {"train": train, "image_keys": image_keys}
     if self.is_target:
       views = _chosen(views, self.method.target_views or self.asked[0])
       features = self.encode(views, **options)
@@ -126,7 +126,7 @@ class Networks(nn.Module):
     layer: layers_lib.Layer = None,
   ) -> dict[str, jax.Array]:
     """The features [N, F] of each view, of a term's layer if not the output."""
-    options = {"train": train, "image_keys": image_keys}
+    options: dict[str, Any] = {"train": train, "image_keys": image_keys}
     return {
       name: self._see(name, images, (layer,), **options)[layer]
       for name, images in views.items()
@@ -292,3 +292,4 @@ def check_parts(config: config_lib.Config) -> None:
         f"config.online_classifier sees view 1, which config.method="
         f"{config.method} does not draw: set it to False"
       )
+  layers_lib.check(make_networks(config), config.views.first)
