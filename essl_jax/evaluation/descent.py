@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 _MEMORY = 10  # steps that L-BFGS remembers
-_ROUND = 40  # steps after which the curvature is looked at again
+_FEW, _ROUND = 10, 40  # steps until all or each entry's curvature is renewed
 _LARGEST_HESSIAN = 1024  # rows; 4 MB in float32
 _TRIALS = 20  # lengths of a step, before it counts as stuck
 
@@ -60,6 +60,16 @@ class Problem(NamedTuple):
     of_weights = _product(self.features.T, pull) + penalty * layer[:-1]
     of_intercepts = jnp.sum(pull, axis=0, keepdims=True)
     return jnp.concatenate([of_weights, of_intercepts])
+
+  def balanced(self, move: jax.Array) -> jax.Array:
+    """A move without what is the same for all classes that have examples.
+
+    It would change nothing but the norm, against the penalty's small curvature
+    alone. Scaling classes apart brings it in.
+    """
+    is_met = jnp.isfinite(self.shares)[None]
+    total = jnp.sum(move, axis=1, keepdims=True, where=is_met)
+    return jnp.where(is_met, move - total / jnp.sum(is_met), 0)
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -128,8 +138,11 @@ def _run(
       )
     else:
       root = _diagonal_root(problem, penalty, layer).ravel()
-    most = jnp.minimum(_ROUND, max_steps - count)
-    layer, steps, norm = _descend(slope_at, layer, root, bound, most)
+    steps = jnp.where(is_small & (count > 0), _FEW, _ROUND)
+    most = jnp.minimum(steps, max_steps - count)
+    layer, steps, norm = _descend(
+      slope_at, problem.balanced, layer, root, bound, most
+    )
     # What ends early, and has not converged, has met rounding.
     is_stuck = (steps < most) & (count > 0)
     return layer, count + steps, norm, is_stuck
@@ -146,6 +159,7 @@ def _run(
 
 def _descend(
   slope_at: Callable[[jax.Array], jax.Array],
+  balanced: Callable[[jax.Array], jax.Array],
   layer: jax.Array,
   root: Root,
   bound: jax.Array,
@@ -154,8 +168,12 @@ def _descend(
   """Some steps of L-BFGS: the layer, the steps, the scaled slope's norm."""
   direct = optax.scale_by_lbfgs(memory_size=_MEMORY)
 
+  def at(move: jax.Array) -> jax.Array:
+    turned = root * move if root.ndim == 1 else _product(root.T, move)
+    return layer + balanced(turned.reshape(layer.shape))
+
   def look(move: jax.Array) -> jax.Array:
-    slope = slope_at(layer + _unscaled(root, layer, move)).ravel()
+    slope = slope_at(at(move)).ravel()
     return root.ravel() * slope if root.ndim == 1 else _product(root, slope)
 
   def is_due(carry: tuple) -> jax.Array:
@@ -177,17 +195,7 @@ def _descend(
     jnp.zeros((), bool),
   )
   move, slope, _, count, _ = lax.while_loop(is_due, step, start)
-  return (
-    layer + _unscaled(root, layer, move),
-    count,
-    optax.tree.norm(slope),
-  )
-
-
-def _unscaled(root: Root, layer: jax.Array, move: jax.Array) -> jax.Array:
-  """What a move in scaled coordinates changes of a layer."""
-  moved = root * move if root.ndim == 1 else _product(root.T, move)
-  return moved.reshape(layer.shape)
+  return at(move), count, optax.tree.norm(slope)
 
 
 def _search(

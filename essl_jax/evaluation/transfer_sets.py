@@ -120,10 +120,9 @@ class Shelf:
     # TensorFlow's side of the package is not for everybody.
     from essl_jax.data.prepared import open_builder
 
-    image = open_builder(name, self.dir, prepare=False).info.features.get(
-      "image"
-    )
-    differs = image is not None and None in image.shape[:2]
+    features = open_builder(name, self.dir, prepare=False).info.features
+    is_of_images = hasattr(features, "keys") and "image" in features
+    differs = is_of_images and None in features["image"].shape[:2]
     size = self.size if differs else None
     return config_lib.Data(name=name, dir=self.dir, image_size=size)
 
