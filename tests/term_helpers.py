@@ -121,6 +121,26 @@ class Encoder(nn.Module):
     return nn.Dense(self.width)(nn.relu(x).mean(axis=(1, 2)))
 
 
+class Layered(nn.Module):
+  """A layer of maps below the features.
+
+  Attributes:
+    width: channels of the maps; the features have twice as many.
+  """
+
+  width: int = 4
+
+  def __call__(self, images):
+    """Maps images to features [N, 2 * width]."""
+    return self.inner_features(images)[0]
+
+  @nn.compact
+  def inner_features(self, images):
+    """The features, and the maps by the name of the layer."""
+    maps = nn.relu(nn.Conv(self.width, (4, 4), strides=4)(images))
+    return nn.Dense(2 * self.width)(maps.mean(axis=(1, 2))), {"layer1": maps}
+
+
 # Fields of each term, with heads that are quick to compile.
 SMALL = {
   "augself": {"hidden_widths": (16,), "flip": 0.25},

@@ -80,6 +80,10 @@ class Term(Part):
       no gradient of it reaches the encoder.
     weight: lambda, what the term's loss is multiplied by; 0 leaves it out (the
       baseline).
+    layer: the inner layer of the encoder whose features the term sees: a stage
+      of a ResNet, such as `layer3`, or a block of a ViT, such as `blocks_8`;
+      their mean over positions, or the class token. By default it is the
+      encoder's output.
   """
 
   views: ClassVar[Sequence[str]] = ()
@@ -87,6 +91,7 @@ class Term(Part):
   is_aside: ClassVar[bool] = False
 
   weight: bounds.NonNegative = 1.0
+  layer: str | None = None
 
   @property
   def groups(self) -> Sequence[TransformationGroup]:
@@ -133,7 +138,8 @@ class Term(Part):
 
     Args:
       heads: of `make_heads`, each a function of an array.
-      features: of the views that were asked for, by name.
+      features: of the views that were asked for, by name; of `layer`, where
+        one is set.
       targets: what the views' transforms have returned, by name; and under
         `parameters`, by name, an `augment.DrawnView` of each view whose request
         has `parameters`.

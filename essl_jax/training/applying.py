@@ -12,7 +12,7 @@ from essl_jax.errors import UsageError
 OUTPUT = "output"
 
 
-def bind(module: nn.Module, **options: Any) -> Callable[..., Any]:
+def bind(module: nn.Module, **options: Any) -> functools.partial[Any]:
   """A module as a function of its input alone.
 
   Args:
@@ -20,7 +20,7 @@ def bind(module: nn.Module, **options: Any) -> Callable[..., Any]:
     **options: `train` and `image_keys`, where its call has such arguments.
 
   Returns:
-    The function.
+    The function, whose `keywords` are those of these options.
   """
   there = inspect.signature(type(module).__call__).parameters
   given = {name: x for name, x in options.items() if name in there}

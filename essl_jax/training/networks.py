@@ -1,6 +1,6 @@
 """The networks of a run: an encoder, and the heads of its parts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 import dataclasses
 import inspect
 from typing import Any
@@ -15,6 +15,7 @@ from essl_jax import transformations
 from essl_jax.config import parts
 from essl_jax.errors import UsageError, told
 from essl_jax.training import hooks
+from essl_jax.training import layers as layers_lib
 from essl_jax.training.applying import bind
 from essl_jax.training.draws import copy_keys
 
@@ -99,37 +100,60 @@ class Networks(nn.Module):
       What the method's `forward` returns, then each term's.
     """
     heads = self._heads(train)
+    options: dict[str, Any] = {"train": train, "image_keys": image_keys}
     if self.is_target:
       views = _chosen(views, self.method.target_views or self.asked[0])
-    features = self.encode(views, train=train, image_keys=image_keys)
-    if self.is_target:
+      features = self.encode(views, **options)
       return (hooks.ask(self.method, "forward_target", heads, features),)
-    own = _chosen(features, self.asked[0])
+    seen = {}
+    for name, images in views.items():
+      layers = layers_lib.asked(self.terms, self.asked, name)
+      seen[name] = self._see(name, images, layers, **options)
+    of_layer = lambda names, layer: {x: seen[x][layer] for x in names}
+    own = of_layer(self.asked[0], None)
     found = [hooks.ask(self.method, "forward", heads, own)]
     for term, names in zip(self.terms, self.asked[1:], strict=True):
-      own = _chosen(features, names)
+      own = of_layer(names, term.layer)
       found.append(hooks.ask(term, "forward", heads, own, targets))
     return tuple(found)
 
   def encode(
-    self, views: Views, *, train: bool, image_keys: jax.Array | None = None
+    self,
+    views: Views,
+    *,
+    train: bool,
+    image_keys: jax.Array | None = None,
+    layer: layers_lib.Layer = None,
   ) -> dict[str, jax.Array]:
-    """The features [N, F] of each view."""
+    """The features [N, F] of each view, of a term's layer if not the output."""
+    options: dict[str, Any] = {"train": train, "image_keys": image_keys}
+    return {
+      name: self._see(name, images, (layer,), **options)[layer]
+      for name, images in views.items()
+    }
+
+  def _see(
+    self,
+    view: str,
+    images: jax.Array,
+    layers: Collection[layers_lib.Layer],
+    *,
+    train: bool,
+    image_keys: jax.Array | None,
+  ) -> dict[layers_lib.Layer, jax.Array]:
+    """The features of a view's images by layer, of one pass."""
     options: dict[str, Any] = {"train": train}
-    found = {}
-    for name, images in views.items():
-      if image_keys is not None:
-        options["image_keys"] = copy_keys(image_keys, name, len(images))
-      with told(type(self.encoder).__name__):
-        found[name] = bind(self.encoder, **options)(images)
-    return found
+    if image_keys is not None:
+      options["image_keys"] = copy_keys(image_keys, view, len(images))
+    with told(type(self.encoder).__name__):
+      return layers_lib.read(self.encoder, layers, **options)(images)
 
   def ask_term(
     self, number: int, views: Views, targets: Mapping[str, Any], *, train: bool
   ) -> Any:
     """The outputs of one term's `forward`; arguments as for a call."""
-    features = self.encode(views, train=train)
     term, heads = self.terms[number], self._heads(train)
+    features = self.encode(views, train=train, layer=term.layer)
     return hooks.ask(term, "forward", heads, features, targets)
 
   def ask_heads(
@@ -283,3 +307,4 @@ def check_parts(config: config_lib.Config) -> None:
         f"config.online_classifier sees view 1, which config.method="
         f"{config.method} does not draw: set it to False"
       )
+  layers_lib.check(make_networks(config), config.views.first)

@@ -1,0 +1,272 @@
+"""Logistic regressions on the frozen features of other sets of images."""
+
+from collections.abc import Mapping, Sequence
+import sys
+from typing import Annotated, Any
+
+import numpy as np
+
+from essl_jax.config import bounds
+from essl_jax.config.schema import find_source
+from essl_jax.data import subsets
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import episodes, logistic
+from essl_jax.evaluation.bench import Labelled
+from essl_jax.evaluation.evaluation import Evaluation, Row
+from essl_jax.evaluation.transfer_sets import Shelf, TransferSet, hold_out
+
+_RANGE = (-6, 5)  # exponents of the penalties
+
+
+def accuracy(named: np.ndarray, labels: np.ndarray) -> float:
+  """How many labels are named, in percent.
+
+  Args:
+    named: classes [M].
+    labels: integers [M].
+
+  Returns:
+    A number.
+  """
+  return 100 * float(np.mean(named == labels))
+
+
+def mean_per_class(named: np.ndarray, labels: np.ndarray) -> float:
+  """The mean over classes of `accuracy` within each; arguments likewise."""
+  hits, counts = (
+    np.bincount(labels, weights) for weights in (named == labels, None)
+  )
+  return 100 * float(np.mean(hits[counts > 0] / counts[counts > 0]))
+
+
+def regress(
+  train: Labelled,
+  test: Labelled,
+  held_out: np.ndarray,
+  *,
+  num_classes: int,
+  per_class: bool = False,
+  penalties: Sequence[float] = logistic.PENALTIES,
+) -> dict[str, Any]:
+  """Chooses a penalty on examples that are held out, and tests once.
+
+  The regression that is tested has learned from all examples. Where none is
+  held out, the penalty is scikit-learn's default, one over their number.
+
+  Args:
+    train: features [N, D] and labels [N].
+    test: features [M, D] and labels [M].
+    held_out: booleans [N].
+    num_classes: number of classes.
+    per_class: whether the metric is `mean_per_class`, in place of `accuracy`.
+    penalties: as of `logistic.fit`.
+
+  Returns:
+    The `accuracy` of the test examples by that metric, the `penalty`, and the
+    `validation_accuracy` of those held out; None if there are none.
+
+  Raises:
+    ValueError: as of `logistic.fit`.
+  """
+  (features, labels), measure = train, mean_per_class if per_class else accuracy
+  fit = lambda **options: logistic.fit(
+    features, labels, num_classes=num_classes, **options
+  )
+  chosen, validation = 1 / len(labels), None
+  if held_out.any():
+    path = np.sort(penalties)[::-1]
+    named = fit(penalties=path, examples=~held_out).predict(features[held_out])
+    found = [measure(x, labels[held_out]) for x in named]
+    best = int(np.argmax(found))  # of equals the largest penalty
+    chosen, validation = float(path[best]), found[best]
+    # As many as before, so that nothing is compiled anew; a path to the chosen.
+    penalties = np.maximum(path, chosen)
+  else:
+    penalties = (chosen,)
+  final = fit(penalties=penalties)
+  last = final._replace(
+    kernels=final.kernels[-1:], intercepts=final.intercepts[-1:]
+  )
+  return {
+    "accuracy": measure(last.predict(test[0])[0], test[1]),
+    "penalty": chosen,
+    "validation_accuracy": validation,
+    "num_train": len(labels),
+  }
+
+
+class Transfer(Evaluation):
+  """Logistic regressions on frozen features of other sets.
+
+  Attributes:
+    sets: names of TFDS sets, folders with a `/` in their name
+      (`DIR/<split>/<class>/*`), `.npz` files, or known sources such as
+      `digits`. Those that are not at hand are named and left out.
+    dir: the TFDS data directory of these sets. By default it is that of
+      `config.data`.
+    per_class: sets, as in `sets`, whose metric is the mean of the accuracies
+      of their classes. That of all others is the accuracy.
+    penalties: how many are tried, from 1e-6 to 1e5 in equal steps of their
+      logarithms.
+    validation: part of the training images of each class on which the penalty
+      is chosen, in sets that have no validation split of their own.
+    labels: parts of the labels with which all is done again, such as 0.01 and
+      0.1; see `data.subsets.choose`.
+    shots: labelled images a class in few-shot episodes, such as 1 and 5, of
+      test images; none by default.
+    ways: classes in an episode.
+    queries: images a class that are to be named in an episode.
+    episodes: how many.
+
+  Reference:
+    Kornblith et al. 2019 (arXiv 1805.08974), appendix A.6. For episodes, Tian
+    et al. 2020 (arXiv 2003.11539), section 3: features of unit length, and
+    scikit-learn's default penalty.
+  """
+
+  heading = "Transfer to other images"
+  needs_training = False
+
+  sets: tuple[str, ...] = ()
+  dir: str | None = None
+  per_class: tuple[str, ...] = (
+    "caltech101",
+    "fgvc_aircraft",
+    "oxford_flowers102",
+    "oxford_iiit_pet",
+  )
+  penalties: Annotated[int, bounds.AtLeast(2), bounds.AtMost(1000)] = 45
+  validation: Annotated[float, bounds.Above(0), bounds.Below(1)] = 0.2
+  labels: tuple[bounds.Fraction, ...] = ()
+  shots: tuple[bounds.Count, ...] = ()
+  ways: Annotated[int, bounds.AtLeast(2), bounds.AtMost(10**4)] = 5
+  queries: Annotated[int, bounds.AtLeast(1), bounds.AtMost(10**4)] = 15
+  episodes: Annotated[int, bounds.AtLeast(2), bounds.AtMost(10**5)] = 600
+
+  def check(self, bench: Any) -> None:
+    """Names what is not at hand, and refuses to measure nothing."""
+    if not self.sets:
+      raise UsageError(
+        "config.transfer.sets is empty: name TFDS sets or folders, such as"
+        " --config.transfer.sets=\"('cifar10','dtd')\", or leave out transfer"
+      )
+    found, left_out = self._find(bench)
+    for name, why in left_out.items():
+      print(f"essl_jax: transfer leaves out {name}: {why}", file=sys.stderr)
+    if not found:
+      raise UsageError(
+        f"config.transfer.sets: none of {', '.join(self.sets)} is at hand:"
+        f" {next(iter(left_out.values()))}"
+      )
+
+  def run(self, bench: Any, state: Any) -> dict[str, Any]:
+    """The figures of every set, and what was left out."""
+    found, left_out = self._find(bench)
+    figures = {}
+    with bench.progress("transfer") as tick:
+      for number, (name, images) in enumerate(found.items()):
+        tick(number, len(found))
+        figures[name] = self._measure(bench, state, name, images)
+      tick(len(found), len(found))
+    return {
+      "sets": figures,
+      "left_out": left_out,
+      "mean": float(np.mean([x["accuracy"] for x in figures.values()])),
+      "penalties": self.penalties,
+    }
+
+  def rows(self, figures: Mapping[str, Any]) -> list[Row]:
+    """Each set by its metric, on all and on few labels, and its episodes."""
+    found = []
+    for name, own in figures.get("sets", {}).items():
+      title, metric = f"Transfer to {name}", own.get("metric", "accuracy")
+      size = f"{own.get('num_train', 0):,} training"
+      note = f"{metric}, {size} and {own.get('num_test', 0):,} test images"
+      found.append(Row(title, f"{own.get('accuracy', 0):.2f}%", note))
+      for share, few in own.get("few_labels", {}).items():
+        value, images = (
+          f"{few['accuracy']:.2f}%",
+          f"{few['num_train']:,} images",
+        )
+        found.append(Row(f"{title}, {share} of labels", value, images))
+      for kind, some in own.get("episodes", {}).items():
+        value = f"{some['accuracy']:.2f}% ± {some['interval']:.2f}"
+        note = f"{some['episodes']:,} episodes, 95% interval"
+        found.append(Row(f"{title}, {kind}", value, note))
+    if figures.get("left_out"):
+      title = "Transfer: sets not at hand, left out"
+      found.append(Row(title, ", ".join(figures["left_out"])))
+    return found
+
+  def _find(self, bench: Any) -> tuple[dict[str, TransferSet], dict[str, str]]:
+    config = bench.experiment.config
+    is_tfds = find_source(config.data.name) is None
+    there = self.dir or (config.data.dir if is_tfds else None)
+    names = list(dict.fromkeys(self.sets))
+    return Shelf(there, config.views.first.size).find(names)
+
+  def _measure(
+    self, bench: Any, state: Any, name: str, images: TransferSet
+  ) -> dict[str, Any]:
+    """The figures of one set."""
+    train, test, held_out = self._features(bench, state, images)
+    options: dict[str, Any] = {
+      "num_classes": images.source.num_classes,
+      "per_class": name in self.per_class,
+      "penalties": np.logspace(*_RANGE, self.penalties),
+    }
+    bench.interrupt()
+    figures = regress(train, test, held_out, **options)
+    for share in self.labels:
+      bench.interrupt()
+      rows = subsets.choose(train[1], share)
+      few = train[0][rows], train[1][rows]
+      held_out = hold_out(few[1], self.validation)
+      found = regress(few, test, held_out, **options)
+      figures.setdefault("few_labels", {})[f"{100 * share:g}%"] = found
+    for shots in self.shots:
+      bench.interrupt()
+      found = episodes.run(
+        *test,
+        ways=self.ways,
+        shots=shots,
+        queries=self.queries,
+        number=self.episodes,
+      )
+      kind = f"{self.ways}-way {shots}-shot"
+      figures.setdefault("episodes", {})[kind] = found
+    return figures | {
+      "metric": "mean per class" if options["per_class"] else "accuracy",
+      "num_test": len(test[1]),
+      "num_classes": options["num_classes"],
+      "splits": dict(images.splits),
+    }
+
+  def _features(
+    self, bench: Any, state: Any, images: TransferSet
+  ) -> tuple[Labelled, Labelled, np.ndarray]:
+    """Those of training and test images, and which are held out."""
+    variables = bench.encoder_variables(state)
+    size = bench.experiment.config.views.first.size
+
+    def extract(source: Any, split: str) -> Labelled:
+      is_sized = source.image_shape[:2] == (size, size)
+      return bench.encoding.extract(
+        variables,
+        split,
+        None if is_sized else (size, size),
+        bench.interrupt,
+        source,
+      )
+
+    features, labels = extract(images.source, "train")
+    test = extract(images.source, "test")
+    if images.validation is None:
+      return (features, labels), test, hold_out(labels, self.validation)
+    more, of_more = extract(images.validation, "test")
+    held_out = np.arange(len(labels) + len(of_more)) >= len(labels)
+    both = np.concatenate([features, more]), np.concatenate([labels, of_more])
+    return both, test, held_out
+
+
+PART = Transfer

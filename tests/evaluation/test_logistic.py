@@ -1,0 +1,179 @@
+"""Logistic regressions of many penalties against scikit-learn's."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from essl_jax import data
+from essl_jax.evaluation import descent, logistic
+
+CLASSES = 3
+PENALTIES = (1e-6, 1e-4, 1e-3, 1e-1, 10.0, 1e5)
+
+
+@pytest.fixture(scope="module")
+def examples():
+  """Overlapping classes off the origin, in axes of very different spread."""
+  random = np.random.default_rng(0)
+  labels = random.choice(CLASSES, 240, p=(0.6, 0.3, 0.1))
+  centers = random.normal(size=(CLASSES, 6))
+  noise = random.normal(size=(240, 6)) * np.logspace(-1, 1, 6)
+  turn, _ = np.linalg.qr(random.normal(size=(6, 6)))
+  features = (centers[labels] * np.logspace(-1, 1, 6) + noise) @ turn + 5
+  return features, labels
+
+
+def _theirs(features, labels, penalty):
+  """scikit-learn's regression of the same objective, by Newton's method.
+
+  Its own L-BFGS is still far from the minimum of the smallest penalties when
+  its tolerance ends it.
+  """
+  linear_model = pytest.importorskip("sklearn.linear_model")
+  model = linear_model.LogisticRegression(
+    C=1 / (penalty * len(labels)),
+    solver="newton-cholesky",
+    tol=1e-10,
+    max_iter=500,
+  )
+  with warnings.catch_warnings():  # of steps that rounding ends
+    warnings.simplefilter("ignore")
+    return model.fit(np.asarray(features, np.float64), labels)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_against_scikit_learn(examples, bits):
+  features, labels = examples
+  train, test = slice(0, 120), slice(120, 240)
+  with jax.enable_x64(bits == 64):
+    found = logistic.fit(
+      features.astype(f"float{bits}"),
+      labels,
+      num_classes=CLASSES,
+      penalties=PENALTIES,
+      examples=np.arange(240) < 120,
+    )
+  assert found.kernels.dtype == f"float{bits}" and found.is_converged.all()
+  named = found.predict(features[test])
+  for i, penalty in enumerate(PENALTIES):
+    model = _theirs(features[train], labels[train], penalty)
+    relative = 1e-3 if bits == 64 else 2e-3
+    bound = relative * np.abs(model.coef_).max()
+    if penalty >= 1e-3:
+      np.testing.assert_allclose(
+        found.kernels[i], model.coef_.T, rtol=0, atol=bound
+      )
+      np.testing.assert_allclose(
+        found.intercepts[i], model.intercept_, rtol=relative, atol=bound
+      )
+    expected = model.predict(features[test])
+    assert (
+      abs(np.mean(expected == labels[test]) - np.mean(named[i] == labels[test]))
+      < 2e-3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [32, 64])
+def test_real_digits_against_scikit_learn(bits):
+  """Of classes that come apart, at every penalty of the protocol."""
+  source = data.load_digits()
+  x = source.train_images[..., 0].reshape(-1, 64) / 16.0
+  test = source.test_images[..., 0].reshape(-1, 64) / 16.0
+  labels = source.train_labels
+  with jax.enable_x64(bits == 64):
+    found = logistic.fit(
+      x.astype(f"float{bits}"), np.asarray(labels), num_classes=10
+    )
+  assert found.is_converged.all()
+  named = found.predict(test)
+  for i, penalty in enumerate(logistic.PENALTIES):
+    model = _theirs(x, labels, penalty)
+    if penalty >= 1e-3 and bits == 64:
+      bound = 1e-3 * np.abs(model.coef_).max()
+      np.testing.assert_allclose(found.kernels[i], model.coef_.T, atol=bound)
+    hits = np.mean(named[i] == source.test_labels)
+    assert abs(hits - model.score(test, source.test_labels)) <= 2e-3, penalty
+
+
+def test_a_class_without_examples_is_never_named(examples):
+  """Rows to learn from may lack a class, and features may not vary."""
+  features, labels = examples
+  features = np.where(np.arange(6) == 2, 1.0, features)
+  used = (np.arange(240) % 3 > 0) & (labels < 2)
+  found = logistic.fit(
+    features.astype(np.float32),
+    labels,
+    num_classes=CLASSES,
+    penalties=PENALTIES,
+    examples=used,
+  )
+  assert found.is_converged.all()
+  assert np.isneginf(found.intercepts[:, 2]).all()
+  assert set(np.unique(found.predict(features))) <= {0, 1}
+  np.testing.assert_allclose(found.kernels[:, 2], 0, atol=1e-6)
+  np.testing.assert_array_equal(found.kernels[:, :, 2], 0)
+  # Of two classes this is the usual regression: its slope at the end is 0.
+  x, is_second = features[used], labels[used] == 1
+  for i, penalty in enumerate(PENALTIES[2:], 2):
+    kernel, intercept = found.kernels[i], found.intercepts[i]
+    score = x @ (kernel[:, 1] - kernel[:, 0]) + intercept[1] - intercept[0]
+    pull = 1 / (1 + np.exp(-score)) - is_second
+    slope = x.T @ pull / len(x) + penalty * kernel[:, 1]
+    np.testing.assert_allclose(slope, 0, atol=1e-4)
+    assert abs(pull.mean()) < 1e-5
+
+
+def test_a_hessian_that_is_too_large_changes_nothing(examples, monkeypatch):
+  """And penalties may come in any order."""
+  features, labels = examples
+  fit = lambda rows, **options: logistic.fit(
+    features[:rows],
+    labels[:rows],
+    num_classes=CLASSES,
+    tolerance=1e-5,
+    **options,
+  )
+  whole = fit(240, penalties=PENALTIES, examples=np.arange(240) < 239)
+  monkeypatch.setattr(descent, "_LARGEST_HESSIAN", 0)
+  chosen = [4, 2, 3, 5, 2, 2]
+  found = fit(239, penalties=[PENALTIES[i] for i in chosen])
+  assert whole.is_converged.all() and found.is_converged.all()
+  for kernel, i in zip(found.kernels, chosen, strict=True):
+    expected = whole.kernels[i]
+    bound = 1e-2 * np.abs(expected).max()
+    np.testing.assert_allclose(kernel, expected, atol=bound)
+
+
+def test_many_sets_are_solved_as_each_alone(examples):
+  features, _ = examples
+  random = np.random.default_rng(3)
+  rows = random.integers(0, 240, (4, 6))
+  labels = np.tile(np.repeat(np.arange(3), 2), (4, 1))
+  kernels, intercepts = logistic.fit_many(
+    features[rows], labels, num_classes=3, penalty=0.1
+  )
+  for i in range(4):
+    model = _theirs(features[rows[i]], labels[i], 0.1)
+    bound = 1e-3 * np.abs(model.coef_).max()
+    np.testing.assert_allclose(kernels[i], model.coef_.T, atol=bound)
+    np.testing.assert_allclose(intercepts[i], model.intercept_, atol=20 * bound)
+  with pytest.raises(ValueError, match="every class equally often"):
+    logistic.fit_many(
+      features[rows], np.zeros((4, 6), int), num_classes=3, penalty=1.0
+    )
+  with pytest.raises(ValueError, match=r"labels must be \[4, 6\]"):
+    logistic.fit_many(features[rows], labels[:3], num_classes=3, penalty=1.0)
+
+
+def test_wrong_inputs_are_named(examples):
+  features, labels = examples
+  for penalties in ((), (0.0,), (1.0, np.inf), (-1.0,)):
+    with pytest.raises(ValueError, match="penalties must be one or more"):
+      logistic.fit(features, labels, num_classes=3, penalties=penalties)
+  with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\)"):
+    logistic.fit(features, labels, num_classes=2)
+  with pytest.raises(ValueError, match="two classes or more, got 1"):
+    logistic.fit(features, labels, num_classes=3, examples=labels == 1)

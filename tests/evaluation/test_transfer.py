@@ -1,0 +1,226 @@
+"""Transfer: sets at hand, the choice of a penalty, few labels, episodes."""
+
+import contextlib
+import json
+import types
+
+from evaluation_helpers import clusters
+import folder_helpers
+import numpy as np
+import pytest
+
+from essl_jax.config import parts
+from essl_jax.errors import UsageError
+from essl_jax.evaluation import episodes, logistic, transfer, transfer_sets
+
+SIZE = 8
+SPLITS = (("train", 20, 0), ("val", 9, 50), ("test", 11, 100))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Images with a validation split of their own."""
+  root = tmp_path_factory.mktemp("sets") / "bugs"
+  return folder_helpers.write_folder(root, SPLITS)
+
+
+@pytest.fixture(scope="module")
+def bench():
+  """Features are the colours of an image's quarters."""
+  views = types.SimpleNamespace(first=types.SimpleNamespace(size=SIZE))
+  data = types.SimpleNamespace(name="digits", dir=None)
+  config = types.SimpleNamespace(views=views, data=data)
+
+  def extract(variables, split, resize, interrupt, source):
+    sized = source.image_shape[:2] == (SIZE, SIZE)
+    assert resize == (None if sized else (SIZE, SIZE)) and variables == 3
+    interrupt()
+    batches = list(source.evaluation_batches(split, 64))
+    images, labels = (
+      np.concatenate([x[key] for x in batches]) for key in ("image", "label")
+    )
+    quarters = images.reshape(len(images), 4, -1, 4, SIZE // 4, 3)
+    found = quarters.mean(axis=(2, 4), dtype=np.float32)[..., 0]
+    return found.reshape(len(images), -1) / 255, labels
+
+  class Bench:
+    experiment = types.SimpleNamespace(config=config)
+    encoding = types.SimpleNamespace(extract=extract)
+    interrupt = staticmethod(lambda: None)
+
+    def encoder_variables(self, state):
+      return state
+
+    def progress(self, name):
+      return contextlib.nullcontext(lambda done, total: None)
+
+  return Bench()
+
+
+def test_metrics_by_hand():
+  named, labels = np.array([0, 0, 1, 3]), np.array([0, 0, 0, 3])
+  assert transfer.accuracy(named, labels) == 75
+  expected = 100 * (2 / 3 + 1) / 2
+  assert transfer.mean_per_class(named, labels) == pytest.approx(expected)
+
+
+def test_a_penalty_is_chosen_on_what_is_held_out():
+  x, y = clusters(120, width=6, classes=3, spread=1.5)
+  test = clusters(90, width=6, classes=3, spread=1.5, seed=1)
+  held_out = transfer_sets.hold_out(y, 0.25)
+  assert np.bincount(y[held_out]).tolist() == [
+    max(1, round(0.25 * n)) for n in np.bincount(y)
+  ]
+  penalties = (1e-3, 1e5, 0.1, 1.0)
+  found = transfer.regress(
+    (x, y), test, held_out, num_classes=3, penalties=penalties
+  )
+  path = sorted(penalties, reverse=True)
+  fit = lambda **options: logistic.fit(x, y, num_classes=3, **options)
+  trial = fit(penalties=path, examples=~held_out)
+  hits = (trial.predict(x[held_out]) == y[held_out]).mean(axis=1)
+  best = int(np.argmax(hits))
+  assert found["penalty"] == path[best] != 1e5
+  assert found["validation_accuracy"] == pytest.approx(100 * hits[best])
+  final = fit(penalties=[path[best]] * 4)
+  expected = 100 * np.mean(final.predict(test[0])[0] == test[1])
+  assert found["accuracy"] == pytest.approx(expected)
+  assert found["num_train"] == 120
+
+
+def test_classes_of_one_image_hold_out_none():
+  labels = np.array([0, 1, 2, 2, 2])
+  assert transfer_sets.hold_out(labels, 0.1).tolist().count(True) == 1
+  x = np.eye(3, dtype=np.float32)
+  nothing = np.zeros(3, bool)
+  found = transfer.regress(
+    (x, np.arange(3)), (x, np.arange(3)), nothing, num_classes=3
+  )
+  assert found["penalty"] == pytest.approx(1 / 3)
+  assert found["validation_accuracy"] is None and found["accuracy"] == 100
+
+
+def test_sets_at_hand_and_not(folder, tmp_path):
+  shelf = transfer_sets.Shelf(None, SIZE)
+  no_test = folder_helpers.write_folder(tmp_path / "two", SPLITS[:2])
+  missing = str(tmp_path / "missing.npz")
+  names = (str(folder), "digits", str(no_test), missing)
+  found, left_out = shelf.find(names)
+  assert list(found) == [str(folder), "digits", str(no_test)]
+  assert list(left_out) == [missing] and "missing.npz" in left_out[missing]
+  own, digits, two = found.values()
+  assert own.splits == {"train": "train", "validation": "val", "test": "test"}
+  assert own.sizes == [3, 20, 11, 9]
+  assert digits.validation is None and digits.sizes == [10, 1438, 359]
+  assert two.splits == {"train": "train", "validation": None, "test": "val"}
+  assert two.sizes == [3, 20, 9]
+
+
+def test_sets_of_tfds_are_not_downloaded(monkeypatch):
+  from essl_jax.data import prepared
+
+  asked = []
+
+  def refuse(name, data_dir, *, prepare=True):
+    asked.append((name, data_dir, prepare))
+    raise UsageError(f"data set {name!r} is not prepared")
+
+  monkeypatch.setattr(prepared, "open_builder", refuse)
+  found, left_out = transfer_sets.Shelf("there", SIZE).find(["dtd"])
+  assert not found and left_out == {"dtd": "data set 'dtd' is not prepared"}
+  assert asked == [("dtd", "there", False)]
+
+
+def test_the_evaluation(folder, bench, tmp_path, capsys):
+  """All figures of a set, rows of them, and the name of a missing one."""
+  missing = str(tmp_path / "missing.npz")
+  measure = transfer.Transfer(
+    sets=(str(folder), missing),
+    per_class=(str(folder),),
+    penalties=12,
+    labels=(0.5,),
+    shots=(1,),
+    ways=3,
+    queries=2,
+    episodes=20,
+  )
+  measure.check(bench)
+  told = capsys.readouterr().err
+  assert told.count("transfer leaves out") == 1 and missing in told
+  found = measure.run(bench, 3)
+  assert json.loads(json.dumps(found)) == found
+  assert list(found["left_out"]) == [missing]
+  (own,) = found["sets"].values()
+  assert own["metric"] == "mean per class"
+  assert own["num_train"] == 29 and own["num_test"] == 11
+  assert found["mean"] == own["accuracy"]
+  # The set's own validation images have chosen the penalty.
+  extract = lambda source, split: bench.encoding.extract(
+    3, split, None, bench.interrupt, source
+  )
+  images = transfer_sets.Shelf(None, SIZE).open(str(folder))
+  train, test = (extract(images.source, x) for x in ("train", "test"))
+  more = extract(images.validation, "test")
+  expected = transfer.regress(
+    tuple(map(np.concatenate, zip(train, more, strict=True))),
+    test,
+    np.arange(29) >= 20,
+    num_classes=3,
+    per_class=True,
+    penalties=np.logspace(-6, 5, 12),
+  )
+  assert expected.items() <= own.items()
+  few, some = own["few_labels"]["50%"], own["episodes"]["3-way 1-shot"]
+  assert 14 <= few["num_train"] <= 16
+  assert 20 < some["accuracy"] < 90 and some["episodes"] == 20
+  rows = measure.rows(found)
+  assert rows[-1].value == missing
+  name = f"Transfer to {folder}"
+  titles = [name, f"{name}, 50% of labels", f"{name}, 3-way 1-shot"]
+  assert [x.title for x in rows[:-1]] == titles
+  assert "±" in rows[2].value
+
+
+def test_nothing_to_measure_is_refused(bench, tmp_path):
+  with pytest.raises(UsageError, match="config.transfer.sets is empty"):
+    transfer.Transfer().check(bench)
+  missing = str(tmp_path / "missing.npz")
+  with pytest.raises(UsageError, match="none of .*missing.npz is at hand"):
+    transfer.Transfer(sets=(missing,)).check(bench)
+  assert parts.EVALUATION.find("transfer") is transfer.Transfer
+
+
+def test_episodes():
+  """Of classes far apart all are named; of noise, as many as by chance."""
+  options = {"ways": 5, "shots": 1, "queries": 4, "number": 60}
+  apart, labels = clusters(140, width=32, classes=7, spread=0.01)
+  found = episodes.run(apart, labels, **options)
+  assert found == {"accuracy": 100.0, "interval": 0.0, "episodes": 60}
+  noise = np.random.default_rng(0).standard_normal((140, 32))
+  found = episodes.run(noise.astype(np.float32), labels, **options)
+  assert abs(found["accuracy"] - 20) < 3 * found["interval"] < 15
+  again = episodes.run(noise.astype(np.float32), labels, **options)
+  assert again == found
+  with pytest.raises(UsageError, match="and there are 7: give fewer ways"):
+    episodes.run(apart, labels, **options | {"ways": 8})
+
+
+@pytest.mark.slow
+def test_real_sets(tiny_config, tmp_path):
+  """A whole program on digits: results, the table and its figures."""
+  from essl_jax import run as train
+
+  config = tiny_config(
+    epochs=1,
+    data={"train_split": "train[:64]", "test_split": "test[:40]"},
+    evaluations=("transfer",),
+    transfer={"sets": ("digits",), "shots": (1, 5), "labels": (0.1,)},
+    knn=None,
+    probe=None,
+    optimizer={"warmup_epochs": 0},
+  )
+  train.run(config, tmp_path / "run")
+  results = json.loads((tmp_path / "run/results.json").read_text())
+  own = results["figures"]["transfer"]["sets"]["digits"]
+  assert own["accuracy"] > 60 > own["episodes"]["5-way 1-shot"]["interval"]
+  assert len(results["rows"]["transfer"]) == 4
