@@ -15,7 +15,6 @@ from essl_jax.augment import ViewRequest
 from essl_jax.data import Source, arrays
 from essl_jax.data.checks import check_there
 from essl_jax.devices import memory, parallel
-from essl_jax.equivariance.term import Term
 from essl_jax.errors import UsageError, told
 from essl_jax.training import applying, norms, view_checks
 from essl_jax.training import networks as networks_lib
@@ -26,7 +25,7 @@ _MOST_STEPS = 2**31 - 1  # the state's counter is int32
 
 
 def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
-  """Refuses batches and features that devices and terms cannot work with.
+  """Refuses batches that devices and terms cannot work with.
 
   It needs nothing of the data, so that nobody waits for them first.
 
@@ -41,18 +40,6 @@ def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
   terms = networks_lib.active_terms(config)
   parts = (config_lib.method(config), *terms)
   view_checks.check_sharing(config, parts, mesh.size)
-  any_features = Term.check_features
-  if any(type(x).check_features is not any_features for x in terms):
-    encoder, view = networks_lib.make_encoder(config), config.views.first
-    shape = (2, view.size, view.size, len(view.mean))
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    where = f"config.encoder.name={config.encoder.name}"
-    variables = _shape_of(where, _make_init(encoder), images)
-    run = step_lib.make_encode(encoder)
-    features = _shape_of(where, run, variables, images)
-    for term in terms:
-      with told(f"config.{term.section}"):
-        term.check_features(features.shape[-1])
 
 
 def check(experiment: Any) -> None:

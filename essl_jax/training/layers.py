@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from essl_jax.augment import View
+from essl_jax.equivariance.term import Term
 from essl_jax.errors import UsageError, told
 from essl_jax.training import applying
 
@@ -76,48 +77,66 @@ def _pooled(inner: jax.Array, pool: str) -> jax.Array:
 
 
 def check(networks: Any, view: View) -> None:
-  """Refuses layers of terms that the encoder does not have.
+  """Refuses layers that the encoder lacks, and features that no term can use.
 
   Args:
     networks: `networks.Networks`.
     view: whose images the encoder is tried on.
 
   Raises:
-    UsageError: names the layers that there are.
+    UsageError: names the layers that there are, or says what is wrong.
   """
   encoder = networks.encoder
   shape = (2, view.size, view.size, len(view.mean))
   images = jax.ShapeDtypeStruct(shape, jnp.float32)
-  kind = type(encoder).__name__
   for term in networks.terms:
-    if term.layer is None:
+    is_asked = type(term).check_features is not Term.check_features
+    if term.layer is None and not is_asked:
       continue
-    where = f"config.{term.section}.layer={term.layer}"
-    if not hasattr(encoder, "inner_features"):
-      raise UsageError(
-        f"{where}: {kind} has no inner_features: leave the field unset"
-      )
+    where = f"config.{term.section}"
+    if term.layer is not None:
+      _check_layer(f"{where}.layer={term.layer}", encoder, term.layer, images)
     with told(where):  # anybody's code
-      inner = jax.eval_shape(_make_inner(encoder), images)
-    if term.layer not in inner:
-      raise UsageError(
-        f"{where}: {kind} has the layers {', '.join(inner)}: name one of them,"
-        " or leave the field unset, for the output"
-      )
-    form = inner[term.layer].shape
-    if len(form) not in (2, 3, 4):
-      raise UsageError(
-        f"{where}: features must be [N, F], tokens [N, T, F] or maps"
-        f" [N, H, W, F], and are {list(form)}"
-      )
+      see = lambda module, x, layers: read(module, layers, train=False)(x)
+      seen = functools.partial(see, layers=(term.layer,))
+      found = _shapes(encoder, seen, images)
+      term.check_features(found[term.layer].shape[-1])
 
 
-def _make_inner(encoder: nn.Module) -> Callable[[jax.Array], Any]:
-  """The inner features of an encoder by layer, of images."""
+def _check_layer(
+  where: str, encoder: nn.Module, layer: str, images: jax.ShapeDtypeStruct
+) -> None:
+  """Raises UsageError unless the encoder has features of a layer."""
+  kind = type(encoder).__name__
+  if not hasattr(encoder, "inner_features"):
+    raise UsageError(
+      f"{where}: {kind} has no inner_features: leave the field unset"
+    )
+  inner = lambda module, x: module.inner_features(x, **_options(module))[1]
+  with told(where):  # anybody's code
+    found = _shapes(encoder, inner, images)
+  if layer not in found:
+    raise UsageError(
+      f"{where}: {kind} has the layers {', '.join(found)}: name one of them,"
+      " or leave the field unset, for the output"
+    )
+  form = found[layer].shape
+  if len(form) not in (2, 3, 4):
+    raise UsageError(
+      f"{where}: features must be [N, F], tokens [N, T, F] or maps"
+      f" [N, H, W, F], and are {list(form)}"
+    )
 
-  def inner(module: Any, x: jax.Array) -> Any:
-    options = applying.bind(module, train=False).keywords
-    return module.inner_features(x, **options)[1]
 
-  found = nn.init_with_output(inner, encoder)
-  return lambda x: found(jax.random.key(0), x)[0]
+def _options(module: Any) -> dict[str, Any]:
+  return applying.bind(module, train=False).keywords
+
+
+def _shapes(
+  encoder: nn.Module,
+  function: Callable[[Any, jax.Array], Any],
+  images: jax.ShapeDtypeStruct,
+) -> Any:
+  """The shapes of a function of the encoder, initialised, and images."""
+  made = nn.init_with_output(function, encoder)
+  return jax.eval_shape(lambda x: made(jax.random.key(0), x)[0], images)
