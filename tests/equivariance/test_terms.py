@@ -271,12 +271,16 @@ def test_batches_and_features_are_checked_before_data_are_opened(
 ):
   """By the config and the devices alone."""
   config = config_of(name, **{name: fields}, **changes)
-  mesh = parallel.make_mesh()
+
+  def check():
+    networks_lib.check_parts(config)
+    checks.check_batch(config, parallel.make_mesh())
+
   if expected:
     with pytest.raises(UsageError, match=f"config.{name}.*{expected}"):
-      checks.check_batch(config, mesh)
+      check()
   else:
-    checks.check_batch(config, mesh)
+    check()
 
 
 CROPS = STILL | {"scale": (0.2, 1.0), "flip": 0.5}
