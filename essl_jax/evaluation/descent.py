@@ -19,7 +19,7 @@ import optax
 
 _MEMORY = 10  # steps that L-BFGS remembers
 _FEW, _ROUND = 10, 40  # steps until all or each entry's curvature is renewed
-_LARGEST_HESSIAN = 1024  # rows; 4 MB in float32
+LARGEST_HESSIAN = 1024  # rows; 4 MB in float32
 _TRIALS = 20  # lengths of a step, before it counts as stuck
 
 Root = jax.Array
@@ -122,7 +122,7 @@ def _run(
   zeros = jnp.zeros_like(layer)
   first = slope_at(zeros) * _diagonal_root(problem, penalty, zeros)
   bound = tolerance * optax.tree.norm(first)
-  is_small = layer.size <= _LARGEST_HESSIAN
+  is_small = layer.size <= LARGEST_HESSIAN
 
   def is_due(carry: tuple) -> jax.Array:
     _, count, norm, is_stuck = carry

@@ -137,7 +137,7 @@ def test_a_hessian_that_is_too_large_changes_nothing(examples, monkeypatch):
     **options,
   )
   whole = fit(240, penalties=PENALTIES, examples=np.arange(240) < 239)
-  monkeypatch.setattr(descent, "_LARGEST_HESSIAN", 0)
+  monkeypatch.setattr(descent, "LARGEST_HESSIAN", 0)
   chosen = [4, 2, 3, 5, 2, 2]
   found = fit(239, penalties=[PENALTIES[i] for i in chosen])
   assert whole.is_converged.all() and found.is_converged.all()
