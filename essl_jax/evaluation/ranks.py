@@ -109,7 +109,11 @@ def make_rank(
     repeat = lambda x: jnp.repeat(x, candidates, axis=0)
     others, drawn = draw(wanted, several, repeat(images))
     features = networks.apply(
-      variables, {"from": first, "to": others}, train=False, method="encode"
+      variables,
+      {"from": first, "to": others},
+      train=False,
+      layer=term.layer,
+      method="encode",
     )
     told = jax.tree.map(repeat, drawn_from) if source.parameters else None
 

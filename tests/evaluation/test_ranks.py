@@ -83,10 +83,10 @@ def experiment(tiny_config):
   )
 
 
-def _run(experiment, evaluation, *terms):
+def _run(experiment, evaluation, *terms, encoder=Means):
   pair = ("first", "second")
   networks = experiment.networks.clone(
-    encoder=Means(), terms=terms, asked=(pair,) * (1 + len(terms))
+    encoder=encoder(), terms=terms, asked=(pair,) * (1 + len(terms))
   )
   experiment = dataclasses.replace(experiment, networks=networks)
   bench = bench_lib.make(experiment)
@@ -118,6 +118,24 @@ def test_a_prediction_without_parameters_finds_none(experiment):
     chance = found["chance"][f"hits_at_{k}"]
     assert found[f"hits_at_{k}"] == pytest.approx(chance)
   assert found["relative_error"] > 1 > found["prediction_error"] > 1e-4
+
+
+class Within(Means):
+  """Has the mean colours in an inner layer alone."""
+
+  def __call__(self, images, train=False):
+    """Features [N, C] that say nothing."""
+    return self.inner_features(images, train=train)[0]
+
+  def inner_features(self, images, *, train):
+    """Those, and maps [N, H, W, C]."""
+    return jnp.ones((len(images), 3)), {"pixels": images}
+
+
+def test_a_term_is_asked_about_its_layer(experiment):
+  evaluation, term = ranks.Ranks(candidates=6, images=40), Brightness
+  found = _run(experiment, evaluation, term(layer="pixels"), encoder=Within)
+  assert found["brightness"]["relative_error"] < 1e-6
 
 
 @pytest.mark.parametrize("name", ["equimod", "sie"])
@@ -196,6 +214,10 @@ def test_terms_without_a_predictor_are_refused(tiny_config, terms, fields):
 def test_terms_with_a_predictor_are_welcome(tiny_config):
   for name in ("equimod", "sie"):
     config = tiny_config(
-      "simclr", terms=(name,), evaluations=("knn", "probe", "ranks")
+      "simclr",
+      terms=(name,),
+      encoder={"name": "term_helpers:Encoder"},
+      evaluations=("knn", "probe", "ranks"),
+      **{name: SMALL[name]},
     )
     networks_lib.check_parts(config)
