@@ -126,7 +126,7 @@ class Parameters(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """Figures of the state under `all` and `jittered`, and the protocol.
 
-    `untrained` has the same of the encoder with which training began. An
+    `untrained` has the same of an encoder of random weights. An
     image's views are a function of the seed and of its place.
     """
     config = bench.experiment.config
@@ -163,12 +163,15 @@ class Parameters(Evaluation):
     mesh, variables = bench.experiment.mesh, bench.encoder_variables(state)
     root = jax.random.PRNGKey(bench.experiment.config.seed)
 
-    def look_at(images: np.ndarray, first: int, pairs: int) -> jax.Array:
+    def look_at(
+      images: np.ndarray, first: int, part: int, pairs: int
+    ) -> jax.Array:
       bench.interrupt()
       found = []
       for number in range(pairs):
-        # Legacy ones, which lie on devices as images do.
-        key = jax.random.fold_in(root, number)
+        # Legacy ones, which lie on devices as images do. Training and test
+        # images share no draw: what was drawn once would be known by heart.
+        key = jax.random.fold_in(jax.random.fold_in(root, part), number)
         keys = augment.keys_by_place(key, len(images), first)
         batch = parallel.shard((images, np.asarray(keys)), mesh)
         found.append(look(variables, batch))
@@ -177,7 +180,7 @@ class Parameters(Evaluation):
     return [
       view_pairs.as_pairs(
         single_pass.run(
-          functools.partial(look_at, pairs=pairs),
+          functools.partial(look_at, part=part, pairs=pairs),
           bench.encoding.sample,
           split,
           batch_size=BATCH * mesh.size,
@@ -185,7 +188,7 @@ class Parameters(Evaluation):
         )[0],
         names,
       )
-      for split, pairs in (("train", self.pairs), ("test", 1))
+      for part, split, pairs in ((0, "train", self.pairs), (1, "test", 1))
     ]
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:

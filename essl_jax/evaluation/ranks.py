@@ -202,7 +202,7 @@ class Ranks(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """By the term's section, figures and protocol; None without trained heads.
 
-    `untrained` has the figures of the networks with which training began. The
+    `untrained` has the figures of networks of random weights. The
     views of an image are a function of the seed and of its place.
     """
     networks = bench.experiment.networks
@@ -247,7 +247,7 @@ class Ranks(Evaluation):
       "candidates": self.candidates,
       "images": len(rows),
       "candidates_are": "second views, each predicted once",
-      "test_split": config.data.test_split,
+      "test_split": bench.splits["test_split"],
     }
     if bench.measured["network"] == "target":
       found["network"] = "online"  # the target has no such heads

@@ -14,6 +14,7 @@ from essl_jax.evaluation import episodes, logistic
 from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row
 from essl_jax.evaluation.transfer_sets import Shelf, TransferSet, hold_out
+from essl_jax.texts import first_line
 
 _RANGE = (-6, 5)  # exponents of the penalties
 
@@ -62,8 +63,9 @@ def regress(
     penalties: as of `logistic.fit`.
 
   Returns:
-    The `accuracy` of the test examples by that metric, the `penalty`, and the
-    `validation_accuracy` of those held out; None if there are none.
+    The `accuracy` of the test examples by that metric, the `penalty`, the
+    `validation_accuracy` of those held out, None if there are none, `num_train`
+    and whether the regression `is_converged`.
 
   Raises:
     ValueError: as of `logistic.fit`.
@@ -91,8 +93,14 @@ def regress(
     "accuracy": measure(last.predict(test[0])[0], test[1]),
     "penalty": chosen,
     "validation_accuracy": validation,
+    "is_converged": bool(final.is_converged[-1]),
     "num_train": len(labels),
   }
+
+
+def _base(name: str) -> str:
+  """A set's name without its folders and its version."""
+  return name.rstrip("/").rpartition("/")[2].partition(":")[0]
 
 
 class Transfer(Evaluation):
@@ -101,11 +109,13 @@ class Transfer(Evaluation):
   Attributes:
     sets: names of TFDS sets, folders with a `/` in their name
       (`DIR/<split>/<class>/*`), `.npz` files, or known sources such as
-      `digits`. Those that are not at hand are named and left out.
+      `digits`. Those that are not at hand are named and left out. By default
+      they are those of Kornblith et al. that TFDS has, and digits.
     dir: the TFDS data directory of these sets. By default it is that of
       `config.data`.
-    per_class: sets, as in `sets`, whose metric is the mean of the accuracies
-      of their classes. That of all others is the accuracy.
+    per_class: names of sets, without versions and folders, whose metric is the
+      mean of the accuracies of their classes. That of all others is the
+      accuracy.
     penalties: how many are tried, from 1e-6 to 1e5 in equal steps of their
       logarithms.
     validation: part of the training images of each class on which the penalty
@@ -127,9 +137,22 @@ class Transfer(Evaluation):
   heading = "Transfer to other images"
   needs_training = False
 
-  sets: tuple[str, ...] = ()
+  sets: tuple[str, ...] = (
+    "cifar10",
+    "cifar100",
+    "food101",
+    "oxford_iiit_pet",
+    "oxford_flowers102",
+    "caltech101",
+    "cars196",
+    "dtd",
+    "sun397",
+    "caltech_birds2011",
+    "digits",
+  )
   dir: str | None = None
   per_class: tuple[str, ...] = (
+    "aircraft",
     "caltech101",
     "fgvc_aircraft",
     "oxford_flowers102",
@@ -182,6 +205,8 @@ class Transfer(Evaluation):
       title, metric = f"Transfer to {name}", own.get("metric", "accuracy")
       size = f"{own.get('num_train', 0):,} training"
       note = f"{metric}, {size} and {own.get('num_test', 0):,} test images"
+      if not own.get("is_converged", True):
+        note += ", stopped before it converged"
       found.append(Row(title, f"{own.get('accuracy', 0):.2f}%", note))
       for share, few in own.get("few_labels", {}).items():
         value, images = (
@@ -190,6 +215,9 @@ class Transfer(Evaluation):
         )
         found.append(Row(f"{title}, {share} of labels", value, images))
       for kind, some in own.get("episodes", {}).items():
+        if "left_out" in some:
+          found.append(Row(f"{title}, {kind}", "left out", some["left_out"]))
+          continue
         value = f"{some['accuracy']:.2f}% ± {some['interval']:.2f}"
         note = f"{some['episodes']:,} episodes, 95% interval"
         found.append(Row(f"{title}, {kind}", value, note))
@@ -212,7 +240,7 @@ class Transfer(Evaluation):
     train, test, held_out = self._features(bench, state, images)
     options: dict[str, Any] = {
       "num_classes": images.source.num_classes,
-      "per_class": name in self.per_class,
+      "per_class": _base(name) in map(_base, self.per_class),
       "penalties": np.logspace(*_RANGE, self.penalties),
     }
     bench.interrupt()
@@ -226,13 +254,16 @@ class Transfer(Evaluation):
       figures.setdefault("few_labels", {})[f"{100 * share:g}%"] = found
     for shots in self.shots:
       bench.interrupt()
-      found = episodes.run(
-        *test,
-        ways=self.ways,
-        shots=shots,
-        queries=self.queries,
-        number=self.episodes,
-      )
+      try:
+        found = episodes.run(
+          *test,
+          ways=self.ways,
+          shots=shots,
+          queries=self.queries,
+          number=self.episodes,
+        )
+      except UsageError as error:  # too few classes or images
+        found = {"left_out": first_line(error)}
       kind = f"{self.ways}-way {shots}-shot"
       figures.setdefault("episodes", {})[kind] = found
     return figures | {

@@ -11,7 +11,7 @@ from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.config.schema import find_source
 from essl_jax.data import subsets
-from essl_jax.data.checks import SPLITS
+from essl_jax.data.checks import SPLITS, UnknownSplitError
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.storage import places
@@ -94,6 +94,8 @@ class Shelf:
       try:
         there[split] = open_with(split)
       except UsageError as error:
+        if not _is_absent(error):
+          raise  # another split would not be what its owner meant
         first = first or error
     if not there:
       assert first is not None
@@ -125,6 +127,13 @@ class Shelf:
     differs = is_of_images and None in features["image"].shape[:2]
     size = self.size if differs else None
     return config_lib.Data(name=name, dir=self.dir, image_size=size)
+
+
+def _is_absent(error: UsageError) -> bool:
+  """Whether it says that there is no such split."""
+  cause = error.__cause__
+  is_unknown = any(isinstance(x, UnknownSplitError) for x in (error, cause))
+  return is_unknown or type(cause) in (KeyError, ValueError)  # of TFDS
 
 
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:

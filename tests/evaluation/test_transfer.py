@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import types
 
 from evaluation_helpers import clusters
@@ -116,6 +117,16 @@ def test_sets_at_hand_and_not(folder, tmp_path):
   assert two.sizes == [3, 20, 9]
 
 
+def test_a_split_that_does_not_fit_is_not_passed_over(folder, tmp_path):
+  """Its test images have a class that the others lack: none are others'."""
+  odd = tmp_path / "odd"
+  shutil.copytree(folder, odd)
+  new = odd / "test" / "zebra"
+  shutil.copytree(next((odd / "test").iterdir()), new)
+  found, left_out = transfer_sets.Shelf(None, SIZE).find([str(odd)])
+  assert not found and "zebra" in left_out[str(odd)]
+
+
 def test_sets_of_tfds_are_not_downloaded(monkeypatch):
   from essl_jax.data import prepared
 
@@ -139,7 +150,7 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
     per_class=(str(folder),),
     penalties=12,
     labels=(0.5,),
-    shots=(1,),
+    shots=(1, 50),
     ways=3,
     queries=2,
     episodes=20,
@@ -174,16 +185,19 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   assert 14 <= few["num_train"] <= 16
   assert 20 < some["accuracy"] < 90 and some["episodes"] == 20
   rows = measure.rows(found)
-  assert rows[-1].value == missing
+  *rows, too_many, last = rows
+  assert too_many.title.endswith("50-shot") and too_many.value == "left out"
+  assert "there are 0: give fewer ways" in too_many.note
+  assert last.value == missing
   name = f"Transfer to {folder}"
   titles = [name, f"{name}, 50% of labels", f"{name}, 3-way 1-shot"]
-  assert [x.title for x in rows[:-1]] == titles
+  assert [x.title for x in rows] == titles
   assert "±" in rows[2].value
 
 
 def test_nothing_to_measure_is_refused(bench, tmp_path):
   with pytest.raises(UsageError, match="config.transfer.sets is empty"):
-    transfer.Transfer().check(bench)
+    transfer.Transfer(sets=()).check(bench)
   missing = str(tmp_path / "missing.npz")
   with pytest.raises(UsageError, match="none of .*missing.npz is at hand"):
     transfer.Transfer(sets=(missing,)).check(bench)
