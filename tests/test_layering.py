@@ -90,6 +90,7 @@ MAY_NAME = {
   "evaluation/bench.py": "the mode finetune",
   "evaluation/results.py": "the mode finetune; the folder probe of a workdir",
   "evaluation/classifier.py": "the folder probe of a workdir",
+  "evaluation/transfer.py": "sets that are measured unless others are named",
   "evaluation/transfer_sets.py": "a set may be a folder of images",
   "photonics/regression.py": "the folder probe of a workdir",
   "losses/__init__.py": "functions that are called like their methods",

@@ -47,7 +47,8 @@ def _measure_views(monkeypatch, tiny_config):
   config = tiny_config(
     "simclr", terms=("equimod",), evaluations=("knn", "probe", *names)
   )
-  bench = mock.MagicMock(at_random=(), splits={})
+  splits = {"train_split": "train", "test_split": "test"}
+  bench = mock.MagicMock(at_random=(), splits=splits)
   bench.experiment.config = config
   bench.experiment.networks = networks_lib.make_networks(config)
   bench.experiment.mesh = parallel.make_mesh(jax.devices()[:1])
