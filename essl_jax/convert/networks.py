@@ -20,10 +20,10 @@ def choose(
     Beside a target network stand the heads that the trained one alone has.
 
   Raises:
-    UsageError: the method's module is gone, and the config names no network.
+    UsageError: the method's module is gone, and nothing else tells which.
   """
   asked = config.get("evaluate_network")
-  if not asked:  # other modules of the config may be gone
+  if not asked and tree.get("target"):  # other modules may be gone
     asked = parts.METHOD.find(config["method"]).evaluated_network
   target = (tree.get("target") or {}) if asked == "target" else {}
   variables = {

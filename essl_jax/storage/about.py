@@ -79,7 +79,6 @@ def make_importable(workdir: str | os.PathLike[str]) -> None:
   They come after all that is installed, which no run can so replace.
   """
   found = read(workdir).get("recipe_folder")
-  is_there = isinstance(found, str) and os.path.isabs(found)
-  if is_there and os.path.isdir(found) and found not in sys.path:
-    sys.path.append(found)
+  if isinstance(found, str) and os.path.isabs(found) and os.path.isdir(found):
+    sys.path += [found] if found not in sys.path else []
   recipes.make_importable(None)
