@@ -102,7 +102,13 @@ def adapt(config: dict[str, Any], given: Collection[str]) -> Iterator[str]:
   total = sizes[image_files.ALL]
   if total < 4:
     raise ValueError(f"{data['dir']} holds {total} image(s): give 4 or more")
-  if not {"data.train_split", "data.test_split"} & set(given):
+  splits = {"data.train_split", "data.test_split"}
+  if len(named := splits & set(given)) == 1:
+    (one,), (other,) = named, splits - named
+    raise ValueError(
+      f"config.{one} is set and config.{other} is not: set both, or none"
+    )
+  if not named:
     held = min(max(total // 10, 2), _MOST_HELD_OUT)
     data.update(train_split=f"all[{held}:]", test_split=f"all[:{held}]")
   parts = checks.parse_split(data["train_split"], sizes)

@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # not typing's, whose import takes milliseconds
 if TYPE_CHECKING:
   from essl_jax.api.embeddings import Embeddings, embed
-  from essl_jax.api.encoders import Encoder, Preprocess, load
+  from essl_jax.api.encoders import Encoder, load
+  from essl_jax.api.preparing import Preprocess
   from essl_jax.api.runs import Run, evaluate, recipes, train
   from essl_jax.errors import UsageError
 
@@ -37,7 +38,7 @@ __all__ = [
 _MODULES = {
   "Embeddings": "api.embeddings",
   "Encoder": "api.encoders",
-  "Preprocess": "api.encoders",
+  "Preprocess": "api.preparing",
   "Run": "api.runs",
   "UsageError": "errors",
   "embed": "api.embeddings",

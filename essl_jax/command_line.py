@@ -111,7 +111,8 @@ def _print_help(program: str, overrides: Sequence[str]) -> None:
   """The program's flags, then the fields of the config that is given."""
   is_ours = program.startswith("essl-jax")
   start = program if is_ours else "python -m essl_jax.main"
-  print(f"{start} --config=RECIPE[:VARIANT,...] [FLAGS]\n")
+  first = "RUN" if is_ours and RUN.value else "--config=RECIPE[:VARIANT,...]"
+  print(f"{start} {first} [FLAGS]\n")
   for module in ("essl_jax.command_line", "essl_jax.process_flags"):
     print(flags.FLAGS.module_help(module))
   if CONFIG.value is None and RUN.value is None:

@@ -15,13 +15,16 @@ PROGRAM = "essl-jax"
 
 def _train(words: Sequence[str]) -> int:
   """Trains by a recipe and evaluates: --config=RECIPE[:VARIANT] [FLAGS]."""
-  sys.argv = [f"{PROGRAM} train", *words]
+  sys.argv = [f"{PROGRAM} train", *_long_help(words)]
   return _main()
 
 
 def _evaluate(words: Sequence[str]) -> int:
   """Evaluates a run again with its own config: RUN [--config.FIELD=VALUE]."""
-  if words and words[0].lstrip("-") not in ("help", "helpfull"):
+  if _asks_help(words):
+    print(_EVALUATE_HELP)
+    return 0
+  if words and words[0] != "--helpfull":
     run, *words = words
     if run.startswith("-"):
       raise UsageError(
@@ -32,8 +35,27 @@ def _evaluate(words: Sequence[str]) -> int:
     raise UsageError(
       f"give the workdir of a run: {PROGRAM} evaluate RUN [FLAGS]"
     )
-  sys.argv = [f"{PROGRAM} evaluate", *words]
+  sys.argv = [f"{PROGRAM} evaluate", *_long_help(words)]
   return _main()
+
+
+_EVALUATE_HELP = f"""{PROGRAM} evaluate RUN [--config.FIELD=VALUE ...]
+
+Evaluates a run again with its own config, where no flag says otherwise.
+
+  RUN                       a run's workdir
+  --config.mode=finetune    fine-tunes in place of evaluating
+  --config.probe.epochs=10  so is any other field set
+
+{PROGRAM} evaluate RUN --help shows all fields of the run's config."""
+
+
+def _asks_help(words: Sequence[str]) -> bool:
+  return bool(words) and words[0] in ("-h", "-help", "--help", "help")
+
+
+def _long_help(words: Sequence[str]) -> list[str]:
+  return ["--help" if word == "-h" else word for word in words]
 
 
 def _main() -> int:
@@ -78,37 +100,39 @@ def _embed(words: Sequence[str]) -> int:
     help="images at a time, over all devices (default: 256 for each)",
   )
   parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument(
+    "--trust",
+    action="store_true",
+    help="lets *.safetensors name an encoder of your own, which is then run",
+  )
   _add_preprocessing(parser)
   options = parser.parse_args(words)
   if options.batch_size is not None:
     arguments_lib.check_least(options, 1, "batch_size")
   _start()
-  from essl_jax.api import embeddings, encoders
+  from essl_jax.api import embeddings
   from essl_jax.devices import cpu, parallel
 
   cpu.choose_kernels()
   cpu.keep_compiled()
   parallel.all_devices()
-  embeddings.check_out(options.out, overwrite=options.overwrite)
-  paths = [path for each in options.images for path in embeddings.find(each)]
-  encoder = encoders.load(
+  found = embeddings.of_paths(
     options.source,
-    checkpoint=options.checkpoint,
-    image_size=options.image_size,
-    resize_size=options.resize_size,
-    mean=options.mean,
-    std=options.std,
-  )
-  found = essl_jax.embed(
-    encoder,
-    paths,
+    options.images,
     out=options.out,
+    checkpoint=options.checkpoint,
     batch_size=options.batch_size,
     overwrite=options.overwrite,
+    as_flags=True,
+    trust=options.trust,
+    **{name: getattr(options, name) for name in _PREPROCESSING},
   )
   count, width = found.features.shape
   print(f"wrote {options.out}: {count:,} images, {width} features each")
   return 0
+
+
+_PREPROCESSING = ("image_size", "resize_size", "mean", "std", "white_level")
 
 
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +142,12 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
   group.add_argument("--resize-size", type=int, metavar="PIXELS")
   for name in ("--mean", "--std"):
     group.add_argument(name, type=_numbers, metavar="R,G,B")
+  group.add_argument(
+    "--white-level",
+    type=float,
+    metavar="LEVEL",
+    help="what is white in images of more than eight bits",
+  )
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from absl import flags
+from PIL import Image
 import program_helpers
 import pytest
 
@@ -14,7 +15,7 @@ from essl_jax import command_line, commands, main
 from essl_jax import config as config_lib
 from essl_jax.config import recipes
 from essl_jax.devices import cpu
-from essl_jax.storage import workdir
+from essl_jax.storage import weights, workdir
 
 pytestmark = pytest.mark.quick
 
@@ -46,6 +47,29 @@ def test_help_and_version(start):
   assert code == 0 and all(name in out for name in commands.COMMANDS)
   assert start()[1] == out
   assert start("--version")[1].strip() == essl_jax.__version__
+
+
+def test_every_command_shows_its_own_help(start):
+  for name in commands.COMMANDS:
+    code, out, err = start(name, "-h")
+    assert code == 0 and not err and name in out
+    assert start(name, "--help")[1] == out
+  assert "evaluate RUN" in start("evaluate", "-h")[1]
+
+
+def test_weights_that_do_not_say_it_are_asked_for_once(start, tmp_path):
+  fields = {"encoder": {"name": "resnet", "depth": 18, "width": 1}}
+  weights.save(tmp_path / "old.safetensors", {"params": {}}, fields)
+  Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+  out = f"--out={tmp_path / 'a.npz'}"
+  words = ("embed", tmp_path / "old.safetensors", tmp_path / "a.png", out)
+  code, _, err = start(*words)
+  assert code == 2 and err.count("\n") == 1
+  assert "give --image-size, --mean, --std" in err
+  fields = {"encoder": {"name": "mytrain:Foo"}}
+  weights.save(tmp_path / "own.safetensors", {"params": {}}, fields)
+  code, _, err = start("embed", tmp_path / "own.safetensors", *words[2:])
+  assert code == 2 and "--trust" in err and err.count("\n") == 1
 
 
 def test_recipes_are_listed_and_shown(start):

@@ -5,7 +5,7 @@ import csv
 import io
 import os
 import sys
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -62,17 +62,57 @@ def embed(
     UsageError: there is no such run, no image, or the file cannot be written;
       in one line.
   """
+  return of_paths(
+    source,
+    images,
+    out=out,
+    checkpoint=checkpoint,
+    batch_size=batch_size,
+    overwrite=overwrite,
+  )
+
+
+def of_paths(
+  source: str | os.PathLike[str] | encoders.Encoder,
+  images: Any,
+  *,
+  out: str | os.PathLike[str] | None,
+  checkpoint: str,
+  batch_size: int | None,
+  overwrite: bool,
+  as_flags: bool = False,
+  trust: bool = False,
+  **given: Any,
+) -> Embeddings:
+  """As `embed`; the command gives also what `encoders.read` takes.
+
+  Args:
+    source: see `embed`; so are the others.
+    images: see `embed`.
+    out: see `embed`.
+    checkpoint: see `embed`.
+    batch_size: see `embed`.
+    overwrite: see `embed`.
+    as_flags: whether a message names flags, not arguments.
+    trust: see `encoders.load`.
+    **given: what the weights may not say of images.
+
+  Returns:
+    Paths and features.
+
+  Raises:
+    UsageError: see `embed`.
+  """
   if out is not None:
     check_out(out, overwrite=overwrite)
-  is_one = isinstance(images, str | os.PathLike)
-  named: Iterable[str | os.PathLike[str]]
-  named = [images] if is_one else images  # type: ignore[list-item, assignment]
-  paths = [path for each in named for path in find(each)]
+  paths = [path for each in _named(images) for path in find(each)]
   if not paths:
     raise UsageError("no images are named: give a folder or files")
   encoder = source
   if not isinstance(encoder, encoders.Encoder):
-    encoder = encoders.load(encoder, checkpoint=checkpoint)
+    encoder = encoders.read(encoder, checkpoint, trust, **given)
+    if encoder.preprocess.lacking:
+      raise UsageError(encoder.preprocess.missing(as_flags))
 
   def report(place: int, why: str) -> None:
     line = f"essl_jax: {paths[place]} is broken, left out: {why}"
@@ -82,6 +122,23 @@ def embed(
   found = Embeddings([paths[row] for row in rows], features)
   if out is not None:
     outputs.write(out, to_bytes(found, os.fspath(out)))
+  return found
+
+
+def _named(images: Any) -> list[str | os.PathLike[str]]:
+  """Paths one by one; UsageError for what is none."""
+  if isinstance(images, str | os.PathLike):
+    return [images]
+  try:
+    found = list(images)
+  except TypeError:
+    found = [images]
+  for each in found:
+    if not isinstance(each, str | os.PathLike):
+      raise UsageError(
+        f"embed takes paths of images, got {type(each).__name__}: give arrays"
+        " and Pillow images to an encoder of essl_jax.load, as encoder(images)"
+      )
   return found
 
 
@@ -108,6 +165,8 @@ def find(path: str | os.PathLike[str]) -> list[str]:
     UsageError: there is no such path, or the folder holds no image.
   """
   text = os.fspath(path)
+  if "\0" in text:
+    raise UsageError(f"{text!r} is no path")
   with buckets.refused(text):
     if not places.is_folder(places.locate(text, "images")):
       if not places.exists(places.locate(text, "images")):

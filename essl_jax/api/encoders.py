@@ -7,74 +7,33 @@ import os
 import sys
 from typing import Any, Literal
 
+from flax.errors import FlaxError
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from essl_jax import config as config_lib
 from essl_jax.api import images as images_lib
+from essl_jax.api import preparing
 from essl_jax.api.images import Broken, ImageLike
+from essl_jax.api.preparing import Preprocess
+from essl_jax.config import parts, recipes
 from essl_jax.convert import encoders, runs
 from essl_jax.data.preprocessing import Preprocessing
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.models.layers import attention, convolution, dense
 from essl_jax.storage import buckets, places, weights
+from essl_jax.texts import first_line
 from essl_jax.training import networks
 from essl_jax.training import step as step_lib
 
 _BATCH = 256  # images a device encodes at once
 
 
-class Preprocess:
-  """Images of any kind to what the encoder takes: normalised pixels.
-
-  Attributes:
-    settings: what is done; None where the weights do not say.
-  """
-
-  def __init__(self, settings: Preprocessing | None, missing: str = ""):
-    """Takes the settings, or what to say of missing ones."""
-    self._settings, self._missing = settings, missing
-
-  @property
-  def settings(self) -> Preprocessing:
-    """See the attributes above; UsageError where they are not known."""
-    if self._settings is None:
-      raise UsageError(self._missing)
-    return self._settings
-
-  def __call__(self, images: Iterable[ImageLike]) -> jax.Array:
-    """Reads and prepares images, as the evaluations of a run do.
-
-    Args:
-      images: paths, arrays uint8 [H, W, 3] (or floating in [0, 1]) and images
-        of PIL; or one array [N, H, W, C].
-
-    Returns:
-      float32 [N, S, S, C], normalised.
-
-    Raises:
-      UsageError: an image cannot be read, or the weights do not say how to
-        prepare it.
-      ValueError: an array is no image.
-    """
-    settings = self.settings
-    listed = images_lib.as_list(images)
-    size, channels = settings.input_size, settings.image_shape[2]
-    found = np.empty((len(listed), size, size, channels), np.float32)
-    for rows, pixels in images_lib.batches(listed, settings, _BATCH):
-      found[rows] = _prepare(pixels, settings)
-    return jnp.asarray(found)
-
-
-@functools.partial(jax.jit, static_argnames="settings")
-def _prepare(pixels: jax.Array, settings: Preprocessing) -> jax.Array:
-  return settings.on_device(pixels)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
   """A trained encoder: images to features.
 
@@ -190,21 +149,31 @@ def load(
   checkpoint: Literal["latest", "best"] = "latest",
   image_size: int | None = None,
   resize_size: int | None = None,
-  mean: Sequence[float] | None = None,
-  std: Sequence[float] | None = None,
+  mean: ArrayLike | None = None,
+  std: ArrayLike | None = None,
+  white_level: float | None = None,
+  trust: bool = False,
 ) -> Encoder:
   """Loads a trained encoder.
+
+  A run brings the modules beside its recipe: load only runs that you trust. A
+  file of weights executes nothing.
 
   Args:
     path: a run's workdir, or a file of Flax weights (`*.safetensors`, from
       `essl-jax convert`); also in a bucket.
     checkpoint: of a run: the `latest`, or the `best` by kNN.
-    image_size: side of the images that it takes, in pixels, for weights that do
-      not say it; so are the others.
+    image_size: side of the images that are cut out, in pixels, for weights that
+      do not say it; so are the others. It is also the encoder's where the
+      weights do not say that.
     resize_size: length to which the shorter side is resized before the centre
       is cut; `image_size` by default.
-    mean: subtracted from the channels of images in [0, 1].
+    mean: subtracted from the channels of images in [0, 1]; a number, or one for
+      each channel.
     std: divides them.
+    white_level: of images of more than eight bits, what is white.
+    trust: whether a file of weights may name an encoder of your own, whose
+      module is imported from the current folder and so runs.
 
   Returns:
     The encoder. Of weights that do not say how images are prepared, a line on
@@ -214,24 +183,79 @@ def load(
     UsageError: there is no such run or file, or it holds no encoder; in one
       line.
   """
+  encoder = read(
+    path,
+    checkpoint,
+    trust=trust,
+    image_size=image_size,
+    resize_size=resize_size,
+    mean=mean,
+    std=std,
+    white_level=white_level,
+  )
+  if encoder.preprocess.lacking:
+    print(f"note: {encoder.preprocess.missing()}", file=sys.stderr)
+  return encoder
+
+
+def read(
+  path: str | os.PathLike[str],
+  checkpoint: str = "latest",
+  trust: bool = False,
+  **given: Any,
+) -> Encoder:
+  """As `load`, without the line of what is missing."""
   if checkpoint not in ("latest", "best"):
     raise UsageError(f"checkpoint must be latest or best, got {checkpoint!r}")
+  if "\0" in os.fspath(path):
+    raise UsageError(f"{os.fspath(path)!r} is no path")
   if _is_file(path):
     tree, metadata = weights.load(path)
+    _check_trust(path, metadata, trust)
   else:
     tree, metadata = runs.read(path, checkpoint)
-  given: dict[str, Any] = {
-    "image_size": image_size,
-    "resize_size": resize_size,
-    "mean": mean,
-    "std": std,
-  }
   module = _module(path, metadata)
   variables = {k: x["encoder"] for k, x in tree.items() if "encoder" in x}
   variables.setdefault("params", {})
-  return Encoder(
-    module, variables, _preprocess(path, metadata, given), metadata
-  )
+  preprocess = preparing.of_metadata(path, metadata, given)
+  if not preprocess.lacking and any(x is not None for x in given.values()):
+    _check_shape(module, variables, preprocess.settings)
+  return Encoder(module, variables, preprocess, metadata)
+
+
+def _check_trust(
+  path: str | os.PathLike[str], metadata: Mapping[str, Any], trust: bool
+) -> None:
+  """Refuses files that name a module to import; with trust, lets it be found.
+
+  Raises:
+    UsageError: the encoder is none of the package.
+  """
+  name = (encoders.fields(metadata) or {}).get("name", "")
+  if not parts.is_path(name):
+    return
+  if not trust:
+    raise UsageError(
+      f"{os.fspath(path)} names the encoder {name!r:.80}, whose module would be"
+      " run: if you trust the file and that module, give trust=True to"
+      " essl_jax.load (--trust to essl-jax embed)"
+    )
+  recipes.make_importable(None)
+
+
+def _check_shape(
+  module: nn.Module, variables: Mapping[str, Any], settings: Preprocessing
+) -> None:
+  """Refuses images that the encoder cannot take, before any is read."""
+  size, channels = settings.input_size, settings.image_shape[2]
+  images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+  try:
+    jax.eval_shape(step_lib.make_encode(module), variables, images)
+  except (FlaxError, TypeError, ValueError) as error:
+    raise UsageError(
+      f"the encoder takes no images [{size}, {size}, {channels}]: give another"
+      f" image_size, mean or std ({first_line(error)})"
+    ) from error
 
 
 def _is_file(path: str | os.PathLike[str]) -> bool:
@@ -253,8 +277,6 @@ def _module(
       f"{os.fspath(path)} does not say which encoder it holds: export or"
       " convert its weights again"
     )
-  if os.getcwd() not in sys.path:  # modules of one's own, as for recipes
-    sys.path.append(os.getcwd())
   platform = jax.local_devices()[0].platform
   return networks.make_encoder(
     config_lib.encoder(found),
@@ -263,38 +285,3 @@ def _module(
     dot_general=dense.default_dot_general(platform),
     dot_product_attention=attention.default_attention(platform),
   )
-
-
-def _preprocess(
-  path: str | os.PathLike[str],
-  metadata: Mapping[str, Any],
-  given: Mapping[str, Any],
-) -> Preprocess:
-  """What the weights say of images, and what the caller says."""
-  name, own = os.fspath(path), {k: x for k, x in given.items() if x is not None}
-  known: dict[str, Any] = {}
-  if (stated := metadata.get("preprocessing")) is not None:
-    try:
-      known = Preprocessing.from_json(stated).to_json()
-    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-      raise UsageError(
-        f"{name} has a damaged header (preprocessing): export its weights again"
-      ) from error
-  lacking = [x for x in ("image_size", "mean", "std") if x not in own]
-  if lacking and not known:
-    missing = (
-      f"{name} does not say how its images were prepared: give"
-      f" {', '.join(lacking)} to essl_jax.load, or export its run again"
-    )
-    print(f"note: {missing}", file=sys.stderr)
-    return Preprocess(None, missing)
-  if (size := own.pop("image_size", None)) is not None:
-    channels = len(own.get("mean") or known["mean"])
-    known |= {"image_shape": (size, size, channels)}
-    known |= {"resize_size": size, "input_size": size}
-  try:
-    return Preprocess(Preprocessing.from_json(known | own))
-  except (ArithmeticError, TypeError, ValueError) as error:
-    raise UsageError(
-      f"image_size, resize_size, mean or std is wrong: {error}"
-    ) from error

@@ -6,14 +6,21 @@ import pathlib
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from essl_jax.data import batches as batches_lib
 from essl_jax.data.crops import decode, quieten
-from essl_jax.data.levels import BrokenImageError, Levels
+from essl_jax.data.levels import (
+  BrokenImageError,
+  Levels,
+  UnclearLevelsError,
+  to_rgb,
+)
 from essl_jax.data.limits import NotReadableError, regular_size
 from essl_jax.data.preprocessing import Preprocessing
+from essl_jax.data.stored import Stored, stored_as
 from essl_jax.errors import UsageError
 from essl_jax.storage import places
 from essl_jax.texts import first_line
@@ -33,6 +40,8 @@ _UNREADABLE = (
   IsADirectoryError,
   PermissionError,
 )
+_FIELD, _ARGUMENT = "--config.data.white_level", "white_level (--white-level)"
+_WORDS = 65535
 _BLANK = -1  # the row of an image that was left out
 
 
@@ -84,14 +93,17 @@ def batches(
     where images of another kind have the encoder's shape already.
 
   Raises:
-    UsageError: an image cannot be read.
+    UsageError: an image cannot be read, or its levels cannot be known.
+    ValueError: an array is no image.
   """
   rest = []
   exact: dict[Any, list[int]] = {}
   square = (preprocessing.side, preprocessing.side, 3)
   for place, image in enumerate(images):
     if _is_taken(image, preprocessing) and preprocessing.image_shape != square:
-      exact.setdefault(np.asarray(image).dtype, []).append(place)
+      pixels = np.asarray(image)
+      _check_pixels(pixels)
+      exact.setdefault(pixels.dtype, []).append(place)
     else:
       rest.append(place)
   for alike in exact.values():
@@ -106,9 +118,11 @@ def batches(
       f"image {rest[0]} is {_describe(images[rest[0]])}, and the encoder takes"
       f" arrays {shape} alone"
     )
+  quieten()
+  levels = Levels(preprocessing.white_level)  # the same for all images
   for batch in batches_lib.run(
-    _job(images, rest[start : start + batch_size], preprocessing, broken)
-    for start in range(0, len(rest), batch_size)
+    _job(images, rest[i : i + batch_size], preprocessing, levels, broken)
+    for i in range(0, len(rest), batch_size)
   ):
     is_read = batch["label"] != _BLANK
     yield batch["label"][is_read], batch["image"][is_read]
@@ -124,15 +138,17 @@ def _job(
   images: Sequence[ImageLike],
   places_of: Sequence[int],
   preprocessing: Preprocessing,
+  levels: Levels,
   broken: Broken | None,
 ) -> batches_lib.Job:
-  quieten()
-  levels = Levels(preprocessing.white_level)
-
   def load(row: int) -> tuple[Image.Image, int]:
     place = places_of[row]
     try:
       return _open(images[place], levels), place
+    except UnclearLevelsError as error:
+      why = first_line(error).replace(_FIELD, _ARGUMENT)
+      told = f"cannot read {_describe(images[place])}: {why}"
+      raise UsageError(told) from error
     except _UNREADABLE as error:
       why = getattr(error, "strerror", None) or first_line(error)
       if broken is None:
@@ -150,9 +166,11 @@ def _job(
 def _open(image: ImageLike, levels: Levels) -> Image.Image:
   """An image in PIL's mode RGB."""
   if isinstance(image, Image.Image):
-    return image.convert("RGB")
+    return _of_pil(image, levels)
   if not isinstance(image, str | os.PathLike):
     return Image.fromarray(_to_bytes(image))
+  if "\0" in os.fspath(image):
+    raise BrokenImageError(f"{os.fspath(image)!r} is no path")
   if places.is_remote(image):
     return decode(places.locate(image, "image").read_bytes(), levels=levels)
   path = pathlib.Path(image).expanduser()
@@ -171,21 +189,46 @@ def _to_bytes(image: Any) -> np.ndarray:
       "arrays of images must be [H, W, 3], [H, W, 1] or [H, W], got shape"
       f" {list(np.shape(image))}"
     )
-  if np.issubdtype(pixels.dtype, np.floating):
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
+  _check_pixels(pixels)
+  if pixels.dtype != np.uint8:
+    pixels = np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
+  return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+  """ValueError for what is neither uint8 nor floating in [0, 1]."""
+  if jnp.issubdtype(pixels.dtype, jnp.floating):
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # nor is NaN
       raise ValueError(
         f"floating pixels must be in [0, 1], got {pixels.min()} to"
         f" {pixels.max()}: divide 0 to 255 by 255"
       )
-    pixels = np.rint(pixels * 255).astype(np.uint8)
-  if pixels.dtype != np.uint8:
+  elif pixels.dtype != np.uint8:
     raise ValueError(
       f"pixels must be uint8, or floating in [0, 1], got {pixels.dtype}"
     )
-  return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _of_pil(image: Image.Image, levels: Levels) -> Image.Image:
+  """As `decode`, of an image that PIL has opened or made."""
+  try:
+    stored = stored_as(image, b"")
+    image.load()
+    if 0 in image.size:
+      raise BrokenImageError("it has no pixels")
+    if image.format == "PPM" and image.mode == "I":
+      stored = Stored("", _WORDS)  # PIL scales all to 16 bits
+    return to_rgb(image, stored, levels)
+  except (BrokenImageError, MemoryError):
+    raise
+  # PIL's decoders raise whatever a damaged file leads them to.
+  except Exception as error:
+    raise BrokenImageError(first_line(error, with_type=True)) from error
 
 
 def _describe(image: ImageLike) -> str:
   if isinstance(image, str | os.PathLike):
     return os.fspath(image)
+  if isinstance(image, Image.Image):  # np.shape would load it
+    return f"an image of Pillow, {image.mode} {image.width} x {image.height}"
   return f"{type(image).__name__} {list(np.shape(image))}"  # type: ignore[arg-type]

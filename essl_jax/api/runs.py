@@ -23,7 +23,7 @@ class Run:
   Attributes:
     workdir: where everything was written.
     config: its config, checked.
-    results: what `results.json` holds.
+    results: what `results.json` holds; empty unless the run has finished.
     is_finished: False where SIGTERM stopped it; the same call goes on.
   """
 
@@ -34,7 +34,10 @@ class Run:
 
   @property
   def figures(self) -> Mapping[str, Any]:
-    """The figures of each evaluation, such as `figures["knn"]["knn_top1"]`."""
+    """The figures of each evaluation, such as `figures["knn"]["knn_top1"]`.
+
+    Empty where the run has not finished.
+    """
     return self.results.get("figures", {})
 
   @property
@@ -125,7 +128,7 @@ def _run(
   with processes.one_comparison() as agree:
     is_finished = run_lib.run(config, workdir, agree, told)
   path, results = workdir / "results.json", {}
-  if places.exists(path):
+  if is_finished and places.exists(path):  # else of an earlier call
     results = json_files.read_object(path)
   return Run(str(workdir), config, results, is_finished)
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from essl_jax import config as config_lib
-from essl_jax.errors import UsageError
+from essl_jax.config import parts
 
 
 def choose(
@@ -19,12 +18,13 @@ def choose(
   Returns:
     `{"params": ..., "batch_stats": ...}` by network, and `online` or `target`.
     Beside a target network stand the heads that the trained one alone has.
+
+  Raises:
+    UsageError: the method's module is gone, and nothing else tells which.
   """
   asked = config.get("evaluate_network")
-  try:
-    asked = config_lib.evaluated_network(config_lib.parse(config))
-  except UsageError:  # the modules of its parts may be gone
-    asked = asked or "online"
+  if not asked and tree.get("target"):  # other modules may be gone
+    asked = parts.METHOD.find(config["method"]).evaluated_network
   target = (tree.get("target") or {}) if asked == "target" else {}
   variables = {
     name: {**tree.get(name, {}), **target.get(name, {})}

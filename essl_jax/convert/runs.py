@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import json
 import os
+import sys
 from typing import Any
 
 from essl_jax import config as config_lib
@@ -74,7 +75,8 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
     try:
       section = parts.TERM.find(name).section
     except UsageError as error:  # its module may be gone
-      print(f"note: the file does not say what its head was asked for: {error}")
+      line = "note: the file does not say what its head was asked for"
+      print(f"{line}: {error}", file=sys.stderr)
     else:
       metadata |= {section: config[section]} if section in config else {}
   return metadata
@@ -83,26 +85,28 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _preprocessing(
   workdir: str | os.PathLike[str], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What was done to the images, as the run or else its config says."""
+  """What was done to the images, as the run or else its config says.
+
+  Runs of earlier versions do not say the size of images that have it from their
+  source: `image_shape` and `resize_size` are missing then.
+  """
   known = about_lib.read(workdir)
-  names = ("preprocessing", "classes", "recipe", "overrides")
+  names = ("preprocessing", "classes", "recipe")  # no private paths
   found = {name: known[name] for name in names if name in known}
   if "preprocessing" not in found:
     view, data = config["views"]["first"], config["data"]
-    side = data.get("image_size") or view["size"]
-    found["preprocessing"] = Preprocessing(
-      image_shape=(side, side, len(view["mean"])),
-      resize_size=data.get("resize_size") or side,
-      input_size=view["size"],
-      mean=tuple(view["mean"]),
-      std=tuple(view["std"]),
-      white_level=data.get("white_level"),
-    ).to_json()
-    if not data.get("image_size"):
-      print(
-        f"note: {workdir} is of an earlier version and does not say the size of"
-        f" its images: they are taken for {side} x {side} pixels"
-      )
+    stated = {
+      "input_size": view["size"],
+      "mean": tuple(view["mean"]),
+      "std": tuple(view["std"]),
+      "white_level": data.get("white_level"),
+    }
+    if side := data.get("image_size"):
+      resize = data.get("resize_size") or side
+      shape = (side, side, len(view["mean"]))
+      whole = Preprocessing(image_shape=shape, resize_size=resize, **stated)
+      stated = whole.to_json()
+    found["preprocessing"] = stated
   return found
 
 

@@ -1,6 +1,7 @@
 """Image files without labels: a folder of any layout."""
 
 from collections.abc import Mapping
+import hashlib
 
 import numpy as np
 
@@ -22,8 +23,9 @@ def open_image_files(settings: config_lib.Data) -> EncodedSource:
 
   They may lie in it or in folders of any depth, such as those of classes, whose
   names are not read. The splits are the folders directly in it, and `all`:
-  every image. Of "all[:10%]" the images are taken from a fixed random order,
-  and "all[10%:]" are the others.
+  every image. Of "all[:10%]" the images are taken in the order of a hash of
+  their paths below the folder, and "all[10%:]" are the others. So an image that
+  is added moves those alone that lie at the border.
 
   Args:
     settings: `config.data`: `dir` is the folder, of this machine or in a
@@ -102,6 +104,11 @@ class _ImageFiles:
         f"{files.root} holds no images: give a folder of image files, which may"
         " lie in folders of any depth"
       )
+    if any(path.startswith(f"{ALL}/") for path in found.files):
+      raise UsageError(
+        f"{files.root} holds a folder `{ALL}`, which is the split of every"
+        " image: rename it"
+      )
     self._files, self._inside = files, found.files
     members: dict[str, list[int]] = {}
     for row, path in enumerate(found.files):
@@ -126,9 +133,15 @@ class _ImageFiles:
       ) from error
     found = []
     for name, chosen in parts:
-      order = np.random.default_rng(0).permutation(self.sizes[name])
-      found.append(self._members[name][np.sort(order[chosen])])
+      members = self._members[name]
+      order = sorted(members.tolist(), key=self._place)
+      found.append(np.sort(np.array(order, np.int64)[chosen]))
     return np.concatenate(found)
+
+  def _place(self, index: int) -> bytes:
+    """What an image is sorted by: nothing of the other images."""
+    path = self._inside[index].encode("utf-8", "surrogateescape")
+    return hashlib.sha256(path).digest()
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     return self._files.read(self.name(index)), _NO_LABEL

@@ -132,8 +132,8 @@ class Preprocessing:
     channels = made.image_shape[2]
     if not len(made.mean) == len(made.std) == channels or min(made.std) <= 0:
       raise ValueError("mean and std must be a number for each channel")
-    if made.white_level is not None:
-      _numbers([made.white_level])
+    if made.white_level is not None and not _numbers([made.white_level])[0] > 0:
+      raise ValueError(f"white_level must be above 0, got {made.white_level}")
     if made.resize_size < made.side:
       raise ValueError("resize_size must not be below the side of the images")
     return made

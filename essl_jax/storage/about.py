@@ -5,6 +5,7 @@ Neither changes what is trained, and the encoder cannot be used without.
 
 from collections.abc import Mapping, Sequence
 import os
+import sys
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from essl_jax.storage import json_files, places
 from essl_jax.storage.workdir import write_json
 
 NAME = "about.json"
+_OF_RECIPE = ("recipe", "overrides", "recipe_folder")
 
 
 def write(
@@ -25,12 +27,18 @@ def write(
     workdir: held by this process.
     about: entries that JSON can hold; None stands for what is not known.
     overwrite: replaces what is there; by default it stays, since the run that
-      was begun with it is the one that is trained.
+      was begun with it is the one that is trained. The entries of a recipe go
+      together, and stay where no other recipe is told.
   """
   if jax.process_index() > 0:
     return
-  before = {} if overwrite else read(workdir)
-  known = {name: x for name, x in about.items() if x is not None} | before
+  before = read(workdir)
+  new = {name: x for name, x in about.items() if x is not None}
+  known = new if overwrite else new | before
+  is_told = "recipe" in new and (overwrite or "recipe" not in before)
+  chosen = new if is_told else before
+  known = {k: x for k, x in known.items() if k not in _OF_RECIPE}
+  known |= {k: chosen[k] for k in _OF_RECIPE if k in chosen}
   if known != before:
     write_json(workdir / NAME, known)
 
@@ -66,7 +74,11 @@ def of_recipe(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def make_importable(workdir: str | os.PathLike[str]) -> None:
-  """Lets the modules that a run's recipe brought be imported again."""
+  """Lets the modules that a run's recipe brought be imported again.
+
+  They come after all that is installed, which no run can so replace.
+  """
   found = read(workdir).get("recipe_folder")
-  is_there = isinstance(found, str) and os.path.isdir(found)
-  recipes.make_importable(found if is_there else None)
+  if isinstance(found, str) and os.path.isabs(found) and os.path.isdir(found):
+    sys.path += [found] if found not in sys.path else []
+  recipes.make_importable(None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,10 @@ import essl_jax
 from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.api import encoders
+from essl_jax.api import images as images_lib
 from essl_jax.convert import __main__ as program
 from essl_jax.data.labels import class_names
+from essl_jax.data.preprocessing import Preprocessing
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation.encoding import Encoding
@@ -201,8 +204,37 @@ def test_runs_of_earlier_versions_load(digits_run, tmp_path, capsys):
   for name in ("config.json", "checkpoints"):
     (old / name).symlink_to(workdir / name)
   encoder = essl_jax.load(old)
-  assert "does not say the size of its images" in capsys.readouterr().out
-  assert encoder.preprocess.settings.image_shape == (16, 16, 3)
+  printed = capsys.readouterr()
+  assert "give image_size" in printed.err and "mean" not in printed.err
+  assert not printed.out
+  with pytest.raises(UsageError, match="give image_size"):
+    encoder([np.zeros((8, 8, 3), np.uint8)])
+  settings = essl_jax.load(old, image_size=8).preprocess.settings
+  assert settings.image_shape == (8, 8, 3) and settings.input_size == 16
+  whole = essl_jax.load(workdir, image_size=20, resize_size=24)
+  settings = whole.preprocess.settings
+  assert settings.image_shape == (20, 20, 3) and settings.resize_size == 24
+  assert settings.input_size == 16
+
+
+def test_what_is_given_of_images_is_checked(digits_run):
+  settings = essl_jax.load(
+    digits_run[0], mean=0.5, std=np.full(3, 0.25), white_level=4095
+  ).preprocess.settings
+  assert settings.mean == (0.5,) * 3 and settings.std == (0.25,) * 3
+  assert settings.white_level == 4095
+  for wrong in (
+    {"mean": (0.5, 0.5)},
+    {"std": 0},
+    {"image_size": 8.5},
+    {"white_level": 0},
+    {"mean": "a"},
+  ):
+    with pytest.raises(UsageError, match="is wrong") as error:
+      essl_jax.load(digits_run[0], **wrong)
+    assert "\n" not in str(error.value)
+  with pytest.raises(UsageError, match="is no path"):
+    essl_jax.load("a\0b")
 
 
 def test_encoders_of_ones_own_are_exported_and_loaded(
@@ -217,10 +249,82 @@ def test_encoders_of_ones_own_are_exported_and_loaded(
   expected = begin(tmp_path / "run", config)
   path = tmp_path / "weights.safetensors"
   program.main(["export", str(tmp_path / "run"), str(path)])
+  with pytest.raises(UsageError, match="trust=True"):
+    essl_jax.load(path)
   images = data.load_digits().test_images[:20]
-  found = essl_jax.load(path)(images)
+  found = essl_jax.load(path, trust=True)(images)
   assert found.shape == (20, 6)
   np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_files_of_weights_run_nothing(digits_run, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mytrain.py").write_text("raise SystemExit('was run')")
+  variables, metadata = encoders.runs.read(digits_run[0])
+  path = tmp_path / "weights.safetensors"
+  weights.save(path, variables, metadata | {"encoder": {"name": "mytrain:A"}})
+  before = list(sys.path)
+  with pytest.raises(UsageError, match="'mytrain:A'.*trust=True"):
+    essl_jax.load(path)
+  assert sys.path == before and "mytrain" not in sys.modules
+
+
+def test_exports_hold_no_private_paths(digits_run, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    about,
+    "read",
+    lambda _: {
+      "recipe": "a",
+      "overrides": ["--config.data.dir=/home/me"],
+      "recipe_folder": "/home/me",
+    },
+  )
+  monkeypatch.setattr(about, "make_importable", lambda _: None)
+  _, metadata = encoders.runs.read(digits_run[0])
+  assert metadata["recipe"] == "a" and "/home/me" not in json.dumps(metadata)
+
+
+def test_pillow_images_are_read_as_files_are(folder_run, tmp_path):
+  """Levels of 16 bits are no bytes, and batches agree about them."""
+  encoder = essl_jax.load(folder_run[0])
+  wide = np.linspace(0, 65535, 16 * 18).reshape(16, 18).astype(np.uint16)
+  Image.fromarray(wide).save(tmp_path / "wide.png")
+  Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "cut.png")
+  content = (tmp_path / "cut.png").read_bytes()
+  (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+  floats = Image.fromarray((wide / 65535).astype(np.float32))
+  opened = [Image.open(tmp_path / "wide.png"), Image.fromarray(wide), floats]
+  file, *own = encoder([str(tmp_path / "wide.png"), *opened])
+  for found in own[:2]:
+    np.testing.assert_allclose(found, file, atol=1e-5)
+  np.testing.assert_allclose(own[2], file, rtol=0.02)  # floats are rounded
+  assert np.isfinite(encoder([Image.new("LA", (9, 9)).convert("La")])).all()
+  loud = Image.fromarray((wide / 257).astype(np.float32))
+  for images in (
+    [Image.open(tmp_path / "cut.png")],
+    [Image.new("RGB", (0, 4))],
+    [Image.fromarray(wide // 16)],  # of 12 bits, or dark
+    ["a\0b"],
+  ):
+    with pytest.raises(UsageError) as error:
+      encoder(images)
+    assert "\n" not in str(error.value)
+  with pytest.raises(UsageError, match="give|set white_level"):
+    encoder([floats, loud], batch_size=1)
+  told = []
+  with pytest.raises(UsageError, match="set white_level"):
+    encoder.encode([Image.fromarray(wide // 16)], None, told.append)
+  assert not told
+
+
+def test_arrays_of_other_shapes_than_squares_are_checked():
+  settings = Preprocessing((8, 8, 1), 8, 8, (0.5,), (0.5,))
+  zeros = np.zeros((8, 8, 1), np.float32)
+  for wrong in (zeros + 255, zeros + np.nan, zeros.astype(np.int64)):
+    with pytest.raises(ValueError, match="must be"):
+      list(images_lib.batches([wrong], settings, 4))
+  ((rows, found),) = images_lib.batches([zeros + 1], settings, 4)
+  assert rows.tolist() == [0] and found.shape == (1, 8, 8, 1)
 
 
 def test_wrong_images_are_one_line(digits_run, tmp_path):

@@ -47,6 +47,14 @@ def test_training_takes_a_name_and_fields(started, tmp_path):
   assert run.figures["knn"]["knn_top1"] == 50 and run.step == 7
 
 
+def test_stopped_runs_have_no_figures(started, tmp_path, monkeypatch):
+  run = essl_jax.train("quickstart", workdir=tmp_path / "run")
+  assert run.figures and run.step == 7
+  monkeypatch.setattr(runs.run_lib, "run", lambda *_: False)
+  run = essl_jax.train("quickstart", workdir=tmp_path / "run")
+  assert not run.is_finished and not run.figures and run.step is None
+
+
 def test_the_workdir_is_named_after_the_recipe(started, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   run = essl_jax.train("quickstart:baseline")

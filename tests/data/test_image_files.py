@@ -90,6 +90,25 @@ def test_wrong_folders_and_splits_are_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_added_images_do_not_move_others(tmp_path):
+  """Beside those at the border, of which there are as many as were added."""
+  root = write(tmp_path, LAYOUTS["flat"])
+  halves = {"train_split": "all[10:]", "test_split": "all[:10]"}
+  before = seen(open_source(root, **halves), "test")
+  for i in range(SIZE, SIZE + 3):
+    write_image(root / f"a{i}.png", i, (9, 9))
+  after = seen(open_source(root, **halves), "test")
+  added = after - set(range(SIZE))
+  assert len(before) == len(after) == 10 and len(before - after) == len(added)
+  assert before != set(range(10))
+
+
+def test_a_folder_called_all_is_refused(tmp_path):
+  write(tmp_path / "photos" / "all", LAYOUTS["flat"])
+  with pytest.raises(UsageError, match="folder `all`.*rename"):
+    open_source(tmp_path / "photos")
+
+
 def test_images_are_held_in_memory_where_it_is_asked_for(tmp_path):
   source = open_source(write(tmp_path, LAYOUTS["flat"]), on_device=True)
   assert isinstance(source, data.ArraySource) and source.num_classes == 0
@@ -170,10 +189,16 @@ def test_the_recipe_fits_the_number_of_images(folders, monkeypatch):
   assert config.data.test_split == "all[:2]"
   assert "20 images" in line and "800 epochs at batch size 4" in line
   config, (line,) = load(
-    folders / "bare", "--config.epochs=3", "--config.data.test_split=all"
+    folders / "bare",
+    "--config.epochs=3",
+    "--config.data.test_split=all",
+    "--config.data.train_split=all",
   )
   assert config.epochs == 3 and config.optimizer.warmup_epochs == 0
   assert config.data.train_split == "all" and "3 epochs" in line
+  for name in ("train", "test"):
+    with pytest.raises(ValueError, match="set both, or none"):
+      load(folders / "bare", f"--config.data.{name}_split=all[5:]")
   for images, batch, epochs in ((300, 64, 800), (50_000, 256, 166)):
     counted = {"all": images}
     monkeypatch.setattr(image_files, "sizes", lambda *_, n=counted: n)

@@ -198,8 +198,12 @@ def test_the_export_holds_the_network_that_was_measured(
 def test_exports_of_runs_whose_modules_are_gone():
   tree = {"params": {"encoder": 1, "head": 2}, "batch_stats": {}}
   tree |= {"target": {"params": {"encoder": 3}, "batch_stats": {}}}
+  other = {"method": "dino", "terms": ("gone:Term",)}
+  assert networks_of_run.choose(other, tree)[1] == "target"
   config = {"method": "gone:Method"}
-  variables, network = networks_of_run.choose(config, tree)
+  with pytest.raises(UsageError, match="there is no module gone"):
+    networks_of_run.choose(config, tree)  # which of the two is not known
+  variables, network = networks_of_run.choose(config, tree | {"target": None})
   assert (variables["params"], network) == (tree["params"], "online")
   config["evaluate_network"] = "target"
   variables, network = networks_of_run.choose(config, tree)
