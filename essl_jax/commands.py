@@ -74,8 +74,7 @@ def _main() -> int:
   return 0
 
 
-def _embed(words: Sequence[str]) -> int:
-  """Writes the features of images: RUN IMAGES... --out=FILE.npz|.csv."""
+def _embed_parser() -> arguments_lib.Parser:
   parser = arguments_lib.Parser(
     prog=f"{PROGRAM} embed",
     description="Writes the features of images, as a run's evaluations see"
@@ -106,7 +105,12 @@ def _embed(words: Sequence[str]) -> int:
     help="lets *.safetensors name an encoder of your own, which is then run",
   )
   _add_preprocessing(parser)
-  options = parser.parse_args(words)
+  return parser
+
+
+def _embed(words: Sequence[str]) -> int:
+  """Writes the features of images: RUN IMAGES... --out=FILE.npz|.csv."""
+  options = _embed_parser().parse_args(words)
   if options.batch_size is not None:
     arguments_lib.check_least(options, 1, "batch_size")
   _start()

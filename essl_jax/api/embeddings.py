@@ -86,22 +86,7 @@ def of_paths(
 ) -> Embeddings:
   """As `embed`; the command gives also what `encoders.read` takes.
 
-  Args:
-    source: see `embed`; so are the others.
-    images: see `embed`.
-    out: see `embed`.
-    checkpoint: see `embed`.
-    batch_size: see `embed`.
-    overwrite: see `embed`.
-    as_flags: whether a message names flags, not arguments.
-    trust: see `encoders.load`.
-    **given: what the weights may not say of images.
-
-  Returns:
-    Paths and features.
-
-  Raises:
-    UsageError: see `embed`.
+  With `as_flags` messages name flags, not arguments.
   """
   if out is not None:
     check_out(out, overwrite=overwrite)

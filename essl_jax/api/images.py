@@ -96,16 +96,7 @@ def batches(
     UsageError: an image cannot be read, or its levels cannot be known.
     ValueError: an array is no image.
   """
-  rest = []
-  exact: dict[Any, list[int]] = {}
-  square = (preprocessing.side, preprocessing.side, 3)
-  for place, image in enumerate(images):
-    if _is_taken(image, preprocessing) and preprocessing.image_shape != square:
-      pixels = np.asarray(image)
-      _check_pixels(pixels)
-      exact.setdefault(pixels.dtype, []).append(place)
-    else:
-      rest.append(place)
+  exact, rest = _by_work(images, preprocessing)
   for alike in exact.values():
     for start in range(0, len(alike), batch_size):
       part = alike[start : start + batch_size]
@@ -126,6 +117,23 @@ def batches(
   ):
     is_read = batch["label"] != _BLANK
     yield batch["label"][is_read], batch["image"][is_read]
+
+
+def _by_work(
+  images: Sequence[ImageLike], preprocessing: Preprocessing
+) -> tuple[dict[Any, list[int]], list[int]]:
+  """Places of images that the host leaves alone, by type, and of the others."""
+  rest = []
+  exact: dict[Any, list[int]] = {}
+  square = (preprocessing.side, preprocessing.side, 3)
+  for place, image in enumerate(images):
+    if _is_taken(image, preprocessing) and preprocessing.image_shape != square:
+      pixels = np.asarray(image)
+      _check_pixels(pixels)
+      exact.setdefault(pixels.dtype, []).append(place)
+    else:
+      rest.append(place)
+  return exact, rest
 
 
 def _is_taken(image: ImageLike, preprocessing: Preprocessing) -> bool:

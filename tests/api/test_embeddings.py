@@ -98,6 +98,9 @@ def test_wrong_input_is_told_before_anything_is_computed(tmp_path, mean):
     (tmp_path, {}, "holds no images"),
     (tmp_path / "nowhere", {}, "no file or folder"),
     ([], {}, "no images are named"),
+    ([np.zeros((4, 4, 3), np.uint8)], {}, "takes paths"),
+    (None, {}, "takes paths"),
+    ("a\0b", {}, "is no path"),
     (tmp_path, {"out": tmp_path / "a.txt"}, "no known ending"),
     (tmp_path, {"out": tmp_path / "no" / "a.npz"}, "cannot write"),
   ):
