@@ -96,7 +96,10 @@ def test_every_field_is_read(monkeypatch, tmp_path, tiny_config):
   np.savez(path, **arrays, test_images=images, test_labels=labels)
   given = {"data": {"name": str(path)}, "encoder": {"blocks": (1,)}}
   paper = {"protocol": "paper", "epochs": 1, "batch_size": 16}
-  config = tiny_config("simsiam", **given, probe=paper)
+  moved = {"sets": (str(path),), "penalties": 2, "labels": (0.5,)}
+  moved |= {"shots": (1,), "ways": 2, "queries": 1, "episodes": 2}
+  measures = {"evaluations": ("knn", "probe", "transfer"), "transfer": moved}
+  config = tiny_config("simsiam", **given, probe=paper, **measures)
   few = {"labels": 0.5, "epochs": 1, "batch_size": 16}
   tuned = tiny_config("simsiam", **given, mode="finetune", finetune=few)
   raw = photonics_helpers.raw_config(epochs=0)
