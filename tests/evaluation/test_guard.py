@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from essl_jax import config as config_lib
 from essl_jax import run as train
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
@@ -95,15 +96,19 @@ def make_bench(evaluation):
   return bench_lib.Bench(mock.Mock(), mock.MagicMock(), (evaluation,))
 
 
+def make_of(config, evaluations):
+  """A bench of a config, of an experiment that looks at nothing."""
+  experiment = mock.MagicMock(config=config, evaluations=evaluations)
+  with mock.patch.object(bench_lib, "Encoding"):
+    return bench_lib.make(experiment)
+
+
 def call(evaluation, hook):
   """Calls a method as a run does."""
   bench = make_bench(evaluation)
   if hook == "check":
     config = mock.Mock(mode="train", epochs=1, evaluate_checkpoint="latest")
-    with mock.patch.object(
-      bench_lib.config_lib, "evaluations", lambda _: [evaluation]
-    ):
-      return bench_lib.make(mock.MagicMock(config=config))
+    return make_of(config, [evaluation])
   return {
     "monitor": functools.partial(bench.monitor, None, is_last=True),
     "describe": functools.partial(bench.monitor, None, is_last=True),
@@ -188,14 +193,15 @@ def test_wrong_settings_are_refused_before_training(
 
 def test_the_best_checkpoint_is_that_of_another_mode(tiny_config):
   """Training has ranked checkpoints by kNN, which does not fine-tune."""
-  make = functools.partial(
-    tiny_config, mode="finetune", evaluate_checkpoint="best"
-  )
-  bench = bench_lib.make(mock.MagicMock(config=make()))
-  assert [x.name for x in bench.evaluations] == ["finetune"]
-  config = make(knn={"every_epochs": 0})
+
+  def make(**fields):
+    mode = {"mode": "finetune", "evaluate_checkpoint": "best"}
+    config = tiny_config(**mode, **fields)
+    return make_of(config, config_lib.evaluations(config))
+
+  assert [x.name for x in make().evaluations] == ["finetune"]
   with pytest.raises(UsageError, match="best needs an evaluation that ranks"):
-    bench_lib.make(mock.MagicMock(config=config))
+    make(knn={"every_epochs": 0})
 
 
 @pytest.mark.parametrize("hook", ["run", "rows", "draw"])
