@@ -50,6 +50,7 @@ def local(recipe, tmp_path_factory):
 
 NAMES = [
   ".lease-1",
+  "about.json",
   "checkpoints",
   "config.json",
   "metrics-0.jsonl",

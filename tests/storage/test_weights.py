@@ -164,7 +164,7 @@ def test_an_export_describes_the_heads_of_all_terms(
   metadata = weights.read_metadata(path)
   assert metadata["equivariance"]["group"] == "rotation"
   assert metadata["second"]["group"] == "flips"
-  assert "note: " in (printed := capsys.readouterr().out)
+  assert "note: " in (printed := capsys.readouterr().err)
   assert "there is no module gone" in printed
   del config["encoder"]["name"]
   (workdir / "config.json").write_text(json.dumps(config))
