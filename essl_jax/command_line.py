@@ -138,7 +138,7 @@ def load(overrides: Sequence[str], say: config_flags.Say) -> config_lib.Config:
 
   Args:
     overrides: from `parse`, without the program's name.
-    say: is told what a recipe has chosen by itself, a line each.
+    say: called with a line for each choice that a recipe makes by itself.
 
   Returns:
     The config, checked.

@@ -154,8 +154,13 @@ def labels_of(labels: Any, rows: int, classes: int) -> jax.Array:
   if not jnp.issubdtype(dtype, jnp.integer):
     raise ValueError(f"labels must be integers, got {dtype}")
   check_range("labels", labels, 0, classes - 1)
-  labels = jnp.asarray(labels)
-  return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+  return widened(labels)
+
+
+def widened(x: Any) -> jax.Array:
+  """Integers; int32 in place of narrower types, which may not hold counts."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
 
 
 def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:

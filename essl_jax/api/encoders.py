@@ -66,7 +66,7 @@ class Encoder:
     Raises:
       UsageError: an image cannot be read, or the weights do not say how to
         prepare it.
-      ValueError: an array is no image.
+      ValueError: an array is not an image.
     """
     features, _ = self.encode(images_lib.as_list(images), batch_size)
     return features
@@ -77,13 +77,13 @@ class Encoder:
     batch_size: int | None = None,
     broken: Broken | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """As a call, for images of which some may be left out.
+    """Like a call, but can leave out images that cannot be read.
 
     Args:
       images: see `__call__`.
       batch_size: see `__call__`.
-      broken: is told of images that cannot be read; without it, the first of
-        them raises.
+      broken: called for each image that cannot be read; without it, the first
+        of them raises.
 
     Returns:
       float32 [M, F], and the places of the M images in the list, ascending.

@@ -85,8 +85,8 @@ def batches(
     images: see `ImageLike`.
     preprocessing: of the encoder.
     batch_size: images in a batch; the last ones may be smaller.
-    broken: is told of images that cannot be read, which are left out; without
-      it the first of them raises.
+    broken: called for each image that cannot be read, which is left out;
+      without it, the first of them raises.
 
   Yields:
     Places in `images`, int [n], and uint8 [n, H, W, C], or floating in [0, 1]
@@ -94,7 +94,7 @@ def batches(
 
   Raises:
     UsageError: an image cannot be read, or its levels cannot be known.
-    ValueError: an array is no image.
+    ValueError: an array is not an image.
   """
   exact, rest = _by_work(images, preprocessing)
   for alike in exact.values():
@@ -188,7 +188,7 @@ def _open(image: ImageLike, levels: Levels) -> Image.Image:
 
 
 def _to_bytes(image: Any) -> np.ndarray:
-  """uint8 [H, W, 3] of an array; ValueError for what is no image."""
+  """uint8 [H, W, 3] of an array; ValueError if it is not an image."""
   pixels = np.asarray(image)
   if pixels.ndim == 2:
     pixels = pixels[..., None]

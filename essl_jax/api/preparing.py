@@ -68,7 +68,7 @@ class Preprocess:
     Raises:
       UsageError: an image cannot be read, or the weights do not say how to
         prepare it.
-      ValueError: an array is no image.
+      ValueError: an array is not an image.
     """
     settings = self.settings
     listed = images_lib.as_list(images)

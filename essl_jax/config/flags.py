@@ -44,7 +44,7 @@ def load(
   Args:
     path: of the recipe's file, or its name, with variants after a colon.
     overrides: flags such as `--config.epochs=10`, or values by dotted names.
-    say: is told what a recipe has chosen by itself, a line each.
+    say: called with a line for each choice that a recipe makes by itself.
 
   Returns:
     The config, checked.

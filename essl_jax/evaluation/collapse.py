@@ -188,12 +188,10 @@ def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
     bench.interrupt()
     found = []
     for number, view in enumerate((views.first, views.second)):
-      # Legacy ones, which lie on devices as images do.
       key = jax.random.fold_in(
         jax.random.PRNGKey(experiment.config.seed), number
       )
-      keys = augment.keys_by_place(key, len(images), first)
-      batch = parallel.shard((images, np.asarray(keys)), mesh)
+      batch = single_pass.with_keys(images, key, first, mesh)
       found.append(encode_view(view)(variables, batch))
     return jnp.stack(found, axis=1)
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from essl_jax import augment
 from essl_jax.config import bounds
 from essl_jax.devices import parallel
 from essl_jax.evaluation import collapse, ridge, single_pass, view_pairs
@@ -169,11 +168,10 @@ class Parameters(Evaluation):
       bench.interrupt()
       found = []
       for number in range(pairs):
-        # Legacy ones, which lie on devices as images do. Training and test
-        # images share no draw: what was drawn once would be known by heart.
+        # Training and test images share no draw: a regression could remember
+        # what it has seen.
         key = jax.random.fold_in(jax.random.fold_in(root, part), number)
-        keys = augment.keys_by_place(key, len(images), first)
-        batch = parallel.shard((images, np.asarray(keys)), mesh)
+        batch = single_pass.with_keys(images, key, first, mesh)
         found.append(look(variables, batch))
       return jnp.stack(found, axis=1)
 

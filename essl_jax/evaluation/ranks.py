@@ -228,11 +228,8 @@ class Ranks(Evaluation):
 
       def rank_batch(images: np.ndarray, first: int) -> jax.Array:
         bench.interrupt()
-        # Legacy ones, which lie on devices as images do.
         key = jax.random.PRNGKey(config.seed)
-        keys = augment.keys_by_place(key, len(images), first)
-        batch = parallel.shard((images, np.asarray(keys)), mesh)
-        return rank(variables, batch)
+        return rank(variables, single_pass.with_keys(images, key, first, mesh))
 
       source = bench.encoding.some(test=self.images)
       size = max(1, BATCH // (self.candidates + 1)) * mesh.size

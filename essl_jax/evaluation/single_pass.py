@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from essl_jax import augment
 from essl_jax.data import Source
 from essl_jax.data.checks import check_share
 from essl_jax.devices import parallel
@@ -66,6 +67,24 @@ def run(
       f"features of split {split!r} are not finite: the encoder has diverged"
     )
   return together, np.concatenate(found)
+
+
+def with_keys(
+  images: np.ndarray, key: jax.Array, first: int, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+  """Places images on the devices, each with the random key of its place.
+
+  Args:
+    images: uint8 [n, H, W, 3], of this process.
+    key: of `jax.random.PRNGKey`; legacy keys lie on devices as images do.
+    first: row of the first image in the split.
+    mesh: of the devices.
+
+  Returns:
+    The images and their keys [N, 2], of all processes.
+  """
+  keys = augment.keys_by_place(key, len(images), first)
+  return parallel.shard((images, np.asarray(keys)), mesh)
 
 
 def _apply(

@@ -53,11 +53,8 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
 
   def recognise(images: np.ndarray, first: int) -> jax.Array:
     bench.interrupt()
-    # Legacy ones, which lie on devices as images do.
     key = jax.random.PRNGKey(config.seed)
-    keys = augment.keys_by_place(key, len(images), first)
-    placed = parallel.shard((images, np.asarray(keys)), mesh)
-    return predict(variables, placed)
+    return predict(variables, single_pass.with_keys(images, key, first, mesh))
 
   named, _ = single_pass.run(
     recognise, experiment.source, "test", batch_size=size, mesh=mesh

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from essl_jax import inputs
+
 
 def warmup_cosine(
   peak: float,
@@ -53,10 +55,7 @@ def warmup_cosine(
   share = start / peak if start else 0.0
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-    step = jnp.asarray(step)
-    if step.dtype.itemsize < 4:  # may not hold the number of steps
-      step = step.astype(jnp.int32)
-    step = step // constant_steps * constant_steps
+    step = inputs.widened(step) // constant_steps * constant_steps
     step = step.astype(jnp.float32)
     warm = share + (1 - share) * step / max(warmup_steps, 1)
     done = (step - warmup_steps) / (total_steps - warmup_steps)

@@ -1,8 +1,7 @@
 """Logistic regressions of many penalties against scikit-learn's."""
 
-import warnings
-
 import jax
+import logistic_helpers
 import numpy as np
 import pytest
 
@@ -25,24 +24,6 @@ def examples():
   return features, labels
 
 
-def _theirs(features, labels, penalty):
-  """scikit-learn's regression of the same objective, by Newton's method.
-
-  Its own L-BFGS is still far from the minimum of the smallest penalties when
-  its tolerance ends it.
-  """
-  linear_model = pytest.importorskip("sklearn.linear_model")
-  model = linear_model.LogisticRegression(
-    C=1 / (penalty * len(labels)),
-    solver="newton-cholesky",
-    tol=1e-10,
-    max_iter=500,
-  )
-  with warnings.catch_warnings():  # of steps that rounding ends
-    warnings.simplefilter("ignore")
-    return model.fit(np.asarray(features, np.float64), labels)
-
-
 @pytest.mark.parametrize("bits", [32, 64])
 def test_against_scikit_learn(examples, bits):
   features, labels = examples
@@ -58,7 +39,7 @@ def test_against_scikit_learn(examples, bits):
   assert found.kernels.dtype == f"float{bits}" and found.is_converged.all()
   named = found.predict(features[test])
   for i, penalty in enumerate(PENALTIES):
-    model = _theirs(features[train], labels[train], penalty)
+    model = logistic_helpers.theirs(features[train], labels[train], penalty)
     relative = 1e-3 if bits == 64 else 2e-3
     bound = relative * np.abs(model.coef_).max()
     if penalty >= 1e-3:
@@ -90,7 +71,7 @@ def test_real_digits_against_scikit_learn(bits):
   assert found.is_converged.all()
   named = found.predict(test)
   for i, penalty in enumerate(logistic.PENALTIES):
-    model = _theirs(x, labels, penalty)
+    model = logistic_helpers.theirs(x, labels, penalty)
     if penalty >= 1e-3 and bits == 64:
       bound = 1e-3 * np.abs(model.coef_).max()
       np.testing.assert_allclose(found.kernels[i], model.coef_.T, atol=bound)
@@ -156,7 +137,7 @@ def test_many_sets_are_solved_as_each_alone(examples):
     features[rows], labels, num_classes=3, penalty=0.1
   )
   for i in range(4):
-    model = _theirs(features[rows[i]], labels[i], 0.1)
+    model = logistic_helpers.theirs(features[rows[i]], labels[i], 0.1)
     bound = 1e-3 * np.abs(model.coef_).max()
     np.testing.assert_allclose(kernels[i], model.coef_.T, atol=bound)
     np.testing.assert_allclose(intercepts[i], model.intercept_, atol=20 * bound)
