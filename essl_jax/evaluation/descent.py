@@ -37,12 +37,16 @@ class Problem(NamedTuple):
     labels: int32 [N].
     weights: [N], of the examples; they add up to 1.
     shares: [C], logarithms of the classes' shares, with which intercepts begin.
+    zeros: [R + 1, C], the layer to begin with. It must come from outside of the
+      compiled function: XLA of jaxlib 0.10.2 computes random numbers on CPUs
+      where a softmax follows a product with a constant.
   """
 
   features: jax.Array
   labels: jax.Array
   weights: jax.Array
   shares: jax.Array
+  zeros: jax.Array
 
   def logits(self, layer: jax.Array) -> jax.Array:
     """[N, C] of weights [R, C] and, below them, moves of the intercepts."""
@@ -96,9 +100,7 @@ def solve(
     layer, steps, done = _run(problem, layer, penalty, tolerance, max_steps)
     return layer, (layer, steps, done)
 
-  axes, classes = problem.features.shape[1], problem.shares.shape[0]
-  start = jnp.zeros((axes + 1, classes), problem.features.dtype)
-  return lax.scan(run, start, penalties)[1]
+  return lax.scan(run, problem.zeros, penalties)[1]
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -119,8 +121,8 @@ def _run(
 ) -> Solved:
   """Rounds of L-BFGS for one penalty: the layer, steps, convergence."""
   slope_at = functools.partial(problem.slope, penalty)
-  zeros = jnp.zeros_like(layer)
-  first = slope_at(zeros) * _diagonal_root(problem, penalty, zeros)
+  root = _diagonal_root(problem, penalty, problem.zeros)
+  first = slope_at(problem.zeros) * root
   bound = tolerance * optax.tree.norm(first)
   is_small = layer.size <= LARGEST_HESSIAN
 
@@ -172,9 +174,12 @@ def _descend(
     turned = root * move if root.ndim == 1 else _product(root.T, move)
     return layer + balanced(turned.reshape(layer.shape))
 
+  def look_at(layer: jax.Array) -> jax.Array:
+    slope = slope_at(layer).ravel()
+    return root * slope if root.ndim == 1 else _product(root, slope)
+
   def look(move: jax.Array) -> jax.Array:
-    slope = slope_at(at(move)).ravel()
-    return root.ravel() * slope if root.ndim == 1 else _product(root, slope)
+    return look_at(at(move))
 
   def is_due(carry: tuple) -> jax.Array:
     _, slope, _, count, is_stuck = carry
@@ -189,7 +194,7 @@ def _descend(
   move = jnp.zeros(layer.size, layer.dtype)
   start = (
     move,
-    look(move),
+    look_at(layer),
     direct.init(move),
     jnp.zeros((), jnp.int32),
     jnp.zeros((), bool),

@@ -114,6 +114,7 @@ def fit(
     jnp.asarray(np.where(used, labels, np.argmax(is_met)), jnp.int32),
     jnp.asarray(used / used.sum(), dtype),
     jnp.asarray(shares, dtype),
+    jnp.zeros((axes.axes.shape[-1] + 1, num_classes), dtype),
   )
   order = np.argsort(_checked(penalties))[::-1]
   solved = descent.solve(
@@ -165,6 +166,7 @@ def fit_many(
     jnp.asarray(labels, jnp.int32),
     jnp.full((e, n), 1 / n, jnp.float32),
     jnp.zeros((e, num_classes), jnp.float32),
+    jnp.zeros((e, axes.axes.shape[-1] + 1, num_classes), jnp.float32),
   )
   layers, *_ = descent.solve_many(
     problems,

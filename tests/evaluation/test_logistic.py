@@ -4,6 +4,7 @@ import jax
 import logistic_helpers
 import numpy as np
 import pytest
+import xla_flags
 
 from essl_jax import data
 from essl_jax.evaluation import descent, logistic
@@ -147,6 +148,32 @@ def test_many_sets_are_solved_as_each_alone(examples):
     )
   with pytest.raises(ValueError, match=r"labels must be \[4, 6\]"):
     logistic.fit_many(features[rows], labels[:3], num_classes=3, penalty=1.0)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("number, width, classes", [(899, 60, 10), (64, 40, 99)])
+def test_one_penalty_as_users_compile_it(
+  monkeypatch, number, width, classes, bits
+):
+  """No fusion of XLA's may know the first layer, and take it for a constant."""
+  solve = jax.jit(
+    descent.solve,
+    static_argnames="max_steps",
+    compiler_options=xla_flags.OPTIMISED,
+  )
+  monkeypatch.setattr(descent, "solve", solve)
+  random = np.random.default_rng(4)
+  features = random.normal(size=(number, width)).astype(f"float{bits}")
+  labels = random.integers(0, classes, number)
+  with jax.enable_x64(bits == 64):
+    found = logistic.fit(features, labels, num_classes=classes, penalties=(0.1,))
+  assert found.is_converged.all()
+  scores = features @ found.kernels[0] + found.intercepts[0]
+  chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+  pull = (chances - (labels[:, None] == np.arange(classes))) / number
+  slope = features.T @ pull + 0.1 * found.kernels[0]
+  first = features.T @ (labels[:, None] == np.arange(classes)) / number
+  assert np.linalg.norm(slope) < 1e-4 * np.linalg.norm(first)
 
 
 def test_wrong_inputs_are_named(examples):
