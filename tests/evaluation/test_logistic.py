@@ -151,7 +151,9 @@ def test_many_sets_are_solved_as_each_alone(examples):
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-@pytest.mark.parametrize("number, width, classes", [(899, 60, 10), (64, 40, 99)])
+@pytest.mark.parametrize(
+  "number, width, classes", [(899, 60, 10), (64, 40, 99)]
+)
 def test_one_penalty_as_users_compile_it(
   monkeypatch, number, width, classes, bits
 ):
@@ -166,7 +168,9 @@ def test_one_penalty_as_users_compile_it(
   features = random.normal(size=(number, width)).astype(f"float{bits}")
   labels = random.integers(0, classes, number)
   with jax.enable_x64(bits == 64):
-    found = logistic.fit(features, labels, num_classes=classes, penalties=(0.1,))
+    found = logistic.fit(
+      features, labels, num_classes=classes, penalties=(0.1,)
+    )
   assert found.is_converged.all()
   scores = features @ found.kernels[0] + found.intercepts[0]
   chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
