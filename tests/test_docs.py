@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
   [
     *ROOT.glob("*.md"),
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("experiments/*.md"),
     *ROOT.glob("experiments/profiling/*.md"),
   ]
@@ -89,7 +89,7 @@ def test_the_pure_parts_work_as_shown():
     "projections2": embeddings[1],
     "logits": np.zeros((16, 4), np.float32),
   }
-  exec(_python("README.md")[0], names)
+  exec(_python("README.md")[1], names)
   assert names["loss"] > 0.4 * np.log(4)  # the logits are equal
   assert names["rotated"].shape == (16, 32, 32, 3)
   assert names["labels"].tolist() == sorted([0, 1, 2, 3] * 4)
@@ -109,14 +109,18 @@ def _of_pairs(name, **axis):
   return loss
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+@pytest.mark.parametrize("axes", ["explicit", "automatic"])
 @pytest.mark.parametrize("name", [*PAIRWISE, "prediction"])
-def test_gradients_on_four_devices_are_those_of_one(page, name, monkeypatch):
-  """Both ways that the pages show give what one device gives."""
+def test_gradients_on_four_devices_are_those_of_one(axes, name, monkeypatch):
+  """Both ways that the page shows give what one device gives."""
   monkeypatch.setattr(jax, "device_count", lambda: 4)
   names = {"jax": jax, "losses": losses}
-  code = _python(page)[1]
-  exec(code.partition("params = ")[0], names)
+  code = _python("docs/library.md")[1].partition("params = ")[0]
+  if axes == "automatic":  # as the page says below
+    assert code.count('("devices",))') == 1
+    automatic = '("devices",), axis_types=(jax.sharding.AxisType.Auto,))'
+    code = code.replace('("devices",))', automatic)
+  exec(code, names)
   names["local_loss"] = _of_pairs(name, axis_name="devices")
   random = np.random.default_rng(0)
   params = random.normal(size=(8, 4)).astype(np.float32)
@@ -128,8 +132,8 @@ def test_gradients_on_four_devices_are_those_of_one(page, name, monkeypatch):
     jax.device_put(pairs, NamedSharding(mesh, PartitionSpec("devices"))),
   )
   expected = jax.jit(jax.grad(_of_pairs(name)))(params, pairs)
-  # README's mesh takes any arrays, that of the other page placed ones.
-  given = [placed, (params, pairs)] if page == "README.md" else [placed]
+  # Automatic axes take any arrays, explicit ones those that are placed.
+  given = [placed, (params, pairs)] if axes == "automatic" else [placed]
   for way in ("gradient", "unchecked"):
     for arrays in given:
       found = jax.jit(names[way])(*arrays)

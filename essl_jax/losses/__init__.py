@@ -10,11 +10,11 @@ one device that holds the global batch, differentiate
 - the mean of the losses under `jax.shard_map` as it is (`check_vma=True`),
   where JAX sums the gradients itself:
 
-      jax.grad(lambda p: lax.pmean(loss(p), axis))(params)
+        jax.grad(lambda p: lax.pmean(loss(p), axis))(params)
 
 - the local loss under `check_vma=False`, `jax.pmap` and `jax.vmap`:
 
-      lax.pmean(jax.grad(loss)(params), axis)
+        lax.pmean(jax.grad(loss)(params), axis)
 
 The second way under `check_vma=True` gives gradients as many times too large as
 there are devices, the first way elsewhere other ones on each device. Both means

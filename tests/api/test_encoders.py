@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import sys
 
 import flax.linen as nn
@@ -373,3 +374,30 @@ def test_features_that_are_not_finite_are_told(digits_run):
     dataclasses.replace(encoder, variables=broken)(
       data.load_digits().test_images[:2]
     )
+
+
+@pytest.mark.parametrize(
+  ("page", "named"),
+  [
+    ("README.md", "runs/mine"),
+    ("docs/howto/features.md", "runs/mine"),
+    ("docs/howto/export.md", "encoder.safetensors"),
+  ],
+)
+def test_the_pages_show_how_features_are_made(
+  page, named, folder_run, folder, tmp_path, monkeypatch
+):
+  text = (pathlib.Path(__file__).parents[2] / page).read_text("utf-8")
+  code = text.partition("```python\n")[2].partition("```")[0]
+  workdir, expected = folder_run
+  assert named in code
+  monkeypatch.chdir(tmp_path)
+  if named.endswith(".safetensors"):
+    program.main(["export", str(workdir), named])
+  else:
+    code = code.replace(named, str(workdir))
+  for name, path in zip(("a.jpg", "b.png"), paths_of(folder), strict=False):
+    (tmp_path / name).write_bytes(path.read_bytes())
+  names = {}
+  exec(code, names)
+  np.testing.assert_allclose(names["features"], expected[:2], atol=1e-5)

@@ -274,7 +274,7 @@ def test_a_folder_takes_the_flags_that_the_docs_give(recipe, more, tmp_path):
   """Of docs/images.md, for recipes whose own images have one size."""
   root = pathlib.Path(__file__).parents[2]
   text = (root / "docs" / "images.md").read_text(encoding="utf-8")
-  (block,) = re.findall(r"configs/cifar_simclr.py((?: \\\n.*|.)*)\n\n", text)
+  (block,) = re.findall(r"--config=cifar_simclr((?: \\\n.*|.)*)\n\n", text)
   plain = " ".join(text.split())
   assert (
     more in plain
