@@ -1,4 +1,4 @@
-"""The pictures of the documentation: all parts are there, and can be drawn."""
+"""The pictures of the documentation: they exist, are small and can be drawn."""
 
 import pathlib
 import sys
@@ -15,11 +15,11 @@ PICTURES = pathlib.Path(__file__).parents[2] / "docs" / "pictures"
 
 
 @pytest.mark.quick
-def test_every_method_and_term_has_a_panel():
+def test_panels_are_of_methods_and_terms_that_exist():
   methods = set(parts.METHOD.names())
-  assert {*panels.METHODS, *panels.SAME_AS} == methods
-  assert set(panels.SAME_AS.values()) <= methods
-  assert set(panels.TERMS) == set(parts.TERM.names())
+  assert {*panels.METHODS, *panels.SAME_AS} <= methods
+  assert set(panels.SAME_AS.values()) <= set(panels.METHODS)
+  assert set(panels.TERMS) <= set(parts.TERM.names())
 
 
 @pytest.mark.quick
