@@ -225,7 +225,7 @@ def test_pretrained_weights_are_begun_with():
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"labelled": (8, 25)}, "labelled asks for 25 cells .* train has 24"),
+    ({"labelled": (8, 25)}, "labelled asks for 25 cells, but .* train has 24"),
     ({"batch_size": 7}, "regression.batch_size 7 is not divisible by the 2"),
     ({"labelled": (4,)}, "batch_size 8 is more than the 4 labelled cells"),
   ],
