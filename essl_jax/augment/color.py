@@ -192,8 +192,8 @@ def jitter_of(
 
   Args:
     draws: `[8, N]` uniform in [0, 1): four factors, then four ranks.
-    strengths: of brightness, contrast, saturation and hue; those at 0 are
-      left out.
+    strengths: strengths of brightness, contrast, saturation and hue; those at 0
+      are left out.
 
   Returns:
     Four factors, float32 `[N]`; one that is left out is 1, or 0 for hue. Their

@@ -36,8 +36,8 @@ class Outputs(NamedTuple):
     step: int32 scalar, the number of steps before this one.
     total_steps: number of steps of the whole training.
     steps_per_epoch: number of steps per epoch.
-    parameters: by name, how views were drawn whose request sets
-      `ViewRequest.parameters`.
+    parameters: how each view was drawn, by name, for requests with
+      `ViewRequest.parameters` set.
   """
 
   own: Any

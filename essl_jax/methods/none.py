@@ -1,4 +1,4 @@
-"""No SSL loss: training with the equivariance terms alone, as in RotNet."""
+"""No SSL loss: training with equivariance terms only, as in RotNet."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class TermsAlone(Method):
   """No SSL views, heads or loss.
 
   Reference:
-    Gidaris et al. 2018 (arXiv 1803.07728), which predicts rotations alone.
+    Gidaris et al. 2018 (arXiv 1803.07728), which only predicts rotations.
   """
 
   views = ()

@@ -110,7 +110,7 @@ def gaussian_blur(size: int) -> Callable[[jax.Array], jax.Array]:
 def _check_even(images: jax.Array, done: str) -> None:
   if images.shape[1] % 2 or images.shape[2] % 2:
     raise ValueError(
-      f"images to be {done} must have even sides, got shape {images.shape}"
+      f"images must have even sides to be {done}, got shape {images.shape}"
     )
 
 
