@@ -9,15 +9,15 @@
 Variants:
   baseline  Barlow Twins: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
 The paper has Barlow Twins on ImageNet only. This recipe takes views, encoder
 and length from its CIFAR-10 recipes, loss and LARS from its ImageNet recipe,
 and scales projector and lambda to a quarter. Plain Barlow Twins reaches 92.1%
 (online linear classifier, 1000 epochs) in solo-learn's table;
-experiments/README.md has what was measured here.
+experiments/README.md has our measurements.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.

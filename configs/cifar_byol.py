@@ -9,15 +9,15 @@
 Variants:
   baseline  BYOL: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-Views, heads, optimiser and length of the plain method are those of solo-learn,
-whose table has 92.58% on CIFAR-10 and 70.46% on CIFAR-100 for BYOL (online
-linear classifier, 1000 epochs). Here it was trained as `small` alone
-(experiments/README.md). Nobody has published a weight of the rotations (lambda)
-for BYOL: 0.4, that of E-SimCLR, is not tuned.
+Views, heads, optimiser and length of the plain method follow solo-learn, whose
+table reports 92.58% on CIFAR-10 and 70.46% on CIFAR-100 for BYOL (online linear
+classifier, 1000 epochs). We trained only `small` (experiments/README.md). No
+weight of the rotations (lambda) is published for BYOL: 0.4 is the value of
+E-SimCLR and not tuned.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
@@ -53,7 +53,7 @@ def start(
   encoder: str = "resnet",
   smallest_crop: float = 0.08,
 ) -> ml_collections.ConfigDict:
-  """Returns what the recipes after solo-learn share: views, LARC, length."""
+  """Returns the common part of solo-learn recipes: views, LARC, length."""
   config = cifar_simclr.start(method, chosen, encoder)
   config.epochs = 1000
   config.batch_size = 256

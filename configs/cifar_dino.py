@@ -12,15 +12,15 @@
 Variants:
   baseline  DINO: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-Views, heads, optimiser and length of the plain method are those of solo-learn,
-whose table has 89.52% on CIFAR-10 and 66.76% on CIFAR-100 for DINO (online
-linear classifier, 1000 epochs; its users report 87%). It has no small views;
-the last command adds six. It was never trained here. Nobody has published a
-weight of the rotations (lambda) for DINO: 0.4, that of E-SimCLR, is not tuned.
+Views, heads, optimiser and length of the plain method follow solo-learn, whose
+table reports 89.52% on CIFAR-10 and 66.76% on CIFAR-100 for DINO (online linear
+classifier, 1000 epochs; its users report 87%). It has no small views; the last
+command adds six. We never trained it. No weight of the rotations (lambda) is
+published for DINO: 0.4 is the value of E-SimCLR and not tuned.
 
 Evaluations use the teacher, the target network.
 

@@ -9,39 +9,39 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.06.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     float32, 5,000 images, 4 epochs, a quarter of the width; minutes on
             2 CPU cores.
 
-The aim is 90% kNN accuracy within 10 minutes on one GPU of the H200's class.
-Neither this accuracy nor that time has been measured. What has been is what
-learns fast at first: experiments/fast_study.py changes one thing at a time with
-5,000 images, a quarter of the width and a budget of arithmetic. There this
-recipe is at a kNN accuracy of 41.2 +- 0.4% where cifar_simclr.py is at 35.0 +-
-0.9% (three seeds) and, with twice the budget, at 37.9% (one;
+The goal is 90% kNN accuracy within 10 minutes on one GPU of the H200's class.
+Neither this accuracy nor this time has been measured. We measured which changes
+speed up early learning: experiments/fast_study.py changes one thing at a time,
+with 5,000 images, a quarter of the width and a budget of arithmetic. There this
+recipe reaches a kNN accuracy of 41.2 +- 0.4%. cifar_simclr.py reaches 35.0 +-
+0.9% (three seeds) and, with twice the budget, 37.9% (one seed;
 experiments/README.md, Time to accuracy).
 
-What differs from cifar_simclr.py, and what it is for:
-  temperature 0.2 in place of 0.5: alone at least as good in that study as twice
+Differences from cifar_simclr.py, and their reasons:
+  temperature 0.2 instead of 0.5: in that study, alone at least as good as twice
               the budget.
   rate        twice as high.
-  elements    one random rotation an image in place of all four: 2.25 in place
-              of 3 passes over 32 x 32 pixels at full size.
-  resolution  views at half, then three quarters of their sizes, and at full
+  elements    one random rotation per image instead of all four: 2.25 instead of
+              3 passes over 32 x 32 pixels at full size.
+  resolution  views at half and then three quarters of their sizes, and at full
               size for the last three tenths: 57% of the arithmetic.
-  schedule    400 epochs in place of 800, one warm-up and one cosine.
-  precision   bfloat16, images in device memory; the kNN monitor looks every 20
-              epochs, checkpoints are every 100.
-Of rate, elements and resolution each alone gains about what seeds differ by.
+  schedule    400 epochs instead of 800, one warm-up and one cosine.
+  precision   bfloat16, with images in device memory; the kNN monitor runs every
+              20 epochs, and checkpoints are written every 100.
+Rate, elements and resolution each gain about as much as seeds differ.
 
-Together an epoch is 1.28 such passes an image in place of 3 (43%), and all 400
-are the arithmetic of 171 epochs of E-SimCLR at full size with all rotations.
-How much of that a GPU saves in time is not known: small images fill it less,
-and augmentation costs the same as before.
+Together, an epoch takes 1.28 such passes per image instead of 3 (43%). All 400
+epochs take the arithmetic of 171 epochs of E-SimCLR at full size with all
+rotations. How much time this saves on a GPU is unknown: small images use it
+less fully, and augmentation costs the same as before.
 
-Method, batch and augmentations are those of cifar_simclr.py. SimCLR rather than
-SimSiam, since E-SimCLR is ahead after few epochs of few images.
+Method, batch and augmentations are the same as in cifar_simclr.py. We chose
+SimCLR over SimSiam because E-SimCLR is ahead after few epochs of few images.
 """
 
 from cifar_simclr import COMMON, finish, shrink, start

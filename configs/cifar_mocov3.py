@@ -9,20 +9,20 @@
 Variants:
   baseline  MoCo v3: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
-  vit       a vision transformer of 12 blocks, 192 channels, 3 heads and patches
-            of 4 pixels, with AdamW.
-  small     5,000 images, a quarter of the width (of the ViT half the width and
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
+  vit       a vision transformer with 12 blocks, 192 channels, 3 heads and
+            patches of 4 pixels, with AdamW.
+  small     5,000 images, a quarter of the width (for the ViT half the width and
             a third of the blocks); minutes on 2 CPU cores.
 
-Views, heads, optimiser and length of the plain method on ResNet-18 are those
-of solo-learn, whose table has 93.10% on CIFAR-10 and 68.83% on CIFAR-100 for
-MoCo v3 (online linear classifier, 1000 epochs). The ViT is ours; fixed
-positions, frozen patches, heads and decay are those of MoCo v3 (arXiv
-2104.02057), the rate is solo-learn's for ImageNet-100. It was never trained
-here. Nobody has published a weight of the rotations (lambda) for CIFAR: 0.4,
-that of E-SimCLR, is not tuned.
+Views, heads, optimiser and length of the plain method on ResNet-18 follow
+solo-learn, whose table reports 93.10% on CIFAR-10 and 68.83% on CIFAR-100 for
+MoCo v3 (online linear classifier, 1000 epochs). The ViT is ours. Its fixed
+positions, frozen patches, heads and decay come from MoCo v3 (arXiv 2104.02057),
+and its rate is solo-learn's for ImageNet-100. We never trained it. No weight of
+the rotations (lambda) is published for CIFAR: 0.4 is the value of E-SimCLR and
+not tuned.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.

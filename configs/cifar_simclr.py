@@ -9,15 +9,15 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.03.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
-  rotnet    no SSL loss: predicts the rotations of 32-pixel crops alone, as
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
+  rotnet    no SSL loss: only predicts the rotations of 32-pixel crops, as in
             Gidaris et al. (arXiv 1803.07728), with this recipe's training.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-Accuracy to expect (linear probe, top-1): about 94% for E-SimCLR and 91 to 92%
-for SimCLR as remembered from the paper (arXiv 2111.00899, table 1; not
-measured again). experiments/README.md has what was measured here.
+Expected accuracy (linear probe, top-1): about 94% for E-SimCLR and 91 to 92%
+for SimCLR, as remembered from the paper (arXiv 2111.00899, table 1; not
+measured again). experiments/README.md has our measurements.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.
@@ -68,7 +68,7 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 def start(
   method: str, chosen: Collection[str], encoder: str = "resnet"
 ) -> ml_collections.ConfigDict:
-  """Returns what the CIFAR recipes share: data, third view, evaluations."""
+  """Returns the common part of CIFAR recipes: data, third view, evaluations."""
   config = base(method=method, encoder=encoder)
   config.data.name = "cifar10"
   if encoder == "resnet":
@@ -85,7 +85,7 @@ def start(
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:
-  """Makes a recipe `small`, but for what its method has."""
+  """Makes a recipe `small`, except the settings of its method."""
   config.epochs = 4
   config.batch_size = 128
   config.data.train_split = "train[:5000]"
@@ -98,10 +98,10 @@ def shrink(config: ml_collections.ConfigDict) -> None:
 def finish(
   config: ml_collections.ConfigDict, chosen: frozenset[str]
 ) -> ml_collections.ConfigDict:
-  """Puts the term of a variant, if any, in place of predicting rotations."""
+  """Replaces the prediction of rotations by a variant's term, if any."""
   use_term(config, chosen)
   if {"care", "cifar100"} <= chosen:
-    config.care.update(weight=0.001, chunks=4)  # the paper's
+    config.care.update(weight=0.001, chunks=4)  # as in the paper
   if {"sie", "small"} <= chosen:
-    config.sie.equivariant_features = 64  # of 128, or of 96 of a ViT
+    config.sie.equivariant_features = 64  # half of 128, or of a ViT's 96
   return config

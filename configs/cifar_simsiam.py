@@ -9,13 +9,13 @@
 Variants:
   baseline  SimSiam: no rotations are predicted, base learning rate 0.03.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-Accuracy to expect (linear probe, top-1): about 94% for E-SimSiam and 91 to 92%
-for SimSiam as remembered from the paper (arXiv 2111.00899, table 1; not
-measured again). experiments/README.md has what was measured here.
+Expected accuracy (linear probe, top-1): about 94% for E-SimSiam and 91 to 92%
+for SimSiam, as remembered from the paper (arXiv 2111.00899, table 1; not
+measured again). experiments/README.md has our measurements.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.

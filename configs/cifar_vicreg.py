@@ -9,15 +9,15 @@
 Variants:
   baseline  VICReg: no rotations are predicted.
   cifar100  the images of CIFAR-100; never run.
-  equimod   EquiMod's term, and no rotations predicted; likewise augself, care,
-            sie and stl (docs/equivariance.md); never run.
+  equimod   EquiMod's term in place of predicting rotations; likewise augself,
+            care, sie and stl (docs/equivariance.md); never run.
   small     5,000 images, a quarter of the width; minutes on 2 CPU cores.
 
-Views, heads, optimiser and length of the plain method are those of solo-learn,
-whose table has 92.07% on CIFAR-10 and 68.54% on CIFAR-100 for VICReg (online
-linear classifier, 1000 epochs). It was never trained here. Nobody has
-published a weight of the rotations (lambda) for VICReg: 4, twice that of
-E-Barlow Twins here, is not tuned.
+Views, heads, optimiser and length of the plain method follow solo-learn, whose
+table reports 92.07% on CIFAR-10 and 68.54% on CIFAR-100 for VICReg (online
+linear classifier, 1000 epochs). We never trained it. No weight of the rotations
+(lambda) is published for VICReg: 4 is twice the value of our E-Barlow Twins and
+not tuned.
 
 On one accelerator add --config.precision=bfloat16 and, for the fastest input,
 --config.data.on_device=True.

@@ -11,15 +11,16 @@ Variants:
   small     48-pixel views, a quarter of the width, 20 epochs; for trying out.
 
 The images come from TFDS (`oxford_flowers102`), which downloads them. They
-differ in size: the host cuts the crops from the whole image. Pre-training uses
-the 2,040 training and validation images; the 6,149 test images are for tests.
+differ in size, so the host cuts the crops from the whole images. Pre-training
+uses the 2,040 training and validation images; the 6,149 test images are for
+tests.
 
-From the paper we know only a figure, probably of this set (kNN at epoch 800,
-read to ±0.5): SimCLR 61, with rotations predicted 65, with rotations as
-augmentation 59.5; with translations predicted 62.4, as augmentation 56.6.
-Sizes, splits and k are our choice: views of 96 pixels (48 for the third, half
-as for CIFAR-10), and k 20, the number of training images of a class. Never run:
-the data was not available.
+From the paper we know only a figure, probably for this data set (kNN at epoch
+800, read to ±0.5): SimCLR 61; with rotations predicted 65, as augmentation
+59.5; with translations predicted 62.4, as augmentation 56.6. Sizes, splits and
+k are our choice: views of 96 pixels (48 for the third, half as for CIFAR-10),
+and k = 20, the number of training images per class. Never run, because the data
+was not available.
 """
 
 import ml_collections

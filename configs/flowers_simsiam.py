@@ -6,8 +6,8 @@ r"""E-SimSiam on Flowers-102: ResNet-18, 800 epochs, rotations predicted.
   python -m essl_jax.main --config=configs/flowers_simsiam.py \
     --config.equivariance.group=half_translation
 
-Data, views, variants and training are those of flowers_simclr.py beside it,
-which also says what the paper has. Never run: the data was not available.
+Data, views, variants and training are the same as in flowers_simclr.py, which
+also has the paper's figures. Never run, because the data was not available.
 """
 
 from flowers_simclr import VARIANTS, make

@@ -5,25 +5,26 @@ r"""E-SimCLR on a folder of images without labels: ResNet-18, any layout.
   essl-jax train --config=folder:small --config.data.dir=photos
   essl-jax embed runs/folder photos --out=features.npz
 
-Images may lie in the folder or in folders of any depth, and differ in size. No
-label is read. A tenth of the images, 2,000 at most, are kept to measure on.
-kNN, probe and fine-tuning need labels, which another folder may have:
+Images may be in the folder or in subfolders of any depth, and may differ in
+size. No labels are read. A tenth of the images, at most 2,000, is held out for
+measurements. kNN, probe and fine-tuning need labels, which another folder may
+have:
 
   essl-jax evaluate runs/folder --config.data.labelled_dir=labelled \
     --config.data.labelled_test_split=val
 
 Variants combine with commas (`:small,baseline`):
   size=64, size=224
-            pixels of the views; 64 without.
-  baseline  SimCLR: no rotations are predicted. Right for images without an
+            side of the views in pixels; 64 by default.
+  baseline  SimCLR: no rotations are predicted. Use it for images without an
             upward direction, such as those of microscopes and satellites.
   small     a quarter of the width and at most 20 epochs: to try out on a CPU.
 
-Batch size and epochs follow from the number of images unless flags set them:
-the largest power of two that is a quarter of the images or less, up to 256, and
-as many epochs as show 8 million images, 100 to 800. The run says at its start
-what it took. Temperature, rates and views are those of cifar_fast.py and
-imagenet_simclr.py; never compared on such folders.
+Unless flags set them, batch size and epochs follow from the number of images.
+The batch size is the largest power of two up to a quarter of the images, at
+most 256. The epochs, 100 to 800, show about 8 million images. The run prints
+its choice at the start. Temperature, rates and views are those of cifar_fast.py
+and imagenet_simclr.py; they were never compared on such folders.
 """
 
 from collections.abc import Collection, Iterator
@@ -39,7 +40,7 @@ VARIANTS = {
   "size=224": "pixels of the views",
   "small": "for trying out",
 }
-_SEEN = 8_000_000  # images, in all epochs
+_SEEN = 8_000_000  # images over all epochs
 _FEWEST_EPOCHS, _MOST_EPOCHS = 100, 800
 _LARGEST_BATCH = 256
 _MOST_HELD_OUT = 2000
@@ -84,11 +85,11 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 
 
 def adapt(config: dict[str, Any], given: Collection[str]) -> Iterator[str]:
-  """Chooses what depends on the number of images.
+  """Chooses the settings that depend on the number of images.
 
   Args:
-    config: all fields, nested; changed.
-    given: dotted names of the fields that the user has set, which stay.
+    config: all fields, nested; changed in place.
+    given: dotted names of the fields that the user has set; they do not change.
 
   Yields:
     A line that says what was chosen.
@@ -106,7 +107,7 @@ def adapt(config: dict[str, Any], given: Collection[str]) -> Iterator[str]:
   if len(named := splits & set(given)) == 1:
     (one,), (other,) = named, splits - named
     raise ValueError(
-      f"config.{one} is set and config.{other} is not: set both, or none"
+      f"config.{one} is set but config.{other} is not: set both or neither"
     )
   if not named:
     held = min(max(total // 10, 2), _MOST_HELD_OUT)

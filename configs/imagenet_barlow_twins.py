@@ -8,7 +8,7 @@ r"""E-Barlow Twins on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_barlow_twins.py \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data, views and variants are those of imagenet_simclr.py beside it.
+Data, views and variants are the same as in imagenet_simclr.py.
 
 Accuracy of the paper (arXiv 2111.00899; linear probe, top-1, %; not measured
 here):
@@ -18,13 +18,13 @@ here):
   E-Barlow Twins, scale=large    67.3  70.6  71.8
 
 Linear probe: SGD for 100 epochs at batch size 256, cosine per epoch from a
-learning rate of 0.3, the default of Barlow Twins' evaluate.py (its README says
-0.1 for the published network; for E-SimCLR a log of the paper says 0.3 and the
+learning rate of 0.3, the default of Barlow Twins' evaluate.py (its README has
+0.1 for the published network; for E-SimCLR, the paper's log has 0.3 and its
 script 1.0).
 
-Hours: Barlow Twins' authors give about 124 h for 1000 epochs of the plain
-method at batch size 2048 on 32 V100 GPUs (arXiv 2103.03230, section 2.2; as
-remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
+Hours: the authors of Barlow Twins report about 124 h for 1000 epochs of the
+plain method at batch size 2048 on 32 V100 GPUs (arXiv 2103.03230, section 2.2;
+as remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 """
 
 from imagenet_simclr import VARIANTS, shrink, start

@@ -7,15 +7,15 @@ r"""E-BYOL on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_byol.py:imagenet100 \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data, views and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
+Data, views and variants are the same as in imagenet_simclr.py, plus:
+  imagenet100  the 100 classes of imagenet100.txt from an image folder;
                ResNet-18, 400 epochs.
 
-Never run: neither data nor hardware was at hand. Optimiser and target network
-are those of BYOL (arXiv 2006.07733, appendix A; as remembered), whose linear
-probe has 74.3% after 1000 epochs at batch size 4096, and 72.5% after 300.
-imagenet100 is solo-learn's: 80.32% after 400 epochs (offline linear probe).
-Nobody has published a weight of the rotations (lambda) for BYOL: 0.4 is that of
+Never run, because data and hardware were not available. Optimiser and target
+network follow BYOL (arXiv 2006.07733, appendix A; as remembered), whose linear
+probe reaches 74.3% after 1000 epochs at batch size 4096, and 72.5% after 300.
+imagenet100 follows solo-learn: 80.32% after 400 epochs (offline linear probe).
+No weight of the rotations (lambda) is published for BYOL: 0.4 is the value of
 E-SimCLR.
 """
 

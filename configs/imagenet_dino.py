@@ -6,19 +6,19 @@ r"""E-DINO on ImageNet: ViT-S/16, many crops, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_dino.py:imagenet100 \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
+Data and variants are the same as in imagenet_simclr.py, plus:
+  imagenet100  the 100 classes of imagenet100.txt from an image folder;
                ResNet-18 without small crops, 400 epochs.
 
-Never run: neither data nor hardware was at hand. The settings are DINO's for
-ViT-S/16 (arXiv 2104.14294 and its program; as remembered): two views of 224
-pixels and eight of 96, AdamW, 65,536 prototypes, and batch size and teacher's
-temperature of its 800 epochs. After 100 epochs, at batch size 512 and a
+Never run, because data and hardware were not available. The settings are DINO's
+for ViT-S/16 (arXiv 2104.14294 and its program; as remembered): two views of 224
+pixels and eight of 96, AdamW, 65,536 prototypes, and batch size and teacher
+temperature of its run of 800 epochs. After 100 epochs, at batch size 512 and a
 temperature of 0.04, its program reports kNN 69.3% and a linear probe of 74.0%.
-Two things differ: the projector has batch norms and ReLU, as solo-learn's,
-where DINO's has GELU alone; and the weight decay stays at 0.04 and does not
-rise to 0.4. The weight of the rotations (lambda) is a guess, since nobody has
-published one for DINO. imagenet100 is solo-learn's: 74.92% after 400 epochs
+Two things differ: the projector has batch norms and ReLU, as in solo-learn,
+while DINO's has only GELU; and the weight decay stays at 0.04 instead of rising
+to 0.4. The weight of the rotations (lambda) is a guess, because none is
+published for DINO. imagenet100 follows solo-learn: 74.92% after 400 epochs
 (offline linear probe).
 
 Evaluations use the teacher, the target network. DINO's linear probe of a ViT-S

@@ -8,27 +8,28 @@ r"""E-MoCo v3 on ImageNet: ViT-S/16 or ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_mocov3.py:imagenet100 \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data and variants are those of imagenet_simclr.py beside it, and:
+Data and variants are the same as in imagenet_simclr.py, plus:
   resnet50     ResNet-50 with LARS.
-  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
-               400 epochs; with resnet50 a ResNet-18 in its place.
+  imagenet100  the 100 classes of imagenet100.txt from an image folder;
+               400 epochs; together with resnet50, a ResNet-18 instead.
 
-Never run: neither data nor hardware was at hand. The recipe is E-SSL on MoCo v3
-as others have measured it (arXiv 2603.06693; ViT-S/16, 100 epochs, batch size
-2048, linear probe, top-1): 68.44% without rotations and 70.60% with four
-rotated views of 96 pixels. It does not state lambda; 1.0 is the default of
-its program. imagenet100 with a ResNet-18 is solo-learn's: 80.36% after 400
-epochs (offline linear probe); it gives no figure for its ViT-S.
+Never run, because data and hardware were not available. The recipe is E-SSL on
+MoCo v3 as measured by others (arXiv 2603.06693; ViT-S/16, 100 epochs, batch
+size 2048, linear probe, top-1): 68.44% without rotations and 70.60% with four
+rotated views of 96 pixels. They do not state lambda; 1.0 is the default of
+their program. imagenet100 with a ResNet-18 follows solo-learn: 80.36% after 400
+epochs (offline linear probe); it reports no figure for its ViT-S.
 
-MoCo v3 itself (arXiv 2104.02057) has 73.2% for ViT-S after 300 epochs, and
-72.8% for ResNet-50 (as remembered, like the settings of resnet50). Its ViT-S is
+MoCo v3 itself (arXiv 2104.02057) reports 73.2% for ViT-S after 300 epochs, and
+72.8% for ResNet-50 (as remembered, like the settings of resnet50). Train its
+ViT-S with
 
   python -m essl_jax.main \
     --config=configs/imagenet_mocov3.py:baseline,epochs=300 \
     --config.batch_size=4096 --config.optimizer.scale_with_batch=True \
     --config.optimizer.learning_rate=1.5e-4 --config.optimizer.warmup_epochs=40
 
-Users of MoCo v3 report a ResNet-50 that collapses after epoch 250: watch
+Users of MoCo v3 report a ResNet-50 that collapsed after epoch 250: watch
 `embedding_std`.
 """
 

@@ -14,11 +14,11 @@ from a folder `train/<class>/*`, `val/<class>/*`.
 Variants combine with commas (`:baseline,epochs=300`):
   baseline     SimCLR: no rotations are predicted.
   epochs=100, epochs=200, epochs=300, epochs=800
-               how long; 100 without.
+               number of epochs; 100 by default.
   scale=small  view 3 shows 5% to 14% of an image (the default).
-  scale=large  view 3 shows 8% to all of it.
-  tiny         a narrow ResNet-18 on small crops, for trying out a folder of a
-               few images on a CPU.
+  scale=large  view 3 shows 8% to 100% of an image.
+  tiny         a narrow ResNet-18 on small crops, to try out a folder of a few
+               images on a CPU.
 
 Accuracy of the paper (arXiv 2111.00899; linear probe, top-1, %; not measured
 here):
@@ -28,15 +28,15 @@ here):
   E-SimCLR, scale=large    68.2  70.2  71.1     -
 
 Linear probe: SGD for 100 epochs at batch size 256, cosine per epoch from a
-learning rate of 0.3, as the paper's log of 800 epochs has it; its script says
-1.0 (--config.probe.learning_rate=1.0).
+learning rate of 0.3, as in the paper's log of 800 epochs; its script has 1.0
+(--config.probe.learning_rate=1.0).
 
-kNN reads 50,000 of the training images as its bank; evaluate with all of them
-by --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
-labels with --config.mode=finetune; docs/evaluation.md has 10% and lists.
+The kNN bank holds 50,000 of the training images; to use all of them, evaluate
+with --config.mode=evaluate --config.knn.bank_images=0. Fine-tune on 1% of the
+labels with --config.mode=finetune; docs/evaluation.md explains 10% and lists.
 
-Hours: SimCLR's authors give about 1.5 h for 100 epochs of the plain method at
-this batch size on 128 TPU v3 cores (arXiv 2002.05709, section 2.2; as
+Hours: the authors of SimCLR report about 1.5 h for 100 epochs of the plain
+method at this batch size on 128 TPU v3 cores (arXiv 2002.05709, section 2.2; as
 remembered). Four crops of 96 pixels add 37% to the pixels of two of 224.
 """
 
@@ -57,7 +57,7 @@ VARIANTS = {
   "scale=large": "view 3 shows 8% to 100%",
   "tiny": "for trying out, on a CPU",
 }
-# For recipes of methods whose authors or followers have such figures.
+# For methods with published figures on ImageNet-100.
 IMAGENET100 = VARIANTS | {"imagenet100": "100 classes of a folder, ResNet-18"}
 
 
@@ -91,9 +91,9 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
 def start(
   method: str, chosen: Collection[str], encoder: str = "resnet"
 ) -> ml_collections.ConfigDict:
-  """Returns what the ImageNet recipes share: data, views, evaluations."""
+  """Returns the common part of ImageNet recipes: data, views, evaluations."""
   large = option(chosen, "scale", "small") == "large"
-  for other in VARIANTS:  # what imagenet100 settles itself
+  for other in VARIANTS:  # imagenet100 sets these itself
     if other == "tiny" or other.startswith("epochs="):
       exclusive(chosen, ("imagenet100", other))
   config = base(method=method, encoder=encoder)
@@ -141,7 +141,7 @@ def start(
 
 
 def use_imagenet100(config: ml_collections.ConfigDict) -> None:
-  """Turns a recipe to ImageNet-100 with the settings of solo-learn."""
+  """Switches a recipe to ImageNet-100 with the settings of solo-learn."""
   names = pathlib.Path(__file__).with_name("imagenet100.txt")
   config.epochs = 400
   config.batch_size = 256
@@ -158,7 +158,7 @@ def use_imagenet100(config: ml_collections.ConfigDict) -> None:
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:
-  """Makes a recipe `tiny`, but for what its method has."""
+  """Makes a recipe `tiny`, except the settings of its method."""
   config.epochs = 2
   config.batch_size = 16
   config.precision = "float32"

@@ -8,7 +8,7 @@ r"""E-SimSiam on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_simsiam.py \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data, views and variants are those of imagenet_simclr.py beside it.
+Data, views and variants are the same as in imagenet_simclr.py.
 
 Accuracy of the paper (arXiv 2111.00899; linear probe, top-1, %; not measured
 here), 100 epochs: SimSiam 67.9, E-SimSiam 68.5.
@@ -18,7 +18,7 @@ The projector has three layers, as in SimSiam (arXiv 2011.10566, section 3).
 Linear probe: LARS for 90 epochs at batch size 4096, cosine per epoch from a
 learning rate of 0.1 * 4096 / 256, no decay, as in SimSiam's main_lincls.py.
 
-Hours: none are published for E-SimSiam. Four crops of 96 pixels add 37% to the
+Hours: not published for E-SimSiam. Four crops of 96 pixels add 37% to the
 pixels of two of 224.
 """
 
@@ -49,6 +49,6 @@ def get_config(variant: str | None = None) -> ml_collections.ConfigDict:
     shrink(config)
     config.projector.widths = (32, 32, 32)
     config.predictor_hidden = 16
-    # LARS at the recipe's rate would hardly move in so few steps.
+    # LARS at the recipe's rate would hardly learn in so few steps.
     config.probe.update(optimizer="sgd", learning_rate=0.3)
   return config

@@ -7,16 +7,16 @@ r"""E-VICReg on ImageNet: ResNet-50, four-fold rotations predicted.
   python -m essl_jax.main --config=configs/imagenet_vicreg.py:imagenet100 \
     --config.data.name=folder --config.data.dir=/data/imagenet
 
-Data and variants are those of imagenet_simclr.py beside it, and:
-  imagenet100  the 100 classes of imagenet100.txt, of an image folder;
+Data and variants are the same as in imagenet_simclr.py, plus:
+  imagenet100  the 100 classes of imagenet100.txt from an image folder;
                ResNet-18, 400 epochs.
 
-Never run: neither data nor hardware was at hand. Heads, views and optimiser are
-those of VICReg (arXiv 2105.04906, section 4.2; as remembered), whose linear
-probe has 73.2% after 1000 epochs at batch size 2048. imagenet100 is
-solo-learn's: 79.40% after 400 epochs (offline linear probe). Nobody has
-published a weight of the rotations (lambda) for VICReg: 8, that of Barlow
-Twins, which weighs embeddings in like numbers, is a guess.
+Never run, because data and hardware were not available. Heads, views and
+optimiser follow VICReg (arXiv 2105.04906, section 4.2; as remembered), whose
+linear probe reaches 73.2% after 1000 epochs at batch size 2048. imagenet100
+follows solo-learn: 79.40% after 400 epochs (offline linear probe). No weight of
+the rotations (lambda) is published for VICReg: 8 is a guess, taken from Barlow
+Twins, whose loss has a similar scale.
 """
 
 from imagenet_simclr import IMAGENET100, shrink, start, use_imagenet100

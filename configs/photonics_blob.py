@@ -7,28 +7,29 @@ r"""E-SimCLR on photonic crystals with one inclusion; predicts half shifts.
 
 A network sees the permittivity of a unit cell, 32 x 32, pre-trains without
 labels, and then learns the density of states from few labelled cells. DIR holds
-what `python -m essl_jax.photonics.generate --kind=blob` makes; in the paper
-15,000 cells without labels, 3,000 to fine-tune on and 2,000 to test on. Further
-cells serve to choose the epoch.
+the output of `python -m essl_jax.photonics.generate --kind=blob`; the paper has
+15,000 cells without labels, 3,000 to fine-tune on and 2,000 to test on. We use
+further cells to choose the epoch.
 
-Flips and quarter turns leave the density of states as it is, so both views
-undergo them. E-SimCLR predicts which of four translations by half a cell was
-applied: the inclusion has a fixed place in these cells.
+Flips and quarter turns do not change the density of states, so both views are
+augmented with them. E-SimCLR predicts which of four translations by half a cell
+was applied, because the inclusion has a fixed place in these cells.
 
-Fine-tuning augments with the same invariances as pre-training; `transform` has
-one more.
+Fine-tuning augments with the same invariances as pre-training; `transform` adds
+one.
 
 Variants:
   simclr      predicts nothing.
   transform   SimCLR that augments with the translations instead.
   supervised  no pre-training: learns from labelled cells and random weights;
               DIR needs no unlabelled.h5.
-  small       makes a few hundred labelled cells itself; minutes on 2 CPU cores.
+  small       generates a few hundred labelled cells itself; minutes on 2 CPU
+              cores.
 
 Reference: arXiv 2111.00899, section 5. Neither its cells nor their generator
-were published, so figures cannot be compared digit by digit. Its order of
-errors is E-SimCLR below SimCLR below SimCLR + transform. Never run at full
-size; experiments/README.md has what was measured.
+were published, so figures cannot be compared digit by digit. In the paper, the
+error of E-SimCLR is below SimCLR's, which is below SimCLR + transform's. Never
+run at full size; experiments/README.md has our measurements.
 
 Differences from the original program: cells are shuffled in every epoch; flips
 are one of four (none, either, both) instead of one of three; projector and
@@ -67,7 +68,7 @@ def make(
   invariances: tuple[str, ...],
   predicted: str,
 ) -> ml_collections.ConfigDict:
-  """Returns the recipe of a kind of cell, for `photonics_gpm.py` too."""
+  """Returns the recipe for a kind of cell, for `photonics_gpm.py` too."""
   chosen = variants(variant, VARIANTS)
   baseline = exclusive(chosen, ("simclr", "transform", "supervised"))
   is_supervised = baseline == "supervised"
@@ -88,7 +89,7 @@ def make(
     flip=0.0,
     jitter_probability=0.0,
     grayscale=0.0,
-    mean=(0.0,),  # (permittivity - 1) / 19 as it is
+    mean=(0.0,),  # (permittivity - 1) / 19 without further scaling
     std=(1.0,),
   )
   if baseline == "transform":

@@ -7,15 +7,15 @@
 Variants:
   baseline  SimCLR: no rotations are predicted, base learning rate 0.03.
   small     2,000 images, 48-pixel views, a quarter of the width: to try out.
-  augself   AugSelf's term in place of the prediction of rotations; so do care,
+  augself   AugSelf's term in place of predicting rotations; likewise care,
             equimod, sie and stl. 200 epochs at batch size 256 with a learning
             rate of 0.03, as AugSelf and STL were trained on STL-10.
 
 Pre-trains on the 100,000 unlabelled images of 96 pixels (TFDS `stl10`, split
 `unlabelled`); kNN and linear probe use the 5,000 labelled training images and
-the 8,000 test images. The paper has no such run: the recipe is CIFAR-10's with
+the 8,000 test images. The paper has no such run. The recipe is CIFAR-10's with
 views of 96 pixels (48 for the third), ImageNet's stem and 100 epochs. Never
-run: the data was not available.
+run, because the data was not available.
 """
 
 import ml_collections
@@ -78,7 +78,7 @@ def make(method: str, variant: str | None) -> ml_collections.ConfigDict:
     config.probe.update(resize_size=54, protocol="fast")
   use_term(config, chosen)
   if "care" in chosen:
-    config.care.update(weight=0.01, chunks=8)  # the paper's, of a ResNet-50
+    config.care.update(weight=0.01, chunks=8)  # the paper's for a ResNet-50
   if {"sie", "small"} <= chosen:
-    config.sie.equivariant_features = 64  # of 128
+    config.sie.equivariant_features = 64  # half of 128
   return config

@@ -4,8 +4,8 @@
   python -m essl_jax.main --config=configs/stl10_simsiam.py:baseline
   python -m essl_jax.main --config=configs/stl10_simsiam.py:small
 
-Data, views, variants and training are those of stl10_simclr.py beside it. Never
-run: the data was not available.
+Data, views, variants and training are the same as in stl10_simclr.py. Never
+run, because the data was not available.
 """
 
 import ml_collections

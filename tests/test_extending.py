@@ -171,7 +171,7 @@ WRONG = {
   "hook": ("--config.method=wrong:Shadow", "loss cannot be a field"),
   "frozen": (
     "--config.encoder.name=wrong:Frozen",
-    "no parameter to be frozen is encoder/nothing; there are: encoder/Conv_0",
+    "to freeze is named encoder/nothing; there are: encoder/Conv_0",
   ),
   "unknown view": (_term("Unknown"), "Unknown.requests: AttributeError"),
   "constructor": (
@@ -204,8 +204,8 @@ WRONG = {
   ),
   "identity": (_group("TURNED"), "element 0 must be the identity"),
   "equal elements": (_group("EQUAL"), "elements 1 and 2 do the same"),
-  "shape": (_group("CUT"), "of it: change config.equivariance"),
-  "dtype": (_group("WHOLE"), "and makes int32[1,16,16,3]"),
+  "shape": (_group("CUT"), "]: change config.equivariance"),
+  "dtype": (_group("WHOLE"), "but returns int32[1,16,16,3]"),
   "side": (_group("THIRDS"), ": set config.views.third.size to fit or change"),
   "element names": (
     _group("NAMES", "named"),

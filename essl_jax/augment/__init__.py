@@ -1,19 +1,18 @@
 """Random views of images: pure functions that run inside the train step.
 
-Common to all functions: `images` are `[N, H, W, 3]` or, where there are no
-colours to change, `[N, H, W, 1]`, uint8 or floating in [0, 1]; uint8 is divided
-by 255, and the result is float32 in [0, 1]. `ValueError` refuses numbers out
-of range where they are known; traced ones are taken as they are. Values given
-per image (`factor`, `sigma`, `flip`) are scalars or `[N]`, and may be traced.
-Pixels are what torchvision computes on PIL images, save that PIL rounds to
-eight bits after every operation. Everything works under `jit`, `vmap`, `grad`,
-`shard_map` and `pmap`; `ValueError` names an unfit shape.
+All functions take `images` of shape `[N, H, W, 3]`, or `[N, H, W, 1]` where no
+colours change, as uint8 or as floats in [0, 1]. They divide uint8 by 255 and
+return float32 in [0, 1]. Values per image (`factor`, `sigma`, `flip`) are
+scalars or `[N]`, and may be traced. Wrong shapes and known numbers out of range
+raise `ValueError`; traced numbers are not checked. Pixels match torchvision on
+PIL images, except that PIL rounds to eight bits after every operation.
+Everything works under `jit`, `vmap`, `grad`, `shard_map` and `pmap`.
 
     view = View(size=16, blur=0.5)
     views = random_view(jax.random.key(0), images, view)  # [N, 16, 16, 3]
 
-`random_view` draws parameters and applies them; `return_parameters=True` hands
-them out (`ViewParameters`), and `apply_view` makes the same views by them.
+`random_view` draws parameters and applies them. With `return_parameters=True`
+it also returns them (`ViewParameters`), and `apply_view` repeats the views.
 """
 
 from essl_jax.augment.arrays import fold_each

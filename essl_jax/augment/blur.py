@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from essl_jax import inputs
 from essl_jax.augment.arrays import as_float, per_image, through
 
-_MOST = 1000  # pixels; every one of them is one more operation
+_MOST = 1000  # pixels; each one adds an operation
 
 
 def _box_blur(
   images: jax.Array, radius: jax.Array, taps: int, axis: int
 ) -> jax.Array:
-  """Means over `2 * radius + 1` pixels, `radius` `[N, 1, 1, 1]` fractional."""
+  """Averages `2 * radius + 1` pixels; `radius` `[N, 1, 1, 1]` is fractional."""
   pads = [(taps, taps) if i == axis else (0, 0) for i in range(4)]
   padded = jnp.pad(images, pads, mode="edge")
   total = images
@@ -35,23 +35,23 @@ def gaussian_blur(
 ) -> jax.Array:
   """Blurs as PIL's GaussianBlur, whose `radius` is `sigma` in pixels.
 
-  Three box blurs of fractional radius per axis (Gwosdek et al., "Theoretical
-  Foundations of Gaussian Convolution by Extended Box Filtering", 2011), each
-  repeating the border and rounding to eight bits; the gradient passes as if
-  nothing was rounded.
+  Applies three box blurs of fractional radius per axis (Gwosdek et al.,
+  "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering",
+  2011). Each repeats the border and rounds to eight bits; the gradient ignores
+  the rounding.
 
   Args:
     images: `[N, H, W, 3]`.
     sigma: standard deviation in pixels, scalar or `[N]`.
-    max_sigma: the largest `sigma`, which bounds the kernel and the work, at
-      most 1000. A traced `sigma` above it counts as `max_sigma`.
+    max_sigma: the largest `sigma`, at most 1000; it sets the kernel size and
+      thus the cost. A traced `sigma` above it is clipped to `max_sigma`.
 
   Returns:
     `[N, H, W, 3]`, float32.
 
   Raises:
-    ValueError: a `sigma` whose value is known is negative or above
-      `max_sigma`, or `max_sigma` is not in [0, 1000].
+    ValueError: a known `sigma` is negative or above `max_sigma`, or `max_sigma`
+      is not in [0, 1000].
   """
   images = as_float(images)
   if not 0 <= max_sigma <= _MOST:
@@ -73,6 +73,6 @@ def gaussian_blur(
   radius = whole + part / (2 * variance - 6 * (whole + 1) ** 2)
   for axis in (2, 2, 2, 1, 1, 1):
     levels = _box_blur(images, radius, taps, axis) * 255
-    # Pulled down a little because PIL's weights are truncated.
+    # Rounds down a little more often, because PIL truncates its weights.
     images = through(jnp.round(levels - 2e-4), levels) / 255
   return images

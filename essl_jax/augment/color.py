@@ -1,4 +1,4 @@
-"""Changes of colour, one by one and as a random jitter."""
+"""Colour operations, single and as a random jitter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from essl_jax.augment.arrays import (
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3
 _FACTORS = (0.0, float(np.finfo(np.float32).max))
 _TURNS = (-0.5, 0.5)
-_COUNTED = 2**23  # pixels whose levels int32 can add up
+_COUNTED = 2**23  # number of pixels whose levels int32 can sum
 
 
 def _gray(planes: Planes) -> jax.Array:
@@ -30,7 +30,7 @@ def _gray(planes: Planes) -> jax.Array:
 
 
 def _blend(planes: Planes, target: Any, factor: jax.Array) -> Planes:
-  """Clips `factor * planes + (1 - factor) * target`."""
+  """Computes `factor * planes + (1 - factor) * target`, clipped to [0, 1]."""
   red, green, blue = (
     jnp.clip(factor * plane + (1 - factor) * target, 0, 1) for plane in planes
   )
@@ -38,8 +38,8 @@ def _blend(planes: Planes, target: Any, factor: jax.Array) -> Planes:
 
 
 def _mean(plane: jax.Array) -> jax.Array:
-  """The mean `[N, 1, 1]` in whole grey levels, as PIL's contrast takes it."""
-  # Whole numbers sum to the same in any order, whatever the batch's shape.
+  """Computes the mean `[N, 1, 1]`, rounded to grey levels as PIL's contrast."""
+  # Integers have the same sum in any order, whatever the batch's shape.
   levels = jnp.round(plane * 255).astype(jnp.int32)
   pixels = plane.shape[1] * plane.shape[2]
   if pixels < _COUNTED:
@@ -55,7 +55,7 @@ def _mean(plane: jax.Array) -> jax.Array:
 
 
 def _levels(plane: jax.Array) -> jax.Array:
-  """Grey levels 0 to 255, exactly whole where the image was uint8."""
+  """Converts to grey levels 0 to 255, exact integers if the image was uint8."""
   levels = plane * 255
   whole = jnp.round(levels)
   near = jnp.abs(levels - whole) < 1e-3
@@ -63,7 +63,7 @@ def _levels(plane: jax.Array) -> jax.Array:
 
 
 def _turn_hue(planes: Planes, turns: jax.Array) -> Planes:
-  """Adds `turns` to the hue in PIL's HSV, which is truncated to eight bits."""
+  """Adds `turns` to the hue in PIL's HSV, which truncates to eight bits."""
   red, green, blue = (_levels(plane) for plane in planes)
   high = jnp.maximum(jnp.maximum(red, green), blue)
   low = jnp.minimum(jnp.minimum(red, green), blue)
@@ -80,13 +80,13 @@ def _turn_hue(planes: Planes, turns: jax.Array) -> Planes:
       jnp.where(red == low, 3 + from_green, 5 - from_red),
     ),
   )
-  # XLA's division may be off by one bit, which PIL's truncation would show.
+  # XLA's division may be off by one bit, and truncation would amplify it.
   sixth = hue / 6
   hue = sixth + ((hue - 4 * sixth) - 2 * sixth) / 6
   hue = jnp.where(hue < 0, hue + 1, hue) * 255
   steps = jnp.asarray(turns, jnp.float32) * 255
   hue = through(jnp.floor(hue), hue) + through(jnp.trunc(steps), steps)
-  # PIL adds in uint8, so that the circle has 256 steps, one more than a turn.
+  # PIL adds in uint8, so its circle has 256 steps, one more than a turn.
   hue = (hue - 256 * jnp.floor(hue / 256)) * (6 / 255)
   saturation = (high - low) / jnp.where(high > 0, high, 1) * 255
   saturation = through(jnp.floor(saturation), saturation) / 255
@@ -130,7 +130,7 @@ def adjust_saturation(images: chex.Array, factor: Any) -> jax.Array:
 def adjust_hue(images: chex.Array, factor: Any) -> jax.Array:
   """Turns the hue by `factor` turns, -0.5 to 0.5, in PIL's eight-bit HSV.
 
-  The gradient passes as if nothing was truncated to eight bits.
+  The gradient ignores the truncation to eight bits.
   """
   images = as_float(images)
   factor = per_image(factor, images, "factor", _TURNS)
@@ -169,13 +169,13 @@ def normalize(
       f"mean must be finite and std above 0, got {mean} and {std}"
     )
   center = center.reshape(1, 1, 1, channels)
-  # Divisions may differ in the last bit with the batch's shape, products not.
+  # With the batch's shape, divisions may change in the last bit, products not.
   factor = (np.float32(1) / scale).reshape(1, 1, 1, channels)
   return (images - center) * factor
 
 
 def _ranks(draws: Sequence[jax.Array]) -> list[jax.Array]:
-  """The rank `[N]` of each draw among all, without a sort; ties by index."""
+  """Ranks each draw `[N]` among all, without a sort; ties by index."""
   ranks = []
   for i, draw in enumerate(draws):
     start = jnp.zeros(draw.shape, jnp.int32)
@@ -188,16 +188,16 @@ def _ranks(draws: Sequence[jax.Array]) -> list[jax.Array]:
 def jitter_of(
   draws: jax.Array, strengths: Sequence[float]
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-  """The factors and the order that random numbers stand for.
+  """Converts random numbers to the factors and the order of a jitter.
 
   Args:
     draws: `[8, N]` uniform in [0, 1): four factors, then four ranks.
-    strengths: of brightness, contrast, saturation and hue; those at 0 are
-      left out.
+    strengths: strengths of brightness, contrast, saturation and hue; those at 0
+      are left out.
 
   Returns:
-    Factors, float32 `[N]`, of the four: 1, or 0 of hue, where one is left out.
-    Their places in the order, int32 `[N]`, 0 first: -1 where one is left out.
+    Four factors, float32 `[N]`; one that is left out is 1, or 0 for hue. Their
+    four positions in the order, int32 `[N]` from 0; one that is left out is -1.
   """
   active = [i for i in range(4) if strengths[i] > 0]
   rows = draws.shape[1:]
@@ -216,12 +216,12 @@ def jitter_of(
 def color_jitter(
   images: jax.Array, draws: jax.Array, strengths: Sequence[float]
 ) -> jax.Array:
-  """Brightness, contrast, saturation, hue in random order per image.
+  """Jitters brightness, contrast, saturation, hue in random order per image.
 
   Args:
     images: `[N, H, W, 3]`, float32.
-    draws: as of `jitter_of`.
-    strengths: likewise.
+    draws: as in `jitter_of`.
+    strengths: as in `jitter_of`.
 
   Returns:
     `[N, H, W, 3]`, float32.
@@ -235,13 +235,13 @@ def jitter(
   places: Sequence[jax.Array],
   strengths: Sequence[float],
 ) -> jax.Array:
-  """Brightness, contrast, saturation, hue by given factors, in given order.
+  """Jitters brightness, contrast, saturation, hue by given factors and order.
 
   Args:
     images: `[N, H, W, 3]`, float32.
-    factors: of the four, `[N]` each; see `jitter_of`.
-    places: of the four in the order, int32 `[N]` each.
-    strengths: of the four; those at 0 are left out.
+    factors: four factors, `[N]` each; see `jitter_of`.
+    places: their positions in the order, int32 `[N]` each.
+    strengths: four strengths; those at 0 are left out.
 
   Returns:
     `[N, H, W, 3]`, float32.
@@ -267,6 +267,6 @@ def jitter(
     now, turned = places[_HUE] == turn, _turn_hue(planes, factors[_HUE])
     return jax.tree.map(lambda t, a: jnp.where(now, t, a), turned, after)
 
-  # Unrolled, XLA's fusions on CPU compute every turn anew for each pixel.
+  # If unrolled, XLA's fusions on CPU recompute every turn for each pixel.
   planes = jax.lax.fori_loop(0, len(active), take_turn, split_planes(images))
   return stack_planes(planes)

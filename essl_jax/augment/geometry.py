@@ -19,7 +19,7 @@ def _triangle(x: jax.Array) -> jax.Array:
 
 
 def _cubic(x: jax.Array) -> jax.Array:
-  """Keys' cubic with a = -0.5, as PIL's; OpenCV and PyTorch take -0.75."""
+  """Keys' cubic with a = -0.5, as in PIL; OpenCV and PyTorch use -0.75."""
   near = (1.5 * x - 2.5) * x * x + 1
   far = ((-0.5 * x + 2.5) * x - 4) * x + 2
   return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
@@ -34,12 +34,12 @@ KERNELS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def _resampling_matrix(
   start: jax.Array, extent: jax.Array, inputs: int, outputs: int, method: str
 ) -> jax.Array:
-  """Weights `[N, outputs, inputs]` that resample `[start, start + extent)`."""
+  """Computes `[N, outputs, inputs]` weights for `[start, start + extent)`."""
   start, extent = start[:, None, None], extent[:, None, None]
   scale = extent / outputs
   pixels = jnp.arange(inputs, dtype=jnp.float32)[None, None, :]
   steps = jnp.arange(outputs, dtype=jnp.float32)[None, :, None] + 0.5
-  # Widening the kernel when shrinking is what antialiases.
+  # A wider kernel antialiases images that shrink.
   distance = (pixels + 0.5 - start - steps * scale) / jnp.maximum(scale, 1)
   inside = (pixels >= jnp.floor(start)) & (pixels < jnp.ceil(start + extent))
   weights = jnp.where(inside, KERNELS[method](jnp.abs(distance)), 0)
@@ -71,27 +71,29 @@ def resized_crop(
 
   Args:
     images: `[N, H, W, 3]`.
-    boxes: `[N, 4]` top, left, height, width in pixels, integer or floating;
-      each lies in its image.
+    boxes: `[N, 4]` top, left, height, width in pixels, integer or floating,
+      inside the image.
     size: side of the square result, or (height, width).
     method: "bilinear" or "bicubic" (Keys, a = -0.5; clipped to [0, 1]).
 
   Returns:
-    `[N, *size, 3]`, float32; NaN where a traced box leaves its image by more
-    than the pixels of the result see.
+    `[N, *size, 3]`, float32. NaN for output pixels of a traced box that see no
+    pixel of the image.
 
   Raises:
-    ValueError: other shapes, an unknown method, a size below 1, or a box that
-      is known to be empty or to leave its image.
+    ValueError: wrong shapes, an unknown method, a size below 1, or a known box
+      that is empty or leaves its image.
   """
   images, boxes = as_float(images), jnp.asarray(boxes, jnp.float32)
   if boxes.shape != (images.shape[0], 4):
     raise ValueError(
-      f"boxes must be [{images.shape[0]}, 4] as images are {images.shape}, "
+      f"boxes must be [{images.shape[0]}, 4] for images {images.shape}, "
       f"got {boxes.shape}"
     )
   if not isinstance(method, str) or method not in KERNELS:
-    raise ValueError(f"method {method!r} is none of {', '.join(KERNELS)}")
+    raise ValueError(
+      f"method must be one of {', '.join(KERNELS)}, got {method!r}"
+    )
   height, width = _sides(size)
   _check_boxes(boxes, images.shape)
   top, left, box_height, box_width = jnp.unstack(boxes, axis=1)
@@ -101,7 +103,7 @@ def resized_crop(
 
 
 def _sides(size: Any) -> tuple[int, int]:
-  """Height and width of a result; ValueError unless they are pixels."""
+  """Returns height and width in pixels; ValueError for a wrong size."""
   sides = size if isinstance(size, tuple | list) else (size, size)
   if len(sides) != 2 or not all(isinstance(x, Integral) for x in sides):
     raise ValueError(f"size must be one whole number or two, got {size!r}")
@@ -111,12 +113,12 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def _check_boxes(boxes: chex.Array, shape: Sequence[int]) -> None:
-  """Refuses known boxes that are not part of their image [N, H, W, C]."""
+  """Refuses known boxes that are empty or leave images [N, H, W, C]."""
   values = inputs.known(boxes)
   if values is None:
     return
   start, extent = values[:, :2], values[:, 2:]
-  room = np.array(shape[1:3]) * (1 + 1e-6)  # sums of float32 are rounded
+  room = np.array(shape[1:3]) * (1 + 1e-6)  # float32 sums round
   fits = (extent > 0) & (start >= 0) & (start + extent <= room)
   if not (fits.all() and np.isfinite(values).all()):
     first = values[~fits.all(axis=1) | ~np.isfinite(values).all(axis=1)][0]
@@ -153,15 +155,15 @@ def sample_crop_boxes(
 ) -> jax.Array:
   """Draws the boxes of torchvision's RandomResizedCrop.
 
-  Ten tries of a uniform area and a log-uniform aspect; the first that fits is
-  placed uniformly, and if none fits the largest central box of an allowed
-  aspect is taken. All tries are drawn at once, so that there is no loop.
+  Tries ten uniform areas with log-uniform aspects, and places the first that
+  fits uniformly. If none fits, it takes the largest central box of an allowed
+  aspect. All tries are drawn at once, without a loop.
 
   Args:
     key: one key, expanded by `fold_in(key, i)`, or `[n]` keys.
     n: number of boxes.
     image_shape: (H, W, ...) in pixels.
-    scale: smallest and largest area, as parts of the image's.
+    scale: smallest and largest area, as fractions of the image's.
     ratio: smallest and largest width / height.
 
   Returns:
@@ -169,7 +171,7 @@ def sample_crop_boxes(
 
   Raises:
     ValueError: not 0 < smallest <= largest, an area above 1, an image without
-      pixels, or another number of keys.
+      pixels, or a wrong number of keys.
   """
   if min(image_shape[:2]) < 1:
     raise ValueError(f"images must have pixels, got shape {image_shape}")

@@ -1,7 +1,7 @@
-"""What random views do to each image: the parameters, and how they are drawn.
+"""Parameters of random views: what is done to each image, and how it is drawn.
 
-Parameters are drawn first and applied after that, so that they describe a view
-and can make it again.
+Parameters are drawn first and applied afterwards, so they describe a view and
+can reproduce it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,30 +25,31 @@ JITTERS = ("brightness", "contrast", "saturation", "hue")
 class ViewParameters(flax.struct.PyTreeNode):
   """What was done to each of N images to make a view of it, in this order.
 
-  What is not applied has a value that says so, given in brackets; those of
-  `jittered`, `blurred` and `solarized` decide, since a blur of sigma 0 still
-  rounds. All arrays lead with N rows.
+  Brackets show the value of an operation that was not applied. The flags
+  `jittered`, `blurred` and `solarized` decide, because even a blur of sigma 0
+  rounds. All arrays have N rows.
 
   Attributes:
     crop: int32 `[N, 4]`: top, left, height and width of the window, in pixels
-      of the image that it was cut from (0, 0, height and width of the image).
+      of the original image (0, 0, height and width of the image).
     image_size: int32 `[N, 2]`: height and width of that image, in pixels.
-    flip: bool `[N]`: left and right are mirrored, after the crop (False).
-    jittered: bool `[N]`: brightness to hue are changed (False).
+    flip: bool `[N]`: whether left and right are mirrored, after the crop
+      (False).
+    jittered: bool `[N]`: whether brightness to hue are changed (False).
     brightness: float32 `[N]`, a factor (1).
     contrast: float32 `[N]`, a factor (1).
     saturation: float32 `[N]`, a factor (1).
     hue: float32 `[N]`, in turns of the colour circle, -0.5 to 0.5 (0).
-    jitter_order: int32 `[N, 4]`: the places of brightness, contrast, saturation
-      and hue in the order in which they are changed, the first being 0 (-1).
+    jitter_order: int32 `[N, 4]`: the positions of brightness, contrast,
+      saturation and hue in the order of application, from 0 (-1).
     grayscale: bool `[N]` (False).
     blurred: bool `[N]` (False).
     sigma: float32 `[N]`: standard deviation of the blur, in pixels of the view
       (0).
     solarized: bool `[N]` (False).
-    threshold: float32 `[N]`, in [0, 1]: from where on values are inverted (1).
-    elements: int32 `[N]` by group: which element of it was applied, by its
-      label; the second one of a group is named `rotation 2` (0, the identity).
+    threshold: float32 `[N]`, in [0, 1]: values from here on are inverted (1).
+    elements: int32 `[N]` by group: the label of the element applied (0, the
+      identity). If a group occurs twice, the second is named `rotation 2`.
   """
 
   crop: jax.Array
@@ -69,12 +70,12 @@ class ViewParameters(flax.struct.PyTreeNode):
 
   @property
   def relative_crop(self) -> jax.Array:
-    """The window in parts of the image, float32 `[N, 4]`."""
+    """The window as fractions of the image, float32 `[N, 4]`."""
     sides = jnp.concatenate([self.image_size, self.image_size], axis=1)
     return jnp.asarray(self.crop, jnp.float32) / sides
 
   def as_applied(self) -> Self:
-    """The same, where what was drawn and not applied has the values for it."""
+    """Resets the values of operations that were drawn but not applied."""
     factors = {
       name: jnp.where(self.jittered, getattr(self, name), name != "hue")
       for name in JITTERS
@@ -89,7 +90,7 @@ class ViewParameters(flax.struct.PyTreeNode):
 
 
 def element_names(groups: Sequence[str], extra: str | None) -> dict[str, str]:
-  """The groups of a view and the extra one, by their names in `elements`."""
+  """Maps names in `elements` to a view's groups, the extra group included."""
   found: dict[str, str] = {}
   for group in (*groups, *([extra] if extra is not None else [])):
     same = sum(group == other for other in found.values())
@@ -106,21 +107,21 @@ def draw_parameters(
   crop: bool = True,
   extra: str | None = None,
 ) -> ViewParameters:
-  """Draws what `random_view` of the same key does to images.
+  """Draws the parameters that `random_view` uses with the same key.
 
   Args:
-    key: as of `random_view`.
-    count: of images.
+    key: as in `random_view`.
+    count: number of images.
     image_shape: (H, W, ...) of the images in pixels.
-    view: as of `random_view`.
-    crop: likewise; where False, the window is the whole of what is given.
-    extra: likewise.
+    view: as in `random_view`.
+    crop: as in `random_view`; False makes the window the whole image.
+    extra: as in `random_view`.
 
   Returns:
     The parameters of all images.
 
   Raises:
-    ValueError: as of `random_view`.
+    ValueError: as in `random_view`.
   """
   view = as_view(view)
   drawn = draw(key, count, image_shape, view, crop=crop, extra=extra)
@@ -136,7 +137,7 @@ def draw(
   crop: bool,
   extra: str | None,
 ) -> ViewParameters:
-  """Likewise, where what is not applied has any values."""
+  """Draws parameters; operations that are not applied keep arbitrary values."""
   own_keys = inputs.image_keys(key, count)
   crop_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(own_keys)
   sides = jnp.asarray(image_shape[:2], jnp.int32)
@@ -169,8 +170,8 @@ def draw(
 def _draw_elements(
   keys: jax.Array, view: View, extra: str | None
 ) -> dict[str, jax.Array]:
-  """A random element of each group of the view, and sometimes of one more."""
-  # 0 and 1 would be the keys of the crop and of the draws.
+  """Draws an element of each group and, sometimes, one of the extra group."""
+  # The keys of the crop and of the other draws are numbers 0 and 1.
   own_keys = (fold_each(keys, number) for number in itertools.count(2))
   found = {}
   for number, (name, group) in enumerate(
@@ -184,5 +185,5 @@ def _draw_elements(
 
 
 def is_left(image_shape: Sequence[int], view: View) -> bool:
-  """Whether the crop is the whole of images at their own size."""
+  """Tells whether cropping leaves images of this shape unchanged."""
   return view.is_whole and tuple(image_shape[:2]) == (view.size, view.size)

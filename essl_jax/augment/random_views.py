@@ -1,4 +1,4 @@
-"""Random views of images, and views by given parameters."""
+"""Random views of images, and views with given parameters."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, overload
@@ -62,35 +62,35 @@ def random_view(
 ) -> Any:
   """Draws one view of each image.
 
-  In this order: crop, flip, colour jitter, grayscale, blur, solarize,
-  elements of groups, the extra group, normalise. What has probability or
-  strength 0 is not computed at all, nor is a crop that is the whole image at
-  its own size.
+  Applies, in this order: crop, flip, colour jitter, grayscale, blur, solarize,
+  elements of groups, the extra group, normalisation. Operations of probability
+  or strength 0 are not computed, and neither is a crop that takes the whole
+  image at its own size.
 
   Args:
-    key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys, so
-      that a view depends on its own key only and n devices can draw the views
-      of one; typed, or legacy `[2]` and `[N, 2]`. Images with equal keys share
-      their draw. Keep JAX's default (threefry) generator: others do not draw
-      per key under `vmap`.
-    images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view without colours.
-    view: what is done: a `View`, or a mapping of its fields with a `size`.
-    crop: False where the images are crops of the view's size already.
-    extra: a group of `transformations.find_augmentation`; with probability 1/2
-      one of its elements other than the identity is applied.
-    normalized: False leaves the pixels in [0, 1], which transformations of
-      colour expect; `normalize` comes after them.
-    return_parameters: whether to say what was done to each image.
+    key: one key, expanded by `fold_in(key, i)` for image i, or `[N]` keys;
+      typed, or legacy `[2]` and `[N, 2]`. A view depends only on its own key,
+      so n devices can draw the views of one; images with equal keys share their
+      draw. Keep JAX's default generator (threefry): others do not draw per key
+      under `vmap`.
+    images: `[N, H, W, 3]`, or `[N, H, W, 1]` for a view that leaves colours.
+    view: a `View`, or a mapping of its fields that includes `size`.
+    crop: False if the images are already crops of the view's size.
+    extra: name of a group in `transformations.find_augmentation`; with
+      probability 1/2, one of its elements other than the identity is applied.
+    normalized: False leaves the pixels in [0, 1], as colour transformations
+      expect them; call `normalize` afterwards.
+    return_parameters: whether to also return what was done to each image.
 
   Returns:
-    `[N, size, size, C]`, float32; with `return_parameters`, these and their
-    `ViewParameters`, by which `apply_view` makes the same views.
+    `[N, size, size, C]`, float32. With `return_parameters`, also the
+    `ViewParameters` from which `apply_view` makes the same views.
 
   Raises:
-    ValueError: a mapping without `size` or with unknown fields; another number
-      of keys; floating images that are known not to be in [0, 1]; images to be
-      left uncropped that are not of the view's size, or of other channels than
-      the view has numbers or colours for.
+    ValueError: a mapping without `size` or with unknown fields; a wrong number
+      of keys; known floating images outside [0, 1]; without `crop`, images that
+      do not have the view's size; or images whose channels do not fit the
+      view's mean, std and colour operations.
   """
   view, images = as_view(view), as_float(images)
   view.check_channels(images.shape[-1])
@@ -110,27 +110,27 @@ def apply_view(
   extra: str | None = None,
   normalized: bool = True,
 ) -> jax.Array:
-  """Makes the views of images that parameters describe.
+  """Makes the views that parameters describe.
 
-  With those that `random_view` has returned for the same images and options,
-  these are its views, bit for bit.
+  Parameters that `random_view` returned reproduce its views bit for bit, given
+  the same images and options.
 
   Args:
-    images: as of `random_view`.
-    parameters: one of each for every image.
-    view: that of the parameters: its size and interpolation, the parts that
-      are computed, its largest `blur_sigma`, its groups, mean and std.
-    crop: as of `random_view`; where False, no window is cut.
-    extra: likewise; its elements are among the parameters.
-    normalized: likewise.
+    images: as in `random_view`.
+    parameters: the parameters of every image.
+    view: the view that they were drawn for. It gives the size, interpolation,
+      operations to compute, largest `blur_sigma`, groups, mean and std.
+    crop: as in `random_view`; False cuts no window.
+    extra: as in `random_view`; the parameters include its elements.
+    normalized: as in `random_view`.
 
   Returns:
     `[N, size, size, C]`, float32.
 
   Raises:
-    ValueError: as of `random_view`; parameters of another number of images or
-      of other groups; or known ones that ask for what the view does not do, or
-      are of images of another size.
+    ValueError: as in `random_view`; parameters for another number of images or
+      other groups; known parameters of an operation that the view leaves out,
+      or of images of another size.
   """
   view, images = as_view(view), as_float(images)
   view.check_channels(images.shape[-1])
@@ -155,7 +155,7 @@ def _apply(
 
 
 def _crop(images: jax.Array, view: View, boxes: jax.Array | None) -> jax.Array:
-  """Windows of the images; without boxes the images are crops already."""
+  """Cuts windows from the images; without boxes, they already are crops."""
   is_sized = images.shape[1:3] == (view.size, view.size)
   if is_sized and (boxes is None or view.is_whole):
     return images
@@ -170,7 +170,7 @@ def _crop(images: jax.Array, view: View, boxes: jax.Array | None) -> jax.Array:
 def _flip_and_recolour(
   images: jax.Array, view: View, parameters: ViewParameters
 ) -> jax.Array:
-  """Flip to solarize."""
+  """Applies the operations from flip to solarize."""
 
   def where(name: str, changed: jax.Array) -> jax.Array:
     now = per_image(getattr(parameters, name), images, name)[..., None]
@@ -202,7 +202,7 @@ def _check(
   crop: bool,
   extra: str | None,
 ) -> None:
-  """Refuses parameters that the view of these images cannot have."""
+  """Refuses parameters that do not fit the view and the images."""
   if not isinstance(parameters, ViewParameters):
     raise ValueError(
       f"parameters must be ViewParameters, got {type(parameters).__name__}"
@@ -211,7 +211,7 @@ def _check(
   if set(parameters.elements) != wanted:
     raise ValueError(
       f"parameters must have elements of {sorted(wanted)}, the groups of the"
-      f" view and the extra one, got {sorted(parameters.elements)}"
+      f" view and the extra group, got {sorted(parameters.elements)}"
     )
   columns = {"crop": (4,), "image_size": (2,), "jitter_order": (4,)}
   for path, leaf in jax.tree.leaves_with_path(parameters):
@@ -219,7 +219,7 @@ def _check(
     shape = (count, *columns.get(name, ()))
     if np.shape(leaf) != shape:
       raise ValueError(
-        f"{name} of parameters must be {list(shape)} as images are"
+        f"{name} of parameters must be {list(shape)} for images"
         f" {images.shape}, got {np.shape(leaf)}"
       )
   _check_parts(parameters, view)
@@ -228,7 +228,7 @@ def _check(
 
 
 def _check_parts(parameters: ViewParameters, view: View) -> None:
-  """Refuses known parameters of what the view does not compute."""
+  """Refuses known parameters of operations that the view leaves out."""
   parts = {
     "flip": (parameters.flip, view.flip),
     "jitter": (parameters.jittered, view.is_jittered),
@@ -243,7 +243,7 @@ def _check_parts(parameters: ViewParameters, view: View) -> None:
     known = None if is_computed else inputs.known(flags)
     if known is not None and known.any():
       raise ValueError(
-        f"parameters have {name} for {known.sum()} images, and the view does"
+        f"parameters have {name} for {known.sum()} images, but the view is"
         f" without {name}: give the view that they were drawn for"
       )
 
@@ -251,13 +251,13 @@ def _check_parts(parameters: ViewParameters, view: View) -> None:
 def _check_windows(
   images: jax.Array, parameters: ViewParameters, view: View
 ) -> None:
-  """Refuses known windows of images of another size."""
+  """Refuses known windows that belong to images of another size."""
   sides = inputs.known(parameters.image_size)
   if sides is not None and (sides != images.shape[1:3]).any():
     other = sides[(sides != images.shape[1:3]).any(axis=1)][0]
     raise ValueError(
-      f"parameters are of images of {other[0]}x{other[1]} pixels, and these"
-      f" are {images.shape}"
+      f"parameters belong to images of {other[0]}x{other[1]} pixels, but these"
+      f" images are {images.shape}"
     )
   boxes = inputs.known(parameters.crop)
   if boxes is None or not is_left(images.shape[1:], view):
@@ -265,6 +265,6 @@ def _check_windows(
   cuts = boxes[(boxes != (0, 0, *images.shape[1:3])).any(axis=1)]
   if len(cuts):
     raise ValueError(
-      "crop of parameters must be the whole image, as the view's is, got"
-      f" {cuts[0].tolist()}"
+      "crop of parameters must be the whole image, because the view does not"
+      f" crop, got {cuts[0].tolist()}"
     )

@@ -1,4 +1,4 @@
-"""Requests of methods and terms for views of the images."""
+"""Views of the images, as methods and terms request them."""
 
 from collections.abc import Callable
 import dataclasses
@@ -12,8 +12,8 @@ from essl_jax.augment.view import View
 
 Transform = Callable[[jax.Array, jax.Array], tuple[jax.Array, Any]]
 """`(images [N, H, H, C] in [0, 1], keys [N]) -> (images [K N, H, H, C],
-targets)`: K copies, the first of all images, then the second; targets are a
-tree of arrays that lead with N or K N rows."""
+targets)`: K copies, the first copy of all images, then the second, and so on.
+Targets are a tree of arrays with N or K N rows."""
 
 
 class DrawnView(flax.struct.PyTreeNode):
@@ -21,8 +21,8 @@ class DrawnView(flax.struct.PyTreeNode):
 
   Attributes:
     parameters: what was done to each image.
-    view: how it is drawn; static.
-    extra: one more group, as of `random_view`; static.
+    view: the settings it was drawn with; static.
+    extra: one more group, as in `random_view`; static.
   """
 
   parameters: ViewParameters
@@ -32,33 +32,33 @@ class DrawnView(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class ViewRequest:
-  """One view of every image that the encoder is to see.
+  """One view of every image for the encoder to see.
 
-  Two requests of one name must be equal, but for `shared_by` and `parameters`:
-  the view is drawn and encoded once, for both who ask.
+  Two requests with the same name must be equal, except in `shared_by` and
+  `parameters`: the view is drawn and encoded once for both.
 
   Attributes:
-    name: of the view, by which its features are handed over.
-    view: how it is drawn; `plain_view` leaves the image as it is but for its
-      size.
-    extra: one more group, as of `random_view`.
-    draw_of: the name of another request whose random draws this one takes
-      over, as many as that has; None has its own.
-    transform: what is done to the pixels of the view before they are
-      normalised, such as applying every element of a group. It gets all draws
-      at once, as copies, with a key for each.
-    draws: how many views of each image it stands for, drawn apart from each
-      other. They are copies [draws N, H, W, C] that the encoder sees together.
-    shared_by: how many consecutive images of the batch share each draw. Of two
-      requests that differ in it, the larger one holds, a multiple of the other.
-    chunks: instead of `shared_by`, the number of chunks of consecutive images
-      that the batch is divided into. The images of a chunk share their draws.
-      0 means no chunks.
-    parameters: whether what was done to each image is handed over too.
+    name: name of the view; its features are found by it.
+    view: how to draw it; `plain_view` only resizes the image.
+    extra: one more group, as in `random_view`.
+    draw_of: the name of another request whose random draws this one reuses,
+      with the same number of draws. None makes its own draws.
+    transform: applied to the view's pixels before normalisation, for example
+      to apply every element of a group. It gets all draws at once, as copies,
+      with one key each.
+    draws: how many independent views of each image to draw. The encoder sees
+      them together, as copies [draws N, H, W, C].
+    shared_by: how many consecutive images of the batch share each draw. If two
+      requests differ in it, the larger one is used, which must be a multiple of
+      the other.
+    chunks: alternative to `shared_by`: the number of chunks of consecutive
+      images that the batch is divided into. The images of a chunk share their
+      draws. 0 means no chunks.
+    parameters: whether to also return what was done to each image.
 
   Raises:
-    ValueError: draws or shared_by is below 1, or chunks below 0, or two of
-      draw_of, shared_by and chunks are given.
+    ValueError: draws or shared_by is below 1, chunks is below 0, or more than
+      one of draw_of, shared_by and chunks is given.
   """
 
   name: str
@@ -86,38 +86,37 @@ class ViewRequest:
     ]
     if len(given) > 1:
       raise ValueError(
-        f"{' and '.join(given)} each say which draws images share: give one"
+        f"{' and '.join(given)} each set which draws images share: give one"
       )
 
   def images_per_draw(self, images: int) -> int:
-    """How many consecutive images of a whole batch share each draw.
+    """Returns how many consecutive images of a whole batch share each draw.
 
     Args:
-      images: of the batch.
+      images: number of images in the batch.
 
     Returns:
-      A number that divides it.
+      A divisor of `images`.
 
     Raises:
-      ValueError: the batch cannot be divided so.
+      ValueError: `shared_by` or `chunks` does not divide the batch.
     """
     what = f"chunks={self.chunks}" if self.chunks else ""
     what = what or f"shared_by={self.shared_by}"
     if images % (self.chunks or self.shared_by):
       raise ValueError(
-        f"{what} of the view {self.name!r} must divide the {images} images of a"
-        " batch"
+        f"{what} of the view {self.name!r} must divide the batch size {images}"
       )
     return images // self.chunks if self.chunks else self.shared_by
 
   @property
   def draw_names(self) -> tuple[str, ...]:
-    """The names of its draws, which are those of crops that the host makes."""
+    """The names of its draws; crops made on the host have the same names."""
     return self._numbered(self.draw_of or self.name)
 
   @property
   def transform_names(self) -> tuple[str, ...]:
-    """The names of the draws of its transform."""
+    """The names of its transform's draws."""
     return self._numbered(self.name)
 
   def _numbered(self, name: str) -> tuple[str, ...]:
@@ -127,19 +126,19 @@ class ViewRequest:
 
 
 def window_name(crop: str) -> str:
-  """What the windows of a crop that the host cuts are called in a batch."""
+  """Returns the batch key under which the windows of a host crop are stored."""
   return f"window of {crop}"
 
 
 def plain_view(view: View, size: int | None = None) -> View:
-  """The view of an image that is resized and nothing else.
+  """Makes a view that only resizes an image.
 
   Args:
-    view: whose size, interpolation, mean and std it has.
+    view: a view to copy size, interpolation, mean and std from.
     size: another size in pixels.
 
   Returns:
-    The view; of an image that is not square, it shows the middle.
+    The view. It shows the middle of images that are not square.
   """
   return View(
     size=view.size if size is None else size,

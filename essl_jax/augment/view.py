@@ -8,8 +8,8 @@ from typing import Any
 from essl_jax import transformations
 from essl_jax.augment.geometry import KERNELS
 
-# Per field of a View: how many numbers, the smallest and the largest. A mean
-# and a deviation may be of one channel.
+# For each field of a View: number of values, smallest and largest allowed. Mean
+# and standard deviation may have one channel.
 _CHANNELS = ("mean", "std")
 _LIMITS: dict[str, tuple[int, float, float]] = {
   "size": (1, 1, 2**14),
@@ -29,7 +29,7 @@ _LIMITS: dict[str, tuple[int, float, float]] = {
 
 
 def _fits(name: str, value: Any) -> bool:
-  """Whether a value of a View's field has its number of values, in range."""
+  """Tells whether a View's field has the right number of values, in range."""
   count, low, high = _LIMITS[name]
   several = isinstance(value, Sequence) and not isinstance(value, str)
   values: tuple[Any, ...] = tuple(value) if several else (value,)
@@ -45,7 +45,7 @@ def _fits(name: str, value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """What `random_view` does to an image; hashable, so static under `jit`.
+  """Settings of `random_view`; hashable, so static under `jit`.
 
   Attributes:
     size: side of the square view in pixels.
@@ -56,20 +56,21 @@ class View:
     jitter: strengths of brightness, contrast, saturation and hue. The first
       three draw a factor from [max(0, 1 - x), 1 + x]; hue turns by [-x, x] of
       the colour circle.
-    jitter_probability: probability of the jitter, whose four parts come in
-      random order.
+    jitter_probability: probability of the jitter, which applies its four parts
+      in random order.
     grayscale: probability of grayscale, with three equal channels.
     blur: probability of a Gaussian blur.
     blur_sigma: smallest and largest standard deviation of the blur in pixels.
     solarize: probability of inverting bright values.
     solarize_threshold: where bright begins, in [0, 1].
-    groups: transformation groups (`transformations.find_augmentation`): one
-      random element of each is applied.
-    mean: subtracted at the end, per channel: three numbers or one.
-    std: divided by at the end, per channel.
+    groups: names of transformation groups (`transformations.find_augmentation`)
+      of which to apply one random element each.
+    mean: subtracted from each channel at the end: three numbers or one.
+    std: divides each channel at the end.
 
   Raises:
-    ValueError: a field is out of range; names it, its value and the range.
+    ValueError: a field is out of range; the message has its name, value and
+      range.
   """
 
   size: int = 32
@@ -119,22 +120,22 @@ class View:
         raise ValueError(f"groups={self.groups!r} of a view: {error}") from None
     if self.jitter[3] > 0.5:
       raise ValueError(
-        f"jitter={self.jitter!r} of a view turns hues, its last number, by "
-        "more than 0.5"
+        f"jitter={self.jitter!r} of a view must have a hue, its last number, of"
+        " at most 0.5"
       )
 
   @property
   def is_whole(self) -> bool:
-    """Whether the crop is the whole of a square image."""
+    """Whether the crop takes the whole of a square image."""
     return tuple(self.scale) == tuple(self.ratio) == (1, 1)
 
   @property
   def is_jittered(self) -> bool:
-    """Whether the view draws changes of colour."""
+    """Whether the view may jitter colours."""
     return self.jitter_probability > 0 and any(self.jitter)
 
   def check_channels(self, channels: int) -> None:
-    """Raises ValueError unless images of so many channels can be viewed."""
+    """Raises ValueError if the view does not fit this number of channels."""
     if not len(self.mean) == len(self.std) == channels:
       raise ValueError(
         f"mean={self.mean} and std={self.std} of a view must have one number"
@@ -143,13 +144,13 @@ class View:
     if channels != 3 and (self.is_jittered or self.grayscale):
       raise ValueError(
         f"jitter={self.jitter} and grayscale={self.grayscale:g} of a view"
-        f" change colours, and images of {channels} channel(s) have none: set"
+        f" change colours, but images of {channels} channel(s) have none: set"
         " jitter_probability and grayscale to 0"
       )
 
 
 def as_view(view: View | Mapping[str, Any]) -> View:
-  """A view, or that of a mapping of its fields; ValueError for other fields."""
+  """Makes a View from a mapping of its fields; ValueError for other fields."""
   if isinstance(view, View):
     return view
   if not isinstance(view, Mapping):
@@ -158,7 +159,7 @@ def as_view(view: View | Mapping[str, Any]) -> View:
   unknown = sorted(set(view) - set(allowed))
   if unknown or "size" not in view:
     raise ValueError(
-      f"a view needs `size` and has no {unknown}; got {sorted(view)}, allowed"
-      f" are {', '.join(allowed)}"
+      f"a view needs `size` and has no fields {unknown}; got {sorted(view)},"
+      f" allowed are {', '.join(allowed)}"
     )
   return View(**view)

@@ -1,1 +1,1 @@
-"""Meshes of devices, and settings of CPUs."""
+"""Device meshes, processes, signals, and settings for CPUs."""

@@ -1,11 +1,11 @@
-"""How much memory a device can have."""
+"""The memory of devices."""
 
 import os
 import pathlib
 
 import jax
 
-# The limits of a container, of both versions of Linux's control groups.
+# A container's limits in both versions of Linux control groups.
 _LIMITS = (
   "/sys/fs/cgroup/memory.max",
   "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -13,14 +13,14 @@ _LIMITS = (
 
 
 def of_device(device: jax.Device) -> int | None:
-  """Bytes that a device can hold; None where nobody says.
+  """Returns a device's memory in bytes, or None if it is unknown.
 
   Args:
-    device: of this machine, or one to compile for only.
+    device: a device of this machine, or one that is only compiled for.
 
   Returns:
-    What JAX may take of an accelerator; of a CPU, what its host or container
-    has.
+    For an accelerator, the bytes that JAX may use; for a CPU, the memory of its
+    host or container.
   """
   if device.platform != "cpu":
     try:
@@ -30,7 +30,7 @@ def of_device(device: jax.Device) -> int | None:
   found = [int(x) for x in map(_read, _LIMITS) if x.isdecimal()]
   try:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  except (OSError, ValueError):  # of another system
+  except (OSError, ValueError):  # not on this operating system
     pages = -1
   return min((x for x in (*found, pages) if x > 0), default=None)
 

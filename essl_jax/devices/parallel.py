@@ -1,4 +1,4 @@
-"""Meshes of devices, and the placement of arrays on them."""
+"""Device meshes, and the placement of arrays on them."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,38 +21,38 @@ _MOST_SIMULATED = 1024
 
 
 def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
-  """One axis, `AXIS`, over the given or all devices of all processes."""
+  """Makes a mesh with one axis, `AXIS`, over the given or all devices."""
   devices = all_devices() if devices is None else list(devices)
   return Mesh(np.array(devices), (AXIS,))
 
 
 def all_devices() -> list[jax.Device]:
-  """The devices of all processes.
+  """Returns the devices of all processes.
 
   Raises:
-    UsageError: JAX cannot use the platform that it was told to, or is told to
-      simulate too many devices.
+    UsageError: JAX cannot use the requested platform, or is to simulate too
+      many devices.
   """
   for count in re.findall(r"\d+", _simulated()):
     if int(count) > _MOST_SIMULATED:
       raise UsageError(
-        f"{count} devices of a CPU would take minutes: ask for at most"
+        f"{count} simulated CPU devices would take minutes: set at most"
         f" {_MOST_SIMULATED} in JAX_NUM_CPU_DEVICES and XLA_FLAGS"
       )
   try:
     return jax.devices()
-  except (RuntimeError, AssertionError) as error:  # the latter without plugin
+  except (RuntimeError, AssertionError) as error:  # Assertion: no plugin
     asked = os.environ.get("JAX_PLATFORMS")
     platform = f"JAX_PLATFORMS={asked}" if asked else "JAX's default platform"
     raise UsageError(
       f"{platform} cannot be used ({first_line(error)}): install JAX and the"
-      " driver for it, or set JAX_PLATFORMS=cpu; JAX_NUM_CPU_DEVICES and"
-      " XLA_FLAGS, where they are set, must be right too"
+      " driver for it, or set JAX_PLATFORMS=cpu; check JAX_NUM_CPU_DEVICES and"
+      " XLA_FLAGS too if they are set"
     ) from error
 
 
 def _simulated() -> str:
-  """The parts of the environment that ask for devices of a CPU."""
+  """Returns the environment settings that simulate CPU devices."""
   flags = os.environ.get("XLA_FLAGS", "")
   found = re.findall(r"host_platform_device_count=(\d+)", flags)
   return " ".join([*found, os.environ.get("JAX_NUM_CPU_DEVICES", "")])
@@ -64,10 +64,10 @@ def check_batch_size(
   micro_batches: int = 1,
   field: str = "batch_size",
 ) -> None:
-  """Raises UsageError unless every device gets equal shares of a batch.
+  """Raises UsageError unless all devices get equal shares of a batch.
 
-  Every process reads the same share of it, so their devices are as many. The
-  message names the config's field.
+  Processes read equal shares too, so they must have equal numbers of devices.
+  The message names the config's `field`.
   """
   count = check_device_counts(mesh.devices.flat)
   parts = mesh.size * micro_batches
@@ -84,10 +84,10 @@ def check_batch_size(
 
 
 def check_device_counts(devices: Iterable[jax.Device]) -> int:
-  """Raises UsageError unless all processes have as many devices.
+  """Raises UsageError unless all processes have the same number of devices.
 
   Args:
-    devices: of all processes.
+    devices: the devices of all processes.
 
   Returns:
     The number of processes.
@@ -100,7 +100,7 @@ def check_device_counts(devices: Iterable[jax.Device]) -> int:
     )
     raise UsageError(
       f"the processes have different numbers of devices: {most}, {least}: give"
-      " all as many, with CUDA_VISIBLE_DEVICES or --local_device_ids"
+      " all the same number, with CUDA_VISIBLE_DEVICES or --local_device_ids"
     )
   return len(counts)
 
@@ -114,24 +114,24 @@ def map_step(step: Callable, mesh: Mesh) -> Callable:
     mesh: from `make_mesh`.
 
   Returns:
-    The same function of a replicated state, whose buffers are donated, and of
-    a batch sharded over its leading dimension.
+    The same function for a replicated state, whose buffers are donated, and a
+    batch sharded over its leading dimension.
   """
   return _map_training(step, mesh, P(), P(AXIS))
 
 
 def map_steps(step: Callable, mesh: Mesh) -> Callable:
-  """Maps several steps, on images the devices hold, as one program.
+  """Maps several steps as one program, on images that the devices hold.
 
   Args:
     step: as in `map_step`.
     mesh: from `make_mesh`.
 
   Returns:
-    `(state, held, rows) -> (state, metrics)`: of a replicated state, whose
-    buffers are donated; of replicated arrays of all images, by name; and of
-    the int32 rows [S, N] of S global batches, sharded over N. The metrics are
-    those of the S steps, [S].
+    `(state, held, rows) -> (state, metrics)` for a replicated state, whose
+    buffers are donated, replicated arrays of all images by name, and the int32
+    rows [S, N] of S global batches, sharded over N. The metrics [S] are those
+    of the S steps.
   """
 
   def steps(state: Any, held: Any, rows: jax.Array) -> tuple[Any, Any]:
@@ -162,10 +162,10 @@ def map_examples(
   """Maps `(variables, images) -> results` over sharded images.
 
   Args:
-    function: of replicated variables and one device's images [N, ...].
+    function: takes replicated variables and one device's images [N, ...].
     mesh: from `make_mesh`.
-    gathers: whether results are gathered onto every device, as those of several
-      processes have to be; otherwise they stay where they were computed.
+    gathers: whether to gather the results on every device, as several processes
+      require; otherwise they stay where they were computed.
 
   Returns:
     The compiled function.
@@ -187,21 +187,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard(batch: Any, mesh: Mesh) -> Any:
-  """Makes global arrays of this process's share of a batch."""
+  """Makes global arrays from this process's share of a batch."""
   sharding = NamedSharding(mesh, P(AXIS))
   put = lambda x: jax.make_array_from_process_local_data(sharding, x)
   return jax.tree.map(put, batch)
 
 
 def rows_by_process(mesh: Mesh | None, number: int) -> list[np.ndarray]:
-  """Says which rows of a batch the processes hold, and give to `shard`.
+  """Returns which rows of a batch each process holds and passes to `shard`.
 
   Args:
-    mesh: over which the batch is sharded; None is one process alone.
-    number: of rows, a multiple of the number of devices.
+    mesh: shards the batch; None means a single process.
+    number: number of rows, a multiple of the number of devices.
 
   Returns:
-    Ascending rows, by process.
+    Ascending row indices for each process.
   """
   if mesh is None:
     return [np.arange(number)]
@@ -211,20 +211,20 @@ def rows_by_process(mesh: Mesh | None, number: int) -> list[np.ndarray]:
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-  """Copies an array out, from all processes where it is sharded."""
+  """Copies an array to the host, from all processes if it is sharded."""
   if x.is_fully_addressable or x.is_fully_replicated:
     return np.asarray(x)
   return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def gather(tree: Any) -> Any:
-  """Exchanges what every process holds.
+  """Gathers every process's arrays in all processes.
 
   Args:
-    tree: arrays of at most 32 bits, of the same shapes in all processes.
+    tree: arrays of at most 32 bits, with the same shapes in all processes.
 
   Returns:
-    The arrays of all processes, stacked in their order.
+    The arrays of all processes, stacked in process order.
   """
   index = np.int32(jax.process_index())
   owners, found = multihost_utils.process_allgather((index, tree))
@@ -233,7 +233,7 @@ def gather(tree: Any) -> Any:
 
 
 def gather_text(text: str) -> list[str]:
-  """Exchanges a text without zeros; returns those of all processes."""
+  """Gathers the texts of all processes; they must not contain zero bytes."""
   encoded = np.frombuffer(text.encode(), np.uint8)
   longest = int(gather(np.int32(len(encoded))).max())
   padded = np.pad(encoded, (0, longest - len(encoded)))
@@ -241,7 +241,7 @@ def gather_text(text: str) -> list[str]:
 
 
 def stream(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
-  """Shards host batches over the mesh, one ahead of the consumer."""
+  """Shards host batches over the mesh, one batch ahead of the consumer."""
   waiting = None
   for batch in batches:
     placed = shard(batch, mesh)
@@ -259,8 +259,7 @@ def stream_from_memory(
 
   Args:
     arrays: host arrays of equal length, copied once to every device.
-    indices: for every batch the int32 rows [N] of the global batch, the same
-      in all processes.
+    indices: the int32 rows [N] of each global batch, the same in all processes.
     mesh: from `make_mesh`.
 
   Yields:
@@ -279,22 +278,22 @@ def _take(
 
 
 def shard_copies(batch: Any, mesh: Mesh) -> Any:
-  """Makes global arrays of a whole batch that every process holds."""
+  """Makes sharded global arrays from a whole batch that every process holds."""
   return jax.tree.map(lambda x: _spread(x, mesh, P(AXIS)), batch)
 
 
 def replicate_copies(tree: Any, mesh: Mesh) -> Any:
-  """Replicates what every process holds, without asking the others."""
+  """Replicates arrays that every process holds, without communication."""
   return jax.tree.map(lambda x: _spread(np.asarray(x), mesh, P()), tree)
 
 
 def shard_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
-  """Makes a global array [S, N], sharded over N, of rows all processes hold."""
+  """Makes a global array [S, N], sharded over N, from rows in all processes."""
   return _spread(rows, mesh, P(None, AXIS))
 
 
 def _spread(x: np.ndarray, mesh: Mesh, spec: P) -> jax.Array:
-  """A global array of what every process holds, without asking the others."""
+  """Makes a global array from every process's copy, without communication."""
   sharding = NamedSharding(mesh, spec)
   places = sharding.addressable_devices_indices_map(x.shape)
   shares = [jax.device_put(x[rows], device) for device, rows in places.items()]

@@ -1,4 +1,4 @@
-"""Runs of several processes: joining, comparing and ending them."""
+"""Runs with several processes: joins, compares and ends them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -16,45 +16,45 @@ from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
-# A launcher sets them to the number of processes that it starts.
+# Launchers set these to the number of processes that they start.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _INDEXED_JOB = "JOB_COMPLETION_INDEX"  # Kubernetes: one pod of many
-_JAX_SECONDS = 60  # by which JAX's own timeout, an abort, is later than ours
+_JAX_SECONDS = 60  # how much later than ours JAX's own timeout, an abort, is
 _FAREWELL_SECONDS = 10.0
 _CONTRADICTION = (
-  "--distributed=false runs alone: leave it out, or leave out --coordinator,"
-  " --num_processes, --process_id and --local_device_ids"
+  "--distributed=false runs a single process: leave it out, or leave out"
+  " --coordinator, --num_processes, --process_id and --local_device_ids"
 )
 _LATE = (
-  "error: the processes did not all join within {:g} s: look at the output of"
-  " the others; all need the same --coordinator and --num_processes, a"
-  " --process_id of their own and a way to the port of process 0;"
-  " --join_timeout waits longer, --distributed=false runs alone"
+  "error: timed out after {:g} s waiting for all processes to join: see the"
+  " output of the others; all need the same --coordinator and --num_processes,"
+  " each its own --process_id, and access to the port of process 0;"
+  " --join_timeout waits longer, --distributed=false runs a single process"
 )
 
 
 def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
-  """Says whether a launcher known to JAX started more processes than this.
+  """Tells whether a launcher known to JAX started several processes.
 
-  JAX cannot be asked, and its `initialize` would wait for the tasks of a whole
-  SLURM allocation in a shell or notebook that is a single one.
+  JAX has no function for this. In a shell or notebook, which is a single task,
+  its `initialize` would wait for all tasks of the SLURM allocation.
 
   Args:
     environment: the variables that launchers set.
 
   Returns:
-    True for a SLURM step or Open MPI run of several tasks and for a pod of an
-    indexed Kubernetes Job.
+    True in a SLURM step or an Open MPI run with several tasks, and in a pod of
+    an indexed Kubernetes Job.
 
   Raises:
-    UsageError: a variable holds no number.
+    UsageError: a variable is not a number.
   """
   for name in _COUNTS:
     text = environment.get(name) or "1"
     if not text.isdecimal():
       raise UsageError(
-        f"{name}={text} in the environment is no number of processes: unset it"
-        " to run alone"
+        f"{name}={text} in the environment must be a number of processes: unset"
+        " it to run a single process"
       )
     if int(text) > 1:
       return True
@@ -71,25 +71,27 @@ def initialize(
   join_timeout: float = 300.0,
   heartbeat_timeout: int = 100,
 ) -> None:
-  """Joins the other processes with `jax.distributed.initialize`, or none.
+  """Joins the other processes of a run with `jax.distributed.initialize`.
 
-  To be called before anything of JAX uses a device. What is None is found by
-  JAX; `docs/clusters.md` says where. The program ends with one line and code 1
-  where the others do not come in time.
+  Call this before JAX uses a device. JAX finds arguments that are None;
+  `docs/clusters.md` says where. If the others do not join in time, the program
+  ends with one line and exit code 1.
 
   Args:
-    distributed: True insists on joining, False runs alone; None joins where
-      another argument is given, on TPUs and where `is_one_of_several`.
+    distributed: True requires other processes, False runs a single process.
+      None joins if another argument is given, on TPUs, and if
+      `is_one_of_several`.
     coordinator: HOST:PORT at which process 0 listens.
-    num_processes: of the run.
-    process_id: of this process, from 0.
+    num_processes: number of processes of the run.
+    process_id: number of this process, from 0.
     local_device_ids: GPUs of this host to use.
     join_timeout: seconds to wait for the others.
-    heartbeat_timeout: seconds without a sign of life after which JAX takes a
-      process for dead, and ends the others.
+    heartbeat_timeout: seconds without a heartbeat after which JAX declares a
+      process dead and ends the others.
 
   Raises:
-    UsageError: incomplete or wrong arguments, nobody to join, a port in use.
+    UsageError: incomplete or wrong arguments, no other process, or a port in
+      use.
   """
   places = (coordinator, num_processes, process_id, local_device_ids)
   is_given = any(x is not None for x in places)
@@ -98,7 +100,7 @@ def initialize(
       raise UsageError(_CONTRADICTION)
     return
   has_others = distributed or is_given or is_one_of_several()
-  # JAX has set it on its import where it found a TPU and its library.
+  # JAX sets this on import if it finds a TPU and its library.
   is_tpu = "tpu" in (jax.config.values["jax_platforms"] or "")
   if not has_others and not is_tpu:
     return
@@ -111,17 +113,17 @@ def initialize(
         initialization_timeout=int(join_timeout) + _JAX_SECONDS,
         heartbeat_timeout_seconds=heartbeat_timeout,
       )
-  except Exception as error:  # of JAX, gRPC, Kubernetes or HTTP
+  except Exception as error:  # from JAX, gRPC, Kubernetes or HTTP
     if isinstance(error, ValueError) and not has_others:
-      return  # a TPU that belongs to no pod
+      return  # a TPU outside a pod
     raise UsageError(_explain(error)) from error
   if jax.process_count() > 1 and jax.default_backend() == "cpu":
-    # Only process 0 finds its programs there; Gloo waits 30 s for the rest.
+    # Only process 0 finds programs in the cache; Gloo waits 30 s for the rest.
     jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _check_port(coordinator: str) -> None:
-  """Refuses a port in use, at which JAX 0.10 ends by a segmentation fault."""
+  """Refuses a port in use, for which JAX 0.10 has a segmentation fault."""
   is_dual = socket.has_dualstack_ipv6()
   family = socket.AF_INET6 if is_dual else socket.AF_INET
   try:
@@ -134,29 +136,30 @@ def _check_port(coordinator: str) -> None:
     raise UsageError(
       f"process 0 cannot listen at the port of --coordinator={coordinator}:"
       f" {error}: end the program that uses it, or give all processes another"
+      " port"
     ) from error
 
 
 def _explain(error: Exception) -> str:
-  """Says in one line why the processes cannot be joined."""
+  """Says in one line why this process cannot join the others."""
   reason = " ".join(str(error).split()).rstrip(".")
   return (
     f"cannot join other processes ({reason}): give --coordinator=HOST:PORT,"
-    " --num_processes=N and --process_id=I (0 to N-1) together where JAX does"
-    " not find them itself, or --distributed=false to run alone"
+    " --num_processes=N and --process_id=I (0 to N-1) together if JAX does not"
+    " find them itself, or --distributed=false to run a single process"
   )
 
 
 def check_equal(facts: Mapping[str, Any], problem: str = "") -> None:
-  """Refuses facts that differ between processes; all of them call this.
+  """Refuses facts that differ between processes; all processes must call this.
 
   Args:
-    facts: value by name; what JSON can hold.
-    problem: why this process has no facts, which the others are told.
+    facts: values by name that JSON can hold.
+    problem: why this process has no facts; the others report it.
 
   Raises:
-    UsageError: in all processes, naming facts and processes that differ; or
-      the problem of another process.
+    UsageError: in all processes, with the facts and processes that differ, or
+      with the problem of another process.
   """
   if jax.process_count() == 1:
     return
@@ -175,10 +178,10 @@ def check_equal(facts: Mapping[str, Any], problem: str = "") -> None:
 
 @contextlib.contextmanager
 def one_comparison() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-  """Gives `check_equal`, for all processes to call once.
+  """Yields `check_equal`, for all processes to call once.
 
-  A process that fails before has no facts; the others, which wait for them,
-  then fail with its UsageError.
+  If a process fails before that, the others, which wait for its facts, fail
+  with its UsageError.
   """
   is_done = False
 
@@ -199,10 +202,10 @@ def describe_differences(all_shown: Sequence[Mapping[str, str]]) -> str:
   """Says which facts differ between processes.
 
   Args:
-    all_shown: by process, the JSON of every fact by its name.
+    all_shown: for each process, its facts as JSON by name.
 
   Returns:
-    One line; empty if all are equal.
+    One line; empty if all facts are equal.
   """
   names = list(dict.fromkeys(name for shown in all_shown for name in shown))
   parts = []
@@ -226,13 +229,13 @@ def describe_differences(all_shown: Sequence[Mapping[str, str]]) -> str:
 
 
 def describe_loss(error: Exception) -> str:
-  """Says that another process ended; empty if an error means something else.
+  """Says that another process ended, if that is what an error means.
 
   Args:
-    error: what a collective of CPUs raised.
+    error: raised by a collective on CPUs.
 
   Returns:
-    One line.
+    One line; empty for another kind of error.
   """
   text = " ".join(str(error).split())
   if not jax.distributed.is_initialized() or "Gloo" not in text:
@@ -246,16 +249,16 @@ def describe_loss(error: Exception) -> str:
 def end(code: int, line: str, *, with_others: bool = True) -> NoReturn:
   """Ends the program at once, whatever its threads and other processes do.
 
-  Python's own end waits for threads, of which Orbax leaves some for minutes
-  when a save has failed. JAX's waits for other processes, and then aborts.
+  Python's own exit waits for threads, and Orbax keeps some for minutes after a
+  failed save. JAX's exit waits for other processes, and then aborts.
 
   Args:
     code: the exit status.
-    line: printed to stderr.
-    with_others: waits some seconds for the others to end as well, so that
-      each can say why.
+    line: the line to print to stderr.
+    with_others: waits some seconds for the other processes to end, so that each
+      can say why.
   """
-  with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+  with contextlib.suppress(OSError, ValueError):  # the reader may be gone
     sys.stdout.flush()
   with contextlib.suppress(OSError, ValueError):
     print(line, file=sys.stderr, flush=True)
@@ -267,10 +270,10 @@ def end(code: int, line: str, *, with_others: bool = True) -> NoReturn:
 
 @contextlib.contextmanager
 def _at_most(seconds: float, code: int, line: str = "") -> Iterator[None]:
-  """Ends the program where JAX takes longer; Ctrl-C ends it at once.
+  """Ends the program if JAX takes longer; Ctrl-C ends it at once.
 
-  Left to itself, JAX aborts with a stack trace, and keeps Python from hearing
-  of the signal.
+  JAX alone would abort with a stack trace, and would hide the signal from
+  Python.
   """
 
   def give_up() -> None:
@@ -282,7 +285,7 @@ def _at_most(seconds: float, code: int, line: str = "") -> Iterator[None]:
   timer.daemon = True
   timer.start()
   is_main = threading.current_thread() is threading.main_thread()
-  if is_main:  # elsewhere Python allows no handler
+  if is_main:  # Python allows handlers only here
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     yield

@@ -1,4 +1,4 @@
-"""Ends the program that signals alone do not end."""
+"""Ends the program when signals alone do not end it."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,15 +13,15 @@ from absl import logging
 
 @contextlib.contextmanager
 def ended_by_signals(grace_seconds: float = 8.0) -> Iterator[None]:
-  """Ends the program where signals alone do not.
+  """Ends the program when signals alone do not end it.
 
-  It ends some seconds after the first Ctrl-C or the second SIGTERM, and at the
-  next signal, whatever the main thread waits for; and at once where Python
-  drops the KeyboardInterrupt because no exception can pass, as in JAX's
-  callback of the garbage collector. From the main thread only.
+  The program ends `grace_seconds` after the first Ctrl-C or the second SIGTERM,
+  or at the next signal, whatever the main thread waits for. It ends at once if
+  Python drops the KeyboardInterrupt because no exception can propagate, as in
+  JAX's callback for the garbage collector. Works only in the main thread.
 
   Args:
-    grace_seconds: for saving, and for ending in good order.
+    grace_seconds: time to save and to shut down in order.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -33,11 +33,11 @@ def ended_by_signals(grace_seconds: float = 8.0) -> Iterator[None]:
   def notice_dropped(dropped: Any) -> None:
     if issubclass(dropped.exc_type, KeyboardInterrupt):
       _end(signal.SIGINT)
-    # Such as those of tasks that TensorStore goes on with after a failed save.
+    # TensorStore's tasks, for example, continue after a failed save.
     if logging.get_verbosity() >= logging.INFO:
       hook(dropped)
 
-  # C code writes each signal there, also while no Python code can run.
+  # C code writes each signal to the pipe, even while no Python code can run.
   before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
   os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
   sys.unraisablehook = notice_dropped
@@ -55,13 +55,13 @@ def ended_by_signals(grace_seconds: float = 8.0) -> Iterator[None]:
 
 
 def _watch(reading: int, grace_seconds: float) -> None:
-  """Counts signals until the other end of the pipe is closed."""
+  """Counts signals until the other end of the pipe closes."""
   is_noted, ending = False, None
   while number := os.read(reading, 1):
     if number[0] not in (signal.SIGINT, signal.SIGTERM):
       continue
     if number[0] == signal.SIGTERM and not is_noted:
-      is_noted = True  # by `Preemption`: the run saves and stops
+      is_noted = True  # `Preemption` handles it: the run saves and stops
     elif ending is None:
       ending = threading.Timer(grace_seconds, _end, [number[0]])
       ending.daemon = True
@@ -74,18 +74,18 @@ def _watch(reading: int, grace_seconds: float) -> None:
 
 
 def _end(number: int) -> None:
-  """Ends the program; the main thread may hold the locks of all streams."""
+  """Ends the program without streams, whose locks the main thread may hold."""
   name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
   if os.isatty(1):
-    os.write(1, b"\x1b[?25h")  # the cursor, which a progress bar hides
+    os.write(1, b"\x1b[?25h")  # shows the cursor that a progress bar hides
   with contextlib.suppress(OSError):
     os.write(2, f"{farewell(name)}\n".encode())
   os._exit(128 + number)
 
 
 def farewell(name: str) -> str:
-  """What a run says that a signal has ended."""
+  """Returns the last message of a run that a signal ended."""
   return (
-    f"stopped by {name}: the same command goes on from the last checkpoint, or"
-    " begins again without one"
+    f"stopped by {name}: the same command resumes from the last checkpoint, or"
+    " starts again if there is none"
   )

@@ -1,28 +1,28 @@
 """Losses of self-supervised learning as pure functions of arrays.
 
-Every loss returns a float32 scalar, the mean over the examples it is given,
-whatever the dtype of its inputs.
+Every loss returns the mean over its examples, a float32 scalar whatever the
+dtype of the inputs.
 
-With `axis_name`, a loss sees the examples of all devices of that mapped axis
-and returns the mean over the examples of *this* device. To get the gradient of
-one device that holds the global batch, differentiate
+With `axis_name`, a loss sees the examples of all devices on that mapped axis
+and returns the mean over the examples of *this* device. To get the gradient
+that one device with the global batch would compute, differentiate
 
-- the mean of the losses under `jax.shard_map` as it is (`check_vma=True`),
-  where JAX sums the gradients itself:
+- the mean of the losses under `jax.shard_map` with its default
+  `check_vma=True`, where JAX sums the gradients itself:
 
         jax.grad(lambda p: lax.pmean(loss(p), axis))(params)
 
-- the local loss under `check_vma=False`, `jax.pmap` and `jax.vmap`:
+- the local loss under `check_vma=False`, `jax.pmap` or `jax.vmap`:
 
         lax.pmean(jax.grad(loss)(params), axis)
 
-The second way under `check_vma=True` gives gradients as many times too large as
-there are devices, the first way elsewhere other ones on each device. Both means
-at once are right everywhere.
+With n devices, the second way under `check_vma=True` gives gradients that are n
+times too large. The first way in the other cases gives each device a different
+gradient. Taking both means is right everywhere.
 
-Arrays divided among devices need no `axis_name` outside of mapped functions:
-`jax.jit` then sees the global batch, with explicit axes (`jax.make_mesh`) too.
-Gradients stay finite for rows of zeros, in float16 too.
+Sharded arrays need no `axis_name` outside mapped functions: there `jax.jit`
+sees the global batch, also with explicit axes (`jax.make_mesh`). Gradients stay
+finite for rows of zeros, also in float16.
 """
 
 from essl_jax.losses.common import unit_length

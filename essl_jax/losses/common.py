@@ -1,4 +1,4 @@
-"""Common code of losses: checks, unit rows, products, sums over devices."""
+"""Shared code of the losses: checks, unit rows, products, device means."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -12,34 +12,37 @@ import numpy as np
 
 from essl_jax import inputs
 
-_EPSILON = 1e-12  # smallest norm divided by, as in PyTorch's `normalize`
+_EPSILON = 1e-12  # smallest divisor of a norm, as in PyTorch's `normalize`
 _LARGEST = float(np.finfo(np.float32).max)
-# Float32 holds what gradients take of the first, and 1 over the second.
+# Gradients at sizes up to _LARGE and 1 / _DIVISOR both fit into float32.
 _LARGE, _DIVISOR = 2.0**20, 2.0**100
 
 
 def as_pair(
   a: chex.Array, b: chex.Array, names: str, *, least_width: int = 2
 ) -> tuple[jax.Array, jax.Array]:
-  """Both as float32; ValueError unless they are of one shape [N, D].
+  """Converts two arrays of equal shape [N, D] to float32.
 
   Args:
     a: one array.
     b: the other.
-    names: of both.
-    least_width: of D; what is scaled to unit length needs two, for of one
-      number its sign is left, which has no gradient.
+    names: what error messages call them.
+    least_width: the smallest D allowed. Rows scaled to unit length need 2: of
+      a single number only the sign remains, which has no gradient.
+
+  Raises:
+    ValueError: the shapes differ, are not [N, D], or are too narrow or empty.
   """
   shapes = np.shape(a), np.shape(b)
   if len(shapes[0]) != 2 or shapes[0] != shapes[1] or 0 in shapes[0]:
     raise ValueError(
-      f"{names} must both be of one shape [N, D], not empty, got {shapes[0]}"
-      f" and {shapes[1]}"
+      f"{names} must have the same shape [N, D] and not be empty, got"
+      f" {shapes[0]} and {shapes[1]}"
     )
   if shapes[0][1] < least_width:
     raise ValueError(
-      f"{names} must have {least_width} or more dimensions to have directions,"
-      f" got shape {shapes[0]}"
+      f"{names} must have {least_width} or more dimensions, because the loss"
+      f" compares their directions, got shape {shapes[0]}"
     )
   return as_float32(a), as_float32(b)
 
@@ -47,12 +50,15 @@ def as_pair(
 def as_number(
   name: str, x: jax.typing.ArrayLike, *, positive: bool
 ) -> jax.Array:
-  """A float32 number; ValueError if it is known not to be one of above 0.
+  """Converts a number to float32.
 
   Args:
-    name: of the argument.
-    x: the number.
-    positive: False allows 0 too.
+    name: what error messages call it.
+    x: the number; a traced one is not checked.
+    positive: False also allows 0.
+
+  Raises:
+    ValueError: `x` is not a scalar, not finite, or not above 0.
   """
   if np.ndim(x):
     raise ValueError(f"{name} must be one number, got shape {np.shape(x)}")
@@ -67,18 +73,19 @@ def as_number(
 def as_weights(
   names: Sequence[str], weights: Mapping[str, Any] | Sequence[Any]
 ) -> list[jax.Array]:
-  """The weights of a loss's parts, float32 numbers.
+  """Converts the weights of a loss's parts to float32.
 
   Args:
-    names: of the parts.
-    weights: numbers of at least 0 by name, or in the order of the names.
+    names: names of the parts.
+    weights: numbers of at least 0, as a mapping by name or as a sequence in the
+      order of `names`.
 
   Returns:
-    One for each name.
+    One float32 scalar per name.
 
   Raises:
-    ValueError: other names, another number of them, or one that is known not
-      to be finite and at least 0.
+    ValueError: the names or the number of weights do not match, or a known
+      weight is negative or not finite.
   """
   given: Mapping[str, Any] = {}
   if isinstance(weights, Mapping):
@@ -88,8 +95,8 @@ def as_weights(
       given = dict(zip(names, weights, strict=True))
   if set(given) != set(names):
     raise ValueError(
-      f"weights must be one for each of {', '.join(names)}, by name or in this"
-      f" order, got {weights}"
+      f"weights must have one number for each of {', '.join(names)}, by name or"
+      f" in this order, got {weights}"
     )
   return [
     as_number(f"weights[{name!r}]", given[name], positive=False)
@@ -98,7 +105,7 @@ def as_weights(
 
 
 def as_float32(x: chex.Array) -> jax.Array:
-  """Real numbers as float32, their gradients within what their dtype holds."""
+  """Converts real numbers to float32; gradients are clipped to their dtype."""
   x = jnp.asarray(x)
   if jnp.iscomplexobj(x):
     raise ValueError(f"arrays must be real, got {x.dtype}")
@@ -110,10 +117,10 @@ def as_float32(x: chex.Array) -> jax.Array:
 
 
 def _bounded(x: jax.Array, largest: float) -> jax.Array:
-  """`x`; its gradient stays in ±largest, as float16 ends at 65504.
+  """Returns `x` and clips its gradient to ±largest: float16 ends at 65504.
 
-  It is x solved for itself: a linear function whose transpose may be told, for
-  derivatives forward and backward.
+  Solves y = x, because JAX lets a linear solve define its own transpose and
+  differentiates it in forward and reverse mode.
   """
   return lax.custom_linear_solve(
     lambda y: y,
@@ -148,15 +155,16 @@ def unit_length(x: chex.Array) -> jax.Array:
 def size_of_large(
   x: jax.Array, *, axis: int, axis_name: str | None = None
 ) -> jax.Array:
-  """About the largest size along an axis where squares may overflow, else 1.
+  """Finds a divisor that keeps the squares along an axis from overflowing.
 
   Args:
-    x: float32.
-    axis: which is kept, of length one.
-    axis_name: mapped axis, over whose devices it is the largest, too.
+    x: float32 array, to be normalised after the division.
+    axis: the axis to reduce; it is kept with length one.
+    axis_name: mapped axis whose devices share one divisor.
 
   Returns:
-    A divisor, which no gradient reaches: for what is then normalised.
+    The largest magnitude along the axis, at most 2**100, where it is above
+    2**20, else 1. No gradient flows through it.
   """
   largest = jnp.max(
     jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=True, initial=0
@@ -167,48 +175,48 @@ def size_of_large(
 
 
 def check_several(rows: int, axis_name: str | None) -> None:
-  """Raises ValueError for one example alone, which has none to differ from.
+  """Raises ValueError for a single example, which has nothing to compare to.
 
   Args:
-    rows: of this device.
-    axis_name: mapped axis, whose devices have as many each.
+    rows: number of examples on this device.
+    axis_name: mapped axis; each of its devices has as many examples.
   """
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
   if rows * devices < 2:
     raise ValueError(
-      "the loss compares examples, and there is 1: give a larger batch"
+      "the loss compares examples and got only 1: use a larger batch"
     )
 
 
 def similarity(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Inner products [N, M], in true float32 on every kind of device."""
+  """Computes inner products [N, M] in full float32 on every platform."""
   return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
 def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The rows of all devices, [N * devices, D]; `x` itself without an axis."""
+  """Gathers all devices' rows, [N * devices, D]; without an axis, `x`."""
   if axis_name is None:
     return x
   return lax.all_gather(x, axis_name, tiled=True)
 
 
 def average(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The mean over devices, each of which counts its own use of it."""
+  """Takes the mean over devices; its gradient sums every device's use."""
   if axis_name is None:
     return x
   mean = lax.pmean(x, axis_name)
-  # Where JAX tracks what varies, the gradient would be a device's share only.
+  # With check_vma=True, the gradient would otherwise miss the other devices.
   tracked = jax.typeof(x).mat.varying & set(jax.tree.leaves(axis_name))
   return lax.pcast(mean, tuple(tracked), to="varying")
 
 
 def average_for_all(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """`average` of what all go on to use alike: its gradients need no sum."""
+  """Takes the mean over devices that all use it alike: no gradient sum."""
   if axis_name is None:
     return x
   return x + lax.stop_gradient(average(x, axis_name) - x)
 
 
 def first_row(n: int, axis_name: str | None) -> jax.Array | int:
-  """Where this device's n rows start among the gathered ones."""
+  """Returns where this device's n rows start among the gathered rows."""
   return 0 if axis_name is None else lax.axis_index(axis_name) * n

@@ -22,12 +22,12 @@ def info_nce(
 
   Row i of `anchors` has to find row i of `positives` among all rows of
   `positives` (of all devices): N - 1 negatives, none from the anchors' own
-  view. E-SSL's CIFAR-10 recipe averages it over both directions.
+  view. E-SSL's CIFAR-10 recipe averages both directions.
 
   Args:
     anchors: embeddings [N, D] of one view, normalised inside.
     positives: embeddings [N, D] of the other view, normalised inside.
-    temperature: what cosine similarities are divided by, above 0.
+    temperature: divides the cosine similarities, above 0.
     axis_name: mapped axis over whose devices the positives are gathered.
 
   Returns:
@@ -76,7 +76,7 @@ def nt_xent(
   Args:
     z1: embeddings [N, D] of the first view, normalised inside.
     z2: embeddings [N, D] of the second view, normalised inside.
-    temperature: what cosine similarities are divided by, above 0.
+    temperature: divides the cosine similarities, above 0.
     axis_name: mapped axis over whose devices both views are gathered.
 
   Returns:
@@ -127,15 +127,16 @@ def moco_v3(
 
   Args:
     queries: the predictor's outputs [N, D] for one view, normalised inside.
-    keys: the target network's projections [N, D] of the other view, likewise.
-    temperature: tau, what cosine similarities are divided by, above 0.
+    keys: the target network's projections [N, D] of the other view, normalised
+      inside.
+    temperature: tau, divides the cosine similarities, above 0.
     axis_name: mapped axis over whose devices the keys are gathered.
 
   Returns:
     The mean loss, a float32 scalar.
 
   Raises:
-    ValueError: as `info_nce`.
+    ValueError: as in `info_nce`.
 
   Example:
     >>> z = jnp.eye(4)

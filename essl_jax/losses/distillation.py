@@ -1,4 +1,4 @@
-"""Losses of a student that learns a teacher's distributions: DINO."""
+"""DINO's loss: a student network learns a teacher's distributions."""
 
 import chex
 import jax
@@ -21,27 +21,28 @@ def dino(
   student_temperature: jax.typing.ArrayLike,
   teacher_temperature: jax.typing.ArrayLike,
 ) -> jax.Array:
-  """DINO's loss: the student names the teacher's prototypes of other crops.
+  """DINO's loss: the student predicts the teacher's output for other crops.
 
-  The mean cross entropy between the teacher's distribution for each of two
+  Averages the cross entropy between the teacher's distribution for each of two
   crops and the student's for every other crop of the same image. No gradient
-  flows into teacher and center. Needs no `axis_name`: examples do not see each
-  other, but in the center.
+  flows into `teacher` and `center`. Needs no `axis_name`: examples meet only in
+  the center.
 
   Args:
     student: scores [S N, K] of S >= 2 crops of N images: the first crop of all
       images, then the second, ...
     teacher: scores [2 N, K] of the first two of these crops.
-    center: [K] or [1, K], subtracted from the teacher's scores; the one from
-      before the step, see `update_center`.
-    student_temperature: what the student's scores are divided by, above 0.
-    teacher_temperature: likewise of the teacher; lower ones sharpen.
+    center: [K] or [1, K], subtracted from the teacher's scores; use its value
+      from before the step, see `update_center`.
+    student_temperature: divides the student's scores, above 0.
+    teacher_temperature: divides the teacher's scores, above 0; lower values
+      sharpen.
 
   Returns:
     The mean loss, a float32 scalar.
 
   Raises:
-    ValueError: the shapes do not fit, or a temperature is not above 0.
+    ValueError: the shapes do not match, or a temperature is not above 0.
 
   Example:
     >>> scores = jnp.array([[9.0, 0.0], [9.0, 0.0]])
@@ -74,7 +75,7 @@ def dino(
 
 
 def _check(student: chex.Array, teacher: chex.Array) -> int:
-  """How many crops the student sees; ValueError where shapes do not fit."""
+  """Returns how many crops the student sees; ValueError for wrong shapes."""
   shapes = np.shape(student), np.shape(teacher)
   fit = all(len(shape) == 2 and 0 not in shape for shape in shapes)
   if fit:
@@ -83,14 +84,14 @@ def _check(student: chex.Array, teacher: chex.Array) -> int:
     fit = not rest and width == of_teacher > 1 and seen % rows == 0
   if not fit or seen < taught:
     raise ValueError(
-      "student must be [S N, K] and teacher [2 N, K], of S >= 2 crops of N"
+      "student must be [S N, K] and teacher [2 N, K] for S >= 2 crops of N"
       f" images and K >= 2 prototypes, got {shapes[0]} and {shapes[1]}"
     )
   return seen // rows
 
 
 def _as_row(center: chex.Array, width: int) -> jax.Array:
-  """[1, K], which no gradient reaches; ValueError for another shape."""
+  """Returns the center as [1, K] without a gradient, or raises ValueError."""
   if np.shape(center) not in ((width,), (1, width)):
     raise ValueError(
       f"center must be [{width}] or [1, {width}], as wide as the scores, got"
@@ -111,15 +112,15 @@ def update_center(
 
   Args:
     center: [K] or [1, K].
-    teacher: scores [M, K] of all crops that it has seen in a step.
-    momentum: part of the center that stays, in [0, 1].
+    teacher: the teacher's scores [M, K] for all of its crops in this step.
+    momentum: fraction of the old center that is kept, in [0, 1].
     axis_name: mapped axis over whose devices the scores are averaged.
 
   Returns:
     The new center, float32, of the same shape.
 
   Raises:
-    ValueError: the shapes do not fit, or the momentum is out of range.
+    ValueError: the shapes do not match, or the momentum is out of range.
 
   Example:
     >>> scores = jnp.array([[0.0, 1.0], [2.0, 3.0]])

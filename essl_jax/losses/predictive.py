@@ -1,4 +1,4 @@
-"""Losses of predicted embeddings and predicted transformations."""
+"""Losses for predicting embeddings and transformations."""
 
 import chex
 import jax
@@ -17,8 +17,8 @@ def negative_cosine_similarity(
 ) -> jax.Array:
   """SimSiam's loss: minus the cosine between predictions and fixed targets.
 
-  No gradient flows into the targets. Needs no `axis_name`: examples do not
-  see each other.
+  No gradient flows into the targets. Needs no `axis_name`: examples are
+  independent.
 
   Args:
     predictions: the predictor's outputs [N, D] for one view.
@@ -50,7 +50,7 @@ def byol(predictions: chex.Array, targets: chex.Array) -> jax.Array:
   """BYOL's loss in one direction: squared distance of unit vectors.
 
   This is 2 - 2 cos. No gradient flows into the targets. BYOL adds both
-  directions. Needs no `axis_name`: examples do not see each other.
+  directions. Needs no `axis_name`: examples are independent.
 
   Args:
     predictions: the predictor's outputs [N, D] for one view.
@@ -76,21 +76,21 @@ def byol(predictions: chex.Array, targets: chex.Array) -> jax.Array:
 def transformation_prediction(
   logits: chex.Array, labels: chex.Array
 ) -> jax.Array:
-  """Cross entropy of naming the group element that was applied.
+  """Cross entropy of predicting which group element was applied.
 
-  This is E-SSL's equivariance term, before its weight lambda.
+  This is E-SSL's equivariance term without its weight lambda.
 
   Args:
     logits: scores [N, classes] of the prediction head.
     labels: integers [N] in [0, classes), the index of the applied element.
 
   Returns:
-    The mean loss, a float32 scalar. It is NaN with a label out of range whose
-    value is not known yet, as under `jit`.
+    The mean loss, a float32 scalar. It is NaN if a traced label, as under
+    `jit`, is out of range.
 
   Raises:
-    ValueError: the shapes do not fit, the labels are not integers, or one that
-      is known is out of range.
+    ValueError: the shapes do not match, the labels are not integers, or a known
+      label is out of range.
 
   Example:
     >>> logits = jnp.zeros((8, 4))

@@ -1,4 +1,4 @@
-"""Losses that make an embedding's dimensions independent of each other."""
+"""Losses that decorrelate the dimensions of an embedding."""
 
 import chex
 import jax
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from essl_jax import inputs
 from essl_jax.losses import common
 
-_NORM_EPSILON = 1e-5  # of batch norm, as in PyTorch
-_LEAST_EPSILON = 1e-20  # where that has become 0; its powers are finite
-_VARIANCE_EPSILON = 1e-4  # of VICReg
+_NORM_EPSILON = 1e-5  # PyTorch's batch normalisation
+_LEAST_EPSILON = 1e-20  # if the scaled one underflows; its own powers do not
+_VARIANCE_EPSILON = 1e-4  # VICReg
 
 
 def _standardize(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """Columns of `x` [N, D] at mean 0 and variance 1 over all devices."""
+  """Scales columns of `x` [N, D] to mean 0 and variance 1 over all devices."""
   size = common.size_of_large(x, axis=0, axis_name=axis_name)
   x = x / size
   centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
@@ -34,24 +34,24 @@ def barlow_twins(
 ) -> jax.Array:
   """Barlow Twins: the cross-correlation of two views should be the identity.
 
-  Every dimension is first batch-normalised over the examples of all devices
+  First batch-normalises every dimension over the examples of all devices
   (biased variance, no scale and offset).
 
   Args:
     z1: projections [N, D] of the first view.
     z2: projections [N, D] of the second view.
-    redundancy_weight: what the squared off-diagonal correlations weigh; 0.0051
+    redundancy_weight: weight of the squared off-diagonal correlations; 0.0051
       in the paper.
     axis_name: mapped axis over whose devices statistics and correlations are
-      averaged. Every device then returns the same value, that of the global
-      batch, and must weigh it like the others: the gradient relies on it.
+      averaged. Every device then returns the loss of the global batch. All
+      devices must use it with the same weight: the gradient relies on it.
 
   Returns:
     The loss, a float32 scalar: a sum over dimensions, not over examples.
 
   Raises:
     ValueError: the shapes differ or are not [N, D], all devices together have
-      one example, or the weight is not a number of at least 0.
+      one example, or the weight is not a number >= 0.
 
   Example:
     >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -76,7 +76,7 @@ def barlow_twins(
 
 
 def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The unbiased covariance [D, D] of the rows of all devices."""
+  """Computes the unbiased covariance [D, D] of the rows of all devices."""
   centered = x - common.average(jnp.mean(x, axis=0, keepdims=True), axis_name)
   own = common.similarity(centered.T, centered.T) / x.shape[0]
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -87,15 +87,15 @@ def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
 def spread(
   x: jax.Array, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
-  """VICReg's two parts that keep the dimensions of one view from collapsing.
+  """VICReg's variance and covariance terms, which prevent collapse of a view.
 
   Args:
     x: float32 [N, D]; two rows or more over all devices.
-    axis_name: mapped axis, as of `vicreg`.
+    axis_name: mapped axis, as in `vicreg`.
 
   Returns:
-    The mean over dimensions of what their deviations lack to 1, and that of
-    the squared covariances with all others.
+    Two means over dimensions: how far the standard deviation falls short of 1,
+    and the sum of squared covariances with all other dimensions.
 
   Reference:
     Bardes et al. 2022 (arXiv 2105.04906), equations 1 to 4.
@@ -117,29 +117,29 @@ def vicreg(
   covariance_weight: jax.typing.ArrayLike,
   axis_name: str | None = None,
 ) -> jax.Array:
-  """VICReg: two views agree, dimensions vary and do not vary together.
+  """VICReg: views agree, and dimensions vary without being correlated.
 
-  The invariance is the mean squared difference. The variance term asks every
-  dimension for a standard deviation of 1, the covariance term is the mean over
-  dimensions of squared covariances with all others; both are *summed* over the
-  views, where the authors' program halves the variance.
+  The invariance term is the mean squared difference. The variance term asks
+  every dimension for a standard deviation of 1. The covariance term is the mean
+  over dimensions of the squared covariances with all others. Both are *summed*
+  over the two views; the authors' program halves the variance term.
 
   Args:
     z1: projections [N, D] of the first view.
     z2: projections [N, D] of the second view.
-    invariance_weight: of the squared differences; 25 in the paper.
-    variance_weight: of the lack of variance; 25 in the paper.
-    covariance_weight: of the covariances; 1 in the paper.
+    invariance_weight: weight of the squared differences; 25 in the paper.
+    variance_weight: weight of the variance term; 25 in the paper.
+    covariance_weight: weight of the covariance term; 1 in the paper.
     axis_name: mapped axis over whose devices the unbiased covariances are
-      averaged, as by `barlow_twins`.
+      averaged, as in `barlow_twins`.
 
   Returns:
-    The loss, a float32 scalar. It is not finite for numbers whose fourth power
-    is more than float32 holds: the embeddings' sizes count.
+    The loss, a float32 scalar. It depends on the scale of the embeddings, and
+    overflows if their fourth power exceeds float32.
 
   Raises:
     ValueError: the shapes differ or are not [N, D], all devices together have
-      one example, or a weight is not a number of at least 0.
+      one example, or a weight is not a number >= 0.
 
   Example:
     >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])

@@ -1,5 +1,5 @@
-"""Methods of self-supervised learning: one file each.
+"""Methods of self-supervised learning, one file each.
 
-`method.Method` is their base class; `config.method` names one, or
-`module:Class` of a user's module.
+`method.Method` is the base class. `config.method` selects a method by file
+name, or as `module:Class` from a user's module.
 """

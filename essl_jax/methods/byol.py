@@ -1,4 +1,4 @@
-"""BYOL: predictions of a target network's projections."""
+"""BYOL: a predictor learns the projections of a target network."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from essl_jax.models import heads
 
 
 class BYOL(WithTarget):
-  """The distance of predictions to the other view's target projection.
+  """Distance between predictions and the other view's target projections.
 
-  The target network is an average of the trained one; both directions are
-  added.
+  The target network is a moving average of the trained one. The loss adds both
+  directions.
 
   Attributes:
     predictor_hidden: width of the predictor's hidden layer.
@@ -28,7 +28,7 @@ class BYOL(WithTarget):
   predictor_hidden: bounds.Width = 4096
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
-    """Projector and predictor, with biases."""
+    """Makes projector and predictor, with biases."""
     widths = (self.predictor_hidden, self.projector.widths[-1])
     predictor = heads.MLP(widths, **common)
     return super().make_heads(**common) | {"predictor": predictor}
@@ -40,7 +40,7 @@ class BYOL(WithTarget):
     *,
     axis_name: str | None = None,
   ) -> jax.Array:
-    """See `losses.byol`; examples stay apart."""
+    """See `losses.byol`; examples are independent."""
     del axis_name
     return losses.byol(predictions, targets)
 

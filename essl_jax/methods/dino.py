@@ -1,4 +1,4 @@
-"""DINO: a student names the prototypes that its average, a teacher, sees."""
+"""DINO: a student predicts its moving average, the teacher, on other crops."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -20,8 +20,8 @@ class Prototypes(nn.Module):
 
   Attributes:
     count: number of prototypes, K.
-    dtype: what the product is computed in; sums and the result are float32.
-    dot_general: stands in for `jax.lax.dot_general`.
+    dtype: dtype of the product's inputs; sums and the result are float32.
+    dot_general: replacement for `jax.lax.dot_general`.
 
   Reference:
     Caron et al. 2021 (arXiv 2104.14294), appendix C, "Projection head".
@@ -33,7 +33,7 @@ class Prototypes(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps projections [N, D], which are normalised here, to [N, K]."""
+    """Normalises projections [N, D] and maps them to cosines [N, K]."""
     width = x.shape[-1]
     shape = (width, self.count)
     kernel = self.param("kernel", uniform_fan_in(width), shape, jnp.float32)
@@ -49,20 +49,21 @@ class Prototypes(nn.Module):
 
 
 class DINO(WithTarget):
-  """Self-distillation: the teacher's distributions, centred and sharpened.
+  """Self-distillation with the teacher's centred, sharpened distributions.
 
-  The student learns from all views what the teacher, the target network, sees
-  in the other full ones.
+  From every view, the student predicts what the teacher (the target network)
+  outputs for the other full views.
 
   Attributes:
-    prototypes: number of prototypes, vectors of length one that projections are
-      compared with.
-    freeze_epochs: epochs at the start in which the prototypes do not move.
+    prototypes: number of prototypes, unit vectors that projections are compared
+      with.
+    freeze_epochs: number of epochs at the start that keep the prototypes fixed.
     student_temperature: divisor of the student's scores.
     teacher_temperature: divisor of the teacher's scores after its warm-up.
-    first_teacher_temperature: that of the first epoch.
-    teacher_warmup_epochs: epochs in which the teacher's temperature goes from
-      one to the other, in equal steps; 0 starts with the last.
+    first_teacher_temperature: divisor of the teacher's scores in the first
+      epoch.
+    teacher_warmup_epochs: number of epochs in which the teacher's temperature
+      moves to its final value, in equal steps; 0 starts with the final value.
     center_momentum: fraction of the center that a step keeps.
 
   Reference:
@@ -83,28 +84,28 @@ class DINO(WithTarget):
   center_momentum: bounds.Unit = 0.9
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
-    """Projector and prototypes."""
+    """Makes projector and prototypes."""
     common_to_both = {k: common[k] for k in ("dtype", "dot_general")}
     prototypes = Prototypes(self.prototypes, **common_to_both)
     return super().make_heads(**common) | {"prototypes": prototypes}
 
   def frozen_heads(self) -> dict[str, int]:
-    """The prototypes, at first."""
+    """Freezes the prototypes for the first `freeze_epochs`."""
     return {"prototypes": self.freeze_epochs}
 
   def initial_extra(self, params: Any) -> dict[str, jax.Array]:
-    """The center of the teacher's scores, [1, prototypes]."""
+    """Returns the center of the teacher's scores, [1, prototypes]."""
     del params
     return {"center": jnp.zeros((1, self.prototypes), jnp.float32)}
 
   def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """`projections` of each view, and `scores` [views N, prototypes] of all."""
+    """Returns `projections` per view, and `scores` [views N, prototypes]."""
     found = super().forward(heads, features)
     stacked = jnp.concatenate(found["projections"])
     return found | {"scores": heads["prototypes"](stacked)}
 
   def teacher_temperature_of(self, epoch: jax.typing.ArrayLike) -> jax.Array:
-    """The teacher's temperature in an epoch, counted from 0; float32."""
+    """Returns the teacher's temperature in an epoch from 0 on, float32."""
     first, last = self.first_teacher_temperature, self.teacher_temperature
     warmup = self.teacher_warmup_epochs
     epoch = jnp.asarray(epoch, jnp.float32)
@@ -114,7 +115,7 @@ class DINO(WithTarget):
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None
   ) -> jax.Array:
-    """See `losses.dino`; the center is the one from before the step."""
+    """See `losses.dino`; uses the center from before the step."""
     del axis_name
     return losses.dino(
       outputs.own["scores"],

@@ -1,4 +1,4 @@
-"""The base class of methods, and the outputs that their losses get."""
+"""The base class of methods, and the outputs that their losses receive."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -18,25 +18,26 @@ from essl_jax.config.parts import Part
 from essl_jax.models import heads
 
 Heads = Mapping[str, Callable[..., jax.Array]]
-"""The heads by name, bound to their parameters and to the mode of training:
-functions of an array, or of several where a head is such a module."""
+"""The heads by name, bound to their parameters and to training or evaluation
+mode: functions of one array, or of several if the head's module takes several.
+"""
 Features = Mapping[str, jax.Array]
-"""The encoder's features [N, F] of each view, by its name."""
+"""The encoder's features [N, F] of each view, by view name."""
 
 
 class Outputs(NamedTuple):
-  """What a method's loss is of.
+  """Everything that a method's loss may use.
 
   Attributes:
-    own: what `Method.forward` has returned.
-    target: what `Method.forward_target` has returned for the target network,
-      which no gradient reaches; None without one.
+    own: the result of `Method.forward`.
+    target: the result of `Method.forward_target` for the target network,
+      without a gradient; None if there is no target network.
     extra: the method's own state, from `Method.initial_extra`.
-    step: int32 scalar, the steps done before this one.
-    total_steps: of the whole training.
-    steps_per_epoch: of each epoch.
-    parameters: how the views were drawn that a part asks this of
-      (`ViewRequest.parameters`), by name.
+    step: int32 scalar, the number of steps before this one.
+    total_steps: number of steps of the whole training.
+    steps_per_epoch: number of steps per epoch.
+    parameters: how each view was drawn, by name, for requests with
+      `ViewRequest.parameters` set.
   """
 
   own: Any
@@ -56,17 +57,18 @@ class Outputs(NamedTuple):
 class Method(Part):
   """How the networks learn without labels; its fields are its config.
 
-  A subclass states heads, what they compute and a loss; all else has a default.
+  A subclass defines heads, what they compute, and a loss. The rest has
+  defaults.
 
   Attributes:
-    views: names of the views in `config.views` that it asks for; an instance,
-      whose fields are known, may have fewer than its class.
-    target_heads: heads that the target network has beside the encoder, an
-      exponential moving average of the trained ones; None has no target.
-    evaluated_network: which network evaluations measure where the config does
-      not say: `online`, the trained one, or `target`.
+    views: names of the views in `config.views` that it requests. An instance
+      may have fewer than its class, depending on its fields.
+    target_heads: heads of the target network, which is an exponential moving
+      average of the trained encoder and heads; None means no target network.
+    evaluated_network: the network that evaluations measure by default:
+      `online`, the trained one, or `target`.
     target_views: names of the requests that the target network encodes; None
-      encodes all.
+      means all.
   """
 
   views: ClassVar[Sequence[str]] = ("first", "second")
@@ -78,15 +80,14 @@ class Method(Part):
     """Raises UsageError or ValueError for a config that it cannot train."""
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """The views that it asks for, in the order in which they are encoded.
+    """Returns the views that it needs, in the order of encoding.
 
     Args:
       views: `config.views`: `augment.View`s by name.
 
     Returns:
-      One request for each of `self.views`; a subclass may ask for several
-      draws of one of them, for plain ones, for draws that images share, or for
-      the parameters of views.
+      One request for each of `self.views`. A subclass may request several draws
+      of a view, plain views, draws that images share, or view parameters.
     """
     return [
       ViewRequest(name, getattr(views, name), extra=views.extra)
@@ -95,44 +96,45 @@ class Method(Part):
 
   @abc.abstractmethod
   def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:
-    """Its heads by name.
+    """Makes its heads.
 
     Args:
       **common: `dtype`, `axis_name` (over which batch norms share statistics)
-        and `dot_general`, as of `models.heads`.
+        and `dot_general`, as in `models.heads`.
 
     Returns:
-      Modules that map [N, D] to [N, D']; their names are those of their
-      parameters.
+      Modules by name that map [N, D] to [N, D']; their parameters are stored
+      under the same names.
     """
 
   @abc.abstractmethod
   def forward(self, heads: Heads, features: Features) -> Any:
-    """What the loss needs of the features.
+    """Computes what the loss needs from the features.
 
     Args:
-      heads: of `make_heads`, each a function of an array.
-      features: of the views that were asked for.
+      heads: the heads of `make_heads`, each a function of an array.
+      features: features of the requested views.
 
     Returns:
-      A tree of arrays that lead with as many rows as the features.
+      A tree of arrays with as many rows as the features.
     """
 
   def forward_target(self, heads: Heads, features: Features) -> Any:
-    """Likewise of the target network's features; `forward` if not stated."""
+    """Like `forward`, for the target network; by default the same."""
     return self.forward(heads, features)
 
   def target_momentum(self, step: jax.Array, total_steps: int) -> jax.Array:
-    """What part of the target's parameters stays after a step, float32."""
+    """Returns the fraction of the target that a step keeps, float32."""
     raise ValueError(
-      f"{type(self).__name__} has target_heads and no target_momentum"
+      f"{type(self).__name__} has target_heads, so it must define"
+      " target_momentum"
     )
 
   def initial_extra(self, params: Any) -> Any:
-    """A state of its own, a tree of arrays; None keeps none.
+    """Returns the method's own state, a tree of arrays; None means no state.
 
     Args:
-      params: of the networks, by name.
+      params: parameters of the networks, by name.
     """
     del params
 
@@ -140,10 +142,12 @@ class Method(Part):
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None
   ) -> jax.Array:
-    """The loss of one device's examples, to be differentiated and averaged.
+    """Computes the loss of one device's examples.
+
+    The step differentiates it and averages over devices.
 
     Args:
-      outputs: of all its examples.
+      outputs: outputs of all of the device's examples.
       axis_name: mapped axis of the step, over which negatives or statistics
         are shared.
 
@@ -154,14 +158,14 @@ class Method(Part):
   def metrics(
     self, outputs: Outputs, mean: Callable[[Any], Any]
   ) -> dict[str, jax.Array]:
-    """Figures to log beside the losses, float32 scalars.
+    """Computes figures to log beside the losses, float32 scalars.
 
     Args:
-      outputs: as for `loss`.
+      outputs: as in `loss`.
       mean: averages over devices.
 
     Returns:
-      `embedding_std` where `forward` returns `projections`.
+      `embedding_std` if `forward` returns `projections`.
     """
     if not isinstance(outputs.own, Mapping) or "projections" not in outputs.own:
       return {}
@@ -170,33 +174,33 @@ class Method(Part):
   def learning_rates(
     self, peak: float, schedule: optax.Schedule
   ) -> dict[str, optax.ScalarOrSchedule]:
-    """Heads that have another learning rate than all else.
+    """Returns learning rates of heads that do not follow the schedule.
 
     Args:
-      peak: the largest rate of the recipe.
-      schedule: step to rate of the recipe.
+      peak: the recipe's largest rate.
+      schedule: the recipe's schedule, from step to rate.
 
     Returns:
-      A rate, or step to rate, by the head's name.
+      A rate or a schedule by head name.
     """
     del peak, schedule
     return {}
 
   def frozen_heads(self) -> dict[str, int]:
-    """Heads that begin to learn later: epochs without it, by the head's name.
+    """Returns for how many epochs heads stay frozen at first, by head name.
 
-    Until then neither gradient nor weight decay nor momentum moves them.
+    Until then, neither gradient nor weight decay nor momentum changes them.
     """
     return {}
 
   def after_update(
     self, params: Any, outputs: Outputs, *, axis_name: str | None = None
   ) -> tuple[Any, Any]:
-    """What follows an update.
+    """Runs after an update.
 
     Args:
-      params: updated ones, by network.
-      outputs: of the step.
+      params: updated parameters by network.
+      outputs: outputs of the step.
       axis_name: mapped axis of the step.
 
     Returns:
@@ -221,7 +225,7 @@ class Projector:
   bias: bool = False
 
   def make(self, **common: Any) -> heads.MLP:
-    """The module; arguments as for `Method.make_heads`."""
+    """Makes the module; arguments as in `Method.make_heads`."""
     return heads.projector(
       self.widths, last_norm=self.last_norm, bias=self.bias, **common
     )
@@ -230,10 +234,10 @@ class Projector:
 def embedding_std(
   embeddings: jax.Array, mean: Callable[[Any], Any] = lambda x: x
 ) -> jax.Array:
-  """Mean per-dimension deviation of unit-length embeddings [N, D].
+  """Averages the standard deviations of unit-length embeddings' dimensions.
 
-  1/sqrt(D) where they spread over the sphere, 0 where they have collapsed.
-  Zeros do not deviate from the mean of the others.
+  The result is 1/sqrt(D) if embeddings spread over the sphere and 0 if they
+  have collapsed. Rows of zeros do not count as deviations from the mean.
 
   Args:
     embeddings: [N, D].
@@ -248,7 +252,6 @@ def embedding_std(
   z = losses.unit_length(embeddings)
   directed = jnp.mean(jnp.any(z != 0, axis=-1), dtype=jnp.float32)
   moments = mean((jnp.mean(z, axis=0), jnp.mean(z * z, axis=0), directed))
-  # Zeros do not deviate from the mean of the others.
   part = jnp.where(moments[2] > 0, moments[2], 1)
   variance = jnp.maximum(moments[1] - moments[0] ** 2 / part, 0)
   return jnp.mean(jnp.sqrt(variance))

@@ -12,16 +12,17 @@ from essl_jax.models import heads
 
 
 class MoCoV3(WithTarget):
-  """InfoNCE of predictions among the target projections of all images.
+  """InfoNCE from predictions to the target projections of the whole batch.
 
-  The keys are those of the batch; both directions are added. The paper's heads
-  differ by encoder. ResNets: the defaults. Vision transformers: a projector of
-  three layers (4096, 4096, 256), and `predictor_norm` `batch_not_affine`.
+  The loss adds both directions. The paper's heads depend on the encoder.
+  ResNets: the defaults. Vision transformers: a projector with three layers
+  (4096, 4096, 256), and `predictor_norm` `batch_not_affine`.
 
   Attributes:
     predictor_hidden: width of the predictor's hidden layer.
     predictor_norm: norm after the predictor's last layer: `batch`,
-      `batch_not_affine` or `none`. It has biases where the projector has.
+      `batch_not_affine` or `none`. The predictor has biases if the projector
+      has.
     temperature: divisor of the cosine similarities.
 
   Reference:
@@ -34,7 +35,7 @@ class MoCoV3(WithTarget):
   temperature: bounds.Positive = 0.2
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
-    """Projector and predictor."""
+    """Makes projector and predictor."""
     predictor = heads.projector(
       (self.predictor_hidden, self.projector.widths[-1]),
       last_norm=self.predictor_norm,

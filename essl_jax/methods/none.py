@@ -1,4 +1,4 @@
-"""No SSL loss: the equivariance terms alone are learned, as by RotNet."""
+"""No SSL loss: training with equivariance terms only, as in RotNet."""
 
 from typing import Any
 
@@ -13,33 +13,33 @@ class TermsAlone(Method):
   """No SSL views, heads or loss.
 
   Reference:
-    Gidaris et al. 2018 (arXiv 1803.07728), which predicts rotations alone.
+    Gidaris et al. 2018 (arXiv 1803.07728), which only predicts rotations.
   """
 
   views = ()
 
   def check(self, config: Any) -> None:
-    """Refuses what needs the views of an SSL loss."""
+    """Refuses settings that need the views of an SSL loss."""
     if config.views.extra is not None:
       raise UsageError(
-        "config.views.extra is for the views of an SSL loss, and"
+        "config.views.extra applies to the views of an SSL loss, but"
         " config.method=none has none: leave it unset"
       )
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
-    """None."""
+    """Returns no heads."""
     del common
     return {}
 
   def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """Nothing."""
+    """Returns nothing."""
     del heads, features
     return {}
 
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None
   ) -> jax.Array:
-    """Zero."""
+    """Returns zero."""
     del outputs, axis_name
     return jnp.zeros((), jnp.float32)
 

@@ -1,4 +1,4 @@
-"""SimCLR with E-SSL's loss: negatives from the other view alone."""
+"""SimCLR with E-SSL's loss: negatives come only from the other view."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""SimCLR with its own loss: negatives from both views."""
+"""SimCLR with its original loss: negatives come from both views."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""SimSiam: a predictor and a stopped gradient in place of negatives."""
+"""SimSiam: a predictor and a stopped gradient replace negatives."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class SimSiam(TwoViews):
   predictor_hidden: bounds.Width = 512
 
   def make_heads(self, **common: Any) -> dict[str, Any]:
-    """Projector and predictor."""
+    """Makes projector and predictor."""
     width = self.projector.widths[-1]
     predictor = heads.predictor(self.predictor_hidden, width, **common)
     return super().make_heads(**common) | {"predictor": predictor}
@@ -41,7 +41,7 @@ class SimSiam(TwoViews):
     *,
     axis_name: str | None = None,
   ) -> jax.Array:
-    """See `losses.negative_cosine_similarity`; examples stay apart."""
+    """See `losses.negative_cosine_similarity`; examples are independent."""
     del axis_name
     p1, p2 = (outputs.own["predictions"][i] for i in (full, other))
     z1, z2 = (outputs.own["projections"][i] for i in (full, other))
@@ -51,7 +51,7 @@ class SimSiam(TwoViews):
   def learning_rates(
     self, peak: float, schedule: optax.Schedule
   ) -> dict[str, optax.ScalarOrSchedule]:
-    """The predictor's is constant."""
+    """Keeps the predictor's rate constant."""
     del schedule
     return {"predictor": peak}
 

@@ -31,9 +31,9 @@ class TwoViews(Method):
   from projections to predictions.
 
   Attributes:
-    projector: features to projections.
-    small_views: further views of each image, each drawn by `views.small`,
-      which needs a size and a scale. They are compared with both full views and
+    projector: maps features to projections.
+    small_views: number of further views of each image, drawn by `views.small`,
+      which needs a size and a scale. They are compared with both full views but
       not with each other. A target network does not see them.
   """
 
@@ -43,13 +43,13 @@ class TwoViews(Method):
   small_views: _Small = 0
 
   def __post_init__(self) -> None:
-    # A subclass that lists its own views decides what to draw of them.
+    # A subclass that lists its own views decides what to draw from them.
     if not self.small_views and type(self).views is TwoViews.views:
       used = tuple(name for name in self.views if name != _SMALL)
       object.__setattr__(self, "views", used)
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """The full views, and all small ones in a single request."""
+    """Requests the full views, and all small ones in a single request."""
     requests = super().requests(views)
     if not self.small_views:
       return requests
@@ -59,13 +59,13 @@ class TwoViews(Method):
     ]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
-    """The projector."""
+    """Makes the projector."""
     return {"projector": self.projector.make(**common)}
 
   def forward(self, heads: Heads, features: Features) -> dict[str, Any]:
-    """`projections` of each view [N, D], the full ones first, then the small.
+    """Returns each view's `projections` [N, D], full views first, then small.
 
-    And their `predictions`, where there is a predictor. Small views pass
+    Also returns their `predictions` if there is a predictor. Small views pass
     through the heads together.
     """
     names = [name for name in TwoViews.views if name in features]
@@ -85,30 +85,33 @@ class TwoViews(Method):
     *,
     axis_name: str | None = None,
   ) -> jax.Array:
-    """The loss of two views of the images, in both directions.
+    """Computes the loss of two views of the images, in both directions.
 
     Args:
-      outputs: as for `loss`.
-      full: the place of a full view in `projections`: 0 or 1.
-      other: that of another view, full or small.
-      axis_name: as for `loss`.
+      outputs: as in `loss`.
+      full: index of a full view in `projections`: 0 or 1.
+      other: index of another view, full or small.
+      axis_name: as in `loss`.
 
     Returns:
-      A float32 scalar. Where there is one direction alone, from a small view to
-      a target network, it counts twice.
+      A float32 scalar. If there is only one direction, from a small view to a
+      target network, it counts twice.
     """
     del outputs, full, other, axis_name
-    raise NotImplementedError(f"{type(self).__name__} needs compare, or loss")
+    raise NotImplementedError(
+      f"{type(self).__name__} must define compare or loss"
+    )
 
   def loss(
     self, outputs: Outputs, *, axis_name: str | None = None
   ) -> jax.Array:
-    """The mean over pairs of a full view and any other one of the image.
+    """Averages the loss over all pairs of a full view and any other view.
 
-    Without small views these are the two full ones in both orders, as alike.
+    Without small views, this is the loss of the two full views: its two orders
+    are equal.
 
     Args:
-      outputs: of all examples of a device.
+      outputs: outputs of all of the device's examples.
       axis_name: mapped axis of the step.
 
     Returns:
@@ -126,11 +129,11 @@ class TwoViews(Method):
 
 
 class WithTarget(TwoViews):
-  """Predictions of any view against a target network's of the full ones.
+  """Predicts a target network's projections of the full views from any view.
 
   Attributes:
-    target_decay: fraction of the target network that a step keeps, at the
-      start; it rises to 1 along half a cosine.
+    target_decay: fraction of the target network that a step keeps at the start
+      of training; it rises to 1 along half a cosine.
   """
 
   target_heads: ClassVar[Sequence[str] | None] = ("projector",)
@@ -149,18 +152,20 @@ class WithTarget(TwoViews):
     *,
     axis_name: str | None = None,
   ) -> jax.Array:
-    """The loss in one direction.
+    """Computes the loss in one direction.
 
     Args:
-      predictions: [N, D] of one view.
-      targets: the target network's projections [N, D] of another.
+      predictions: predictions [N, D] for one view.
+      targets: the target network's projections [N, D] of another view.
       axis_name: mapped axis of the step.
 
     Returns:
       A float32 scalar.
     """
     del predictions, targets, axis_name
-    raise NotImplementedError(f"{type(self).__name__} needs towards, or loss")
+    raise NotImplementedError(
+      f"{type(self).__name__} must define towards or loss"
+    )
 
   def compare(
     self,
@@ -170,7 +175,7 @@ class WithTarget(TwoViews):
     *,
     axis_name: str | None = None,
   ) -> jax.Array:
-    """Both directions added; small views have no target and count twice."""
+    """Adds both directions; small views have no target and count twice."""
     predictions = outputs.own["predictions"]
     targets = outputs.target["projections"]
     there = self.towards(predictions[other], targets[full], axis_name=axis_name)
@@ -182,7 +187,7 @@ class WithTarget(TwoViews):
 
 
 def _of_each(found: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-  """An array [N, D] for each view, the draws of a small one apart."""
+  """Splits arrays into one [N, D] per view and per draw of the small view."""
   rows = len(found["first"])
   return tuple(
     part for x in found.values() for part in jnp.split(x, len(x) // rows)

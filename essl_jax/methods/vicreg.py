@@ -9,12 +9,13 @@ from essl_jax.methods.two_views import TwoViews
 
 
 class VICReg(TwoViews):
-  """Views agree, and every dimension varies, each on its own.
+  """Views agree, and dimensions vary without being correlated.
 
   Attributes:
-    invariance_weight: weight of the squared difference of the views.
-    variance_weight: weight of what deviations lack to 1, of both views.
-    covariance_weight: weight of the squared covariances, of both views.
+    invariance_weight: weight of the squared difference between the views.
+    variance_weight: weight of how far standard deviations fall short of 1,
+      added over both views.
+    covariance_weight: weight of the squared covariances, added over both views.
 
   Reference:
     Bardes et al. 2022 (arXiv 2105.04906), equations 1 to 6.

@@ -1,9 +1,9 @@
 """Multi-layer perceptrons on the encoder's features.
 
-One module, `MLP`, and a constructor for each head of the recipes: the projector
-and SimSiam's predictor, and the head that tells which transformation was
-applied. Epsilons and initial weights are PyTorch's (Flax's layer norm would use
-1e-6).
+One module, `MLP`, and a constructor for each head of the recipes: the
+projector, SimSiam's predictor, and the head that predicts which transformation
+was applied. Epsilons and initial weights are PyTorch's (Flax's layer norm
+defaults to 1e-6).
 
 References: Chen et al. (arXiv 2002.05709), Chen and He (arXiv 2011.10566),
 Dangovski et al. (arXiv 2111.00899).
@@ -24,7 +24,7 @@ EPSILON = 1e-5
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-  """Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` starts both tensors."""
+  """Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` for weight and bias."""
   bound = fan_in**-0.5
 
   def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
@@ -38,19 +38,19 @@ class MLP(nn.Module):
 
   Attributes:
     widths: Output size of each linear layer, the last one included.
-    norm: After the hidden layers: `"batch"`, `"layer"` or `"none"`.
-    output_norm: After the last layer: `"none"`, `"batch"`, or
+    norm: Norm after the hidden layers: `"batch"`, `"layer"` or `"none"`.
+    output_norm: Norm after the last layer: `"none"`, `"batch"`, or
       `"batch_not_affine"` (no scale, no offset).
     hidden_bias: Whether hidden linear layers have biases.
-    output_bias: Whether the last linear layer has one.
+    output_bias: Whether the last linear layer has a bias.
     last_hidden_relu: False leaves out the ReLU before the last layer.
-    dtype: What is computed in; parameters and statistics stay float32.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
     axis_name: Mapped axis over which batch norms share their statistics.
-    dot_general: Stands in for `jax.lax.dot_general`.
+    dot_general: Replacement for `jax.lax.dot_general`.
 
   Raises:
     ValueError: For empty or non-positive widths, an unknown norm, or a layer
-      norm of one value.
+      norm over one value.
 
   Example:
     >>> head = MLP(widths=(32, 4), norm="layer")
@@ -83,8 +83,8 @@ class MLP(nn.Module):
       )
     if self.norm == "layer" and 1 in self.widths[:-1]:
       raise ValueError(
-        "hidden widths must be 2 or more with layer norms, which make a"
-        f" constant of one value; got {tuple(self.widths)!r}."
+        "hidden widths must be 2 or more with layer norms, which map a single"
+        f" value to a constant; got {tuple(self.widths)!r}."
       )
     super().__post_init__()
 
@@ -94,7 +94,8 @@ class MLP(nn.Module):
 
     Args:
       x: Features, `[N, F]`, floating point.
-      train: Batch norms use the batch's statistics and update the running ones.
+      train: Whether batch norms use the batch's statistics and update the
+        running ones.
 
     Returns:
       The last layer's output, `[N, widths[-1]]`, float32.
@@ -147,10 +148,10 @@ class MLP(nn.Module):
 
 
 class SideBySide(nn.Module):
-  """Several heads on the same features, their outputs beside each other.
+  """Several heads on the same features, with concatenated outputs.
 
   Attributes:
-    heads: Each maps `[N, F]` to `[N, K]`, with its own K.
+    heads: Modules that map `[N, F]` to `[N, K]`, each with its own K.
   """
 
   heads: Sequence[nn.Module]
@@ -167,11 +168,11 @@ def projector(
   bias: bool = False,
   **common: Any,
 ) -> MLP:
-  """The projector: batch norm and ReLU between the layers.
+  """Makes the projector, with batch norm and ReLU between the layers.
 
   Args:
     widths: Size of every layer; (2048, 2048) in the CIFAR-10 recipes.
-    last_norm: After the last layer; see `MLP.output_norm`.
+    last_norm: Norm after the last layer; see `MLP.output_norm`.
     bias: Whether the linear layers have biases.
     **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
@@ -188,11 +189,11 @@ def projector(
 
 
 def predictor(hidden: int, out: int, **common: Any) -> MLP:
-  """SimSiam's predictor: a hidden layer with batch norm, a plain last layer.
+  """Makes SimSiam's predictor: a hidden layer with batch norm, a plain output.
 
   Args:
     hidden: Size of the hidden layer (no bias); 512 in the recipes.
-    out: Size of the output, that of the projector.
+    out: Size of the output, the same as the projector's.
     **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
   Returns:
@@ -209,16 +210,16 @@ def transformation_head(
   hidden_norm: str = "layer",
   **common: Any,
 ) -> nn.Module:
-  """The head that tells the transformations apart: norms and biases.
+  """Makes the head that predicts the transformation, with norms and biases.
 
   Args:
-    hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10, none
+    hidden_widths: Sizes of the hidden layers; (2048, 2048) for CIFAR-10, empty
       for a linear head.
-    num_classes: Number of transformations in the group; or, by name, of several
-      groups, each of which gets a head of its own.
-    last_hidden_relu: False in the SimSiam and the ImageNet recipes, which have
-      no ReLU after the last hidden layer.
-    hidden_norm: After the hidden layers: `"layer"` or `"batch"`.
+    num_classes: Number of transformations in the group. A mapping from names to
+      numbers makes a separate head for each of several groups.
+    last_hidden_relu: False in the SimSiam and ImageNet recipes, which have no
+      ReLU after the last hidden layer.
+    hidden_norm: Norm after the hidden layers: `"layer"` or `"batch"`.
     **common: `dtype`, `axis_name` and `dot_general` of `MLP`.
 
   Returns:
@@ -241,15 +242,15 @@ def transformation_head(
 
 
 def classifier(num_classes: int, *, dtype: Any = jnp.float32) -> nn.Dense:
-  """One linear layer on the encoder's features, [N, F] to [N, classes].
+  """Makes a linear layer on the encoder's features, [N, F] to [N, classes].
 
   Args:
     num_classes: Number of classes.
-    dtype: What is computed in.
+    dtype: Dtype of the computation.
 
   Returns:
     The module.
   """
-  # Uniform in ±1/sqrt(fan_in), as `torch.nn.Linear` starts.
+  # Uniform in ±1/sqrt(fan_in), as in `torch.nn.Linear`.
   kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
   return nn.Dense(num_classes, dtype=dtype, kernel_init=kernel)

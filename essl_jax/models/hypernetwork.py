@@ -1,4 +1,4 @@
-"""A linear map of features whose weights another array makes."""
+"""A linear map of features whose weights depend on another array."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +13,14 @@ from essl_jax.models.heads import uniform_fan_in
 class Hypernetwork(nn.Module):
   """Multiplies each row by a matrix that is linear in the row's parameters.
 
-  The matrix of a row is `M = sum over t of parameters[t] * kernel[t]`; it is
-  never formed, since one product of the outer products of parameters and
-  features does the same.
+  The matrix of a row is `M = sum over t of parameters[t] * kernel[t]`. It is
+  never formed: the outer product of parameters and features, times one kernel,
+  gives the same result.
 
   Attributes:
-    width: Size of the output; None is that of the features.
-    dtype: What is computed in; the kernel stays float32.
-    dot_general: Stands in for `jax.lax.dot_general`.
+    width: Size of the output; None means that of the features.
+    dtype: Dtype of the computation; the kernel stays float32.
+    dot_general: Replacement for `jax.lax.dot_general`.
 
   Example:
     >>> network = Hypernetwork(width=4)
@@ -43,13 +43,13 @@ class Hypernetwork(nn.Module):
 
     Args:
       x: Features, `[N, F]`.
-      parameters: What the matrices are made of, `[N, T]`.
+      parameters: Each row's parameters, `[N, T]`.
 
     Returns:
       The products, `[N, width]`, float32.
 
     Raises:
-      ValueError: The shapes are not of one number of rows.
+      ValueError: The arrays do not have two axes and the same number of rows.
     """
     if x.ndim != 2 or parameters.ndim != 2 or len(x) != len(parameters):
       raise ValueError(
@@ -58,7 +58,7 @@ class Hypernetwork(nn.Module):
       )
     x, parameters = (jnp.asarray(a, self.dtype) for a in (x, parameters))
     outer = parameters[:, :, None] * x[:, None, :]
-    # As a linear layer from the parameters to the matrix starts in PyTorch.
+    # Initialised like PyTorch's linear layer from parameters to the matrix.
     dense = nn.Dense(
       x.shape[1] if self.width is None else self.width,
       use_bias=False,

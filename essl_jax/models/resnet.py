@@ -1,13 +1,13 @@
 """Residual networks of 18 to 152 layers with a CIFAR or an ImageNet stem.
 
 The architecture is torchvision's ("v1.5": a bottleneck strides in its 3x3
-convolution), down to its symmetric padding, so that PyTorch weights carry over
-(`essl_jax.convert`). Three things a user may trip over:
+convolution), including its symmetric padding, so PyTorch weights carry over
+(`essl_jax.convert`). Note three pitfalls:
 
 - Padding is explicit: `SAME` pads a strided convolution on one side only and
   would shift every feature map by half a pixel.
-- Flax keeps the biased batch variance in the running statistics, PyTorch the
-  unbiased one, n/(n-1) times as large over n values per channel.
+- Flax's running statistics hold the biased batch variance. PyTorch's hold the
+  unbiased one, which is n/(n-1) times as large for n values per channel.
 - XLA's convolution is slow on CPUs for some shapes: pass
   `convolution.default_conv()` as `conv_general_dilated`.
 
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from essl_jax import inputs
 
-# Blocks per stage, and whether they are bottlenecks.
+# By depth: blocks per stage, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
   18: ((2, 2, 2, 2), False),
   34: ((3, 4, 6, 3), False),
@@ -33,19 +33,19 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
   152: ((3, 8, 36, 3), True),
 }
 STEMS = ("cifar", "imagenet")
-# Beyond them a network is a slip of the finger, and never traced to its end.
+# Larger networks are typing errors, and would never finish tracing.
 _MOST_STAGES, _MOST_BLOCKS, _WIDEST = 8, 400, 10**6
 BOTTLENECK_EXPANSION = 4
 
 
-# A true normal: Flax's own Kaiming initialisers truncate at two deviations.
+# Not truncated: Flax's own Kaiming initialisers cut off at two deviations.
 _kaiming_normal_fan_out = nn.initializers.variance_scaling(
   2.0, "fan_out", "normal"
 )
 
 
 class _Layers(nn.Module):
-  """What blocks and network share: how they convolve and normalise."""
+  """Convolutions and norms shared by blocks and network."""
 
   dtype: Any = jnp.float32
   axis_name: str | None = None
@@ -89,7 +89,7 @@ class ResidualBlock(_Layers):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps images `[N, H, W, C]` to `[N, H/stride, W/stride, C']`."""
-    # (features, kernel size, stride, padding) of the block's convolutions.
+    # Features, kernel size, stride and padding of each convolution.
     if self.bottleneck:
       outer = self.width * BOTTLENECK_EXPANSION
       middle = (self.width, 3, self.stride, 1)
@@ -115,29 +115,29 @@ class ResidualBlock(_Layers):
 class ResNet(_Layers):
   """A residual network without its classifier.
 
-  Parameters, running statistics and the batch norms' reductions are float32
-  whatever `dtype` is.
+  Parameters, running statistics and the reductions of batch norms are float32
+  for every `dtype`.
 
   Attributes:
-    takes_any_size: Images of any size and number of channels fit.
+    takes_any_size: Images may have any size and number of channels.
     depth: Number of layers: 18, 34, 50, 101 or 152.
     stem: `cifar` (3x3 convolution, stride 1) or `imagenet` (7x7 convolution,
       stride 2, then 3x3 max-pooling, stride 2).
-    width: Channels of the first stage; the later ones double it.
-    blocks: Number of blocks in each stage, in place of those of the depth; (1,
-      1) compiles in seconds. The depth still chooses between basic and
-      bottleneck blocks.
-    zero_init_last_norm: Start each block as the identity: scale 0 in its last
-      batch norm.
-    rematerialize: Save memory: keep only the blocks' inputs for the backward
-      pass and compute each block twice.
-    dtype: What convolutions and activations are computed in.
+    width: Channels of the first stage; each later stage doubles them.
+    blocks: Number of blocks in each stage, overriding the depth's; (1, 1)
+      compiles in seconds. The depth still chooses between basic and bottleneck
+      blocks.
+    zero_init_last_norm: Starts each block as the identity, with scale 0 in its
+      last batch norm.
+    rematerialize: Saves memory: keeps only the blocks' inputs for the backward
+      pass and computes each block twice.
+    dtype: Dtype of convolutions and activations.
     axis_name: Mapped axis over which batch norms share their statistics.
-    conv_general_dilated: Stands in for `jax.lax.conv_general_dilated`.
+    conv_general_dilated: Replacement for `jax.lax.conv_general_dilated`.
 
   Raises:
-    ValueError: For an unknown depth or stem, or a width or numbers of blocks
-      below 1 or beyond reason.
+    ValueError: For an unknown depth or stem, or a width or number of blocks
+      that is below 1 or unreasonably large.
 
   Example:
     >>> model = ResNet(depth=18, stem="cifar", width=16)
@@ -165,8 +165,8 @@ class ResNet(_Layers):
     is_few = len(blocks) <= _MOST_STAGES and sum(blocks) <= _MOST_BLOCKS
     if not blocks or min(blocks) < 1 or not is_few:
       raise ValueError(
-        f"ResNet blocks must be 1 to {_MOST_STAGES} positive numbers, together"
-        f" at most {_MOST_BLOCKS}, got {self.blocks!r}."
+        f"ResNet blocks must be 1 to {_MOST_STAGES} positive numbers with a sum"
+        f" of at most {_MOST_BLOCKS}, got {self.blocks!r}."
       )
     if self.stem not in STEMS:
       raise ValueError(f"stem must be one of {STEMS}, got {self.stem!r}.")
@@ -178,7 +178,7 @@ class ResNet(_Layers):
 
   @property
   def num_features(self) -> int:
-    """Size F of the features: 8 or (bottlenecks) 32 times the width."""
+    """Size F of the features: 8 times the width, or 32 with bottlenecks."""
     stages = len(self.blocks or STAGES[self.depth][0])
     bottleneck = STAGES[self.depth][1]
     expansion = BOTTLENECK_EXPANSION if bottleneck else 1
@@ -189,8 +189,8 @@ class ResNet(_Layers):
 
     Args:
       x: Normalised images, `[N, H, W, C]`, floating point.
-      train: Normalise with the batch's statistics and update the running ones
-        (collection `batch_stats`), or use the running ones.
+      train: True normalises with the batch's statistics and updates the running
+        ones (collection `batch_stats`); False uses the running ones.
 
     Returns:
       Features, `[N, F]`, float32.
@@ -204,14 +204,14 @@ class ResNet(_Layers):
   def inner_features(
     self, x: jax.Array, *, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The features and, by the stage's name, the maps after it.
+    """Returns the features, and the feature maps after each stage.
 
     Args:
-      x: As for a call.
-      train: Likewise.
+      x: As in `__call__`.
+      train: As in `__call__`.
 
     Returns:
-      Features, and `[N, H, W, C]` of `layer1` and so on.
+      Features, and maps `[N, H, W, C]` by stage: `layer1` and so on.
     """
     if x.ndim != 4:
       raise ValueError(f"Images must be [N, H, W, C], got shape {x.shape}.")

@@ -1,13 +1,13 @@
 """Vision transformers: patches of an image as tokens that attend to each other.
 
-The architecture is that of timm's `VisionTransformer` (norms before attention
-and perceptron, a class token, biases everywhere, exact GELU), with its names,
-so that PyTorch weights carry over. Two things a user may trip over:
+Architecture and names are those of timm's `VisionTransformer` (norms before
+attention and perceptron, a class token, biases everywhere, exact GELU), so
+PyTorch weights carry over. Note two pitfalls:
 
-- Stochastic depth needs random keys when it trains: pass `image_keys`, one per
+- Stochastic depth needs random keys in training: pass `image_keys`, one per
   image, or `rngs={"dropout": key}` to `apply`.
-- A weight decay shrinks a frozen patch projection, although its gradients are
-  zero: hand `frozen_parameters` to `optim.make_optimizer`.
+- Weight decay would shrink a frozen patch projection, although its gradients
+  are zero: pass `frozen_parameters` to `optim.make_optimizer`.
 
 References: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021
 (arXiv 2010.11929). Chen et al., "An Empirical Study of Training
@@ -30,7 +30,7 @@ from essl_jax.models.layers import attention, patches, transformer
 
 Positions = Literal["learned", "sincos"]
 Pool = Literal["token", "mean"]
-# Beyond them a network is a slip of the finger, and never traced to its end.
+# Larger networks are typing errors, and would never finish tracing.
 _LARGEST = {
   "image_size": 2**14,
   "patch": 2**14,
@@ -44,17 +44,17 @@ _LARGEST_RATIO = 1000
 class ViT(nn.Module):
   """A vision transformer without its classifier.
 
-  The defaults are those of ViT-S/16. Ti has width 192 and 3 heads, B width 768
-  and 12 heads; images of 32 pixels have patches of 4. MoCo v3's ViT-S has 12
+  The defaults make a ViT-S/16. Ti has width 192 and 3 heads; B has width 768
+  and 12 heads. Use patches of 4 for images of 32 pixels. MoCo v3's ViT-S has 12
   heads, fixed positions and a frozen projection. Parameters, the softmax and
-  the norms' reductions are float32 whatever `dtype` is.
+  the norms' reductions are float32 for every `dtype`.
 
   Attributes:
-    image_size: Side in pixels of the images that the positions are laid out
-      for. At other sizes, learned positions are interpolated and fixed ones
-      computed again.
-    patch: Side of a patch in pixels. It divides the sides of all images.
-    width: Number of channels of a token, and of the features: a multiple of
+    image_size: Side in pixels of the images that positions are made for. At
+      other sizes, learned positions are interpolated and fixed positions are
+      recomputed.
+    patch: Side of a patch in pixels. It must divide the sides of all images.
+    width: Number of channels of a token and of the features: a multiple of
       `heads`, and of 4 with fixed positions.
     depth: Number of blocks.
     heads: Number of attention heads.
@@ -62,22 +62,22 @@ class ViT(nn.Module):
       `width`.
     positions: `learned`, or `sincos` for fixed sines and cosines.
     frozen_patch_projection: Whether the patch projection keeps its initial
-      weights. No gradient reaches it, nor the images.
-    pool: What the features are: the class `token`, or the `mean` of the
+      weights. No gradient reaches the projection or the images.
+    pool: The features to return: the class `token`, or the `mean` of the
       patches, taken before the last norm.
-    stochastic_depth: Probability in training of leaving out the last block's
-      parts for an image; it rises linearly from 0 at the first block. A target
-      network leaves out none.
-    rematerialize: Save memory: keep only the blocks' inputs for the backward
-      pass and compute each block twice.
-    dtype: What is computed in.
-    axis_name: Not used: images do not see each other.
-    dot_general: Stands in for `jax.lax.dot_general` in linear layers.
-    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
+    stochastic_depth: Probability in training that an image skips a part of the
+      last block; it rises linearly from 0 at the first block. A target network
+      skips nothing.
+    rematerialize: Saves memory: keeps only the blocks' inputs for the backward
+      pass and computes each block twice.
+    dtype: Dtype of the computation.
+    axis_name: Not used: images are independent.
+    dot_general: Replacement for `jax.lax.dot_general` in linear layers.
+    dot_product_attention: Replacement for `jax.nn.dot_product_attention`.
 
   Raises:
-    ValueError: For sizes below 1, beyond reason or that do not divide each
-      other as said, a rate outside of [0, 1), or unknown positions or pool.
+    ValueError: For sizes that are below 1, unreasonably large or not multiples
+      as stated, a rate outside [0, 1), or unknown positions or pool.
 
   Example:
     >>> model = ViT(image_size=32, patch=8, width=16, depth=2, heads=2)
@@ -112,8 +112,8 @@ class ViT(nn.Module):
         raise ValueError(f"{name} must be at most {most}, got {value}.")
     if self.width < 2:
       raise ValueError(
-        "width must be 2 or more, for a layer norm makes a constant of one"
-        f" value; got {self.width}."
+        "width must be 2 or more, because a layer norm maps a single value to a"
+        f" constant; got {self.width}."
       )
     inputs.check_multiple("image_size", self.image_size, self.patch, "patch")
     inputs.check_multiple("width", self.width, self.heads, "heads")
@@ -139,12 +139,12 @@ class ViT(nn.Module):
 
   @property
   def num_features(self) -> int:
-    """Size F of the features: the width."""
+    """Size F of the features, which is the width."""
     return self.width
 
   @property
   def frozen_parameters(self) -> tuple[str, ...]:
-    """Names of what no optimiser may change, not even by a decay."""
+    """Names of parameters that optimisers must not change or decay."""
     return ("patch_embed",) if self.frozen_patch_projection else ()
 
   def __call__(
@@ -154,27 +154,27 @@ class ViT(nn.Module):
 
     Args:
       x: Normalised images, `[N, H, W, C]`, floating point.
-      train: Leave out parts of the blocks at random (`stochastic_depth`).
-      image_keys: A random key per image, `[N]`, which says what is left out
-        for it; drawn from the collection `dropout` if absent.
+      train: Whether to skip parts of blocks at random (`stochastic_depth`).
+      image_keys: Random keys `[N]` that decide what each image skips; drawn
+        from the collection `dropout` if absent.
 
     Returns:
       Features, `[N, F]`, float32.
 
     Raises:
       ValueError: If `x` does not have four axes or is not floating point, if
-        patches do not divide it, or for another number of keys.
+        patches do not divide it, or if the number of keys is wrong.
     """
     return self.inner_features(x, train=train, image_keys=image_keys)[0]
 
   def inner_features(
     self, x: jax.Array, *, train: bool, image_keys: jax.Array | None = None
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The features of a call, and the tokens after each block.
+    """Returns the features of `__call__`, and the tokens after each block.
 
     Returns:
-      Features, and by the block's name, such as `blocks_0`, `[N, 1 + patches,
-      F]`: the class token first, before the last norm.
+      Features, and tokens `[N, 1 + patches, F]` by block, such as `blocks_0`:
+      the class token first, before the last norm.
     """
     kind = f"pooled_{self.pool}"
     return self._encode(x, train=train, image_keys=image_keys, kind=kind)
@@ -187,14 +187,14 @@ class ViT(nn.Module):
     train: bool = False,
     image_keys: jax.Array | None = None,
   ) -> jax.Array:
-    """Other features than those of a call, all after the last norm.
+    """Returns features other than those of `__call__`, after the last norm.
 
     Args:
-      x: As for a call.
+      x: As in `__call__`.
       kind: `token` is the class token, `mean` the mean of the patches, and
         `last_4` the class tokens of the last four blocks, in order.
-      train: As for a call.
-      image_keys: Likewise.
+      train: As in `__call__`.
+      image_keys: As in `__call__`.
 
     Returns:
       Features, `[N, F]` or `[N, 4 * F]`, float32.
@@ -217,7 +217,7 @@ class ViT(nn.Module):
   def _encode(
     self, x: jax.Array, *, train: bool, image_keys: Any, kind: str
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Features of a kind, and the tokens after each block."""
+    """Returns features of one kind, and the tokens after each block."""
     image_keys = self._keys(x, train, image_keys)
     x = self._embed(x)
 
@@ -245,23 +245,23 @@ class ViT(nn.Module):
     return transformer.pool(list(inner.values()), norm, kind), inner
 
   def _keys(self, x: jax.Array, train: bool, image_keys: Any) -> Any:
-    """A random key per image; None where nothing is drawn."""
+    """Returns a random key per image; None if nothing is drawn."""
     if not (train and self.stochastic_depth):
       return None
     if image_keys is None:
       return jax.random.split(self.make_rng("dropout"), len(x))
     if image_keys.shape[:1] != x.shape[:1]:
       raise ValueError(
-        f"image_keys must be one for each of {len(x)} images, got shape"
+        f"image_keys must have one key for each of {len(x)} images, got shape"
         f" {image_keys.shape}."
       )
     return image_keys
 
   def _embed(self, images: jax.Array) -> jax.Array:
-    """Images to tokens with positions, [N, 1 + patches, D]."""
+    """Maps images to tokens with positions, [N, 1 + patches, D]."""
     x = patches.split(images, self.patch)
     rows, columns = (side // self.patch for side in images.shape[1:3])
-    # Patches do not overlap: their convolution is one product of matrices.
+    # Patches do not overlap, so their convolution is one matrix product.
     init = uniform_fan_in(x.shape[-1])
     x = nn.Dense(
       self.width,
@@ -282,7 +282,7 @@ class ViT(nn.Module):
     return jnp.concatenate([token, x], axis=1) + positions
 
   def _positions(self, rows: int, columns: int) -> jax.Array:
-    """Positions of the class token and of a grid of patches, [1, T, D]."""
+    """Returns positions of the class token and a patch grid, [1, T, D]."""
     if self.positions == "sincos":
       fixed = patches.sincos_positions(rows, columns, self.width)
       # MoCo v3's class token has no position.

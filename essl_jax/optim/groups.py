@@ -18,15 +18,16 @@ class Group:
   """Parameters that share an optimiser: SGD, LARS or AdamW.
 
   Attributes:
-    learning_rate: a number, or a schedule of the step.
-    peak: its largest value.
-    weight_decay: added to the gradient, or AdamW's own.
-    momentum: of the running sum; AdamW's beta1.
-    trust_coefficient: of LARS, which biases and norms are spared.
-    beta2: of AdamW, whose decay all but kernels are spared.
-    clip_rate: whether LARS is LARC: see `optimizers.lars`.
-    first_step: until then parameters keep their values, without gradient, decay
-      and momentum; the schedule's steps count all the same.
+    learning_rate: a number, or a schedule from step to rate.
+    peak: the largest learning rate.
+    weight_decay: added to the gradient, or decoupled with AdamW.
+    momentum: momentum of the running sum, or AdamW's beta1.
+    trust_coefficient: selects LARS with this coefficient. LARS does not decay
+      or adapt biases and norms.
+    beta2: selects AdamW with this beta2. AdamW decays only kernels.
+    clip_rate: turns LARS into LARC: see `optimizers.lars`.
+    first_step: until this step, parameters keep their values, without gradient,
+      decay and momentum. The schedule counts these steps too.
 
   Raises:
     ValueError: trust_coefficient and beta2 are both given.
@@ -44,7 +45,9 @@ class Group:
   def __post_init__(self) -> None:
     given = (self.trust_coefficient, self.beta2)
     if None not in given:
-      raise ValueError(f"trust_coefficient or beta2, not both, got {given}")
+      raise ValueError(
+        f"give trust_coefficient or beta2, not both, got {given}"
+      )
 
   @property
   def transformation(self) -> optax.GradientTransformation:
@@ -52,7 +55,7 @@ class Group:
     if not self.first_step:
       return self._make(self.learning_rate)
     rate = self.learning_rate
-    if callable(schedule := rate):  # the optimiser counts from its first step
+    if callable(schedule := rate):  # the optimiser counts from `first_step`
       rate = lambda count: schedule(count + self.first_step)
     return optax.conditionally_mask(
       self._make(rate), lambda step: step >= self.first_step
@@ -74,7 +77,7 @@ class Group:
     )
 
   def mask(self, params: chex.ArrayTree) -> Any:
-    """Booleans: where the weight decay and LARS's adaptation apply."""
+    """Returns booleans: where weight decay and LARS's adaptation apply."""
     if self.beta2 is not None:
       return optimizers.is_kernel(params)
     if self.trust_coefficient is not None:
@@ -82,7 +85,7 @@ class Group:
     return jax.tree.map(lambda _: True, params)
 
   def describe(self, is_decayed: bool) -> str:
-    """The group's effective settings where its mask is true, or elsewhere."""
+    """Describes the settings where the group's mask is true or false."""
     constant = "" if callable(self.learning_rate) else " (constant)"
     decay = self.weight_decay if is_decayed else 0.0
     adaptation = "none"
@@ -108,17 +111,18 @@ def label(
   """Sorts the parameters of several networks into groups.
 
   Args:
-    params: by network.
-    heads: networks that are a group each.
-    frozen: paths of what is not trained, such as `encoder/patch_embed`.
+    params: parameters by network.
+    heads: networks that form a group each.
+    frozen: paths of parameters that are not trained, such as
+      `encoder/patch_embed`.
 
   Returns:
-    The same tree of names: `frozen` for what is, the network's name for all
-    else of `heads`, elsewhere `weights`, or `biases` for biases and the
-    parameters of norms.
+    A tree of group names: `frozen` for frozen parameters, the network's name in
+    the networks of `heads`, `biases` for other biases and norms, and `weights`
+    for the rest.
 
   Raises:
-    ValueError: nothing has a path of `frozen`.
+    ValueError: no parameter has a path in `frozen`.
   """
   branches = tuple(f"{path}/" for path in frozen)
   keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
@@ -128,7 +132,7 @@ def label(
     if not any(name.startswith(branch) for name in names):
       there = ", ".join(name[:-1] for name in names)
       raise ValueError(
-        f"no parameter to be frozen is {branch[:-1]}; there are: {there}"
+        f"no parameter to freeze is named {branch[:-1]}; there are: {there}"
       )
 
   def group(path: Any, x: Any) -> str:
@@ -145,13 +149,13 @@ def label(
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """A bound of the gradient's norm; longer ones are shortened to it.
+  """Clips gradients to a maximum norm.
 
   Attributes:
-    norm: the bound.
-    each: of every array by itself, or of all arrays together.
-    aside: networks whose gradients count for no norm and stay as they are, for
-      they do not reach the others.
+    norm: the largest norm allowed.
+    each: True clips every array by itself, False all arrays together.
+    aside: networks to leave out of norm and clipping, because their gradients
+      do not affect the others.
   """
 
   norm: float
@@ -180,7 +184,7 @@ class Clip:
     return optax.stateless(update)
 
   def describe(self) -> str:
-    """What is clipped, for the first lines of a run."""
+    """Describes the clipping, for the first lines of a run."""
     arrays = "each array" if self.each else "all arrays together"
     return f"gradients clipped to a norm of {self.norm:g}, {arrays}"
 
@@ -190,13 +194,14 @@ def make_optimizer(
   frozen: Sequence[str] = (),
   clip: Clip | None = None,
 ) -> optax.GradientTransformation:
-  """One optimiser for each group of the parameters of several networks.
+  """Makes an optimiser with parameter groups for several networks.
 
   Args:
-    groups: `weights` and `biases`; every other one is of the network of its
-      name, such as SimSiam's predictor, which keeps a constant rate.
-    frozen: paths of what keeps its values, without decay; see `label`.
-    clip: bound of the gradients before everything else; none by default.
+    groups: `weights`, `biases`, and one group per network with its own
+      settings, by its name, such as SimSiam's predictor with its constant rate.
+    frozen: paths of parameters that keep their values, without decay; see
+      `label`.
+    clip: clips the gradients before everything else; None does not.
 
   Returns:
     The gradient transformation.
@@ -222,11 +227,11 @@ def describe_groups(
   params: Mapping[str, Any],
   frozen: Sequence[str] = (),
 ) -> list[str]:
-  """One line for each group that has parameters, with what applies to them.
+  """Describes each group that has parameters in one line.
 
   Args:
     groups: as in `make_optimizer`.
-    params: by network.
+    params: parameters by network.
     frozen: as in `make_optimizer`.
 
   Returns:

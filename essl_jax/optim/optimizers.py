@@ -1,4 +1,4 @@
-"""SGD, LARS and AdamW, and which parameters they decay and adapt."""
+"""SGD, LARS and AdamW, and the parameters that they decay and adapt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +11,15 @@ import optax
 
 
 def _plain(*numbers: Any) -> list[Any]:
-  """Python's numbers for NumPy's, which would make 64 bits of 32."""
+  """Converts NumPy numbers to Python's: NumPy's may promote to 64 bits."""
   return [x.item() if isinstance(x, np.generic) else x for x in numbers]
 
 
 def is_matrix(params: chex.ArrayTree) -> Any:
-  """True for every array but biases, norms, positions and tokens.
+  """Marks every array except biases, norms, positions and tokens.
 
-  Positions and tokens are arrays `[1, T, D]` that are not named `kernel`: they
-  are the same for all images.
+  Positions and tokens are arrays `[1, T, D]` that are not named `kernel`; all
+  images share them.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.ndim(x) > 1 and not _is_shared(path, x), params
@@ -35,9 +35,9 @@ def _is_named_kernel(path: Any) -> bool:
 
 
 def is_kernel(params: chex.ArrayTree) -> Any:
-  """True for arrays named `kernel`, as Flax's layers name their matrices.
+  """Marks arrays named `kernel`, as Flax's layers name their matrices.
 
-  False for biases and norms, and for positions and tokens of any rank.
+  Does not mark biases and norms, or positions and tokens of any rank.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, _: _is_named_kernel(path), params
@@ -50,12 +50,12 @@ def sgd(
   weight_decay: float,
   momentum: float,
 ) -> optax.GradientTransformation:
-  """PyTorch's SGD: decay joins the gradient before the momentum.
+  """PyTorch's SGD: adds weight decay to the gradient before the momentum.
 
   Args:
-    learning_rate: a number or a schedule of the step.
-    weight_decay: on every parameter.
-    momentum: of the decayed gradient's running sum.
+    learning_rate: a number or a schedule from step to rate.
+    weight_decay: applied to every parameter.
+    momentum: momentum of the decayed gradient's running sum.
 
   Returns:
     The gradient transformation.
@@ -78,25 +78,26 @@ def lars(
   clip_rate: bool = False,
   mask: Any | Callable[[chex.ArrayTree], Any] = is_matrix,
 ) -> optax.GradientTransformation:
-  """Layer-wise adaptive rates, as SimCLR and Barlow Twins train with.
+  """LARS, layer-wise adaptive rates, as in SimCLR and Barlow Twins.
 
-  Each array's decayed gradient is scaled to `trust_coefficient` times the norm
-  of the array, then summed with momentum, then multiplied by the learning rate.
-  `optax.lars` multiplies before the momentum, which is another optimiser as
-  soon as the rate changes.
+  Scales each array's decayed gradient to `trust_coefficient` times the norm of
+  the array, sums it with momentum, and then multiplies by the learning rate.
+  `optax.lars` multiplies before the momentum, which differs as soon as the rate
+  changes.
 
   With `clip_rate` this is LARC. An array's adapted rate is `trust_coefficient`
-  |w| / (|g| + `weight_decay` |w|), where g is its gradient without decay. Where
-  that is above the learning rate, the latter holds.
+  |w| / (|g| + `weight_decay` |w|), where g is its gradient without decay. It is
+  clipped to the learning rate.
 
   Args:
-    learning_rate: a number or a schedule of the step.
+    learning_rate: a number or a schedule from step to rate.
     weight_decay: added to the gradient where `mask` is true.
-    momentum: of the running sum.
+    momentum: momentum of the running sum.
     trust_coefficient: eta.
-    clip_rate: no array's rate exceeds the learning rate.
-    mask: a tree of booleans, or a function of the parameters that makes one:
-      what is decayed and adapted. All but biases and norms by default.
+    clip_rate: whether to clip every array's rate to the learning rate.
+    mask: a tree of booleans, or a function that makes one from the parameters:
+      what to decay and adapt. By default all except biases, norms, positions
+      and tokens.
 
   Returns:
     The gradient transformation.
@@ -133,7 +134,7 @@ def _clipped(
   weight_decay: float,
   trust_coefficient: float,
 ) -> optax.GradientTransformation:
-  """Adds the decay and scales to adapted rates below the learning rate."""
+  """Adds the decay and scales to the adapted rate, clipped from above."""
 
   def init(params: chex.ArrayTree) -> optax.ScaleByScheduleState:
     del params
@@ -152,7 +153,7 @@ def _clipped(
       is_some = (own > 0) & (size > 0)
       most = jnp.where(is_some, own + weight_decay * size, 1)
       adapted = trust_coefficient * size / most
-      is_below = adapted < rate  # which is then not 0
+      is_below = adapted < rate  # then the rate is not 0
       scale = jnp.where(is_below, adapted, 1) / jnp.where(is_below, rate, 1)
       decayed = gradient + weight_decay * weights
       return jnp.where(is_some, scale * decayed, gradient)
@@ -176,12 +177,13 @@ def adamw(
   """PyTorch's AdamW: the decay does not pass through the moments.
 
   Args:
-    learning_rate: a number or a schedule of the step; it multiplies the decay.
-    weight_decay: of the parameters where `mask` is true.
-    beta1: of the gradient's running mean.
-    beta2: of its square's.
-    epsilon: added to the root of the latter.
-    mask: as in `lars`: what is decayed.
+    learning_rate: a number or a schedule from step to rate; it also multiplies
+      the decay.
+    weight_decay: applied to the parameters where `mask` is true.
+    beta1: decay rate of the gradient's running mean.
+    beta2: decay rate of the squared gradient's running mean.
+    epsilon: added to the square root of the latter.
+    mask: what to decay, in the form of `lars`; by default kernels only.
 
   Returns:
     The gradient transformation.

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate and of a target network's momentum."""
+"""Schedules for the learning rate and for a target network's momentum."""
 
 import math
 
@@ -22,15 +22,15 @@ def warmup_cosine(
 
   Args:
     peak: the largest learning rate, reached at step `warmup_steps`.
-    warmup_steps: steps from `start` to the peak.
-    total_steps: steps of the whole training.
+    warmup_steps: number of steps from `start` to the peak.
+    total_steps: number of steps of the whole training.
     end_factor: the schedule is `end_factor * peak` at `total_steps`.
-    constant_steps: the rate changes every so many steps; 1 is every step, the
-      steps of an epoch make it one value an epoch.
+    constant_steps: number of steps between changes of the rate. 1 changes it at
+      every step; the steps per epoch give one value per epoch.
     start: the learning rate at step 0, if there is a warm-up.
 
   Returns:
-    A schedule: step to float32 learning rate.
+    A schedule from step to float32 learning rate.
 
   Raises:
     ValueError: not 0 <= warmup_steps < total_steps, constant_steps < 1, not
@@ -51,7 +51,7 @@ def warmup_cosine(
   if constant_steps < 1:
     raise ValueError(f"constant_steps must be at least 1, got {constant_steps}")
   if start and not 0 < start <= peak:
-    raise ValueError(f"start must be in [0, {peak:g}], the peak, got {start:g}")
+    raise ValueError(f"start must be in [0, peak={peak:g}], got {start:g}")
   share = start / peak if start else 0.0
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
@@ -68,17 +68,19 @@ def warmup_cosine(
 
 
 def momentum_coefficient(base: float, steps: int) -> optax.Schedule:
-  """Momentum of a target network: rises from `base` to 1 by half a cosine.
+  """Momentum of a target network: rises from `base` to 1 along half a cosine.
 
   Args:
     base: the coefficient at step 0, in [0, 1].
-    steps: of the whole training; the coefficient is 1 from there on.
+    steps: number of steps of the whole training; afterwards the coefficient is
+      1.
 
   Returns:
-    A schedule: step k to 1 - (1 - base) (cos(pi k / steps) + 1) / 2, float32.
+    A schedule from step k to 1 - (1 - base) (cos(pi k / steps) + 1) / 2,
+    float32.
 
   Raises:
-    ValueError: base is outside of [0, 1], or steps < 1.
+    ValueError: base is outside [0, 1], or steps < 1.
 
   Reference:
     Grill et al. 2020 (arXiv 2006.07733), section 3.2.

@@ -1,10 +1,10 @@
 """Photonic crystals: unit cells, bands, densities of states, data sets.
 
-Physics, each file from those before: `cells` makes permittivities,
+Physics, where each file uses those before it: `cells` makes permittivities,
 `plane_waves` has Maxwell's equations, `reduced_basis` makes them cheap, `bands`
-solves them, `density` sums the bands up. Data: `generate` makes a set, in
-`processes` and by `settings`, `storage` writes it, `dataset` reads it.
-Learning: `source`, `encoder` and `evaluation` are what a config names;
-`regression` has the protocol, `regressor` one training. `report` draws a set,
-`figures` what was learned.
+solves them, and `density` sums up the bands. Data: `generate` makes a data set
+in `processes` from `settings`, `storage` writes it, and `dataset` reads it.
+Learning: a config names `source`, `encoder` and `evaluation`; `regression` has
+the protocol, and `regressor` runs a training. `report` draws a data set, and
+`figures` draws the results.
 """

@@ -1,9 +1,9 @@
 """Band structures of square photonic crystals, transverse magnetic.
 
-Frequencies are omega a / 2 pi c, Bloch vectors are in units of 2 pi / a, group
-velocities in units of c; a is the side of the cell, c the speed of light.
-Everything is computed in float64, whatever the precision of the program around
-it, which stays as it is.
+Frequencies are omega a / 2 pi c, Bloch vectors are in units of 2 pi / a, and
+group velocities in units of c, where a is the side of the cell and c the speed
+of light. Everything is computed in float64, whatever the precision of the
+surrounding program, which does not change.
 """
 
 import functools
@@ -24,12 +24,12 @@ METHODS = ("reduced", "full")
 NUM_BANDS = 10
 K_POINTS_PER_SIDE = 25
 PLANE_WAVES = 19
-# Beyond `num_bands`, of the fields that each expansion point gives.
+# Fields per expansion point beyond `num_bands`.
 _MORE_BANDS = 4
 _DIMENSION_PER_BAND = 6.0
-# Bands that cross at k are told apart a hair beside it, off all mirror lines.
+# Bands that cross at k are solved this close to it, off all mirror lines.
 _ASIDE = 1e-7 * np.array([np.cos(1.0), np.sin(1.0)])
-# At k = 0 farther: 1/omega^2 of the lowest band would drown the others.
+# Farther at k = 0, where 1/omega^2 of the lowest band would drown the others.
 _ASIDE_AT_GAMMA = 300.0
 _AT_GAMMA = 1e-9
 
@@ -40,10 +40,10 @@ class Bands(NamedTuple):
   Attributes:
     k_points: float64 [K, 2] in 2 pi / a.
     frequencies: float64 [N, K, B] in omega a / 2 pi c, ascending.
-    group_velocities: float64 [N, K, B, 2] in c. Of bands that touch at a
-      k-point, velocities are those of the branches in one fixed direction: as
-      everywhere in numerical work, only the set of them has a meaning. At k = 0
-      the lowest band, a cone's tip, is given frequency and velocity 0.
+    group_velocities: float64 [N, K, B, 2] in c. Where bands touch at a k-point,
+      these are the velocities of the branches in one fixed direction, and only
+      the set of them has a meaning. At k = 0, the tip of the lowest band's
+      cone, that band has frequency and velocity 0.
   """
 
   k_points: np.ndarray
@@ -52,7 +52,7 @@ class Bands(NamedTuple):
 
 
 def k_grid(per_side: int = K_POINTS_PER_SIDE) -> np.ndarray:
-  """Cell-centred k-points of the whole zone, k_i = -1/2 + (i + 1/2) / n.
+  """Makes cell-centred k-points of the whole zone, k_i = -1/2 + (i + 1/2) / n.
 
   Args:
     per_side: n.
@@ -75,24 +75,25 @@ def solve(
 ) -> Bands:
   """Computes the TM bands of cells from their permittivity.
 
-  Half of the zone is solved: omega(-k) = omega(k), v(-k) = -v(k).
+  Solves half of the zone: omega(-k) = omega(k), v(-k) = -v(k).
 
   Args:
-    permittivity: [N, P, P], of one pixel each, indexed by cell, x, y; 1 or
+    permittivity: [N, P, P], one value per pixel, indexed by cell, x, y; 1 or
       more everywhere.
     k_points: [K, 2] in 2 pi / a; `k_grid()` if None.
-    num_bands: B, the lowest bands.
-    plane_waves: in each direction, odd and at most P. The default's frequencies
-      are within 1e-3 of those of all P**2 for usual cells of `cells`, within
-      4e-3 for contrasts above about 10, and densities of states within 0.25%.
-    method: "reduced" solves six k-points in full and all others in the basis
-      of their fields, which adds some 1e-5; "full" solves each in
-      full, tens of times slower.
-    mesh: one axis of devices, over which the cells are divided; the first
-      device alone if None.
+    num_bands: B, the number of lowest bands.
+    plane_waves: number of plane waves in each direction, odd and at most P.
+      Compared with all P**2 waves, the default's frequencies are within 1e-3
+      for usual cells of `cells`, within 4e-3 for contrasts above about 10, and
+      densities of states within 0.25%.
+    method: "reduced" solves six k-points in full and all others in the basis of
+      their fields, which adds an error of about 1e-5; "full" solves each
+      k-point in full and is tens of times slower.
+    mesh: one axis of devices to shard the cells over; None uses only the first
+      device.
 
   Returns:
-    The bands, NumPy arrays in the host's memory.
+    The bands, as NumPy arrays on the host.
 
   Raises:
     UsageError: an argument is out of range; the message names it.
@@ -101,9 +102,9 @@ def solve(
   _check_sizes(cells.shape[1], num_bands, plane_waves, method)
   k_points = k_grid() if k_points is None else np.asarray(k_points, float)
   if k_points.ndim != 2 or k_points.shape[1] != 2 or not len(k_points):
-    raise UsageError(f"k_points are {list(k_points.shape)}: give [K, 2]")
+    raise UsageError(f"k_points must be [K, 2], got {list(k_points.shape)}")
   if not np.isfinite(k_points).all():
-    raise UsageError("k_points are not finite everywhere")
+    raise UsageError("k_points must be finite")
   half, where, sign = _fold(k_points)
   devices = 1 if mesh is None else mesh.size
   padded = np.concatenate([cells, cells[-1:].repeat(-len(cells) % devices, 0)])
@@ -119,13 +120,14 @@ def solve(
 
 
 def check_permittivity(permittivity: np.ndarray) -> np.ndarray:
-  """Returns cells as float64 [N, P, P]; UsageError if they cannot be."""
+  """Converts cells to float64 [N, P, P]; UsageError for wrong ones."""
   if np.iscomplexobj(permittivity):
     raise UsageError("permittivity is complex: give real numbers (no losses)")
   cells = np.asarray(permittivity, np.float64)
   if cells.ndim != 3 or cells.shape[1] != cells.shape[2] or 0 in cells.shape:
     raise UsageError(
-      f"permittivity is {list(cells.shape)}: cells must be square, [N, P, P]"
+      "permittivity must be of square cells, [N, P, P], got"
+      f" {list(cells.shape)}"
     )
   if not np.isfinite(cells).all():
     bad = int(np.argwhere(~np.isfinite(cells))[0, 0])
@@ -133,8 +135,8 @@ def check_permittivity(permittivity: np.ndarray) -> np.ndarray:
   if cells.min() < 1:
     bad = int(cells.min(axis=(1, 2)).argmin())
     raise UsageError(
-      f"permittivity of cell {bad} falls to {cells.min():g}: 1, that of vacuum,"
-      " is the least (are the cells scaled?)"
+      f"permittivity of cell {bad} must be at least 1 (vacuum), got"
+      f" {cells.min():g} (are the cells scaled?)"
     )
   return cells
 
@@ -143,7 +145,9 @@ def _check_sizes(
   pixels: int, num_bands: int, plane_waves: int, method: str
 ) -> None:
   if method not in METHODS:
-    raise UsageError(f"method {method!r} is none of {', '.join(METHODS)}")
+    raise UsageError(
+      f"method must be one of {', '.join(METHODS)}, got {method!r}"
+    )
   sizes = {"num_bands": num_bands, "plane_waves": plane_waves}
   for name, size in sizes.items():
     if not isinstance(size, numbers.Integral):
@@ -162,17 +166,17 @@ def _check_sizes(
 
 
 def _fold(k_points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Brings k-points to the half zone k_y >= 0, each once.
+  """Folds k-points into the half zone k_y >= 0, without duplicates.
 
-  Returns those [H, 2], for each given k-point which it is [K], and the sign
-  [K] of its velocities.
+  Returns the folded k-points [H, 2], and for each given k-point the index [K]
+  of its folded one and the sign [K] of its velocities.
   """
   k = k_points - np.round(k_points)
   is_lower = (k[:, 1] < -_AT_GAMMA) | (
     (np.abs(k[:, 1]) <= _AT_GAMMA) & (k[:, 0] < 0)
   )
   sign = np.where(is_lower, -1.0, 1.0)
-  # Rounded, so that k and -k meet; + 0.0 turns -0.0 into 0.0.
+  # Rounding merges k and -k; + 0.0 turns -0.0 into 0.0.
   folded = np.round(k * sign[:, None], 12) + 0.0
   half, where = np.unique(folded, axis=0, return_inverse=True)
   return half, where.reshape(-1), sign
@@ -180,7 +184,7 @@ def _fold(k_points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=16)
 def _compiled(num_bands: int, size: int, method: str, mesh: Mesh | None):
-  """The jitted function of cells and half zone; call it in 64 bits."""
+  """Jits the solver for cells and half zone; call it in 64 bits."""
   solve_cell = functools.partial(
     _solve_cell, num_bands=num_bands, size=size, method=method
   )
@@ -205,7 +209,7 @@ def _solve_cell(
   size: int,
   method: str,
 ) -> tuple[jax.Array, jax.Array]:
-  """Frequencies [H, B] and velocities [H, B, 2] of one cell."""
+  """Solves frequencies [H, B] and velocities [H, B, 2] of one cell."""
   matrix = waves_lib.permittivity_matrix(permittivity, size)
   is_gamma = jnp.max(jnp.abs(k_points), 1, keepdims=True) < _AT_GAMMA
   aside = jnp.where(is_gamma, _ASIDE_AT_GAMMA, 1.0) * jnp.asarray(_ASIDE)[None]

@@ -1,4 +1,4 @@
-"""Reads data sets of unit cells: our own HDF5 files and the original's."""
+"""Reads data sets of unit cells: our own HDF5 files and the original ones."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from essl_jax.texts import first_line
 _ORIGINAL_CELLS = "unitcell/mpbepsimage"
 _ORIGINAL_MEANS = "unitcell/epsavg"
 _ORIGINAL_DENSITIES = "mpbcal/DOS"
-_MEAN_TOLERANCE = 1e-2  # relative; MPB averages over other points
+_MEAN_TOLERANCE = 1e-2  # relative; MPB averages over different points
 
 
 class Cells(NamedTuple):
@@ -31,7 +31,8 @@ class Cells(NamedTuple):
   Attributes:
     permittivity: float32 [N, P, P], indexed by x, y; 1 to 20.
     density_of_states: float32 [N, M], at the first M of
-      `density.frequencies()`, M 500 or at least 400; None without labels.
+      `density.frequencies()`, with M = 500, or at least 400; None without
+      labels.
   """
 
   permittivity: np.ndarray
@@ -46,20 +47,20 @@ def load(
   """Reads the unit cells of a split.
 
   Args:
-    source: a directory that `generate` wrote, or an HDF5 file: one of those, or
-      one of the original's layout, `unitcell/mpbepsimage/<i>`,
-      `mpbcal/DOS/<i>` and, compared with the cell's mean where it is there,
-      `unitcell/epsavg/<i>`.
-    split: "unlabelled", "train", "validation" or "test" of a directory; a file
-      is one split, read whole.
-    max_bytes: memory that the arrays of the file may take.
+    source: a directory that `generate` wrote, one of its HDF5 files, or an HDF5
+      file in the original layout: `unitcell/mpbepsimage/<i>`, `mpbcal/DOS/<i>`
+      and optionally `unitcell/epsavg/<i>`, which is compared with the cell's
+      mean.
+    split: "unlabelled", "train", "validation" or "test" of a directory. A file
+      is a single split, read whole.
+    max_bytes: how much memory the file's arrays may take.
 
   Returns:
     The cells, in the order of their numbers.
 
   Raises:
-    UsageError: the source is missing, incomplete, damaged, takes more memory,
-      leads to other files, or is no such data.
+    UsageError: the source is missing, incomplete or damaged, takes too much
+      memory, refers to other files, or is in another format.
   """
   path = pathlib.Path(source).expanduser()
   if path.is_dir():
@@ -71,7 +72,7 @@ def load(
   except (OSError, NotReadableError) as error:
     raise UsageError(f"{path} cannot be read: {first_line(error)}") from error
   if not h5py.is_hdf5(path):
-    raise UsageError(f"{path} is no HDF5 file")
+    raise UsageError(f"{path} is not an HDF5 file")
   try:
     with h5py.File(path, "r") as file:
       cells, names = _read(_Arrays(file, max_bytes))
@@ -80,7 +81,7 @@ def load(
     raise UsageError(f"{path}: {error}") from error
   except MemoryError:
     raise
-  # A damaged file makes HDF5 raise whatever it leads it to.
+  # HDF5 raises errors of many types for damaged files.
   except Exception as error:
     raise UsageError(
       f"{path} is damaged or truncated ({first_line(error)}): make or copy it"
@@ -95,7 +96,7 @@ def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
       f"{directory} is a directory: give split=, one of {', '.join(SPLITS)}"
     )
   if split not in SPLITS:
-    raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    raise UsageError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
   path = directory / f"{split}.h5"
   if not path.is_file():
     found = [name for name in SPLITS if (directory / f"{name}.h5").is_file()]
@@ -108,7 +109,7 @@ def _file_of(directory: pathlib.Path, split: str | None) -> pathlib.Path:
 
 
 class _Arrays:
-  """An HDF5 file whose arrays may take so much memory together."""
+  """An HDF5 file with a memory limit for all its arrays together."""
 
   def __init__(self, file: h5py.File, max_bytes: int):
     self._file, self._max_bytes, self._taken = file, max_bytes, 0
@@ -117,44 +118,44 @@ class _Arrays:
     return self._get(name) is not None
 
   def names(self, group: str | None = None) -> list[str]:
-    """What is in a group, or in the file."""
+    """Returns the names in a group, or in the file."""
     return list(self._file if group is None else self._get(group))
 
   def is_group(self, name: str) -> bool:
-    """Whether a group has this name."""
+    """Tells whether there is a group of this name."""
     return isinstance(self._get(name), h5py.Group)
 
   def numbers(self, group: str) -> list[str]:
-    """The names in a group, in the order of the numbers that they are."""
+    """Returns the names in a group, which are numbers, in numeric order."""
     if not self.is_group(group):
       raise UsageError(f"{group} is an array, not a group of {group}/<i>")
     names = self.names(group)
     for name in names:
       if not name.isdecimal():
-        raise UsageError(f"{group}/{name}: cells are named by numbers")
+        raise UsageError(f"{group}/{name}: names of cells must be numbers")
     return sorted(names, key=int)
 
   def array(self, name: str) -> np.ndarray:
-    """One array, float32; its size is looked at before it is read."""
+    """Reads one array as float32, after a check of its size."""
     found = self._get(name)
     if not isinstance(found, h5py.Dataset):
       raise UsageError(f"{name} is a group, not an array")
     if found.dtype.kind not in "fiu":
       raise UsageError(f"{name} is {found.dtype}, not real numbers")
     if found.is_virtual or found.external:
-      raise UsageError(f"{name} is kept in other files: copy it into this one")
+      raise UsageError(f"{name} is stored in other files: copy it to this one")
     width = max(found.dtype.itemsize, 4)
     chunk = math.prod(found.chunks or ()) * width
     self._taken += max(found.size * width, chunk)
     if self._taken > self._max_bytes:
       raise UsageError(
-        f"its arrays take {self._taken:,} bytes of memory or more, and"
+        f"its arrays take {self._taken:,} bytes of memory or more, but"
         f" config.data.max_bytes allows {self._max_bytes:,}"
       )
     return np.asarray(found[()], np.float32)
 
   def stack(self, group: str, names: list[str]) -> np.ndarray:
-    """Arrays of one shape."""
+    """Reads and stacks arrays of equal shape."""
     arrays: list[np.ndarray] = []
     for name in names:
       arrays.append(np.squeeze(self.array(f"{group}/{name}")))
@@ -166,9 +167,9 @@ class _Arrays:
     return np.stack(arrays)
 
   def _get(self, name: str) -> Any:
-    """What has a name; None where nothing has.
+    """Returns the object of a name, or None.
 
-    Links are not followed: they may lead to other files, or to pipes.
+    Does not follow links, which may lead to other files or pipes.
     """
     found: Any = self._file
     for part in name.split("/"):
@@ -178,15 +179,13 @@ class _Arrays:
       if not links.exists(key):
         return None
       if links.get_info(key).type != h5py.h5l.TYPE_HARD:
-        raise UsageError(
-          f"{name} is a link: copy what it leads to into the file"
-        )
+        raise UsageError(f"{name} is a link: copy its target into the file")
       found = found[part]
     return found
 
 
 def _read(file: _Arrays) -> tuple[Cells, list[str]]:
-  """The cells, and by which names to tell of them."""
+  """Reads the cells, and their names for messages."""
   if "permittivity" in file:
     images, labels = file.array("permittivity"), None
     if "density_of_states" in file:
@@ -195,7 +194,7 @@ def _read(file: _Arrays) -> tuple[Cells, list[str]]:
   if not file.is_group(_ORIGINAL_CELLS):
     found = ", ".join(sorted(file.names())) or "nothing"
     raise UsageError(
-      f"it holds {found}: needs permittivity, or {_ORIGINAL_CELLS}/<number>"
+      f"it needs permittivity or {_ORIGINAL_CELLS}/<number>, but holds {found}"
     )
   names = file.numbers(_ORIGINAL_CELLS)
   if not names:
@@ -214,14 +213,14 @@ def _check_numbers(cells: list[str], densities: list[str]) -> None:
   missing = sorted(set(cells) - set(densities), key=int)
   if missing:
     raise UsageError(
-      f"it lacks {_ORIGINAL_DENSITIES}/{missing[0]} and so {len(missing)} of"
-      f" {len(cells)} densities"
+      f"it lacks {len(missing)} of {len(cells)} densities, the first of them"
+      f" {_ORIGINAL_DENSITIES}/{missing[0]}"
     )
   surplus = sorted(set(densities) - set(cells), key=int)
   if surplus:
     raise UsageError(
-      f"it holds {_ORIGINAL_DENSITIES}/{surplus[0]} and so {len(surplus)}"
-      " densities without a cell"
+      f"it holds {len(surplus)} densities without a cell, the first of them"
+      f" {_ORIGINAL_DENSITIES}/{surplus[0]}"
     )
 
 
@@ -265,7 +264,7 @@ def _check_values(
 ) -> None:
   """Names the first cell with a value that is not finite or out of range."""
   flat = values.reshape(len(values), -1)
-  low, high = flat.min(1), flat.max(1)  # NaN where there is one
+  low, high = flat.min(1), flat.max(1)  # NaN if any value is
   is_finite = np.isfinite(low) & np.isfinite(high)
   is_right = is_finite & (low >= least - 1e-4) & (high <= most + 1e-4)
   if is_right.all():
@@ -275,6 +274,6 @@ def _check_values(
     raise UsageError(f"{what} of cell {names[bad]} is not finite everywhere")
   allowed = f"{least:g} or more" if most == np.inf else f"{least:g} to {most:g}"
   raise UsageError(
-    f"{what} of cell {names[bad]} reaches from {low[bad]:g} to {high[bad]:g};"
-    f" {allowed} is allowed"
+    f"{what} of cell {names[bad]} must be {allowed}, got {low[bad]:g} to"
+    f" {high[bad]:g}"
   )

@@ -1,19 +1,20 @@
 """Densities of states by the generalised Gilat-Raubenheimer sum.
 
-Around each k-point a band is taken to be linear, so what a square of side 2h of
-the zone adds to the density is, as a function of frequency, a trapezoid
-(B. Liu et al., "Generalized Gilat-Raubenheimer method for density-of-states
-calculation in photonic crystals", J. Opt. 20, 044005, 2018). With the sorted
-magnitudes v1 >= v2 of its velocity's components:
+Around each k-point, a band counts as linear. A square of side 2h of the zone
+then adds a trapezoid to the density as a function of frequency (B. Liu et al.,
+"Generalized Gilat-Raubenheimer method for density-of-states calculation in
+photonic crystals", J. Opt. 20, 044005, 2018). With the sorted magnitudes
+v1 >= v2 of its velocity's components it is:
 
   2h / v1                             where |dw| <= h (v1 - v2)
   (h (v1 + v2) - |dw|) / (v1 v2)      where |dw| <  h (v1 + v2)
 
-at most (2h)^2 over the width of a bin. A trapezoid sampled on bins is a sum of
-its differences, few of which are not 0: they are scattered, then summed up.
+and at most (2h)^2 divided by the width of a bin. A trapezoid sampled on bins is
+the cumulative sum of its differences, few of which are not 0. They are
+scattered and then summed up.
 
-Before it is clipped the density integrates to the number of bands. In an empty
-cell it is 2 pi omega: omega in omega a / 2 pi c, density per cell.
+Before clipping, the density integrates to the number of bands. In an empty cell
+it is 2 pi omega, with omega in omega a / 2 pi c and the density per cell.
 """
 
 import jax
@@ -27,36 +28,36 @@ NUM_POINTS = 500
 NUM_TARGETS = 400
 _LAST = 1.2
 _BINS = 20_000
-_BEYOND = 1.05  # the largest frequency, where bins end
+_BEYOND = 1.05  # bins end at this multiple of the largest frequency
 _LARGEST = 40.0
 _SIGMA = 100  # bins
 _RADIUS = 4 * _SIGMA
-# Bins below 0, in which trapezoids may begin.
+# Number of bins below 0, where trapezoids may begin.
 _BELOW = 20_000
 
 
 def frequencies() -> np.ndarray:
-  """Where a density is given: omega sqrt(mean eps), float64 [500]."""
+  """Returns a density's frequencies, omega sqrt(mean eps), float64 [500]."""
   return np.linspace(0, _LAST, NUM_POINTS)
 
 
 def empty_lattice() -> np.ndarray:
-  """The density of an empty cell, 2 pi omega at `frequencies()`, [500]."""
+  """Returns an empty cell's density, 2 pi omega at `frequencies()`, [500]."""
   return 2 * np.pi * frequencies()
 
 
 def relative_error(output: np.ndarray, target: np.ndarray) -> float:
-  """Mean over cells of sum |output - target| / sum |target|.
+  """Averages sum |output - target| / sum |target| over cells.
 
   Args:
-    output: densities [N, M], M >= 400, the empty lattice's not subtracted.
-    target: the same of the truth.
+    output: densities [N, M], M >= 400, without subtracting the empty lattice.
+    target: true densities, [N, M].
 
   Returns:
     The mean of the ratios, over points 100 to 399.
 
   Raises:
-    ValueError: the shapes differ or are no such densities.
+    ValueError: the shapes differ or are not [N, 400 or more].
 
   Example:
     >>> ones = np.ones((2, 400))
@@ -70,7 +71,7 @@ def relative_error(output: np.ndarray, target: np.ndarray) -> float:
     or output.shape[1] < NUM_TARGETS
   ):
     raise ValueError(
-      f"densities must be alike, [N, {NUM_TARGETS} or more], got"
+      f"densities must have the same shape [N, {NUM_TARGETS} or more], got"
       f" {output.shape} and {target.shape}"
     )
   part = slice(100, NUM_TARGETS)
@@ -82,35 +83,35 @@ def relative_error(output: np.ndarray, target: np.ndarray) -> float:
 def density_of_states(
   bands: Bands, mean_permittivity: np.ndarray
 ) -> np.ndarray:
-  """Densities of states as the photonic benchmark prepares them.
+  """Computes densities of states as the photonic benchmark prepares them.
 
-  The sum on 20,000 bins of [0, 1.05 max omega] is clipped at 40, its bin 0
-  dropped, smoothed by a Gaussian of 100 bins, interpolated from
-  omega sqrt(mean eps) onto `frequencies()` and divided by sqrt(mean eps).
+  Sums on 20,000 bins of [0, 1.05 max omega], clips at 40, drops bin 0, smooths
+  with a Gaussian of 100 bins, interpolates from omega sqrt(mean eps) onto
+  `frequencies()` and divides by sqrt(mean eps).
 
   Args:
-    bands: of N cells on a whole `k_grid`.
+    bands: bands of N cells on a whole `k_grid`.
     mean_permittivity: mean eps of each cell, [N], 1 or more.
 
   Returns:
     float64 [N, 500].
 
   Raises:
-    UsageError: the k-points are no whole grid, lengths differ, or a mean is no
-      permittivity's.
+    UsageError: the k-points are not a whole grid, lengths differ, or a mean is
+      not a valid permittivity.
   """
   half_cell = 0.5 / _per_side(bands)
   mean = np.asarray(mean_permittivity, np.float64)
   if mean.shape != bands.frequencies.shape[:1]:
     raise UsageError(
-      f"mean_permittivity is {list(mean.shape)}: one for each of the"
-      f" {len(bands.frequencies)} cells"
+      "mean_permittivity must have one value for each of the"
+      f" {len(bands.frequencies)} cells, got shape {list(mean.shape)}"
     )
   is_wrong = ~(np.isfinite(mean) & (mean >= 1 - 1e-6))
   if is_wrong.any():
     raise UsageError(
-      f"mean_permittivity of cell {is_wrong.argmax()} is"
-      f" {mean[is_wrong.argmax()]:g}: finite and 1, that of vacuum, or more"
+      f"mean_permittivity of cell {is_wrong.argmax()} must be finite and at"
+      f" least 1 (vacuum), got {mean[is_wrong.argmax()]:g}"
     )
   with jax.enable_x64(True):
     return np.asarray(
@@ -119,10 +120,10 @@ def density_of_states(
 
 
 def gilat_raubenheimer(bands: Bands) -> tuple[np.ndarray, np.ndarray]:
-  """The bare sum, neither clipped nor smoothed.
+  """Computes the bare sum, neither clipped nor smoothed.
 
   Args:
-    bands: of N cells on a whole `k_grid`.
+    bands: bands of N cells on a whole `k_grid`.
 
   Returns:
     Bins and densities, float64 [N, 20001] each, in omega a / 2 pi c and its
@@ -137,14 +138,14 @@ def gilat_raubenheimer(bands: Bands) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_side(bands: Bands) -> int:
-  """Side of the square grid of k-points."""
+  """Returns the side of the square grid of k-points."""
   side = round(len(bands.k_points) ** 0.5)
   expected = k_grid(side)
   if len(expected) != len(bands.k_points) or not np.allclose(
     bands.k_points, expected, atol=1e-6
   ):
     raise UsageError(
-      f"{len(bands.k_points)} k-points are no square grid of the whole zone:"
+      f"{len(bands.k_points)} k-points are not a square grid of the whole zone:"
       " use bands.k_grid()"
     )
   return side
@@ -152,7 +153,7 @@ def _per_side(bands: Bands) -> int:
 
 @jax.jit
 def _prepare(frequencies_, velocities, mean, half_cell):
-  """All of `density_of_states`, mapped over the cells."""
+  """Runs all steps of `density_of_states`, mapped over the cells."""
 
   def prepare(cell):
     cell_frequencies, cell_velocities, cell_mean = cell
@@ -167,7 +168,7 @@ def _prepare(frequencies_, velocities, mean, half_cell):
 def _sum(
   frequencies_: jax.Array, velocities: jax.Array, half_cell: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Bins and bare density, [20001] each, from [K, B] and [K, B, 2]."""
+  """Makes bins and bare density, [20001] each, from [K, B] and [K, B, 2]."""
   centre = frequencies_.reshape(-1)
   speeds = jnp.sort(jnp.abs(velocities.reshape(-1, 2)), axis=1)
   slow, fast = speeds[:, 0], speeds[:, 1]
@@ -188,19 +189,19 @@ def _sum(
 def _edges(
   start: jax.Array, stop: jax.Array, rise: jax.Array, length: int
 ) -> jax.Array:
-  """The sum of linear edges, sampled at 0 .. length - 1.
+  """Sums linear edges, sampled at 0 .. length - 1.
 
   Args:
-    start: where each edge begins, [E].
-    stop: where it ends, no earlier, [E].
-    rise: by how much it rises, [E].
+    start: start of each edge, [E].
+    stop: end of each edge, not before its start, [E].
+    rise: height of each edge, [E].
     length: number of samples.
 
   Returns:
     float64 [length].
   """
   is_steep = stop - start < 1
-  # Steep: at most one sample lies on the edge, and first differences do.
+  # Steep edges: at most one sample lies on them; first differences suffice.
   first = jnp.ceil(start)
   share = jnp.where(first < stop, first - start, 1.0)
   share /= jnp.where(first < stop, jnp.maximum(stop - start, 1e-300), 1.0)
@@ -208,7 +209,7 @@ def _edges(
   differences = _scatter(
     length, (first, once * share), (first + 1, once * (1 - share))
   )
-  # Flat: a ramp from `start` less one from `stop`, by second differences.
+  # Flat edges: a ramp from `start` minus one from `stop`: second differences.
   slope = jnp.where(is_steep, 0.0, rise / jnp.maximum(stop - start, 1.0))
   low, high = jnp.floor(start), jnp.floor(stop)
   second = _scatter(
@@ -222,7 +223,7 @@ def _edges(
 
 
 def _scatter(length: int, *entries: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Adds values at positions; those past the end have no effect before it."""
+  """Adds values at positions, and drops those past the end."""
   positions = jnp.concatenate([where for where, _ in entries])
   values = jnp.concatenate([value for _, value in entries])
   positions = jnp.clip(positions, 0, length).astype(jnp.int32)
@@ -230,7 +231,7 @@ def _scatter(length: int, *entries: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def _smooth(density: jax.Array) -> jax.Array:
-  """A Gaussian filter that reflects at the borders, as SciPy's does."""
+  """Applies a Gaussian filter that reflects at the borders, as in SciPy."""
   offsets = np.arange(-_RADIUS, _RADIUS + 1)
   kernel = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
   padded = jnp.pad(density, _RADIUS, mode="symmetric")

@@ -1,6 +1,6 @@
-"""The convolutional network of unit cells, and its density-of-states head.
+"""The convolutional network for unit cells, and its density-of-states head.
 
-Sizes are the original's at width 64; every layer scales with the width.
+At width 64, sizes match the original; every layer scales with the width.
 
 Reference: Dangovski et al. 2022 (arXiv 2111.00899), section 5; Loh et al. 2022
 (arXiv 2110.08406).
@@ -18,7 +18,7 @@ from essl_jax.photonics.cells import PIXELS
 from essl_jax.photonics.density import NUM_TARGETS
 
 _KERNEL = 7
-# Channels in widths, and the pooling that follows.
+# For each stage: channels as multiples of the width, and the pooling after it.
 _STAGES = ((1, 2), (4, 4), (4, 4))
 _FEATURES = 16
 _WIDEST = 10**6
@@ -27,13 +27,13 @@ _WIDEST = 10**6
 class PhotonicCNN(nn.Module):
   """Three 7x7 convolutions with batch norm and max-pooling, two dense layers.
 
-  Parameters and running statistics are float32 whatever `dtype` is.
+  Parameters and running statistics are float32 for every `dtype`.
 
   Attributes:
     width: channels of the first convolution; 64 in the paper.
-    dtype: what is computed in.
+    dtype: dtype of the computation.
     axis_name: mapped axis over which batch norms share their statistics.
-    conv_general_dilated: stands in for `jax.lax.conv_general_dilated`.
+    conv_general_dilated: replacement for `jax.lax.conv_general_dilated`.
 
   Raises:
     ValueError: the width is below 1 or above a million.
@@ -58,7 +58,7 @@ class PhotonicCNN(nn.Module):
 
   @property
   def num_features(self) -> int:
-    """Size F of the features: 16 times the width."""
+    """Size F of the features, 16 times the width."""
     return _FEATURES * self.width
 
   @nn.compact
@@ -67,14 +67,14 @@ class PhotonicCNN(nn.Module):
 
     Args:
       x: scaled permittivities, [N, 32, 32, 1], floating point.
-      train: normalises with the batch's statistics and updates the running
-        ones (collection `batch_stats`), or uses the running ones.
+      train: True normalises with the batch's statistics and updates the running
+        ones (collection `batch_stats`); False uses the running ones.
 
     Returns:
       Features, [N, F], float32.
 
     Raises:
-      ValueError: the cells are not of 32 x 32 pixels and one channel.
+      ValueError: the cells do not have 32 x 32 pixels and one channel.
     """
     if x.ndim != 4 or x.shape[1:] != (PIXELS, PIXELS, 1):
       raise ValueError(
@@ -121,13 +121,13 @@ class PhotonicCNN(nn.Module):
 
 
 def density_head(width: int = 64) -> MLP:
-  """The head of a density of states: four layers with ReLU between them.
+  """Makes the head for a density of states: four layers with ReLU between them.
 
   Args:
-    width: as of `PhotonicCNN`.
+    width: as in `PhotonicCNN`.
 
   Returns:
-    The module: features [N, F] to [N, 400], float32.
+    The module, which maps features [N, F] to [N, 400], float32.
   """
   hidden = (_FEATURES * width, _FEATURES * width, _FEATURES * width // 2)
   return MLP(widths=(*hidden, NUM_TARGETS), norm="none")
@@ -137,8 +137,8 @@ class DensityRegressor(nn.Module):
   """An encoder and a head for a density of states.
 
   Attributes:
-    encoder: unit cells [N, 32, 32, 1] to features.
-    head: features to densities, such as `density_head`.
+    encoder: maps unit cells [N, 32, 32, 1] to features.
+    head: maps features to densities, such as `density_head`.
   """
 
   encoder: nn.Module

@@ -1,4 +1,4 @@
-"""The evaluation of unit cells: fine-tuning for their densities of states."""
+"""Evaluates on unit cells by fine-tuning for their densities of states."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,20 +24,20 @@ from essl_jax.training import step as step_lib
 class Regression(Evaluation):
   """Fine-tuning for the density of states.
 
-  All weights are trained with Adam on cells of the split `train`, each under
-  random elements of the first view's groups. The figures are of the epoch that
-  is best on the split `validation`. Without pre-training the weights are random
-  ones, others for each repetition.
+  Adam trains all weights on cells of the split `train`, under random elements
+  of the first view's groups. The figures are those of the epoch with the lowest
+  error on the split `validation`. Without pre-training, each repetition starts
+  from its own random weights.
 
   Attributes:
-    labelled: number of cells to train on, or several numbers, each of which
-      gives figures.
+    labelled: number of cells to train on, or several numbers, which give
+      figures each.
     repetitions: number of trainings, which differ in cells, order, augmentation
       and the head's weights.
     epochs: length of each training.
     batch_size: cells per step, over all devices.
     learning_rate: learning rate, constant.
-    weight_decay: added to the gradient as in PyTorch's Adam.
+    weight_decay: added to the gradient, as in PyTorch's Adam.
   """
 
   heading = "Density of states"
@@ -51,11 +51,11 @@ class Regression(Evaluation):
   weight_decay: bounds.NonNegative = 1e-5
 
   def check(self, bench: Any) -> None:
-    """Refuses other images, too few cells and batches that do not fit."""
+    """Refuses other images, too few cells and wrong batch sizes."""
     source = bench.experiment.source
     if not isinstance(source, CellSource):
       raise UsageError(
-        f"config.evaluations: {self.name} is of unit cells, and"
+        f"config.evaluations: {self.name} needs unit cells, but"
         f" data.name={bench.experiment.config.data.name} has none: leave it out"
       )
     mesh = bench.experiment.mesh
@@ -63,7 +63,7 @@ class Regression(Evaluation):
     self.problem(bench.experiment).check_norms(mesh)
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """Errors in percent and their protocol; see `regression.run`."""
+    """Returns errors in percent with their protocol; see `regression.run`."""
     experiment = bench.experiment
     with bench.progress("regression") as tick:
       figures, samples = regression.run(
@@ -84,7 +84,7 @@ class Regression(Evaluation):
     return figures
 
   def problem(self, experiment: Any, state: Any = None) -> regressor.Problem:
-    """What is trained; without a state or pre-training, from random weights."""
+    """Makes the problem; without state or pre-training, with random weights."""
     config, encoder = experiment.config, experiment.networks.encoder
     network = config_lib.evaluated_network(config)
     is_random = state is None or not (config.epochs or config.init_from)
@@ -98,7 +98,7 @@ class Regression(Evaluation):
     )
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """Errors for every number of labelled cells."""
+    """Returns the errors for every number of labelled cells."""
     note = f"{lengths(figures)}, {count(figures, 'num_test')} test cells"
     found = []
     for number, errors in figures.get("by_labelled", {}).items():
@@ -115,11 +115,11 @@ class Regression(Evaluation):
 
   @classmethod
   def pictures(cls, figures: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
-    """Errors by labelled cells; true and predicted densities."""
+    """Draws errors by labelled cells, and true and predicted densities."""
     return figures_lib.draw(figures)
 
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
-    """True and predicted densities; those of the last `run`."""
+    """Draws true and predicted densities of the last `run`."""
     samples = bench.figures.get(self.name, {}).get("samples")
     if samples is None:
       return False

@@ -1,4 +1,4 @@
-"""Pictures of densities of states, for the report and `summary.png`."""
+"""Pictures of densities of states for the report and `summary.png`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from essl_jax.evaluation.evaluation import Picture
 from essl_jax.photonics import density as density_lib
 
 Errors = Mapping[str, Mapping[int, tuple[float, float]]]
-"""By run and number of cells: mean and deviation of the error, in percent."""
+"""Mean and standard deviation of the error in percent, by run and cells."""
 
 
 def draw(found: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
-  """Errors of all runs, and true and predicted densities of each.
+  """Draws the errors of all runs, and each run's true and predicted densities.
 
   Args:
-    found: the figures of `regression.run` and `samples`, by run; empty for a
-      run that has none.
+    found: figures of `regression.run` and `samples`, by run; empty for runs
+      without them.
 
   Returns:
-    The pictures that the figures suffice for.
+    The pictures for which there are figures.
   """
   drawn = _errors(found)
   for name, regression in found.items():
@@ -45,7 +45,7 @@ def draw(found: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
 
 
 def _errors(found: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
-  """The errors of all runs against labelled cells; nothing without errors."""
+  """Draws the errors of all runs against labelled cells, if there are any."""
   errors = {
     name: {
       int(count): (each["dos_error"], each.get("dos_error_std", 0.0))
@@ -72,11 +72,11 @@ def _errors(found: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
 def errors_by_labelled(
   errors: Errors, names: Sequence[str], free_space: float | None
 ) -> bytes:
-  """Errors of the density of states against labelled cells.
+  """Draws errors of the density of states against labelled cells.
 
   Args:
-    errors: of one run or more.
-    names: of all runs of the page, which decide the colours.
+    errors: errors of one run or more.
+    names: names of all runs on the page, which set the colours.
     free_space: error of predicting free space, in percent.
 
   Returns:
@@ -86,7 +86,7 @@ def errors_by_labelled(
   for name, found in errors.items():
     counts = sorted(found)
     means, deviations = zip(*(found[n] for n in counts), strict=True)
-    # Apart, so that runs with one number of cells do not cover each other.
+    # Shifts runs, so that those with equal numbers of cells do not overlap.
     shift = 1 + 0.02 * (names.index(name) - (len(names) - 1) / 2)
     axes.errorbar(
       shift * np.array(counts),
@@ -116,12 +116,12 @@ def errors_by_labelled(
 def draw_densities(
   axes: Any, density: np.ndarray, predicted: np.ndarray
 ) -> None:
-  """What densities of states differ by from free space, against frequency.
+  """Draws densities of states minus that of free space, against frequency.
 
   Args:
-    axes: of matplotlib.
-    density: of a few test cells, [N, 400].
-    predicted: likewise.
+    axes: matplotlib axes.
+    density: true densities of a few test cells, [N, 400].
+    predicted: predicted densities, [N, 400].
   """
   frequencies = density_lib.frequencies()[: density.shape[1]]
   free = density_lib.empty_lattice()[: density.shape[1]]

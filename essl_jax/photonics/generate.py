@@ -37,8 +37,8 @@ from essl_jax.photonics import bands, cells, storage  # noqa: E402
 from essl_jax.photonics import settings as settings_lib  # noqa: E402
 from essl_jax.storage import places  # noqa: E402
 
-LABELLED_PART, UNLABELLED_PART = 16, 512  # cells, of some seconds' work
-_PLAIN_SECONDS = 30.0  # between two lines where there is no bar
+LABELLED_PART, UNLABELLED_PART = 16, 512  # cells, some seconds of work
+_PLAIN_SECONDS = 30.0  # between two lines without a progress bar
 _PACKAGES = ("essl-jax", "jax", "jaxlib", "numpy", "scipy", "h5py")
 
 
@@ -51,12 +51,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     "--labelled", type=int, default=5000, help="training and test cells"
   )
   parser.add_argument(
-    "--test", type=int, help="how many of --labelled are for test; two fifths"
+    "--test",
+    type=int,
+    help="how many of --labelled are for test; two fifths by default",
   )
   parser.add_argument(
     "--validation",
     type=int,
-    help="labelled cells beside --labelled to select by; a tenth of it",
+    help="further labelled cells for validation; a tenth of --labelled by"
+    " default",
   )
   parser.add_argument("--unlabelled", type=int, default=15000)
   parser.add_argument("--out", required=True, type=_directory)
@@ -72,20 +75,20 @@ def _directory(text: str) -> str:
     raise argparse.ArgumentTypeError("is empty: give a directory")
   if places.is_remote(text):
     raise argparse.ArgumentTypeError(
-      f"{text} is in a bucket: give a directory of this machine, and copy it"
-      " there when all is made"
+      f"{text} is in a bucket: give a directory on this machine, and copy it to"
+      " the bucket at the end"
     )
   return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Generates a data set, or what is missing of it.
+  """Generates a data set, or the missing rest of it.
 
   Args:
-    arguments: of the command line; the process's own when absent.
+    arguments: command-line arguments; by default those of the process.
 
   Raises:
-    UsageError: what is asked for cannot be done; what was finished is kept.
+    UsageError: wrong arguments, or a failure; finished cells are kept.
   """
   options = _parse(arguments)
   if options.workers < 1:
@@ -108,13 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _cpu() -> jax.Device:
-  """Where bands are solved: not every accelerator has float64."""
+  """Returns the CPU, which solves bands: not every accelerator has float64."""
   try:
     return jax.local_devices(backend="cpu")[0]
   except RuntimeError as error:
     raise UsageError(
-      "JAX_PLATFORMS leaves out the CPU, which solves for bands: add it, as in"
-      " JAX_PLATFORMS=tpu,cpu"
+      "JAX_PLATFORMS leaves out the CPU, which computes the bands: add it, as"
+      " in JAX_PLATFORMS=tpu,cpu"
     ) from error
 
 
@@ -162,7 +165,7 @@ def _parts(count: int, split: str) -> list[range]:
 def _finish(
   directory: pathlib.Path, settings: dict[str, Any], splits: Sequence[str]
 ) -> None:
-  """Writes the picture, and says what there is."""
+  """Writes the picture, and prints a summary."""
   from essl_jax.photonics import report
 
   labelled = [split for split in splits if split != "unlabelled"]
@@ -174,7 +177,7 @@ def _finish(
 
 @contextlib.contextmanager
 def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
-  """Shows how far it is; a line every 30 seconds where there is no terminal."""
+  """Shows progress; without a terminal, as a line every 30 seconds."""
   is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
   start, first, last = time.monotonic(), done, time.monotonic()
   columns = rich.progress.Progress.get_default_columns()
@@ -199,17 +202,17 @@ def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
 def make_part(
   kind: str, seed: int, split: str, indices: Sequence[int]
 ) -> dict[str, np.ndarray]:
-  """Makes some cells of a split, with their labels unless it has none.
+  """Makes some cells of a split, with labels if the split has them.
 
   Args:
-    kind: as for `cells.make`, like the others.
-    seed: of the data set.
-    split: its name.
-    indices: of the cells, [N].
+    kind: as in `cells.make`.
+    seed: seed of the data set.
+    split: name of the split.
+    indices: indices of the cells, [N].
 
   Returns:
-    `index` int64 [N], `permittivity` float32 [N, 32, 32] and, but for
-    unlabelled cells, `density_of_states` float32 [N, 500].
+    `index` int64 [N], `permittivity` float32 [N, 32, 32] and, for labelled
+    cells, `density_of_states` float32 [N, 500].
   """
   made = np.stack([cells.make(kind, seed, split, i) for i in indices])
   arrays = {"index": np.array(indices, np.int64), "permittivity": made}
@@ -230,7 +233,7 @@ def run() -> int:
     main()
   except KeyboardInterrupt:
     print(
-      "interrupted: what is finished is kept; the same command resumes",
+      "interrupted: finished cells are kept; the same command resumes",
       file=sys.stderr,
     )
     return 130

@@ -1,14 +1,14 @@
 """Maxwell's equations of one cell in plane waves, transverse magnetic.
 
-The electric field points along the invariant axis z and is, at Bloch vector k,
-E(r) = sum_G E_G exp(2 pi i (k+G) r), lengths in units of the cell a. Then
+The electric field points along the invariant axis z. At Bloch vector k it is
+E(r) = sum_G E_G exp(2 pi i (k+G) r), with lengths in units of the cell a. Then
 
   |k+G|^2 E_G = omega^2 sum_G' eps_{G-G'} E_G'
 
 with omega in units of 2 pi c / a. `eps_G` are the discrete Fourier
-coefficients of the image, indices taken modulo its size. With as many plane
-waves as pixels this is the operator of MPB, which multiplies by 1/eps on the
-pixels (Johnson and Joannopoulos, Opt. Express 8, 173, 2001); with fewer it is
+coefficients of the image, with indices modulo its size. With as many plane
+waves as pixels, this is the operator of MPB, which multiplies by 1/eps on the
+pixels (Johnson and Joannopoulos, Opt. Express 8, 173, 2001). With fewer, it is
 that operator on a subspace, so frequencies fall towards MPB's as waves are
 added.
 """
@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# A wave longer than 1e7 cells is taken for one of zero frequency.
+# Waves longer than 1e7 cells count as zero frequency.
 _SMALLEST_SQUARE = 1e-14
 
 
 def lattice(size: int) -> np.ndarray:
-  """Reciprocal lattice vectors of a square block about 0.
+  """Returns the reciprocal lattice vectors in a square block around 0.
 
   Args:
-    size: waves in each direction; odd, so that with G there is -G.
+    size: waves in each direction; odd, so that each G has its -G.
 
   Returns:
     Integers [size**2, 2] in units of 2 pi / a; x varies slowest.
@@ -35,7 +35,7 @@ def lattice(size: int) -> np.ndarray:
 
 
 def permittivity_matrix(permittivity: jax.Array, size: int) -> jax.Array:
-  """The Hermitian matrix eps_{G-G'}.
+  """Makes the Hermitian matrix eps_{G-G'}.
 
   Args:
     permittivity: float64 [P, P], indexed by x, y.
@@ -54,16 +54,16 @@ def permittivity_matrix(permittivity: jax.Array, size: int) -> jax.Array:
 def solve_dense(
   matrix: jax.Array, k_point: jax.Array, size: int, num_bands: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The lowest bands at one k-point, by a full diagonalisation.
+  """Solves the lowest bands at one k-point by a full diagonalisation.
 
-  What is diagonalised is |k+G|^-1 eps_{G-G'} |k'+G'|^-1, whose largest
-  eigenvalues are the lowest 1/omega^2: no matrix is factorised.
+  Diagonalises |k+G|^-1 eps_{G-G'} |k'+G'|^-1, whose largest eigenvalues are
+  1/omega^2 of the lowest bands. No matrix is factorised.
 
   Args:
     matrix: from `permittivity_matrix`.
     k_point: float64 [2] in 2 pi / a; not 0.
     size: plane waves in each direction.
-    num_bands: how many bands to return.
+    num_bands: number of bands to return.
 
   Returns:
     omega^2, float64 [num_bands], ascending; the fields E_G, complex128
@@ -72,7 +72,7 @@ def solve_dense(
   squares = jnp.sum((k_point[None] + lattice(size)) ** 2, axis=1)
   root = 1 / jnp.sqrt(jnp.maximum(squares, _SMALLEST_SQUARE))
   values, vectors = jnp.linalg.eigh(root[:, None] * matrix * root[None])
-  # Ascending 1/omega^2: the largest come first, and the scaling is undone.
+  # Puts the largest 1/omega^2 first, and undoes the scaling.
   values = values[::-1][:num_bands]
   fields = root[:, None] * vectors[:, ::-1][:, :num_bands]
   return 1 / values, fields / jnp.sqrt(values)[None]
@@ -81,7 +81,7 @@ def solve_dense(
 def velocities(
   fields: jax.Array, frequencies: jax.Array, k_point: jax.Array, size: int
 ) -> jax.Array:
-  """Group velocities by Hellmann-Feynman: sum (k+G)|E_G|^2 / omega.
+  """Computes group velocities by Hellmann-Feynman: sum (k+G)|E_G|^2 / omega.
 
   Args:
     fields: complex128 [size**2, B], with E^H eps E = 1.

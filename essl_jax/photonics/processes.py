@@ -1,4 +1,4 @@
-"""Worker processes of one thread each; imports no numerical library."""
+"""Single-threaded worker processes; imports no numerical library."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent import futures
@@ -12,7 +12,7 @@ from typing import Any
 
 from essl_jax.errors import UsageError
 
-# Without these, workers' linear algebra fights over the same cores.
+# Without these, the workers' linear algebra competes for the same cores.
 ONE_THREAD = {
   "OPENBLAS_NUM_THREADS": "1",
   "OMP_NUM_THREADS": "1",
@@ -25,19 +25,19 @@ def run(
   tasks: Sequence[tuple[Any, ...]],
   workers: int,
 ) -> Generator[tuple[tuple[Any, ...], Any], None, None]:
-  """Calls a function in processes of one thread each; here where one is enough.
+  """Calls a function in single-threaded processes, or here if one is enough.
 
-  Threads of one process would share XLA's thread pool, in which LAPACK calls
-  within loops dead-lock on two cores.
+  Threads of one process would share XLA's thread pool, where LAPACK calls in
+  loops deadlock on two cores.
 
   Args:
-    function: to call.
-    tasks: its arguments, one call each.
-    workers: how many processes at most.
+    function: the function to call.
+    tasks: arguments of each call.
+    workers: largest number of processes.
 
   Yields:
-    A task and what the function returns, as tasks are finished. Close the
-    generator to stop before the end.
+    Each task and its result, as tasks finish. Close the generator to stop
+    early.
 
   Raises:
     UsageError: a process died.
@@ -60,7 +60,7 @@ def run(
       yield begun.pop(future), future.result()
   except BrokenProcessPool as error:
     raise UsageError(
-      "a worker process died, perhaps of too little memory: run the same"
+      "a worker process died, perhaps because memory ran out: run the same"
       " command again, with fewer --workers"
     ) from error
   finally:
@@ -73,10 +73,10 @@ def run(
 
 
 def start_worker(parent: int) -> None:
-  """Leaves Ctrl-C to the parent, and does not outlive it.
+  """Leaves Ctrl-C to the parent process, and ends when the parent ends.
 
   Args:
-    parent: the id of the process that starts this one.
+    parent: id of the parent process.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,14 +1,14 @@
-"""A small basis for the fields, in which bands at a k-point are cheap.
+"""A small basis for the fields that makes bands at a k-point cheap.
 
 Reduced Bloch mode expansion (Hussein, Proc. R. Soc. A 465, 2825, 2009): the
-periodic parts u_k(r) of the fields change smoothly with k, so those solved at a
-few k-points span, nearly, those at all others. In that basis the operator is
+periodic parts u_k(r) of the fields change smoothly with k, so solutions at a
+few k-points nearly span those at all others. In this basis the operator is
 
   H(k) = A + 2 k_x B_x + 2 k_y B_y + |k|^2 C
 
-with four matrices that are formed once a cell, and each k-point is left with a
-small dense problem. By Rayleigh-Ritz, frequencies err upwards and by the square
-of what the basis lacks of the fields.
+with four matrices that are computed once per cell. Each k-point then needs only
+a small dense problem. By Rayleigh-Ritz, the frequencies are too high by an
+error that is quadratic in what the basis lacks of the fields.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ import numpy as np
 
 from essl_jax.photonics import plane_waves
 
-# In the half zone k_y >= 0: the other half is its time reversal.
+# In the half zone k_y >= 0; the other half is its time reversal.
 EXPANSION_POINTS = np.array(
   [(x, y) for x in (-1 / 3, 0.0, 1 / 3) for y in (0.125, 0.375)]
 )
-# Directions of less than this share of the largest are rounding, not fields.
+# Directions below this fraction of the largest are rounding, not fields.
 _NEGLIGIBLE = 1e-11
-# Puts the place holders of missing directions above all bands.
+# Moves the placeholders of missing directions above all bands.
 _ABOVE_ALL = 1e6
 
 
@@ -51,8 +51,8 @@ def build(
   Args:
     matrix: from `plane_waves.permittivity_matrix`.
     size: plane waves in each direction.
-    bands_per_point: fields taken at each expansion point.
-    dimension: vectors kept of all those fields, the most important ones.
+    bands_per_point: number of fields from each expansion point.
+    dimension: number of basis vectors to keep, the most important ones.
 
   Returns:
     The operator in the basis.
@@ -60,9 +60,9 @@ def build(
   solve = lambda k: plane_waves.solve_dense(matrix, k, size, bands_per_point)
   _, fields = jax.lax.map(solve, jnp.asarray(EXPANSION_POINTS))
   fields = jnp.moveaxis(fields, 0, 1).reshape(size**2, -1)
-  # The lowest field at k = 0 is constant, and its band 0 to all digits.
+  # The lowest field at k = 0 is constant, and its frequency exactly 0.
   constant = np.all(plane_waves.lattice(size) == 0, axis=1)
-  # Weighed more than others, whose norm is 1, so that it is kept.
+  # It gets a norm of 3 instead of 1, so that it stays in the basis.
   column = 3 * constant / jnp.sqrt(jnp.mean(jnp.diag(matrix)))
   fields = jnp.concatenate([fields, column[:, None]], 1)
   basis, is_missing = _orthonormalise(fields, matrix, dimension)
@@ -78,10 +78,11 @@ def build(
 def _orthonormalise(
   fields: jax.Array, matrix: jax.Array, dimension: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The principal directions of some fields, eps-orthonormal.
+  """Finds the principal directions of fields, eps-orthonormal.
 
-  Returns the basis [waves, dimension], and which of its vectors are 0 because
-  the fields have fewer directions (in a uniform cell all are plane waves).
+  Returns the basis [waves, dimension], and a mask of the vectors that are 0
+  because the fields have fewer directions (in a uniform cell, all fields are
+  plane waves).
   """
   gram = fields.conj().T @ (matrix @ fields)
   values, vectors = jnp.linalg.eigh(gram)
@@ -96,12 +97,12 @@ def _orthonormalise(
 def solve(
   operator: Operator, k_point: jax.Array, num_bands: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The lowest bands at one k-point of the half zone.
+  """Solves the lowest bands at one k-point of the half zone.
 
   Args:
     operator: from `build`.
     k_point: float64 [2] in 2 pi / a.
-    num_bands: how many.
+    num_bands: number of bands to return.
 
   Returns:
     omega^2, float64 [num_bands]; its half gradient omega d omega / d k,

@@ -1,11 +1,11 @@
 """Fine-tuning for the density of states of photonic crystals.
 
-Protocol (E-SSL's photonics program, arXiv 2111.00899, section 5): all weights
-are trained with Adam on n labelled cells under random symmetries, with the
-squared error on what the density differs by from free space. The original
-reports the smallest error on the test cells of any epoch and any of several
-pre-training checkpoints; here the epoch is chosen on validation cells, and the
-minimum over the epochs of the last checkpoint stands beside, named so.
+Protocol (E-SSL's photonics program, arXiv 2111.00899, section 5): Adam trains
+all weights on n labelled cells under random symmetries, with the squared error
+on the density minus that of free space. The original reports the smallest test
+error over all epochs and several pre-training checkpoints. Here the epoch is
+chosen on validation cells, and the minimum over the epochs of the last
+checkpoint is reported separately.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,24 +42,25 @@ def run(
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Trains for each number of labelled cells and each repetition.
 
-  The last, incomplete batch of an epoch is dropped.
+  Drops the last, incomplete batch of an epoch.
 
   Args:
     problem: what to train.
-    mesh: of the devices that share each batch.
-    seed: of cells, weights, order and augmentation.
-    progress: called after each step with the steps done and in all; may raise.
-    workdir: where finished repetitions are kept, in `probe/`, so that a
-      stopped evaluation goes on from there; nowhere if absent.
+    mesh: devices that share each batch.
+    seed: seed for cells, weights, order and augmentation.
+    progress: called after each step with the steps done and in total; may
+      raise.
+    workdir: keeps finished repetitions in `probe/`, so that a stopped
+      evaluation resumes there; None keeps nothing.
 
   Returns:
-    Figures with their protocol, errors in percent, that of predicting free
-    space for every test cell among them; and the densities predicted
-    for the first `PICTURED` test cells by the first repetition with the most
-    labelled cells, [PICTURED, 400].
+    Two results. First, figures with their protocol: errors in percent,
+    including the error of predicting free space for every test cell. Second,
+    the densities that the first repetition with the most labelled cells
+    predicts for the first `PICTURED` test cells, [PICTURED, 400].
 
   Raises:
-    UsageError: as `check`.
+    UsageError: as in `check`.
     FloatingPointError: a training diverges.
   """
   settings, cells = problem.settings, problem.cells
@@ -98,19 +99,21 @@ def run(
 
 
 def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-  """Figures of the repetitions with one number of labelled cells.
+  """Summarises the repetitions with one number of labelled cells.
 
   Args:
-    validation: error after each epoch, as a part, [repetitions, epochs].
-    test: likewise.
+    validation: validation error after each epoch, as a fraction, [repetitions,
+      epochs].
+    test: test error after each epoch, likewise.
 
   Returns:
-    In percent: `dos_error` on the test cells at the epoch that is best on the
-    validation cells, `dos_error_validation` there, and
-    `dos_error_minimum_over_test`, the minimum over epochs; the original takes
-    it over pre-training checkpoints too. Each is the mean over repetitions,
-    with `_std`, their sample standard deviation (0 for one), and `_each`.
-    `epoch_each` are the epochs chosen, from 1.
+    In percent: `dos_error`, the test error at the epoch with the lowest
+    validation error; `dos_error_validation`, that validation error; and
+    `dos_error_minimum_over_test`, the lowest test error of all epochs (the
+    original also takes the minimum over pre-training checkpoints). Each is the
+    mean over repetitions, with the sample standard deviation as `_std` (0 for
+    one repetition) and the single values as `_each`. `epoch_each` holds the
+    chosen epochs, from 1.
   """
   epochs = np.argmin(validation, axis=1)
   chosen = np.arange(len(epochs)), epochs
@@ -127,16 +130,16 @@ def summarise(validation: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 def check(
   settings: Any, cells: Mapping[str, LabelledCells], mesh: Mesh
 ) -> None:
-  """Checks what a training needs before anything is computed.
+  """Checks the settings of a training before anything is computed.
 
   Args:
-    settings: of the regression.
-    cells: labelled ones by split.
-    mesh: of the devices that share each batch.
+    settings: settings of the regression.
+    cells: labelled cells by split.
+    mesh: devices that share each batch.
 
   Raises:
-    UsageError: more labelled cells are asked for than there are, a batch is
-      larger, or the devices cannot divide it.
+    UsageError: there are fewer labelled cells than requested, fewer than in a
+      batch, or the devices cannot divide a batch.
   """
   there = len(cells["train"])
   field = "regression.batch_size"
@@ -144,14 +147,14 @@ def check(
   for count in settings.labelled:
     if count > there:
       raise UsageError(
-        f"config.regression.labelled asks for {count:,} cells and the split"
+        f"config.regression.labelled asks for {count:,} cells, but the split"
         f" train has {there:,}: give at most that many, or generate more"
       )
     check_there(field, settings.batch_size, count, "labelled cells")
 
 
 def _describe(problem: Problem, seed: int) -> dict[str, Any]:
-  """The protocol."""
+  """Describes the protocol."""
   is_new = problem.encoder is None
   fields = dataclasses.asdict(problem.settings)
   fields["labelled"] = list(problem.settings.labelled)

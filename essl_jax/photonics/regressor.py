@@ -1,4 +1,4 @@
-"""A regressor of densities of states, and its training."""
+"""A regressor for densities of states, and its training."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -25,19 +25,19 @@ from essl_jax.training import norms
 EMPTY_LATTICE = density_lib.empty_lattice()[:NUM_TARGETS].astype(np.float32)
 """The density of states of free space, [400]."""
 PICTURED = 4
-"""Test cells whose predictions are kept for a picture."""
+"""Number of test cells whose predictions are kept for a picture."""
 _CHUNK = 256  # cells that a device predicts at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """A regressor to be trained.
+  """A regressor to train.
 
   Attributes:
-    model: its batch norms over `parallel.AXIS`.
-    encoder: variables to begin with; None begins at random.
-    cells: labelled ones by split: `train`, `validation` and `test`.
-    settings: how it is trained.
+    model: the regressor, with batch norms over `parallel.AXIS`.
+    encoder: initial variables of the encoder; None starts from random ones.
+    cells: labelled cells by split: `train`, `validation` and `test`.
+    settings: settings of the training.
     view: augments and normalises the training cells.
   """
 
@@ -48,7 +48,7 @@ class Problem:
   view: augment.View
 
   def train(self, variables: Any, images: jax.Array) -> tuple[Any, Any]:
-    """Predictions in the mode of training, and the moved statistics."""
+    """Predicts in training mode; also returns the updated statistics."""
     with norms.checked("give a larger config.regression.batch_size"):
       return self.model.apply(
         variables,
@@ -58,10 +58,10 @@ class Problem:
       )
 
   def check_norms(self, mesh: Mesh) -> None:
-    """Raises UsageError where a batch norm would see a single value."""
+    """Raises UsageError if a batch norm would see a single value."""
     size = self.settings.batch_size
     if norms.are_fed(size, mesh):
-      return  # without a trace
+      return  # no need to trace the model
     shape = self.cells["train"].image.shape[1:]
     images = jax.ShapeDtypeStruct((size, *shape), jnp.float32)
     init = functools.partial(self.model.init, train=False)
@@ -70,7 +70,7 @@ class Problem:
 
   @property
   def optimizer(self) -> optax.GradientTransformation:
-    """PyTorch's Adam, whose decay joins the gradient."""
+    """PyTorch's Adam, which adds weight decay to the gradient."""
     return optax.chain(
       optax.add_decayed_weights(self.settings.weight_decay),
       optax.adam(self.settings.learning_rate),
@@ -81,12 +81,12 @@ class Trainer:
   """Trains and measures regressors of one problem; compiles each part once.
 
   Attributes:
-    create: `(seed, encoder) -> state` at step 0, the encoder's variables being
-      `encoder` or, where that is None, random.
+    create: `(seed, encoder) -> state` at step 0. The encoder starts from the
+      variables `encoder`, or from random ones if that is None.
   """
 
   def __init__(self, problem: Problem, mesh: Mesh):
-    """Places the cells that are measured on the devices."""
+    """Places validation and test cells on the devices."""
     self._problem, self._mesh = problem, mesh
     self._predict = parallel.map_examples(self._apply, mesh)
     self.create = jax.jit(self._initial)
@@ -100,14 +100,14 @@ class Trainer:
     """Trains once for each number of labelled cells and seed.
 
     Args:
-      runs: numbers of cells with the seeds of cells, weights, order and
-        augmentation; a seed's smaller sets of cells are in its larger ones.
+      runs: pairs of a number of cells, and a seed for cells, weights, order and
+        augmentation. A seed's larger sets of cells contain its smaller ones.
       **options: `saved` and `progress` of `fitting.run`.
 
     Returns:
-      For each, the validation error of every epoch, the test error of every
-      epoch, and the densities of the first test cells at the best epoch,
-      flattened.
+      For each run, one flat row: the validation error of every epoch, the test
+      error of every epoch, and the densities of the first test cells at the
+      best epoch.
     """
     trainings = [self._training(*each) for each in runs]
     return fitting.run(self._fitted, trainings, self._mesh, **options)
@@ -119,7 +119,7 @@ class Trainer:
     def figures(_: fitting.State) -> tuple[float, ...]:
       validation, test, pictured = zip(*epochs, strict=True)
       best = pictured[int(np.argmin(validation))]
-      # Rounded as they are kept, so that a resumed evaluation reports the same.
+      # Rounded as in the file, so that a resumed evaluation reports the same.
       row = np.concatenate([validation, test, best]).astype(np.float32)
       return tuple(row.tolist())
 
@@ -133,12 +133,12 @@ class Trainer:
     )
 
   def _measure(self, state: fitting.State) -> tuple[float, float, np.ndarray]:
-    """Errors of validation and test cells; densities of the first of these."""
+    """Returns validation and test errors, and the first test densities."""
     variables = {"params": state.params, **state.variables}
     errors = []
     for split, chunks in self._measured.items():
       cells = self._problem.cells[split]
-      # All chunks are dispatched before the first is copied out.
+      # Dispatches all chunks before it copies out the first.
       found = [self._predict(variables, chunk) for chunk in chunks]
       together = np.concatenate([np.asarray(x) for x in found])
       predicted = together[: len(cells)] + EMPTY_LATTICE[None]
@@ -152,7 +152,7 @@ class Trainer:
   def _batches(
     self, count: int, size: int, seed: int, start_step: int
   ) -> Iterator[Any]:
-    """Endless batches of the cells of a seed."""
+    """Yields endless batches of a seed's cells."""
     cells = self._problem.cells["train"]
     rows = np.random.default_rng(seed).permutation(len(cells))[:count]
     targets = cells.density[rows] - EMPTY_LATTICE
@@ -161,7 +161,7 @@ class Trainer:
     return parallel.stream_from_memory(held, indices, self._mesh)
 
   def _initial(self, seed: jax.Array, encoder: Any) -> fitting.State:
-    """The state at step 0."""
+    """Makes the state at step 0."""
     problem = self._problem
     weights, views = jax.random.split(jax.random.key(seed))
     shape = problem.cells["train"].image.shape[1:]
@@ -175,21 +175,21 @@ class Trainer:
   def _loss(
     self, params: Any, statistics: Any, batch: dict[str, jax.Array]
   ) -> tuple[jax.Array, Any]:
-    """The squared error on what densities differ by from free space."""
+    """Computes the squared error on densities minus that of free space."""
     predicted, statistics = self._problem.train(
       {"params": params, **statistics}, batch["image"]
     )
     return jnp.mean((predicted - batch["target"]) ** 2), statistics
 
   def _apply(self, variables: Any, images: jax.Array) -> Any:
-    """The frozen regressor: of cells [N, H, H, 1] the outputs [N, 400]."""
+    """Applies the frozen regressor: cells [N, H, H, 1] to outputs [N, 400]."""
     view = self._problem.view
     images = augment.normalize(images, view.mean, view.std)
     return self._problem.model.apply(variables, images, train=False)
 
 
 def _chunks(images: np.ndarray, mesh: Mesh) -> list[jax.Array]:
-  """The images on the devices, a chunk at a time, all of one shape."""
+  """Places the images on the devices, in chunks of equal shape."""
   share = min(_CHUNK, -(-len(images) // mesh.size))
   size = share * mesh.size
   rest = ((0, -len(images) % size), (0, 0), (0, 0), (0, 0))

@@ -17,8 +17,8 @@ def write(directory: pathlib.Path, split: str) -> None:
   """Draws the first cells of a split.
 
   Args:
-    directory: of the data set, whose `<split>.h5` is written.
-    split: its name.
+    directory: directory of the data set; `<split>.h5` must exist.
+    split: name of the split.
   """
   cells = dataset.load(directory, split)
   images = cells.permittivity[:_ROWS]
@@ -51,7 +51,7 @@ def write(directory: pathlib.Path, split: str) -> None:
 
 
 def _path() -> tuple[np.ndarray, np.ndarray]:
-  """k-points [K, 2] along the corners of the half zone, and where those are."""
+  """Returns k-points [K, 2] around the half zone, and its corners' indices."""
   corners = 0.5 * np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
   steps = np.arange(_SIDE)[:, None] / _SIDE
   legs = [

@@ -1,4 +1,4 @@
-"""Settings of a generated data set, as its manifest stores them."""
+"""Settings of a generated data set, as stored in its manifest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from essl_jax.errors import UsageError
 from essl_jax.photonics import bands, cells
 
 FLAGS = ("kind", "seed", "labelled", "test", "validation", "unlabelled")
-"""Settings that a flag of `generate` gives; the others are the program's."""
+"""Settings that have a flag of `generate`; the program sets the others."""
 
 
 def make(
@@ -18,22 +18,24 @@ def make(
   test: int | None = None,
   validation: int | None = None,
 ) -> dict[str, Any]:
-  """The settings of a data set.
+  """Makes the settings of a data set.
 
   Args:
-    kind: of cells.
-    seed: of the data set.
-    labelled: training and test cells together.
-    unlabelled: cells without bands.
-    test: of those labelled; two fifths if None, as in the paper.
-    validation: beside those labelled; a tenth as many if None.
+    kind: kind of cells.
+    seed: seed of the data set.
+    labelled: number of training and test cells together.
+    unlabelled: number of cells without bands.
+    test: how many of the labelled cells are for test; two fifths if None, as in
+      the paper.
+    validation: number of further labelled cells for validation; a tenth as many
+      as `labelled` if None.
 
   Returns:
-    What the manifest keeps; `counts` is how many cells each split has.
+    The manifest's settings; `counts` is the number of cells by split.
 
   Raises:
-    UsageError: a number is below 0, nothing is asked for, or a tenth of the
-      labelled cells is none.
+    UsageError: a number is below 0, all are 0, or a tenth of the labelled cells
+      is less than 1.
   """
   given = {
     "seed": seed,
@@ -48,10 +50,13 @@ def make(
   if given["test"] > labelled:
     raise UsageError(f"--test={test} is more than --labelled={labelled}")
   if not labelled + unlabelled + given["validation"]:
-    raise UsageError("no cells: give --labelled, --unlabelled or --validation")
+    raise UsageError(
+      "there are no cells to make: give --labelled, --unlabelled or"
+      " --validation"
+    )
   if validation is None and 0 < labelled < 10:
     raise UsageError(
-      f"--labelled={labelled} leaves no cells to validate on, a tenth of it:"
+      f"--labelled={labelled} leaves no cells to validate on (a tenth of it):"
       " give 10 or more, or --validation=COUNT"
     )
   test = labelled * 2 // 5 if test is None else test
@@ -74,10 +79,10 @@ def make(
 def differences(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-  """Names, old and new values of what differs between two settings.
+  """Returns name, old and new value of each setting that differs.
 
-  Counts are named as they are asked for: `labelled` is training and test cells,
-  and where it differs, `test` and `validation`, parts of it, are left out.
+  Counts have the names of their flags: `labelled` is training and test cells.
+  If it differs, `test` and `validation`, which depend on it, are left out.
   """
   old, new = _flat(old), _flat(new)
   found = {

@@ -27,30 +27,30 @@ from essl_jax.storage import buckets, places
 
 @dataclasses.dataclass(frozen=True)
 class LabelledCells:
-  """Cells to learn from, or to be measured on.
+  """Labelled cells, to learn from or to measure on.
 
   Attributes:
     image: float32 [N, H, H, 1], permittivities scaled to [0, 1].
     density: float32 [N, 400], the density of states at the first 400 of
-      `density.frequencies()`, those that are learned.
+      `density.frequencies()`, which the network learns.
   """
 
   image: np.ndarray
   density: np.ndarray
 
   def __len__(self) -> int:
-    """The number of cells."""
+    """Returns the number of cells."""
     return len(self.image)
 
 
 class CellSource(ArraySource):
-  """A `Source` of unit cells without classes; the labelled ones are aside.
+  """A `Source` of unit cells without classes, and with labelled cells aside.
 
   Attributes:
     labelled: cells with densities of states by split: `train`, `validation`
       and `test`.
-    made: `kind` and `seed` of the cells, where a manifest says.
-    others: as of `ArraySource`, with float32 images [N, H, H, 1] in [0, 1] and
+    made: `kind` and `seed` of the cells, if a manifest has them.
+    others: as in `ArraySource`, with float32 images [N, H, H, 1] in [0, 1] and
       labels of -1, which means none.
   """
 
@@ -65,9 +65,9 @@ class CellSource(ArraySource):
 
     Args:
       train_images: float32 [N, H, H, 1], to pre-train on.
-      test_images: likewise, to recognise transformations of.
+      test_images: float32 [N, H, H, 1], to recognise transformations on.
       labelled: the three splits.
-      made: `kind` and `seed` of the cells; empty where they are unknown.
+      made: `kind` and `seed` of the cells; empty if they are unknown.
     """
     self.train_images = train_images
     self.test_images = test_images
@@ -79,7 +79,7 @@ class CellSource(ArraySource):
     self.made = made
 
   def shades(self, split: str) -> tuple[np.ndarray, str]:
-    """Mean permittivities: see `essl_jax.data.Source`."""
+    """Returns mean permittivities; see `essl_jax.data.Source`."""
     images, _ = self._arrays(split)
     return images.mean(axis=(1, 2, 3)), "mean permittivity, scaled to 0–1"
 
@@ -96,13 +96,13 @@ def scale(permittivity: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-  """Unit cells to be made in `data.dir` where they are missing.
+  """Unit cells to generate in `data.dir` if they are missing.
 
   Attributes:
     kind: kind of cells to generate, `blob` or `gpm`. By default nothing is
       generated.
-    labelled: number of training and test cells, which have a density of states;
-      a tenth as many are added to validate on, so give 10 or more.
+    labelled: number of training and test cells, which have a density of states.
+      A tenth as many are added for validation, so give 10 or more.
     unlabelled: number of cells without a density of states, at least 1.
     seed: seed of the cells.
   """
@@ -125,19 +125,19 @@ def open_cells(
   """Opens a directory of unit cells.
 
   Args:
-    settings: `config.data`; its `dir` has `train.h5`, `validation.h5`,
-      `test.h5` and, if a split is of it, `unlabelled.h5`, or they are made
-      there; those of a bucket are copied. The splits are to pre-train on, such
-      as `unlabelled[:5000]`, and to recognise transformations of, such as
-      `test`.
-    generate: what to make where `data.dir` lacks it.
+    settings: `config.data`. Its `dir` holds `train.h5`, `validation.h5`,
+      `test.h5` and, if a split uses it, `unlabelled.h5`; missing ones may be
+      generated there. Files in a bucket are copied. The training split is for
+      pre-training, such as `unlabelled[:5000]`; the test split is for
+      recognising transformations, such as `test`.
+    generate: what to generate if `data.dir` lacks it.
 
   Returns:
     The source.
 
   Raises:
-    UsageError: there is no such directory or split, a file is broken, or cells
-      of other settings are there than those to make.
+    UsageError: there is no such directory or split, a file is broken, or the
+      directory holds cells with settings other than those to generate.
   """
   for name in _UNREAD:
     if getattr(settings, name):
@@ -146,8 +146,8 @@ def open_cells(
       )
   if settings.dir is None:
     raise UsageError(
-      "data.name=photonics needs --config.data.dir=DIR, a directory that"
-      " `python -m essl_jax.photonics.generate` has filled"
+      "data.name=photonics needs --config.data.dir=DIR, a directory made by"
+      " `python -m essl_jax.photonics.generate`"
     )
   splits = (settings.train_split, settings.test_split)
   is_read = any(SPLITS[0] in split_names(split, SPLITS) for split in splits)
@@ -178,8 +178,8 @@ def _read(
   names: Sequence[str],
   generate: Generate,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The cells of some splits and the manifest, made or copied if need be."""
-  # Imported here: HDF5 is not for everybody.
+  """Reads splits and the manifest; generates or copies them if needed."""
+  # Imported here, because HDF5 is optional.
   from essl_jax.photonics import dataset, storage
 
   is_remote = places.is_remote(directory)
@@ -220,14 +220,14 @@ def _density(stored: np.ndarray | None, split: str) -> np.ndarray:
 
 
 def _compare(path: pathlib.Path, asked: Generate) -> None:
-  """Refuses what cannot be made, and cells of other settings."""
+  """Refuses impossible settings, and existing cells with other settings."""
   from essl_jax.photonics import storage
 
   field = "config.data.generate"
   if asked.labelled < 10:
     raise UsageError(
-      f"{field}.labelled={asked.labelled} leaves no cells to validate on, a"
-      " tenth of it: give 10 or more"
+      f"{field}.labelled={asked.labelled} leaves no cells to validate on (a"
+      " tenth of it): give 10 or more"
     )
   if asked.unlabelled < 1:
     raise UsageError(f"{field}.unlabelled={asked.unlabelled} must be above 0")
@@ -236,29 +236,29 @@ def _compare(path: pathlib.Path, asked: Generate) -> None:
     return
   new = settings_lib.make(**dataclasses.asdict(asked))
   differ = [
-    f"{name} {was}, not {now}"
+    f"{name} {was}, but {field} has {name} {now}"
     for name, was, now in settings_lib.differences(manifest["settings"], new)
     if name in settings_lib.FLAGS
   ]
   if differ:
     raise UsageError(
-      f"data.dir={path} holds cells of {', '.join(differ)} as {field} asks for:"
-      " give another --config.data.dir"
+      f"data.dir={path} holds cells with {', '.join(differ)}: give another"
+      " --config.data.dir"
     )
 
 
 def _generate(path: pathlib.Path, settings: Generate) -> None:
-  """Makes the cells that a config asks for, going on where it was stopped."""
+  """Generates the cells of a config; resumes after an interruption."""
   if jax.process_count() > 1:
     raise UsageError(
-      f"data.dir={path} lacks unit cells, which several processes do not make:"
-      " run `python -m essl_jax.photonics.generate` first"
+      f"data.dir={path} lacks unit cells, and several processes cannot generate"
+      " them: run `python -m essl_jax.photonics.generate` first"
     )
   from essl_jax.photonics import generate
 
   print(
-    f"making {settings.labelled:,} labelled and {settings.unlabelled:,}"
-    f" unlabelled {settings.kind} cells in {path}, once",
+    f"generating {settings.labelled:,} labelled and {settings.unlabelled:,}"
+    f" unlabelled {settings.kind} cells in {path} (only once)",
     flush=True,
   )
   names = [field.name for field in dataclasses.fields(settings)]

@@ -1,8 +1,8 @@
-"""Files of a data set being generated; a kill at any point loses little.
+"""Files of a data set during generation; a kill at any point loses little.
 
-Cells are written in parts, each a file that appears whole by renaming; a split
-is assembled of its parts into one HDF5 file that appears whole as well, whose
-digest the manifest then keeps, and only then are the parts removed.
+Cells are written in parts. Each part is a file that appears whole, by renaming.
+The parts of a split are assembled into one HDF5 file, which appears whole too.
+The manifest then stores its digest, and only then are the parts removed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,8 +37,8 @@ def claim(
   """Holds a directory for one process and one set of settings.
 
   Args:
-    directory: made if it does not exist.
-    settings: what determines the data; kept in the manifest.
+    directory: created if it does not exist.
+    settings: settings that determine the data; stored in the manifest.
 
   Raises:
     UsageError: the directory holds other data, or another process works there.
@@ -52,7 +52,7 @@ def claim(
           lock.remove_left_overs(folder)
     manifest = read_manifest(directory)
     if not manifest:
-      # Parts do not say of which kind and seed they are.
+      # Parts do not store their kind and seed.
       foreign = sorted(p.name for p in directory.glob("*.h5"))
       foreign += [_PARTS] if any(directory.glob(f"{_PARTS}/*")) else []
       if foreign:
@@ -70,9 +70,9 @@ def _compare(
   directory: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
   differ = [
-    f"--{name} was {was} when this directory was begun, now {now}"
+    f"--{name} was {was} when this directory was started, and is {now} now"
     if name in settings_lib.FLAGS
-    else f"it was begun with {name} {was}, now {now}"
+    else f"it was started with {name} {was}, which is {now} now"
     for name, was, now in settings_lib.differences(old, new)
   ]
   if differ:
@@ -83,20 +83,20 @@ def _compare(
 
 
 def recorded(directory: pathlib.Path) -> list[str]:
-  """The splits that are there and what the manifest says they are.
+  """Returns the splits whose files match their digests in the manifest.
 
-  Files without a digest are not among them: a kill came before it was kept.
+  Leaves out files without a digest: a kill came before it was stored.
 
   Raises:
-    UsageError: a file is not what was written.
+    UsageError: a file is not as it was written.
   """
   digests = read_manifest(directory).get("sha256", {})
   there = [x for x in sorted(digests) if (directory / x).exists()]
   for name in there:
     if digest(directory / name) != digests[name]:
       raise UsageError(
-        f"{directory / name} is not what {MANIFEST} says: delete it and run"
-        " again"
+        f"{directory / name} does not match its digest in {MANIFEST}: delete it"
+        " and run again"
       )
   return [name.removesuffix(".h5") for name in there]
 
@@ -104,12 +104,12 @@ def recorded(directory: pathlib.Path) -> list[str]:
 def record(
   directory: pathlib.Path, split: str, versions: Mapping[str, str]
 ) -> None:
-  """Keeps the digest of a split that was just written in the manifest.
+  """Stores the digest of a new split in the manifest.
 
   Args:
-    directory: of the data set.
-    split: its name.
-    versions: of the packages that made it.
+    directory: directory of the data set.
+    split: name of the split.
+    versions: versions of the packages that made it.
   """
   manifest = read_manifest(directory)
   name = f"{split}.h5"
@@ -120,14 +120,14 @@ def record(
 
 @contextlib.contextmanager
 def told(directory: pathlib.Path) -> Iterator[None]:
-  """Tells in one line why a directory cannot be written."""
+  """Turns errors of writing a directory into one line."""
   try:
     yield
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       raise UsageError(
-        f"no space left for {directory}; what is finished is kept: make room"
-        " and run the same command again"
+        f"no space left for {directory}; finished cells are kept: free some"
+        " space and run the same command again"
       ) from error
     raise UsageError(
       f"cannot write {directory}: {error.strerror or error}"
@@ -135,7 +135,7 @@ def told(directory: pathlib.Path) -> Iterator[None]:
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
-  """The manifest; empty if there is none.
+  """Reads the manifest; returns an empty one if there is none.
 
   Raises:
     UsageError: it is damaged.
@@ -162,13 +162,13 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 def write_manifest(
   directory: pathlib.Path, manifest: Mapping[str, Any]
 ) -> None:
-  """Replaces the manifest in one go."""
+  """Replaces the manifest atomically."""
   with told(directory):
     workdir_lib.write_json(directory / MANIFEST, manifest)
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file, all of it or nothing; UsageError where it cannot be."""
+  """Writes a file, all of it or nothing; UsageError if that fails."""
   with told(path.parent):
     places.replace_bytes(path, content)
 
@@ -180,7 +180,7 @@ def _part(directory: pathlib.Path, split: str, first: int) -> pathlib.Path:
 def write_part(
   directory: pathlib.Path, split: str, arrays: Mapping[str, np.ndarray]
 ) -> None:
-  """Keeps the cells of one part; `arrays["index"]` says which."""
+  """Writes the cells of one part, whose indices are `arrays["index"]`."""
   path = _part(directory, split, int(arrays["index"][0]))
   with told(directory):
     path.parent.mkdir(exist_ok=True)
@@ -192,7 +192,7 @@ def write_part(
 def read_part(
   directory: pathlib.Path, split: str, indices: range
 ) -> dict[str, np.ndarray] | None:
-  """The arrays of a part; None if it is not there, whole and of `indices`."""
+  """Reads a part; None if it is missing, damaged or of other indices."""
   try:
     _, arrays = read_npz(
       _part(directory, split, indices.start), config_lib.Data.max_bytes
@@ -206,12 +206,12 @@ def read_part(
 def assemble(
   directory: pathlib.Path, split: str, parts: Sequence[range]
 ) -> None:
-  """Makes a split's HDF5 file of its parts, in order; they stay.
+  """Assembles a split's HDF5 file from its parts, in order; keeps the parts.
 
   Args:
-    directory: of the data set.
-    split: its name.
-    parts: the indices of every part; all have been written.
+    directory: directory of the data set.
+    split: name of the split.
+    parts: indices of each part; all parts have been written.
   """
   read = []
   for indices in parts:
@@ -221,7 +221,7 @@ def assemble(
         f"a part of {split} in {directory} vanished: run the same command again"
       )
     read.append(arrays)
-  # In memory, since HDF5 does not survive a disk that fills up beneath it.
+  # In memory, because HDF5 crashes if the disk fills up.
   stream = io.BytesIO()
   with h5py.File(stream, "w") as file:
     for name in read[0]:
@@ -239,6 +239,6 @@ def remove_parts(directory: pathlib.Path, split: str) -> None:
 
 
 def digest(path: pathlib.Path) -> str:
-  """SHA-256 of a file, in hexadecimal."""
+  """Returns the SHA-256 of a file, in hexadecimal."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
 """Groups of image transformations, to predict or to augment with.
 
-`GROUPS` are those whose elements a network can predict; `AUGMENTATIONS` has
-them and those with too many elements for that. `find` also makes products, such
-as `rotation*horizontal_flip`. Images are uint8 or floating in [0, 1], not
-normalised: colours are inverted and made gray in that range.
+`GROUPS` holds the groups whose elements a network can predict. `AUGMENTATIONS`
+adds those with too many elements for that. `find` also makes products, such as
+`rotation*horizontal_flip`. Images are uint8 or floating in [0, 1], not
+normalised, because inversion and grayscale assume that range.
 
 Reference: Dangovski et al. 2022 (arXiv 2111.00899), section 3 and figure 1.
 """
@@ -59,7 +59,7 @@ def _group(
   moves: Iterable[str] = (),
   drawn_by: Sequence[str] = (),
 ) -> TransformationGroup:
-  """A known group; the names of its elements stand between commas."""
+  """Makes a built-in group; `names` has its element names between commas."""
   return TransformationGroup(
     name,
     tuple(elements),
@@ -89,7 +89,7 @@ GROUPS: Mapping[str, TransformationGroup] = {
     _group(
       "vertical_flip", (identity, flip(1)), "identity, up-down", {"turn over"}
     ),
-    # Labels of flips and half translations are those of E-SSL's program.
+    # Labels of flips and half translations match E-SSL's program.
     _group(
       "flips",
       (identity, flip(1), flip(2), flip(1, 2)),
@@ -140,19 +140,20 @@ AUGMENTATIONS: Mapping[str, TransformationGroup | CyclicShifts] = {
 
 
 def find(name: str) -> TransformationGroup:
-  """The group of a name, or the product of several joined by `*`.
+  """Finds a group by name, or makes the product of several joined by `*`.
+
+  Computes nothing, so names can be checked before JAX starts. Whether the
+  elements of a product differ is up to `TransformationGroup.check_elements`.
 
   Args:
-    name: a name in `GROUPS`, such as `rotation`, `module:NAME` of your own, or
-      several with `*` between them, such as `rotation*horizontal_flip`.
+    name: a name in `GROUPS` such as `rotation`, your own `module:NAME`, or
+      several joined by `*`, such as `rotation*horizontal_flip`.
 
   Returns:
-    The group; for the same name always the same one. Nothing is computed, so
-    that names can be checked before JAX starts; see
-    `TransformationGroup.check_elements` for products.
+    The group; the same object for the same name.
 
   Raises:
-    ValueError: an unknown name, or a product of too many elements.
+    ValueError: an unknown name, or a product with too many elements.
 
   Example:
     >>> find("rotation*horizontal_flip").num_classes
@@ -160,7 +161,7 @@ def find(name: str) -> TransformationGroup:
   """
   if not isinstance(name, str):
     raise ValueError(
-      f"the name of a transformation group must be a text, got {name!r}"
+      f"the name of a transformation group must be a string, got {name!r}"
     )
   return _find(name)
 
@@ -173,8 +174,8 @@ def _find(name: str) -> TransformationGroup:
       continue
     if part in AUGMENTATIONS:
       raise ValueError(
-        f"{part} has too many elements to predict and only augments; these can"
-        f" be predicted: {', '.join(GROUPS)}, and products like a*b"
+        f"{part} has too many elements to predict and can only augment; to"
+        f" predict, use {', '.join(GROUPS)}, or products like a*b"
       )
     of = f" in {name!r}" if part != name else ""
     raise ValueError(
@@ -186,32 +187,32 @@ def _find(name: str) -> TransformationGroup:
 
 
 def _import(path: str) -> TransformationGroup:
-  """The group that `module:NAME` is; ValueError where it is none."""
+  """Imports the group at `module:NAME`; ValueError if it is not a group."""
   try:
     found = pkgutil.resolve_name(path)
-  except (Exception, SystemExit) as error:  # a module is anybody's code
+  except (Exception, SystemExit) as error:  # user code may raise anything
     first = (str(error).splitlines() or [""])[0]
     raise ValueError(
       f"{path} cannot be imported ({type(error).__name__}: {first})"
     ) from error
   if not isinstance(found, TransformationGroup):
     raise ValueError(
-      f"{path} must be a TransformationGroup, and is a {type(found).__name__}"
+      f"{path} must be a TransformationGroup, got a {type(found).__name__}"
     )
   return found
 
 
 def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
-  """Like `find`, for augmentation: `any_roll` too.
+  """Finds a group to augment with: as `find`, and `any_roll` too.
 
   Args:
-    name: a name in `AUGMENTATIONS`, or a product of those in `GROUPS`.
+    name: a name in `AUGMENTATIONS`, or anything that `find` accepts.
 
   Returns:
     The group.
 
   Raises:
-    ValueError: as for `find`.
+    ValueError: as in `find`.
   """
   if isinstance(name, str) and name in AUGMENTATIONS:
     return AUGMENTATIONS[name]
@@ -227,7 +228,7 @@ def find_augmentation(name: str) -> TransformationGroup | CyclicShifts:
 
 
 def four_fold_rotation(images: chex.Array) -> tuple[jax.Array, jax.Array]:
-  """All four quarter turns of every image.
+  """Makes all four quarter turns of every image.
 
   Args:
     images: [N, H, H, C] of any dtype.

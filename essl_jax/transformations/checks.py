@@ -1,4 +1,4 @@
-"""Checks of the elements of a group that anybody has written."""
+"""Checks for the elements of user-defined groups."""
 
 import jax
 import numpy as np
@@ -9,16 +9,16 @@ from essl_jax.transformations.group import TransformationGroup
 def check_elements(
   group: TransformationGroup, side: int, channels: int
 ) -> None:
-  """Refuses elements that are not what labels and tables take them for.
+  """Checks that element 0 is the identity and that all elements differ.
 
   Args:
-    group: of any module.
-    side: of the images that it is for, in pixels.
-    channels: of these images.
+    group: the group to check.
+    side: side of its images in pixels.
+    channels: number of channels of its images.
 
   Raises:
-    ValueError: element 0 changes an image, two elements do the same to an
-      image without symmetry, or one cannot be applied.
+    ValueError: element 0 changes an image, two elements have the same effect on
+      an image without symmetry, or an element cannot be applied.
   """
   shape = (1, side, side, channels)
   image = np.random.default_rng(0).random(shape, np.float32)

@@ -11,20 +11,20 @@ from essl_jax import inputs
 
 
 class Drawn(Protocol):
-  """Draws elements for images, of whatever `apply` applies."""
+  """Draws random elements of a set whose `apply` applies them."""
 
   def apply(self, images: chex.Array, labels: chex.Array) -> jax.Array:
     """Applies element `labels[i]` to image i."""
 
   def _count(self, side: int) -> int:
-    """The number of elements for images of so many pixels a side."""
+    """Returns the number of elements for images with this side in pixels."""
 
   def draw(self, keys: chex.Array, side: int) -> jax.Array:
     """Draws the elements that `apply_random` applies.
 
     Args:
       keys: one random key per image, [N].
-      side: of the images in pixels.
+      side: side of the images in pixels.
 
     Returns:
       Labels int32 [N].
@@ -38,11 +38,11 @@ class Drawn(Protocol):
 
     Args:
       keys: one random key per image, [N].
-      side: of the images in pixels.
-      probability: of an element other than the identity.
+      side: side of the images in pixels.
+      probability: probability of an element other than the identity.
 
     Returns:
-      Labels int32 [N], 0 where nothing is done.
+      Labels int32 [N], 0 where the image stays as it is.
     """
     which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
     chance = jnp.asarray(probability, jnp.float32)
@@ -57,15 +57,15 @@ class Drawn(Protocol):
     """Applies one uniformly drawn element to each image.
 
     Args:
-      keys: one random key per image, [N]; or one, expanded by `fold_in(key, i)`
-        for image i.
+      keys: one random key per image, [N], or a single key, expanded by
+        `fold_in(key, i)` for image i.
       images: [N, H, H, C].
 
     Returns:
       Images [N, H, H, C] and labels int32 [N].
 
     Raises:
-      ValueError: another number of keys, or images that are not square.
+      ValueError: a wrong number of keys, or images that are not square.
     """
     keys = inputs.image_keys(keys, len(square(images)))
     labels = self.draw(keys, images.shape[1])
@@ -75,18 +75,20 @@ class Drawn(Protocol):
   def apply_sometimes(
     self, keys: chex.Array, images: chex.Array, probability: float = 0.5
   ) -> tuple[jax.Array, jax.Array]:
-    """Applies, with a probability, an element other than the identity.
+    """Applies an element other than the identity with a given probability.
 
     Args:
       keys: as in `apply_random`.
       images: [N, H, H, C].
-      probability: of a uniformly drawn element other than the identity.
+      probability: probability of a uniformly drawn element other than the
+        identity.
 
     Returns:
-      Images [N, H, H, C] and labels int32 [N], 0 where nothing was done.
+      Images [N, H, H, C] and labels int32 [N], 0 where the image stayed as it
+      is.
 
     Raises:
-      ValueError: as `apply_random`, or a probability outside of [0, 1].
+      ValueError: as in `apply_random`, or a probability outside [0, 1].
     """
     inputs.check_range("probability", probability, 0, 1)
     keys = inputs.image_keys(keys, len(square(images)))
@@ -95,7 +97,7 @@ class Drawn(Protocol):
 
 
 def square(images: chex.Array) -> jax.Array:
-  """The images, if they are square; ValueError otherwise."""
+  """Returns the images as an array; ValueError if they are not square."""
   shape = np.shape(images)
   if len(shape) != 4 or shape[1] != shape[2]:
     raise ValueError(f"images must be square, [N, H, H, C], got shape {shape}")
@@ -103,6 +105,6 @@ def square(images: chex.Array) -> jax.Array:
 
 
 def draw_labels(keys: chex.Array, least: int, count: int) -> jax.Array:
-  """Labels int32 [N] uniform in least .. count - 1, one for each of N keys."""
+  """Draws labels int32 [N] uniform in least .. count - 1, one per key."""
   draw = lambda key: jax.random.randint(key, (), least, count, jnp.int32)
   return jax.vmap(draw)(keys)

@@ -12,12 +12,12 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's L
 
 
 def identity(images: jax.Array) -> jax.Array:
-  """The images as they are."""
+  """Returns the images unchanged."""
   return images
 
 
 def quarter_turns(k: int) -> Callable[[jax.Array], jax.Array]:
-  """Turns counter-clockwise by k quarters."""
+  """Rotates counter-clockwise by k quarter turns."""
   return lambda images: jnp.rot90(images, k, axes=(1, 2))
 
 
@@ -27,7 +27,7 @@ def flip(*axes: int) -> Callable[[jax.Array], jax.Array]:
 
 
 def half_shift(*axes: int) -> Callable[[jax.Array], jax.Array]:
-  """Shifts by half the side along axes, over the edge: halves change places."""
+  """Shifts cyclically by half the side along axes, so that halves swap."""
 
   def shift(images: jax.Array) -> jax.Array:
     _check_even(images, "shifted by half")
@@ -39,7 +39,7 @@ def half_shift(*axes: int) -> Callable[[jax.Array], jax.Array]:
 def permute_quadrants(
   order: Sequence[int],
 ) -> Callable[[jax.Array], jax.Array]:
-  """Quadrant q of the result is quadrant `order[q]`, counted row by row."""
+  """Moves quadrant `order[q]` to quadrant q, counted row by row."""
 
   def permute(images: jax.Array) -> jax.Array:
     _check_even(images, "cut into quadrants")
@@ -55,10 +55,10 @@ def permute_quadrants(
 
 
 def to_grayscale(images: jax.Array) -> jax.Array:
-  """The ITU-R 601 gray image, three times."""
+  """Converts to ITU-R 601 gray with three equal channels."""
   if images.shape[-1] != 3:
     raise ValueError(
-      f"images to be made gray must have three channels, got {images.shape}"
+      f"images must have three channels to become gray, got {images.shape}"
     )
 
   def gray(images: jax.Array) -> jax.Array:
@@ -69,7 +69,7 @@ def to_grayscale(images: jax.Array) -> jax.Array:
 
 
 def invert(images: jax.Array) -> jax.Array:
-  """The negative: white becomes black."""
+  """Inverts the images: white becomes black."""
   if images.dtype == jnp.uint8:
     return 255 - images
   inputs.check_floating("images that are not uint8", images)
@@ -81,8 +81,8 @@ def invert(images: jax.Array) -> jax.Array:
 def gaussian_blur(size: int) -> Callable[[jax.Array], jax.Array]:
   """Blurs with a Gaussian kernel of `size` x `size` pixels.
 
-  The border is reflected and the standard deviation follows from the size as
-  in OpenCV and torchvision: 0.3 (size / 2 - 1.5) + 0.8 pixels.
+  Reflects the border. The standard deviation follows from the size, as in
+  OpenCV and torchvision: 0.3 (size / 2 - 1.5) + 0.8 pixels.
   """
   sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
   offsets = np.arange(size) - size // 2
@@ -110,16 +110,16 @@ def gaussian_blur(size: int) -> Callable[[jax.Array], jax.Array]:
 def _check_even(images: jax.Array, done: str) -> None:
   if images.shape[1] % 2 or images.shape[2] % 2:
     raise ValueError(
-      f"images to be {done} must have even sides, got shape {images.shape}"
+      f"images must have even sides to be {done}, got shape {images.shape}"
     )
 
 
 def _in_unit_range(
   function: Callable[[jax.Array], jax.Array], images: jax.Array
 ) -> jax.Array:
-  """Applies a function of floating images of 32 bits or more.
+  """Applies a function in at least 32 bits and restores the images' dtype.
 
-  Uint8 ones are rounded again, those of half precision by their type.
+  Rounds results for uint8 images to whole levels.
 
   Raises:
     ValueError: the images are neither uint8 nor floating.

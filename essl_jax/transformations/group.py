@@ -1,7 +1,8 @@
-"""Finite sets of image transformations: all of them, or a random one.
+"""Finite sets of image transformations.
 
-A set knows its number of classes, applies all of its elements to every image,
-or one element to each. Label k names element k, and element 0 is the identity.
+A set knows its number of classes. It applies all of its elements to every
+image, or one element to each image. Label k stands for element k, and element 0
+is the identity.
 """
 
 from collections.abc import Callable
@@ -17,29 +18,28 @@ from essl_jax import inputs
 from essl_jax.transformations.drawn import Drawn, square
 
 Element = Callable[[jax.Array], jax.Array]
-_PROBE_SIDE = 8  # pixels of the image by which elements are told apart
+_PROBE_SIDE = 8  # side in pixels of the image that tells elements apart
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformationGroup(Drawn):
-  """A finite set of transformations of images, one function an element.
+  """A finite set of transformations of images, one function per element.
 
-  Most are groups in the strict sense. Blurs and grayscale are not: what they
-  remove cannot be given back, so no element undoes them (see `differences`).
+  Most are groups in the strict sense. Blurs and grayscale are not: they lose
+  information, so no element undoes them (see `differences`).
 
   Attributes:
     name: what configs call the group.
     elements: element k maps images [N, H, W, C] to images of the same shape
-      and dtype; all must differ. Element 0 is the identity. See
+      and dtype. All must differ, and element 0 is the identity. See
       `check_elements`.
-    factors: the groups that this one is a product of; none of its own.
-    element_names: of the elements, for tables; `element 0` and so on where
-      absent.
-    moves: what elements other than the identity do, in words. Groups that
-      share one have an element in common; without any, only a group of the
-      same name has.
-    drawn_by: fields of `augment.View` that draw elements at random where they
-      are above 0.
+    factors: the groups that this one is a product of; empty if it is none.
+    element_names: names of the elements for tables; by default `element 0` and
+      so on.
+    moves: words for what elements other than the identity do. Two groups with
+      a word in common have an element in common. A group without words has
+      elements in common only with groups of the same name.
+    drawn_by: fields of `augment.View` that draw elements at random if above 0.
   """
 
   name: str
@@ -83,12 +83,12 @@ class TransformationGroup(Drawn):
       labels: int32 [N] in [0, classes).
 
     Returns:
-      Images [N, H, H, C] of the same dtype. Those of traced labels out of range
-      are as they were.
+      Images [N, H, H, C] of the same dtype. Traced labels out of range leave
+      their image unchanged.
 
     Raises:
-      ValueError: images that are not square, or labels that are not [N]
-        integers or known to be out of range.
+      ValueError: images that are not square, labels that are not [N] integers,
+        or known labels out of range.
     """
     images = square(images)
     labels = inputs.labels_of(labels, len(images), self.num_classes)
@@ -116,25 +116,25 @@ class TransformationGroup(Drawn):
     return transformed, jnp.repeat(numbers, images.shape[0])
 
   def _element(self, k: int, images: jax.Array) -> jax.Array:
-    """The images under element k; ValueError where that changes their form."""
+    """Applies element k; ValueError if it changes the shape or dtype."""
     found = self.elements[k](images)
     if (found.shape, found.dtype) != (images.shape, images.dtype):
       raise ValueError(
         f"element {k} of {self.name} must keep the shape and the dtype of"
-        f" {jax.typeof(images)}, and makes {jax.typeof(found)} of it"
+        f" {jax.typeof(images)}, but returns {jax.typeof(found)}"
       )
     return found
 
   @functools.cached_property
   def differences(self) -> np.ndarray:
-    """The table of elements that lead from one element's image to another's.
+    """The element that leads from one element's image to another's.
 
     Returns:
       int32 [K, K]: element `differences[a, b]` turns an image under element a
       into the same image under element b.
 
     Raises:
-      ValueError: for a set that is no group, which has no such table.
+      ValueError: the set is not a group, so it has no such table.
     """
     count = self.num_classes
     side, channels = _PROBE_SIDE, 3
@@ -156,7 +156,7 @@ class TransformationGroup(Drawn):
     return table
 
   def check_elements(self) -> None:
-    """Raises ValueError for a product of which two elements do the same."""
+    """Raises ValueError if two elements of a product do the same."""
     transformed = self._probe if self.factors else np.empty((0,))
     for k, image in enumerate(transformed):
       near = np.abs(transformed[:k] - image).max(axis=(1, 2, 3)) < 1e-6
@@ -169,7 +169,7 @@ class TransformationGroup(Drawn):
 
   @functools.cached_property
   def _probe(self) -> np.ndarray:
-    """An image without symmetry under every element, [K, H, H, 3]."""
+    """One asymmetric image under every element, [K, H, H, 3]."""
     shape = (1, _PROBE_SIDE, _PROBE_SIDE, 3)
     image = np.random.default_rng(0).random(shape, np.float32)
     with jax.ensure_compile_time_eval():
@@ -178,11 +178,11 @@ class TransformationGroup(Drawn):
 
 @dataclasses.dataclass(frozen=True)
 class CyclicShifts(Drawn):
-  """Shifts by any number of pixels, over the edges: H * H elements.
+  """Cyclic shifts by any number of pixels: H * H elements.
 
   Attributes:
     name: what configs call the group.
-    moves: as of `TransformationGroup`.
+    moves: as in `TransformationGroup`.
   """
 
   name: str
@@ -195,15 +195,15 @@ class CyclicShifts(Drawn):
 
     Args:
       images: [N, H, H, C].
-      labels: int32 [N]; label k is a shift by k // H pixels downward and k % H
-        to the right.
+      labels: int32 [N]; label k shifts by k // H pixels downward and k % H to
+        the right.
 
     Returns:
-      Images [N, H, H, C] of the same dtype. Traced labels out of range shift by
-      their remainder.
+      Images [N, H, H, C] of the same dtype. Traced labels out of range wrap
+      around.
 
     Raises:
-      ValueError: as of `TransformationGroup.apply`.
+      ValueError: as in `TransformationGroup.apply`.
     """
     images = square(images)
     side = images.shape[1]
@@ -216,11 +216,11 @@ class CyclicShifts(Drawn):
 
 
 def overlap(a: Drawn, b: Drawn) -> bool:
-  """Whether two groups have elements other than the identity in common.
+  """Tells whether two groups share an element other than the identity.
 
   Args:
-    a: a group; of a product, its factors count.
-    b: likewise.
+    a: one group; a product is compared by its factors.
+    b: the other group.
   """
   factors = [getattr(group, "factors", ()) or (group,) for group in (a, b)]
   said = lambda group: group.moves or {group.name}

@@ -9,25 +9,26 @@ _MOST_ELEMENTS = 128
 
 
 def product(*factors: TransformationGroup) -> TransformationGroup:
-  """One element of each factor, the first factor's applied first.
+  """Makes the product of groups; the first factor's element is applied first.
+
+  Does not check that all elements differ; see `check_elements`.
 
   Args:
-    *factors: two or more groups.
+    *factors: one or more groups.
 
   Returns:
-    The group of all combinations, named `a*b`. Label k of factors with K and L
-    elements is element k // L of the first and k % L of the second. Whether
-    all of them differ is for `check_elements` to say.
+    The group of all combinations, named `a*b`. For factors with K and L
+    elements, label k is element k // L of the first and k % L of the second.
 
   Raises:
-    ValueError: it would have more than 128 elements, a factor is no group, or
-      there is none.
+    ValueError: the product would have more than 128 elements, a factor is not a
+      TransformationGroup, or there is no factor.
   """
   if not factors or not all(
     isinstance(factor, TransformationGroup) for factor in factors
   ):
     raise ValueError(
-      f"a product is one of transformation groups, one or more, got {factors}"
+      f"a product needs one or more TransformationGroups, got {factors}"
     )
   name = "*".join(factor.name for factor in factors)
   count = math.prod(factor.num_classes for factor in factors)

@@ -1,4 +1,4 @@
-"""Changes of colour against PIL's numbers."""
+"""Colour operations against numbers of PIL."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Crops, flips and the blur against PIL's and torchvision's numbers."""
+"""Crops, flips and blur against numbers of PIL and torchvision."""
 
 from augment_helpers import IMAGES, assert_levels, assert_torchvision_boxes
 import jax

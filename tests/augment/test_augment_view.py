@@ -1,4 +1,4 @@
-"""Views: their laws, gradients, devices, and errors."""
+"""Random views: properties, gradients, devices and errors."""
 
 import functools
 
@@ -54,7 +54,7 @@ CELL |= {"jitter_probability": 0, "grayscale": 0, "mean": (0.5,), "std": (2,)}
 
 
 def test_groups_draw_an_element_of_each_for_every_image():
-  """One channel, no crop: the view is an element of the group, normalised."""
+  """With one channel and no crop, a view is a normalised group element."""
   random = np.random.default_rng(0)
   cells = random.random((64, 8, 8, 1), np.float32)
   keys = jax.random.split(jax.random.key(5), 64)
@@ -227,8 +227,8 @@ def test_eight_devices_draw_the_views_of_one(check):
     check_vma=check,
   )
   expected = np.asarray(draw(KEYS, IMAGES, view))
-  # Two programs: the last bits depend on how the compiler fuses each, while
-  # another draw would move pixels by more than a hundredth.
+  # The last bits depend on how the compiler fuses each of the two programs;
+  # another draw would change pixels by more than 0.01.
   rounding = np.spacing(np.abs(expected).max())
   assert rounding < 3e-7
   np.testing.assert_allclose(
@@ -298,7 +298,7 @@ def test_wrong_inputs_are_named():
     augment.adjust_contrast(IMAGES, np.ones(3))
   with pytest.raises(ValueError, match=r"boxes must be \[8, 4\].*got \(4,\)"):
     augment.resized_crop(IMAGES, np.array([0, 0, 4, 4]), 8)
-  with pytest.raises(ValueError, match="'nearest' is none of bilinear"):
+  with pytest.raises(ValueError, match="one of bilinear.*got 'nearest'"):
     augment.resized_crop(IMAGES, np.ones((8, 4)), 8, "nearest")
   with pytest.raises(ValueError, match=r"one key or \[8\] keys, got \(3,\)"):
     random_view(jax.random.split(key, 3), IMAGES, View(size=16))

@@ -1,4 +1,4 @@
-"""What random views say that they did, and views by given parameters."""
+"""Parameters that random views return, and views with given parameters."""
 
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ def parameters_of(key, count, shape, view, **options):
 
 @pytest.fixture(scope="module")
 def drawn():
-  """Eight images of one view, and what was done to them."""
+  """Returns views of eight images, and their parameters."""
   return draw(KEYS, IMAGES, ALL, extra=EXTRA)
 
 
@@ -94,7 +94,7 @@ def test_parameters_are_as_documented(drawn):
 
 
 def test_what_is_not_applied_has_the_values_for_it():
-  """Of each image, and of a view that never does it."""
+  """Checks single images, and a view that never applies the operation."""
   found = parameters_of(jax.random.key(0), 200, (20, 24, 3), ALL)
   gates = {"sigma": "blurred", "threshold": "solarized"}
   for name, nothing in NOTHING.items():
@@ -137,7 +137,7 @@ JITTERS = {name: jax.jit(adjust) for name, adjust in ADJUST.items()}
 
 
 def _one_by_one(images, parameters, view, extra):
-  """Views by the operations of the package, one after the other."""
+  """Makes views by calling the package's operations one after the other."""
   where = lambda flags, changed, x: jnp.where(
     flags[:, None, None, None], changed, x
   )
@@ -160,7 +160,7 @@ def _one_by_one(images, parameters, view, extra):
 
 
 def test_parameters_say_what_was_done(drawn):
-  """Operation by operation; one grey level where eight bits round apart."""
+  """Compares with single operations; rounding may differ by one grey level."""
   views, parameters = drawn
   for name in ("flip", "jittered", "grayscale", "blurred", "solarized"):
     flags = getattr(parameters, name)
@@ -176,7 +176,7 @@ def test_given_parameters_make_the_same_views(drawn):
   np.testing.assert_array_equal(views, made)
   alone = parameters_of(KEYS, 8, (20, 24, 3), ALL, extra=EXTRA)
   jax.tree.map(np.testing.assert_array_equal, alone, parameters)
-  # Not of other images, nor in another order.
+  # In another order, images need their parameters in that order too.
   assert (
     views[::-1] != again(IMAGES[::-1], parameters, ALL, extra=EXTRA)
   ).any()
@@ -194,7 +194,7 @@ def test_crops_of_others_have_the_whole_as_their_window():
   made, found = draw(KEYS, crops, FLIPPED, crop=False)
   assert (found.crop == np.array([[0, 0, 8, 8]])).all()
   np.testing.assert_array_equal(made, again(crops, found, FLIPPED, crop=False))
-  # The window of the host does not matter to what the device does.
+  # The window that the host cut does not affect the device's operations.
   told = found.replace(crop=found.crop + 3, image_size=found.image_size * 7)
   np.testing.assert_array_equal(made, again(crops, told, FLIPPED, crop=False))
 
@@ -223,7 +223,7 @@ def test_explicit_meshes():
 
 
 def _cost(run, *arguments, **options):
-  """Operations of a compiled program, bytes that it reads, instructions."""
+  """Returns a compiled program's FLOPs, bytes accessed and instructions."""
   compiled = run.lower(*arguments, **options).compile()
   found = compiled.cost_analysis()
   lines = [x for x in compiled.as_text().splitlines() if " = " in x]
@@ -231,7 +231,7 @@ def _cost(run, *arguments, **options):
 
 
 def test_parameters_cost_nothing_where_nobody_asks():
-  """They are left out of the program, and cost little where they are not."""
+  """Unused parameters leave the program; used ones cost under 1% FLOPs."""
   arguments = (KEYS, IMAGES, ALL)
   without = _cost(plain, *arguments, extra=EXTRA)
   dropped = jit(
@@ -256,7 +256,7 @@ def test_parameters_cost_nothing_where_nobody_asks():
     (
       lambda p: p.replace(image_size=p.image_size * 2),
       ALL,
-      r"images of 40x48 pixels, and these are \(8, 20, 24, 3\)",
+      r"images of 40x48 pixels, but these images are \(8, 20, 24, 3\)",
     ),
     (
       lambda p: p.replace(crop=p.crop.at[0].set(np.array([30, 0, 4, 4]))),
@@ -275,11 +275,11 @@ def test_parameters_cost_nothing_where_nobody_asks():
     ),
     (lambda p: p.elements, ALL, "must be ViewParameters, got dict"),
     (lambda p: p, dataclasses.replace(ALL, flip=0), "flip for .* without flip"),
-    (lambda p: p, dataclasses.replace(ALL, blur=0), "does without blur"),
+    (lambda p: p, dataclasses.replace(ALL, blur=0), "the view is without blur"),
     (
       lambda p: p,
       dataclasses.replace(ALL, jitter_probability=0),
-      "does without jitter",
+      "the view is without jitter",
     ),
     (
       lambda p: p,
@@ -326,19 +326,19 @@ def _views_of_recipes():
 
 
 VIEWS = _views_of_recipes()
-# Few draws of few pixels, of one with colours and of one with groups.
+# A small view with colours and one with groups, for a few quick draws.
 QUICK = {"cifar_byol-second": 8, "photonics_gpm-first": 8}
 DRAWS, BATCH = 1000, 50
 
 
 def _assert_reproduced(view, draws, side):
-  """Draws views, and makes them again by their parameters."""
+  """Draws views and checks that their parameters reproduce them."""
   channels = len(view.mean)
   random = np.random.default_rng(0)
   height = side if view.is_whole else side - side // 6
   for number in range(draws // BATCH):
     shape = (BATCH, height, side, channels)
-    # Some flat areas, where divisions by zero lurk.
+    # Flat areas could divide by zero.
     images = random.integers(0, 256, shape, np.uint8)
     images[: BATCH // 5, : height // 2] = 255 * (number % 2)
     made, parameters = draw(jax.random.key(number), images, view)
@@ -356,7 +356,7 @@ def test_views_of_recipes_are_reproduced(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(VIEWS))
 def test_a_thousand_draws_of_recipes_are_reproduced(name):
-  """A batch of them at full size; of large views, the others are smaller."""
+  """Draws one batch at full size, and the rest at up to 64 pixels."""
   view = VIEWS[name]
   for size, draws in {view.size: BATCH, min(view.size, 64): DRAWS}.items():
     side = size if view.is_whole else round(1.2 * size)

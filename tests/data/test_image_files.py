@@ -197,7 +197,7 @@ def test_the_recipe_fits_the_number_of_images(folders, monkeypatch):
   assert config.epochs == 3 and config.optimizer.warmup_epochs == 0
   assert config.data.train_split == "all" and "3 epochs" in line
   for name in ("train", "test"):
-    with pytest.raises(ValueError, match="set both, or none"):
+    with pytest.raises(ValueError, match="set both or neither"):
       load(folders / "bare", f"--config.data.{name}_split=all[5:]")
   for images, batch, epochs in ((300, 64, 800), (50_000, 256, 166)):
     counted = {"all": images}

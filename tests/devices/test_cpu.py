@@ -1,4 +1,4 @@
-"""How a program that trains on CPUs is set up."""
+"""Settings of programs that train on CPUs."""
 
 import os
 import statistics
@@ -48,7 +48,7 @@ def test_memory_is_left_alone_beside_accelerators(monkeypatch):
 
 
 def test_memory_is_kept_only_once_a_step_is_compiled(monkeypatch):
-  """Before, compilation would leave holes in it; see `cpu`."""
+  """Compilation would leave holes in kept memory; see `cpu`."""
   chosen = {}
   library = types.SimpleNamespace(
     mallopt=lambda name, value: chosen.setdefault(name, value) == value
@@ -88,7 +88,7 @@ print(*faults)
   cpu.platform.libc_ver()[0] != "glibc", reason="needs the GNU C library"
 )
 def test_the_memory_of_a_step_is_used_again():
-  """The system hands out no page of it anew after the first time."""
+  """After the first step, the system hands out no new pages."""
   environment = {
     name: value
     for name, value in os.environ.items()
@@ -102,7 +102,7 @@ def test_the_memory_of_a_step_is_used_again():
     check=True,
   )
   first, *later = map(int, done.stdout.split())
-  assert first > 10_000  # of 4 KiB
-  # By chance it may grow some times more; memory that is not kept always does.
+  assert first > 10_000  # pages of 4 KiB
+  # It may grow a few more times by chance; memory that is not kept always does.
   assert statistics.median(later) < 100
-  assert sum(x >= 1_000 for x in later) <= 6  # of 23
+  assert sum(x >= 1_000 for x in later) <= 6  # of 23 steps

@@ -1,4 +1,4 @@
-"""n devices against one: the same step, to float error; pmap besides."""
+"""Compares a step on n devices, and under pmap, with the step on one."""
 
 import types
 
@@ -21,7 +21,7 @@ METHODS_SLOW = [
 
 
 def _three_steps(config, devices):
-  """Three steps over a mesh of so many devices: state and metrics."""
+  """Runs three steps on a number of devices; returns state and metrics."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
   with jax.enable_x64(True):
     state, step = step_helpers.exact_parts(config)
@@ -35,11 +35,11 @@ def _three_steps(config, devices):
 
 
 def _assert_trees_close(actual, expected, relative, least=1e-3):
-  """Every tensor within `relative` of its largest entry, or of `least`."""
+  """Asserts an error below `relative` times the largest entry, or `least`."""
   leaves = jax.tree_util.tree_leaves_with_path(expected)
   for (path, wanted), got in zip(leaves, jax.tree.leaves(actual), strict=True):
-    # Means of what is normalised are 0 but for the rounding of the heads'
-    # float32 outputs, about 1e-9.
+    # Means of normalised values are 0 except for rounding of about 1e-9 in
+    # the heads' float32 outputs.
     scale = max(np.max(np.abs(wanted)), least)
     np.testing.assert_allclose(
       got,
@@ -51,17 +51,17 @@ def _assert_trees_close(actual, expected, relative, least=1e-3):
 
 
 def _assert_same_run(actual, expected):
-  """States and metrics within 1e-5 relative; momenta stand for gradients."""
+  """Asserts states and metrics to 1e-5; momenta stand for gradients."""
   for got, wanted in zip(actual[1], expected[1], strict=True):
     assert set(got) == set(wanted)
     for name, value in wanted.items():
-      # The SSL loss of SimSiam starts at 0: its terms are of order 1.
+      # SimSiam's SSL loss starts at 0, but its terms are of order 1.
       np.testing.assert_allclose(
         got[name], value, rtol=1e-5, atol=1e-6, err_msg=name
       )
   for kind in ("params", "batch_stats", "opt_state", "target", "extra"):
-    # BYOL's losses are of float32 cosines that start near 0, which leaves the
-    # projector's last bias a gradient of rounding.
+    # BYOL's float32 cosines start near 0, so the gradient of the projector's
+    # last bias is mostly rounding.
     least = 2e-3 if expected[0].target is not None else 1e-3
     _assert_trees_close(
       getattr(actual[0], kind), getattr(expected[0], kind), 1e-5, least
@@ -78,7 +78,7 @@ def one_device(request, tiny_config):
 @pytest.mark.parametrize(
   ("one_device", "devices"),
   [
-    # Eight alone: more take long.
+    # Only eight devices: more runs take long.
     pytest.param(
       method, devices, marks=() if devices == 8 else pytest.mark.slow
     )
@@ -113,7 +113,7 @@ def test_step_runs_under_pmap(one_device):
 
 
 def _one_step(config, devices):
-  """State and metrics after a step, with augmentation, in float32."""
+  """Returns state and metrics after a float32 step with augmentation."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
   mapped = parallel.map_step(
     step_helpers.make_step(config, parallel.AXIS), mesh
@@ -134,14 +134,14 @@ VIT = {
 
 
 def test_stochastic_depth_is_drawn_for_each_image(tiny_config):
-  """Whatever the number of devices and of micro-batches, also for copies."""
+  """Draws do not depend on devices and micro-batches, also for copies."""
 
   def step(devices, micro_batches, rate=0.5):
     config = tiny_config(
       "simclr",
       micro_batches=micro_batches,
       encoder=VIT | {"stochastic_depth": rate},
-      # No batch norm, which would see a micro-batch at a time, and no ReLU.
+      # No batch norm, which would see one micro-batch at a time, and no ReLU.
       projector={"widths": (16,), "last_norm": "none"},
       equivariance={"hidden_widths": ()},
     )
@@ -159,10 +159,10 @@ def test_stochastic_depth_is_drawn_for_each_image(tiny_config):
 
 @pytest.mark.parametrize("method", METHODS_SLOW)
 def test_devices_agree_in_float32_with_augmentation(method, tiny_config):
-  """The whole step as it is used; its views do not depend on the devices.
+  """Runs the whole step; its views do not depend on the devices.
 
-  A pre-activation within rounding of zero falls on either side of a ReLU, so
-  float32 cannot be held to the 1e-5 that float64 is.
+  A pre-activation within rounding of zero can fall on either side of a ReLU, so
+  float32 cannot meet float64's tolerance of 1e-5.
   """
   config = tiny_config(method)
   runs = []

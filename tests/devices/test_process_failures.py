@@ -1,4 +1,4 @@
-"""Two real processes, one of which is started otherwise, dies or hangs."""
+"""Two real processes, one of which starts differently, dies or hangs."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ def config(tiny_config):
 
 
 def test_different_starts_are_refused_by_all(config, tmp_path):
-  """The config, its workdir, the version of a package."""
+  """Config, workdir and a package's version differ."""
   elsewhere = f"--workdir={tmp_path / 'elsewhere'}"
   refused = process_helpers.run(
     tmp_path,
@@ -35,7 +35,7 @@ def test_different_starts_are_refused_by_all(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_workdir_that_is_not_shared_is_refused_by_all(config, tmp_path):
-  """The same path on hosts with their own disks."""
+  """The path is the same, but hosts have their own disks."""
   changes = f"""
     import pathlib
     from essl_jax.storage import workdir
@@ -52,7 +52,7 @@ def test_a_workdir_that_is_not_shared_is_refused_by_all(config, tmp_path):
 
 
 def _run_on_own_disks(config, folder, counts, variables=None):
-  """Two hosts with so many training images each; 0 stands for no file."""
+  """Runs two hosts with `counts` training images; 0 means no file."""
   directories = [folder / "host0", folder / "host1"]
   for count, directory in zip(counts, directories, strict=True):
     directory.mkdir()
@@ -81,7 +81,7 @@ def _run_on_own_disks(config, folder, counts, variables=None):
 
 
 def test_different_data_are_refused_by_all(config, tmp_path):
-  """Other counts would be other steps. The processes are ranks of Open MPI."""
+  """Different counts change the steps. The processes are Open MPI ranks."""
   ranks = [
     {
       "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
@@ -102,7 +102,7 @@ def test_different_data_are_refused_by_all(config, tmp_path):
 
 
 def test_data_that_one_process_lacks_end_all(config, tmp_path):
-  """The processes are tasks of a SLURM step."""
+  """The processes are the tasks of a SLURM step."""
   tasks = [
     {
       "SLURM_JOB_ID": "5000",
@@ -147,7 +147,7 @@ def test_without_process_0_the_other_ends(name, config, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_other(config, tmp_path):
-  """No collective fails of it: the heartbeat is what ends process 0."""
+  """No collective fails, so the heartbeat ends process 0."""
   frozen = process_helpers.run(
     tmp_path,
     config,

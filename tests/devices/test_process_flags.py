@@ -1,4 +1,4 @@
-"""Which processes are joined, what is compared, what of it is refused."""
+"""Flags that join processes, and comparisons of their settings."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ NOTHING = [None] * 4
     (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, True),
     ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
     ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # any pod
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # in every pod
     ({"JOB_COMPLETION_INDEX": "0"}, True),
   ],
 )
@@ -40,7 +40,7 @@ def test_launchers_of_several_processes(environment, expected):
 
 @pytest.fixture
 def joined(monkeypatch):
-  """The arguments of each call of JAX, which joins nobody here."""
+  """Records the arguments of JAX's calls, without joining processes."""
   calls = []
   for name in list(processes.os.environ):
     if name.startswith(LAUNCHERS):
@@ -73,7 +73,7 @@ def test_flags_are_handed_to_jax(joined):
   ((places, others),) = joined
   assert places == ["10.0.0.1:1234", 2, 1, [0, 3]]
   assert others["heartbeat_timeout_seconds"] == 20
-  assert others["initialization_timeout"] > 40  # a line comes first
+  assert others["initialization_timeout"] > 40  # our own line comes first
 
 
 def test_the_rest_is_left_to_jax(joined, monkeypatch):
@@ -117,7 +117,7 @@ WRONG = """
 
 
 def test_what_is_wrong_with_the_flags():
-  """Some of it JAX refuses, in a process that has used no device."""
+  """JAX itself refuses some flags, in a process that has used no device."""
   together = "give --coordinator=HOST:PORT, --num_processes=N and --process_id"
   with socket.create_server(("", 0)) as used:
     at = f"--coordinator=localhost:{used.getsockname()[1]}"
@@ -131,7 +131,7 @@ def test_what_is_wrong_with_the_flags():
       ([at, "--num_processes=2", "--process_id=-1"], "Got process_id=-1"),
       ([other, "--num_processes=0", "--process_id=0"], "num_processes=0"),
       ([at, "--num_processes=2", "--process_id=0"], "cannot listen at the por"),
-      (["--nodistributed", "--process_id=0"], "--distributed=false runs alone"),
+      (["--nodistributed", "--process_id=0"], "false runs a single process"),
       (["--coordinator=first"], "--coordinator=first is not HOST:PORT"),
       (["--coordinator=first:99999"], "is not HOST:PORT"),
       (["--local_device_ids=0,a"], "--local_device_ids=0,a are not numbers"),
@@ -156,7 +156,7 @@ def test_what_is_wrong_with_the_flags():
   ("flags", "status", "says"),
   [
     (["--process_id=2"], 2, "Got process_id=2, num_processes=2"),
-    (["--process_id=0", "--join_timeout=1"], 1, "not all join within 1 s"),
+    (["--process_id=0", "--join_timeout=1"], 1, "timed out after 1 s"),
   ],
 )
 def test_the_program_ends_with_one_line(
@@ -174,7 +174,7 @@ def test_the_program_ends_with_one_line(
 
 @pytest.fixture
 def answers(monkeypatch):
-  """Lets this be process 0 of 2; the list is what process 1 says next."""
+  """Fakes process 0 of 2; the list holds process 1's next answers."""
   said: list[dict] = []
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(parallel, "check_device_counts", lambda _: 2)
@@ -222,7 +222,7 @@ def test_a_problem_is_told_to_the_others_once(answers):
     processes.one_comparison() as agree,
   ):
     agree({"images": 3})
-    raise UsageError("too late")  # nobody waits to compare
+    raise UsageError("too late")  # no process waits to compare any more
 
 
 def test_differences_are_named_with_their_processes():
@@ -238,7 +238,7 @@ def test_differences_are_named_with_their_processes():
 
 def test_a_lost_process_is_told_from_other_errors(monkeypatch):
   lost = RuntimeError("UNKNOWN: Gloo AllGather failed:\n Connection closed")
-  assert processes.describe_loss(lost) == ""  # alone, nobody is lost
+  assert processes.describe_loss(lost) == ""  # a single process loses nobody
   monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
   assert "another process ended" in processes.describe_loss(lost)
   assert "\n" not in processes.describe_loss(lost)

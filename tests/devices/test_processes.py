@@ -1,4 +1,4 @@
-"""Two real processes of two devices each, against one process of four."""
+"""Compares two real processes of two devices with one process of four."""
 
 import json
 import signal
@@ -55,8 +55,8 @@ def test_one_process_writes(pair):
 def test_two_processes_train_as_one_does(pair, alone):
   """Data order, augmentation, negatives and statistics span the processes.
 
-  The warm-up begins at a learning rate of 0: two steps see the same weights,
-  and their losses agree to rounding. Later ones see what rounding has become.
+  The warm-up begins at a learning rate of 0, so two steps see the same weights
+  and their losses agree to rounding. In later steps rounding errors have grown.
   """
   assert pair.statuses == [0, 0], pair.errors
   assert alone.statuses == [0], alone.errors
@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(pair, alone):
 
 
 def test_two_processes_measure_as_one_does(pair, alone):
-  """The same untrained encoder, but for one of the 40 test images."""
+  """Figures of the untrained encoder may differ by 1 of the 40 test images."""
   assert pair.statuses == [0, 0], pair.errors
   assert alone.statuses == [0], alone.errors
   actual, expected = pair.results(), alone.results()
@@ -128,10 +128,10 @@ THREE_STEPS = """
 def test_two_processes_have_the_parameters_of_one(
   method, tiny_config, tmp_path
 ):
-  """Three steps in float64: state and momenta of one device, to 1e-5.
+  """After three float64 steps, state and momenta match one device to 1e-5.
 
-  In float32 a pre-activation within rounding of zero falls on either side of
-  a ReLU; see `test_devices`.
+  In float32, a pre-activation within rounding of zero can fall on either side
+  of a ReLU; see `test_devices`.
   """
   config = tiny_config(method)
   out = tmp_path / "state.npz"
@@ -154,7 +154,7 @@ def test_two_processes_have_the_parameters_of_one(
 
 @pytest.mark.slow
 def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
-  """SIGTERM to one stops both; both go on as if nothing had been."""
+  """SIGTERM to one stops both; both resume without a trace."""
   assert pair.statuses == [0, 0], pair.errors
   stopped = process_helpers.run(tmp_path, config, 2, disturb="SIGTERM 5 1")
   assert stopped.statuses == [0, 0], stopped.errors
@@ -170,7 +170,7 @@ def test_two_processes_are_preempted_and_resume(config, pair, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_preempted_between_programs(config, tmp_path):
-  """Where several steps are one program, the signal is not overlooked."""
+  """The signal also counts if several steps are one program."""
   fields = json.loads(config) | {"steps_per_dispatch": 2}
   fields["data"]["on_device"] = True
   stopped = process_helpers.run(
@@ -188,9 +188,9 @@ def test_two_processes_are_preempted_between_programs(config, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_killed_and_resume(config, pair, tmp_path):
-  """`kill -9` of one ends the other: by a collective or by the heartbeat.
+  """`kill -9` of one ends the other, through a collective or the heartbeat.
 
-  With two devices of its own, one may wait for the other, whose collective has
+  Of a process's two devices, one may wait for the other, whose collective has
   failed, until JAX aborts.
   """
   killed = process_helpers.run(
@@ -208,7 +208,7 @@ def test_two_processes_are_killed_and_resume(config, pair, tmp_path):
 
 
 def _assert_same_run(resumed, pair):
-  """Bit for bit."""
+  """Asserts equality bit for bit."""
   assert resumed.statuses == [0, 0], resumed.errors
   actual, expected = resumed.history(), pair.history()
   assert actual.keys() == expected.keys()
@@ -221,7 +221,7 @@ def _assert_same_run(resumed, pair):
 
 
 def _arrays(finished):
-  """All arrays of the latest checkpoint."""
+  """Returns all arrays of the latest checkpoint."""
   with ocp.CheckpointManager(finished.workdir / "checkpoints") as manager:
     step = manager.latest_step()
     path = finished.workdir / "checkpoints" / str(step) / "state"
@@ -239,7 +239,7 @@ def test_a_signal_while_evaluating_ends_both_in_good_order(config, tmp_path):
   fields = json.loads(config) | {"epochs": 1}
   fields["optimizer"]["warmup_epochs"] = 0
   fields["probe"] |= {"protocol": "paper", "batch_size": 8, "epochs": 4}
-  # Batches of the monitor, steps and the probe's steps are all counted.
+  # Monitor batches, training steps and probe steps all count.
   stopped = process_helpers.run(
     tmp_path, json.dumps(fields), 2, disturb="SIGTERM 12 1"
   )

@@ -1,4 +1,4 @@
-"""Signals end a program whatever it waits for; it imports no JAX here."""
+"""Signals end a program whatever it waits for; without JAX here."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,14 +15,14 @@ import pytest
 pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parents[2]
-# C code that never comes back to Python: it takes a lock that it has.
+# C code that never returns to Python: it waits for a lock that it holds.
 STUCK = """
   lock, c = ctypes.create_string_buffer(128), ctypes.CDLL(None)
   c.pthread_mutex_lock(lock)
   print("ready", flush=True)
   c.pthread_mutex_lock(lock)
 """
-# Python drops exceptions of such a callback; JAX has one.
+# Python drops exceptions in this kind of callback; JAX has one.
 DROPPED = """
   def interrupt(phase, info):
     os.kill(os.getpid(), signal.SIGINT)
@@ -71,8 +71,8 @@ def start(
 
 
 def send(process: subprocess.Popen[str], kind: signal.Signals) -> None:
-  """Sends a signal and waits until it has come, for two at once are one."""
-  time.sleep(0.1)  # until the program waits
+  """Sends a signal and waits for its arrival: two at once would merge."""
+  time.sleep(0.1)  # lets the program start to wait
   process.send_signal(kind)
   status = pathlib.Path(f"/proc/{process.pid}/status")
   with contextlib.suppress(FileNotFoundError):  # it has ended
@@ -93,7 +93,7 @@ def send(process: subprocess.Popen[str], kind: signal.Signals) -> None:
   ],
 )
 def test_a_signal_ends_what_does_not_stop(code, kinds, end):
-  """The first Ctrl-C and the second SIGTERM, after the grace, in one line."""
+  """The first Ctrl-C or second SIGTERM ends it after the grace, in one line."""
   with start(code) as process:
     assert process.stdout.readline() == "ready\n"
     for kind in kinds:
@@ -102,11 +102,11 @@ def test_a_signal_ends_what_does_not_stop(code, kinds, end):
   assert process.returncode == end
   name = {143: "SIGTERM", 130: "Ctrl-C"}[end]
   (line,) = errors.splitlines()
-  assert line.startswith(f"stopped by {name}: the same command goes on")
+  assert line.startswith(f"stopped by {name}: the same command resumes")
 
 
 def test_a_second_ctrl_c_ends_at_once():
-  """Also where the grace is long."""
+  """It also does so during a long grace period."""
   with start(SWALLOWED, grace_seconds=60) as process:
     assert process.stdout.readline() == "ready\n"
     for _ in range(2):
@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_ends_at_once():
 
 
 def test_one_sigterm_and_what_ends_in_time_are_left_alone():
-  """A run that saves and stops has its own exit code, and all its threads."""
+  """A run that saves and stops keeps its own exit code and its threads."""
   code = """
     print("ready", flush=True)
     time.sleep(0.5)
@@ -133,7 +133,7 @@ def test_one_sigterm_and_what_ends_in_time_are_left_alone():
 
 
 def test_ctrl_c_while_the_program_is_imported_leaves_no_trace(tmp_path):
-  """JAX takes seconds; a module that it imports first interrupts here."""
+  """JAX's import takes seconds; a fake module interrupts it early."""
   (tmp_path / "absl").mkdir()
   interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
   (tmp_path / "absl" / "__init__.py").write_text(interrupt)

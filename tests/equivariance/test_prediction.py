@@ -205,7 +205,7 @@ def test_without_an_ssl_loss_there_must_be_something_to_learn(tiny_config):
       "none of them has a weight: set config.equivariance.weight above 0",
     ),
     ({"online_classifier": True}, "view 1, which config.method=none does not"),
-    ({"views": SIZES | {"extra": "flips"}}, "config.views.extra is for the"),
+    ({"views": SIZES | {"extra": "flips"}}, "config.views.extra applies to"),
   ):
     with pytest.raises(UsageError, match=expected):
       networks_lib.check_parts(tiny_config("none", **changes))

@@ -1,4 +1,4 @@
-"""What losses make of sharded, small, huge and wrong inputs."""
+"""Losses of sharded, small, huge and wrong inputs."""
 
 import functools
 
@@ -46,7 +46,7 @@ def _assert_close(found, expected):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("spec", [P("a"), P("a", "b"), P(None, "b")])
 def test_explicit_shardings_change_nothing(name, spec):
-  """Values and gradients are one device's, and gradients stay divided."""
+  """Values and gradients match one device's, and gradients stay sharded."""
   mesh = jax.make_mesh((2, 2), ("a", "b"), devices=jax.devices()[:4])
   assert mesh.axis_types == (jax.sharding.AxisType.Explicit,) * 2
   placed = jax.device_put(_pair(), NamedSharding(mesh, spec))
@@ -63,9 +63,9 @@ def test_explicit_shardings_change_nothing(name, spec):
 @pytest.mark.parametrize("name", PAIRWISE)
 @pytest.mark.parametrize("is_divided", [False, True])
 def test_vmap_with_an_axis_is_one_device(name, is_divided):
-  """The pmean of local gradients, as under pmap.
+  """Averages local gradients, as under pmap.
 
-  JAX hides a mapped axis that is divided over an explicit mesh.
+  JAX hides a mapped axis that is sharded over an explicit mesh.
   """
   keywords = {} if name in OF_ONE_EXAMPLE else {"axis_name": "i"}
   loss = functools.partial(PAIRWISE[name], **keywords)
@@ -82,7 +82,7 @@ def test_vmap_with_an_axis_is_one_device(name, is_divided):
 @pytest.mark.parametrize("name", PAIRWISE)
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_two_mapped_axes_are_one_device(name, check_vma):
-  """A tuple of names works as one name does, tracked or not."""
+  """A tuple of names works like one name, with and without check_vma."""
   keywords = {} if name in OF_ONE_EXAMPLE else {"axis_name": ("a", "b")}
   loss = functools.partial(PAIRWISE[name], **keywords)
   mesh = jax.make_mesh((2, 2), ("a", "b"), devices=jax.devices()[:4])
@@ -107,7 +107,7 @@ def _is_finite(tree):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_gradients_of_extreme_rows_are_finite(name, dtype):
-  """Rows of zeros, of the smallest numbers and of large ones, in each view."""
+  """Rows of zeros, of subnormal numbers and of large ones, in either view."""
   loss = jax.jit(jax.value_and_grad(PAIRWISE[name], (0, 1)))
   z1, z2 = _pair(dtype)
   small, large = jnp.finfo(dtype).smallest_subnormal, 6e4
@@ -137,19 +137,19 @@ def test_derivatives_forward_are_those_backward(name, dtype):
 @pytest.mark.parametrize("name", OF_DIRECTION)
 @pytest.mark.parametrize("scale", [1e10, 1e18, 3e37])
 def test_large_embeddings_are_those_of_size_one(name, scale):
-  """Whose squares float32 cannot hold; gradients shrink as numbers grow."""
+  """Their squares overflow float32; gradients shrink as numbers grow."""
   loss = jax.jit(jax.value_and_grad(PAIRWISE[name], (0, 1)))
   z1, z2 = _pair()
   value, gradients = loss(scale * z1, z2 * scale)
-  expected, wanted = loss(1e3 * z1, 1e3 * z2)  # beside an epsilon
+  expected, wanted = loss(1e3 * z1, 1e3 * z2)  # large beside the epsilons
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   for found, right in zip(gradients, wanted, strict=True):
-    if scale < 1e30:  # else below what float32 holds
+    if scale < 1e30:  # else they underflow float32
       np.testing.assert_allclose(
         found * (scale / 1e3), right, rtol=1e-3, atol=1e-7
       )
     assert _is_finite(found)
-  z1[0] *= scale  # a row among others
+  z1[0] *= scale  # one large row among others
   if name != "barlow_twins":
     np.testing.assert_allclose(loss(z1, z2)[0], _expected(name)[0], rtol=1e-5)
 
@@ -169,12 +169,12 @@ def test_rows_of_the_largest_numbers_have_gradients(largest):
 
 
 def test_large_columns_are_alike_on_devices():
-  """The size of a column is that of all devices."""
+  """A column is scaled by its largest value on any device."""
   loss = functools.partial(PAIRWISE["barlow_twins"], axis_name="i")
   z1, z2 = (1e3 * z for z in _pair())
   expected = PAIRWISE["barlow_twins"](z1, z2)
   z1[:, 0] *= 1e20
-  z1[4:, 1] *= 1e20  # of some devices alone
+  z1[4:, 1] *= 1e20  # on some devices only
   one = jax.jit(PAIRWISE["barlow_twins"])(z1, z2)
   split = [z.reshape(4, 2, 6) for z in (z1, z2)]
   found = jax.jit(jax.vmap(loss, axis_name="i"))(*split)
@@ -186,20 +186,20 @@ def test_large_columns_are_alike_on_devices():
 
 
 def test_one_example_alone_is_refused():
-  """It has nothing to differ from: its loss is the same whatever it is."""
+  """It has nothing to compare to, so its loss is constant."""
   z = np.ones((1, 4), np.float32)
   for name in set(PAIRWISE) - set(OF_ONE_EXAMPLE):
-    with pytest.raises(ValueError, match="the loss compares examples, and"):
+    with pytest.raises(ValueError, match="the loss compares examples and got"):
       PAIRWISE[name](z, z)
     loss = functools.partial(PAIRWISE[name], axis_name="i")
     mapped = jax.vmap(loss, axis_name="i")
     assert _is_finite(mapped(np.stack([z, -z]), np.stack([z, z])))
-    with pytest.raises(ValueError, match="there is 1"):
+    with pytest.raises(ValueError, match="got only 1"):
       mapped(z[None], z[None])
 
 
 def test_numbers_alone_have_no_direction():
-  """Scaled to length one, their sign is left, which has no gradient."""
+  """Scaled to length one, only their sign remains, which has no gradient."""
   z = np.arange(1.0, 5)[:, None]
   for name in set(OF_DIRECTION) - {"barlow_twins"}:
     with pytest.raises(ValueError, match="must have 2 or more dimensions"):
@@ -265,7 +265,7 @@ def test_lists_are_arrays():
 
 
 def test_small_integers_name_many_classes():
-  """int8 and uint8 labels do not wrap where there are 300 classes."""
+  """Labels in int8 and uint8 do not wrap around with 300 classes."""
   logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
   loss = jax.jit(losses.transformation_prediction)
   expected = loss(logits, np.array([1, 2, 100], np.int32))
@@ -278,7 +278,7 @@ def test_small_integers_name_many_classes():
 def test_pairs_that_are_none(name):
   z = np.zeros((4, 8), np.float32)
   for wrong in (z[:0], z[:, :0], z[0], z[None]):
-    match = r"must be \[S N, K\]" if name == "dino" else "of one shape"
+    match = r"must be \[S N, K\]" if name == "dino" else "have the same shape"
     with pytest.raises(ValueError, match=match):
       PAIRWISE[name](wrong, wrong)
   with pytest.raises(ValueError, match="must be real, got complex64"):
@@ -302,7 +302,7 @@ def test_temperatures_are_finite_and_above_0(value):
 
 @pytest.mark.parametrize("name", ALL)
 def test_64_bits_give_the_loss_of_32(name):
-  """Also with a temperature of NumPy, which is no weak Python number."""
+  """Also with a NumPy temperature, which JAX does not type weakly."""
   expected = _expected(name)
   with jax.enable_x64(True):
     for dtype in (np.float32, np.float64):

@@ -1,4 +1,4 @@
-"""Losses against golden values, properties, and one against n devices."""
+"""Tests losses against golden values, properties, and 1 against n devices."""
 
 import doctest
 import functools
@@ -91,7 +91,7 @@ WEIGHTS = np.eye(96, dtype=np.float32) + np.float32(0.01)
 
 @functools.cache
 def _one_device(name):
-  """The loss of a linear layer, and gradients, of the whole batch."""
+  """Returns the loss and gradients of a linear layer on the whole batch."""
 
   def one(weights, z1, z2):
     return PAIRWISE[name](z1 @ weights, z2 @ weights)
@@ -110,7 +110,7 @@ def test_devices_agree_with_one(pair, name, devices, check_vma):
     return PAIRWISE[name](z1 @ weights, z2 @ weights, **keywords)
 
   def step(weights, z1, z2):
-    if check_vma:  # what varies is differentiated; then as without the check
+    if check_vma:  # varying weights get local gradients, as without the check
       weights = jax.lax.pcast(weights, parallel.AXIS, to="varying")
     return jax.lax.pmean(
       jax.value_and_grad(local)(weights, z1, z2), parallel.AXIS
@@ -182,7 +182,7 @@ def test_properties(pair, name):
   order = np.random.default_rng(0).permutation(len(z1))
   value = loss(z1, z2)
   np.testing.assert_allclose(loss(z1[order], z2[order]), value, rtol=1e-5)
-  # Barlow Twins' variance has an epsilon, as batch norm.
+  # Barlow Twins adds an epsilon to the variance, as batch norm does.
   rtol = 1e-3 if name == "barlow_twins" else 1e-5
   if name not in OF_SIZE:
     np.testing.assert_allclose(

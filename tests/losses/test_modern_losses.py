@@ -1,4 +1,4 @@
-"""VICReg and DINO against golden values, parts, centers and wrong inputs."""
+"""VICReg and DINO: golden values, single terms, centers and wrong inputs."""
 
 import functools
 
@@ -25,7 +25,7 @@ def _assert_close(actual, expected, relative=1e-4):
   [("vicreg", (25, 25, 1)), ("vicreg_sim10_var10_cov2", (10, 10, 2))],
 )
 def test_golden_vicreg(golden, name, weights):
-  """Value and gradients, and each part alone."""
+  """Checks value and gradients, and each term alone."""
   file = golden("modern_losses")
   pair = file["z1"], file["z2"]
   names = ("invariance_weight", "variance_weight", "covariance_weight")
@@ -43,7 +43,7 @@ def test_golden_vicreg(golden, name, weights):
 
 @pytest.mark.parametrize("crops", [2, 6])
 def test_golden_dino(golden, crops):
-  """Value and gradient of the fourth epoch, and the center's move."""
+  """Checks value and gradient of the fourth epoch, and the center's update."""
   file = golden("modern_losses")
   given = {
     key: file[f"dino_{crops}crops_{key}"] for key in ("student", "teacher")
@@ -68,7 +68,7 @@ def test_golden_dino(golden, crops):
 
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_center_is_the_mean_over_devices(golden, check_vma):
-  """The center after a step is one device's, and equal on all of them."""
+  """After a step, every device has the center that one device computes."""
   file = golden("modern_losses")
   mesh = parallel.make_mesh(jax.devices()[:4])
   mapped = jax.shard_map(
@@ -87,7 +87,7 @@ def test_center_is_the_mean_over_devices(golden, check_vma):
 
 
 def test_center_of_explicit_shardings():
-  """Scores divided among devices need no axis; the center stays whole."""
+  """Sharded scores need no axis name; the center stays whole."""
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
   teacher = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
   center = np.linspace(-1, 1, 6, dtype=np.float32)

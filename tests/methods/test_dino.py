@@ -1,4 +1,4 @@
-"""DINO: its teacher's temperature, frozen prototypes, centre and views."""
+"""DINO: teacher temperature, frozen prototypes, centre and views."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ BATCH = {"image": step_helpers.images()}
 
 
 def test_teacher_temperatures(golden):
-  """Those of 20 epochs, five of them warm-up; and warm-ups of 0 and 1."""
+  """Compares 20 epochs with 5 of warm-up, and warm-ups of 0 and 1 epochs."""
   wanted = golden("modern_losses")["dino_teacher_temperatures"]
   method = DINO(teacher_warmup_epochs=5)
   found = [method.teacher_temperature_of(epoch) for epoch in range(20)]
@@ -29,7 +29,7 @@ def test_teacher_temperatures(golden):
 
 
 def test_scores_are_cosines():
-  """Neither an embedding's nor a prototype's length counts."""
+  """The lengths of embeddings and prototypes have no effect."""
   random = np.random.default_rng(0)
   x, kernel = random.standard_normal((4, 8)), random.standard_normal((8, 6))
   x[0] = 0
@@ -53,7 +53,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_frozen_head_begins_as_new_one_epoch_later(tiny_config, name):
-  """No gradient, decay or momentum before; the rate is the schedule's."""
+  """Before, no gradient, decay or momentum moves it; the rate is scheduled."""
   config = tiny_config("dino", optimizer=OPTIMIZERS[name])
   groups = parameter_groups.make(config, steps_per_epoch=3)
   assert groups["prototypes"].first_step == 3
@@ -93,7 +93,7 @@ def _problem(config, steps_per_epoch):
 
 @pytest.fixture(scope="module")
 def steps(tiny_config):
-  """States before and after each of four steps, two an epoch."""
+  """Returns the states around each of four steps, with two steps per epoch."""
   config = tiny_config("dino", small_views=2, **CHEAP)
   problem = _problem(config, steps_per_epoch=2)
   state = step_lib.create_state(
@@ -107,7 +107,7 @@ def steps(tiny_config):
   return config, problem, jax.device_get(found)
 
 
-# Colours take long to compile.
+# Colour operations take long to compile.
 CROP = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
 CHEAP = {
   "views": {
@@ -123,7 +123,7 @@ CHEAP = {
 
 
 def test_prototypes_are_frozen_for_an_epoch(steps):
-  """And the projector is not; the target's follow them."""
+  """The projector is not frozen; the target's prototypes follow."""
   _, _, found = steps
   kernels = [x.params["prototypes"]["kernel"] for x, _ in found]
   for kernel in kernels[1:3]:
@@ -137,7 +137,7 @@ def test_prototypes_are_frozen_for_an_epoch(steps):
 
 
 def test_loss_and_centre_are_of_the_teacher_before_the_step(steps):
-  """Of the second epoch's first step, from the networks' own outputs."""
+  """Recomputes the first step of epoch 2 from the networks' outputs."""
   config, problem, found = steps
   before, (after, metrics) = found[2][0], found[3]
   forward = jax.jit(
@@ -156,7 +156,7 @@ def test_loss_and_centre_are_of_the_teacher_before_the_step(steps):
     target["scores"],
     center=before.extra["center"],
     student_temperature=0.1,
-    teacher_temperature=0.07,  # the second of two epochs of warm-up
+    teacher_temperature=0.07,  # in the second of two warm-up epochs
   )
   np.testing.assert_allclose(metrics["loss_ssl"], wanted, rtol=1e-4)
   center = 0.9 * before.extra["center"]
@@ -168,7 +168,7 @@ def test_loss_and_centre_are_of_the_teacher_before_the_step(steps):
 
 
 def test_bfloat16_keeps_scores_exact_enough(tiny_config):
-  """Sums of cosines are float32, which temperatures of 0.04 need."""
+  """Cosines are summed in float32, as a temperature of 0.04 requires."""
   values = {}
   for precision in ("float32", "bfloat16"):
     config = tiny_config("dino", precision=precision, **CHEAP)

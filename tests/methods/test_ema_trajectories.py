@@ -1,4 +1,4 @@
-"""Six steps of BYOL and MoCo v3 in plain JAX against PyTorch's."""
+"""Six steps of BYOL and MoCo v3 in plain JAX, compared with PyTorch."""
 
 import functools
 
@@ -17,7 +17,7 @@ LOSSES = {
 
 
 def _forward(networks, params, statistics, x, names):
-  """The output of networks one after another, and all running statistics."""
+  """Applies networks in sequence; returns output and running statistics."""
   statistics = dict(statistics)
   for name in names:
     x, updates = networks[name].apply(
@@ -31,7 +31,7 @@ def _forward(networks, params, statistics, x, names):
 
 
 def _both(networks, params, statistics, views, names):
-  """Outputs of both views, the first view first."""
+  """Returns the outputs of both views in order, and the statistics."""
   outputs = []
   for view in views:
     output, statistics = _forward(networks, params, statistics, view, names)
@@ -40,7 +40,7 @@ def _both(networks, params, statistics, views, names):
 
 
 def _make_step(networks, loss_of_pair, optimizer, coefficient):
-  """One update of the trained networks, then one of the target."""
+  """Makes a step that updates the trained networks, then the target."""
 
   def loss(params, statistics, targets, views):
     predictions, statistics = _both(
@@ -75,7 +75,7 @@ def _make_step(networks, loss_of_pair, optimizer, coefficient):
 
 @pytest.mark.parametrize("method", LOSSES)
 def test_golden_trajectory(golden, method):
-  """Losses, coefficients and every tensor, those of the target included."""
+  """Compares losses, coefficients and every tensor, also the target's."""
   file = golden("ema_trajectories")
   variables = ema_helpers.initial_variables()
   params, statistics = (

@@ -48,7 +48,7 @@ def _arrays(number, seed=0):
 
 @pytest.mark.parametrize("name", PAIRED)
 def test_loss_is_the_mean_over_pairs(name):
-  """Of a full view and any other; both directions where there are two."""
+  """Pairs join a full view and any other, in both directions if possible."""
   method = PAIRED[name]()
   z, p = _arrays(5), _arrays(5, seed=1)
   k = _arrays(2, seed=2)
@@ -75,7 +75,7 @@ def test_loss_is_the_mean_over_pairs(name):
 
 
 def test_pairs_of_simclr_by_hand():
-  """Two full views and a small one: three pairs, the first counts twice."""
+  """Two full views and a small one make three pairs; the first counts twice."""
   z = _arrays(3)
   info_nce = lambda a, b: (
     losses.info_nce(a, b, temperature=0.5)
@@ -87,7 +87,7 @@ def test_pairs_of_simclr_by_hand():
 
 
 def test_requests(tiny_config):
-  """None by default; all small views of an image are one request."""
+  """There are none by default; all small views of an image are one request."""
   plain = tiny_config("simclr")
   assert [x.name for x in step_helpers.make_requests(plain)] == [
     "first",
@@ -98,7 +98,7 @@ def test_requests(tiny_config):
   small = step_helpers.make_requests(config)[2]
   assert (small.name, small.draws, small.view.size) == ("small", 3, 8)
   assert small.draw_names == ("small 1", "small 2", "small 3")
-  # Of a view that nobody sees nothing is kept.
+  # The fields of an unused view are not kept.
   unused = tiny_config(
     "simclr", views=VIEWS | {"small": {"scale": (0.05, 0.4)}}
   )
@@ -113,12 +113,12 @@ def _state():
   )
 
 
-# Crops and flips alone: colours take long to compile.
+# Only crops and flips: colour operations take long to compile.
 CROPPED = View(size=8, scale=(0.1, 0.5), jitter_probability=0, grayscale=0)
 
 
 def _pixels(images):
-  """Of normalised images, in [0, 1]."""
+  """Converts normalised images back to [0, 1]."""
   std, mean = (np.array(x, np.float32) for x in (CROPPED.std, CROPPED.mean))
   return np.asarray(images) * std + mean
 
@@ -128,7 +128,7 @@ def _draw(requests, batch):
 
 
 def test_draws_differ_and_depend_on_nothing_else():
-  """Copies one after the other; the other views are what they were."""
+  """Draws are copies in order, and other views do not change."""
   batch = {"image": step_helpers.images(4)}
   first = ViewRequest("first", CROPPED)
   make = lambda draws: (
@@ -144,7 +144,7 @@ def test_draws_differ_and_depend_on_nothing_else():
 
 
 def test_host_crops_are_flipped_draw_by_draw():
-  """The host cuts each draw of a decoded image; the rest follows here."""
+  """The host cuts each draw's crop; the device does the rest."""
   request = ViewRequest("small", CROPPED, draws=2)
   assert views_lib.crops([request]) == dict.fromkeys(
     ("small 1", "small 2"), CROPPED
@@ -166,7 +166,7 @@ def test_host_crops_are_flipped_draw_by_draw():
 
 
 def test_transforms_and_shared_draws_of_several():
-  """A transform sees all draws; who shares them has as many."""
+  """A transform sees all draws; a view that shares them has as many."""
   seen = []
 
   def halve(images, keys):
@@ -193,10 +193,10 @@ def test_transforms_and_shared_draws_of_several():
 
 def _part(*requests):
   class Part:
-    """Asks for some views."""
+    """Requests some views."""
 
     def requests(self, views):
-      """All of them."""
+      """Returns all requests."""
       del views
       return list(requests)
 
@@ -204,7 +204,7 @@ def _part(*requests):
 
 
 def test_a_target_network_does_not_encode_them(tiny_config):
-  """The trained networks encode them in one pass, the target never."""
+  """The trained networks encode them in one pass, the target does not."""
   config = tiny_config(
     "byol", small_views=3, views=VIEWS, equivariance={"weight": 0.0}
   )
@@ -239,7 +239,7 @@ def _parse(**raw):
 
 
 def test_who_has_none_refuses_them():
-  """A number of small views, or such a view, without a method for them."""
+  """Refuses `small_views` or `views.small` if the method does not use them."""
   with pytest.raises(UsageError, match="none does not read config.small_views"):
     _parse(method="none", small_views=2)
   small = {"size": 20, "scale": (0.05, 0.4)}

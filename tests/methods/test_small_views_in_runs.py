@@ -1,4 +1,4 @@
-"""Small views of whole experiments: sizes, one decode, growing sizes."""
+"""Small views in whole experiments: sizes, one decode, growing sizes."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ def test_sizes_that_patches_do_not_divide(method, tiny_config, source):
 
 
 def test_growing_sizes(tiny_config, source):
-  """Small views grow with the others; each stage has its step."""
+  """Small views grow with the others; each stage has its own step."""
   grows = {"resolution": ((0.0, 0.5), (0.5, 1.0))}
   config = tiny_config(
     "dino", small_views=2, views=_views(size=12) | grows, encoder=VIT
@@ -73,7 +73,7 @@ def test_growing_sizes(tiny_config, source):
 
 
 def test_one_decode_serves_all_crops(tiny_config, tmp_path):
-  """The host cuts as many small crops as are asked for, and they differ."""
+  """The host cuts the requested number of small crops, and they differ."""
   source = folder_helpers.open_folder(folder_helpers.write_folder(tmp_path))
   config = tiny_config(
     "dino",

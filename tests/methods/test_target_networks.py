@@ -82,7 +82,7 @@ def _views(golden_file, step):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("devices", [1, 4])
 def test_golden_trajectory(golden, name, devices):
-  """Losses, coefficients and every tensor, those of the target included."""
+  """Compares losses, coefficients and every tensor, also the target's."""
   file, method = golden("ema_trajectories"), METHODS[name]
   problem = _problem(method, parallel.AXIS)
   mesh = parallel.make_mesh(jax.devices()[:devices])
@@ -108,7 +108,7 @@ def test_golden_trajectory(golden, name, devices):
       )
 
 
-# Colours take long to compile.
+# Colour operations take long to compile.
 CROP = {"size": 16, "jitter_probability": 0.0, "grayscale": 0.0}
 CHEAP = {
   "views": {
@@ -124,7 +124,7 @@ CHEAP = {
   ("name", "fields"), [("byol", {}), ("dino", {"small_views": 2})]
 )
 def test_target_follows_and_is_restored(name, fields, tiny_config, tmp_path):
-  """It starts as a copy, moves between old and new, and survives a stop."""
+  """It starts as a copy, moves between old and new, and resumes exactly."""
   config = tiny_config(name, **CHEAP, **fields)
   method = config_lib.method(config)
   state = step_helpers.make_state(config)
@@ -132,7 +132,7 @@ def test_target_follows_and_is_restored(name, fields, tiny_config, tmp_path):
   _assert_equal(state.target["params"]["encoder"], state.params["encoder"])
   step = jax.jit(step_helpers.make_step(config, None))
   batch = {"image": step_helpers.images()}
-  for _ in range(2):  # the first is of the warm-up: the rate is still 0
+  for _ in range(2):  # the first step is warm-up: the rate is still 0
     before = state
     state, _ = step(state, batch)
   kept = float(method.target_momentum(before.step, 60))
@@ -156,16 +156,16 @@ def _assert_equal(actual, expected):
 
 
 def test_a_target_has_no_stochastic_depth():
-  """The trained network drops all that it may; the target sees everything."""
+  """The trained network drops images as configured; the target drops none."""
 
   class Dropping(nn.Module):
-    """A linear layer, of an image that may be left out."""
+    """A linear layer that drops images at random."""
 
     stochastic_depth: float = 0.0
 
     @nn.compact
     def __call__(self, x, *, train, image_keys):
-      """Features [N, 4]."""
+      """Returns features [N, 4]."""
       kept = jax.vmap(jax.random.uniform)(image_keys) >= self.stochastic_depth
       x = x.reshape(len(x), -1)
       return nn.Dense(4)(jnp.where(kept[:, None] | (not train), x, 0))
@@ -195,21 +195,21 @@ def test_a_target_has_no_stochastic_depth():
 
 @pytest.mark.parametrize("name", ["byol", "dino"])
 def test_micro_batches_of_a_network_without_norms(name):
-  """Batch norm apart, micro-batches change neither gradient nor target."""
+  """Without batch norm, micro-batches change neither gradient nor target."""
 
   class Plain(nn.Module):
     """Linear features, no batch norm."""
 
     @nn.compact
     def __call__(self, x):
-      """Features [N, 16]."""
+      """Returns features [N, 16]."""
       return nn.Dense(16)(x.reshape(len(x), -1))
 
   class PlainBYOL(BYOL):
     """BYOL with linear heads."""
 
     def make_heads(self, **common):
-      """Two linear layers."""
+      """Makes two linear layers."""
       del common
       return {"projector": nn.Dense(8), "predictor": nn.Dense(8)}
 
@@ -217,7 +217,7 @@ def test_micro_batches_of_a_network_without_norms(name):
     """DINO with a linear projector."""
 
     def make_heads(self, **common):
-      """A linear layer before the prototypes."""
+      """Makes a linear layer before the prototypes."""
       del common
       return {"projector": nn.Dense(8), "prototypes": Prototypes(12)}
 

@@ -1,4 +1,4 @@
-"""Which attention is chosen where; the kernel of GPUs itself is not run."""
+"""Choice of attention by platform; the GPU kernel itself does not run here."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from essl_jax.models.layers import attention
 
 @pytest.fixture
 def chosen(monkeypatch):
-  """The implementations that `gpu_attention` asks for, with a GPU there."""
+  """Records which implementations `gpu_attention` asks for on a faked GPU."""
   asked = []
   own = jax.nn.dot_product_attention
 
@@ -52,7 +52,7 @@ def test_the_kernel_is_asked_for_what_it_takes(
 
 
 def test_no_kernel_without_a_gpu():
-  """Lowering for a GPU on another machine must not ask for one."""
+  """Lowering for a GPU works on a machine without one."""
   assert not attention.has_kernel()
   arrays = _arrays("bfloat16")
   np.testing.assert_array_equal(
@@ -84,7 +84,7 @@ def test_attention_by_platform():
 
 
 def test_without_cudnn_the_kernel_is_xlas(monkeypatch):
-  """JAX itself refuses here, where no cuDNN is, also under a gradient."""
+  """JAX refuses the kernel on this machine without cuDNN, also in gradients."""
   monkeypatch.setattr(attention, "has_kernel", lambda: True)
   arrays = _arrays("bfloat16")
   with pytest.raises((NotImplementedError, RuntimeError)):

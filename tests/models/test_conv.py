@@ -1,4 +1,4 @@
-"""Convolutions of platforms against those of XLA."""
+"""Platforms' convolutions against XLA's."""
 
 import functools
 
@@ -134,7 +134,7 @@ def test_im2col_refuses_other_convolutions(options, message):
 
 
 def test_weight_gradients_read_activations_that_were_computed_once():
-  # Else XLA fuses norms and ReLUs of whole blocks into each transposition.
+  # Otherwise XLA fuses whole blocks' norms and ReLUs into each transposition.
   def value(w, x):
     hidden = jnp.maximum(x * 2 + 1, 0)
     out = convolution.cpu_conv(

@@ -1,4 +1,4 @@
-"""Linear layers' products by platform against XLA's own."""
+"""Platforms' products of linear layers against XLA's."""
 
 import functools
 import re
@@ -44,7 +44,7 @@ def test_products_and_gradients_equal_xlas(dtype, rows):
 
 
 def _contractions(head):
-  """Which axes of matrices its compiled gradients contract."""
+  """Returns which matrix axes a head's compiled gradients contract."""
   x = jnp.ones((4, 30))
   variables = head.init(KEY, x, train=False)
   loss = lambda p, x: head.apply(variables | {"params": p}, x, train=False)

@@ -1,4 +1,4 @@
-"""What models make of sharded, mapped, 64-bit and wrong inputs."""
+"""Models with sharded, mapped, 64-bit and wrong inputs."""
 
 import functools
 
@@ -41,7 +41,7 @@ MODELS = {
 
 
 def _loss(name, axis_name=None):
-  """`(params, stats, x, keys) -> loss`, the mean over images."""
+  """Makes `(params, stats, x, keys) -> loss`, the mean over images."""
   model = MODELS[name][0](axis_name=axis_name)
 
   def loss(params, stats, x, keys):
@@ -60,7 +60,7 @@ def _loss(name, axis_name=None):
 
 @functools.cache
 def _begun(name):
-  """Parameters, statistics, and the loss and gradients of one device."""
+  """Returns parameters, statistics, and one device's loss and gradients."""
   make, x = MODELS[name]
   model = make()
   init = jax.jit(functools.partial(model.init, train=False))
@@ -79,7 +79,7 @@ def _assert_close(found, expected):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_explicit_shardings_change_nothing(name):
-  """Value and gradients of a batch that `jax.make_mesh` divides."""
+  """Compares value and gradients of a batch sharded over `jax.make_mesh`."""
   params, stats, expected = _begun(name)
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
   whole, share = NamedSharding(mesh, P()), NamedSharding(mesh, P("a"))
@@ -91,7 +91,7 @@ def test_explicit_shardings_change_nothing(name):
 
 @pytest.mark.parametrize("name", ["conv", "winograd", "dense"])
 def test_layers_for_cpus_work_with_explicit_shardings(name):
-  """Value and both gradients; 64 channels go by Winograd's filtering."""
+  """Compares value and both gradients; 64 channels use Winograd's filtering."""
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
   channels = 64 if name == "winograd" else 2
   x = RANDOM.normal(size=(8, 4, 4, channels)).astype(np.float32)
@@ -120,7 +120,7 @@ def test_layers_for_cpus_work_with_explicit_shardings(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("way", ["tracked", "untracked", "vmap"])
 def test_mapped_models_are_one_device(name, way):
-  """Global batch norm, differentiated as the losses' docstring says."""
+  """Batch norm is global; gradients are taken as in `losses`' docstring."""
   params, stats, expected = _begun(name)
   local = _loss(name, axis_name="a")
 
@@ -151,7 +151,7 @@ def test_mapped_models_are_one_device(name, way):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_64_bits_give_what_32_give(name):
-  """Parameters, statistics and outputs stay float32, and the draws the same."""
+  """Parameters, statistics and outputs stay float32; draws do not change."""
   params, stats, expected = _begun(name)
   make, x = MODELS[name]
   with jax.enable_x64(True):
@@ -169,7 +169,7 @@ def test_64_bits_give_what_32_give(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_whole_numbers_are_refused(name):
-  """uint8 images are not normalised: they would be taken as 0 to 255."""
+  """uint8 images are not normalised: the model would see 0 to 255."""
   make, x = MODELS[name]
   params, stats, _ = _begun(name)
   with pytest.raises(ValueError, match="must be floating point, got uint8"):
@@ -177,8 +177,8 @@ def test_whole_numbers_are_refused(name):
 
 
 def test_wrong_number_of_image_keys_is_refused():
-  """One key for eight images would draw the same for all of them."""
+  """One key for eight images would give all of them the same draw."""
   params, stats, _ = _begun("vit")
   for wrong in (KEYS[:1], KEYS[0]):
-    with pytest.raises(ValueError, match="one for each of 8 images, got"):
+    with pytest.raises(ValueError, match="one key for each of 8 images, got"):
       _loss("vit")(params, stats, IMAGES, wrong)

@@ -1,4 +1,4 @@
-"""Networks: known sizes, initial weights, dtypes, devices, errors."""
+"""ResNets and heads: sizes, initial weights, dtypes, devices, errors."""
 
 import functools
 
@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def run(model, variables, x, train):
-  """Output and new batch statistics, jitted."""
+  """Returns output and new batch statistics, jitted."""
 
   @jax.jit
   def apply(variables, x):
@@ -33,7 +33,7 @@ def run(model, variables, x, train):
     (50, "imagenet", 23_508_032),
     (101, "imagenet", 42_500_160),
     (152, "imagenet", 58_143_808),
-    # The 3x3 stem has 64*3*(49-9) weights fewer.
+    # The 3x3 stem has 64*3*(49-9) fewer weights.
     (18, "cifar", 11_168_832),
   ],
 )
@@ -63,7 +63,7 @@ def test_width_scales_every_layer():
 
 @pytest.fixture(scope="module")
 def small():
-  """A narrow ResNet-18, its variables and 16 images."""
+  """Makes a narrow ResNet-18, its variables and 16 images."""
   model = resnet.ResNet(
     depth=18, stem="cifar", width=8, conv_general_dilated=convolution.cpu_conv
   )
@@ -209,7 +209,7 @@ def test_wrong_inputs_name_the_offender(build, message):
 
 
 def test_rematerialized_blocks_keep_less_for_the_same_gradients():
-  """What the backward pass is handed: the blocks' inputs, not their insides."""
+  """The backward pass gets the blocks' inputs, not their inner arrays."""
   images = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
   kept, gradients = [], []
   for rematerialize in (False, True):

@@ -1,4 +1,4 @@
-"""Networks against golden numbers of PyTorch."""
+"""Networks against golden numbers from PyTorch."""
 
 import json
 import pathlib

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def small():
-  """A small network, its variables and 8 images of the size it is laid for."""
+  """Makes a small network, its variables and 8 images of its `image_size`."""
   model = vit.ViT(image_size=16, patch=4, width=24, depth=2, heads=2)
   x = jax.random.normal(KEY, (8, 16, 16, 3))
   return model, initialise(model, x), x
@@ -31,12 +31,12 @@ def _apply(model, train):
 
 
 def run(model, variables, x, train=False):
-  """Features; compiled once for a model."""
+  """Returns features; compiles once per model."""
   return _apply(model, train)(variables, x)
 
 
 def initialise(model, x):
-  """Variables, computed as one program."""
+  """Initialises the variables in one program."""
   return jax.jit(functools.partial(model.init, train=False))(KEY, x)
 
 
@@ -49,19 +49,19 @@ def test_initial_weights():
     assert jnp.abs(x).max() > 0.06, "not truncated at two deviations"
   np.testing.assert_array_equal(params["blocks_0"]["attn"]["qkv"]["bias"], 0)
   assert jnp.abs(params["cls_token"]).max() < 1e-5
-  for x in params["patch_embed"].values():  # as PyTorch's convolution
+  for x in params["patch_embed"].values():  # as in PyTorch's convolution
     assert 0.9 * 48**-0.5 < jnp.abs(x).max() <= 48**-0.5
 
 
 def only_positions(variables, positions):
-  """Variables with which every token stays its position."""
+  """Makes variables for which every token remains its position."""
   params = jax.tree.map(jnp.zeros_like, variables["params"])
   return {"params": params | {"pos_embed": positions}}
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (7, 7), (3, 3), (2, 6)])
 def test_learned_positions_are_interpolated(small, grid):
-  """Pillow's bicubic filter is PyTorch's with antialias."""
+  """Pillow's bicubic filter equals PyTorch's with antialias."""
   model, variables, _ = small
   positions = jax.random.normal(jax.random.key(3), (1, 17, 24))
   images = jnp.zeros((1, 4 * grid[0], 4 * grid[1], 3))
@@ -133,7 +133,7 @@ def test_bfloat16_keeps_parameters_and_features_float32(small):
 
 
 def test_stochastic_depth_keeps_the_expectation():
-  """An example keeps its input, or gets the part over the chance of it."""
+  """An example skips the part, or gets it divided by the keep probability."""
   block = transformer.Block(heads=1, hidden=4, stochastic_depth=0.25)
   x = jax.random.normal(KEY, (2000, 3, 4))
   variables = jax.jit(block.init)(KEY, x)
@@ -146,7 +146,7 @@ def test_stochastic_depth_keeps_the_expectation():
   part = apply(variables, x) - x
   drawn = apply(variables, x, jax.random.split(KEY, 2000)) - x
   kept = np.any(np.asarray(drawn) != 0, axis=(1, 2))
-  # 4 deviations of a binomial.
+  # 4 standard deviations of a binomial.
   np.testing.assert_allclose(kept.mean(), 0.75, atol=0.04)
   np.testing.assert_allclose(drawn[kept], part[kept] / 0.75, atol=1e-5)
 
@@ -177,7 +177,7 @@ def test_stochastic_depth_rises_over_the_blocks():
 
 
 def test_frozen_patch_projection_stays(small):
-  """Neither a gradient nor a decay moves it."""
+  """Neither a gradient nor weight decay moves it."""
   model, variables, x = small
   model = model.clone(frozen_patch_projection=True)
   params = {"encoder": variables["params"]}

@@ -1,4 +1,4 @@
-"""Vision transformers against timm's numbers."""
+"""Vision transformers against numbers from timm."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ NETWORKS = {
 
 
 def from_timm(state_dict):
-  """The variables of `ViT` from a state dict of timm's `VisionTransformer`."""
+  """Converts a state dict of timm's `VisionTransformer` to `ViT` variables."""
   flat = {}
   for name, value in state_dict.items():
     name = name.replace("blocks.", "blocks_").replace("embed.proj", "embed")
@@ -48,7 +48,7 @@ def assert_close(actual, expected, relative):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_golden_network(golden, name):
-  """All tokens after the last norm, features, gradient by the images."""
+  """Compares tokens after the last norm, features and image gradients."""
   shapes = json.loads((GOLDEN / "modern_state_dict_shapes.json").read_text())
   variables = from_timm(golden_state_dict(shapes[name], salt=name + "/"))
   model = NETWORKS[name].clone(dot_general=dense.default_dot_general())
@@ -76,7 +76,7 @@ def test_golden_network(golden, name):
 
 @pytest.mark.parametrize(
   ("name", "rows", "columns"),
-  # MoCo v3 takes rows for columns: its grid of 4 x 6 is one of 6 x 4.
+  # MoCo v3 swaps rows and columns: its 4 x 6 grid is 6 x 4 here.
   [("8x8_48", 8, 8), ("14x14_384", 14, 14), ("4x6_64", 6, 4)],
 )
 def test_golden_sincos_positions(golden, name, rows, columns):
@@ -90,11 +90,11 @@ def test_golden_sincos_positions(golden, name, rows, columns):
 @pytest.mark.parametrize(
   ("fields", "parameters"),
   [
-    # timm's totals of ViT-S/16, -Ti and -B without the classifier.
+    # timm's totals for ViT-S/16, -Ti and -B without the classifier.
     ({}, 21_665_664),
     ({"width": 192, "heads": 3}, 5_524_416),
     ({"width": 768, "heads": 12}, 85_798_656),
-    # 197 positions fewer.
+    # Without the 197 learned positions.
     ({"positions": "sincos"}, 21_665_664 - 197 * 384),
   ],
 )

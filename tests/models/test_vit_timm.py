@@ -1,4 +1,4 @@
-"""Vision transformers at other sizes, and their inner features, as timm's.
+"""Vision transformers at other sizes, and their inner features, against timm.
 
 `golden/vit_timm.npz` was written by timm 1.0.31 with PyTorch 2.13.0 on a CPU:
 `VisionTransformer(img_size=32, patch_size=4, embed_dim=48, depth=3,
@@ -26,7 +26,7 @@ KINDS = ("token", "mean", "last_3")
 
 @pytest.fixture(scope="module")
 def network(golden):
-  """The network, its variables, its images, and all that timm computes."""
+  """Returns the network, its variables, images, and timm's results."""
   path = pathlib.Path(GOLDEN) / "modern_state_dict_shapes.json"
   shapes = json.loads(path.read_text())[NAME]
   variables = from_timm(golden_state_dict(shapes, salt=NAME + "/"))
@@ -36,7 +36,7 @@ def network(golden):
 
 @pytest.fixture(scope="module")
 def kinds(network):
-  """The features of each kind, the output, and the tokens of each block."""
+  """Returns the features of each kind, the output, and each block's tokens."""
   model, variables, images, _ = network
 
   @jax.jit
@@ -84,14 +84,14 @@ def test_golden_features_for_evaluations(kinds, network, kind):
 
 
 def test_golden_pooled_mean(network):
-  """Its norm comes last, unlike that of `mean`."""
+  """The norm comes after the mean, unlike for `mean`."""
   model, variables, images, expected = network
   actual = model.clone(pool="mean").apply(variables, images, train=False)
   assert_close(actual, expected["pooled_mean"], 1e-5)
 
 
 def test_golden_inner_features(kinds, network):
-  """The tokens after each block, before the last norm."""
+  """Compares the tokens after each block, before the last norm."""
   _, inner = kinds
   assert list(inner) == ["blocks_0", "blocks_1", "blocks_2"]
   for tokens, expected in zip(
@@ -102,7 +102,7 @@ def test_golden_inner_features(kinds, network):
 
 
 def test_the_class_token_is_the_output(kinds, network):
-  """Bit for bit; it is also the end of `last_3`."""
+  """They are equal bit for bit, and `last_3` ends with the same token."""
   found, _ = kinds
   model, variables, images, _ = network
   output = jax.jit(lambda v, x: model.apply(v, x, train=False))(
@@ -121,7 +121,7 @@ def test_unknown_features_are_named(network, kind):
 
 
 def test_inner_features_of_a_resnet():
-  """One entry a stage; the features are the mean of the last maps."""
+  """There is one entry per stage; features are the mean of the last maps."""
   model = resnet.ResNet(depth=18, stem="cifar", width=4, blocks=(1, 1))
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   variables = model.init(jax.random.key(1), x, train=False)

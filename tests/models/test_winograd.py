@@ -30,19 +30,19 @@ def _make(n, height, width, channels, outputs, dtype=np.float64):
   ("n", "height", "width", "padding"),
   [
     (2, 8, 8, SAME),
-    (3, 5, 7, SAME),  # no multiple of a tile
+    (3, 5, 7, SAME),  # not a multiple of a tile
     (1, 1, 1, SAME),
     (1, 3, 9, ((0, 0), (0, 0))),
     (2, 4, 6, ((0, 2), (2, 1))),
-    (5, 32, 32, SAME),  # four and one
+    (5, 32, 32, SAME),  # four images and one
     (8, 32, 32, SAME),  # in a loop, several images at a time
-    (13, 32, 32, SAME),  # and with a rest
+    (13, 32, 32, SAME),  # in a loop with a rest
   ],
 )
 def test_sums_and_gradients_are_those_of_the_plain_convolution(
   n, height, width, padding
 ):
-  """In float64, where both are exact to 12 digits."""
+  """Compares in float64, where both are exact to 12 digits."""
   with jax.enable_x64(True):
     images, kernel = map(jnp.asarray, _make(n, height, width, 4, 3))
     expected, pullback = jax.vjp(
@@ -125,7 +125,7 @@ def test_images_that_no_loop_divides_are_still_done_a_few_at_a_time():
     compiled = convolve.lower(images, kernel, SAME).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  result = 61 * 32 * 32 * 64 * 4  # the loop's part, before it is put together
+  result = 61 * 32 * 32 * 64 * 4  # the loop's results before concatenation
   assert temporaries(61) < temporaries(64) + 1.5 * result
 
 
@@ -135,8 +135,8 @@ def test_images_that_no_loop_divides_are_still_done_a_few_at_a_time():
     ((2, 8, 8, 4), (5, 5, 4, 4), SAME, r"\[3, 3, C, C'\]"),
     ((2, 8, 8, 4), (3, 3, 5, 4), SAME, r"\(3, 3, 5, 4\)"),
     ((2, 8, 8, 4), (3, 3, 4, 4), ((3, 3), (1, 1)), "0 to 2 pixels"),
-    ((0, 8, 8, 4), (3, 3, 4, 4), SAME, "nothing to do"),
-    ((2, 2, 8, 4), (3, 3, 4, 4), ((0, 0), (1, 1)), "nothing to do"),
+    ((0, 8, 8, 4), (3, 3, 4, 4), SAME, "one image and one"),
+    ((2, 2, 8, 4), (3, 3, 4, 4), ((0, 0), (1, 1)), "one image and one"),
   ],
 )
 def test_other_convolutions_are_refused(images, kernel, padding, message):

@@ -1,4 +1,4 @@
-"""LARC, clipped gradients and warm-up from a rate, by hand."""
+"""LARC, gradient clipping and warm-up from a rate, checked by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.quick
 
 
 def test_larc_by_hand():
-  """Three steps by hand: adapted, clipped, and at a rate of 0."""
+  """Checks three steps by hand: adapted, clipped, and at a rate of 0."""
   eta, decay, momentum = 0.02, 0.1, 0.9
   rates = [0.3, 0.001, 0.0]
   random = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_larc_leaves_what_has_no_norm_and_masked_arrays_alone():
 
 @pytest.mark.parametrize("clip_rate", [False, True])
 def test_lars_spares_positions_and_tokens(clip_rate):
-  """They have three axes, as kernels of 1-D convolutions have."""
+  """They have three axes, like kernels of 1-D convolutions."""
   params = {
     "pos_embed": jnp.ones((1, 5, 4)),
     "cls_token": jnp.ones((1, 1, 4)),
@@ -96,12 +96,12 @@ def test_warm_up_from_a_start_rate():
   rates = jax.vmap(schedule)(jnp.arange(5))
   np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
   for wrong in (0.6, -0.1):
-    with pytest.raises(ValueError, match=f"the peak, got {wrong}"):
+    with pytest.raises(ValueError, match=rf"peak=0.5\], got {wrong}"):
       optim.warmup_cosine(0.5, start=wrong, **common)
 
 
 def test_gradients_are_clipped_together_or_each():
-  """Heads that learn alongside count for nothing and are left alone."""
+  """Heads set aside do not count in the norm and are not clipped."""
   gradients = {
     "encoder": {"kernel": jnp.array([[3.0]]), "bias": jnp.array([0.5])},
     "head": {"bias": jnp.array([4.0])},
@@ -134,7 +134,7 @@ def test_the_optimizer_clips_before_momentum_and_decay():
     {"weights": group, "biases": group}, clip=optim.Clip(0.5)
   )
   state = optimizer.init(params)
-  for wanted in (-0.75, -1.125):  # 0.5 + 0.25, then half of it added
+  for wanted in (-0.75, -1.125):  # 0.5 + 0.25, then plus half of that
     updates, state = optimizer.update(
       {"encoder": {"kernel": jnp.full((1, 1), 10.0)}}, state, params
     )
@@ -166,5 +166,5 @@ def test_config_of_larc_and_warm_up(tiny_config):
   assert float(group.learning_rate(0)) == np.float32(3e-5)
   recipe["warmup_from"] = 2.0
   config = tiny_config("simsiam", epochs=2, optimizer=recipe)
-  with pytest.raises(UsageError, match=r"warmup_from: .* the peak, got 2"):
+  with pytest.raises(UsageError, match=r"warmup_from: .* peak=1\], got 2"):
     parameter_groups.make(config, 4)

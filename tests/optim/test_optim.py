@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 
 
 def test_golden_cifar_schedule(golden):
-  """100 epochs of 97 steps, 10 of warm-up, peak 0.12: one value an epoch."""
+  """100 epochs of 97 steps, 10 of warm-up, peak 0.12: one value per epoch."""
   expected = golden("optimization")["cifar_e100_w10_n97_base0.12"]
   schedule = optim.warmup_cosine(0.12, warmup_steps=970, total_steps=9700)
   actual = jax.jit(jax.vmap(schedule))(jnp.arange(100) * 97)
@@ -22,7 +22,7 @@ def test_golden_cifar_schedule(golden):
 
 
 def test_golden_imagenet_schedules(golden):
-  """100 epochs of 312 steps; one value an epoch."""
+  """100 epochs of 312 steps: one value per epoch."""
   file = golden("optimization")
   steps = jnp.arange(100) * 312
   common = {"warmup_steps": 3120, "total_steps": 31200, "end_factor": 0.001}
@@ -80,7 +80,7 @@ def test_wrong_momentum_coefficients_are_named():
 
 
 def test_golden_lars(golden):
-  """Five steps of a changing rate on a matrix and a bias."""
+  """Five steps with a changing rate on a matrix and a bias."""
   file = golden("optimization")
   rates = jnp.asarray(file["lars_lr"], jnp.float32)
   optimizer = optim.lars(
@@ -101,7 +101,7 @@ def test_golden_lars(golden):
 
 
 def test_lars_leaves_zeros_and_masked_arrays_alone():
-  """No division by a norm of zero; a mask of one's own."""
+  """A norm of zero does not divide, and a custom mask spares an array."""
   params = {"zero": jnp.zeros((2, 2)), "spared": jnp.ones((2, 2))}
   mask = {"zero": True, "spared": False}
   optimizer = optim.lars(1.0, weight_decay=0.5, mask=mask)
@@ -112,7 +112,7 @@ def test_lars_leaves_zeros_and_masked_arrays_alone():
 
 
 def test_groups_are_described():
-  """What is printed is what is done: LARS spares biases and norms."""
+  """The description matches the updates: LARS spares biases and norms."""
   params = {
     "encoder": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
     "predictor": {"kernel": jnp.ones((4, 4))},
@@ -157,7 +157,7 @@ def test_schedule_ends():
 
 
 def test_sgd_is_pytorchs():
-  """Decay joins the gradient, the rate multiplies after the momentum."""
+  """Decay is added to the gradient; the rate multiplies after the momentum."""
   rates = np.array([0.0, 0.5, 0.2], np.float32)
   w = np.array([1.0, -2.0], np.float32)
   optimizer = optim.sgd(
@@ -204,7 +204,7 @@ def test_adamw_is_pytorchs():
   mean, square = np.zeros((2, 2)), np.zeros((2, 2))
   random = np.random.default_rng(0)
   for step, rate in enumerate(rates):
-    # The last entry's gradients are small: there epsilon counts.
+    # The last entry's gradients are small, so epsilon matters there.
     gradient = random.normal(size=(2, 2)) * [[1, 1], [1, 1e-3]]
     gradients = dict.fromkeys(params, jnp.asarray(gradient))
     updates, state = update(gradients, state, params)
@@ -219,7 +219,7 @@ def test_adamw_is_pytorchs():
 
 
 def test_adamw_decays_kernels_alone():
-  """Positions and tokens have the rank of kernels; names tell them apart."""
+  """Positions and tokens have the same rank as kernels, but other names."""
   optimizer = optim.adamw(0.1, weight_decay=0.5)
   zeros = jax.tree.map(jnp.zeros_like, VIT_LIKE)
   updates, _ = optimizer.update(zeros, optimizer.init(VIT_LIKE), VIT_LIKE)
@@ -236,7 +236,7 @@ def test_adamw_decays_kernels_alone():
 
 
 def test_adamw_groups_and_frozen_parameters():
-  """What is printed is what is done, and what is frozen stays, decay or not."""
+  """The description matches the updates; frozen parameters do not decay."""
   adamw = functools.partial(
     optim.Group, weight_decay=0.5, momentum=0.8, beta2=0.95
   )

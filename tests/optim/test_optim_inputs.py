@@ -1,4 +1,4 @@
-"""Optimizers and schedules with 64 bits switched on."""
+"""Optimizers and schedules with 64 bits enabled."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 
 
 def test_64_bits_change_nothing():
-  """Updates of float32 stay float32, with NumPy's numbers for settings too."""
+  """Updates of float32 stay float32, also if settings are NumPy numbers."""
   params = {"kernel": np.ones((3, 4), np.float32)}
   rate = optim.warmup_cosine(np.float64(0.1), warmup_steps=0, total_steps=5)
   makes = (
@@ -30,7 +30,7 @@ def test_64_bits_change_nothing():
       found = update(make)
     for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
       assert x.dtype == y.dtype
-      # Optax corrects AdamW's moments in the widest floats.
+      # Optax corrects AdamW's moments in the widest float dtype.
       np.testing.assert_allclose(x, y, rtol=1e-5)
   with jax.enable_x64(True):
     for schedule in (rate, optim.momentum_coefficient(np.float64(0.9), 4)):

@@ -38,7 +38,7 @@ def test_group_velocities_are_mpbs_where_bands_are_apart(mpb, solved):
   total = np.linalg.norm(expected, axis=-1)
   assert difference.sum() / total.sum() < 1e-3
   gaps = np.diff(mpb["frequencies"], axis=-1)
-  # The 11th band is not known, so neither is the 10th's distance to it.
+  # The 11th band is unknown, so the 10th's distance to it is too.
   apart = np.minimum(gaps[..., 1:], gaps[..., :-1]) > 5e-3
   assert difference[..., 1:-1][apart].max() < 1e-2 * total.mean()
 
@@ -61,7 +61,7 @@ def test_more_plane_waves_come_closer_to_mpb(mpb):
 
 
 def test_19_plane_waves_err_most_at_high_contrast():
-  cell = cells.make("blob", 5, "test", 21)[None]  # 1.15 and 19, of the worst
+  cell = cells.make("blob", 5, "test", 21)[None]  # 1.15 and 19: a bad case
   k = np.array([[0.13, 0.21], [-0.32, 0.07]])
   few, many = (
     bands.solve(cell, k_points=k, plane_waves=n, method="full").frequencies
@@ -75,7 +75,7 @@ def test_the_reduced_basis_is_close_to_the_full_solution(mpb):
   full = bands.solve(mpb["epsilon"][:2], k_points=k, method="full")
   reduced = bands.solve(mpb["epsilon"][:2], k_points=k)
   error = reduced.frequencies / full.frequencies - 1
-  assert error.min() > -1e-9  # Rayleigh-Ritz errs upwards
+  assert error.min() > -1e-9  # Rayleigh-Ritz frequencies are too high
   assert error.max() < 2e-4
 
 
@@ -101,7 +101,7 @@ def test_velocities_are_derivatives_of_frequencies(mpb):
 def test_bands_of_minus_k_are_mirrored(solved):
   minus = solved.frequencies[:, ::-1]
   np.testing.assert_array_equal(solved.frequencies, minus)
-  # At k = 0, its own mirror image, a direction is chosen.
+  # At k = 0, its own mirror image, the solver picks a direction.
   velocities = np.delete(solved.group_velocities, 312, axis=1)
   np.testing.assert_array_equal(velocities, -velocities[:, ::-1])
 
@@ -150,18 +150,18 @@ def test_devices_share_the_cells(mpb):
 @pytest.mark.parametrize(
   ("cell", "settings", "message"),
   [
-    (np.full((1, 32, 32), 0.5), {}, "falls to 0.5"),
+    (np.full((1, 32, 32), 0.5), {}, "at least 1 .vacuum., got 0.5"),
     (np.full((1, 32, 32), np.nan), {}, "not finite"),
-    (np.ones((1, 32, 31)), {}, "must be square"),
-    (np.ones((32, 32)), {}, "must be square"),
+    (np.ones((1, 32, 31)), {}, "must be of square cells"),
+    (np.ones((32, 32)), {}, "must be of square cells"),
     (np.ones((1, 32, 32)), {"plane_waves": 3}, "num_bands 10 must be 1 to 5"),
     (np.ones((1, 32, 32)), {"plane_waves": 16}, "must be odd"),
     (np.ones((1, 8, 8)), {"plane_waves": 9}, "at most the 8 pixels"),
     (np.ones((1, 32, 32)), {"num_bands": 0}, "num_bands 0"),
-    (np.ones((1, 32, 32)), {"method": "fast"}, "none of reduced, full"),
-    (np.ones((1, 32, 32)), {"k_points": np.ones(2)}, r"give \[K, 2\]"),
-    (np.ones((1, 32, 32)), {"k_points": np.ones((0, 2))}, r"give \[K, 2\]"),
-    (np.ones((1, 32, 32)), {"k_points": [[np.nan, 0]]}, "k_points are not fin"),
+    (np.ones((1, 32, 32)), {"method": "fast"}, "must be one of reduced, full"),
+    (np.ones((1, 32, 32)), {"k_points": np.ones(2)}, r"must be \[K, 2\]"),
+    (np.ones((1, 32, 32)), {"k_points": np.ones((0, 2))}, r"must be \[K, 2\]"),
+    (np.ones((1, 32, 32)), {"k_points": [[np.nan, 0]]}, "k_points must be fin"),
     (np.ones((1, 32, 32)), {"num_bands": 2.5}, "num_bands 2.5 must be a whole"),
     (np.full((1, 32, 32), 2 + 1j), {}, "permittivity is complex: give real"),
   ],

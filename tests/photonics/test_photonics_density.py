@@ -40,7 +40,7 @@ def test_our_bands_give_mpbs_density(mpb):
 def test_free_space():
   found = _solve(np.full((2, 32, 32), [[[1.0]], [[9.0]]]))
   expected = density.empty_lattice()
-  for cell in found:  # alike, since frequencies are scaled by the mean
+  for cell in found:  # all alike, because the mean scales frequencies
     np.testing.assert_allclose(cell[100:400], expected[100:400], rtol=1e-3)
 
 
@@ -48,8 +48,8 @@ def test_free_space():
 def test_the_bare_sum_integrates_to_the_number_of_bands(mpb, mpb_bands, whose):
   made = mpb_bands if whose == "mpb" else bands.solve(mpb["epsilon"])
   bins, found = density.gilat_raubenheimer(made)
-  # Less what is cut off at 0 and above the last bin, and bands so flat that
-  # one bin's limit applies.
+  # Without what is cut off at 0 and above the last bin, and without bands so
+  # flat that one bin's limit applies.
   integral = (found * bins[:, 1:2]).sum(1)
   np.testing.assert_allclose(integral, 10, rtol=2e-3)
 
@@ -58,7 +58,7 @@ def test_the_sum_is_the_formula(mpb_bands):
   few = bands.Bands(
     mpb_bands.k_points,
     mpb_bands.frequencies[:1, :, :2],
-    # One component or both vanish; one band is as good as flat.
+    # One component or both vanish; one band is nearly flat.
     mpb_bands.group_velocities[:1, :, :2] * [[0, 1], [1e-6, 1e-5]],
   )
   bins, found = density.gilat_raubenheimer(few)
@@ -75,7 +75,7 @@ def test_the_sum_is_the_formula(mpb_bands):
     value = np.where(away <= h * (v1 - v2), 2 * h / v1, slope)
     value[away >= h * (v1 + v2)] = 0
     expected += np.minimum(value, highest)
-  # Bins on the very edge of a box may fall to either side of it.
+  # Bins exactly on the edge of a box may fall on either side.
   differs = np.abs(found[0] - expected) > 1e-6
   assert differs.mean() < 1e-3
 
@@ -103,7 +103,7 @@ def test_relative_error_is_the_originals(golden):
 
 
 def test_wrong_input_is_told(mpb_bands):
-  with pytest.raises(UsageError, match="no square grid"):
+  with pytest.raises(UsageError, match="not a square grid"):
     density.density_of_states(
       mpb_bands._replace(k_points=mpb_bands.k_points[:5]), np.ones(6)
     )
@@ -112,13 +112,13 @@ def test_wrong_input_is_told(mpb_bands):
     frequencies=mpb_bands.frequencies[:, :81],
     group_velocities=mpb_bands.group_velocities[:, :81],
   )
-  with pytest.raises(UsageError, match="81 k-points are no square grid"):
+  with pytest.raises(UsageError, match="81 k-points are not a square grid"):
     density.density_of_states(path, np.ones(6))
   for mean in (np.nan, np.inf, 0, -1):
     means = np.array([1, 2, 3, mean, 1, 1])
-    with pytest.raises(UsageError, match=f"of cell 3 is {mean}: finite"):
+    with pytest.raises(UsageError, match=f"of cell 3 must be .*, got {mean}"):
       density.density_of_states(mpb_bands, means)
-  with pytest.raises(UsageError, match="one for each of the 6 cells"):
+  with pytest.raises(UsageError, match="one value for each of the 6 cells"):
     density.density_of_states(mpb_bands, np.ones(5))
-  with pytest.raises(ValueError, match="must be alike"):
+  with pytest.raises(ValueError, match="must have the same shape"):
     density.relative_error(np.ones((2, 400)), np.ones((3, 400)))

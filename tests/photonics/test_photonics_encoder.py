@@ -23,7 +23,7 @@ NAME = "photonics_regressor"
 
 
 def _from_torch(tensors):
-  """Flax variables of the regressor by path, from PyTorch's names."""
+  """Converts PyTorch tensors by name to the regressor's Flax variables."""
   params, statistics = {}, {}
   for i in range(3):
     conv, norm = f"enc.enc_block2d.{4 * i}", f"enc.enc_block2d.{4 * i + 1}"

@@ -1,4 +1,4 @@
-"""Files of unit cells, ours and the original's, and wrong ones."""
+"""Files of unit cells: ours, the original ones, and wrong ones."""
 
 from data_helpers import open_source
 import h5py
@@ -58,18 +58,18 @@ def test_wrong_files_are_told_in_one_line(tmp_path):
   with h5py.File(tmp_path / "scaled.h5", "w") as file:
     file["permittivity"] = np.zeros((2, 32, 32))
   wrong = {
-    path: "lacks mpbcal/DOS/2 and so 1 of 3",
+    path: "lacks 1 of 3 densities, the first of them mpbcal/DOS/2",
     short: "damaged or truncated",
-    tmp_path / "text.h5": "no HDF5 file",
-    tmp_path / "other.h5": "holds x: needs permittivity, or unitcell",
-    tmp_path / "scaled.h5": "cell 0 reaches from 0 to 0; 1 to 20",
+    tmp_path / "text.h5": "is not an HDF5 file",
+    tmp_path / "other.h5": "needs permittivity or unitcell.*, but holds x",
+    tmp_path / "scaled.h5": "cell 0 must be 1 to 20, got 0 to 0",
     tmp_path / "none.h5": "does not exist",
   }
   for source, message in wrong.items():
     with pytest.raises(UsageError, match=message) as caught:
       dataset.load(source)
     assert "\n" not in str(caught.value)
-  with pytest.raises(UsageError, match="'tests' is none of unlabelled"):
+  with pytest.raises(UsageError, match="one of unlabelled.*got 'tests'"):
     dataset.load(tmp_path, "tests")
   with pytest.raises(UsageError, match="holds no test.h5"):
     dataset.load(tmp_path, "test")
@@ -81,15 +81,15 @@ def test_wrong_files_are_told_in_one_line(tmp_path):
   ("name", "value", "message"),
   [
     ("unitcell/epsavg/2", 1.5, "epsavg/2 is 1.5, but the mean of unitcell/mpb"),
-    ("mpbcal/DOS/4", np.ones(500), "holds mpbcal/DOS/4 and so 1 densities w"),
-    ("mpbcal/DOS/2", -np.ones(500), "of cell 2 reaches from -1 to -1; 0 or m"),
+    ("mpbcal/DOS/4", np.ones(500), "holds 1 densities without .*mpbcal/DOS/4"),
+    ("mpbcal/DOS/2", -np.ones(500), "cell 2 must be 0 or more, got -1 to -1"),
     ("mpbcal/DOS/2", np.full(500, np.nan), "of cell 2 is not finite"),
     ("mpbcal/DOS/3", np.ones(400), r"DOS/3 is \[400\], but mpbcal/DOS/1 is"),
     ("mpbcal/DOS/3/x", 1, "mpbcal/DOS/3 is a group, not an array"),
     ("mpbcal/DOS", np.ones((3, 500)), "mpbcal/DOS is an array, not a group"),
     ("mpbcal/DOS/2", "a", "mpbcal/DOS/2 is object, not real numbers"),
     ("unitcell/mpbepsimage/2", np.ones((8, 8)), r"/2 is \[8, 8\], but unitcel"),
-    ("unitcell/mpbepsimage/a", 1, "mpbepsimage/a: cells are named by numbers"),
+    ("unitcell/mpbepsimage/a", 1, "image/a: names of cells must be numbers"),
     ("permittivity/1", 1, "permittivity is a group, not an array"),
   ],
 )

@@ -1,4 +1,4 @@
-"""HDF5 files that promise gigabytes, or lead to other files."""
+"""HDF5 files that declare gigabytes, or lead to other files."""
 
 import os
 
@@ -15,7 +15,7 @@ CELLS = np.full((2, 8, 8), 3, np.float32)
 
 
 def refusal(path, **more):
-  """What a file is refused with, in one line."""
+  """Returns the one-line message that refuses a file."""
   with pytest.raises(UsageError) as error:
     dataset.load(path, **more)
   assert "\n" not in str(error.value) and str(path) in str(error.value)
@@ -23,7 +23,7 @@ def refusal(path, **more):
 
 
 def test_a_file_of_kilobytes_that_promises_gigabytes_is_refused(tmp_path):
-  """The size is looked at before memory is taken."""
+  """Sizes are checked before memory is allocated."""
   path = tmp_path / "a.h5"
   with h5py.File(path, "w") as file:
     shape = (10**6, 512, 512)
@@ -33,7 +33,7 @@ def test_a_file_of_kilobytes_that_promises_gigabytes_is_refused(tmp_path):
 
 
 def test_the_memory_of_all_arrays_together_is_limited(tmp_path):
-  """Many names of one array count as often as they are read."""
+  """An array with many names counts every time it is read."""
   path = tmp_path / "a.h5"
   with h5py.File(path, "w") as file:
     group = file.create_group("unitcell/mpbepsimage")

@@ -1,4 +1,4 @@
-"""The regression: its measure, its training, devices, resuming, whole runs."""
+"""The regression: error measure, training, devices, resuming, whole runs."""
 
 import dataclasses
 import doctest
@@ -47,7 +47,7 @@ def problem(devices=1):
 
 
 def fit(made, mesh, *runs):
-  """The figures of trainings, nothing of which is saved."""
+  """Returns the figures of trainings, without saving."""
   return regressor.Trainer(made, mesh).train(runs, saved=Saved(None, mesh))
 
 
@@ -81,7 +81,7 @@ def test_figures_choose_the_epoch_on_validation_cells():
 
 
 def test_adam_decays_as_pytorchs_does():
-  """Against the formulas of torch.optim.Adam, whose decay is in the moments."""
+  """Compares with torch.optim.Adam's formulas: moments include the decay."""
   settings = evaluation.Regression(learning_rate=0.003, weight_decay=0.1)
   made = regressor.Problem(None, None, {}, settings, None)
   weights, gradients = np.array([1.0, -2.0]), np.array([[0.3, 0.1], [-0.2, 1]])
@@ -177,7 +177,7 @@ def test_a_run_pretrains_and_regresses(opened, tmp_path, capsys):
     "Transformation prediction accuracy (group half_translation,",
   ):
     assert text in printed
-  # Other evaluations are repeated in test_main.
+  # test_main covers repetitions of other evaluations.
   alone = {"mode": "evaluate", "evaluations": ("photonics",)}
   again = photonics_helpers.raw_config(**alone)
   again["regression"] |= {"labelled": (8,), "repetitions": 1}
@@ -225,7 +225,7 @@ def test_pretrained_weights_are_begun_with():
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"labelled": (8, 25)}, "labelled asks for 25 cells .* train has 24"),
+    ({"labelled": (8, 25)}, "labelled asks for 25 cells, but .* train has 24"),
     ({"batch_size": 7}, "regression.batch_size 7 is not divisible by the 2"),
     ({"labelled": (4,)}, "batch_size 8 is more than the 4 labelled cells"),
   ],
@@ -242,7 +242,7 @@ def test_wrong_numbers_are_named_before_pretraining(changes, expected):
 
 
 def test_a_norm_that_sees_one_value_of_a_cell_is_refused():
-  """Before pre-training; the network of unit cells has pixels to count."""
+  """Refuses it before pre-training; the unit cells' network has more pixels."""
   made, mesh = problem(), build().mesh
   settings = dataclasses.replace(made.settings, batch_size=1)
   made = dataclasses.replace(made, settings=settings)

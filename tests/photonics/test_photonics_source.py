@@ -1,4 +1,4 @@
-"""Unit cells as a source: scaling, splits, making them, what is missing."""
+"""Unit cells as a source: scaling, splits, generation, missing files."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ SIZES = {"unlabelled": 20, "train": 6, "validation": 4, "test": 5}
 
 
 def open_cells(folder, split, **own):
-  """The cells of a folder."""
+  """Opens the cells of a folder."""
   asked_for = config_lib.Data("photonics", str(folder), train_split=split)
   return source_lib.open_cells(asked_for, **own)
 
@@ -60,9 +60,9 @@ def test_cells_are_made_once_and_scaled(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   ("changes", "expected"),
   [
-    ({"seed": 1}, "holds cells of seed 0, not 1 as config.data.generate asks"),
-    ({"kind": "gpm"}, "holds cells of kind blob, not gpm as"),
-    ({"labelled": 20}, "holds cells of labelled 11, not 20 as"),
+    ({"seed": 1}, "cells with seed 0, but config.data.generate has seed 1"),
+    ({"kind": "gpm"}, "cells with kind blob, but config.*has kind gpm"),
+    ({"labelled": 20}, "cells with labelled 11, but config.*has labelled 20"),
     ({"unlabelled": 0}, "generate.unlabelled=0 must be above 0"),
     ({"labelled": 9}, "generate.labelled=9 leaves no cells to validate on"),
   ],

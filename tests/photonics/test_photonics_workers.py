@@ -30,7 +30,7 @@ PARENT = """
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-  """By kill -9 too, of which the parent can tell them nothing."""
+  """Also after kill -9, when the parent cannot tell its workers."""
   program = tmp_path / "parent.py"
   program.write_text(textwrap.dedent(PARENT))
   root = pathlib.Path(processes.__file__).parents[2]
@@ -53,7 +53,7 @@ def _is_alive(process):
     state = pathlib.Path(f"/proc/{process}/stat").read_text().split()[2]
   except OSError:
     return False
-  return state != "Z"  # nobody may have asked how it ended
+  return state != "Z"  # a zombie has ended
 
 
 def test_the_measurement_of_speed_uses_such_workers(monkeypatch):

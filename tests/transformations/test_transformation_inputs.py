@@ -1,4 +1,4 @@
-"""What transformation groups make of sharded, 64-bit and wrong inputs."""
+"""Transformation groups with sharded, 64-bit and wrong inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ GROUPS = ("rotation", "grayscale", "any_roll")
 
 
 def _functions(name):
-  """All that a group does, as one function."""
+  """Jits everything a group does as one function."""
   group = transformations.AUGMENTATIONS[name]
 
   def all_of_them(images, keys, labels):
@@ -36,7 +36,7 @@ def _functions(name):
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_shardings_and_64_bits_change_nothing(name):
-  """Elements and draws are those of one device and of 32 bits."""
+  """Elements and draws are the same as on one device and with 32 bits."""
   expected = _functions(name)(IMAGES, KEYS, LABELS)
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
   placed = jax.device_put((IMAGES, KEYS, LABELS), NamedSharding(mesh, P("a")))
@@ -50,7 +50,7 @@ def test_shardings_and_64_bits_change_nothing(name):
 
 @pytest.mark.parametrize("name", ["rotation", "any_roll"])
 def test_one_key_stands_for_all_images(name):
-  """As of `random_view`: image i has the key `fold_in(key, i)`."""
+  """As in `random_view`, image i gets the key `fold_in(key, i)`."""
   group = transformations.AUGMENTATIONS[name]
   key = jax.random.key(3)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(8))
@@ -67,14 +67,14 @@ def test_one_key_stands_for_all_images(name):
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("label", [-1, 24])
 def test_labels_out_of_range(name, label):
-  """Known ones are refused; of traced ones the docstring says what comes."""
+  """Known ones are refused; traced ones act as the docstring says."""
   group = transformations.AUGMENTATIONS[name]
   labels = np.full(8, label, np.int32)
   for given in (labels, jnp.asarray(labels)):
     with pytest.raises(ValueError, match=r"labels must be in \[0, "):
       group.apply(IMAGES, given)
   expected = IMAGES
-  if name == "any_roll":  # by the remainder of rows and columns
+  if name == "any_roll":  # rows and columns shift by their remainder
     expected = np.roll(IMAGES, divmod(label, 4), (1, 2))
   np.testing.assert_array_equal(jax.jit(group.apply)(IMAGES, labels), expected)
 
@@ -88,7 +88,7 @@ def test_known_labels_are_known_under_explicit_sharding():
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_groups_have_two_elements(number):
-  """One class is predicted by constants, and none by nothing."""
+  """A constant predicts a single class."""
   with pytest.raises(ValueError, match=f"needs two .* got {number}"):
     transformations.TransformationGroup("few", (abs,) * number)
 
@@ -115,10 +115,10 @@ def test_half_precision_is_that_of_float32():
 def test_names_and_factors_that_are_none():
   for find in (transformations.find, transformations.find_augmentation):
     for name in (5, None, ["rotation"]):
-      with pytest.raises(ValueError, match="must be a text, got"):
+      with pytest.raises(ValueError, match="must be a string, got"):
         find(name)
   for factors in ((), (5,), (transformations.FOUR_FOLD_ROTATION, "blur")):
-    with pytest.raises(ValueError, match="is one of transformation groups"):
+    with pytest.raises(ValueError, match="needs one or more Transformation"):
       transformations.product(*factors)
 
 
@@ -147,7 +147,7 @@ def test_wrong_arguments_are_named():
   [(np.uint8, 200, 300), (np.uint8, 255, 256), (np.int8, 100, 200)],
 )
 def test_narrow_labels_shift_as_others(dtype, label, side):
-  """They do not hold the side of the image."""
+  """Their dtype cannot hold the side of the image."""
   rows = np.arange(side, dtype=np.float32)[None, None, :, None] / side
   images = np.broadcast_to(rows, (1, side, side, 1))
   found = transformations.ANY_ROLL.apply(images, np.array([label], dtype))

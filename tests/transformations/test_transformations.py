@@ -44,7 +44,7 @@ def test_golden_unit_cells(golden, name, prefix):
   np.testing.assert_array_equal(labels, file[f"{prefix}_labels"])
 
 
-# Nothing undoes these, so they are groups by name only.
+# Their elements have no inverse, so they are groups in name only.
 NO_INVERSE = ("grayscale", "blur")
 PRODUCTS = ("rotation*horizontal_flip", "half_translation*inversion")
 NAMES = (*transformations.GROUPS, *PRODUCTS)
@@ -52,7 +52,7 @@ NAMES = (*transformations.GROUPS, *PRODUCTS)
 
 @functools.cache
 def _elements(name):
-  """All elements of the same images, as one program."""
+  """Applies all elements to the same images in one program."""
   group = transformations.find(name)
   return jax.jit(lambda images: [f(images) for f in group.elements])
 
@@ -194,7 +194,7 @@ def test_blurs_are_gaussian_and_stronger_and_stronger():
     kernel = np.where(abs(x) <= size // 2, np.exp(-0.5 * (x / sigma) ** 2), 0)
     kernel /= kernel.sum()
     np.testing.assert_allclose(image, np.outer(kernel, kernel), atol=1e-6)
-  # A border that is reflected keeps a constant image as it is.
+  # A reflected border keeps a constant image constant.
   flat = np.full((1, 8, 8, 1), 0.3, np.float32)
   assert _equal(blur(flat)[0], 0.3)
 

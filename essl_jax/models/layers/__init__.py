@@ -1,1 +1,1 @@
-"""Convolutions and products, by platform."""
+"""Convolutions, matrix products and attention, by platform."""

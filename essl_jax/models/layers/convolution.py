@@ -1,8 +1,8 @@
-"""Convolutions by platform, in the form that `flax.linen.Conv` takes them.
+"""Convolutions by platform, in the form that `flax.linen.Conv` expects.
 
-XLA's convolution on CPUs is slow for some shapes, and does all the
-multiplications of 3x3 kernels; on NVIDIA GPUs few channels keep it from the
-tensor cores. TPUs need none of this.
+On CPUs, XLA's convolution is slow for some shapes and does all multiplications
+of 3x3 kernels. On NVIDIA GPUs, it does not use tensor cores for few channels.
+TPUs need none of this.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ from essl_jax.models.layers import winograd
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Window = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
-# Precisions that allow for Winograd's rounding.
+# Precisions that permit Winograd's rounding.
 _DEFAULT_PRECISION = "jax_default_matmul_precision"
 _FAST = (None, "default", "fastest", jax.lax.Precision.DEFAULT)
-# With fewer, the transforms take longer than the multiplications they save.
+# With fewer channels, the transforms cost more than they save.
 _WINOGRAD_CHANNELS = 64
 
 
@@ -34,14 +34,15 @@ def im2col_conv(
   padding: Sequence[tuple[int, int]],
   **options: Any,
 ) -> jax.Array:
-  """Convolution as one matrix product of shifted slices of the images.
+  """Convolves by one matrix product of shifted slices of the images.
 
   Args:
     lhs: Images, `[N, H, W, C]`.
     rhs: Kernel, `[height, width, C, C']`.
     window_strides: The two strides.
     padding: `((top, bottom), (left, right))`.
-    **options: `jax.lax.conv_general_dilated`'s others; `precision` is obeyed.
+    **options: other options of `jax.lax.conv_general_dilated`; only `precision`
+      may have a value other than the default.
 
   Returns:
     `[N, H', W', C']`.
@@ -80,16 +81,16 @@ def cpu_conv(
   padding: Sequence[tuple[int, int]],
   **options: Any,
 ) -> jax.Array:
-  """Picks the faster convolution on a CPU from the shapes.
+  """Convolves with the code that is fastest on a CPU for the given shapes.
 
-  XLA's own is fast except around images of at most 2x2 pixels (as output, or
-  as its gradient), where it takes up to a hundred times as long as matrix
-  products; the last stage of a ResNet on 16x16 images is made of these.
-  1x1 kernels are plain matrix products, and 3x3 ones with many channels go by
-  Winograd's filtering. What `im2col_conv` does not take is left to XLA.
+  XLA's own code is fast except around images of at most 2x2 pixels (as output,
+  or as its gradient). There it takes up to a hundred times as long as matrix
+  products; the last stage of a ResNet on 16x16 images has such shapes. 1x1
+  kernels use plain matrix products, and 3x3 kernels with many channels use
+  Winograd's filtering. XLA computes whatever `im2col_conv` does not support.
 
-  Differentiable in reverse mode alone, and within `jax.shard_map` with
-  `check_vma=False` alone.
+  Differentiable only in reverse mode, and inside `jax.shard_map` only with
+  `check_vma=False`.
   """
   if _find_fault(lhs, rhs, **options):
     return jax.lax.conv_general_dilated(
@@ -110,7 +111,7 @@ def cpu_conv(
 def _is_winograd(
   lhs: jax.Array, rhs: jax.Array, window: _Window, precision: Any
 ) -> bool:
-  """Whether fewer multiplications make up for what they cost."""
+  """Tells whether Winograd's filtering applies and pays off."""
   strides, padding = window
   size = _output_size(lhs, rhs, strides, padding)
   return (
@@ -119,7 +120,7 @@ def _is_winograd(
     and min(rhs.shape[2:]) >= _WINOGRAD_CHANNELS
     and len(lhs) > 0
     and min(size) > 0
-    and max(size) > 1  # of one pixel's tile all but an eighth is for nothing
+    and max(size) > 1  # one pixel would use only an eighth of a tile
     and all(0 <= side <= 2 for sides in padding for side in sides)
     and lhs.dtype == rhs.dtype == jnp.float32
     and (precision or getattr(jax.config, _DEFAULT_PRECISION)) in _FAST
@@ -130,10 +131,10 @@ def _is_winograd(
 def _conv(
   lhs: jax.Array, rhs: jax.Array, window: _Window, precision: Any
 ) -> jax.Array:
-  """A convolution all of whose gradients are NHWC by HWIO again.
+  """Convolves, with gradients that are also convolutions of NHWC by HWIO.
 
-  XLA calls its fast code for that layout alone. It brings others into it, but
-  not within loops, where weight gradients then take a hundred times as long.
+  XLA calls its fast code only for this layout. It converts other layouts, but
+  not inside loops, where weight gradients then take a hundred times as long.
   """
   strides, padding = window
   return jax.lax.conv_general_dilated(
@@ -170,7 +171,7 @@ def _conv_backward(
   for i, stride in enumerate(strides):
     low, _ = padding[i]
     size, kernel = lhs.shape[1 + i], rhs.shape[i]
-    last = (cotangent.shape[1 + i] - 1) * stride  # where the last window lies
+    last = (cotangent.shape[1 + i] - 1) * stride  # start of the last window
     around.append((kernel - 1 - low, size - 1 - last + low))
     behind.append((low, last + kernel - size - low))
   gradient = convolve(
@@ -198,12 +199,12 @@ def gpu_conv(
   padding: Sequence[tuple[int, int]],
   **options: Any,
 ) -> jax.Array:
-  """Gives bfloat16 images of few channels channels of zeros.
+  """Zero-pads the channels of narrow bfloat16 inputs and convolves.
 
-  The result is the same. NVIDIA asks for channels in multiples of eight for
-  fast convolutions by tensor cores, and for four of images where the stride is
-  two; XLA adds such channels to float16 by itself. All other convolutions are
-  XLA's own. Arguments and result as for `im2col_conv`.
+  The result does not change. Tensor cores need multiples of eight channels for
+  fast convolutions on NVIDIA GPUs, or four channels of images with stride two.
+  XLA pads float16 by itself. All other convolutions are XLA's own. Arguments
+  and result are as in `im2col_conv`.
 
   Reference: NVIDIA, Convolutional Layers User's Guide, "Channels In And Out".
   """
@@ -219,15 +220,15 @@ def gpu_conv(
 
 
 def default_conv(platform: str | None = None) -> Callable[..., jax.Array]:
-  """The fast convolution of a platform.
+  """Returns the fast convolution of a platform.
 
   Args:
-    platform: of the devices that will run it, such as "tpu"; the default
-      backend's when absent.
+    platform: platform that will run it, such as "tpu"; by default that of the
+      default backend.
 
   Returns:
-    What stands in for `jax.lax.conv_general_dilated`: `cpu_conv` on a CPU,
-    `gpu_conv` on a GPU.
+    `cpu_conv` on a CPU, `gpu_conv` on a GPU, else
+    `jax.lax.conv_general_dilated`.
   """
   own = {"cpu": cpu_conv, "gpu": gpu_conv, "cuda": gpu_conv}
   return own.get(
@@ -245,7 +246,7 @@ def _output_size(
 
 
 def _find_fault(lhs: jax.Array, rhs: jax.Array, **options: Any) -> str | None:
-  """What another kind of convolution lacks to be a plain one."""
+  """Says what a plain convolution must have that this one lacks, or None."""
   if lhs.ndim != 4 or rhs.ndim != 4 or lhs.shape[-1] != rhs.shape[-2]:
     return (
       "[N, H, W, C] images and [height, width, C, C'] kernels, got shapes"

@@ -1,4 +1,4 @@
-"""Linear layers' products by platform, as `flax.linen.Dense` takes them."""
+"""Products of linear layers by platform, for `flax.linen.Dense`."""
 
 from collections.abc import Callable
 import functools
@@ -20,23 +20,22 @@ def cpu_dot_general(
   precision: Any = None,
   preferred_element_type: Any = None,
 ) -> jax.Array:
-  """A product of features and a matrix whose gradient is fast on CPUs.
+  """Multiplies features by a matrix, with a gradient that is fast on CPUs.
 
-  XLA's CPU code is slow where the second factor is transposed: the gradient by
-  64 rows of 2048 features takes three times as long as the product. Here the
-  rows are transposed in its stead, where they are few. It is slow too where
-  features have several axes of rows, such as images and tokens: here they
-  become one axis, which makes the gradients of a transformer's layers 1.2 to
-  1.5 times as fast. All other products are XLA's own. With few rows,
-  differentiable in reverse mode alone, and within `jax.shard_map` with
-  `check_vma=False` alone.
+  XLA's CPU code is slow if the second factor is transposed: the gradient for 64
+  rows of 2048 features takes three times as long as the product. With few rows,
+  this function transposes the rows instead. XLA is also slow if features have
+  several axes of rows, such as images and tokens. This function merges them,
+  which makes the gradients of a transformer's layers 1.2 to 1.5 times as fast.
+  All other products are XLA's own. With few rows, it is differentiable only in
+  reverse mode, and inside `jax.shard_map` only with `check_vma=False`.
 
   Args:
     lhs: Features, `[N, F]` or `[..., F]`.
     rhs: Matrix, `[F, K]`.
-    dimension_numbers: As `jax.lax.dot_general` takes them.
-    precision: Of the product and its gradients.
-    preferred_element_type: Of the result; leaves it to XLA if given.
+    dimension_numbers: As in `jax.lax.dot_general`.
+    precision: Precision of the product and its gradients.
+    preferred_element_type: Dtype of the result; if given, XLA's own code runs.
 
   Returns:
     `[N, K]` or `[..., K]`.
@@ -56,7 +55,7 @@ def cpu_dot_general(
     and lhs.dtype == rhs.dtype
     and preferred_element_type is None
   )
-  # With more of them their transposition costs as much as it brings.
+  # Transposing more rows costs as much as it saves.
   has_few_rows = is_plain and 2 * len(lhs) <= min(rhs.shape)
   if not has_few_rows:
     return lax.dot_general(
@@ -80,7 +79,7 @@ def _backward(
   precision: Any, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   lhs, rhs = saved
-  # Without the barriers XLA makes one product of it and the transpositions.
+  # Without the barriers, XLA would fuse product and transpositions again.
   columns = lax.optimization_barrier(cotangent.T)
   gradient = lax.dot_general(rhs, columns, _ROWS_BY_MATRIX, precision)
   columns_by_columns = (((0,), (0,)), ((), ()))
@@ -94,14 +93,14 @@ _product.defvjp(_forward, _backward)
 def default_dot_general(
   platform: str | None = None,
 ) -> Callable[..., jax.Array]:
-  """The fast product of a platform: `cpu_dot_general` on a CPU.
+  """Returns the fast product of a platform.
 
   Args:
-    platform: of the devices that will run it, such as "tpu"; the default
-      backend's when absent.
+    platform: platform that will run it, such as "tpu"; by default that of the
+      default backend.
 
   Returns:
-    What stands in for `jax.lax.dot_general`.
+    `cpu_dot_general` on a CPU, else `jax.lax.dot_general`.
   """
   if (platform or jax.default_backend()) == "cpu":
     return cpu_dot_general

@@ -1,7 +1,7 @@
 """Winograd's minimal filtering in one dimension: matrices and tiles.
 
-F(m, 3) makes m outputs in a row of m + 2 products, from as many inputs, where
-the plain sum of 3 taps takes 3 m.
+F(m, 3) computes m adjacent outputs from m + 2 inputs with m + 2 products. The
+plain sum over 3 taps takes 3 m products.
 
 Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 CVPR 2016 (arXiv 1509.09308), section 4.
@@ -27,7 +27,7 @@ class Filtering:
 
   @property
   def products(self) -> int:
-    """How many inputs a tile has, and products."""
+    """Number of products of a tile, which is also its number of inputs."""
     return self.outputs + 2
 
 
@@ -65,14 +65,14 @@ F4 = Filtering(
 
 
 def combine(matrix: Matrix, arrays: list[jax.Array]) -> list[jax.Array]:
-  """Adds multiples of arrays.
+  """Computes linear combinations of arrays.
 
   Args:
-    matrix: of factors, a column for each array.
-    arrays: of one shape.
+    matrix: factors, one column per array.
+    arrays: arrays of equal shape.
 
   Returns:
-    A sum for every row.
+    One sum per row.
   """
   sums = []
   for row in matrix:
@@ -88,16 +88,16 @@ def combine(matrix: Matrix, arrays: list[jax.Array]) -> list[jax.Array]:
 def slices(
   x: jax.Array, axis: int, filtering: Filtering, number: int
 ) -> list[jax.Array]:
-  """Takes what lies at place 0, 1, .. of every tile.
+  """Takes entry 0, 1, ... of every tile.
 
   Args:
-    x: whole tiles along `axis`, those of inputs overlapping by 2.
-    axis: to be divided.
-    filtering: whose tiles they are.
-    number: of places: `outputs` or `products`.
+    x: whole tiles along `axis`; input tiles overlap by 2.
+    axis: the axis to divide into tiles.
+    filtering: the filtering that sets the tiles.
+    number: number of entries: `outputs` or `products`.
 
   Returns:
-    For each place an array with as many entries along `axis` as tiles.
+    One array per entry, with one value per tile along `axis`.
   """
   step = filtering.outputs
   tiles = (x.shape[axis] - number) // step + 1
@@ -108,7 +108,7 @@ def slices(
 
 
 def interleave(arrays: list[jax.Array], axis: int) -> jax.Array:
-  """The inverse of `slices` where tiles do not overlap."""
+  """Inverts `slices` for tiles that do not overlap."""
   shape = list(arrays[0].shape)
   shape[axis] *= len(arrays)
   return jnp.stack(arrays, axis + 1).reshape(shape)

@@ -1,4 +1,4 @@
-"""Patches of images, and their positions: fixed ones, and learned ones."""
+"""Patches of images, and their fixed or learned positions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,18 +6,18 @@ import numpy as np
 
 from essl_jax import inputs
 
-_LONGEST_PERIOD = 10_000  # over 2 pi, in patches
+_LONGEST_PERIOD = 10_000  # divided by 2 pi, in patches
 
 
 def split(images: jax.Array, side: int) -> jax.Array:
-  """The patches of images, by rows.
+  """Splits images into patches, row by row.
 
   Args:
     images: `[N, H, W, C]`, floating point.
-    side: Of a patch in pixels.
+    side: Side of a patch in pixels.
 
   Returns:
-    `[N, patches, side * side * C]`: pixels by rows, each with its channels.
+    `[N, patches, side * side * C]`: pixels row by row, each with its channels.
 
   Raises:
     ValueError: If the images do not have four axes or are not floating point,
@@ -30,7 +30,7 @@ def split(images: jax.Array, side: int) -> jax.Array:
   inputs.check_multiple("image height", height, side, "patch")
   inputs.check_multiple("image width", width, side, "patch")
   rows, columns = height // side, width // side
-  # One axis at a time: JAX cannot tell how others would be sharded.
+  # Splits one axis at a time, so that JAX can infer the sharding.
   x = images.reshape(n, rows, side, width, channels)
   x = x.reshape(n, rows, side, columns, side, channels)
   x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -39,10 +39,10 @@ def split(images: jax.Array, side: int) -> jax.Array:
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-  """Fixed positions of a grid: sines and cosines of both indices.
+  """Computes fixed positions of a grid: sines and cosines of both indices.
 
-  The first half of the channels is of the row, the second of the column; each
-  has the sines of all frequencies, then their cosines.
+  The first half of the channels encodes the row, the second half the column.
+  Each has the sines of all frequencies, then their cosines.
 
   Args:
     rows: Number of rows of patches.
@@ -50,10 +50,10 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     width: Number of channels, a multiple of 4.
 
   Returns:
-    Positions by rows, `[rows * columns, width]`, float32, in [-1, 1].
+    Positions row by row, `[rows * columns, width]`, float32, in [-1, 1].
 
   Raises:
-    ValueError: If the width is no multiple of 4.
+    ValueError: If the width is not a multiple of 4.
 
   Reference:
     Chen et al. 2021 (arXiv 2104.02057), section 5, "Position embedding".
@@ -68,18 +68,18 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
 def interpolate(
   learned: jax.Array, side: int, rows: int, columns: int
 ) -> jax.Array:
-  """Learned positions of a square grid, for a grid of another size.
+  """Interpolates learned positions of a square grid to another size.
 
   Args:
-    learned: Of the class token, then of the patches by rows, `[1, 1 + side *
-      side, D]`.
-    side: Of the square grid.
+    learned: Positions of the class token and then of the patches row by row,
+      `[1, 1 + side * side, D]`.
+    side: Side of the square grid, in patches.
     rows: Number of rows of patches.
     columns: Number of columns of patches.
 
   Returns:
-    `[1, 1 + rows * columns, D]`. The class token's position is unchanged. Those
-    of the patches are interpolated bicubically, antialiased where the grid
+    `[1, 1 + rows * columns, D]`. The class token's position does not change.
+    The patches' positions are interpolated bicubically, antialiased if the grid
     shrinks.
 
   Reference:

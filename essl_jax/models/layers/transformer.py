@@ -1,6 +1,6 @@
 """Transformer blocks: attention and perceptrons, each after a layer norm.
 
-Names, epsilons and initial weights are those of timm's `VisionTransformer`.
+Names, epsilons and initial weights match timm's `VisionTransformer`.
 
 Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021
 (arXiv 2010.11929), equations 2 and 3.
@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from essl_jax.models.layers import attention
 
 EPSILON = 1e-6  # of layer norms
-# timm truncates at 2, which is a hundred deviations.
+# timm truncates at 2, which is 100 standard deviations: no difference here.
 initial_weights = nn.initializers.normal(0.02, jnp.float32)
 
 
 class _Layers(nn.Module):
-  """What the parts share: their linear layers and norms.
+  """Linear layers and norms shared by all parts.
 
   Attributes:
-    dtype: What is computed in; parameters stay float32.
-    dot_general: Stands in for `jax.lax.dot_general` in linear layers.
+    dtype: Dtype of the computation; parameters stay float32.
+    dot_general: Replacement for `jax.lax.dot_general` in linear layers.
   """
 
   dtype: Any = jnp.float32
@@ -49,7 +49,7 @@ class Attention(_Layers):
 
   Attributes:
     heads: Number of heads, which share the channels.
-    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
+    dot_product_attention: Replacement for `jax.nn.dot_product_attention`.
   """
 
   heads: int = 6
@@ -66,7 +66,7 @@ class Attention(_Layers):
 
 
 class Perceptron(_Layers):
-  """Two linear layers with a GELU between them, on each token alone.
+  """Two linear layers with a GELU between them, for each token by itself.
 
   Attributes:
     hidden: Size of the hidden layer.
@@ -87,8 +87,8 @@ class Block(_Layers):
   Attributes:
     heads: Number of attention heads.
     hidden: Size of the perceptron's hidden layer.
-    stochastic_depth: How likely either part is left out for an image.
-    dot_product_attention: Stands in for `jax.nn.dot_product_attention`.
+    stochastic_depth: Probability that an image skips a part.
+    dot_product_attention: Replacement for `jax.nn.dot_product_attention`.
   """
 
   heads: int = 6
@@ -104,8 +104,8 @@ class Block(_Layers):
 
     Args:
       x: Tokens.
-      image_keys: A random key per image, `[N]`; without them no part is left
-        out.
+      image_keys: A random key per image, `[N]`; without them, no part is
+        skipped.
 
     Returns:
       Tokens.
@@ -124,7 +124,7 @@ class Block(_Layers):
   def _leave_out(
     self, part: int, x: jax.Array, image_keys: jax.Array | None
   ) -> jax.Array:
-    """Zeros for some images; the others grow to keep the expectation."""
+    """Zeros some images and scales up the others to keep the expectation."""
     if image_keys is None or not self.stochastic_depth:
       return x
     keep_probability = 1 - self.stochastic_depth
@@ -140,12 +140,12 @@ class Block(_Layers):
 def pool(
   tokens: list[jax.Array], norm: Callable[[jax.Array], jax.Array], kind: str
 ) -> jax.Array:
-  """Features of the tokens after each block.
+  """Pools the tokens after each block to features.
 
   Args:
-    tokens: Of each block, `[N, T, D]`, the class token first.
+    tokens: Tokens after each block, `[N, T, D]`, the class token first.
     norm: The last norm.
-    kind: `pooled_token` or `pooled_mean`, as the network is trained; or as of
+    kind: `pooled_token` or `pooled_mean`, as in training, or a kind of
       `ViT.evaluation_features`.
 
   Returns:
@@ -153,7 +153,7 @@ def pool(
   """
   as_float = lambda x: x.astype(jnp.float32)
   last = as_float(tokens[-1])
-  if kind == "pooled_mean":  # as timm: the norm comes last
+  if kind == "pooled_mean":  # as in timm, the norm comes last
     return norm(jnp.mean(last[:, 1:], axis=1))
   if kind == "mean":
     return jnp.mean(norm(last)[:, 1:], axis=1)

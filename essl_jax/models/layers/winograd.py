@@ -1,14 +1,15 @@
-"""Convolutions of 3x3 kernels with a third of the multiplications, for CPUs.
+"""Convolutions with 3x3 kernels in a third of the multiplications, for CPUs.
 
-Winograd's minimal filtering F(m, 3) makes m outputs in a row of m + 2
-products, where the plain sum takes 3 m. Here it is F(2, 3) down the columns
-and F(4, 3) along the rows: 24 products for 8 outputs of a channel, where the
-plain sum takes 72. For every one of those products all tiles and channels make
-up a matrix product; the transforms before and after are sums of shifted
-slices. A few images at a time keep what is between them in the cache.
+Winograd's minimal filtering F(m, 3) computes m adjacent outputs with m + 2
+products; the plain sum takes 3 m. This module uses F(2, 3) down the columns and
+F(4, 3) along the rows: 24 products for 8 outputs of a channel, where the plain
+sum takes 72. Each of these products is one matrix product over all tiles and
+channels. The transforms before and after it are sums of shifted slices. Only a
+few images are processed at a time, which keeps intermediate results in the
+cache.
 
-In float32, results are within about 5e-6 of the largest output of the exact
-sums (F(4, 3) both ways: 2e-5, and hardly faster).
+In float32, results differ from the exact sums by about 5e-6 of the largest
+output. With F(4, 3) in both directions it would be 2e-5, and hardly faster.
 
 Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 CVPR 2016 (arXiv 1509.09308), section 4.
@@ -34,7 +35,7 @@ from essl_jax.models.layers.filtering import (
 
 Padding = tuple[tuple[int, int], ...]
 
-# Tiles at a time: enough for the matrix products, few enough for the cache.
+# Tiles per pass: enough for the matrix products, few enough for the cache.
 _TILES = 512
 
 
@@ -45,13 +46,13 @@ _DOWN, _ALONG = F2, F4
 def convolve(
   images: jax.Array, kernel: jax.Array, padding: Padding, precision: Any = None
 ) -> jax.Array:
-  """Convolves with stride 1; differentiable by the two functions below.
+  """Convolves with stride 1; the two functions below are its gradients.
 
   Args:
     images: `[N, H, W, C]`, floating point.
     kernel: `[3, 3, C, C']`.
     padding: `((top, bottom), (left, right))` in pixels, 0 to 2.
-    precision: of the matrix products.
+    precision: precision of the matrix products.
 
   Returns:
     `[N, H', W', C']`.
@@ -72,10 +73,10 @@ def image_gradient(
   """Differentiates `convolve` with respect to its images.
 
   Args:
-    cotangent: of its result, `[N, H', W', C']`.
+    cotangent: cotangent of the result, `[N, H', W', C']`.
     kernel: as in `convolve`.
     padding: as in `convolve`.
-    precision: of the matrix products.
+    precision: precision of the matrix products.
 
   Returns:
     `[N, H, W, C]`.
@@ -84,7 +85,7 @@ def image_gradient(
   return _convolve(cotangent, kernel, around, precision, is_back=True)
 
 
-# Layers have few shapes: jit traces and lowers each of them once.
+# Layers share few shapes, so jit traces and lowers each shape once.
 @functools.partial(jax.jit, static_argnums=(2, 3), static_argnames="is_back")
 def _convolve(
   images: jax.Array,
@@ -93,7 +94,7 @@ def _convolve(
   precision: Any,
   is_back: bool = False,
 ) -> jax.Array:
-  """Convolves by a kernel or, back from C' to C, by its mirror image."""
+  """Convolves with a kernel or, back from C' to C, with its mirror image."""
   height, width = _output_size(images, padding)
   kernels = _transform_kernel(kernel[::-1, ::-1] if is_back else kernel)
 
@@ -130,9 +131,9 @@ def kernel_gradient(
 
   Args:
     images: as in `convolve`.
-    cotangent: of its result, `[N, H', W', C']`.
+    cotangent: cotangent of the result, `[N, H', W', C']`.
     padding: as in `convolve`.
-    precision: of the matrix products.
+    precision: precision of the matrix products.
 
   Returns:
     `[3, 3, C, C']`.
@@ -190,17 +191,17 @@ convolve.defvjp(_forward, _backward)
 
 
 def written_once(tree: Any) -> Any:
-  """Keeps XLA from computing arrays again wherever they are read.
+  """Keeps XLA from recomputing arrays wherever they are read.
 
-  An `optimization_barrier` alone does not help, since XLA for CPUs removes it
-  before it fuses; a call that it may not inline does.
+  An `optimization_barrier` alone does not help, because XLA for CPUs removes it
+  before fusing. A call that it must not inline does.
   """
   with xla_metadata.set_xla_metadata(inlineable="false"):
     return jax.jit(lax.optimization_barrier)(tree)
 
 
 def _transform_kernel(kernel: jax.Array) -> list[list[jax.Array]]:
-  """`[C, C']` by product along the rows, then down the columns."""
+  """Returns `[C, C']` per product, along the rows and then down the columns."""
   along = [combine(_ALONG.to_kernel, list(row)) for row in kernel]
   return [combine(_DOWN.to_kernel, list(x)) for x in zip(*along, strict=True)]
 
@@ -208,7 +209,7 @@ def _transform_kernel(kernel: jax.Array) -> list[list[jax.Array]]:
 def _transform_images(
   images: jax.Array, padding: Padding
 ) -> list[list[jax.Array]]:
-  """`[N, tiles down, tiles along, C]` by product, as the kernel's."""
+  """Returns `[N, tiles down, tiles along, C]` per product of the kernel."""
   height, width = _output_size(images, padding)
   (top, bottom), (left, right) = padding
   images = jnp.pad(
@@ -229,7 +230,7 @@ def _transform_images(
 
 
 def _transform_cotangent(cotangent: jax.Array) -> list[list[jax.Array]]:
-  """`[N, tiles down, tiles along, C']` by product, as the kernel's."""
+  """Returns `[N, tiles down, tiles along, C']` per product of the kernel."""
   height, width = cotangent.shape[1:3]
   cotangent = jnp.pad(
     cotangent,
@@ -256,7 +257,7 @@ def _tiles(size: int, filtering: Filtering) -> int:
 
 
 def _some_images(images: jax.Array, padding: Padding) -> int:
-  """How many images have enough tiles: if possible a divisor of N."""
+  """Returns how many images have enough tiles, if possible a divisor of N."""
   height, width = _output_size(images, padding)
   tiles = _tiles(height, _DOWN) * _tiles(width, _ALONG)
   number, least = len(images), -(-_TILES // tiles)
@@ -265,7 +266,7 @@ def _some_images(images: jax.Array, padding: Padding) -> int:
 
 
 def _divide(x: jax.Array, size: int) -> tuple[jax.Array, list[jax.Array]]:
-  """Parts of so many images for a loop, and what is better left out of it."""
+  """Splits images into parts of `size` to loop over, and a rest outside it."""
   number = len(x) // size
   looped = number * size if number > 1 else 0
   parts = x[:looped].reshape(-1, size, *x.shape[1:])
@@ -288,6 +289,6 @@ def _check(images: jax.Array, kernel: jax.Array, padding: Padding) -> None:
     raise ValueError(f"winograd.convolve pads by 0 to 2 pixels, got {padding}.")
   if images.size == 0 or min(_output_size(images, padding)) < 1:
     raise ValueError(
-      f"winograd.convolve has nothing to do: images are {images.shape}, padded"
-      f" by {padding}."
+      "winograd.convolve needs at least one image and one output pixel, got"
+      f" images {images.shape} padded by {padding}."
     )
