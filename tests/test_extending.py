@@ -153,7 +153,7 @@ WRONG = {
   "exit of a source": ("--config.data.name=wrong:exiting", "SystemExit: 0"),
   "source field": (
     "--config.data.name=wrong:resized",
-    "config.data.image_size is there already",
+    "config.data.image_size exists already",
   ),
   "requests": (
     "--config.method=wrong:NoRequests",
