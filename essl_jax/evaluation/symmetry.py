@@ -1,8 +1,8 @@
-"""How invariant and how equivariant features are to transformation groups.
+"""Measures invariance and equivariance of features to groups.
 
-For an encoder f and elements g of a group: is f(gx) the same as f(x), can g be
-read out of f(gx), and is f(gx) a linear function of f(x)? Elements act on
-images in [0, 1], resized as kNN sees them, before they are normalised.
+For an encoder f and elements g of a transformation group: is f(gx) equal to
+f(x), can g be read from f(gx), and is f(gx) a linear function of f(x)? Elements
+act on images in [0, 1], resized as for kNN, before normalisation.
 """
 
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib
 
-_HELD_OUT_EVERY = 5  # training image, to choose the penalty on
+_HELD_OUT_EVERY = 5  # every fifth training image is held out for the penalty
 
 
 def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-  """The figures of one group.
+  """Computes the figures of one group.
 
   Args:
-    train: [N, K, D], features of every training image under all K elements,
-      of which the first is the identity.
-    test: [M, K, D], of the test images.
+    train: [N, K, D], features of every training image under all K elements; the
+      first element is the identity.
+    test: [M, K, D], likewise of the test images.
 
   Returns:
-    Of test images, with accuracies in percent:
-      `cosine`: mean of cos(f(x), f(gx)) over images and other elements than
-        the identity; 1 for an invariant encoder, and beside zeros.
+    For test images, with accuracies in percent: `cosine`: mean of cos(f(x),
+      f(gx)) over images and other elements than the identity; 1 for an
+      invariant encoder, and beside zeros.
       `cosine_other_images`: mean of cos(f(x), f(x')) over pairs of different
         images: what `cosine` is to be compared with.
       `readout_accuracy`: of a linear classifier that names g from f(gx),
@@ -86,7 +86,7 @@ def cosine_of_pairs(features: np.ndarray) -> float:
   """
   rows = unit_length(features)
   if len(rows) < 2:
-    raise ValueError("cosines of pairs want two rows or more, got 1")
+    raise ValueError("cosines of pairs need two rows or more, got 1")
   directed = int(rows.any(axis=-1).sum())
   total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
   pairs = len(rows) * (len(rows) - 1)
