@@ -32,8 +32,7 @@ class State(flax.struct.PyTreeNode):
     step: int32 scalar, number of finished steps.
     key: uint32 data of a random key.
     params: trained parameters.
-    variables: other
-    variables: running statistics, or a fixed network.
+    variables: other variables: running statistics, or a fixed network.
     opt_state: the optimiser's state.
   """
 
