@@ -125,7 +125,7 @@ def test_a_speed_that_is_none_is_refused(rate, tmp_path):
   path = tmp_path / "step.json"
   run = {"program": "essl_jax", "device": "cpu"}
   path.write_text(json.dumps(run | {"source_images_per_second": rate}))
-  with pytest.raises(UsageError, match="is no record of benchmark.py"):
+  with pytest.raises(UsageError, match="is not a record of benchmark.py"):
     knn_benchmark.load_step(path)
 
 

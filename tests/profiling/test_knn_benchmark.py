@@ -54,4 +54,4 @@ def test_records_of_other_things_are_refused(tmp_path, capsys):
   for text in ("[]", "{}", "no", '{"runs": []}'):
     other.write_text(text)
     assert knn_benchmark.main([*_words(), f"--step={other}"]) == 2
-    assert "is no record of benchmark.py" in capsys.readouterr().err
+    assert "is not a record of benchmark.py" in capsys.readouterr().err
