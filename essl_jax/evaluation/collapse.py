@@ -149,7 +149,7 @@ def of_features(features: np.ndarray, images: int) -> dict[str, float]:
 
   Returns:
     `feature_std`, `effective_rank` of the features minus their mean, `rankme`
-    of the features as they are, and `uniformity`.
+    of the uncentred features, and `uniformity`.
   """
   rows = features[subsets.sample_rows(len(features), images)]
   return {
@@ -220,7 +220,7 @@ class Collapse(Evaluation):
   """Spread, rank, uniformity and alignment of the features."""
 
   def check(self, bench: Any) -> None:
-    """Refuses a single image."""
+    """Raises UsageError for a single image."""
     check_several(bench, "test")
 
   def look_every(self) -> None:

@@ -134,8 +134,8 @@ class Transformation(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """See `run` above; None without a trained head.
 
-    The figures of `prediction` are at the top level, beside those of other
-    terms by their sections.
+    The figures of `prediction` are at the top level; those of other terms are
+    under the names of their sections.
     """
     found: dict[str, Any] = {}
     for number, term in enumerate(bench.experiment.networks.terms):

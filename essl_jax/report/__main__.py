@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.path.islink(out):  # keep the link
       out = places.resolve(out)
   _check_writable(out)
-  # A training that runs beside needs its accelerators.
+  # Leave the accelerators to a training that runs at the same time.
   jax.config.update("jax_platforms", "cpu")
   # Imported here to report wrong input before matplotlib and Orbax load.
   from essl_jax.report import page, samples

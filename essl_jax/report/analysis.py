@@ -50,8 +50,8 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
     return points[:, :2], "PCA (t-SNE needs ten or more)"
   perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
   tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
-  # While a training runs beside, several threads would wait for each other
-  # for minutes.
+  # If a training runs at the same time, several threads would wait for each
+  # other for minutes.
   with threadpoolctl.threadpool_limits(1):
     points = tsne.fit_transform(points)
   return points, f"t-SNE with perplexity {perplexity:g}"

@@ -6,8 +6,8 @@ r"""Compiles the recipes' train steps for TPUs and GPUs, on a machine without.
     --config=configs/imagenet_simclr.py \
     --variant=rematerialize --variant=micro_batches=2
   python experiments/profiling/aot_compile.py --topology=h200 --topology=h200-8
-  python experiments/profiling/aot_compile.py --trace_only  # the bound alone
-  python experiments/profiling/aot_compile.py --report_only  # the table alone
+  python experiments/profiling/aot_compile.py --trace_only  # only the bound
+  python experiments/profiling/aot_compile.py --report_only  # only the table
 
 The compilers come with libtpu and with JAX's CUDA plugin, and need no device.
 The compiled step is the one that `essl_jax.main` runs: the recipe's global
