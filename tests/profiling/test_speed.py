@@ -149,7 +149,7 @@ def test_another_step_or_device_is_not_compared():
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
     (["--devices=0"], "there are"),
-    (["--examples=64"], "want --augment and no --images"),
+    (["--examples=64"], "needs --augment and no --images"),
     (["--examples=64", "--augment", "--images=x.npz"], "and no --images"),
     (["--examples=0", "--augment"], "--examples=0 must be at least --batch=64"),
     (["--examples=-5", "--augment"], "must be at least --batch=64"),
@@ -224,9 +224,9 @@ def test_a_program_that_fails_is_quoted():
   with pytest.raises(UsageError, match="exit code 3: no memory"):
     code = "import sys; print('no memory', file=sys.stderr); sys.exit(3)"
     programs.last_line([sys.executable, "-c", code])
-  with pytest.raises(UsageError, match="printed no line"):
+  with pytest.raises(UsageError, match="printed no JSON line"):
     programs.last_line([sys.executable, "-c", "print('hello')"])
-  with pytest.raises(UsageError, match="printed no line"):
+  with pytest.raises(UsageError, match="printed no JSON line"):
     programs.last_line([sys.executable, "-c", "print(3)"])
   with pytest.raises(UsageError, match="cannot be run"):
     programs.last_line(["./absent"])
