@@ -92,7 +92,7 @@ def test_a_message_that_quotes_an_endless_value_stays_a_line():
     config_lib.parse(QUICKSTART | {"optimizer": "9" * 10**6})
   line, code = errors.line_and_code(caught.value)
   assert code == 2 and len(line) < 4000
-  assert line.startswith("config.optimizer must hold fields, got '999")
+  assert line.startswith("config.optimizer must be a group of fields, got '999")
   assert "characters left out]999" in line
 
 

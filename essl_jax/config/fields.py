@@ -144,7 +144,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
       is not allowed. The line names the field and what is allowed.
   """
   if not isinstance(raw, Mapping):
-    raise UsageError(f"config.{path} must hold fields, got {raw!r}")
+    raise UsageError(f"config.{path} must be a group of fields, got {raw!r}")
   prefix = f"{path}." if path else ""
   known = of(kind)
   for name in raw:

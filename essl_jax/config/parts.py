@@ -113,7 +113,7 @@ class Kind:
       fits = callable(found) and not is_class
     if not fits:
       raise UsageError(
-        f"config.{self.field}={name}: {self.noun} must be {wanted}, and this"
+        f"config.{self.field}={name}: {self.noun} must be {wanted}, but this"
         f" is {found!r:.80}"
       )
     if inspect.isabstract(found):

@@ -37,14 +37,16 @@ def schema(raw: Mapping[str, Any]) -> type[Config]:
     group, _, field = name.rpartition(".")
     holder = raw.get(group, {}) if group else raw
     if not isinstance(holder, Mapping):
-      raise UsageError(f"config.{group} must hold fields, got {holder!r}")
+      raise UsageError(
+        f"config.{group} must be a group of fields, got {holder!r}"
+      )
     known = fields.of(GROUPS.get(group, Config))[field]
     value = holder.get(field, known.default)
     if value is dataclasses.MISSING or (value is None and name == "data.name"):
       raise UsageError(f"config.{name} is missing")
     values.append(values_lib.coerce(known.hint, value, name))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
-      raise UsageError(f"config.{name} lists one twice: {', '.join(value)}")
+      raise UsageError(f"config.{name} lists a part twice: {', '.join(value)}")
   return _compose(*values)
 
 
@@ -88,7 +90,8 @@ def _claim(taken: dict[str, str], name: str, owner: str) -> None:
   _check_name(name, f"{owner} has the field")
   if name in taken:
     raise UsageError(
-      f"{owner} has the field {name}, as {taken[name]} has: rename one of them"
+      f"{owner} has the field {name}, but so has {taken[name]}: rename one of"
+      " them"
     )
   taken[name] = owner
 
@@ -116,7 +119,7 @@ def _views_of(where: str, part: Any) -> Sequence[str]:
     _check_name(view, f"{where} asks for the view")
     if view in own:
       raise UsageError(
-        f"{where} asks for the view {view}, and config.views.{view} is another"
+        f"{where} asks for the view {view}, but config.views.{view} is another"
         " field: rename the view"
       )
   return views

@@ -166,8 +166,8 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
   if isinstance(value, float | int) and value:
     if not _SMALLEST <= abs(value) <= _LARGEST:
       raise UsageError(
-        f"config.{where} must be 0 or a number of {_SMALLEST:g} to"
-        f" {_LARGEST:g} in size; got {_show(value)}"
+        f"config.{where} must be 0 or have an absolute value of"
+        f" {_SMALLEST:g} to {_LARGEST:g}; got {_show(value)}"
       )
   elif isinstance(value, str) and (wrong := unfit(value)):
     raise UsageError(f"config.{where} {wrong}; got {_show(value)}")

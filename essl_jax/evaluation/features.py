@@ -124,7 +124,7 @@ def check(
   low, high = int(np.min(labels)), int(np.max(labels))
   if low < 0 or high >= num_classes:
     raise ValueError(
-      f"{name} labels must lie in [0, {num_classes}), got {low} to {high}"
+      f"{name} labels must be in [0, {num_classes}), got {low} to {high}"
     )
 
 

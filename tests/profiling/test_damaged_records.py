@@ -174,5 +174,5 @@ def test_wrong_options_are_told_before_work(
 
 def test_a_python_that_is_none_is_one_line(tmp_path):
   """It is asked for a line of JSON."""
-  with pytest.raises(UsageError, match="prints .* in place of a line of JSON"):
+  with pytest.raises(UsageError, match="prints .* instead of a JSON line"):
     input_benchmark.TorchSide("/bin/echo", tmp_path, 1)
