@@ -131,8 +131,8 @@ class TorchSide:
     except ValueError as error:
       self._process.kill()
       raise UsageError(
-        f"--torch_python={self._python} prints {line.strip()[:80]!r} in place"
-        " of a line of JSON: give a Python"
+        f"--torch_python={self._python} prints {line.strip()[:80]!r} instead"
+        " of a JSON line: give a Python"
       ) from error
 
 
