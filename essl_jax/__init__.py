@@ -4,7 +4,7 @@
   encoder = essl_jax.load("runs/small")
   features = encoder(["a.jpg", "b.png"])
 
-docs/python.md says what is public and kept.
+docs/python.md says what is public and stable.
 
 Reference: Dangovski et al., "Equivariant Self-Supervised Learning: Encouraging
 Equivariance in Representations", ICLR 2022 (arXiv 2111.00899).
@@ -14,7 +14,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # not typing's, whose import takes milliseconds
+TYPE_CHECKING = False  # typing's constant takes milliseconds to import
 if TYPE_CHECKING:
   from essl_jax.api.embeddings import Embeddings, embed
   from essl_jax.api.encoders import Encoder, load
@@ -48,10 +48,10 @@ _MODULES = {
   "train": "api.runs",
 }
 
-if not TYPE_CHECKING:  # type checkers would take any name for known
+if not TYPE_CHECKING:  # with __getattr__, type checkers would accept any name
 
   def __getattr__(name):
-    """Imports what is asked for; `import essl_jax` alone stays quick."""
+    """Imports a name on first use, so `import essl_jax` stays fast."""
     if name not in _MODULES:
       raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
@@ -59,5 +59,5 @@ if not TYPE_CHECKING:  # type checkers would take any name for known
     return found
 
   def __dir__():
-    """What there is, whether it was imported yet or not."""
+    """All names, imported or not."""
     return sorted({*globals(), *__all__})

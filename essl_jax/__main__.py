@@ -1,4 +1,4 @@
-"""`python -m essl_jax` is `essl-jax`."""
+"""`python -m essl_jax` does the same as `essl-jax`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Command lines of all programs but `main`."""
+"""Command lines of all programs except `main`."""
 
 import argparse
 from collections.abc import Callable
@@ -13,14 +13,14 @@ _P = ParamSpec("_P")
 
 
 def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
-  """Lets a program end wrong input and trouble with one line, as `main` does.
+  """Makes a program report expected errors in one line, as `main` does.
 
   Args:
     main: returns the exit code, or raises.
 
   Returns:
-    The same function, which prints the line and returns the exit code of
-    `errors.line_and_code`; what is a bug passes.
+    A function that prints the line and returns the exit code of
+    `errors.line_and_code`. It re-raises errors that are bugs.
   """
 
   @functools.wraps(main)
@@ -30,7 +30,7 @@ def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
       try:
         return main(*args, **kwargs)
       finally:
-        streams.flush()  # also what --help prints, which leaves by SystemExit
+        streams.flush()  # also after --help, which raises SystemExit
     except KeyboardInterrupt:
       print("error: stopped by Ctrl-C", file=sys.stderr)
       return 130
@@ -48,25 +48,25 @@ def tells_wrong_input(main: Callable[_P, int]) -> Callable[_P, int]:
 def check_least(
   options: argparse.Namespace, least: float, *names: str, most: float = 10**9
 ) -> None:
-  """Raises UsageError for the first of some options that is out of range.
+  """Raises UsageError for the first of several options out of range.
 
   Args:
-    options: as they were parsed.
+    options: the parsed command line.
     least: the smallest number.
-    *names: of the options.
-    most: the largest number; by default what nobody has time for.
+    *names: names of the options to check.
+    most: the largest number; the default is beyond any practical use.
   """
   for name in names:
     value, option = getattr(options, name), name.replace("_", "-")
-    if not value >= least:  # nor is NaN
+    if not value >= least:  # also true for NaN
       raise UsageError(f"--{option} must be at least {least}; got {value}")
     if value > most:
       raise UsageError(f"--{option} must be at most {most}; got {value}")
 
 
 class Parser(argparse.ArgumentParser):
-  """Tells what is wrong in one line, as `main` does."""
+  """Reports errors in one line, as `main` does."""
 
   def error(self, message: str) -> NoReturn:
-    """Raises UsageError in place of printing the usage and exiting."""
+    """Raises UsageError instead of printing the usage and exiting."""
     raise UsageError(f"{message}; --help shows the usage")

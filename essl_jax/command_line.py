@@ -1,4 +1,4 @@
-"""The program's flags; wrong ones end it with one line."""
+"""The program's flags; a wrong flag ends it with one line."""
 
 from collections.abc import Sequence
 import contextlib
@@ -23,16 +23,16 @@ CONFIG = flags.DEFINE_string(
 RUN = flags.DEFINE_string(
   "run",
   None,
-  "In place of --config and --workdir: the workdir of a run, with its config.",
+  "Instead of --config and --workdir: the workdir of a run, with its config.",
 )
 WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where everything is written; runs/<config> by default."
+  "workdir", None, "Folder for all output; runs/<config> by default."
 )
 STOP_CODE = flags.DEFINE_integer(
   "stop_code",
   0,
   "Exit code of a run that SIGTERM stopped before its end, for launchers that"
-  " have to tell it from a finished one.",
+  " must distinguish it from a finished one.",
   0,
   125,
 )
@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
   """Parses the command line; `--help` shows all flags and ends the program.
 
   Args:
-    arguments: the program's name and what follows it.
+    arguments: the program's name and the words after it.
 
   Returns:
     The program's name, then the flags of the config's fields.
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
   except flags.Error as error:
     raise UsageError(" ".join(str(error).split())) from error
   if is_help:
-    with contextlib.suppress(BrokenPipeError):  # as of `--help | head`
+    with contextlib.suppress(BrokenPipeError):  # such as `--help | head`
       _print_help(rest[0], overrides)
     sys.exit(0)
   if WORKDIR.value == "":
@@ -83,16 +83,16 @@ def parse(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_flagfiles(words: Sequence[str]) -> None:
-  """Refuses files of flags that have no end, before they are read."""
+  """Refuses flag files that are not regular files, which may have no end."""
   for name, value in zip(words, [*words[1:], ""], strict=True):
     flag, equals, path = name.partition("=")
     path = path if equals else value
     if flag.lstrip("-") == "flagfile" and not os.path.isfile(path):
-      raise UsageError(f"--flagfile={path} is no file: name a file of flags")
+      raise UsageError(f"--flagfile={path} is not a file: name a file of flags")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-  """Flags of fields and their values as one word each."""
+  """Joins flags of fields with their values to one word each."""
   found: list[str] = []
   words = iter(arguments)
   for word in words:
@@ -108,7 +108,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _print_help(program: str, overrides: Sequence[str]) -> None:
-  """The program's flags, then the fields of the config that is given."""
+  """Prints the program's flags, then the fields of the given config."""
   is_ours = program.startswith("essl-jax")
   start = program if is_ours else "python -m essl_jax.main"
   first = "RUN" if is_ours and RUN.value else "--config=RECIPE[:VARIANT,...]"
@@ -125,7 +125,7 @@ def _print_help(program: str, overrides: Sequence[str]) -> None:
 
 
 def _raw(overrides: Sequence[str], say: config_flags.Say) -> dict[str, Any]:
-  """The values of the recipe or the run that is named, under flags."""
+  """The values of the named recipe or run, with flags applied."""
   if RUN.value is None:
     return config_flags.raw(CONFIG.value or "", overrides, say)
   values = read_config(RUN.value)
@@ -144,18 +144,18 @@ def load(overrides: Sequence[str], say: config_flags.Say) -> config_lib.Config:
     The config, checked.
 
   Raises:
-    UsageError: as `config.flags.load`; or the run's config cannot be read.
+    UsageError: as in `config.flags.load`, or the run's config cannot be read.
   """
   return config_lib.parse(_raw(overrides, say), config_flags.names(overrides))
 
 
 def told(overrides: Sequence[str]) -> dict[str, Any]:
-  """What `about.json` says of where a run's config comes from."""
+  """The entries of `about.json` that say where the config comes from."""
   if CONFIG.value is None:
     return {}
   return about.of_recipe(CONFIG.value, list(overrides))
 
 
 def workdir() -> str:
-  """The workdir that is named, or the default of the recipe."""
+  """The named workdir, or the recipe's default."""
   return RUN.value or WORKDIR.value or recipes.workdir(CONFIG.value or "")

@@ -1,4 +1,4 @@
-"""Wrong input, trouble of the machine, and how a program tells of both."""
+"""Wrong input, failures of the machine, and how programs report both."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,13 +9,13 @@ import re
 from essl_jax.texts import first_line, message, printable, shortened
 
 _ROOM = "make room on the disk, or raise the quota"
-_DISK = "see to the disk"
+_DISK = "check the disk"
 _LIMIT = "raise the limit of open files (ulimit -n)"
 _MEMORY = (
-  "not enough memory or threads: give the run more, or ask for less, as with a"
-  " smaller batch_size or more micro_batches"
+  "not enough memory or threads: give the run more, or reduce its needs, such"
+  " as by a smaller batch_size or more micro_batches"
 )
-# What no input can be blamed for, and what to do about it.
+# Failures that no input can cause, and what to do about them.
 _TROUBLES = {
   errno.ENOSPC: _ROOM,
   errno.EDQUOT: _ROOM,
@@ -28,20 +28,20 @@ _TROUBLES = {
   errno.ENFILE: _LIMIT,
   errno.EPIPE: "keep the program that reads the output",
 }
-# What input alone can be blamed for.
+# Failures that only wrong input causes.
 _MISTAKES = {
   errno.ENAMETOOLONG: (
     "a name has at most 255 bytes, and a path 4095: give a shorter one"
   ),
-  errno.ELOOP: "its links lead in a circle: give another path",
+  errno.ELOOP: "its links form a circle: give another path",
 }
-# As XLA, CUDA, TensorFlow and C++ say it.
+# The words of XLA, CUDA, TensorFlow and C++.
 _OUT_OF_MEMORY = re.compile(
   r"RESOURCE_EXHAUSTED|out.of.memory|\bOOM\b|bad_alloc"
   "|cannot allocate memory|can't start new thread",
   re.IGNORECASE,
 )
-# The clients of buckets, which have tried again for a while by then.
+# Modules of the clients of buckets, which have already retried for a while.
 _NETWORK = (
   "aiohttp.",
   "botocore.",
@@ -51,15 +51,15 @@ _NETWORK = (
   "requests.",
   "urllib3.",
 )
-# As TensorStore says it, by its codes and its HTTP client.
+# TensorStore's words: its own codes, and those of its HTTP client.
 _UNREACHABLE = re.compile(
   r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|UNKNOWN|INTERNAL|UNAUTHENTICATED)"
   r"|CURL error|HTTP/?[\d.]* (401|403|408|429|5\d\d)"
 )
-# As JAX and Python say it of the environment, and what to do about it.
+# Complaints of JAX and Python about the environment, and what to do about them.
 _OF_ENVIRONMENT = {
   re.compile(r"Unable to initialize backend|Unknown backend"): (
-    "see to the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
+    "check the environment variables JAX_PLATFORMS, JAX_NUM_CPU_DEVICES and"
     " XLA_FLAGS"
   ),
   re.compile(r"Symlink loop"): "remove the link",
@@ -69,17 +69,16 @@ _OF_ENVIRONMENT = {
     " unset: write out the path"
   ),
 }
-# TensorStore's errors, under Orbax, carry those of the system in their text.
+# TensorStore's errors, raised in Orbax, quote the code of the system.
 _SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"\\]*)')
 
 
 class UsageError(ValueError):
-  """Wrong input, told in one line: what is wrong, what is allowed, what to do.
+  """Wrong input. One line says what is wrong, what is allowed, what to do.
 
   `python -m essl_jax.main` prints the message without a stack trace and exits
-  with code 2. The middle of a message that quotes a very long value is left
-  out.
+  with code 2. If the message quotes a very long value, its middle is cut out.
   """
 
   def __init__(self, message: str) -> None:
@@ -87,14 +86,14 @@ class UsageError(ValueError):
 
 
 def line_and_code(error: BaseException) -> tuple[str, int] | None:
-  """How a program ends of an error, if the error was to be expected.
+  """How an error ends a program, unless the error is a bug.
 
   Args:
-    error: what has ended the program.
+    error: the exception that ends the program.
 
   Returns:
-    One line to print and the exit code: 2 for wrong input, 1 for trouble of
-    the machine and for a loss that is not finite. None for a bug.
+    One line to print and the exit code: 2 for wrong input, 1 for a failure of
+    the machine or a loss that is not finite. None for a bug.
   """
   told = _line_and_code(error)
   return told and (printable(told[0]), told[1])
@@ -119,7 +118,7 @@ def _line_and_code(error: BaseException) -> tuple[str, int] | None:
     return f"{what}: {_MISTAKES[code]}", 2
   if code == errno.ENOENT and _is_folder_gone():
     return "the current folder has been removed: change to one that exists", 1
-  return f"{what}: see what is there, and its permissions", 1
+  return f"{what}: check what is at that path, and its permissions", 1
 
 
 def _is_folder_gone() -> bool:
@@ -131,14 +130,14 @@ def _is_folder_gone() -> bool:
 
 
 def describe_trouble(error: BaseException | None) -> str:
-  """Says in one line what the machine lacks.
+  """Describes a failure of the machine in one line.
 
   Args:
-    error: of any library; those that it was raised for count as well.
+    error: an error of any library; its causes count as well.
 
   Returns:
-    Of disks (full, broken, read-only), open files, memory and networks; empty
-    if the error is about something else.
+    What is wrong with disks (full, broken, read-only), open files, memory or
+    networks; empty if the error is about something else.
   """
   seen: set[int] = set()
   while error is not None and id(error) not in seen:
@@ -152,7 +151,7 @@ def describe_trouble(error: BaseException | None) -> str:
     if _is_of_network(error):
       return (
         f"a bucket cannot be reached ({first_line(error, with_type=True)}):"
-        " see to the network and the permissions, then start the same command"
+        " check the network and the permissions, then start the same command"
         " again"
       )
     hidden = error.__suppress_context__
@@ -161,7 +160,7 @@ def describe_trouble(error: BaseException | None) -> str:
 
 
 def is_forbidden(error: BaseException) -> bool:
-  """Whether this is gcsfs's error for what a server forbids (403)."""
+  """Whether this is gcsfs's error for a forbidden request (403)."""
   is_of_client = isinstance(error, OSError) and error.errno is None
   return is_of_client and message(error).startswith("Forbidden: ")
 
@@ -170,13 +169,13 @@ def _is_of_network(error: BaseException) -> bool:
   if type(error).__module__.startswith(_NETWORK) or is_forbidden(error):
     return True
   if isinstance(error, TimeoutError):
-    return error.errno is None  # of a client
+    return error.errno is None  # from a client, not from the system
   is_of_store = isinstance(error, ValueError) and "gs://" in message(error)
   return is_of_store and bool(_UNREACHABLE.search(message(error)))
 
 
 def _of_system(error: BaseException) -> tuple[int, str] | None:
-  """The code of an error of the system, and what it says of which file."""
+  """The code of a system error, with its text and file; None for others."""
   if isinstance(error, OSError):
     code, name = error.errno, error.filename
     name = os.fsdecode(name) if isinstance(name, str | bytes) else ""
@@ -207,16 +206,16 @@ def _is_out_of_memory(
 def told(
   where: str, passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-  """Turns any exception of a user's code into a UsageError of one line.
+  """Turns any exception in a user's code into a UsageError of one line.
 
   Args:
     where: names the code, such as `config.method=my_idea:MyMethod`.
-    passing: exceptions that mean something else, and pass unchanged.
+    passing: exceptions that mean something else; they pass unchanged.
 
   Raises:
-    UsageError: in place of the exception, with its first line, and with its
-      type unless it is a plain ValueError. `sys.exit` counts, Ctrl-C and
-      trouble of the machine do not.
+    UsageError: replaces the exception, with its first line, and its type unless
+      it is a plain ValueError. It also replaces `sys.exit`, but not Ctrl-C or
+      failures of the machine.
   """
   try:
     yield

@@ -1,8 +1,7 @@
 """Inputs of the pure functions: known values, random keys, shardings.
 
-Values are known where they are neither traced nor on devices of other
-processes. Only known values are looked at, so that checks cost nothing under
-`jax.jit`.
+Values are known if they are neither traced nor on devices of other processes.
+Only known values are checked, so checks cost nothing under `jax.jit`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +18,13 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# Arrays that `any_sharding` has traced though they are known, by their tracer.
+# Known arrays that `any_sharding` has traced, by the id of their tracer.
 _TRACED: contextvars.ContextVar[Mapping[int, jax.Array]]
 _TRACED = contextvars.ContextVar("_TRACED", default=types.MappingProxyType({}))
 
 
 def known(x: Any) -> np.ndarray | None:
-  """The values of a number or an array, or None where they are not known."""
+  """The values of a number or an array, or None if they are not known."""
   x = _TRACED.get().get(id(x), x)
   leaves = jax.tree.leaves(x)
   if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -36,7 +35,7 @@ def known(x: Any) -> np.ndarray | None:
 
 
 def known_numbers(name: str, x: Any) -> np.ndarray | None:
-  """As `known`; ValueError where what is known is not real numbers."""
+  """Like `known`; raises ValueError for known values that are not real."""
   values = known(x)
   if values is None:
     return None
@@ -54,8 +53,8 @@ def check_range(
   Args:
     name: of the argument.
     x: numbers of any shape.
-    low: the smallest that is allowed.
-    high: the largest.
+    low: the smallest allowed value.
+    high: the largest allowed value.
     advice: the end of the message.
 
   Raises:
@@ -76,11 +75,11 @@ def check_finite(name: str, x: Any) -> None:
   """Raises ValueError for an array that is known not to be finite."""
   values = known_numbers(name, x)
   if values is not None and not np.isfinite(values).all():
-    raise ValueError(f"{name} must be finite, and some of it is not")
+    raise ValueError(f"{name} must be finite, but some values are not")
 
 
 def check_floating(name: str, x: Any) -> None:
-  """Raises ValueError for an array of whole numbers, such as uint8 images."""
+  """Raises ValueError for an integer array, such as uint8 images."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(f"{name} must be floating point, got {x.dtype}")
 
@@ -88,15 +87,16 @@ def check_floating(name: str, x: Any) -> None:
 def keys_by_place(
   key: chex.PRNGKey, count: int, first: jax.typing.ArrayLike = 0
 ) -> jax.Array:
-  """One key per image, by its place in a larger batch or set.
+  """One key per image, by its index in a larger batch or set.
 
   Args:
-    key: one, typed or legacy.
+    key: one key, typed or legacy.
     count: of images.
-    first: place of the first, such as a device's share begins at.
+    first: index of the first image, such as the start of a device's share.
 
   Returns:
-    Keys [count] of the same kind, whatever the shares.
+    Keys [count] of the same kind; they do not depend on how the batch is
+    divided.
   """
   return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
@@ -105,19 +105,19 @@ def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
   """Typed keys, one per image.
 
   Args:
-    key: one, or `[count]`; typed, or legacy `[2]` or `[count, 2]`.
+    key: one key, or `[count]` keys; typed, or legacy `[2]` or `[count, 2]`.
     count: of images.
 
   Returns:
-    Keys `[count]`: those that were given, or `keys_by_place` of the one.
+    Keys `[count]`: the given ones, or `keys_by_place` of the one key.
 
   Raises:
-    ValueError: another number of keys, or no keys.
+    ValueError: `key` has another number of keys, or is not a key.
   """
   try:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
       key = jax.random.wrap_key_data(key)
-  except (AttributeError, TypeError):  # an int, or data of another kind
+  except (AttributeError, TypeError):  # an int, or another kind of data
     found = getattr(key, "shape", repr(key))
     raise ValueError(
       f"key must be one key or [{count}] keys, got {found}: jax.random.key"
@@ -131,19 +131,19 @@ def image_keys(key: chex.PRNGKey, count: int) -> jax.Array:
 
 
 def labels_of(labels: Any, rows: int, classes: int) -> jax.Array:
-  """Takes labels, unless they are not [N] integers or known to be out of range.
+  """Checks that labels are [N] integers, in range if their values are known.
 
   Args:
     labels: one for each row.
     rows: N.
-    classes: how many there are.
+    classes: number of classes.
 
   Returns:
-    The labels; int32 in place of narrower types, which may not hold the number
-    of classes.
+    The labels; narrower types, which may not hold the number of classes, become
+    int32.
 
   Raises:
-    ValueError: another shape or dtype, or a known one is not in [0, classes).
+    ValueError: wrong shape or dtype, or a known label outside [0, classes).
   """
   if np.shape(labels) != (rows,):
     raise ValueError(
@@ -158,21 +158,22 @@ def labels_of(labels: Any, rows: int, classes: int) -> jax.Array:
 
 
 def widened(x: Any) -> jax.Array:
-  """Integers; int32 in place of narrower types, which may not hold counts."""
+  """Converts narrow integers, which may not hold counts, to int32."""
   x = jnp.asarray(x)
   return x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
 
 
 def any_sharding(*, by_example: bool) -> Callable[[_Function], _Function]:
-  """Lets a function of arrays work where JAX tracks their shardings.
+  """Makes a function work on arrays whose shardings JAX tracks.
 
-  Meshes of `jax.make_mesh` have explicit axes. There JAX refuses operations
-  whose result may be laid out in several ways; within the function the compiler
-  decides instead. Nothing changes for other arrays.
+  Meshes of `jax.make_mesh` have explicit axes. For these, JAX refuses
+  operations whose result could be sharded in several ways; inside the function
+  the compiler decides instead. Nothing changes for other arrays.
 
   Args:
-    by_example: the results are arrays whose first axis is divided among the
-      devices like that of the first argument that is; False copies them to all.
+    by_example: whether the first axis of the results is divided over the
+      devices like that of the first divided argument; if False, the results are
+      copied to all devices.
 
   Returns:
     A decorator.
@@ -220,12 +221,12 @@ def _automatic(
     axes=_explicit(mesh),
     out_sharding=NamedSharding(mesh, P(rows) if by_example else P()),
   )
-  # Without jit, JAX would ask for a mesh that is set.
+  # Without jit, JAX would require `jax.set_mesh`.
   return jax.jit(automatic)(*(leaves[i] for i in places))
 
 
 def _may_be_divided(x: jax.Array) -> bool:
-  """Whether JAX tracks how an array is divided, or `jax.vmap` may hide it."""
+  """Whether JAX tracks that an array is divided, or `jax.vmap` may hide it."""
   sharding = jax.typeof(x).sharding
   is_traced = isinstance(x, jax.core.Tracer)
   return any(sharding.spec) or is_traced and bool(_explicit(sharding.mesh))
@@ -243,10 +244,10 @@ def check_multiple(
   """Raises ValueError unless a number is a positive multiple of another.
 
   Args:
-    name: of the number, for the message.
+    name: name of the number, for the message.
     value: the number.
-    factor: what divides it.
-    factor_name: what to call that, if anything.
+    factor: the number that must divide it.
+    factor_name: name of the factor, if it has one.
   """
   if value < 1 or value % factor:
     wanted = f"{factor_name} {factor}".strip()

@@ -10,23 +10,23 @@ from essl_jax.errors import UsageError
 DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   None,
-  "Whether to join other processes: true insists on it, false runs alone; by"
-  " default they are joined where JAX finds them (docs/clusters.md).",
+  "Whether to join other processes: true requires it, false runs alone; by"
+  " default the run joins those that JAX finds (docs/clusters.md).",
 )
 COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where JAX does not find it."
+  "coordinator", None, "HOST:PORT of process 0, if JAX does not find it."
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes train together."
+  "num_processes", None, "Number of processes that train together."
 )
 PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them this is, from 0."
+  "process_id", None, "Number of this process, from 0."
 )
 LOCAL_DEVICE_IDS = flags.DEFINE_list(
   "local_device_ids",
   None,
-  "GPUs of this host to use, such as 0,1; by default all, but one for each"
-  " task of SLURM and rank of Open MPI.",
+  "GPUs of this host to use, such as 0,1; by default all, but only one per"
+  " SLURM task or Open MPI rank.",
 )
 JOIN_TIMEOUT = flags.DEFINE_float(
   "join_timeout", 300.0, "Seconds to wait for the other processes.", 1.0
@@ -34,7 +34,7 @@ JOIN_TIMEOUT = flags.DEFINE_float(
 HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
   "heartbeat_timeout",
   100,
-  "Seconds without a sign of life after which a process counts as dead.",
+  "Seconds without a heartbeat after which a process counts as dead.",
   1,
 )
 
@@ -43,7 +43,7 @@ def join() -> None:
   """Joins the other processes that the flags or the launcher name.
 
   Raises:
-    UsageError: wrong flags; and as `processes.initialize`.
+    UsageError: wrong flags, or as in `processes.initialize`.
   """
   ids = LOCAL_DEVICE_IDS.value
   if ids is not None and not (ids and all(x.isdecimal() for x in ids)):

@@ -35,18 +35,18 @@ def run(
 ) -> bool:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
-  `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, where
-  there is none, the encoder that `init_from` names.
+  `mode=evaluate` and `mode=finetune` use the workdir's checkpoint or, if there
+  is none, the encoder in the file `init_from`.
 
   Writes `config.json`, `about.json`, `metrics-*.jsonl`, TensorBoard events,
   checkpoints, `results.json` and `summary.png` into the workdir.
 
   Args:
     config: from `config.parse`.
-    workdir: made if need be; a finished one is only evaluated again. Nobody
-      else may write there meanwhile.
-    agree: refuses facts of the data that differ between processes.
-    told: what else `about.json` says of a new run, such as its `recipe`.
+    workdir: created if necessary; a finished one is only evaluated again. No
+      other program may write there meanwhile.
+    agree: raises an error if facts of the data differ between processes.
+    told: further entries of `about.json` for a new run, such as its `recipe`.
 
   Returns:
     Whether the run has reached its end; False after SIGTERM.
@@ -62,7 +62,7 @@ def run(
 
 
 def _prepare(workdir: places.Path) -> None:
-  """Refuses to begin a trained workdir anew; mends what is damaged there."""
+  """Refuses to restart a trained workdir; renames damaged files there."""
   if not checkpoint.exists(workdir):
     bookkeeping.begin_anew(workdir)
   bookkeeping.mend(workdir)
@@ -95,7 +95,7 @@ def _run(
     except preemption_lib.Stopped:
       _say(
         f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-        " state and the same command goes on"
+        " state and the same command resumes"
       )
       return False
   return True
@@ -114,11 +114,11 @@ def _open(
   elif places.exists(workdir / "config.json") or (
     is_new and config.mode != "train"
   ):
-    before = read_config(workdir)  # refuses a folder without a run
+    before = read_config(workdir)  # raises for a folder without a run
     if is_new and config.mode != "train" and config.epochs:
       raise UsageError(
-        f"no checkpoint in {workdir}: train first, or choose the --workdir of a"
-        " run that has saved one"
+        f"no checkpoint in {workdir}: train first, or set --workdir to a run"
+        " that has saved one"
       )
   check = functools.partial(
     check_config,
@@ -130,11 +130,11 @@ def _open(
   )
   if not is_new:
     if not places.exists(workdir / "config.json"):
-      _say(f"warning: {workdir} gets the config of this command: it has none")
+      _say(f"warning: {workdir} has no config: writing that of this command")
     check()
   experiment = experiment_lib.build(config)
   checks.check_memory(experiment)
-  agree(experiment.facts)  # other counts are other steps, and end in a hang
+  agree(experiment.facts)  # with other counts, processes would hang
   if is_new:
     check()
   for warning in experiment.warnings:
@@ -148,7 +148,7 @@ def _trained(
   workdir: places.Path,
   from_file: bool,
 ) -> tuple[step_lib.TrainState, int, weights.Origin | None]:
-  """The state to evaluate, its step, and where weights of a file come from."""
+  """The state to evaluate, its step, and the origin of weights from a file."""
   if from_file:
     state, origin = loop.initialise(experiment)
     bench.at_random = origin.not_initialised

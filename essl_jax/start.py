@@ -1,17 +1,17 @@
-"""The first import of every program: JAX, which looks at the environment.
+"""The first import of every program: JAX, which reads the environment.
 
-It ends a program whose environment JAX refuses, and comes before all that
-imports JAX.
+It ends a program whose environment JAX rejects. It must precede all other
+imports of JAX.
 """
 
 import sys
 
 try:
   import jax  # noqa: F401
-except ValueError as error:  # such as of JAX_ENABLE_X64=maybe
+except ValueError as error:  # such as for JAX_ENABLE_X64=maybe
   _why = " ".join(str(error).split())
   sys.stderr.write(
-    f"error: JAX cannot be imported ({_why}): see to the environment variables"
+    f"error: JAX cannot be imported ({_why}): check the environment variables"
     " JAX_..., or install JAX again\n"
   )
   sys.exit(2)

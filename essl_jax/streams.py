@@ -1,4 +1,4 @@
-"""Standard streams that do not fail a program."""
+"""Makes the standard streams robust, so printing never fails a program."""
 
 import os
 import sys
@@ -7,17 +7,17 @@ _STREAMS = 3  # stdin, stdout, stderr
 
 
 def prepare() -> None:
-  """Gives a program streams that take whatever it prints.
+  """Makes the standard streams accept whatever a program prints.
 
-  A character that they have no code for is escaped. What is closed becomes
-  `os.devnull`: otherwise the next file that is opened would take its place, and
-  get what libraries print.
+  Characters that they cannot encode are escaped. Closed streams become
+  `os.devnull`: otherwise the next opened file would get their number, and
+  libraries would print into it.
   """
   for number in range(_STREAMS):
     try:
       os.fstat(number)
     except OSError:
-      # The lowest number that is free.
+      # os.open takes the lowest free number, which is this one.
       os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
   for name in ("stdout", "stderr"):
     stream = getattr(sys, name)
@@ -28,17 +28,17 @@ def prepare() -> None:
 
 
 def flush() -> None:
-  """Writes out what was printed; before the end of a program.
+  """Flushes stdout before the end of a program.
 
-  Whoever reads it may have left, as `head` does.
+  The reader may have closed the pipe, as `head` does.
 
   Raises:
-    OSError: of other trouble, such as a full disk.
+    OSError: another failure, such as a full disk.
   """
   try:
     sys.stdout.flush()
   except OSError as error:
-    # Python would try again at its end, and say so in a trace.
+    # Python would flush again at exit, and print a trace.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, BrokenPipeError):
       raise

@@ -5,8 +5,8 @@ import unicodedata
 
 _LONGEST = 300  # characters
 _LONGEST_MESSAGE = 3000
-_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, no UTF-8, line breaks
-# Of a path and of a name in it, in bytes, as Linux and macOS have them.
+_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # control, surrogates, line breaks
+# Limits of Linux and macOS on a path and on a name in it, in bytes.
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 
 
@@ -14,9 +14,9 @@ def some(names: Sequence[str], shown: int = 3, *, separator: str = ", ") -> str:
   """The first few of many, and how many more there are.
 
   Args:
-    names: all of them.
-    shown: how many to show at most.
-    separator: between those that are shown.
+    names: all names.
+    shown: the largest number to show.
+    separator: put between the shown names.
 
   Returns:
     "a, b, c and 2 more".
@@ -26,26 +26,26 @@ def some(names: Sequence[str], shown: int = 3, *, separator: str = ", ") -> str:
 
 
 def printable(text: str) -> str:
-  """Escapes what would break a line, or act on a terminal that shows it.
+  """Escapes characters that break a line or control a terminal.
 
   Args:
-    text: of a file or another program.
+    text: from a file or another program.
 
   Returns:
-    The same text where all its characters can be printed.
+    The text; unchanged if all its characters are printable.
   """
   return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 
 def shortened(text: str, most: int = _LONGEST_MESSAGE) -> str:
-  """A text without its middle, where it is too long to be read.
+  """Cuts out the middle of a text that is too long to read.
 
   Args:
     text: such as a message that quotes a value of a file.
-    most: characters that are kept.
+    most: number of characters to keep.
 
   Returns:
-    The text; of a longer one both ends, and how much is missing.
+    The text; of a longer one, both ends and the number of missing characters.
   """
   if len(text) <= most:
     return text
@@ -55,44 +55,44 @@ def shortened(text: str, most: int = _LONGEST_MESSAGE) -> str:
 
 
 def unfit(text: str) -> str:
-  """Why a text can be neither a name nor the path of a file.
+  """Why a text cannot be a name or the path of a file.
 
   Args:
     text: such as a field of a config.
 
   Returns:
-    What is wrong with it; empty for a text that is fine.
+    What is wrong with the text; empty if nothing is.
   """
   if any(unicodedata.category(x) in _UNSPEAKABLE for x in text):
-    return "must be of printable characters"
+    return "must contain only printable characters"
   longest = max(len(name.encode()) for name in text.split("/"))
   if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
     what, number, most = "has", len(text.encode()), _LONGEST_PATH
     if longest > _LONGEST_NAME:
       what, number, most = "has a name of", longest, _LONGEST_NAME
-    return f"{what} {number} bytes, and at most {most} are possible"
+    return f"{what} {number} bytes, but at most {most} are allowed"
   return ""
 
 
 def message(error: BaseException) -> str:
-  """What an error says; the name of its type where it cannot even say that."""
+  """The message of an error; the name of its type if even `str` fails."""
   try:
     return str(error)
-  except Exception:  # of anybody's class
+  except Exception:  # of a user's class
     return type(error).__name__
 
 
 def first_line(error: BaseException, *, with_type: bool = False) -> str:
-  """What an error says, short enough to be quoted in a message of one line.
+  """The first line of an error's message, short enough to be quoted.
 
   Args:
-    error: of any library; its message may have many lines or none.
-    with_type: whether the name of its type comes first, as it does anyway
-      where there is no message.
+    error: an error of any library; its message may have many lines or none.
+    with_type: whether to put the name of its type first. An empty message is
+      always replaced by that name.
 
   Returns:
-    The first line that is not blank, without a full stop at its end; at most
-    300 characters of it.
+    The first line that is not blank, without a full stop at its end, cut to at
+    most 300 characters.
   """
   lines = [line for line in map(str.strip, message(error).splitlines()) if line]
   name = type(error).__name__

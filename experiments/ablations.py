@@ -1,11 +1,11 @@
-"""What of E-SimCLR matters? One change at a time, on CIFAR-10.
+"""Ablations of E-SimCLR on CIFAR-10, one change at a time.
 
   python experiments/ablations.py --data-dir=/data/tfds
   python experiments/ablations.py --scale=full --data-dir=/data/tfds
 
-All cells have E-SimCLR's learning rate, those without prediction too. Where a
-flip is predicted, no view is flipped at random, and a row with rotations alone
-on such views is what to compare with.
+All cells use E-SimCLR's learning rate, including those without prediction. If a
+flip is predicted, no view is flipped at random; compare such rows with the row
+that predicts only rotations on unflipped views.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ def changes(width: int) -> dict[str, tuple[str, tuple[str, ...]]]:
   """The rows of the table.
 
   Args:
-    width: of the head's hidden layers, of which the recipe has two.
+    width: width of the head's hidden layers; the recipe has two.
 
   Returns:
-    By row, a label for file names and the flags.
+    A label for file names and the flags, by row.
   """
   hidden = "--config.equivariance.hidden_widths"
   scale = "--config.views.third.scale"
@@ -90,7 +90,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Accuracies by kNN and linear probe of every row."""
+  """Draws kNN and linear probe accuracies of every row."""
   rows = list(changes(0))
   axes = figure.subplots(1, 2, sharey=True)
   study_report.dots(axes[0], records, rows, "knn_top1", "kNN (%)")

@@ -6,9 +6,9 @@
   python experiments/cifar10_table.py --scale=smoke --dry-run
 
 `--scale=full` is the paper's recipe and needs accelerators, `medium` takes
-about an hour a cell on a CPU core, `small` minutes, and `smoke` only shows that
-it runs. At `medium` both rows of a pair share everything but the term. Finished
-cells are not run again, others go on where they were; results come into
+about an hour per cell on a CPU core, `small` minutes, and `smoke` only shows
+that the programs run. At `medium`, both rows of a pair differ only in the term.
+Finished cells are not run again, others resume; results go to
 `experiments/results/cifar10/<scale>/`.
 """
 
@@ -52,21 +52,21 @@ _QUOTED = (
   study.Quoted("MoCo v3", "linear 93.10", _SOLO),
   study.Quoted("DINO", "linear 89.52", _SOLO),
 )
-# At `medium`. The baseline gets E-SSL's rate, which its few epochs need too,
-# and SimCLR the temperature at which `fast_study.py` saw most in few epochs.
+# At `medium`, the baseline gets E-SSL's rate, since it also has few epochs, and
+# SimCLR gets the temperature that was best for few epochs in `fast_study.py`.
 _RATE = ("--config.optimizer.learning_rate=0.06",)
 _MEDIUM = {
   "cifar_simclr": ("--config.temperature=0.2", *_RATE),
   "cifar_simsiam": _RATE,
 }
 EQUAL = "SimCLR, arithmetic of E-SimCLR"
-# E-SimCLR encodes 2 + 4 / 4 areas of 32 x 32 an image, SimCLR 2: 5 epochs of
-# the one are 7.5 of the other, rounded in favour of the baseline.
+# E-SimCLR encodes 2 + 4 / 4 areas of 32 x 32 per image, SimCLR 2: 5 epochs of
+# E-SimCLR are 7.5 of SimCLR, rounded in favour of the baseline.
 _EQUAL = ("--config.epochs=8",)
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
-  """Every recipe with and without equivariance."""
+  """The cells of every recipe with and without equivariance."""
   if scale == "medium":
     return _medium_cells(seeds)
   found = []
@@ -81,7 +81,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def _medium_cells(seeds: Sequence[int]) -> list[study.Cell]:
-  """Pairs that differ in the term alone, and SimCLR with equal arithmetic."""
+  """Pairs that differ only in the term, and SimCLR with equal arithmetic."""
   found = []
   for seed in seeds:
     for stem, flags in _MEDIUM.items():
@@ -101,7 +101,7 @@ def _medium_cells(seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Accuracies by kNN and linear probe of every method."""
+  """Draws kNN and linear probe accuracies of every method."""
   rows = [x for name in RECIPES.values() for x in (f"E-{name}", name)]
   rows.append(EQUAL)
   present = {record["row"] for record in records}

@@ -1,14 +1,15 @@
-"""What do equivariance terms keep? SimCLR on CIFAR-10, alone and with each.
+"""What do equivariance terms preserve? SimCLR on CIFAR-10 with each term.
 
   python experiments/equivariance_table.py --data-dir=/data/tfds
   python experiments/equivariance_table.py --scale=full --data-dir=/data/tfds \
     --flag=--config.precision=bfloat16 --flag=--config.data.on_device=True
   python experiments/equivariance_table.py --scale=smoke
 
-Rows differ in the term alone: SimCLR has E-SimCLR's learning rate too. Beside
-kNN and probe stand how well two views' features tell their relative crop,
-jitter, blur and rotation, how well those of one image tell its rotation, and
-the mean reciprocal rank of predicted views, of terms that have a predictor.
+Rows differ only in the term: SimCLR also uses E-SimCLR's learning rate. Besides
+kNN and probe, the table shows how well the features of two views predict their
+relative crop, jitter, blur and rotation, how well those of one image predict
+its rotation, and, for terms with a predictor, the mean reciprocal rank of
+predicted views.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,9 @@ from essl_jax.equivariance.term import Predictor
 
 BASELINE = "SimCLR"
 _STEM = "cifar_simclr"
-# What the recipe has without a variant.
+# The term of the recipe without a variant.
 _OWN = "prediction"
-# That of E-SimCLR, with which the recipe trains all terms.
+# E-SimCLR's learning rate, which the recipe uses for all terms.
 _RATE = "--config.optimizer.learning_rate=0.06"
 _EVALUATIONS = ("knn", "probe", "symmetry", "parameters")
 _QUICK = {
@@ -57,7 +58,7 @@ def row(term: str) -> str:
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
-  """SimCLR alone, and with each term."""
+  """The cells of SimCLR alone and with each term."""
   found = []
   for seed in seeds:
     given = _flags(scale, _EVALUATIONS)
@@ -92,7 +93,7 @@ def read(
     results: of `results.json`.
 
   Returns:
-    As `image_study.read`.
+    As in `image_study.read`.
   """
   figures, protocol = image_study.read(results)
   found = results["figures"]
@@ -118,7 +119,7 @@ def _percent(figures: Mapping[str, float], name: str) -> float | None:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Six of the columns, a row each."""
+  """Draws six of the columns."""
   there = {record["row"] for record in records}
   known = [BASELINE, *map(row, (_OWN, *term_variants()))]
   rows = [x for x in known if x in there]

@@ -1,15 +1,15 @@
-"""Which changes of E-SimCLR on CIFAR-10 save time? One change at a time.
+"""Which changes to E-SimCLR on CIFAR-10 save time? One change at a time.
 
   python experiments/fast_study.py --data-dir=/data/tfds --jobs=2
   python experiments/fast_study.py --scale=full --data-dir=/data/tfds
 
 All cells but two have the same budget of arithmetic: as many passes of the
 encoder over 32 x 32 pixels (smaller images count by their area) as the base
-recipe, so that what is cheaper gets more epochs. Time is not the same: it is
-measured, beside the accuracy. The base with half and with twice the budget
-draws the curve that the other cells are above or below. The last row is
-configs/cifar_fast.py, which makes several of these changes at once; the row
-before it leaves out two of them.
+recipe, so cheaper changes get more epochs. The time may differ and is measured
+together with the accuracy. The base recipe with half and twice the budget gives
+the curve to compare the other cells with. The last row is
+configs/cifar_fast.py, which combines several of these changes; the row before
+it omits two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ LESS, MORE = "half of the budget", "twice the budget"
 FAST = "configs/cifar_fast.py"
 WARM = f"{FAST} at the base's temperature and rate"
 STAGES = ((0.0, 0.5), (0.4, 0.75), (0.7, 1.0))
-# Of the base; at `full` the arithmetic of cifar_fast.py's 400 epochs.
+# Epochs of the base; at `full`, the arithmetic of cifar_fast.py's 400 epochs.
 _EPOCHS = {"full": 171, "small": 4, "smoke": 2}
 _BATCH = {"full": 512, "small": 128, "smoke": 32}
 _SETTINGS = {
@@ -51,13 +51,13 @@ class Change:
   """A row of the table.
 
   Attributes:
-    label: for file names.
-    flags: of the program.
-    stem: of the recipe's file.
-    budget: as a part of the others'.
-    copies: of view 3 that the encoder sees.
+    label: label for file names.
+    flags: flags of the program.
+    stem: name of the recipe's file without its ending.
+    budget: budget as a fraction of that of the other cells.
+    copies: number of copies of view 3 that the encoder sees.
     third: size of view 3.
-    stages: of growing sizes.
+    stages: stages of growing sizes.
   """
 
   label: str
@@ -79,7 +79,7 @@ def _passes(
   stages: Sequence[tuple[float, float]],
   epochs: int,
 ) -> float:
-  """Of views by full size and number, through all epochs."""
+  """Passes for views by full size and number, summed over all epochs."""
   begins = [(resolution.first_epoch(x, epochs), y) for x, y in stages]
   begins = begins or [(0, 1.0)]
   ends = [epoch for epoch, _ in begins[1:]] + [epochs]
@@ -94,10 +94,10 @@ def changes(scale: str) -> dict[str, Change]:
   """The rows of the table, by title.
 
   Args:
-    scale: of `study.SCALES`.
+    scale: the scale of the study.
 
   Returns:
-    The changes; the first is none.
+    The changes; the first is the unchanged base.
   """
   one = "--config.equivariance.all_elements=False"
   third = "--config.views.third.size"
@@ -141,12 +141,12 @@ def changes(scale: str) -> dict[str, Change]:
 
 
 def _views(change: str) -> tuple[str, ...]:
-  """A change of the two views of SSL."""
+  """Flags that change both views of SSL."""
   return tuple(f"--config.views.{x}.{change}" for x in ("first", "second"))
 
 
 def epochs(change: Change, scale: str) -> int:
-  """How many come nearest to the budget, as stages are of whole epochs."""
+  """Number of epochs that comes nearest to the budget."""
   base = _EPOCHS[scale]
   budget = change.budget * Change("").passes(base)
   return min(range(1, 4 * base), key=lambda n: abs(change.passes(n) - budget))
@@ -176,10 +176,10 @@ def passes_per_image(config: config_lib.Config) -> float:
   """Passes over 32 x 32 pixels for one image, the mean over all epochs.
 
   Args:
-    config: of a run that predicts four-fold rotations or nothing.
+    config: config of a run that predicts four-fold rotations or nothing.
 
   Returns:
-    Passes of the encoder, smaller images by their area.
+    Passes of the encoder, counting smaller images by their area.
   """
   copies = 4 if config.equivariance.all_elements else 1
   copies = copies if config.equivariance.weight else 0
@@ -192,10 +192,10 @@ def passes_per_image(config: config_lib.Config) -> float:
 def read(
   results: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """As `image_study.read`, with the cost of the training.
+  """Like `image_study.read`, with the cost of the training.
 
   Args:
-    results: of `results.json`.
+    results: the content of `results.json`.
 
   Returns:
     The figures, with passes (in thousands) and seconds of training without
@@ -211,7 +211,7 @@ def read(
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Accuracy over arithmetic and over seconds, all seeds of a row together."""
+  """Draws accuracy over arithmetic and over seconds, averaged over seeds."""
   axes = figure.subplots(1, 2, sharey=True)
   titles = ("passes over 32 × 32 pixels (thousands)", "seconds of training")
   for ax, key, title in zip(axes, ("passes", "seconds"), titles, strict=True):

@@ -1,10 +1,10 @@
-"""Flowers-102: rotations and translations, predicted or made invariant to.
+"""Flowers-102: predict rotations and translations, or be invariant to them.
 
   python experiments/flowers_table.py --data-dir=/data/tfds
   python experiments/flowers_table.py --scale=full --data-dir=/data/tfds
 
-Here prediction must help where invariance hurts: a flower has no upright
-position, and yet turned flowers make a worse augmentation.
+Here prediction should help where invariance hurts: a flower has no upright
+position, yet rotations are a bad augmentation.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Accuracies by kNN."""
+  """Draws kNN accuracies."""
   axes = figure.subplots()
   study_report.dots(axes, records, list(ROWS), "knn_top1", "kNN (%)")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What to measure while a GPU is at hand for a quarter of an hour, in this order: tests
-# on it, a step beside PyTorch, time to 90% kNN accuracy, a profile. A part that fails
-# or takes too long does not stop the others.
+# Measures what a quarter of an hour on a GPU allows, in this order: tests on it, a step
+# compared with PyTorch, time to 90% kNN accuracy, a profile. A part that fails or takes
+# too long does not stop the others.
 #
 #   experiments/gpu_session.sh IMAGES.npz PEER.py OUT [smoke]
 #
@@ -10,7 +10,7 @@
 #   OUT         folder for logs and records; weights in parts of 15 MB
 #   smoke       a rehearsal on a CPU, in minutes, whose figures mean nothing
 #
-# WHEELS=FOLDER installs what is missing from a folder of wheels, without a network:
+# WHEELS=FOLDER installs missing packages from a folder of wheels, without a network:
 #   pip download -d FOLDER -e '.[test]'
 set -uo pipefail
 if [ $# -lt 3 ]; then
@@ -21,7 +21,7 @@ images=$(realpath "$1") peer=$(realpath "$2") mode=${4:-full}
 mkdir -p "$3" && out=$(realpath "$3")
 cd "$(dirname "$0")/.." || exit 1
 case $mode in full | smoke) ;; *)
-  echo "error: the fourth argument is $mode: give smoke, or leave it out" >&2
+  echo "error: the fourth argument is $mode: give smoke, or omit it" >&2
   exit 2
   ;;
 esac
@@ -37,7 +37,7 @@ if [ -n "${WHEELS:-}" ]; then
     "$WHEELS"/*.whl >"$out/pip.log" 2>&1 || tail -n 1 "$out/pip.log"
 fi
 
-# part NAME SECONDS COMMAND...: runs a command, keeps its output, says how it ended.
+# part NAME SECONDS COMMAND...: runs a command, keeps its output, prints how it ended.
 part() {
   local name=$1 seconds=$2 begun=$SECONDS code=0
   shift 2
@@ -53,8 +53,8 @@ else
   train="--config=configs/cifar_fast.py:small --config.epochs=1" seconds=300 accuracy=10
 fi
 
-# 1. Golden numbers of losses, models and one step, on the device itself. TF32 would
-# be less exact than the bounds.
+# 1. Golden numbers of losses, models and one step, on the device itself. TF32 would be
+# less exact than the bounds.
 part tests 75 env JAX_PLATFORMS=$platforms JAX_DEFAULT_MATMUL_PRECISION=highest \
   python -m pytest -n 0 -q -x -o faulthandler_timeout=60 \
   tests/losses/test_losses.py tests/models/test_models_golden.py
@@ -64,7 +64,7 @@ part tests 75 env JAX_PLATFORMS=$platforms JAX_DEFAULT_MATMUL_PRECISION=highest 
 part benchmark 180 python experiments/profiling/benchmark.py --method=simsiam $step \
   --augment --steps=$steps --peer="$peer" --peer-arguments="--compile"
 
-# 3. Time to accuracy; SIGTERM saves where the time is over.
+# 3. Time to accuracy; SIGTERM saves the run when its time is over.
 # shellcheck disable=SC2086
 part train "$seconds" python -m essl_jax.main $train --workdir="$work/fast" \
   --config.data.name="$images" --config.checkpoint_every_epochs=20
@@ -81,7 +81,7 @@ part export 60 env JAX_PLATFORMS=cpu python -m essl_jax.convert export \
 part profile 90 python experiments/profiling/profile_step.py --method=simsiam $step \
   --images="$images" --steps=$((steps < 20 ? steps : 20)) --json="$out/profile.json"
 
-# Few files: a place that brings them back may take eight.
+# Pack the files: a machine may send back only eight.
 tar -czf "$out/session.tar.gz" -C "$out" --exclude='*.tar.gz' \
   --exclude='fast.safetensors.*' . && find "$out" -maxdepth 1 -type f \
   ! -name session.tar.gz ! -name 'fast.safetensors.*' -delete

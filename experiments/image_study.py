@@ -1,11 +1,11 @@
-"""What all studies of image recipes share."""
+"""Parts that all studies of image recipes share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import study
 
-# Hand-written digits and a narrow network: seconds a cell.
+# Hand-written digits and a narrow network: seconds per cell.
 _SMOKE = (
   "--config.epochs=1",
   "--config.optimizer.warmup_epochs=0",
@@ -18,14 +18,14 @@ _SMOKE = (
   "--config.data.resize_size=None",
   "--config.views.first.size=16",
   "--config.views.second.size=16",
-  "--config.encoder.width=12",  # of three heads of a ViT too
+  "--config.encoder.width=12",  # also fits the three heads of a ViT
   "--config.knn.k=(20,)",
   "--config.probe.protocol=fast",
   "--config.probe.batch_size=64",
   "--config.probe.epochs=2",
   "--config.probe.repetitions=1",
 )
-# All images of CIFAR-10; about an hour a cell on one CPU core.
+# All images of CIFAR-10; about an hour per cell on one CPU core.
 _MEDIUM = ("--config.data.train_split=train", "--config.epochs=5")
 SEEDS = {"full": (0, 1, 2), "small": (0, 1, 2), "smoke": (0,)}
 COLUMNS = {
@@ -51,16 +51,16 @@ def cell(
   flags: Sequence[str] = (),
   label: str = "",
 ) -> study.Cell:
-  """A cell of an image recipe at a scale.
+  """Makes a cell of an image recipe at a scale.
 
   Args:
-    scale: of `study.SCALES`.
-    row: of the table.
+    scale: the scale of the study.
+    row: row of the table.
     stem: the recipe's file without its ending.
-    seed: of the pre-training.
-    variants: of the recipe, beside that of the scale.
-    flags: beside those of the scale.
-    label: as of `study.Cell`.
+    seed: seed of the pre-training.
+    variants: variants of the recipe, besides that of the scale.
+    flags: flags besides those of the scale.
+    label: as in `study.Cell`.
 
   Returns:
     The cell.
@@ -77,7 +77,7 @@ def cell(
 
 
 def width(scale: str) -> int:
-  """Of the hidden layers of the prediction head of the CIFAR-10 recipes."""
+  """Width of the hidden layers of the CIFAR-10 recipes' prediction head."""
   return 2048 if scale == "full" else 512
 
 
@@ -87,11 +87,11 @@ def read(
   """The figures and the protocol of a run on images with classes.
 
   Args:
-    results: of `results.json`.
+    results: the content of `results.json`.
 
   Returns:
-    The figures by name, in percent, None for one that was not measured; and
-    the evaluations as the program tells them.
+    The figures by name in percent, None if not measured; and the evaluations as
+    the program reports them.
   """
   found = results["figures"]
   probe = found.get("linear_probe", {})

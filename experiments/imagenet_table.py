@@ -5,8 +5,8 @@
     --flag=--config.data.name=folder --flag=--config.data.test_split=val
   python experiments/imagenet_table.py --scale=small --data-dir=/data/folder
 
-`full` wants a pod of accelerators; `small` is `:tiny` on any folder of images
-with classes, to try out the way there.
+`full` needs a pod of accelerators; `small` is `:tiny` on any folder of images
+with classes, to try the programs.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ RECIPES = {
   "imagenet_barlow_twins": "Barlow Twins",
   "imagenet_simsiam": "SimSiam",
 }
-# Linear probe, top-1, by method, view 3 and epochs: the cells there are.
+# The paper's linear probe accuracies by method, view 3 and epochs; these are
+# also the cells.
 _WAYS = {
   "baseline": "{}",
   "scale=small": "E-{}, view 3 of 5 to 14%",
@@ -53,7 +54,7 @@ def _row(stem: str, way: str, epochs: int | None = None) -> str:
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
-  """The cells of the paper's table; below full scale, without its epochs."""
+  """The cells of the paper's table; below full scale, not by epochs."""
   found = []
   for seed in seeds:
     for (stem, way), by_epochs in _ACCURACY.items():
@@ -67,7 +68,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Full scale: accuracy by epochs beside the paper's; else rows."""
+  """Draws accuracies by epochs with the paper's at full scale, else rows."""
   rows = list(dict.fromkeys(x["row"] for x in records))
   if not any("epochs" in row for row in rows):
     axes = figure.subplots()

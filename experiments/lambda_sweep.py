@@ -1,10 +1,10 @@
-"""How much should the prediction weigh? E-SimCLR on CIFAR-10 over lambda.
+"""Weight of the prediction: E-SimCLR on CIFAR-10 for several lambda.
 
   python experiments/lambda_sweep.py --data-dir=/data/tfds
   python experiments/lambda_sweep.py --scale=full --data-dir=/data/tfds
 
-All cells have E-SimCLR's learning rate, that of lambda 0 too, which therefore
-is not the recipe of the baseline.
+All cells use E-SimCLR's learning rate, including lambda 0, which therefore
+differs from the recipe of the baseline.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Accuracies over lambda."""
+  """Draws accuracies over lambda."""
   axes = figure.subplots()
   for i, key in enumerate(("knn_top1", "linear_top1")):
     known = {

@@ -5,9 +5,9 @@
   python experiments/photonics_table.py --scale=full --data-dir=DIR
 
 E-SimCLR, SimCLR, SimCLR + transform and the supervised regressor, for both
-kinds of cells. At `small` the first run of a kind makes its cells; `full` reads
-them from DIR/blob and DIR/gpm, which `python -m essl_jax.photonics.generate`
-fills.
+kinds of cells. At `small`, the first run of a kind generates its cells; `full`
+reads them from DIR/blob and DIR/gpm, made by `python -m
+essl_jax.photonics.generate`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ NAMES = {
   "supervised": "supervised",
 }
 _SHOWN = 4  # unit cells whose densities are drawn
-_EVERY = 4  # frequencies; the densities are smooth
+_EVERY = 4  # keep every fourth frequency; the densities are smooth
 _SMOKE = (
   "--config.batch_size=16",
   "--config.data.generate.labelled=10",
@@ -42,7 +42,7 @@ _SMOKE = (
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
-  """Every kind of cells with every method."""
+  """A cell for every kind of unit cells with every method."""
   found = []
   for seed, kind, (variant, name) in itertools.product(
     seeds, KINDS, NAMES.items()
@@ -71,13 +71,13 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 def read(
   results: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Errors in percent, a few densities, and how they were found.
+  """The errors in percent, a few densities, and the protocol.
 
   Args:
-    results: of `results.json`.
+    results: the content of `results.json`.
 
   Returns:
-    The figures, those of the most labelled cells, and the protocol.
+    The figures for the largest number of labelled cells, and the protocol.
   """
   found = results["figures"]["regression"]
   sizes = found["by_labelled"].items()
@@ -100,7 +100,7 @@ def read(
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """Errors as bars, and true and predicted densities of a few test cells."""
+  """Draws errors, and true and predicted densities of a few test cells."""
   figure.set_size_inches(15, 8)
   grid = figure.subplots(len(KINDS), _SHOWN + 1, squeeze=False)
   for kind, axes in zip(KINDS, grid, strict=True):

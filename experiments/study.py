@@ -1,9 +1,10 @@
-"""What a table or figure is made of, and what its cells have left on disk.
+"""The description of a table or figure, and the records of its cells on disk.
 
-A script of this folder describes a `Study` and hands it to `study_runner.main`.
-A cell is one run of the program with one seed. It is finished once
-`results/<study>/<scale>/<cell>.json` or its workdir's `results.json` exists,
-and then never run again; an unfinished one goes on in its workdir.
+A script of this folder describes a `Study` and passes it to
+`study_runner.main`. A cell is one run of the program with one seed. It is
+finished once `results/<study>/<scale>/<cell>.json` or its workdir's
+`results.json` exists, and is then never run again; an unfinished cell resumes
+in its workdir.
 """
 
 import essl_jax.start  # noqa: F401
@@ -25,8 +26,8 @@ from essl_jax.texts import first_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-_NEEDED = {"device_count", "device_kind", "jax"}  # of an environment
-_SIZES = {"small", "tiny"}  # variants that the name of the folder tells
+_NEEDED = {"device_count", "device_kind", "jax"}  # entries of an environment
+_SIZES = {"small", "tiny"}  # variants that the folder's name implies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Cell:
   """One run of the program.
 
   Attributes:
-    row: of the table; the cells of a row differ in the seed alone.
+    row: row of the table; the cells of a row differ only in the seed.
     recipe: a file of `configs/` without its ending, variants after a colon.
-    seed: of the pre-training.
-    flags: of the program, beside those of seed, data and workdir.
-    label: tells it from other cells of the same recipe and variants.
-    data: the folder in --data-dir that it reads; None where it reads none.
-    makes: data that the first of all cells that name it makes for the others.
+    seed: seed of the pre-training.
+    flags: flags of the program, besides those of seed, data and workdir.
+    label: distinguishes it from other cells of the same recipe and variants.
+    data: the folder in --data-dir that it reads; None if it reads none.
+    makes: name of data that the first cell with this name generates for the
+      others.
   """
 
   row: str
@@ -53,7 +55,7 @@ class Cell:
 
   @property
   def name(self) -> str:
-    """Of its workdir and of its file."""
+    """Name of its workdir and of its file."""
     stem, _, variants = self.recipe.partition(":")
     parts = [x for x in variants.split(",") if x and x not in _SIZES]
     words = [stem, *parts, self.label, f"seed{self.seed}"]
@@ -61,7 +63,7 @@ class Cell:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What makes another run the same cell."""
+    """The settings that identify the cell."""
     stem, _, variants = self.recipe.partition(":")
     config = f"configs/{stem}.py" + (f":{variants}" if variants else "")
     return {"config": config, "flags": list(self.flags), "seed": self.seed}
@@ -69,12 +71,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Quoted:
-  """A figure of others, of the full recipe, shown beside ours.
+  """A published figure of the full recipe, shown beside ours.
 
   Attributes:
-    row: it belongs to.
-    text: the figure and what it is, such as "linear 67.6".
-    source: where it stands, under which protocol, and how certain it is.
+    row: row of the table.
+    text: the figure and its kind, such as "linear 67.6".
+    source: its source and protocol, and how certain it is.
   """
 
   row: str
@@ -87,17 +89,18 @@ class Study:
   """A table or figure.
 
   Attributes:
-    name: of its folder.
-    title: what it asks.
-    cells: of a scale and seeds.
-    columns: the table's titles by the figures that they show; the first figure
-      is what is compared with the baseline.
-    read: the figures and the protocol of a `results.json`.
+    name: name of its folder.
+    title: its question.
+    cells: makes the cells of a scale and seeds.
+    columns: titles of the table by figure; the first figure is compared with
+      the baseline.
+    read: takes the figures and the protocol from a `results.json`.
     draw: draws the records of cells into a matplotlib figure.
-    captions: by scale, what its cells are; its scales are these.
-    seeds: by scale, which are run where none are asked for.
-    quoted: figures of others.
-    baseline: the row that others are compared with, seed by seed, if any.
+    captions: description of the cells by scale; the keys are the study's
+      scales.
+    seeds: default seeds by scale.
+    quoted: published figures.
+    baseline: the row with which others are compared seed by seed, if any.
   """
 
   name: str
@@ -115,7 +118,7 @@ class Study:
 def list_cells(
   study: Study, options: argparse.Namespace, seeds: Sequence[int]
 ) -> list[Cell]:
-  """The cells of some seeds, with the flags that all of them are to have."""
+  """The cells of the given seeds, with the flags for all cells."""
   return [
     dataclasses.replace(cell, flags=(*cell.flags, *options.flag))
     for cell in study.cells(options.scale, seeds)
@@ -123,7 +126,7 @@ def list_cells(
 
 
 def known_cells(study: Study, options: argparse.Namespace) -> list[Cell]:
-  """The cells asked for, and those of other seeds that have results."""
+  """The requested cells, and those of other seeds that have results."""
   names = [path.stem for path in options.results.glob("*-seed*.json")]
   found = [re.search(r"-seed(\d+)$", name) for name in names]
   seeds = {int(x.group(1)) for x in found if x} | set(options.seeds)
@@ -131,7 +134,7 @@ def known_cells(study: Study, options: argparse.Namespace) -> list[Cell]:
 
 
 def command(cell: Cell, options: argparse.Namespace) -> list[str]:
-  """The words that run a cell, or go on with it, in `ROOT`."""
+  """The command that runs or resumes a cell, in `ROOT`."""
   words = [sys.executable, "-m", "essl_jax.main"]
   words += [f"--config={cell.identity['config']}", *cell.flags]
   words.append(f"--config.seed={cell.seed}")
@@ -141,7 +144,7 @@ def command(cell: Cell, options: argparse.Namespace) -> list[str]:
 
 
 def log_path(cell: Cell, options: argparse.Namespace) -> pathlib.Path:
-  """What the program says goes here."""
+  """The log file for the program's output."""
   return options.workdirs / f"{cell.name}.log"
 
 
@@ -149,10 +152,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The content of a JSON file.
 
   Args:
-    path: of the file.
+    path: path of the file.
 
   Returns:
-    What it holds.
+    Its content.
 
   Raises:
     UsageError: it cannot be read.
@@ -168,16 +171,16 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def check_identity(
   cell: Cell, found: Mapping[str, Any], path: pathlib.Path, remedy: str
 ) -> None:
-  """Refuses what another run has left under a cell's name.
+  """Raises UsageError for files of another run under a cell's name.
 
   Args:
-    cell: that is looked for.
-    found: what a file says of the run that it is of.
-    path: of that file.
-    remedy: what to do.
+    cell: the cell that is looked for.
+    found: settings of a run, read from a file.
+    path: path of that file.
+    remedy: what to do about it.
 
   Raises:
-    UsageError: it is another run's; says what differs.
+    UsageError: the file is of another run; says what differs.
   """
   different = [
     f"{key} is {found.get(key)!r} there, {value!r} here"
@@ -190,14 +193,14 @@ def check_identity(
 
 
 def claim(cell: Cell, options: argparse.Namespace) -> None:
-  """Notes beside a workdir which cell it is of, or compares that note.
+  """Records which cell a workdir belongs to, or checks that record.
 
   Args:
-    cell: whose workdir it is to be.
+    cell: the cell that uses the workdir.
     options: from `study_runner.parse`.
 
   Raises:
-    UsageError: it is another run's.
+    UsageError: the workdir belongs to another run.
   """
   path = options.workdirs / f"{cell.name}.cell.json"
   if path.exists():
@@ -210,7 +213,7 @@ def claim(cell: Cell, options: argparse.Namespace) -> None:
 def _check_record(
   study: Study, cell: Cell, record: Mapping[str, Any], path: pathlib.Path
 ) -> None:
-  """Refuses what a table and a figure cannot be made of."""
+  """Raises UsageError for a record that tables and figures cannot use."""
   figures, environment = record.get("figures"), record.get("environment")
   texts = [str(record.get("note", ""))]
   if isinstance(figures, dict) and isinstance(environment, dict):
@@ -235,15 +238,15 @@ def _is_told(x: Any) -> bool:
 def load(
   study: Study, cell: Cell, options: argparse.Namespace
 ) -> dict[str, Any] | None:
-  """The record of a finished cell; makes it where that was not done yet.
+  """The record of a finished cell; writes it if that was not done yet.
 
   Args:
-    study: of the cell.
-    cell: perhaps finished.
+    study: the cell's study.
+    cell: a cell, which may be unfinished.
     options: from `study_runner.parse`.
 
   Returns:
-    What its file holds; None where it is not finished.
+    The content of its file; None if it is not finished.
 
   Raises:
     UsageError: the file or the workdir is of another run, or broken.

@@ -14,7 +14,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def spread(values: Sequence[float | None]) -> str:
-  """Mean and sample standard deviation; a dash where something is missing."""
+  """Mean and sample standard deviation; a dash if a value is missing."""
   there = [value for value in values if value is not None]
   if not there or len(there) < len(values):
     return "–"
@@ -23,23 +23,23 @@ def spread(values: Sequence[float | None]) -> str:
 
 
 def values(records: Records, row: str, key: str) -> list[float | None]:
-  """A figure of all seeds of a row."""
+  """The values of a figure for all seeds of a row."""
   return [x["figures"].get(key) for x in records if x["row"] == row]
 
 
 def known(records: Records, row: str, key: str) -> list[float]:
-  """A figure of those seeds of a row that have it."""
+  """The values of a figure for those seeds of a row that have it."""
   return [x for x in values(records, row, key) if x is not None]
 
 
 def changes(records: Records, row: str, baseline: str, key: str) -> list[float]:
-  """What a row's figure is above the baseline's, by seeds that both have.
+  """Differences of a row's figure from the baseline's, for common seeds.
 
   Args:
-    records: of cells.
-    row: to compare.
+    records: records of cells.
+    row: the row to compare.
     baseline: the row to compare with.
-    key: of the figure.
+    key: name of the figure.
 
   Returns:
     The differences.
@@ -59,13 +59,13 @@ def table(
   """Means ± sample standard deviations over seeds, as Markdown.
 
   Args:
-    study: what was run.
-    scale: of the records.
-    rows: in order.
-    records: of the finished cells.
+    study: the study.
+    scale: scale of the records.
+    rows: rows in their order.
+    records: records of the finished cells.
 
   Returns:
-    The table and, below it, the sources of what it quotes.
+    The table and, below it, the sources of quoted figures.
   """
   titles = ["", "seeds", *study.columns.values()]
   first = next(iter(study.columns))
@@ -103,11 +103,11 @@ def dots(
   """Draws the mean and spread of each row, and a point for each seed.
 
   Args:
-    axes: of matplotlib.
-    records: of cells.
-    rows: from top to bottom; those without the figure stay empty.
-    key: of the figure.
-    title: of the axis.
+    axes: axes of matplotlib.
+    records: records of cells.
+    rows: rows from top to bottom; those without the figure stay empty.
+    key: name of the figure.
+    title: title of the axis.
   """
   for i, row in enumerate(rows):
     found = known(records, row, key)
@@ -133,13 +133,13 @@ def write(
   rows: Sequence[str],
   records: Records,
 ) -> str:
-  """Writes `table.md`, `figure.png` and `figure.pdf` if anything is finished.
+  """Writes `table.md`, `figure.png` and `figure.pdf` if a cell is finished.
 
   Args:
-    study: what was run.
+    study: the study.
     options: from `study_runner.parse`.
-    rows: of the table.
-    records: of the finished cells.
+    rows: rows of the table.
+    records: records of the finished cells.
 
   Returns:
     The text of `table.md`.

@@ -3,10 +3,10 @@
   python experiments/transformation_study.py --data-dir=/data/tfds
   python experiments/transformation_study.py --scale=full --data-dir=/data/tfds
 
-SimCLR on CIFAR-10 whose views are random crops alone is the baseline. Each
-transformation is then added to it in two ways: as an augmentation of the two
-views (invariance), or predicted from the third (E-SSL). All cells have the
-baseline recipe's learning rate, so that they differ in this alone.
+The baseline is SimCLR on CIFAR-10 with only random crops. Each transformation
+is then added in two ways: as an augmentation of the two views (invariance), or
+predicted from the third (E-SSL). All cells use the baseline recipe's learning
+rate, so they differ only in this.
 """
 
 from collections.abc import Sequence
@@ -47,12 +47,12 @@ def _flags(scale: str, group: str, way: str) -> tuple[str, ...]:
   )
   if scale == "full":
     return predicted
-  # Every group then costs the same: jigsaws have 24 elements.
+  # Then every group costs the same: jigsaws have 24 elements.
   return (*predicted, "--config.equivariance.all_elements=False")
 
 
 def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
-  """The baseline, and every group in both ways."""
+  """The cells of the baseline and of every group in both ways."""
 
   def cell(seed: int, row: str, label: str, *flags: str) -> study.Cell:
     return image_study.cell(
@@ -76,7 +76,7 @@ def cells(scale: str, seeds: Sequence[int]) -> list[study.Cell]:
 
 
 def draw(figure: Any, records: list[dict[str, Any]]) -> None:
-  """What both ways add to the baseline's kNN accuracy, by group."""
+  """Draws what both ways add to the baseline's kNN accuracy, by group."""
   axes = figure.subplots()
   for i, way in enumerate(WAYS):
     for place, name in enumerate(GROUPS.values()):

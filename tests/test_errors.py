@@ -63,7 +63,7 @@ def raised(error, cause=None):
     (ImportError("/a.so: Cannot allocate memory"), "not enough memory"),
     (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "not enough"),
     (FloatingPointError("not finite at step 3"), "not finite at step 3"),
-    (OSError("Forbidden: b/bucket/o\nno access"), "see to the network and the"),
+    (OSError("Forbidden: b/bucket/o\nno access"), "check the network and the"),
   ],
 )
 def test_trouble_is_one_line_and_code_1(error, says):
@@ -92,7 +92,7 @@ def test_a_message_that_quotes_an_endless_value_stays_a_line():
     config_lib.parse(QUICKSTART | {"optimizer": "9" * 10**6})
   line, code = errors.line_and_code(caught.value)
   assert code == 2 and len(line) < 4000
-  assert line.startswith("config.optimizer must hold fields, got '999")
+  assert line.startswith("config.optimizer must be a group of fields, got '999")
   assert "characters left out]999" in line
 
 
@@ -100,7 +100,7 @@ def test_a_message_that_quotes_an_endless_value_stays_a_line():
   ("code", "says"),
   [
     (errno.ENAMETOOLONG, "at most 255 bytes, and a path 4095: give a shorter"),
-    (errno.ELOOP, "its links lead in a circle: give another path"),
+    (errno.ELOOP, "its links form a circle: give another path"),
   ],
 )
 def test_a_path_that_cannot_be_is_wrong_input(code, says):

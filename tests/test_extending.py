@@ -153,7 +153,7 @@ WRONG = {
   "exit of a source": ("--config.data.name=wrong:exiting", "SystemExit: 0"),
   "source field": (
     "--config.data.name=wrong:resized",
-    "config.data.image_size is there already",
+    "config.data.image_size exists already",
   ),
   "requests": (
     "--config.method=wrong:NoRequests",
@@ -184,7 +184,7 @@ WRONG = {
   "views": (_term("Text"), "views must be a tuple of names"),
   "taken view": (_term("Resolution"), "config.views.resolution is another"),
   "dot": (_term("Dot"), "has the field 'a.b', which cannot be"),
-  "section": (_term("Section"), "has the field views, as every config has"),
+  "section": (_term("Section"), "has the field views, but so has every config"),
   "type": (_term("Untyped"), "the types of Untyped: NameError"),
   "default": (_term("Default"), "config.default.depth must be int, got 'many'"),
   "default bound": (_term("Low"), "config.low.depth must be at least 1; got 0"),

@@ -58,13 +58,13 @@ WRONG = {
   "empty field": (["--config.init_from="], "config.init_from is empty"),
   "endless flags": (
     ["--flagfile=/dev/zero"],
-    "--flagfile=/dev/zero is no file",
+    "--flagfile=/dev/zero is not a file",
   ),
   "not a run": (["--config.mode=evaluate"], "holds no run"),
   "config file": (["--config=nothing.py"], "nothing.py does not exist"),
   "no Python": (
     [f"--config={program_helpers.ROOT / 'README.md'}"],
-    "README.md is no Python file",
+    "README.md is not a Python file",
   ),
   "config code": ([], "broken.py, line 1: "),
 }

@@ -50,10 +50,10 @@ def test_a_long_text_loses_its_middle():
   ("text", "wrong"),
   [
     ("a" * 255, ""),
-    ("a" * 256, "has a name of 256 bytes, and at most 255 are possible"),
-    ("/tmp/" + "ä" * 150 + "/x", "has a name of 300 bytes, and at most 255"),
-    ("abcdefgh/" * 500, "has 4500 bytes, and at most 4095 are possible"),
-    ("a\n", "must be of printable characters"),
+    ("a" * 256, "has a name of 256 bytes, but at most 255 are allowed"),
+    ("/tmp/" + "ä" * 150 + "/x", "has a name of 300 bytes, but at most 255"),
+    ("abcdefgh/" * 500, "has 4500 bytes, but at most 4095 are allowed"),
+    ("a\n", "must contain only printable"),
   ],
 )
 def test_what_is_wrong_with_a_name(text, wrong):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a slice of GKE: makes its node pool where there is none, and starts
-# the JobSet. The cluster has JobSet's controller, and kubectl is set up for it.
+# Trains on a slice of GKE: creates its node pool if it is missing, and starts
+# the JobSet. The cluster needs JobSet's controller, and kubectl set up for it.
 #   export BUCKET=my-bucket IMAGE=us-docker.pkg.dev/my-project/essl/essl:1
 #   CLUSTER=my-cluster LOCATION=us-west4 ZONE=us-west4-a docs/launch/gke.sh v5e-16
 #   CLUSTER=my-cluster LOCATION=us-east5 ZONE=us-east5-b docs/launch/gke.sh v6e-16

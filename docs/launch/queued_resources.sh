@@ -2,9 +2,9 @@
 # Trains on a Spot slice of Cloud TPU; on a new one after each preemption.
 #   BUCKET=my-bucket ZONE=us-west4-a docs/launch/queued_resources.sh v5e-16
 #   BUCKET=my-bucket ZONE=us-east5-b docs/launch/queued_resources.sh v6e-16
-# Ends with 0 when the run is done, with 2 when the program refused its input,
-# with 1 when Google refused the request; then the slice is deleted, or was never
-# there. Ctrl-C ends this script alone: started again, it goes on watching.
+# Exits with 0 when the run is done, with 2 when the program refused its input,
+# with 1 when Google refused the request; by then the slice is deleted or was
+# never created. Ctrl-C ends only this script: restarted, it continues to watch.
 set -euo pipefail
 
 case "${1:-}" in
@@ -42,7 +42,7 @@ while :; do
     --filter="name~/$name\$" --format='value(state.state)'); then
     known=yes
   elif [ -n "$known" ]; then
-    state="no answer" # the network of this machine: the slice goes on
+    state="no answer" # a failure of the local network: the slice continues
   else
     exit 1
   fi
@@ -56,7 +56,7 @@ while :; do
         --metadata-from-file=startup-script=docs/launch/tpu_vm.sh
       ;;
     ACTIVE)
-      # No answer: the host starts, or is being taken away.
+      # No answer: the host is starting, or is being removed.
       service=$(on_first_host 'systemctl show essl --property=SubState --value' ||
         true)
       if [ "$service" = exited ] || [ "$service" = failed ]; then
@@ -65,7 +65,7 @@ while :; do
         if [ "$service" = exited ]; then exit 0; else exit 2; fi
       fi
       ;;
-    # Preempted; it never comes back. A failure is tried again.
+    # Preempted; it never comes back. Retry a failure.
     SUSPENDED) queued delete --force --quiet || true ;;
     FAILED)
       queued describe

@@ -6,8 +6,8 @@ home=/opt/essl
 
 if [ "${1:-}" != train ]; then
   install -D "$0" "$home/tpu_vm.sh"
-  # SIGTERM at a shutdown goes to the program alone, while there is a network.
-  # What fails begins again on all hosts, but for wrong input (2).
+  # SIGTERM at a shutdown goes only to the program, while the network still works.
+  # Every failure except wrong input (2) restarts all hosts.
   exec systemd-run --unit=essl --property=After=network-online.target \
     --property=KillMode=mixed --property=TimeoutStopSec=120 \
     --property=Restart=on-failure --property=RestartSec=30 \
@@ -15,7 +15,7 @@ if [ "${1:-}" != train ]; then
     --setenv=HOME=/root bash "$home/tpu_vm.sh" train
 fi
 
-# Trouble of this script is no wrong input, though tar and uv may end with 2.
+# A failure of this script is not wrong input, though tar and uv may exit with 2.
 trap 'exit 1' ERR
 BUCKET=$(curl -sSf -H 'Metadata-Flavor: Google' \
   http://metadata.google.internal/computeMetadata/v1/instance/attributes/bucket)

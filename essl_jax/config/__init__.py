@@ -1,7 +1,7 @@
-"""Configs: typed fields, recipes' defaults and variants, command-line flags.
+"""Configs: typed fields, defaults and variants of recipes, command-line flags.
 
-A recipe begins with `base()`, states what differs and returns a `ConfigDict`;
-`parse` makes a typed `Config` of it.
+A recipe begins with `base()`, sets what differs and returns a `ConfigDict`;
+`parse` turns it into a typed `Config`.
 """
 
 from essl_jax.config.config import (

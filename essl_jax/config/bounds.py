@@ -1,7 +1,7 @@
 """Bounds of fields, as `Annotated` types: `Annotated[float, Above(0)]`.
 
-What is beyond them is nonsense or a slip of a finger, whatever the machine.
-What is merely too much for a machine or a data set is refused where those are
+Values beyond them are nonsense or typing errors on any machine. Values that are
+only too large for a machine or a data set are refused later, once those are
 known.
 """
 
@@ -14,12 +14,12 @@ from typing import Annotated
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """A bound of a number, or of how many values a tuple has.
+  """A bound of a number, or of the length of a tuple.
 
   Attributes:
-    words: how a message says it.
-    symbol: how a type says it.
-    compare: whether a number and the limit fit.
+    words: how a message spells it.
+    symbol: how the name of a type spells it.
+    compare: whether a number satisfies the limit.
     limit: the bound.
   """
 
@@ -34,7 +34,7 @@ Above = functools.partial(Bound, "above", ">", operator.gt)
 AtMost = functools.partial(Bound, "at most", "<=", operator.le)
 Below = functools.partial(Bound, "below", "<", operator.lt)
 
-# More than there are of anything; int32 holds it.
+# More than any count in practice; fits into int32.
 MANY = 10**9
 
 Count = Annotated[int, AtLeast(1), AtMost(MANY)]

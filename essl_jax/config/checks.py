@@ -1,4 +1,4 @@
-"""Refuses values that fit their fields, but not each other."""
+"""Refuses values that are valid by themselves but not together."""
 
 from collections.abc import Mapping
 import itertools
@@ -10,7 +10,7 @@ from essl_jax.errors import UsageError
 
 
 def check(config: Config) -> None:
-  """Refuses values that do not fit each other.
+  """Refuses values that are not valid together.
 
   Args:
     config: with values of the right types.
@@ -31,8 +31,8 @@ def _check_resolution(stages: tuple[tuple[float, float], ...]) -> None:
   if stages and (begins[0] != 0 or not rises):
     raise UsageError(
       "config.views.resolution must be pairs (part of the training, fraction"
-      " of the views' sizes), the parts rising from 0 and below 1, the"
-      f" fractions above 0 and at most 1; got {stages}"
+      " of the views' sizes): parts rise from 0 and stay below 1, fractions"
+      f" are above 0 and at most 1; got {stages}"
     )
 
 
@@ -60,14 +60,14 @@ def _check_optimizer(config: Config) -> None:
 
 
 def refuse(chosen: str, name: str) -> NoReturn:
-  """Raises UsageError: a chosen part does not read a field."""
+  """Raises UsageError: the chosen part does not read the field."""
   raise UsageError(f"{chosen} does not read config.{name}: leave it unset")
 
 
 def refuse_unread(
   raw: Mapping[str, Any], name: str, kind: parts.Kind
 ) -> NoReturn:
-  """Raises UsageError: only a part that is not chosen has the field."""
+  """Raises UsageError: the field belongs to a part that is not chosen."""
   if kind is parts.METHOD:
     refuse(f"method {raw['method']}", name)
   raise UsageError(

@@ -1,9 +1,9 @@
 """The fields that every run has, whatever its parts.
 
-`schema` adds the fields of the parts that a config chooses: the method's beside
-those of `Config`, one group for every term and evaluation
-(`config.equivariance`, `config.knn`), the encoder's in `config.encoder` and the
-source's in `config.data`.
+`schema` adds the fields of the parts that a config chooses: the method's fields
+beside those of `Config`, one group for every term and evaluation
+(`config.equivariance`, `config.knn`), the encoder's fields in `config.encoder`
+and the source's in `config.data`.
 """
 
 import dataclasses
@@ -28,14 +28,15 @@ class Views:
     first: one view for SSL; evaluations read its size, mean and std.
     second: the other view for SSL.
     extra: one more transformation group (`transformations.find_augmentation`)
-      to be invariant to. Each SSL view, small ones too, undergoes, with
-      probability 1/2, one of its elements other than the identity; other views
-      do not.
-    resolution: training at growing image sizes: pairs of the part of the
-      training at which a stage begins (rounded down to an epoch) and the
-      fraction of the views' sizes from there on (rounded to a multiple of 4, at
+      to be invariant to. With probability 1/2, each SSL view, including small
+      ones, is transformed by one of its elements other than the identity; other
+      views are not.
+    resolution: train at growing image sizes. Each stage is a pair: the part of
+      the training at which it begins (rounded down to an epoch), and the
+      fraction of the views' sizes from then on (rounded to a multiple of 4, at
       least 8). `((0.0, 0.5), (0.6, 1.0))` trains six tenths of the epochs at
-      half size. Empty: full size throughout. Evaluations always see full size.
+      half size. Empty means full size throughout. Evaluations always use the
+      full size.
   """
 
   first: Any
@@ -52,37 +53,37 @@ class Data:
     name: a TFDS data set, the path of an `.npz` file, a known source such as
       `folder` (files in `dir/<split>/<class>/`) or `digits` (scikit-learn), or
       `module:function` of your own.
-    dir: the TFDS data directory, by default TFDS's own; for `folder` the root
-      of the image folder, which must be set. `gs://BUCKET/FOLDER` is one in a
-      bucket.
-    cache_gib: GiB that copies of what lies in buckets may take on this
+    dir: the TFDS data directory, by default TFDS's own. For `folder`, the root
+      of the image folder, which must be set. It may be in a bucket, such as
+      `gs://BUCKET/FOLDER`.
+    cache_gib: GiB that cached copies of files in buckets may take on this
       machine; 0 keeps none.
     on_device: keep the whole set in device memory, resized as for evaluation,
       instead of streaming it. `digits` and `.npz` files are always kept there.
     train_split: images to pre-train on.
-    labelled_split: labelled images for the kNN bank and for training probes,
-      where the pre-training images have no labels. By default they are
-      `train_split`.
+    labelled_split: labelled images for the kNN bank and for training probes, if
+      the pre-training images have no labels. By default `train_split`.
     test_split: images to evaluate on; `val` in most image folders.
     labelled_dir: folder of labelled images, `labelled_dir/<split>/<class>/*`,
-      for evaluations of images without labels; all evaluations then see its
-      images, of `labelled_split` (by default `train`) and
+      for evaluations when the training images have no labels. All evaluations
+      then use its images, those of `labelled_split` (by default `train`) and
       `labelled_test_split`.
     labelled_test_split: images of `labelled_dir` to evaluate on, `test` by
       default.
     image_size: side of evaluation images in pixels, cut from the centre.
-      Required where the images of a set differ in size; training then crops
-      from the whole image.
-    resize_size: length of the shorter side (bilinear) before that centre cut,
-      such as 256 for an `image_size` of 224. By default it is `image_size`.
-    white_level: level that is white in images of more than eight bits in
-      folders, such as 4095 or 1.0; black is 0. By default it is what files
-      state, or that of their type, and a set of which it cannot be known is
-      refused.
-    max_pixels: pixels of an image file at most, and of all that are decoded at
-      a time; one with more counts as broken, as does a file of more than four
-      bytes for each of them.
-    max_bytes: memory that the arrays of an `.npz` or HDF5 file may take.
+      Required if the images of a set differ in size; training then crops from
+      the whole image.
+    resize_size: length to which the shorter side is resized (bilinear) before
+      that centre cut, such as 256 for an `image_size` of 224. By default
+      `image_size`.
+    white_level: level of white for images of more than eight bits in folders,
+      such as 4095 or 1.0; black is 0. By default it is the level that files
+      state, or else that of their type; a set for which it cannot be determined
+      is refused.
+    max_pixels: most pixels of an image file, and of all images decoded at a
+      time. A file with more pixels, or of more than four bytes for each of
+      `max_pixels`, counts as broken.
+    max_bytes: most memory that the arrays of an `.npz` or HDF5 file may take.
   """
 
   name: str
@@ -99,7 +100,7 @@ class Data:
   white_level: (
     Annotated[float, bounds.Above(0), bounds.AtMost(2**32)] | None
   ) = None
-  max_pixels: Count = 178_956_970  # what PIL takes for an attack
+  max_pixels: Count = 178_956_970  # PIL treats more as an attack
   max_bytes: Annotated[int, bounds.AtLeast(1), bounds.AtMost(2**50)] = 2**32
 
   @property
@@ -120,8 +121,8 @@ class Encoder:
   """The network whose features are learned.
 
   Attributes:
-    name: a known encoder, or `module:Class` of your own Flax module. Its
-      fields stand beside this one.
+    name: a known encoder, or `module:Class` of your own Flax module. Its fields
+      are in the same group.
   """
 
   name: str = "resnet"
@@ -133,10 +134,10 @@ class Optimizer:
 
   Attributes:
     name: `sgd`, `lars` or `adamw`. `lars` and `adamw` do not decay biases,
-      norms, and a ViT's positions and tokens, and `lars` does not adapt their
+      norms and a ViT's positions and tokens, and `lars` does not adapt their
       rates.
     learning_rate: peak learning rate.
-    bias_learning_rate: peak for biases and norms, where it differs.
+    bias_learning_rate: peak for biases and norms, if different.
     scale_with_batch: multiply the rates by batch size / 256.
     weight_decay: added to the gradient as in PyTorch; decoupled with `adamw`.
     momentum: momentum of the gradient; beta1 with `adamw`.
@@ -144,9 +145,11 @@ class Optimizer:
     trust_coefficient: scale of the adapted rates; `lars` only, and required
       there.
     clip_rate: no adapted rate exceeds the learning rate (LARC); `lars` only.
-    clip_gradients: norm to which a longer gradient of all parameters together
-      is shortened, decay apart; unset leaves gradients as they are.
-    clip_each_array: shorten each array by its own norm instead, as DINO does.
+    clip_gradients: largest norm of the gradient of all parameters together,
+      without decay; a longer gradient is scaled down to it. Unset does not
+      clip.
+    clip_each_array: clip the gradient of each array by its own norm instead, as
+      DINO does.
     warmup_epochs: epochs of linear warm-up to the peak.
     warmup_from: rate at which the warm-up begins; not scaled with the batch.
     end_factor: fraction of the peak at which the cosine ends.
@@ -173,13 +176,13 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-  """The images and groups that features are measured on.
+  """The images and groups that features are measured with.
 
   Attributes:
     groups: transformation groups (`transformations.find`) whose invariance and
       equivariance is measured at the end. The measures of collapse need none.
-    images: how many training and how many test images to measure on, at most.
-      The choice is fixed (`data.subsets.sample`); ranks cannot exceed it.
+    images: the most training images and the most test images to measure on. The
+      choice is fixed (`data.subsets.sample`); ranks cannot exceed this number.
   """
 
   groups: tuple[str, ...] = ()
@@ -192,10 +195,10 @@ class Config:
 
   Attributes:
     method: how the networks learn: a known method, or `module:Class` of your
-      own. Its fields stand beside this one. `none` has no SSL loss and learns
-      from its terms alone, such as by predicting rotations (RotNet).
+      own. Its fields are at the same level. `none` has no SSL loss and learns
+      only from its terms, such as by predicting rotations (RotNet).
     terms: equivariance terms to add to the method's loss: known ones or
-      `module:Class`. Each has a group of fields; that of `prediction` is
+      `module:Class`. Each has a group of fields; the group of `prediction` is
       `equivariance`.
     evaluations: what to measure: known evaluations or `module:Class`. Each has
       a group of fields.
@@ -205,27 +208,28 @@ class Config:
     micro_batches: number of parts into which each device splits its images to
       save memory. The loss is the same, but batch norm sees one part at a time.
     seed: seed of weights, data order and augmentations.
-    mode: `train`; or `evaluate` or `finetune` an existing workdir (in a new
-      one, the encoder of `init_from`).
+    mode: `train`; or `evaluate` or `finetune` an existing workdir (or, in a new
+      workdir, the encoder of `init_from`).
     init_from: file of Flax weights to start from, made by `python -m
-      essl_jax.convert`, also in a bucket: the encoder, and those heads whose
-      shapes match. It is read once; a resumed run uses its own checkpoints.
+      essl_jax.convert`; it may be in a bucket. The run takes the encoder and
+      those heads whose shapes match. It is read once; a resumed run uses its
+      own checkpoints.
     precision: `float32`, or `bfloat16` for activations; parameters, statistics
       and losses stay float32.
-    online_classifier: train a linear classifier of the labels on view 1's
-      features alongside; no gradient reaches the encoder.
+    online_classifier: also train a linear classifier of the labels on view 1's
+      features; no gradient reaches the encoder.
     log_every: steps between two lines of metrics.
     steps_per_dispatch: number of steps that the devices run as one program, at
       most an epoch, when the images are in device memory. By default 256 on
-      accelerators and 1 on CPUs, which gain nothing. Data order and random
-      draws are those of single steps. SIGTERM is noticed between programs, and
-      up to two may be under way.
+      accelerators and 1 on CPUs, where more gains nothing. Data order and
+      random draws are those of single steps. SIGTERM is noticed between
+      programs, and up to two may be in flight.
     checkpoint_every_epochs: epochs between two checkpoints.
     evaluate_checkpoint: which checkpoint to evaluate at the end: `latest`, or
       `best` by the figure that an evaluation's `ranks` names.
-    evaluate_network: which network evaluations measure, in training too, and
-      exports hold: the trained one (`online`) or its moving average (`target`).
-      By default the one that the method is known for.
+    evaluate_network: which network evaluations measure (also during training)
+      and exports contain: the trained one (`online`) or its moving average
+      (`target`). By default the one that the method usually uses.
     evaluate_features: which features evaluations measure: `output` is what the
       encoder returns. A ViT also offers its class `token`, the `mean` of its
       patches, and the class tokens of its last blocks side by side, such as
@@ -233,8 +237,8 @@ class Config:
     data: where the images come from.
     views: the augmented views by name.
     encoder: the network whose features are learned.
-    optimizer: how parameters move.
-    measures: the images and groups that features are measured on.
+    optimizer: how parameters are updated.
+    measures: the images and groups that features are measured with.
   """
 
   method: str

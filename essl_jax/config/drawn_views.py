@@ -1,4 +1,4 @@
-"""Views that a method may draw, and with its fields does not."""
+"""Views that a method could draw but, with its fields, does not."""
 
 from collections.abc import Collection, Sequence
 import dataclasses
@@ -12,19 +12,19 @@ _ALWAYS = {"first", "second"}  # evaluations read them
 
 
 def only(config: Config, used: Sequence[Any], given: Collection[str]) -> Config:
-  """The config with defaults for views that the method's fields leave out.
+  """Resets the views that the method's fields leave out to their defaults.
 
   Args:
-    config: whose values are checked one by one.
-    used: its method, then its terms.
+    config: with values that were checked one by one.
+    used: the config's method, then its terms.
     given: dotted names of the fields that flags have set.
 
   Returns:
     The config.
 
   Raises:
-    UsageError: a flag sets a field of such a view; recipes set those of all
-      views together.
+    UsageError: a flag sets a field of such a view. Recipes may: they set the
+      fields of all views together.
   """
   drawn = {name for part in used for name in part.views}
   unused = set(type(used[0]).views) - drawn - _ALWAYS

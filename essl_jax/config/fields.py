@@ -1,10 +1,10 @@
 """Typed fields: their bounds, their help, and building them from plain data.
 
-A field's type says all that its value may be: `Literal` lists choices,
+A field's type says which values are allowed: `Literal` lists choices,
 `Annotated[float, Above(0)]` bounds numbers, dataclasses are groups of fields.
-Its one line of help is its entry under `Attributes:` in the docstring of its
-class. Numbers are finite. The parts of a config (`config.parts`) are classes or
-functions whose parameters of such types are fields too.
+Its help is its entry under `Attributes:` in the docstring of its class. Numbers
+are finite. The parts of a config (`config.parts`) are classes or functions;
+their parameters of such types are fields too.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,7 +21,8 @@ from essl_jax.config import values as values_lib
 from essl_jax.errors import UsageError, told
 
 _NONE = type(None)
-# Of a Flax module: its own, and what the program sets.
+# Attributes of a Flax module that are no fields: its own, and those that the
+# program sets.
 _RESERVED = ("parent", "name", "dtype", "axis_name")
 
 
@@ -32,8 +33,8 @@ class Field:
   Attributes:
     name: its name.
     hint: its type, with bounds and choices.
-    default: `dataclasses.MISSING` where it has to be set.
-    help: what it does; the first sentence stands alone.
+    default: `dataclasses.MISSING` if it must be set.
+    help: what it does; the first sentence is complete by itself.
   """
 
   name: str
@@ -45,13 +46,12 @@ class Field:
 def of(part: Any) -> dict[str, Field]:
   """The fields of a dataclass, a Flax module or a function, by name.
 
-  A parameter is a field if plain data can hold it: numbers, texts, tuples of
-  them and dataclasses. Others, such as a module's functions, keep their
-  defaults.
+  A parameter is a field if it is plain data: numbers, strings, tuples of them
+  and dataclasses. Others, such as a module's functions, keep their defaults.
 
   Args:
-    part: whose parameters; a dataclass or a Flax module has them as
-      attributes, a function's fields are its keyword-only parameters.
+    part: a dataclass or a Flax module, whose fields are its attributes, or a
+      function, whose fields are its keyword-only parameters.
 
   Returns:
     The fields in order.
@@ -66,7 +66,7 @@ def _of(part: Any) -> dict[str, Field]:
   with told(f"the types of {where}"):
     hints = typing.get_type_hints(part, include_extras=True)
   helps = _attributes(part)
-  if dataclasses.is_dataclass(part):  # of fields that another class describes
+  if dataclasses.is_dataclass(part):  # help of fields taken from other parts
     texts = {x.name: x.metadata.get("help") for x in dataclasses.fields(part)}
     helps = {name: text for name, text in texts.items() if text} | helps
   found = {}
@@ -98,7 +98,7 @@ def _defaults(part: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _is_plain(hint: Any) -> bool:
-  """Whether values of a type can stand in a config."""
+  """Whether a config can hold values of a type."""
   origin = typing.get_origin(hint)
   if origin is Annotated:
     return _is_plain(typing.get_args(hint)[0])
@@ -126,24 +126,25 @@ def _attributes(part: Any) -> dict[str, str]:
 
 
 def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
-  """Makes a dataclass, and those within it, from a nested mapping.
+  """Builds a dataclass, and those within it, from a nested mapping.
 
   Args:
     kind: a dataclass.
-    raw: values by field name; lists become tuples, integers floats, as asked.
-    path: dotted name of the whole, for messages.
-    default: an instance with the values of fields that are not given; those of
-      the dataclass where absent.
+    raw: values by field name; lists become tuples and integers floats, as the
+      types require.
+    path: dotted name of the dataclass in the config, for messages.
+    default: an instance with values for fields that are not given; by default
+      those of the dataclass.
 
   Returns:
     The instance.
 
   Raises:
-    UsageError: an unknown, missing, ill-typed or impossible value, in one line
-      that names the field and what is allowed.
+    UsageError: a field is unknown or missing, or its value has a wrong type or
+      is not allowed. The line names the field and what is allowed.
   """
   if not isinstance(raw, Mapping):
-    raise UsageError(f"config.{path} must hold fields, got {raw!r}")
+    raise UsageError(f"config.{path} must be a group of fields, got {raw!r}")
   prefix = f"{path}." if path else ""
   known = of(kind)
   for name in raw:
@@ -157,7 +158,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
     if dataclasses.is_dataclass(field.hint):
       group = cast(type, field.hint)
       value = build(group, raw.get(name, {}), f"{prefix}{name}", value)
-    else:  # defaults are anybody's, too
+    else:  # check defaults too: they may come from a user's part
       value = raw.get(name, value)
       value = values_lib.coerce(field.hint, value, f"{prefix}{name}")
     values[name] = value
@@ -166,7 +167,7 @@ def build(kind: type, raw: Any, path: str = "", default: Any = None) -> Any:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-  """The line for a field that does not exist."""
+  """The message for a field that does not exist."""
   known = sorted(known)
   close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
   hint = f" (did you mean {close[0]}?)" if close else ""
@@ -175,7 +176,7 @@ def unknown(name: str, known: Collection[str]) -> str:
 
 
 def find(kind: type, name: str) -> Field:
-  """The field of a dotted name.
+  """Finds the field of a dotted name.
 
   Args:
     kind: a dataclass.

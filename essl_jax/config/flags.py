@@ -21,12 +21,12 @@ from essl_jax.texts import unfit
 Say = Callable[[str], None]
 
 _PREFIX = "config."
-# A recipe's function of the values and the names that flags have set: it may
-# change the others by what the data are, and yields what to say of it.
+# A recipe's function of the values and the names that flags have set. It may
+# change other fields to suit the data, and yields a line about each change.
 _ADAPT = "adapt"
-# What of a data set another one does not have.
+# The field that chooses a data set, and fields that belong to that set only.
 _SET, _SPLITS = "data.name", ("train_split", "labelled_split", "test_split")
-# How to find the parts whose fields stand beside the one that chooses them.
+# How to find the parts whose fields are beside the one that chooses them.
 _FIND: dict[str, Callable[[str], Any]] = {
   "method": parts.METHOD.find,
   "encoder.name": parts.ENCODER.find,
@@ -39,19 +39,19 @@ def load(
   overrides: Sequence[str] | Mapping[str, Any] = (),
   say: Say = lambda _: None,
 ) -> Config:
-  """The config of a recipe under flags.
+  """The config of a recipe with flags applied.
 
   Args:
-    path: of the recipe's file, or its name, with variants after a colon.
+    path: path of the recipe's file, or its name, with variants after a colon.
     overrides: flags such as `--config.epochs=10`, or values by dotted names.
-    say: called with a line for each choice that a recipe makes by itself.
+    say: called with a line for each choice that the recipe makes by itself.
 
   Returns:
     The config, checked.
 
   Raises:
-    UsageError: the file is missing or does not load, or a flag names no field,
-      gives an impossible value or is of a view that nothing draws.
+    UsageError: the file is missing or does not load, or a flag names an unknown
+      field, has a value that is not allowed or sets a view that nothing draws.
   """
   return parse(raw(path, overrides, say), names(overrides))
 
@@ -65,7 +65,7 @@ def raw(
   recipe, values = _read_recipe(path)
   values = override(values, overrides)
   if adapt := getattr(recipe, _ADAPT, None):
-    with told(f"config file {recipe.__file__}, {_ADAPT}"):  # anybody's code
+    with told(f"config file {recipe.__file__}, {_ADAPT}"):  # user code
       for line in adapt(values, set(names(overrides))):
         say(line)
   return values
@@ -74,17 +74,17 @@ def raw(
 def override(
   values: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Puts flags, or values by dotted names, into the values of a config.
+  """Applies flags, or values by dotted names, to the values of a config.
 
   Args:
-    values: nested, of a recipe or a run; they are changed.
-    overrides: as of `load`.
+    values: nested values of a recipe or a run; changed in place.
+    overrides: as in `load`.
 
   Returns:
     The values.
 
   Raises:
-    UsageError: as of `load`.
+    UsageError: as in `load`.
   """
   pairs = list(_pairs(overrides))
   for name, read in pairs:
@@ -104,14 +104,14 @@ def override(
 
 
 def names(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
-  """Dotted names of the fields that flags, or values, set."""
+  """Dotted names of the fields that flags or values set."""
   return [name for name, _ in _pairs(overrides)]
 
 
 def _pairs(
   overrides: Sequence[str] | Mapping[str, Any],
 ) -> Iterator[tuple[str, Callable[[Any, str], Any]]]:
-  """Dotted names, and what reads the value of a field's type."""
+  """Yields dotted names, and functions that read the value for a type."""
   if isinstance(overrides, Mapping):
     for name, value in overrides.items():
       yield name, functools.partial(_read, values_lib.coerce, value)
@@ -125,7 +125,7 @@ def _read(read: Callable[..., Any], value: Any, hint: Any, name: str) -> Any:
 
 
 def _split(word: str) -> tuple[str, str]:
-  """Name and text of a flag; one without a value switches on."""
+  """Name and text of a flag; a flag without a value means true."""
   name, equals, text = word.lstrip("-").partition("=")
   if name.startswith("no" + _PREFIX) and not equals:
     return name.removeprefix("no" + _PREFIX), "false"
@@ -133,13 +133,13 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _switch(values: dict[str, Any], name: str, value: Any) -> None:
-  """Chooses another part; what the recipe sets for its part is left out."""
+  """Chooses another part; drops what the recipe set for the previous part."""
   group, _, field = name.rpartition(".")
   holder = values.setdefault(group, {}) if group else values
-  if holder.get(field) in (value, None):  # there was nothing to leave out
+  if holder.get(field) in (value, None):  # nothing to drop
     holder[field] = value
     return
-  if name == _SET:  # of which the splits are
+  if name == _SET:  # the splits belong to the previous data set
     for own in _SPLITS:
       holder.pop(own, None)
   before = fields.of(schema(values))
@@ -163,23 +163,23 @@ def is_flag(word: str) -> bool:
 def read_recipe(path: str) -> dict[str, Any]:
   """The values of a recipe, as nested plain data.
 
-  From then on, modules beside the recipe can be imported, and after them those
-  of the current folder: recipes may build on each other, and bring parts.
+  Afterwards, modules beside the recipe can be imported, then those of the
+  current folder, so recipes may build on each other and bring parts.
 
   Args:
-    path: of its file, or its name, with variants after a colon.
+    path: path of its file, or its name, with variants after a colon.
 
   Returns:
     The values of its `ConfigDict`.
 
   Raises:
-    UsageError: it is missing, does not load, or knows no such variant.
+    UsageError: it is missing, does not load, or has no such variant.
   """
   return _read_recipe(path)[1]
 
 
 def _read_recipe(path: str) -> tuple[types.ModuleType, dict[str, Any]]:
-  """The recipe's module, too."""
+  """Like `read_recipe`, with the recipe's module first."""
   name, _, variant = path.partition(":")
   if wrong := unfit(name):
     raise UsageError(f"--config {wrong}; got {name!r:.200}")
@@ -189,21 +189,21 @@ def _read_recipe(path: str) -> tuple[types.ModuleType, dict[str, Any]]:
   recipes.make_importable(file.resolve().parent)
   spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
   if spec is None or spec.loader is None:
-    raise UsageError(f"config file {name} is no Python file")
+    raise UsageError(f"config file {name} is not a Python file")
   module = importlib.util.module_from_spec(spec)
-  with told(f"config file {name}"):  # anybody's code
+  with told(f"config file {name}"):  # user code
     try:
       spec.loader.exec_module(module)
       if not hasattr(module, "get_config"):
         raise UsageError(
-          f"config file {name} is no recipe: it has no function get_config"
+          f"config file {name} is not a recipe: it has no function get_config"
         )
       found = module.get_config(variant) if variant else module.get_config()
       return module, found.to_dict()
     except SyntaxError as error:
-      if error.filename is None:  # no text of Python's
+      if error.filename is None:  # such as a NUL character in the text
         raise UsageError(
-          f"config file {name} is no Python text: {error.msg}"
+          f"config file {name} is not valid Python: {error.msg}"
         ) from error
       raise UsageError(
         f"cannot read {error.filename}, line {error.lineno}: {error.msg}"
@@ -216,7 +216,7 @@ def _read_recipe(path: str) -> tuple[types.ModuleType, dict[str, Any]]:
 
 
 def _missing(name: str, file: pathlib.Path) -> str:
-  """What to say of a recipe that is not there."""
+  """The message for a missing recipe."""
   if name and recipes.is_name(name):
     return (
       f"there is no recipe {name!r}: {recipes.near(name)} (`essl-jax recipes`"
@@ -230,7 +230,7 @@ def _missing(name: str, file: pathlib.Path) -> str:
 
 
 def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
-  """A line for every field of a config: flag, type, default, what it does.
+  """Lines for every field of a config: flag, default, type, what it does.
 
   Args:
     kind: from `schema`.
@@ -251,7 +251,7 @@ def describe(kind: type, defaults: Mapping[str, Any]) -> Iterator[str]:
 def walk(
   kind: Any, values: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, fields.Field, Any]]:
-  """Every field of a part and of its groups: dotted name, field and value."""
+  """Yields the fields of a part and of its groups: name, field and value."""
   for name, field in fields.of(kind).items():
     value = values.get(name, as_default(field.default))
     if dataclasses.is_dataclass(field.hint):
@@ -262,19 +262,19 @@ def walk(
 
 
 def show(value: Any) -> str:
-  """A value as a flag spells it."""
+  """A value as written in a flag."""
   if value is dataclasses.MISSING:
     return "(set it)"
   return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
 def first_sentence(text: str) -> str:
-  """Up to the first full stop that ends a sentence."""
+  """The text up to the end of its first sentence."""
   return text.split(". ")[0].rstrip(".")
 
 
 def type_name(hint: Any) -> str:
-  """A type as users read it, such as `tuple of int >= 1`."""
+  """A type as shown to users, such as `tuple of int >= 1`."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Literal:
     return " or ".join(map(str, inner))

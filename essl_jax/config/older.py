@@ -1,4 +1,4 @@
-"""Brings configs that earlier versions wrote up to date."""
+"""Upgrades configs that earlier versions wrote."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,22 +12,22 @@ _OF_PRETRAINING = ["transformation", "collapse", "symmetry"]
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config in today's form.
+  """Converts a config to the current form.
 
-  Before parts brought their own fields, every config had those of all methods,
-  encoders, sources and evaluations, and the encoder was `model`.
+  In early versions every config had the fields of all methods, encoders,
+  sources and evaluations, and the encoder was called `model`.
 
   Args:
-    config: nested, as `config.json` holds it; of any version.
+    config: nested, as in `config.json`; of any version.
 
   Returns:
-    The config of the same run, without what its parts do not read.
+    The config of the same run, without fields that its parts do not read.
   """
   found = dict(config)
   if "model" not in found or "encoder" in found:
     return found
   encoder, data = dict(found.pop("model")), dict(found.get("data", {}))
-  # One source came with an encoder and an evaluation, which now have its name.
+  # One source had its own encoder and evaluation, which now have its name.
   name = data.get("name")
   has_own = name in parts.ENCODER.names() and name in parts.EVALUATION.names()
   if has_own:

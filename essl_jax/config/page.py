@@ -1,4 +1,4 @@
-"""The page of all fields, `docs/config.md`: written from their classes."""
+"""Writes the page of all fields, `docs/config.md`, from their classes."""
 
 from collections.abc import Iterator
 import pkgutil
@@ -26,12 +26,12 @@ Methods and terms name the views they need. The methods below need `first` and
 `second`, the prediction of transformations needs `third`. Each view has these
 fields:
 """
-# Kinds, the places of their fields, and the prefix there; None: its section.
+# Kinds, where their fields are, and the prefix there; None: the part's section.
 _KINDS = (
-  (parts.METHOD, "Methods", "stand at the top level", ""),
+  (parts.METHOD, "Methods", "are at the top level", ""),
   (parts.TERM, "Equivariance terms", "form a group", None),
-  (parts.ENCODER, "Encoders", "stand in `config.encoder`", "encoder."),
-  (parts.SOURCE, "Sources", "stand in `config.data`", "data."),
+  (parts.ENCODER, "Encoders", "are in `config.encoder`", "encoder."),
+  (parts.SOURCE, "Sources", "are in `config.data`", "data."),
   (parts.EVALUATION, "Evaluations", "form a group", None),
 )
 
@@ -48,7 +48,7 @@ def _lines() -> Iterator[str]:
   yield from _table(
     pkgutil.resolve_name("essl_jax.augment:View"), "views.NAME."
   )
-  yield "These fields stand beside the views:\n"
+  yield "`config.views` also has these fields:\n"
   yield from _table(Views, "views.")
   for kind, title, place, prefix in _KINDS:
     yield f"## {title}\n"
@@ -62,7 +62,7 @@ def _lines() -> Iterator[str]:
 
 
 def _table(part: Any, path: str = "") -> Iterator[str]:
-  """The fields of a part and of its groups; nothing where it has none."""
+  """A table of the fields of a part and of its groups; empty without fields."""
   rows = list(walk(part, {}, path))
   if not rows:
     return

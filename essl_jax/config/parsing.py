@@ -1,4 +1,4 @@
-"""From plain data to a checked config, and back."""
+"""Converts plain data to a checked config, and back."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
@@ -12,8 +12,8 @@ from essl_jax.config.config import Config, Encoder
 from essl_jax.config.schema import find_source, schema
 from essl_jax.errors import UsageError, told
 
-# Changing these does not change what is trained: a workdir accepts them, and
-# the groups of evaluations too.
+# Fields that do not change what is trained: a workdir accepts new values of
+# these, and of the groups of evaluations.
 _FREE_FIELDS = (
   "mode",
   "data.dir",
@@ -40,17 +40,17 @@ def base(
   terms: tuple[str, ...] | None = None,
   evaluations: tuple[str, ...] | None = None,
 ) -> ml_collections.ConfigDict:
-  """All defaults of the config, for a recipe to begin with.
+  """All defaults of the config, as the start of a recipe.
 
   Args:
-    method: a known one, or `module:Class`, whose fields are then in the config.
-      A recipe may instead set `config.method` later, and only those fields of
-      the method that differ from its defaults.
-    encoder: likewise.
-    data: likewise, the source.
-    terms: equivariance terms, by default those of every config; each has a
-      group of fields.
-    evaluations: likewise.
+    method: a known method, or `module:Class`; its fields are then in the
+      config. A recipe may instead set `config.method` later, with only those
+      fields of the method that differ from its defaults.
+    encoder: a known encoder or `module:Class`, likewise.
+    data: name of the source, likewise.
+    terms: equivariance terms, by default those of `Config`; each has a group of
+      fields.
+    evaluations: evaluations, likewise.
 
   Returns:
     The config. `parse` drops unchanged groups of terms and evaluations that the
@@ -80,7 +80,7 @@ def update_views(config: ml_collections.ConfigDict, **values: Any) -> None:
 
   Args:
     config: from `base`.
-    **values: of `augment.View`, such as `size=224`.
+    **values: fields of `augment.View`, such as `size=224`.
   """
   for view in config.views.values():
     if isinstance(view, ml_collections.ConfigDict):
@@ -120,8 +120,8 @@ def parse(raw: Mapping[str, Any], given: Collection[str] = ()) -> Config:
     The config, of the type that `schema` gives.
 
   Raises:
-    UsageError: an unknown, missing, ill-typed or meaningless field, in one
-      line that names it and what is allowed.
+    UsageError: a field is unknown or missing, or its value has a wrong type or
+      no meaning. The line names the field and what is allowed.
   """
   kind = schema(raw)
   config = fields.build(kind, _without_others(raw, kind))
@@ -131,7 +131,7 @@ def parse(raw: Mapping[str, Any], given: Collection[str] = ()) -> Config:
 
 
 def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
-  """Leaves out what `base` has written for parts that are not chosen.
+  """Drops what `base` wrote for parts that are not chosen.
 
   Args:
     raw: nested values.
@@ -141,7 +141,7 @@ def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
     The values of the parts that are chosen.
 
   Raises:
-    UsageError: a value was changed for a part that is not chosen.
+    UsageError: a value of a part that is not chosen was changed.
   """
   known = fields.of(kind)
   kept = dict(raw)
@@ -159,7 +159,7 @@ def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
 def _without_views(
   raw: Mapping[str, Any], known: Mapping[str, fields.Field]
 ) -> dict[str, Any]:
-  """Leaves out the views that only other parts ask for."""
+  """Drops the views that only other parts request."""
   others = {
     view
     for kind in (parts.TERM, parts.METHOD)
@@ -177,7 +177,7 @@ def _without_views(
 
 
 def _is_left_alone(value: Any, default: Mapping[str, Any], first: Any) -> bool:
-  """Whether a view is as `base` and `update_views` write it for all views."""
+  """Whether a view has only values that `base` and `update_views` write."""
   if not isinstance(value, Mapping):
     return False
   known = [x for x in (default, first) if isinstance(x, Mapping)]
@@ -188,7 +188,7 @@ def _is_left_alone(value: Any, default: Mapping[str, Any], first: Any) -> bool:
 
 
 def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
-  """The kinds of known parts that have a field or a group, and its default."""
+  """Yields kinds of known parts with this field or group, and its default."""
   for kind in (parts.EVALUATION, parts.TERM):
     for part in map(kind.find, kind.names()):
       if part.section == name and fields.of(part):
@@ -233,7 +233,7 @@ def evaluations(config: Config) -> list[Any]:
 def _groups(
   config: Config, kind: parts.Kind, names: Sequence[str]
 ) -> list[Any]:
-  """The groups of parts that have one; others have no fields."""
+  """The parts of these names: their groups, or new ones if without fields."""
   found = []
   for name in names:
     part = kind.find(name)
@@ -244,7 +244,7 @@ def _groups(
 
 
 def _values(group: Any, part: Any) -> dict[str, Any]:
-  """The values in a group of the fields that a part has."""
+  """The values that a group has for the fields of a part."""
   return {name: getattr(group, name) for name in fields.of(part)}
 
 
@@ -271,8 +271,8 @@ def free_fields(
   """Dotted names of the fields that do not change the training.
 
   Args:
-    config: whose evaluations' fields are free, and those of all known ones.
-    before: another config as plain data, whose evaluations count too.
+    config: the fields of its evaluations are free, and those of all known ones.
+    before: another config as plain data; its evaluations count too.
 
   Returns:
     The names of fields and of groups.

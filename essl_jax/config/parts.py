@@ -2,7 +2,7 @@
 
 A part is a class or a function, and its parameters are fields of the config
 (see `fields.of`). Its name is that of its module in the package of its kind, or
-`module:Name` for a user's module. A folder of this package may bring parts of
+`module:Name` for a user's module. A folder of `essl_jax` may bring parts of
 several kinds, in files such as `encoder.py`; they have the folder's name.
 """
 
@@ -43,8 +43,8 @@ class Kind:
   Attributes:
     field: the config's field that chooses parts of this kind.
     package: the package below `essl_jax` whose modules are known parts.
-    module: the name of such modules in folders with parts of several kinds.
-    base: `module:Name` of the class to derive from; empty for functions.
+    module: the name of the module in folders with parts of several kinds.
+    base: `module:Name` of the base class; empty for functions.
     noun: its name in messages.
   """
 
@@ -69,8 +69,8 @@ class Kind:
       The class or the function.
 
     Raises:
-      UsageError: there is no such part, it cannot be imported, or it is an
-        object of another kind.
+      UsageError: there is no such part, it cannot be imported, or it is of
+        another kind.
     """
     if is_path(name):
       return self._check(name, self._import(name))
@@ -113,7 +113,7 @@ class Kind:
       fits = callable(found) and not is_class
     if not fits:
       raise UsageError(
-        f"config.{self.field}={name}: {self.noun} must be {wanted}, and this"
+        f"config.{self.field}={name}: {self.noun} must be {wanted}, but this"
         f" is {found!r:.80}"
       )
     if inspect.isabstract(found):
@@ -123,15 +123,15 @@ class Kind:
       if hasattr(base, field) and field not in fields.of(base):
         raise UsageError(
           f"config.{self.field}={name}: {field} cannot be a field, since"
-          f" {self.noun} has something else of that name: leave out its type,"
-          " or rename it"
+          f" {self.noun} already uses that name: leave out its type, or"
+          " rename it"
         )
     return found
 
 
 @functools.cache
 def _modules(package: str, module: str) -> dict[str, str]:
-  """The modules that bring a part of a kind, by the part's name."""
+  """The modules that define a part of a kind, by the part's name."""
   root = pathlib.Path(essl_jax.__file__).parent
   found = {}
   for path in (root / package).glob("*.py"):

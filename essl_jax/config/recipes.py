@@ -1,7 +1,7 @@
-"""The recipes that travel with the package, by their names.
+"""The recipes that come with the package, by their names.
 
-They lie in `configs/` of a checkout, and in `essl_jax/_recipes/` where the
-package was installed from a wheel.
+They are in `configs/` of a checkout, or in `essl_jax/_recipes/` if the package
+was installed from a wheel.
 """
 
 import ast
@@ -30,7 +30,7 @@ def paths() -> dict[str, pathlib.Path]:
 
 
 def about(name: str) -> str:
-  """The docstring of a recipe, which is not run for it."""
+  """The docstring of a recipe, read without running it."""
   text = paths()[name].read_text(encoding="utf-8")
   return ast.get_docstring(ast.parse(text)) or ""
 
@@ -53,7 +53,7 @@ def locate(text: str) -> pathlib.Path:
     text: a name such as `cifar_simclr`, or a path; without variants.
 
   Returns:
-    The path, whether there is a file or not.
+    The path; the file may be missing.
   """
   if is_name(text):
     return folder() / f"{text}{_ENDING}"
@@ -61,7 +61,7 @@ def locate(text: str) -> pathlib.Path:
 
 
 def near(text: str) -> str:
-  """Which recipes a name may have meant, for a message."""
+  """The recipes with the nearest names, for a message."""
   known = list(paths())
   close = difflib.get_close_matches(pathlib.Path(text).stem, known, 3, 0.5)
   if close:
@@ -70,13 +70,13 @@ def near(text: str) -> str:
 
 
 def workdir(text: str) -> str:
-  """`runs/` and the recipe's name with its variants.
+  """The default workdir: `runs/` and the recipe's name with its variants.
 
   Args:
-    text: name or path, with variants after a colon.
+    text: name or path of the recipe, with variants after a colon.
 
   Returns:
-    The workdir of runs that name no other.
+    The workdir of runs that do not set one.
   """
   path, _, variants = text.partition(":")
   suffix = "".join(f"-{part}" for part in variants.split(",") if part)
@@ -85,10 +85,10 @@ def workdir(text: str) -> str:
 
 
 def make_importable(directory: str | os.PathLike[str] | None) -> None:
-  """Lets modules of the user's own be imported.
+  """Makes the user's own modules importable.
 
   Args:
-    directory: of the recipe, whose modules come first; then come those of the
+    directory: the recipe's folder; its modules come first, then those of the
       current folder.
   """
   if directory is not None:

@@ -1,4 +1,4 @@
-"""The type of a config: `Config` with the fields of the parts it chooses."""
+"""The type of a config: `Config` with the fields of its parts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -20,31 +20,33 @@ _VIEWS = ("first", "second")
 
 
 def schema(raw: Mapping[str, Any]) -> type[Config]:
-  """The type of a config.
+  """Makes the type of a config.
 
   Args:
     raw: nested values; only the fields that choose parts are read.
 
   Returns:
-    A dataclass; the same one for the same choices.
+    A dataclass; the same choices give the same one.
 
   Raises:
-    UsageError: a part is unknown, of the wrong kind, named twice or fails at
-      its defaults, or a field or a view has a name that is taken or is none.
+    UsageError: a part is unknown, of the wrong kind, listed twice or fails with
+      its defaults, or the name of a field or view is taken or not allowed.
   """
   values = []
   for name in CHOICES:
     group, _, field = name.rpartition(".")
     holder = raw.get(group, {}) if group else raw
     if not isinstance(holder, Mapping):
-      raise UsageError(f"config.{group} must hold fields, got {holder!r}")
+      raise UsageError(
+        f"config.{group} must be a group of fields, got {holder!r}"
+      )
     known = fields.of(GROUPS.get(group, Config))[field]
     value = holder.get(field, known.default)
     if value is dataclasses.MISSING or (value is None and name == "data.name"):
       raise UsageError(f"config.{name} is missing")
     values.append(values_lib.coerce(known.hint, value, name))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
-      raise UsageError(f"config.{name} lists one twice: {', '.join(value)}")
+      raise UsageError(f"config.{name} lists a part twice: {', '.join(value)}")
   return _compose(*values)
 
 
@@ -88,7 +90,8 @@ def _claim(taken: dict[str, str], name: str, owner: str) -> None:
   _check_name(name, f"{owner} has the field")
   if name in taken:
     raise UsageError(
-      f"{owner} has the field {name}, as {taken[name]} has: rename one of them"
+      f"{owner} has the field {name}, but so has {taken[name]}: rename one of"
+      " them"
     )
   taken[name] = owner
 
@@ -104,11 +107,11 @@ def _check_name(name: Any, where: str) -> None:
 
 
 def _views_of(where: str, part: Any) -> Sequence[str]:
-  """The views in `config.views` that a part asks for."""
+  """The views in `config.views` that a part requests."""
   views = getattr(part, "views", ())
   if not isinstance(views, (list, tuple)):
     raise UsageError(
-      f"{where}: views must be a tuple of names, such as ('third',), and is"
+      f"{where}: views must be a tuple of names, such as ('third',); got"
       f" {views!r:.80}"
     )
   own = [x.name for x in dataclasses.fields(Views) if x.name not in _VIEWS]
@@ -116,7 +119,7 @@ def _views_of(where: str, part: Any) -> Sequence[str]:
     _check_name(view, f"{where} asks for the view")
     if view in own:
       raise UsageError(
-        f"{where} asks for the view {view}, and config.views.{view} is another"
+        f"{where} asks for the view {view}, but config.views.{view} is another"
         " field: rename the view"
       )
   return views
@@ -127,7 +130,7 @@ def _default(field: fields.Field) -> Any:
 
 
 def _field(name: str, kind: type) -> tuple[str, Any, Any]:
-  """A group of fields; its default is that of all of them."""
+  """A group of fields; it has a default if all its fields have one."""
   defaults = [field.default for field in fields.of(kind).values()]
   is_set = not any(x is dataclasses.MISSING for x in defaults)
   default = kind() if is_set else dataclasses.MISSING
@@ -135,14 +138,14 @@ def _field(name: str, kind: type) -> tuple[str, Any, Any]:
 
 
 def _extended(group: str, part: Any) -> type:
-  """A group of fields with those of the part that it chooses."""
+  """A group of fields, extended by those of the part that it chooses."""
   base = GROUPS[group]
   found = fields.of(part) if part is not None else {}
   for name in found:
     if name in fields.of(base):
       raise UsageError(
-        f"{getattr(part, '__name__', part)} has the field {name}, and"
-        f" config.{group}.{name} is there already: rename the field"
+        f"{getattr(part, '__name__', part)} has the field {name}, but"
+        f" config.{group}.{name} exists already: rename the field"
       )
   new = [(x.name, x.hint, _default(x)) for x in found.values()]
   with told(f"the fields of config.{group}"):
@@ -152,7 +155,7 @@ def _extended(group: str, part: Any) -> type:
 
 
 def encoder(raw: Mapping[str, Any]) -> Encoder:
-  """The group `config.encoder` alone, of plain data such as metadata.
+  """Builds only the group `config.encoder`, from plain data such as metadata.
 
   Args:
     raw: `name` and the fields of that encoder.
@@ -161,7 +164,7 @@ def encoder(raw: Mapping[str, Any]) -> Encoder:
     The group, checked.
 
   Raises:
-    UsageError: as `fields.build`.
+    UsageError: as in `fields.build`.
   """
   part = parts.ENCODER.find(raw["name"])
   return fields.build(_extended("encoder", part), raw, "encoder")

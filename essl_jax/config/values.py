@@ -1,4 +1,4 @@
-"""Values of fields: from texts, and checked against types and bounds."""
+"""Values of fields: read from text, and checked against types and bounds."""
 
 import ast
 import math
@@ -11,26 +11,26 @@ from essl_jax.errors import UsageError
 from essl_jax.texts import unfit
 
 _NONE = type(None)
-# Numbers beyond them are nonsense; float32 holds them, and their reciprocals.
+# Numbers beyond these are nonsense. float32 holds them and their reciprocals.
 _SMALLEST, _LARGEST = 1e-30, 1e30
 _SHOWN = 200  # characters of a value in a message
 _WORDS = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}
 
 
 def read(hint: Any, text: str, where: str) -> Any:
-  """The value that a flag's text stands for.
+  """Reads the value of a flag from its text.
 
   Args:
     hint: the field's type.
-    text: such as `0.4`, `(20, 200)`, `20,200`, `true`, `None` or any word
-      where the field is a text.
+    text: such as `0.4`, `(20, 200)`, `20,200`, `true`, `None`, or any word if
+      the field is a string.
     where: dotted name of the field, for messages.
 
   Returns:
     The value, of the field's type.
 
   Raises:
-    UsageError: the text stands for no such value.
+    UsageError: the text is not a value of that type.
   """
   value: Any = text
   if text.lower() == "none" and _takes(hint, None) and not _takes(hint, text):
@@ -46,7 +46,7 @@ def read(hint: Any, text: str, where: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """The Python value that a text spells; the text itself where it does not."""
+  """The Python value of a literal; the text itself if it is not a literal."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -54,7 +54,7 @@ def _literal(text: str) -> Any:
 
 
 def _takes(hint: Any, value: str | None) -> bool:
-  """Whether a field may be unset (None), or has a choice of that text."""
+  """Whether a field may be unset (for None), or has that text as a choice."""
   origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin is Literal:
     return value in inner
@@ -66,7 +66,7 @@ def _takes(hint: Any, value: str | None) -> bool:
 
 
 def _takes_text(hint: Any) -> bool:
-  """Whether a field's values are texts, or tuples of them."""
+  """Whether a field's values are strings, or tuples of them."""
   inner = [x for x in typing.get_args(hint) if x is not Ellipsis]
   return hint is str or isinstance(hint, str) or any(map(_takes_text, inner))
 
@@ -84,15 +84,15 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
   """Checks a value against a type, its choices and its bounds.
 
   Args:
-    hint: the type, as of `Field`.
-    value: lists become tuples, integers floats, as asked.
+    hint: the type, as in `Field`.
+    value: lists become tuples and integers floats, as the type requires.
     where: dotted name of the field, for messages.
 
   Returns:
     The value.
 
   Raises:
-    UsageError: it does not fit, in one line.
+    UsageError: it does not fit; the message is one line.
   """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (types.UnionType, typing.Union):
@@ -101,7 +101,7 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if value == "" and _NONE in arguments:  # such as of an unset $VARIABLE
       raise UsageError(f"config.{where} is empty: give a value or None")
     hints = [h for h in arguments if h is not _NONE]
-    # Of a value or a tuple of them, what is no sequence is the value.
+    # If both a value and a tuple are allowed, a sequence is the tuple.
     is_tuple = isinstance(value, (list, tuple))
     fitting = [h for h in hints if _is_tuple(h) == is_tuple]
     return coerce((fitting or hints)[0], value, where)
@@ -148,7 +148,7 @@ def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     return tuple(coerce(kind, item, where) for kind, item in pairs)
   except UsageError as error:
     text, whole = str(error), _show(tuple(value))
-    if not text.endswith(whole):  # the whole tuple helps more
+    if not text.endswith(whole):  # quote the whole tuple
       text = f"{text} in {whole}"
     raise UsageError(text) from error
 
@@ -166,8 +166,8 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
   if isinstance(value, float | int) and value:
     if not _SMALLEST <= abs(value) <= _LARGEST:
       raise UsageError(
-        f"config.{where} must be 0 or a number of {_SMALLEST:g} to"
-        f" {_LARGEST:g} in size; got {_show(value)}"
+        f"config.{where} must be 0 or have an absolute value of"
+        f" {_SMALLEST:g} to {_LARGEST:g}; got {_show(value)}"
       )
   elif isinstance(value, str) and (wrong := unfit(value)):
     raise UsageError(f"config.{where} {wrong}; got {_show(value)}")
@@ -175,9 +175,9 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
 
 
 def _show(value: Any) -> str:
-  """A value in a message, cut where it is long."""
+  """A value for a message, cut if it is long."""
   try:
     text = repr(value)
-  except Exception:  # an integer of thousands of digits, or anybody's object
+  except Exception:  # an integer of thousands of digits, or a user's object
     return f"a value of type {type(value).__name__}"
   return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -13,7 +13,7 @@ def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:
   """The variants named after the colon of `--config=file.py:a,b`.
 
   Args:
-    text: what stands after the colon, or None.
+    text: the text after the colon, or None.
     allowed: what each variant is for, by name.
 
   Returns:
@@ -34,8 +34,8 @@ def option(chosen: Collection[str], name: str, default: str) -> str:
 
   Args:
     chosen: from `variants`.
-    name: what stands before the equals sign.
-    default: where no such variant is chosen.
+    name: the name before the equals sign.
+    default: the value if no such variant is chosen.
 
   Returns:
     The value.
@@ -55,7 +55,7 @@ def exclusive(chosen: Collection[str], names: Collection[str]) -> str:
     names: the variants that cannot be combined.
 
   Returns:
-    The name; empty if none of them is chosen.
+    The name; empty if none is chosen.
 
   Raises:
     UsageError: more than one is chosen.
@@ -69,9 +69,9 @@ def exclusive(chosen: Collection[str], names: Collection[str]) -> str:
 
 
 def term_variants() -> dict[str, str]:
-  """What the variant of each equivariance term is for, by its name.
+  """The purpose of the variant of each equivariance term, by its name.
 
-  The term of every config needs no variant.
+  The default terms need no variant.
   """
   return {
     name: f"the term {name}, no rotations predicted"
@@ -83,13 +83,13 @@ def term_variants() -> dict[str, str]:
 def use_term(
   config: ml_collections.ConfigDict, chosen: Collection[str]
 ) -> ml_collections.ConfigDict:
-  """Puts the term of a variant, if one is chosen, in place of a recipe's own.
+  """Replaces a recipe's terms by the term of a variant, if one is chosen.
 
-  The recipe's settings of its own terms are dropped, and those of views that
+  The recipe's settings of its own terms are dropped, with those of views that
   only these terms use.
 
   Args:
-    config: a recipe from `base`, which is changed.
+    config: a recipe from `base`; changed in place.
     chosen: from `variants`; may hold one of `term_variants`.
 
   Returns:

@@ -1,4 +1,4 @@
-"""The bench of evaluations: an experiment, its images, their features."""
+"""The bench for evaluations: an experiment, its images and their features."""
 
 from collections.abc import Callable, Collection, Iterator
 import contextlib
@@ -26,14 +26,14 @@ class Bench:
   """The experiment of a run, for its evaluations.
 
   Attributes:
-    experiment: whose states are measured.
-    encoding: of its images; compiles each part once.
-    evaluations: those of the config that its mode runs.
-    workdir: where unfinished work is kept; nowhere if absent.
-    interrupt: called between batches and steps, in all processes alike; may
-      raise.
-    at_random: names of networks that nobody has trained.
-    figures: of the evaluations that have run, by their names.
+    experiment: the experiment whose states are measured.
+    encoding: encodes its images; compiles each part once.
+    evaluations: evaluations of the config that its mode runs.
+    workdir: where unfinished work is saved; if None, nowhere.
+    interrupt: called between batches and steps, equally often in all processes;
+      may raise.
+    at_random: names of untrained networks.
+    figures: figures of the evaluations that have run, by their names.
   """
 
   experiment: experiment_lib.Experiment
@@ -46,7 +46,7 @@ class Bench:
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """All sources that are read; they know their broken images."""
+    """All sources that are read; they list their broken images."""
     experiment = self.experiment
     return experiment.source, experiment.labelled, *self.encoding.sources
 
@@ -62,9 +62,9 @@ class Bench:
     """Encodes a labelled split.
 
     Args:
-      state: whose encoder.
+      state: the state whose encoder to use.
       split: "train" or "test".
-      images: how many of them, see `Encoding.features`; 0 is all.
+      images: number of images, see `Encoding.features`; 0 means all.
 
     Returns:
       Features and labels.
@@ -72,12 +72,12 @@ class Bench:
     return self.encoding.features(state, split, self.interrupt, images=images)
 
   def encoder_variables(self, state: step_lib.TrainState) -> dict[str, Any]:
-    """The variables of the encoder that is measured; see `Encoding`."""
+    """The variables of the measured encoder; see `Encoding`."""
     return self.encoding.variables(state)
 
   @property
   def measured(self) -> dict[str, str]:
-    """Which network and which of its features are measured."""
+    """The network that is measured, and which of its features."""
     config = self.experiment.config
     return {
       "network": config_lib.evaluated_network(config),
@@ -86,7 +86,7 @@ class Bench:
 
   @contextlib.contextmanager
   def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar whose every step may be interrupted."""
+    """A progress bar that calls `interrupt` at every step."""
     with logs.progress_bar(name) as advance:
 
       def tick(done: int, total: int) -> None:
@@ -97,12 +97,12 @@ class Bench:
 
   @property
   def look_every(self) -> int:
-    """Epochs between two calls of `monitor`; 0 is at the end alone."""
+    """Epochs between two calls of `monitor`; 0 means only at the end."""
     found = [evaluation.look_every() for evaluation in self.evaluations]
     return min(filter(None, found), default=0)
 
   def is_due(self, evaluation: Evaluation, epoch: int, is_last: bool) -> bool:
-    """Whether `monitor` asks an evaluation after an epoch."""
+    """Whether `monitor` runs an evaluation after an epoch."""
     every = evaluation.look_every()
     return every is None or is_last or bool(every and epoch % every == 0)
 
@@ -113,16 +113,16 @@ class Bench:
     epoch: int = 0,
     is_last: bool = False,
   ) -> tuple[dict[str, float], str]:
-    """Figures of a state during training, of all evaluations that are due.
+    """Runs all evaluations that are due, during training.
 
     Args:
       state: the state to measure.
-      epoch: done so far.
-      is_last: remembers the features, so that the evaluation at the end need
+      epoch: number of finished epochs.
+      is_last: whether to keep the features, so the evaluation at the end need
         not compute them again.
 
     Returns:
-      Figures by name, and the most telling ones in a few words.
+      Figures by name, and a short text with the most important ones.
     """
     figures: dict[str, float] = {}
     said = []
@@ -135,7 +135,7 @@ class Bench:
     return figures, ", ".join(filter(None, said))
 
   def run(self, evaluation: Evaluation, state: step_lib.TrainState) -> None:
-    """Adds an evaluation's figures of a state; all processes call this."""
+    """Runs an evaluation and keeps its figures; all processes call this."""
     found = guard.run(evaluation, self, state)
     if found is not None:
       self.figures[evaluation.name] = found
@@ -150,17 +150,17 @@ class Bench:
 
 
 def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
-  """The bench of an experiment, its evaluations checked.
+  """Makes the bench of an experiment and checks its evaluations.
 
   Args:
-    experiment: whose states are measured.
-    **options: of `Bench`.
+    experiment: the experiment whose states are measured.
+    **options: further attributes of `Bench`.
 
   Returns:
     The bench.
 
   Raises:
-    UsageError: an evaluation would refuse the config, the images or the mode.
+    UsageError: an evaluation refuses the config, the images or the mode.
   """
   config = experiment.config
   asked = experiment.evaluations
@@ -169,7 +169,7 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
   chosen = [x for x in asked if config.mode in x.modes]
   if config.mode == "finetune" and not chosen:
     raise UsageError(
-      "config.mode=finetune needs an evaluation of that mode, and"
+      "config.mode=finetune needs an evaluation of that mode, but"
       f" config.evaluations has none: {', '.join(config.evaluations)}"
     )
   names = [x.name for x in chosen]
@@ -182,10 +182,10 @@ def make(experiment: experiment_lib.Experiment, **options: Any) -> Bench:
   for evaluation in chosen:
     if is_random and evaluation.needs_training:
       raise UsageError(
-        f"config.evaluations: {evaluation.name} needs a trained encoder, and"
-        " config.epochs is 0 without config.init_from: leave it out"
+        f"config.evaluations: {evaluation.name} needs a trained encoder, but"
+        " config.epochs is 0 without config.init_from: remove it"
       )
-  # Those of another mode may have ranked the checkpoints.
+  # Evaluations of another mode may have ranked the checkpoints.
   if config.evaluate_checkpoint == "best" and not any(
     x.ranks for x in asked if x.look_every() != 0
   ):

@@ -1,7 +1,7 @@
-"""Linear classifiers of random crops, with or without the encoder below.
+"""Linear classifiers on random crops, with a frozen or trained encoder.
 
-The linear probe and fine-tuning are the same training: of a linear layer on
-features of random crops. They differ in what is trained beside the layer.
+The linear probe and fine-tuning share this training of a linear layer on
+features of random crops. They differ in what is trained besides the layer.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +29,14 @@ class Features:
 
   Attributes:
     compute: `(params, variables, normalised images, keys) -> (features [N,
-      width], variables)`; the params hold `head`, the layer, and `trained`.
-    width: of the features.
-    trained: params to begin with, beside those of the layer; where there are
-      none, training leaves the variables as they are.
-    variables: to begin with.
-    test: features [M, width] and labels [M] of the test images, of a state.
-    fingerprint: of the encoder to begin with.
+      width], variables)`; the params contain `head`, the layer, and `trained`.
+    width: width of the features.
+    trained: initial params besides those of the layer; if empty, training does
+      not change the variables.
+    variables: initial variables.
+    test: gives features [M, width] and labels [M] of the test images for a
+      state.
+    fingerprint: hash of the initial encoder.
   """
 
   compute: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]]
@@ -51,11 +52,11 @@ class Setup:
   """Settings that the classifiers of a run share.
 
   Attributes:
-    view: the random crops; flips and normalises too.
-    mesh: of the devices that share each batch.
-    seed: of weights, order and augmentation of all repetitions.
-    workdir: where what is done is saved, in `probe/`; nowhere if absent.
-    circumstances: what else decides the figures, to be reported.
+    view: the random crops; also flips and normalises.
+    mesh: devices that share each batch.
+    seed: seed of weights, order and augmentation of all repetitions.
+    workdir: where progress is saved, in `probe/`; if None, nowhere.
+    circumstances: further settings that decide the figures, for the report.
   """
 
   view: augment.View
@@ -67,15 +68,15 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A linear layer that is trained on features of random crops.
+  """Trains a linear layer on features of random crops.
 
   Attributes:
-    name: of the file in `probe/`.
-    features: of images.
-    source: of training images; an incomplete last batch is dropped.
-    setup: see there.
-    recipe: with a batch size that devices and images allow.
-    optimizer: of all params.
+    name: name of the file in `probe/`.
+    features: features of images.
+    source: training images; an incomplete last batch is dropped.
+    setup: see `Setup`.
+    recipe: recipe with a batch size that devices and images allow.
+    optimizer: optimiser of all params.
   """
 
   name: str
@@ -88,12 +89,12 @@ class Classifier:
   def run(
     self, figure: str, protocol: dict[str, Any], **options: Any
   ) -> dict[str, Any]:
-    """Trains all repetitions of the recipe, going on from what is saved.
+    """Trains all repetitions of the recipe, resuming from what is saved.
 
     Args:
-      figure: what the names of the figures begin with.
-      protocol: what decides the figures beside the encoder and the setup's
-        circumstances; `num_test` is read.
+      figure: prefix of the names of the figures.
+      protocol: settings that decide the figures, besides the encoder and the
+        setup's circumstances; `num_test` is read.
       **options: `save_every_epochs` and `progress` of `fitting.run`.
 
     Returns:
@@ -120,7 +121,7 @@ class Classifier:
       self._loss,
       self.optimizer,
       self.setup.view,
-      crop=not self.source.differs_in_size,  # else the host does
+      crop=not self.source.differs_in_size,  # else the host crops
       is_fixed=not self.features.trained,
     )
 
@@ -175,12 +176,12 @@ def train_view(
 
   Args:
     size: side of the crops.
-    mean: of the channels, in [0, 1].
-    std: of the channels.
+    mean: mean of the channels, in [0, 1].
+    std: standard deviation of the channels.
     interpolation: `bilinear` or `bicubic`.
 
   Returns:
-    The view: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
+    The view, like torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`.
   """
   return augment.View(
     size=size,
@@ -207,13 +208,13 @@ def setup(
   resize: tuple[int, int] | None,
   circumstances: Mapping[str, Any] | None = None,
 ) -> Setup:
-  """The setup of a run, with crops of the first view's size.
+  """Makes the setup of a run, with crops of the first view's size.
 
   Args:
     bench: `bench.Bench`.
-    interpolation: of the crops.
+    interpolation: interpolation of the crops.
     resize: how the device resizes test images.
-    circumstances: what decides the figures beside those of all.
+    circumstances: settings that decide the figures, besides the common ones.
 
   Returns:
     The setup.

@@ -1,9 +1,9 @@
-"""How far features have collapsed: their spread, rank and uniformity.
+"""Measures of collapse: the spread, rank and uniformity of features.
 
-The functions take embeddings [N, D] of any real dtype, compute in float64 and
-raise ValueError for embeddings that are not finite, or none.
-Collapsed are also zeros, which have no direction, and what varies by rounding
-alone: all measures give such features their worst value.
+The functions take embeddings [N, D] of any real dtype and compute in float64.
+They raise ValueError if embeddings are empty or not finite. Zeros, which have
+no direction, and features that vary only by rounding count as collapsed: all
+measures return their worst value for them.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ _BLOCK_ROWS = 1024
 def embedding_std(embeddings: np.ndarray) -> float:
   """Mean per-dimension deviation of unit-length embeddings [N, D].
 
-  `methods.method.embedding_std` in float64: 1/sqrt(D) where they spread over
-  the sphere, 0 where they have collapsed. Zeros do not deviate from the mean of
-  the others.
+  `methods.method.embedding_std` in float64: 1/sqrt(D) if they spread over the
+  sphere, 0 if they have collapsed. Zeros do not deviate from the mean of the
+  others.
 
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2.
@@ -55,12 +55,13 @@ def embedding_std(embeddings: np.ndarray) -> float:
 def effective_rank(embeddings: np.ndarray) -> float:
   """The exponential of the entropy of the singular values' shares.
 
-  From 1 to min(N, D), which k equal singular values beside zeros make k; 0 for
-  a matrix of zeros. `rankme` differs by what it adds to every share.
+  It ranges from 1 to min(N, D): k equal singular values, the others zero, give
+  k. It is 0 for a matrix of zeros. `rankme` differs in that it adds a constant
+  to every share.
 
   Args:
-    embeddings: [N, D], taken as they are; subtract their mean to ask in how
-      many directions they vary.
+    embeddings: [N, D], not centred here; subtract their mean to count the
+      directions in which they vary.
 
   Returns:
     exp(-sum p log p) of the shares p = sigma / sum sigma.
@@ -74,13 +75,13 @@ def effective_rank(embeddings: np.ndarray) -> float:
 def rankme(embeddings: np.ndarray) -> float:
   """RankMe: the effective rank with 1e-7 added to every share.
 
-  The paper takes 25,600 embeddings of a projector, uncentred.
+  The paper uses 25,600 embeddings of a projector, uncentred.
 
   Args:
-    embeddings: [N, D], taken as they are.
+    embeddings: [N, D], not centred here.
 
   Returns:
-    exp(-sum p log p) of p = sigma / sum sigma + 1e-7; 0 for zeros alone.
+    exp(-sum p log p) of p = sigma / sum sigma + 1e-7; 0 if all are zeros.
 
   Reference:
     Garrido et al. 2023 (arXiv 2210.02885), equation 1.
@@ -93,12 +94,12 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
 
   Args:
     embeddings: [N, D], scaled to unit length here. Zeros have no direction and
-      count as equal to every other.
-    t: in exp(-t |x - y|^2).
+      count as equal to every other embedding.
+    t: the factor in exp(-t |x - y|^2).
 
   Returns:
-    At most 0, which means collapse; about -2 t for many that spread evenly
-    over a sphere of many dimensions.
+    At most 0, which means collapse; about -2 t for many embeddings that spread
+    evenly over a sphere of many dimensions.
 
   Raises:
     ValueError: there are fewer than two.
@@ -109,7 +110,7 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
   rows = unit_length(embeddings)
   number = len(rows)
   if number < 2:
-    raise ValueError(f"uniformity wants two embeddings or more, got {number}")
+    raise ValueError(f"uniformity needs two embeddings or more, got {number}")
   total = 0.0
   for start in range(0, number, _BLOCK_ROWS):
     block = rows[start : start + _BLOCK_ROWS]
@@ -121,14 +122,14 @@ def uniformity(embeddings: np.ndarray, t: float = 2.0) -> float:
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
-  """Mean squared distance of positive pairs at unit length.
+  """Mean squared distance of positive pairs, scaled to unit length.
 
   Args:
     first: [N, D], of one view of every image.
     second: [N, D], of another view of the same images.
 
   Returns:
-    From 0, where views do not matter, to 4.
+    From 0, if views make no difference, to 4.
 
   Reference:
     Wang and Isola 2020 (arXiv 2005.10242), equation 1 with alpha = 2.
@@ -140,15 +141,15 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def of_features(features: np.ndarray, images: int) -> dict[str, float]:
-  """Measures of features that are computed already.
+  """Measures of features that are already computed.
 
   Args:
-    features: [N, D] of one image each.
-    images: how many of them to take, by `subsets.sample_rows`.
+    features: [N, D], one row per image.
+    images: number of rows to use, chosen by `subsets.sample_rows`.
 
   Returns:
     `feature_std`, `effective_rank` of the features minus their mean, `rankme`
-    of the features as they are, and `uniformity`.
+    of the uncentred features, and `uniformity`.
   """
   rows = features[subsets.sample_rows(len(features), images)]
   return {
@@ -175,7 +176,7 @@ def _pairs(bench: Any, state: step_lib.TrainState) -> np.ndarray:
   mesh, views = experiment.mesh, experiment.config.views
   variables = bench.encoder_variables(state)
 
-  @functools.cache  # one compilation where both views are the same
+  @functools.cache  # one compilation if both views are the same
   def encode_view(view: augment.View) -> Any:
     def function(variables: Any, batch: tuple[jax.Array, jax.Array]) -> Any:
       images, keys = batch
@@ -210,8 +211,8 @@ def check_several(bench: Any, split: str) -> None:
   number = bench.experiment.labelled.num_examples(split)
   if number < 2:
     raise UsageError(
-      f"config.data.{split}_split has {number} image, and what is measured of a"
-      " representation compares images: give at least 2"
+      f"config.data.{split}_split has {number} image, but measures of a"
+      " representation compare images: give at least 2"
     )
 
 
@@ -219,11 +220,11 @@ class Collapse(Evaluation):
   """Spread, rank, uniformity and alignment of the features."""
 
   def check(self, bench: Any) -> None:
-    """Refuses a single image."""
+    """Raises UsageError for a single image."""
     check_several(bench, "test")
 
   def look_every(self) -> None:
-    """None: whenever another evaluation is due."""
+    """None: this runs whenever another evaluation is due."""
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
     """The figures of `of_features`."""
@@ -233,7 +234,7 @@ class Collapse(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """The figures of `of_features`, `alignment` and the protocol.
 
-    An image's two views are a function of the seed and of its place, as in
+    An image's two views depend on the seed and its index, as in
     `transformation.run`.
     """
     config = bench.experiment.config
@@ -268,7 +269,7 @@ class Collapse(Evaluation):
     }
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """All measures, each with a value to compare it with."""
+    """All measures, each with a reference value."""
     images = f"{count(figures, 'images')} test images"
     width = f"of {figures.get('width')} features"
     sphere = figures.get("feature_std_of_sphere", math.nan)

@@ -1,4 +1,4 @@
-"""The confusion matrix of a head that names transformations."""
+"""The confusion matrix of a head that predicts transformations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +17,11 @@ def picture(run: str, figures: Mapping[str, Any]) -> Picture | str:
   """The confusion matrix of a run.
 
   Args:
-    run: its name.
-    figures: of `transformation.run`; those of early versions hold no matrix.
+    run: name of the run.
+    figures: from `transformation.run`; early versions saved no matrix.
 
   Returns:
-    The picture, or why there is none.
+    The picture, or a sentence that says why it is missing.
   """
   counts = np.asarray(figures.get("confusion", ()), float)
   if not figures:
@@ -62,7 +62,7 @@ def _element_names(group: str | None) -> Sequence[str]:
 def _draw(
   percent: np.ndarray, counts: np.ndarray, names: Sequence[str]
 ) -> bytes:
-  """The PNG file: a row a true element, in percent of its images."""
+  """The PNG file: one row per true element, in percent of its images."""
   figure, axes = drawing.make_axes(4.2)
   shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
   figure.colorbar(shown, ax=axes, label="% of the true element")

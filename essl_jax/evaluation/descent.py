@@ -1,11 +1,11 @@
-"""L-BFGS on logistic regressions, scaled by the loss's curvature.
+"""L-BFGS for logistic regressions, scaled by the curvature of the loss.
 
-Where classes almost come apart, a small penalty makes the loss curve a million
-times less in one direction than in another, and plain L-BFGS takes thousands of
-steps. So its steps are taken in coordinates in which the loss curves alike. At
-first each entry is scaled for itself. Where that does not do, and the Hessian
-is small enough to be had, its Cholesky factor turns and scales all entries
-together: a few steps then suffice.
+If classes are almost separable and the penalty is small, the curvature of the
+loss differs by a factor of a million between directions, and plain L-BFGS takes
+thousands of steps. So it runs in coordinates in which the curvature is similar.
+At first each entry is scaled by itself. If that is not enough, and the Hessian
+is small enough to compute, its Cholesky factor rotates and scales all entries
+together; then a few steps are enough.
 """
 
 from collections.abc import Callable
@@ -18,28 +18,29 @@ import jax.numpy as jnp
 import optax
 
 _MEMORY = 10  # steps that L-BFGS remembers
-_FEW, _ROUND = 10, 40  # steps until all or each entry's curvature is renewed
+# Steps until the curvature is computed again: the full Hessian, the diagonal.
+_FEW, _ROUND = 10, 40
 LARGEST_HESSIAN = 1024  # rows; 4 MB in float32
-_TRIALS = 20  # lengths of a step, before it counts as stuck
+_TRIALS = 20  # step lengths to try before a search counts as stuck
 
 Root = jax.Array
-"""One over the root of the curvature: of each entry of a layer [P], or the
+"""Inverse square root of the curvature: of each entry of a layer [P], or the
 inverse of the Hessian's Cholesky factor [P, P]."""
 Solved = tuple[jax.Array, jax.Array, jax.Array]
-"""Layers [K, R + 1, C], steps int32 [K], and whether they converged [K]."""
+"""Layers [K, R + 1, C], steps int32 [K], and whether each converged [K]."""
 
 
 class Problem(NamedTuple):
-  """Examples, and what is known of their classes.
+  """Examples and their classes.
 
   Attributes:
-    features: [N, R], of mean 0 and uncorrelated.
+    features: [N, R], uncorrelated and with mean 0.
     labels: int32 [N].
-    weights: [N], of the examples; they add up to 1.
-    shares: [C], logarithms of the classes' shares, with which intercepts begin.
-    zeros: [R + 1, C], the layer to begin with. It must come from outside of the
-      compiled function: XLA of jaxlib 0.10.2 computes random numbers on CPUs
-      where a softmax follows a product with a constant.
+    weights: [N], weights of the examples; they add up to 1.
+    shares: [C], logarithms of the classes' shares, the initial intercepts.
+    zeros: [R + 1, C], the initial layer. It must come from outside of the
+      compiled function: on CPUs, XLA of jaxlib 0.10.2 computes garbage if a
+      softmax follows a product with a constant.
   """
 
   features: jax.Array
@@ -49,7 +50,7 @@ class Problem(NamedTuple):
   zeros: jax.Array
 
   def logits(self, layer: jax.Array) -> jax.Array:
-    """[N, C] of weights [R, C] and, below them, moves of the intercepts."""
+    """Logits [N, C] of a layer: weights [R, C] above intercept changes [C]."""
     products = _product(self.features, layer[:-1])
     return products + (self.shares + layer[-1])[None]
 
@@ -58,7 +59,7 @@ class Problem(NamedTuple):
     chances = jax.nn.softmax(self.logits(layer))
     is_own = jnp.arange(chances.shape[1])[None] == self.labels[:, None]
     others = jnp.where(is_own, 0, chances)
-    # Minus the chance of all others: one minus its own has fewer digits.
+    # Sum the probabilities of the other classes: 1 - own would lose digits.
     missing = jnp.sum(others, axis=1, keepdims=True)
     pull = self.weights[:, None] * jnp.where(is_own, -missing, others)
     of_weights = _product(self.features.T, pull) + penalty * layer[:-1]
@@ -66,10 +67,10 @@ class Problem(NamedTuple):
     return jnp.concatenate([of_weights, of_intercepts])
 
   def balanced(self, move: jax.Array) -> jax.Array:
-    """A move without what is the same for all classes that have examples.
+    """Removes the part of a move that is equal for all classes with examples.
 
-    It would change nothing but the norm, against the penalty's small curvature
-    alone. Scaling classes apart brings it in.
+    That part changes only the norm, and only the small curvature of the penalty
+    acts on it. Scaling each class differently introduces it.
     """
     is_met = jnp.isfinite(self.shares)[None]
     total = jnp.sum(move, axis=1, keepdims=True, where=is_met)
@@ -84,16 +85,18 @@ def _product(x: jax.Array, y: jax.Array) -> jax.Array:
 def solve(
   problem: Problem, penalties: jax.Array, *, tolerance: float, max_steps: int
 ) -> Solved:
-  """Solves for each penalty, from where the one before ended.
+  """Solves for each penalty, starting from the previous solution.
 
   Args:
-    problem: see there.
+    problem: see `Problem`.
     penalties: [K], the largest first.
-    tolerance: to which part of that of zeros the scaled gradient's norm falls.
-    max_steps: of L-BFGS, for each penalty.
+    tolerance: stop once the norm of the scaled gradient is this fraction of the
+      norm at zeros.
+    max_steps: most L-BFGS steps for each penalty.
 
   Returns:
-    See `Solved`. What did not converge took all steps, or met rounding.
+    See `Solved`. Fits that did not converge used all steps or hit rounding
+    error.
   """
 
   def run(layer: jax.Array, penalty: jax.Array) -> tuple[jax.Array, Solved]:
@@ -107,7 +110,7 @@ def solve(
 def solve_many(
   problems: Problem, penalties: jax.Array, *, tolerance: float, max_steps: int
 ) -> Solved:
-  """`solve` of many problems at once, over the first axis of each array."""
+  """Like `solve`, for many problems at once along the arrays' first axis."""
   run = functools.partial(solve, tolerance=tolerance, max_steps=max_steps)
   return jax.vmap(run, (0, None))(problems, penalties)
 
@@ -119,7 +122,7 @@ def _run(
   tolerance: float,
   max_steps: int,
 ) -> Solved:
-  """Rounds of L-BFGS for one penalty: the layer, steps, convergence."""
+  """Runs rounds of L-BFGS for one penalty: layer, steps, convergence."""
   slope_at = functools.partial(problem.slope, penalty)
   root = _diagonal_root(problem, penalty, problem.zeros)
   first = slope_at(problem.zeros) * root
@@ -145,7 +148,7 @@ def _run(
     layer, steps, norm = _descend(
       slope_at, problem.balanced, layer, root, bound, most
     )
-    # What ends early, and has not converged, has met rounding.
+    # A round that ends early without converging has hit rounding error.
     is_stuck = (steps < most) & (count > 0)
     return layer, count + steps, norm, is_stuck
 
@@ -167,7 +170,7 @@ def _descend(
   bound: jax.Array,
   most: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Some steps of L-BFGS: the layer, the steps, the scaled slope's norm."""
+  """Takes L-BFGS steps: the layer, steps, norm of the scaled gradient."""
   direct = optax.scale_by_lbfgs(memory_size=_MEMORY)
 
   def at(move: jax.Array) -> jax.Array:
@@ -209,10 +212,10 @@ def _search(
   slope: jax.Array,
   way: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Goes on along a way until the slope along it has nearly gone.
+  """Searches along a direction until the slope along it nearly vanishes.
 
-  A convex loss needs no more than that, and slopes keep their digits where
-  values of the loss no longer differ.
+  A convex loss needs no other condition, and slopes keep their precision even
+  when values of the loss no longer differ.
 
   Reference:
     Hager and Zhang 2005, SIAM Journal on Optimization 16(1), equation 4.1: the
@@ -251,7 +254,7 @@ def _search(
 def _diagonal_root(
   problem: Problem, penalty: jax.Array, layer: jax.Array
 ) -> Root:
-  """One over the root of the curvature along each entry of a layer."""
+  """The inverse square root of the curvature along each entry of a layer."""
   chances = jax.nn.softmax(problem.logits(layer))
   spread = problem.weights[:, None] * chances * (1 - chances)
   squares = _product(problem.features.T**2, spread) + penalty
@@ -280,8 +283,8 @@ def _full_root(problem: Problem, penalty: jax.Array, layer: jax.Array) -> Root:
   penalties = jnp.full((rows, classes), penalty).at[-1].set(0)
   hessian += jnp.diag(penalties.ravel())
   diagonal = jnp.diagonal(hessian)
-  # No gradient points where all classes change alike, and nothing curves there
-  # but the penalty.
+  # Along directions in which all classes change equally the gradient is zero,
+  # and only the penalty has curvature.
   typical = jnp.mean(diagonal.reshape(rows, classes), axis=1)
   alike = jnp.full((classes, classes), 1 / classes, layer.dtype)
   hessian += jnp.kron(jnp.diag(typical), alike)

@@ -1,24 +1,24 @@
-"""Directions and deviations of features, where rounding counts for nothing."""
+"""Directions and deviations of features, ignoring rounding errors."""
 
 import numpy as np
 
-_ZERO = 1e-12  # no row is shorter
+_ZERO = 1e-12  # shorter rows count as zeros
 _LARGEST = float(np.finfo(np.float32).max)
-_SHORTEST = 1e-6  # of the longest row; shorter ones are rounded zeros
-_LEAST_DEVIATION = 1e-3  # of the length; bfloat16 rounds by a few of them
+_SHORTEST = 1e-6  # relative to the longest row; shorter ones are rounded zeros
+_LEAST_DEVIATION = 1e-3  # relative to the length; bfloat16 rounds by a few
 
 
 def as_rows(features: np.ndarray) -> np.ndarray:
-  """Features as float64; what is said of others would be wrong.
+  """Converts features to float64, and refuses those that measures cannot use.
 
   Args:
     features: [..., D], of any real dtype.
 
   Returns:
-    The same, float64.
+    The features in float64.
 
   Raises:
-    ValueError: there are none, they are no rows, or not finite in float32.
+    ValueError: they are empty, not rows, or not finite in float32.
   """
   rows = np.asarray(features, np.float64)
   if rows.ndim < 2 or not rows.size:
@@ -26,12 +26,12 @@ def as_rows(features: np.ndarray) -> np.ndarray:
       f"features must be [N, D] and not empty, got shape {rows.shape}"
     )
   if not (np.abs(rows) <= _LARGEST).all():
-    raise ValueError("features must be finite, and some are not")
+    raise ValueError("features must be finite, but some are not")
   return rows
 
 
 def unit_length(embeddings: np.ndarray) -> np.ndarray:
-  """Rows at length one, float64.
+  """Scales rows to length one, in float64.
 
   Args:
     embeddings: [..., D].
@@ -51,24 +51,24 @@ def are_zeros(rows: np.ndarray) -> bool:
 
 
 def cosines_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """Cosines of rows from `unit_length`, [N, D] and [M, D]; 1 beside zeros.
+  """Cosines of rows from `unit_length`, [N, D] and [M, D]; 1 for zeros.
 
-  A row of zeros has no direction: as of two that have collapsed.
+  A row of zeros has no direction, so its cosines are those of collapsed rows.
   """
   is_zero = [~x.any(axis=-1) for x in (first, second)]
   return np.where(np.logical_or.outer(*is_zero), 1, first @ second.T)
 
 
 def centred(features: np.ndarray) -> np.ndarray:
-  """Minus their mean; zeros where they vary by rounding alone.
+  """Subtracts the mean; gives zeros for features that vary only by rounding.
 
   Args:
     features: [N, D].
 
   Returns:
-    [N, D], float64. Dimensions that vary by less than a millionth of their
-    size, as float32 rounds, are zero; all are, where their deviation is less
-    than a thousandth of their length, as bfloat16 rounds.
+    [N, D], float64. Dimensions that vary by less than a millionth of their size
+    (float32 rounding) are zero. All are zero if their deviation is less than a
+    thousandth of their length (bfloat16 rounding).
   """
   rows = as_rows(features)
   varies = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)

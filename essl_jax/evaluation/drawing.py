@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-# Dark enough on white; each with a dash of its own, for those who see none.
+# Dark enough on white; each with its own dash, for readers who see no colours.
 _STYLES: Sequence[Mapping[str, Any]] = (
   {"color": "#0072b2", "linestyle": "-"},
   {"color": "#c04a00", "linestyle": "--"},
@@ -16,19 +16,19 @@ _STYLES: Sequence[Mapping[str, Any]] = (
   {"color": "#7a5c00", "linestyle": (0, (1, 3))},
 )
 _DPI = 144
-_WIDTH = 5.6  # inches: half of a wide window, all of a narrow one
-_SHORT_NAME = 30  # characters, of which two fit beside each other
+_WIDTH = 5.6  # inches: half of a wide window, or a full narrow one
+_SHORT_NAME = 30  # characters; two such names fit side by side
 
 
 def make_figure(**options: Any) -> Any:
-  """A `matplotlib.figure.Figure`, whatever MPLBACKEND says.
+  """Makes a `matplotlib.figure.Figure`, whatever MPLBACKEND says.
 
-  Not of pyplot, which keeps global state and looks for a display.
+  Does not use pyplot, which has global state and looks for a display.
 
   Args:
-    **options: of the figure.
+    **options: options of the figure.
   """
-  chosen = os.environ.pop("MPLBACKEND", None)  # its import fails of a wrong one
+  chosen = os.environ.pop("MPLBACKEND", None)  # a wrong one breaks the import
   try:
     from matplotlib import figure as figure_lib  # takes a second to import
   finally:
@@ -38,7 +38,7 @@ def make_figure(**options: Any) -> Any:
 
 
 def make_axes(height: float) -> tuple[Any, Any]:
-  """A figure of the page's width and of a height in inches, and its axes."""
+  """Makes a figure of the page's width and a height in inches, and its axes."""
   figure = make_figure(figsize=(_WIDTH, height), layout="constrained")
   axes = figure.subplots()
   axes.spines[["top", "right"]].set_visible(False)
@@ -46,11 +46,11 @@ def make_axes(height: float) -> tuple[Any, Any]:
 
 
 def plain(text: str) -> str:
-  """A text as matplotlib writes it literally, whatever it holds.
+  """Escapes a text so that matplotlib shows it literally.
 
   Args:
-    text: such as the name of a run; dollars begin no formula, and a label that
-      begins with an underscore is not left out of the legend.
+    text: such as the name of a run. Dollars then begin no formula, and a label
+      that begins with an underscore stays in the legend.
 
   Returns:
     The text for a label or a title.
@@ -61,7 +61,7 @@ def plain(text: str) -> str:
 
 
 def name_lines(figure: Any, names: Sequence[str]) -> None:
-  """Adds a legend below, one name a line where two would not fit."""
+  """Adds a legend below: two names per line if they fit, else one."""
   is_short = max(map(len, names), default=0) <= _SHORT_NAME
   figure.legend(
     loc="outside lower left",
@@ -72,12 +72,12 @@ def name_lines(figure: Any, names: Sequence[str]) -> None:
 
 
 def style(number: int) -> Mapping[str, Any]:
-  """Colour and dashes of the run of a number, for `Axes.plot`."""
+  """Colour and dashes of the run with this number, for `Axes.plot`."""
   return _STYLES[number % len(_STYLES)]
 
 
 def to_png(figure: Any) -> bytes:
-  """The figure as a PNG file, the same bytes each time."""
+  """The figure as a PNG file, with the same bytes each time."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
   return buffer.getvalue()
@@ -89,9 +89,9 @@ def write_files(
   """Writes figure.png and figure.pdf.
 
   Args:
-    folder: that exists.
+    folder: an existing folder.
     size: width and height in inches.
-    draw: on a `matplotlib.figure.Figure`.
+    draw: draws on a `matplotlib.figure.Figure`.
   """
   figure = make_figure(figsize=size, layout="constrained")
   draw(figure)

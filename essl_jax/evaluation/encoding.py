@@ -13,19 +13,19 @@ from essl_jax.evaluation import features
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
-BATCH = 256  # images a device encodes at once
+BATCH = 256  # images that a device encodes at once
 Interrupt = Callable[[], None]
 
 
 class Encoding:
-  """Features of the states of one experiment; compiles each part once.
+  """Computes features for states of one experiment; compiles each part once.
 
   Attributes:
-    experiment: whose images and encoder.
-    encode: the frozen encoder of one device's images.
-    preprocessing: what is done to the images before.
-    pixels: `mean` and `std`, by which images are normalised.
-    resize: (shorter side, centre crop) before that; None leaves the size.
+    experiment: the experiment whose images and encoder to use.
+    encode: the frozen encoder, applied to one device's images.
+    preprocessing: how images are prepared.
+    pixels: `mean` and `std` for the normalisation of images.
+    resize: (shorter side, centre crop) applied before; None keeps the size.
   """
 
   def __init__(self, experiment: experiment_lib.Experiment):
@@ -44,7 +44,7 @@ class Encoding:
     self._samples: dict[tuple[int, int], Source] = {}
 
   def some(self, train: int = 0, test: int = 0) -> Source:
-    """The labelled source with so many images of each split; 0 is all."""
+    """The labelled source with this many images per split; 0 means all."""
     if (train, test) not in self._samples:
       source = self.experiment.labelled
       source = subsets.sample(source, train) if train else source
@@ -54,17 +54,17 @@ class Encoding:
 
   @property
   def sample(self) -> Source:
-    """The source with the images of both splits that `measures` counts."""
+    """The source with `config.measures.images` images of each split."""
     number = self.experiment.config.measures.images
     return self.some(number, number)
 
   @property
   def sources(self) -> tuple[Source, ...]:
-    """All that was read here."""
+    """All sources that were read here."""
     return tuple(self._samples.values())
 
   def variables(self, state: step_lib.TrainState) -> dict[str, Any]:
-    """Those of the encoder that is measured; see `config.evaluate_network`."""
+    """Variables of the measured encoder; see `config.evaluate_network`."""
     network = config_lib.evaluated_network(self.experiment.config)
     return step_lib.encoder_variables(state, network)
 
@@ -79,11 +79,11 @@ class Encoding:
     """Encodes a split: features float32 [N, F] and labels int32 [N].
 
     Args:
-      state: whose encoder.
+      state: the state whose encoder to use.
       split: "train" or "test".
       interrupt: called before every batch; may raise.
-      images: how many of the split, a fixed choice: see
-        `data.subsets.sample`; 0 is all.
+      images: number of images of the split, a fixed choice (see
+        `data.subsets.sample`); 0 means all.
 
     Returns:
       Features and labels.
@@ -105,11 +105,11 @@ class Encoding:
   def remembering(
     self, state: step_lib.TrainState, *, keep: bool = False
   ) -> Iterator[None]:
-    """Features of a state are computed once within.
+    """Computes the features of a state only once within the context.
 
     Args:
-      state: whose encoder.
-      keep: remembers them afterwards too, for a state of the same encoder.
+      state: the state whose encoder to use.
+      keep: whether to keep them afterwards, for a state with the same encoder.
     """
     if state is not self._state:
       variables = self.variables(state)
@@ -135,7 +135,7 @@ class Encoding:
     interrupt: Interrupt = lambda: None,
     source: Source | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes a split with given variables and size of images."""
+    """Encodes a split with given variables and image size."""
     mesh = self.experiment.mesh
     return features.extract(
       self.experiment.mapped_encode,

@@ -1,4 +1,4 @@
-"""Few-shot episodes: few classes are told apart after a few examples."""
+"""Few-shot episodes: classify a few classes from a few examples."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from essl_jax.evaluation import features as features_lib
 from essl_jax.evaluation import logistic
 
 _AT_ONCE = 200  # episodes, one compiled program for all
-_Z = 1.959964  # of a normal distribution, 95% are within so many deviations
+_Z = 1.959964  # 95% of a normal distribution is within so many deviations
 
 
 def run(
@@ -22,23 +22,23 @@ def run(
   number: int,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Measures how often a regression on few examples names others' classes.
+  """Measures few-shot accuracy: a regression on few examples of each class.
 
-  Features are brought to unit length. The penalty is scikit-learn's default,
-  one over the number of examples to learn from.
+  Features are scaled to unit length. The penalty is scikit-learn's default, one
+  over the number of training examples.
 
   Args:
     features: [N, D].
     labels: integers [N].
-    ways: classes in an episode, 2 or more.
-    shots: examples of each class to learn from.
-    queries: other examples of each class, which are to be named.
-    number: of episodes, 2 or more.
-    seed: of all draws.
+    ways: number of classes in an episode, 2 or more.
+    shots: training examples of each class.
+    queries: other examples of each class, which are classified.
+    number: number of episodes, 2 or more.
+    seed: seed of all draws.
 
   Returns:
-    The mean `accuracy` in percent over the episodes; `interval`, by which its
-    95% interval extends to either side; and the number of `episodes`.
+    The mean `accuracy` in percent over the episodes; `interval`, the half-width
+    of its 95% confidence interval; and the number of `episodes`.
 
   Raises:
     UsageError: fewer classes than `ways` have enough examples.
@@ -50,7 +50,7 @@ def run(
   if len(classes) < ways:
     raise UsageError(
       f"episodes of {ways} classes with {shots} + {queries} images need as many"
-      f" classes of that size, and there are {len(classes)}: give fewer ways,"
+      f" classes of that size, but there are {len(classes)}: give fewer ways,"
       " shots or queries"
     )
   lengths = np.linalg.norm(features, axis=1, keepdims=True)
@@ -59,7 +59,7 @@ def run(
   random = np.random.Generator(np.random.Philox(key=seed))
 
   def draw() -> np.ndarray:
-    """Rows [ways, shots + queries] of an episode."""
+    """Draws the rows [ways, shots + queries] of an episode."""
     chosen = random.choice(classes, ways, replace=False)
     rows = [
       random.choice(members[x], shots + queries, replace=False)
@@ -81,7 +81,7 @@ def run(
 
 
 def _name(unit: np.ndarray, rows: np.ndarray, shots: int) -> np.ndarray:
-  """The share of right answers of episodes [E, ways, shots + queries]."""
+  """The accuracy [E] of episodes [E, ways, shots + queries]."""
   count, ways, _ = rows.shape
   missing = _AT_ONCE - count if count < _AT_ONCE else 0
   padded = np.pad(rows, ((0, missing), (0, 0), (0, 0)), mode="edge")

@@ -8,10 +8,10 @@ from essl_jax.config.parts import Part
 
 
 class Row(NamedTuple):
-  """A figure as it is shown, in the terminal, in results and in the report.
+  """A figure as shown in the terminal, in results and in the report.
 
   Attributes:
-    title: what it is.
+    title: name of the figure.
     value: the figure, with its unit.
     note: its protocol in a few words.
   """
@@ -26,8 +26,8 @@ class Picture(NamedTuple):
 
   Attributes:
     png: the PNG file.
-    alt: what it shows, for those who do not see it.
-    caption: what stands above it.
+    alt: description for readers who cannot see it.
+    caption: text above the picture.
   """
 
   png: bytes
@@ -39,10 +39,10 @@ class Curve(NamedTuple):
   """How a figure of the training log is drawn.
 
   Attributes:
-    title: what it is.
-    unit: what the vertical axis shows; figures in "%" are in `summary.png`.
-    level: name and height of a line to compare with.
-    is_logarithmic: whether the vertical axis is.
+    title: name of the figure.
+    unit: label of the vertical axis; figures in "%" are in `summary.png`.
+    level: name and height of a reference line.
+    is_logarithmic: whether the vertical axis is logarithmic.
   """
 
   title: str
@@ -58,19 +58,19 @@ class Evaluation(Part):
   `every_epochs`, training calls its `monitor`; see `look_every`.
 
   Attributes:
-    section: the name of its group of fields, of the class if not stated.
-    key: the key of its figures in `results.json`, where it is not `section`.
-    name: `key`, or `section` without one; the key that is used.
-    heading: its heading in the report; its name in words if empty.
+    section: the name of its group of fields; by default the class name.
+    key: the key of its figures in `results.json`, if not `section`.
+    name: the key that is used: `key` if set, else `section`.
+    heading: its heading in the report; if empty, its name in words.
     modes: the values of `config.mode` in which it runs.
-    accumulates: whether `run` returns groups of figures by name, and those of
-      earlier runs stay beside them, such as fine-tuning on other labels.
-    needs_training: whether it refuses networks that have learned nothing:
-      `epochs=0` without `init_from`.
-    ranks: the figure of `monitor` that tells the best checkpoint; larger is
+    accumulates: whether `run` returns groups of figures by name that are added
+      to those of earlier runs, such as fine-tuning on other labels.
+    needs_training: whether it refuses untrained networks: `epochs=0` without
+      `init_from`.
+    ranks: the figure of `monitor` that selects the best checkpoint; larger is
       better.
-    circumstances: keys of `run` that are no figures, such as the number of
-      images, and hold for the untrained network as well.
+    circumstances: keys of `run` that are settings, not figures, such as the
+      number of images, and also apply to the untrained network.
   """
 
   key: ClassVar[str] = ""
@@ -95,63 +95,62 @@ class Evaluation(Part):
     """Epochs between two calls of `monitor`, the first before training.
 
     Returns:
-      The field `every_epochs`. 0, also without such a field, is after the last
-      epoch alone. None is whenever another evaluation is due.
+      The field `every_epochs`. 0, also the default without such a field, means
+      only after the last epoch. None means whenever another evaluation is due.
     """
     return getattr(self, "every_epochs", 0)
 
   def check_config(self, config: Any) -> None:
-    """Likewise as `check`, of the config alone, before data are opened."""
+    """Like `check`, but only of the config, before data are opened."""
 
   def check(self, bench: Any) -> None:
-    """Raises UsageError before training for what `run` would refuse."""
+    """Raises UsageError before training if `run` could not work."""
 
   def monitor(self, bench: Any, state: Any) -> dict[str, float]:
-    """Figures during training, to be logged; quick to compute."""
+    """Figures to log during training; must be quick to compute."""
     del bench, state
     return {}
 
   def describe(self, figures: Mapping[str, float]) -> str:
-    """Figures of `monitor` in a few words, for the terminal; or empty."""
+    """The figures of `monitor` in a few words for the terminal; may be ""."""
     del figures
     return ""
 
   @abc.abstractmethod
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """All figures of a state.
+    """Measures all figures of a state.
 
     Args:
       bench: `bench.Bench`: the experiment, its images and their features.
-      state: a `TrainState`; all processes call this.
+      state: the `TrainState` to measure; all processes call this.
 
     Returns:
-      Figures and their protocol, of what JSON can hold, arrays besides; None
-      where it does not apply.
+      Figures and their protocol: values that JSON can hold, and arrays. None if
+      the evaluation does not apply.
     """
 
   @abc.abstractmethod
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """How figures are shown, in the terminal and in the report.
+    """How to show the figures in the terminal and in the report.
 
     Args:
-      figures: of `run`. Where `ranks` is a figure that training has logged at
-        step 0, and that compares with that of `run`, `untrained` holds all
-        that was logged then, and what `circumstances` names.
+      figures: from `run`. If training logged the figure `ranks` at step 0,
+        comparable with that of `run`, `untrained` has all figures logged then,
+        and those that `circumstances` names.
 
     Returns:
-      Rows whose titles tell them apart; `results.json` keeps them.
+      Rows with different titles; `results.json` keeps them.
     """
 
   @classmethod
   def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
-    """How the figures of `monitor` are drawn, by their names.
+    """How to draw the figures of `monitor`, by their names.
 
     Args:
-      figures: of `run`; empty without any.
+      figures: from `run`; may be empty.
 
     Returns:
-      Curves for the report. Figures that are not among them are drawn, too,
-      under their names.
+      Curves for the report. Other figures are drawn too, under their names.
     """
     del figures
     return {}
@@ -163,12 +162,12 @@ class Evaluation(Part):
     """Pictures for the report.
 
     Args:
-      figures: those of `results.json` by the name of the run, of all runs of
-        the report; empty for a run that has none.
+      figures: for every run of the report, by its name, its figures in
+        `results.json`; may be empty.
 
     Returns:
-      Pictures of each run, or of several in one, and sentences that stand
-      above them; `drawing` has what pictures are drawn with.
+      Pictures of one run or several, and sentences to show above them.
+      `drawing` has tools to draw pictures.
     """
     del figures
     return []
@@ -182,7 +181,7 @@ class Evaluation(Part):
 def figures_of(
   kind: Evaluation | type[Evaluation], results: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The figures of an evaluation.
+  """The figures of an evaluation in the results of a run.
 
   Args:
     kind: the evaluation, or its class.
@@ -202,7 +201,7 @@ def figures_of(
 
 
 def percent(figures: Mapping[str, Any], name: str) -> str:
-  """A figure in percent, with `<name>_std` behind it where there is one."""
+  """A figure in percent, followed by `<name>_std` if there is one."""
   value, deviation = figures.get(name), figures.get(f"{name}_std")
   if value is None:
     return "–"
@@ -210,12 +209,12 @@ def percent(figures: Mapping[str, Any], name: str) -> str:
 
 
 def count(figures: Mapping[str, Any], name: str) -> str:
-  """A number of things, with commas."""
+  """A count with thousands separators."""
   return f"{figures[name]:,}" if name in figures else "?"
 
 
 def lengths(figures: Mapping[str, Any]) -> str:
-  """The number of trainings behind the figures, and their length."""
+  """The number of trainings behind the figures and their length."""
   repetitions, epochs = figures.get("repetitions"), figures.get("epochs")
   plural = "" if repetitions == 1 else "s"
   return f"{repetitions} repetition{plural} of {epochs} epochs"

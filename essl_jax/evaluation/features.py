@@ -36,21 +36,21 @@ def extract(
   """Encodes every image of a split once, without augmentation.
 
   Each process reads its share of the images and gets the features of all; see
-  `single_pass.run`. All batches have one shape, so that `encode` is compiled
-  once. Passing the same `encode` object again reuses the compiled function.
+  `single_pass.run`. All batches have one shape, so `encode` is compiled once.
+  Passing the same `encode` object again reuses the compiled function.
 
   Args:
     encode: the frozen encoder.
-    variables: its variables.
+    variables: the encoder's variables.
     source: where the images come from.
-    split: its split.
-    mean: subtracted from the channels of images in [0, 1].
-    std: divides them.
+    split: the split of the source.
+    mean: mean to subtract from the channels of images in [0, 1].
+    std: standard deviation to divide them by.
     batch_size: images at a time, over all devices.
-    resize: (shorter side, centre crop) in pixels, bicubic; None leaves the
-      images as they are.
-    mesh: of the devices that share each batch; absent, this process encodes
-      all images on its default device.
+    resize: (shorter side, centre crop) in pixels, bicubic; None does not
+      resize.
+    mesh: devices that share each batch; if None, this process encodes all
+      images on its default device.
     interrupt: called before every batch, equally often in all processes; may
       raise.
 
@@ -58,9 +58,9 @@ def extract(
     Features `[N, D]` float32 and labels `[N]` int32, in the source's order.
 
   Raises:
-    ValueError: for a source that yields another number of examples than it
-      promises, or an encoder whose features are not `[N, D]`.
-    FloatingPointError: features that are not finite.
+    ValueError: the source yields another number of examples than it promises,
+      or the encoder's features are not `[N, D]`.
+    FloatingPointError: the features are not finite.
   """
   place = (
     jnp.asarray
@@ -99,7 +99,7 @@ def fingerprint(variables: Any) -> str:
 
 @contextlib.contextmanager
 def unchanged(variables: Any) -> Iterator[None]:
-  """Raises RuntimeError where an encoder's variables change within."""
+  """Raises RuntimeError if an encoder's variables change within."""
   before = fingerprint(variables)
   yield
   if fingerprint(variables) != before:
@@ -124,17 +124,17 @@ def check(
   low, high = int(np.min(labels)), int(np.max(labels))
   if low < 0 or high >= num_classes:
     raise ValueError(
-      f"{name} labels must lie in [0, {num_classes}), got {low} to {high}"
+      f"{name} labels must be in [0, {num_classes}), got {low} to {high}"
     )
 
 
 def standardise(
   train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Both by the training set's moments, at a mean squared norm of one."""
+  """Standardises both by the training moments, to a mean squared norm of 1."""
   train = np.asarray(train, np.float64)
   mean, std = train.mean(0), train.std(0)
-  # Rounding must not be blown up to variance.
+  # Rounding errors must not be scaled up to unit variance.
   varies = std > 1e-6 * np.abs(train).max(0)
   scale = varies / (np.where(varies, std, 1) * np.sqrt(train.shape[1]))
   scaled = (train - mean) * scale

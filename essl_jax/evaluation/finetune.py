@@ -20,7 +20,7 @@ from essl_jax.training import applying, norms
 
 _MORE_IMAGES = "give a larger config.finetune.batch_size, or more labels"
 INITIAL_STD = 0.01
-"""Of the head's weights, as in Barlow Twins' program."""
+"""Standard deviation of the head's weights, as in Barlow Twins' program."""
 
 Extract = Callable[[Any], Labelled]
 """`encoder variables -> (features [M, D], labels [M])` of the test images."""
@@ -39,20 +39,20 @@ def run(
   kind: str = applying.OUTPUT,
   **options: Any,
 ) -> dict[str, Any]:
-  """Trains encoder and head on labelled images, and tests them.
+  """Trains encoder and head on labelled images and tests them.
 
-  Batch norm takes the statistics of the whole batch, over all devices, and
-  moves the running ones, which the test uses.
+  Batch norm uses the statistics of the whole batch over all devices, and
+  updates the running statistics, which the test uses.
 
   Args:
     encoder: a Flax module, its batch norm over `parallel.AXIS`.
-    variables: its `params` and `batch_stats` to begin with; left as they are.
-    labelled: whose split `train` is what to train on.
+    variables: its initial `params` and `batch_stats`; not changed.
+    labelled: source whose split `train` to train on.
     test: features [M, D] and labels of the test images, with these variables.
-    extract: gives them with other variables.
-    recipe: of the head; the encoder differs in its learning rate.
-    encoder_learning_rate: at the start of the cosine.
-    setup: see there.
+    extract: computes them with other variables.
+    recipe: recipe of the head; the encoder differs in its learning rate.
+    encoder_learning_rate: the encoder's rate at the start of the cosine.
+    setup: see `classifier.Setup`.
     kind: which features of the encoder; see `applying.read`.
     **options: `save_every_epochs` and `progress` of `fitting.run`.
 
@@ -60,8 +60,8 @@ def run(
     The figures of `linear_layer.summarise` and the protocol.
 
   Raises:
-    UsageError: for a batch that the devices cannot divide.
-    FloatingPointError: for a training that diverges.
+    UsageError: the devices cannot divide the batch.
+    FloatingPointError: the training diverges.
   """
   number = labelled.num_examples("train")
   recipe = recipe.fitted(number, setup.mesh, "finetune.batch_size")
@@ -83,7 +83,7 @@ def run(
 def _trained(
   encoder: Any, variables: Any, extract: Extract, width: int, kind: str
 ) -> classifier.Features:
-  """The features of an encoder that learns, and its moving statistics."""
+  """The features of a trained encoder, and its running statistics."""
 
   def compute(
     params: Any, statistics: Any, images: jax.Array, keys: jax.Array
@@ -119,7 +119,7 @@ def _trained(
 def _make_optimizer(
   recipe: Recipe, steps: int, encoder_learning_rate: float
 ) -> optax.GradientTransformation:
-  """The recipe's optimiser, at another rate for the encoder."""
+  """The recipe's optimiser, with another rate for the encoder."""
   parts = {
     "head": recipe.make_optimizer(steps),
     "encoder": recipe.make_optimizer(steps, encoder_learning_rate),
@@ -130,14 +130,14 @@ def _make_optimizer(
 class Finetune(Evaluation):
   """Fine-tuning of all weights on few labels: `mode=finetune`.
 
-  The defaults are what Barlow Twins' program gives for 1% of ImageNet; see
+  The defaults are those of Barlow Twins' program for 1% of ImageNet; see
   docs/evaluation.md for 10%.
 
   Attributes:
     labels: fraction of the training images that keep their labels, the same in
       every class; see `data.subsets.choose`.
-    label_list: file that names the images instead, one a line, such as SimCLR's
-      `1percent.txt`.
+    label_list: file that lists these images instead, one per line, such as
+      SimCLR's `1percent.txt`.
     subset: which of the disjoint subsets of that size to use, from 0.
     epochs: passes over the labelled images.
     batch_size: images per step, over all devices.
@@ -145,7 +145,7 @@ class Finetune(Evaluation):
     head_learning_rate: initial rate of the new linear head.
     momentum: momentum of SGD.
     weight_decay: added to the gradient of all weights.
-    interpolation: of the training crops: `bilinear` or `bicubic`.
+    interpolation: interpolation of the training crops: `bilinear` or `bicubic`.
 
   Reference:
     Chen et al. 2020 (arXiv 2002.05709), section 4.2 and appendix B.5; Zbontar
@@ -170,7 +170,7 @@ class Finetune(Evaluation):
 
   @property
   def chosen(self) -> str:
-    """Which labels, for tables."""
+    """The choice of labels, for tables."""
     if self.label_list is not None:
       return pathlib.Path(self.label_list).name
     name = f"{100 * self.labels:g}%"
@@ -178,11 +178,11 @@ class Finetune(Evaluation):
 
   @property
   def needs_labels(self) -> bool:
-    """Yes."""
+    """True."""
     return True
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """The figures by the labels that were chosen; see `run` above."""
+    """The figures under the name of the chosen labels; see `run` above."""
     experiment, encoding = bench.experiment, bench.encoding
     labelled = subsets.few_labels(
       experiment.labelled, self.labels, self.subset, self.label_list

@@ -1,7 +1,7 @@
-"""Fits a head, alone or with the network below it: one step and one loop.
+"""Fits a head, with or without the network below it: one step, one loop.
 
-Linear probes, fine-tuning and regressions are this training. They differ in
-their `Problem`, what is minimised, and in what each `Training` measures.
+Linear probes, fine-tuning and regressions share this training. They differ in
+their `Problem`, which is minimised, and in what each `Training` measures.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +22,18 @@ from essl_jax.evaluation.saved import Counts, Saved
 from essl_jax.storage.preemption import Stopped
 from essl_jax.training.draws import image_keys
 
-_NETWORK = 2**31 - 1  # no other use of an image's key has this number
+_NETWORK = 2**31 - 1  # no other use of an image's key folds in this number
 
 
 class State(flax.struct.PyTreeNode):
-  """The state of a training, and the seed of its random draws.
+  """The state of a training and the seed of its random draws.
 
   Attributes:
-    step: int32 scalar, steps done.
+    step: int32 scalar, number of finished steps.
     key: uint32 data of a random key.
-    params: what is trained.
-    variables: what is not: moving statistics, or a network that stays fixed.
-    opt_state: the optimiser's.
+    params: trained parameters.
+    variables: other variables: running statistics, or a fixed network.
+    opt_state: the optimiser's state.
   """
 
   step: jax.Array
@@ -45,16 +45,16 @@ class State(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """What is trained, and how.
+  """What is trained and how.
 
   Attributes:
     loss: `(params, variables, batch) -> (mean loss, variables)` of one device's
       share of a batch.
-    optimizer: of the params.
-    view: augments the batch's "image" before; None leaves batches as they are.
-    crop: whether the view crops, too; False where the host has.
-    is_fixed: whether training leaves the variables as they are; they are not
-      saved then.
+    optimizer: optimiser of the params.
+    view: augments the batch's "image" first; None does not augment.
+    crop: whether the view also crops; False if the host has cropped.
+    is_fixed: whether training leaves the variables unchanged; then they are not
+      saved.
   """
 
   loss: Callable[[Any, Any, Any], tuple[jax.Array, Any]]
@@ -80,10 +80,10 @@ class Training:
 
   Attributes:
     create: makes the state at step 0.
-    batches: endless global batches, sharded, from a step on.
-    epochs: how many.
-    steps_per_epoch: of each.
-    figures: the row of numbers that a trained state gives.
+    batches: gives endless global batches, sharded, from a step on.
+    epochs: number of epochs.
+    steps_per_epoch: number of steps in each.
+    figures: computes the row of numbers for a trained state.
     after_epoch: called with the state after every epoch.
   """
 
@@ -96,7 +96,7 @@ class Training:
 
   @property
   def steps(self) -> int:
-    """Of all epochs."""
+    """Number of steps in all epochs."""
     return self.epochs * self.steps_per_epoch
 
 
@@ -107,12 +107,12 @@ def make_step(
 
   Args:
     problem: what is trained.
-    axis_name: mapped axis, over which gradients are averaged.
+    axis_name: mapped axis over which gradients are averaged.
 
   Returns:
-    The step of one device's share of a batch. Where the problem has a view,
-    that is a dictionary with "image", [N, H, W, C], and the loss finds in it
-    also "keys", a random key [N] per image for the networks.
+    The step for one device's share of a batch. If the problem has a view, the
+    batch is a dictionary with "image", [N, H, W, C]; for the loss, the step
+    adds "keys", one random key [N] per image for the networks.
   """
   mean = lambda tree: tree if axis_name is None else lax.pmean(tree, axis_name)
 
@@ -123,7 +123,7 @@ def make_step(
       drawn = augment.random_view(keys, images, problem.view, crop=problem.crop)
       own = augment.fold_each(keys, _NETWORK)
       batch = batch | {"image": drawn, "keys": own}
-    # The local loss is differentiated, then averaged.
+    # Differentiate the local loss, then average.
     differentiate = jax.value_and_grad(problem.loss, has_aux=True)
     (loss, variables), gradients = differentiate(
       state.params, state.variables, batch
@@ -150,17 +150,18 @@ def run(
   save_every_epochs: int | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
-  """Runs one training after the other, going on from what is saved.
+  """Runs one training after the other, resuming from what is saved.
 
   Args:
-    problem: of all of them; its step is compiled once.
+    problem: shared by all trainings; its step is compiled once.
     trainings: in the order in which they are saved.
-    mesh: of the devices that share each batch.
-    saved: where to leave what is done.
-    save_every_epochs: how often the state of an unfinished training is left
-      there; also where `progress` raises `Stopped`. None leaves finished ones
-      alone, as what `after_epoch` gathers needs.
-    progress: called after each step with the steps done and in all; may raise.
+    mesh: devices that share each batch.
+    saved: where to save progress.
+    save_every_epochs: how often to save the state of an unfinished training; it
+      is also saved when `progress` raises `Stopped`. None saves only finished
+      trainings, as needed if `after_epoch` collects results.
+    progress: called after each step with the finished and the total number of
+      steps; may raise.
 
   Returns:
     The figures of every training.
@@ -200,13 +201,13 @@ def run(
 
 
 def _kept(problem: Problem, state: State) -> State:
-  """The parts of a state that have to be saved."""
+  """The parts of a state that must be saved."""
   return state.replace(variables=None) if problem.is_fixed else state
 
 
 def _resume(problem: Problem, saved: Saved, state: State, mesh: Mesh) -> State:
-  """A training's state as it was saved, or as it begins, on the devices."""
-  # Copies, for the step gives the buffers of its state away.
+  """A training's saved or initial state, on the devices."""
+  # Copy, since the step donates the buffers of its state.
   state = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
   state = parallel.replicate(state, mesh)
   restored = saved.restore(_kept(problem, state))
@@ -216,21 +217,21 @@ def _resume(problem: Problem, saved: Saved, state: State, mesh: Mesh) -> State:
 
 
 def repetition_seed(seed: int, repetition: int) -> int:
-  """Seeds in [0, 2^31) that no two pairs of arguments are likely to share."""
+  """A seed in [0, 2^31), very likely different for each pair of arguments."""
   sequence = np.random.SeedSequence([seed, repetition])
   return int(sequence.generate_state(1)[0] >> 1)
 
 
 def spread(name: str, each: Sequence[float]) -> dict[str, Any]:
-  """A figure of several repetitions.
+  """Summarises a figure over several repetitions.
 
   Args:
-    name: of the figure.
+    name: name of the figure.
     each: its value in each repetition.
 
   Returns:
-    The mean under `name`, with `_std`, the sample standard deviation (0 for
-    one), and `_each`.
+    The mean under `name`, the sample standard deviation (0 for one repetition)
+    under `<name>_std`, and the values under `<name>_each`.
   """
   return {
     name: float(np.mean(each)),

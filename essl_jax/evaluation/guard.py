@@ -1,4 +1,4 @@
-"""Calls evaluations, which may be anybody's code, and checks their answers."""
+"""Calls evaluations, which may be user code, and checks their results."""
 
 from collections.abc import Mapping
 import contextlib
@@ -14,7 +14,7 @@ from essl_jax.evaluation.evaluation import Curve, Evaluation, Picture, Row
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import to_json
 
-# Not wrong input: a diverged network, SIGTERM, a device or process that fails.
+# Not wrong input: diverged networks, SIGTERM, failing devices or processes.
 _PASSING = (FloatingPointError, Stopped, jax.errors.JaxRuntimeError)
 _MODES = typing.get_args(typing.get_type_hints(config_lib.Config)["mode"])
 
@@ -22,14 +22,14 @@ _MODES = typing.get_args(typing.get_type_hints(config_lib.Config)["mode"])
 def told_by(
   evaluation: Evaluation, hook: str
 ) -> contextlib.AbstractContextManager[None]:
-  """Turns exceptions of an evaluation into a UsageError that names it.
+  """Turns exceptions in an evaluation into a UsageError that names it.
 
   Args:
-    evaluation: whose code runs within.
-    hook: the method that is called.
+    evaluation: the evaluation whose code runs within.
+    hook: the name of the called method.
 
   Returns:
-    The context; errors of training, devices and processes pass it unchanged.
+    The context; it does not change errors of training, devices and processes.
   """
   kind = type(evaluation)
   name = f"{kind.__module__}:{kind.__name__}"
@@ -37,7 +37,7 @@ def told_by(
 
 
 def check_settings(evaluation: Evaluation) -> None:
-  """Raises UsageError for modes or epochs that no run has."""
+  """Raises UsageError for unknown modes and wrong numbers of epochs."""
   with told_by(evaluation, "modes"):
     modes = evaluation.modes
     if isinstance(modes, str) or not set(modes) <= set(_MODES):
@@ -53,7 +53,7 @@ def check_settings(evaluation: Evaluation) -> None:
 def monitor(
   evaluation: Evaluation, bench: Any, state: Any
 ) -> tuple[dict[str, float], str]:
-  """Figures of `Evaluation.monitor`, and their description."""
+  """The figures of `Evaluation.monitor` and their description."""
   with told_by(evaluation, "monitor"):
     found = evaluation.monitor(bench, state)
     if not isinstance(found, Mapping):
@@ -65,7 +65,7 @@ def monitor(
     is_ranking = evaluation.ranks and evaluation.look_every() != 0
     if is_ranking and evaluation.ranks not in found:
       raise ValueError(
-        f"must give {evaluation.ranks}, which `ranks` names; it gives"
+        f"must return {evaluation.ranks}, which `ranks` names; it returns"
         f" {', '.join(found) or 'nothing'}"
       )
   with told_by(evaluation, "describe"):
@@ -75,7 +75,7 @@ def monitor(
 def run(
   evaluation: Evaluation, bench: Any, state: Any
 ) -> dict[str, Any] | None:
-  """Figures of `Evaluation.run`, which `results.json` can hold."""
+  """The figures of `Evaluation.run`; they must fit into `results.json`."""
   with told_by(evaluation, "run"):
     found = evaluation.run(bench, state)
     if found is None:
@@ -88,7 +88,7 @@ def run(
 
 
 def rows(evaluation: Evaluation, figures: Mapping[str, Any]) -> list[Row]:
-  """Rows of `Evaluation.rows`; plain tuples will do."""
+  """The rows of `Evaluation.rows`; plain tuples are allowed."""
   with told_by(evaluation, "rows"):
     found = evaluation.rows(figures)
     if not isinstance(found, list | tuple) or not all(map(_is_row, found)):
@@ -102,7 +102,7 @@ def rows(evaluation: Evaluation, figures: Mapping[str, Any]) -> list[Row]:
 def curves(
   kind: type[Evaluation], figures: Mapping[str, Any]
 ) -> dict[str, Curve]:
-  """Curves of `Evaluation.curves`."""
+  """The curves of `Evaluation.curves`."""
   found = kind.curves(figures)
   if not isinstance(found, Mapping) or not all(map(_is_curve, found.values())):
     raise ValueError(f"must return a dict of Curves; got {found!r:.80}")
@@ -112,7 +112,7 @@ def curves(
 def pictures(
   kind: type[Evaluation], figures: Mapping[str, Mapping[str, Any]]
 ) -> list[Picture | str]:
-  """Pictures and sentences of `Evaluation.pictures`."""
+  """The pictures and sentences of `Evaluation.pictures`."""
   found = kind.pictures(figures)
   if not isinstance(found, list | tuple) or not all(map(_is_shown, found)):
     raise ValueError(

@@ -38,12 +38,12 @@ def predict(
 
   Both sides are L2-normalised. The k most similar bank entries (cosine) vote
   for their class with weight `exp(similarity / temperature)`. Similarities are
-  computed in full float32 on every backend, for a block of queries at a time,
-  so that memory does not grow with the number of queries.
+  computed in full float32 on every backend, for one block of queries at a time,
+  so memory does not grow with the number of queries.
 
-  Classes of equal score, such as those without a neighbour, are ranked lower
-  class first; of equally similar bank entries the earlier one is the nearer.
-  Labels outside `[0, num_classes)` vote for nothing.
+  Of classes with equal scores, such as those without a neighbour, the lower
+  comes first; of equally similar bank entries, the earlier counts as nearer.
+  Labels outside `[0, num_classes)` do not vote.
 
   Args:
     bank: features `[B, D]`, any float dtype.
@@ -52,15 +52,15 @@ def predict(
     num_classes: number of classes C, static.
     k: number of neighbours, `1 <= k <= B`, static.
     temperature: divides the similarities, > 0 and finite.
-    mesh: as of `run`, for arrays of the host.
+    mesh: as in `run`, for arrays on the host.
 
   Returns:
-    Classes `[Q, C]` int32, the best first.
+    Classes `[Q, C]` int32, best first.
 
   Raises:
-    ValueError: for arrays that do not fit each other or are known not to be
-      finite, k larger than the bank, or a k, temperature or number of classes
-      that is not positive.
+    ValueError: arrays do not fit each other or are known not to be finite, k is
+      larger than the bank, or k, the temperature or the number of classes is
+      not positive.
 
   Example:
     >>> bank = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -71,9 +71,9 @@ def predict(
   Reference: Wu et al., "Unsupervised Feature Learning via Non-Parametric
     Instance Discrimination", CVPR 2018 (arXiv 1805.01978).
   """
-  # One device need not hold the bank that a mesh divides.
+  # A bank that a mesh divides may not fit onto one device.
   as_array = jnp.asarray if mesh is None else np.asarray
-  if not isinstance(bank_labels, jax.Array):  # of 64 bits, which JAX may cut
+  if not isinstance(bank_labels, jax.Array):  # JAX may truncate 64-bit labels
     bank_labels = np.asarray(bank_labels)
   arrays = as_array(bank), bank_labels, as_array(queries)
   _check(*arrays, num_classes, (k,), temperature)
@@ -104,20 +104,20 @@ def run(
     queries: features `[Q, D]`.
     query_labels: classes `[Q]`, in `[0, num_classes)`.
     num_classes: number of classes.
-    k: number of neighbours, or several numbers, for all of which one pass
-      over the bank suffices; a bank with fewer entries is used whole.
+    k: number of neighbours, or several numbers; one pass over the bank serves
+      all. A bank with fewer entries is used whole.
     temperature: divides the similarities, > 0.
-    mesh: of devices that share the bank; absent, the default device has it.
+    mesh: devices that share the bank; if None, the default device holds it.
 
   Returns:
-    `knn_top1` in percent (exact: correct / Q), `knn_top5` where there are
-    more than five classes, both of the first k; of any further k, say 20,
-    `knn_top1_k20` and `knn_top5_k20`. And the protocol: the first `k` as used,
+    For the first k, `knn_top1` in percent (exact: correct / Q), and `knn_top5`
+    if there are more than five classes; for any further k, say 20,
+    `knn_top1_k20` and `knn_top5_k20`. Also the protocol: the first `k` as used,
     `temperature`, `bank_size`, `num_queries`.
 
   Raises:
-    ValueError: as `predict`, and for labels out of range, labels that do not
-      fit the queries, or features that are not finite.
+    ValueError: as in `predict`, or labels are out of range or do not fit the
+      queries, or features are not finite.
   """
   features.check("bank", bank, bank_labels, num_classes)
   features.check("query", queries, query_labels, num_classes)
@@ -151,7 +151,7 @@ def _check(
   ks: Sequence[int],
   temperature: float,
 ) -> None:
-  """Raises ValueError for what `predict` cannot work with."""
+  """Raises ValueError for arguments that `predict` cannot use."""
   shapes = f"bank {bank.shape}, queries {queries.shape}"
   if bank.ndim != 2 or queries.ndim != 2 or 0 in bank.shape + queries.shape:
     raise ValueError(f"features must be [N, D] and not empty, got {shapes}")
@@ -179,12 +179,12 @@ class Knn(Evaluation):
   Attributes:
     every_epochs: epochs between two runs of the monitor, the first on the
       untrained encoder; 0 measures only at the end.
-    k: number of neighbours, or several numbers: one pass gives all figures. The
-      first gives `knn_top1`, which ranks checkpoints; another, say 20, gives
+    k: number of neighbours, or several numbers, measured in one pass. The first
+      gives `knn_top1`, which ranks checkpoints; another, say 20, gives
       `knn_top1_k20`.
     temperature: temperature of the neighbours' votes.
-    bank_images: number of training images in the bank at most, in the monitor
-      and at the end; 0 is all. The choice is fixed (`data.subsets.sample`).
+    bank_images: most training images in the bank, in the monitor and at the
+      end; 0 means all. The choice is fixed (`data.subsets.sample`).
   """
 
   heading = "kNN"
@@ -212,11 +212,11 @@ class Knn(Evaluation):
 
   @property
   def needs_labels(self) -> bool:
-    """Yes."""
+    """True."""
     return True
 
   def check(self, bench: Any) -> None:
-    """Refuses more neighbours than the bank has images."""
+    """Raises UsageError for more neighbours than the bank has images."""
     images = bench.experiment.labelled.num_examples("train")
     bank = min(self.bank_images or images, images)
     check_there("knn.k", max(self.ks), bank, "images of the bank")
@@ -247,7 +247,7 @@ class Knn(Evaluation):
     )
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """The accuracies of every k, among one and among five."""
+    """The top-1 and top-5 accuracies of every k."""
     untrained = figures.get("untrained", {})
     found = []
     for name, title, k in _accuracies(figures):
@@ -273,7 +273,7 @@ class Knn(Evaluation):
 def _accuracies(
   figures: Iterable[str],
 ) -> list[tuple[str, str, int | None]]:
-  """Names of accuracies, their titles, and their k unless it is the first."""
+  """Names and titles of accuracies, and their k (None for the first)."""
   found: list[tuple[str, str, int | None]] = []
   for name in figures:
     match = re.fullmatch(r"knn_top(\d)(?:_k(\d+))?", name)

@@ -28,15 +28,15 @@ def fit_features(
   recipe: Recipe,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Probes features that were computed once: the protocol `fast`.
+  """Probes cached features: the protocol `fast`.
 
   Each dimension is standardised with the training features' mean and standard
-  deviation and divided by sqrt(D), so that an example's squared norm is one on
-  average: the loss then has the same curvature whatever the encoder's scale,
-  and one learning rate serves all. Constant dimensions become zero.
+  deviation and divided by sqrt(D), so the squared norm of an example is 1 on
+  average. The loss then has the same curvature for every scale of the encoder,
+  and one learning rate works for all. Constant dimensions become zero.
 
   Each epoch visits every example once, in a new order; its last batch may be
-  smaller. A training set below the batch size is one batch.
+  smaller. A training set smaller than the batch size is one batch.
 
   Args:
     train_features: `[N, D]`.
@@ -45,14 +45,14 @@ def fit_features(
     test_labels: `[M]`, in `[0, num_classes)`.
     num_classes: number of classes.
     recipe: how to train.
-    seed: of all repetitions.
+    seed: seed of all repetitions.
 
   Returns:
     The figures of `summarise` and the protocol.
 
   Raises:
-    ValueError: for arrays that do not fit.
-    FloatingPointError: for a probe that diverges.
+    ValueError: the arrays do not fit.
+    FloatingPointError: the probe diverges.
   """
   features_lib.check("train", train_features, train_labels, num_classes)
   features_lib.check("test", test_features, test_labels, num_classes)
@@ -118,14 +118,14 @@ def fit(
 def initial_layer(
   key: jax.Array, width: int, num_classes: int, std: float | None = None
 ) -> Layer:
-  """A layer to begin with.
+  """Makes an initial layer.
 
   Args:
-    key: of the draw.
-    width: of the features.
+    key: random key.
+    width: width of the features.
     num_classes: number of classes.
-    std: of normal weights, the biases being 0; None is PyTorch's default, all
-      uniform within 1 / sqrt(width).
+    std: standard deviation of normal weights, with biases of 0; None is
+      PyTorch's default, all uniform within 1 / sqrt(width).
 
   Returns:
     The layer.
@@ -167,12 +167,12 @@ def loss(
 def count_correct(
   layer: Layer, features: np.ndarray, labels: np.ndarray
 ) -> tuple[int, int]:
-  """Test examples whose class is ranked first, and among the first five."""
+  """Numbers of test examples with the class ranked first, and in the top 5."""
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer)):
     raise FloatingPointError(
       "the linear classifier diverged: lower its learning rate"
     )
-  # On the default device again, from all devices of all processes.
+  # Copy from all devices of all processes to the default device.
   local = {name: jnp.asarray(np.asarray(x)) for name, x in layer.items()}
   answers = jnp.asarray(labels, jnp.int32)
   ranks = np.asarray(_ranks(local, jnp.asarray(features), answers))
@@ -181,7 +181,7 @@ def count_correct(
 
 @jax.jit
 def _ranks(layer: Layer, features: jax.Array, labels: jax.Array) -> jax.Array:
-  """Place of the true class, 0 the best; of equals the lower class wins."""
+  """Rank of the true class, 0 for the best; the lower class wins ties."""
   logits = _logits(layer, features)
   own = jnp.take_along_axis(logits, labels[:, None], axis=1)
   lower = jnp.arange(logits.shape[1])[None] < labels[:, None]
@@ -194,18 +194,18 @@ def summarise(
   num_classes: int,
   prefix: str = "linear",
 ) -> dict[str, Any]:
-  """Percent of right answers, exact over all test images.
+  """Accuracies in percent, exact over all test images.
 
   Args:
-    counts: right answers of each repetition, from `count_correct`.
-    number: test images.
+    counts: correct answers of each repetition, from `count_correct`.
+    number: number of test images.
     num_classes: number of classes.
-    prefix: of the figures' names.
+    prefix: prefix of the figures' names.
 
   Returns:
     `linear_top1`, averaged over repetitions; `linear_top1_each`;
-    `linear_top1_std`, their sample standard deviation (0 for one); and the same
-    of `linear_top5` if there are more than five classes.
+    `linear_top1_std`, their sample standard deviation (0 for one repetition);
+    and the same for `linear_top5` if there are more than five classes.
   """
   figures: dict[str, Any] = {}
   for column, name in enumerate((f"{prefix}_top1", f"{prefix}_top5")):

@@ -1,4 +1,4 @@
-"""Multinomial logistic regressions by L-BFGS, along a path of penalties."""
+"""Multinomial logistic regressions by L-BFGS along a path of penalties."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from essl_jax.evaluation import descent
 from essl_jax.evaluation import features as features_lib
 
 PENALTIES = tuple(np.logspace(-6, 5, 45).tolist())
-"""Of which one is chosen; they multiply half the squared norm of the weights.
+"""Penalties to choose from; each multiplies half the weights' squared norm.
 
-Kornblith et al. 2019 (arXiv 1805.08974), appendix A.6, have as many."""
+Kornblith et al. 2019 (arXiv 1805.08974), appendix A.6, use as many."""
 _TOLERANCES = {"float32": 1e-5, "float64": 1e-7}
 
 
 class Regressions(NamedTuple):
-  """Linear layers, one for each penalty.
+  """Linear layers, one per penalty.
 
   Attributes:
     kernels: [K, D, C].
-    intercepts: [K, C], which add up to 0 but for classes without an example,
-      where they are minus infinity.
-    steps: int32 [K], which L-BFGS took.
-    is_converged: bool [K]; False where it stopped before the tolerance.
+    intercepts: [K, C]; minus infinity for classes without an example, the
+      others add up to 0.
+    steps: int32 [K], steps that L-BFGS took.
+    is_converged: bool [K]; False if it stopped before reaching the tolerance.
   """
 
   kernels: np.ndarray
@@ -34,7 +34,7 @@ class Regressions(NamedTuple):
   is_converged: np.ndarray
 
   def predict(self, features: np.ndarray) -> np.ndarray:
-    """The classes of features [M, D] by each regression, int [K, M]."""
+    """Predicts the classes of features [M, D] with each layer, int [K, M]."""
     width, count = self.kernels.shape[1], len(self.kernels)
     side_by_side = self.kernels.transpose(1, 0, 2).reshape(width, -1)
     scores = features @ side_by_side + self.intercepts.reshape(-1)
@@ -42,10 +42,10 @@ class Regressions(NamedTuple):
 
 
 class _Axes(NamedTuple):
-  """An orthogonal change of features, which changes no norm of weights.
+  """An orthogonal change of axes, which preserves the norm of weights.
 
   Attributes:
-    mean: [D], or [E, D] of several sets.
+    mean: [D], or [E, D] for several sets.
     axes: orthonormal columns [D, R], or [E, D, R].
   """
 
@@ -67,30 +67,31 @@ def fit(
   tolerance: float | None = None,
   max_steps: int = 2000,
 ) -> Regressions:
-  """Minimises the mean cross entropy + penalty/2 |W|^2, intercepts free.
+  """Minimises the mean cross entropy + penalty/2 |W|^2, with free intercepts.
 
   This is scikit-learn's `LogisticRegression` with C = 1 / (penalty N). The
-  largest penalty comes first, and each begins where the one before ended. What
-  is computed is of float32, or of float64 where the features are and JAX has 64
-  bits enabled. See `descent` for how features of any scale will do.
+  largest penalty comes first, and each fit starts from the previous solution.
+  The computation is in float32, or in float64 if the features are and JAX has
+  64 bits enabled. `descent` explains why features may have any scale.
 
   Args:
     features: [N, D].
     labels: integers [N] in [0, num_classes).
     num_classes: C.
-    penalties: K numbers above 0.
-    examples: booleans [N]: the rows to learn from; all if not stated. Other
-      rows of the same features compile nothing anew.
-    tolerance: to which part of its first norm the gradient (of scaled weights)
-      falls; 1e-5 in float32 and 1e-7 in float64 if not stated.
-    max_steps: of L-BFGS, for each penalty.
+    penalties: K penalties above 0.
+    examples: booleans [N]: the rows to learn from, by default all. Another
+      choice of rows does not recompile.
+    tolerance: stop once the norm of the gradient (of scaled weights) is this
+      fraction of its initial value; by default 1e-5 in float32 and 1e-7 in
+      float64.
+    max_steps: most L-BFGS steps for each penalty.
 
   Returns:
     The layers, in the order of the penalties.
 
   Raises:
     ValueError: features and labels do not fit, are not finite, out of range or
-      of one class alone; or a penalty is not a finite number above 0.
+      all of one class; or a penalty is not a finite number above 0.
   """
   features_lib.check("train", features, labels, num_classes)
   given, labels = np.asarray(features), np.asarray(labels)
@@ -108,7 +109,7 @@ def fit(
   with np.errstate(divide="ignore"):
     shares = np.log(counts / used.sum())
   shares = np.where(is_met, shares - shares[is_met].mean(), -np.inf)
-  # Rows without a weight may be of classes that nothing is known of.
+  # Rows with weight 0 may belong to classes without examples.
   problem = descent.Problem(
     jnp.asarray(axes.turn(given), dtype),
     jnp.asarray(np.where(used, labels, np.argmax(is_met)), jnp.int32),
@@ -136,10 +137,10 @@ def fit_many(
   """Fits many small sets at once, such as the episodes of few-shot learning.
 
   Args:
-    features: [E, N, D] of E sets.
+    features: [E, N, D], E sets.
     labels: integers [E, N]; each set has every class equally often.
     num_classes: C.
-    penalty: as of `fit`, of all sets.
+    penalty: penalty of all sets, as in `fit`.
 
   Returns:
     Kernels float32 [E, D, C] and intercepts [E, C].
@@ -189,7 +190,7 @@ def _checked(penalties: Sequence[float]) -> np.ndarray:
 
 
 def _principal_axes(features: np.ndarray) -> _Axes:
-  """Those along which features [..., N, D] vary."""
+  """The principal axes along which features [..., N, D] vary."""
   wide = np.asarray(features, np.float64)
   mean = wide.mean(axis=-2)
   centered = wide - mean[..., None, :]
@@ -208,11 +209,12 @@ def _principal_axes(features: np.ndarray) -> _Axes:
 def _as_layers(
   turned: np.ndarray, shares: np.ndarray, axes: _Axes
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Kernels [K, D, C] and intercepts [K, C] of the features as they were."""
+  """Kernels [K, D, C] and intercepts [K, C] for the original features."""
   kernels = axes.axes @ turned[:, :-1]
   shift = np.einsum("...d,...dc->...c", axes.mean, kernels)
   intercepts = shares + turned[:, -1] - shift
-  # The same for all classes says nothing: they add up to 0, as the kernels do.
+  # A constant for all classes has no effect: make intercepts add up to 0, as
+  # kernels do.
   found = np.isfinite(shares)
   intercepts -= intercepts[:, found].mean(axis=1, keepdims=True)
   return kernels, intercepts

@@ -19,8 +19,8 @@ from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
 _IMAGES = 5  # rows of the sheet of views
-_SIDE = 256  # pixels of an image in the sheet, at most
-_COPIES = 8  # transformed ones of an image, shown at most
+_SIDE = 256  # most pixels of an image in the sheet
+_COPIES = 8  # most transformed copies of an image to show
 _POINTS = 2000  # test images in the map of the features
 
 
@@ -30,8 +30,8 @@ def write_summary(
   """Draws `summary.png`: views, curves and an evaluation's drawing.
 
   Args:
-    workdir: holds the figures of training.
-    bench: `bench.Bench`, whose source and views are shown.
+    workdir: contains the figures of training.
+    bench: the `bench.Bench` whose source and views are shown.
     state: the trained state.
 
   Returns:
@@ -54,7 +54,7 @@ def _draw_views(
   experiment: experiment_lib.Experiment,
   state: step_lib.TrainState,
 ) -> None:
-  """A row an image: itself, then its views as the networks see them."""
+  """One row per image: itself, then its views as the networks see them."""
   batch = next(experiment.source.evaluation_batches("test", _IMAGES))
   images = np.asarray(batch["image"])
   scale = 255 if images.dtype == np.uint8 else 1
@@ -88,14 +88,14 @@ def seen(
   """The views of images that a training step sees.
 
   Args:
-    requests: of views.
-    images: [N, H, W, C], as a source has them.
-    state: whose seed and step the views are drawn by.
+    requests: requests for views.
+    images: [N, H, W, C], as a source returns them.
+    state: its seed and step determine the views.
 
   Yields:
     Each request and its copies of the images, [N, H', W', C] in [0, 1].
   """
-  # Few images cannot share draws as a batch does: each has its own.
+  # A few images cannot share draws as a batch does: each has its own.
   requests = [dataclasses.replace(x, shared_by=1, chunks=0) for x in requests]
   prepare = jax.jit(views_lib.make_views(requests))
   drawn = jax.device_get(prepare(state, {"image": images})).images
@@ -107,7 +107,7 @@ def seen(
 
 
 def _draw_curves(axes: Any, workdir: places.Path, bench: Any) -> None:
-  """The losses and, on a second axis, the accuracies by step."""
+  """Draws the losses and, on a second axis, the accuracies by step."""
   found = metrics.read(workdir)
   lines = [line for line in found if line]
   right = axes.twinx()
@@ -132,7 +132,7 @@ def _draw_curves(axes: Any, workdir: places.Path, bench: Any) -> None:
 
 
 def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
-  """The test features on their two principal axes, coloured by class."""
+  """Draws the test features on two principal axes, coloured by class."""
   features, labels = features[:_POINTS], labels[:_POINTS]
   x, y = principal(features, 2).T
   axes.scatter(x, y, c=labels, s=6, cmap="tab10" if labels.max() < 10 else None)
@@ -142,7 +142,7 @@ def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
 
 
 def principal(features: np.ndarray, number: int) -> np.ndarray:
-  """The directions of features [N, D] on their first principal axes."""
+  """Projects the directions of features [N, D] on their principal axes."""
   unit = unit_length(features)
   centred = unit - unit.mean(axis=0)
   axes = np.linalg.svd(centred, full_matrices=False)[2]

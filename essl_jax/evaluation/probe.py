@@ -1,9 +1,8 @@
 """Linear classification on a frozen encoder: two protocols.
 
-`paper` trains on freshly augmented images that pass the encoder at every step,
-`fast` on features computed once. Both minimise the softmax cross entropy of
-one linear layer under a cosine and count the right answers over all test
-images.
+`paper` trains on freshly augmented images, encoded at every step; `fast` trains
+on cached features. Both minimise the softmax cross entropy of one linear layer
+with a cosine schedule and count the correct answers over all test images.
 """
 
 from collections.abc import Mapping
@@ -50,11 +49,11 @@ class Probe(Evaluation):
     initial_std: standard deviation of normal initial weights, with biases of 0.
       By default both are uniform within 1 / sqrt(features), as in PyTorch.
     interpolation: interpolation of the training crops: `bilinear` or `bicubic`.
-    resize_size: length of the shorter side that test images of one size are
-      resized to (bicubic) before their centre is cut out. By default they stay
-      as kNN sees them. Sets whose images differ in size use `data.resize_size`.
+    resize_size: length to which the shorter side of test images of one size is
+      resized (bicubic) before their centre is cut out. By default they stay as
+      in kNN. Sets whose images differ in size use `data.resize_size`.
     checkpoint_every_epochs: epochs between two checkpoints of a probe, from
-      which the same command goes on.
+      which the same command resumes.
   """
 
   key = "linear_probe"
@@ -76,11 +75,11 @@ class Probe(Evaluation):
 
   @property
   def needs_labels(self) -> bool:
-    """Yes, if it runs."""
+    """True if the probe runs."""
     return self.protocol != "none"
 
   def check(self, bench: Any) -> None:
-    """Refuses sizes and batches that do not fit the images and devices."""
+    """Raises UsageError for sizes and batches that do not fit."""
     if self.protocol == "none":
       return
     self._resize(bench)
@@ -91,7 +90,7 @@ class Probe(Evaluation):
       Recipe.of(self).fitted(number, bench.experiment.mesh, field)
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """Accuracies of all repetitions and their protocol."""
+    """The accuracies of all repetitions and their protocol."""
     if self.protocol == "none":
       return None
     encoding, source = bench.encoding, bench.experiment.labelled
@@ -147,7 +146,7 @@ class Probe(Evaluation):
       return bench.encoding.resize
     if bench.experiment.labelled.differs_in_size:
       raise UsageError(
-        "config.probe.resize_size is for images of one size; those of"
+        "config.probe.resize_size is for images of one size, but those of"
         f" {config.data.name} differ: set config.data.resize_size instead"
       )
     return self.resize_size, config.views.first.size
@@ -165,25 +164,25 @@ def run_paper(
 ) -> dict[str, Any]:
   """Probes freshly augmented images: the protocol `paper`.
 
-  The training stream drops the last, smaller batch of an epoch. A training set
-  below the batch size is one batch. Test images are not augmented, so all
+  Training drops the last, smaller batch of an epoch. A training set smaller
+  than the batch size is one batch. Test images are not augmented, so all
   repetitions share their features.
 
   Args:
     encode: the frozen encoder, on normalised images.
-    variables: its variables.
-    source: with the split `train`.
+    variables: the encoder's variables.
+    source: source with the split `train`.
     test: features [M, D] and labels of the test images.
     recipe: how the layer is trained.
-    setup: see there.
+    setup: see `classifier.Setup`.
     **options: `save_every_epochs` and `progress` of `fitting.run`.
 
   Returns:
     The figures of `linear_layer.summarise` and the protocol.
 
   Raises:
-    UsageError: for a batch that the devices cannot divide.
-    FloatingPointError: for a probe that diverges.
+    UsageError: the devices cannot divide the batch.
+    FloatingPointError: the probe diverges.
   """
   number = source.num_examples("train")
   recipe = recipe.fitted(number, setup.mesh, "probe.batch_size")

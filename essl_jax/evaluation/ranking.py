@@ -1,4 +1,4 @@
-"""Ranks classes by the nearest neighbours in a bank that devices share."""
+"""Ranks classes by the nearest neighbours in a bank, divided over devices."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -16,7 +16,7 @@ from essl_jax.devices import parallel
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
 BLOCK_ELEMENTS = 2**24
-_NOBODY = -2  # the label of what no query may have as a neighbour
+_NOBODY = -2  # the label of padding, which is nobody's neighbour
 
 
 def rank(
@@ -38,12 +38,12 @@ def rank(
     temperature: divides the similarities.
     num_classes: C.
     ks: numbers of neighbours.
-    mesh: of the devices, each of which gets an equal part of the float32 bank:
-      ImageNet's training set takes 10.5 GB over all together. Absent, the
-      default device has it.
+    mesh: the devices, each of which gets an equal part of the float32 bank:
+      ImageNet's training set takes 10.5 GB on all together. If None, the
+      default device holds it.
 
   Returns:
-    Classes [Q, C] int32 for every k, the best first.
+    Classes [Q, C] int32 for every k, best first.
   """
   arrays = bank, _voting(bank_labels, num_classes), queries
   if mesh is not None:
@@ -54,7 +54,7 @@ def rank(
 
 
 def _voting(labels: ArrayLike, num_classes: int) -> Any:
-  """Labels int32, -1 for all that vote for nothing: none of them wraps."""
+  """Converts labels to int32, -1 for those that do not vote; none overflows."""
   here = jnp if isinstance(labels, jax.Array) else np
   found: Any = here.asarray(labels)
   is_class = (found >= 0) & (found < num_classes)
@@ -84,7 +84,7 @@ def compiled(mesh: Mesh | None) -> Callable[..., list[jax.Array]]:
 def _place(
   mesh: Mesh, bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray
 ) -> tuple[Any, Any, Any]:
-  """Divides the bank among the devices and copies the queries to all."""
+  """Divides the bank over the devices and copies the queries to all."""
   padding = (0, -len(bank) % mesh.size)
   labels = np.pad(bank_labels, padding, constant_values=_NOBODY)
   bank = np.pad(bank, (padding, (0, 0)))
@@ -112,8 +112,8 @@ def _rank(
 
   def rank_block(block: jax.Array) -> list[jax.Array]:
     nearest, labels = _neighbours(block, bank, bank_labels, most, axis_name)
-    # The nearest gets weight 1, so that no temperature overflows. Slicing it
-    # off instead of `max` makes XLA sort the whole bank: 10 times slower.
+    # The nearest gets weight 1, so no temperature overflows. Slicing it off
+    # instead of `max` makes XLA sort the whole bank: 10 times slower.
     best = jnp.max(nearest, axis=1, keepdims=True)
     weights = jnp.exp((nearest - best) / temperature)
     votes = labels[..., None] == classes[None, None]
@@ -140,7 +140,7 @@ def _neighbours(
   k: int,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Similarities and labels [block, k] of the nearest, in falling order."""
+  """Similarities and labels [block, k] of the nearest, in descending order."""
   similarities = jnp.matmul(block, bank.T, precision=jax.lax.Precision.HIGHEST)
   if axis_name is None:
     nearest, rows = jax.lax.top_k(similarities, k)
@@ -148,7 +148,7 @@ def _neighbours(
   is_padding = bank_labels[None] == _NOBODY
   similarities = jnp.where(is_padding, -jnp.inf, similarities)
   nearest, rows = jax.lax.top_k(similarities, min(k, len(bank)))
-  # Shards follow each other, so the earlier of equals still comes first.
+  # Shards are gathered in order, so the earlier of equals still comes first.
   gather = functools.partial(
     jax.lax.all_gather, axis_name=axis_name, axis=1, tiled=True
   )
@@ -158,7 +158,7 @@ def _neighbours(
 
 
 def block_size(number: int, row: int) -> int:
-  """Number of queries at a time, rows of `row` values fitting the limit."""
+  """Number of queries at a time, so that rows of `row` values fit the limit."""
   most = max(1, BLOCK_ELEMENTS // row)
   count = -(-number // most)
   # Even blocks leave less padding in the last one.

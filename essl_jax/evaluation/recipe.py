@@ -21,14 +21,15 @@ class Recipe:
   Attributes:
     epochs: passes over the training images.
     batch_size: images per step, over all devices.
-    learning_rate: of the linear layer, at the start of a cosine to 0.
-    optimizer: `sgd`, or `lars`, which adapts weights and bias alike.
-    momentum: of the gradients' running sum.
+    learning_rate: rate of the linear layer at the start of a cosine to 0.
+    optimizer: `sgd`, or `lars`, which adapts both weights and bias.
+    momentum: momentum of the gradient.
     weight_decay: added to the gradient.
     update_rate_every: `step` or `epoch`.
-    repetitions: trainings that differ in weights, order and augmentation.
-    initial_std: of the layer's normal weights beside biases of 0; None is
-      PyTorch's default, see `linear_layer.initial_layer`.
+    repetitions: number of trainings, which differ in weights, order and
+      augmentation.
+    initial_std: standard deviation of the layer's normal weights, with biases
+      of 0; None is PyTorch's default, see `linear_layer.initial_layer`.
   """
 
   epochs: int = 100
@@ -48,18 +49,18 @@ class Recipe:
 
   @classmethod
   def of(cls, settings: Any) -> "Recipe":
-    """The recipe whose fields another dataclass holds, such as the config's."""
+    """The recipe with the fields of another dataclass, such as the config's."""
     names = [field.name for field in dataclasses.fields(cls)]
     return cls(**{name: getattr(settings, name) for name in names})
 
   def make_optimizer(
     self, steps_per_epoch: int, learning_rate: float | None = None
   ) -> optax.GradientTransformation:
-    """The optimiser under its schedule.
+    """The optimiser with its schedule.
 
     Args:
-      steps_per_epoch: in which the schedule is counted.
-      learning_rate: another than the recipe's.
+      steps_per_epoch: length of an epoch, for the schedule.
+      learning_rate: replaces the recipe's.
 
     Returns:
       The gradient transformation.
@@ -88,25 +89,26 @@ class Recipe:
     )
 
   def describe(self) -> dict[str, Any]:
-    """The recipe's part of a protocol in `results.json`."""
+    """The recipe's entries of a protocol in `results.json`."""
     fields = dataclasses.asdict(self)
     every = fields.pop("update_rate_every")
     return fields | {"schedule": f"cosine to 0 per {every}"}
 
   def fitted(self, examples: int, mesh: Mesh, field: str) -> "Recipe":
-    """The recipe with a batch that the examples fill and the devices divide.
+    """Fits the batch size to the number of examples and devices.
 
     Args:
       examples: number of training images; fewer than a batch are one batch,
-        rounded down to what the devices can divide.
-      mesh: of the devices.
+        rounded down to a multiple of the devices.
+      mesh: the devices.
       field: config field of the batch size, for messages.
 
     Returns:
       The recipe for this set.
 
     Raises:
-      UsageError: the devices cannot divide the batch, or outnumber the images.
+      UsageError: the devices cannot divide the batch, or there are more devices
+        than images.
     """
     parallel.check_batch_size(self.batch_size, mesh, field=field)
     devices = mesh.size

@@ -24,9 +24,9 @@ from essl_jax.storage.workdir import read_config, to_json, write_json
 from essl_jax.texts import first_line
 from essl_jax.training import step as step_lib
 
-# What versions before `config.evaluate_network` measured.
+# What was measured before `config.evaluate_network` existed.
 _USUAL = {"network": "online", "encoder_features": "output"}
-_NAMED = 20  # images at most that a split names as broken
+_NAMED = 20  # most broken images to list for a split
 
 
 def write(
@@ -36,18 +36,18 @@ def write(
   step: int,
   origin: weights.Origin | None = None,
 ) -> None:
-  """Measures a state, writes all that is known of its run, prints a table.
+  """Measures a state, writes the results of its run, and prints a table.
 
-  `results.json` says that the run is finished. Until then, the same is in
-  `results.partial.json` after each evaluation, so that one which fails does not
-  cost the figures of those before. Figures of other evaluations of the same
-  step stay. `mode=finetune` adds figures to those of earlier runs; all else in
-  `results.json` stays.
+  `results.json` marks the run as finished. Until then, the results so far are
+  in `results.partial.json` after each evaluation, so a failing evaluation does
+  not lose the figures of those before. Figures of other evaluations of the same
+  step stay. `mode=finetune` adds figures to those of earlier runs and keeps
+  everything else in `results.json`.
 
   Args:
     bench: the run's evaluations.
-    workdir: holds the figures of training and `starts.json`.
-    state: what to measure.
+    workdir: contains the figures of training and `starts.json`.
+    state: the state to measure.
     step: the state's step.
     origin: where the networks come from, if this run has not trained them.
   """
@@ -64,7 +64,7 @@ def write(
         write_json(partial, results)
     if jax.process_index() > 0:
       return
-    write_json(path, results)  # whatever becomes of the rows
+    write_json(path, results)  # even if the rows fail below
     places.remove(partial)
     rows = _rows(bench, results)
     results["rows"] = results.get("rows", {}) | rows
@@ -93,7 +93,7 @@ def _results(
   before: Mapping[str, Any],
   known: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """The results so far, in process 0; all processes have to call this."""
+  """The results so far, in process 0; all processes must call this."""
   broken = left_out(bench.sources)
   if jax.process_index() > 0:
     return {}
@@ -125,12 +125,12 @@ def _results(
 def _picture(
   bench: bench_lib.Bench, workdir: places.Path, state: step_lib.TrainState
 ) -> list[tuple[str, str]]:
-  """Draws `summary.png`; its line of the table, none where that fails."""
+  """Draws `summary.png`; returns its line of the table, or none on failure."""
   try:
     return [("picture", str(pictures.write_summary(workdir, bench, state)))]
   except Stopped:
     raise
-  except Exception as error:  # all figures are written by now
+  except Exception as error:  # all figures are already written
     print(f"warning: no summary.png: {first_line(error, with_type=True)}")
     return []
 
@@ -138,7 +138,7 @@ def _picture(
 def _accumulated(
   bench: bench_lib.Bench, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Figures that earlier runs have added up, and that stay."""
+  """Accumulated figures of earlier runs, which are kept."""
   known = map(EVALUATION.find, EVALUATION.names())
   asked = config_lib.evaluations(bench.experiment.config)
   return {
@@ -166,9 +166,10 @@ def _add(
 def _rows(
   bench: bench_lib.Bench, results: Mapping[str, Any]
 ) -> dict[str, list[Row]]:
-  """How all figures are shown, by evaluation.
+  """The rows of all figures, by evaluation.
 
-  `mode=finetune` shows its own; otherwise those of earlier fine-tunings stay.
+  `mode=finetune` shows only its own figures; other modes also show those of
+  earlier fine-tunings.
   """
   config = bench.experiment.config
   known = list(bench.evaluations)
@@ -187,13 +188,13 @@ def _rows(
 
 
 def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
-  """Collects the broken images of all processes; all of them have to call it.
+  """Collects the broken images of all processes; all of them must call it.
 
   Args:
-    sources: a set and parts of it, in each process the same ones.
+    sources: a set and parts of it, the same ones in each process.
 
   Returns:
-    By split the `number` of images and the first twenty `names`.
+    By split, the `number` of images and the first twenty `names`.
   """
   sources = list(sources)
   mine = {
@@ -203,14 +204,14 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
   everybody = [json.loads(x) for x in parallel.gather_text(json.dumps(mine))]
   found = {}
   for split in SPLITS:
-    # Several processes may have met the same one, in training.
+    # In training, several processes may have read the same image.
     names = sorted({name for broken in everybody for name in broken[split]})
     found[split] = {"number": len(names), "names": names[:_NAMED]}
   return found
 
 
 def describe_left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """The images of `left_out`, as a line of the table."""
+  """A line of the table about the images of `left_out`."""
   found = [
     f"{broken[split]['number']:,} of {split}"
     for split in SPLITS
@@ -231,7 +232,7 @@ def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:
 def _circumstances(
   bench: bench_lib.Bench, origin: weights.Origin | None
 ) -> dict[str, Any]:
-  """Machine, config, what is measured, and where the networks come from."""
+  """Machine, config, what is measured, and the origin of the networks."""
   found = {
     "environment": environment.describe(),
     "config": config_lib.to_dict(bench.experiment.config),
@@ -245,9 +246,9 @@ def _circumstances(
 def _untrained(
   bench: bench_lib.Bench, workdir: places.Path, figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Figures that were logged at step 0, if the ranking one is comparable.
+  """The figures logged at step 0, if the ranking figure is comparable.
 
-  The circumstances are those of the evaluation that ranks checkpoints.
+  The evaluation that ranks checkpoints defines the circumstances.
   """
   before = metrics.at(workdir, 0)
   ranking = next((x for x in bench.evaluations if x.ranks in before), None)
@@ -264,6 +265,6 @@ def _untrained(
   names = set(ranking.circumstances).difference(before)
   protocol = {k: v for k, v in after.items() if k in names}
   if begun_with.get("measures", {}).get("images") != config.measures.images:
-    # Ranks of another number of images are no comparison.
+    # Ranks of another number of images are not comparable.
     before = {k: v for k, v in before.items() if k in after}
   return before | protocol

@@ -7,14 +7,14 @@ import numpy as np
 from essl_jax.evaluation import features as features_lib
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))
-"""Of which one is chosen, relative to the inputs' mean variance."""
+"""Penalties to choose from, relative to the inputs' mean variance."""
 
 
 class Ridge:
-  """Ridge regressions from one set of inputs, evaluated on another.
+  """Ridge regressions, fitted on one set of inputs and applied to another.
 
-  Inputs are standardised by the moments of those that are fitted. With inputs
-  that do not vary, the mean target is predicted.
+  Inputs are standardised by the moments of those to fit. If inputs do not vary,
+  the mean target is predicted.
   """
 
   def __init__(self, inputs: np.ndarray, new_inputs: np.ndarray):
@@ -44,11 +44,11 @@ class Ridge:
 def choose_penalty(
   inputs: np.ndarray, targets: Sequence[np.ndarray], held_out: np.ndarray
 ) -> float:
-  """The penalty with the smallest squared error on rows that are held out.
+  """Chooses the penalty with the smallest squared error on held-out rows.
 
   Args:
     inputs: [N, D].
-    targets: one or several [N, T], whose errors are added up.
+    targets: one or several [N, T]; their errors are added up.
     held_out: booleans [N]: the rows to predict from the others.
 
   Returns:
@@ -61,7 +61,7 @@ def choose_penalty(
 def _best(
   trial: Ridge, targets: Sequence[np.ndarray], held_out: np.ndarray
 ) -> float:
-  """See `choose_penalty`, of which `trial` has the inputs."""
+  """See `choose_penalty`; `trial` has the inputs."""
   errors = np.zeros(len(PENALTIES))
   for target in targets:
     predictions = trial.predict(target[~held_out], PENALTIES)
@@ -80,12 +80,12 @@ def predict_each(
 
   Args:
     inputs: [N, D], to fit.
-    targets: by name [N, T], as many T as it has.
+    targets: by name, [N, T]; T may differ.
     new_inputs: [M, D], to predict for.
-    held_out: as of `choose_penalty`.
+    held_out: as in `choose_penalty`.
 
   Returns:
-    By name, the predictions [M, T] and the penalty.
+    The predictions [M, T] and the penalties, both by name.
   """
   trial = Ridge(inputs[~held_out], inputs[held_out])
   fitted = Ridge(inputs, new_inputs)

@@ -1,4 +1,4 @@
-"""Checkpoints of a probe or a fine-tuning, which can go on from them."""
+"""Checkpoints of a probe or a fine-tuning, to resume from."""
 
 from collections.abc import Mapping
 import hashlib
@@ -17,14 +17,14 @@ from essl_jax.storage.workdir import to_json
 from essl_jax.texts import first_line
 
 Counts = list[tuple[Any, ...]]
-"""Figures of every finished repetition: right answers, first and among five."""
+"""Figures of every finished repetition: correct answers, top-1 and top-5."""
 
 
 class Saved:
-  """The checkpoint file of an evaluation that may be stopped at any step.
+  """The checkpoint file of an evaluation, which may stop at any step.
 
-  It belongs to one encoder and protocol: what another has left is not read,
-  and is written over. Process 0 alone reads and writes.
+  It belongs to one encoder and protocol: the file of another is not read but
+  overwritten. Only process 0 reads and writes.
   """
 
   def __init__(
@@ -34,13 +34,13 @@ class Saved:
     columns: int = 2,
     dtype: Any = np.int32,
   ):
-    """Saves nothing where the path is None.
+    """Saves nothing if the path is None.
 
     Args:
       path: the file, `*.npz`.
-      mesh: whose devices states lie on, copied.
-      columns: how many figures a repetition has.
-      dtype: of the figures.
+      mesh: devices that hold copies of the state.
+      columns: number of figures of a repetition.
+      dtype: dtype of the figures.
     """
     self._path = path
     self._mesh = mesh
@@ -52,7 +52,8 @@ class Saved:
     """Ties the file to an encoder and a protocol.
 
     Args:
-      protocol: all that decides the figures, the encoder's fingerprint too.
+      protocol: everything that decides the figures, including the encoder's
+        fingerprint.
     """
     text = json.dumps(to_json(protocol), sort_keys=True)
     self._key = hashlib.sha256(text.encode()).hexdigest()
@@ -62,11 +63,12 @@ class Saved:
       bookkeeping.keep_whole(file, _check_whole)
 
   def save(self, counts: Counts, state: Any = None) -> None:
-    """Writes the checkpoint, all of it or nothing.
+    """Writes the checkpoint atomically.
 
     Args:
-      counts: of the finished repetitions.
-      state: pytree of arrays, of the unfinished one if it has begun.
+      counts: figures of the finished repetitions.
+      state: pytree of arrays, the state of the unfinished repetition if it has
+        begun.
     """
     if self._path is None or jax.process_index() > 0:
       return
@@ -83,10 +85,10 @@ class Saved:
     places.replace_bytes(self._path, buffer.getvalue())
 
   def counts(self) -> Counts:
-    """Those of the finished repetitions; none where nothing is saved."""
+    """Figures of the finished repetitions; empty if nothing is saved."""
     nothing = np.zeros((0, self._columns), self._dtype)
     counts = self._read().get("counts", nothing)
-    # Only shapes matter of what other processes hand in.
+    # Only the shapes of other processes' arrays matter.
     number = multihost_utils.broadcast_one_to_all(np.int32(len(counts)))
     if jax.process_index() > 0:
       counts = np.zeros((int(number), self._columns), self._dtype)
@@ -94,13 +96,13 @@ class Saved:
     return [tuple(row) for row in counts.tolist()]
 
   def restore(self, like: Any) -> Any:
-    """The state of the unfinished repetition.
+    """Restores the state of the unfinished repetition.
 
     Args:
-      like: a state at its beginning.
+      like: an initial state.
 
     Returns:
-      The saved state where there is one, else `like`.
+      The saved state if there is one, else `like`.
     """
     leaves, structure = jax.tree.flatten(like)
     found = self._read()
@@ -114,7 +116,7 @@ class Saved:
     return parallel.replicate_copies(state, self._mesh)
 
   def _read(self) -> dict[str, np.ndarray]:
-    """The file's arrays; none where it belongs to something else."""
+    """The file's arrays; none if it belongs to another encoder or protocol."""
     if self._path is None or jax.process_index() > 0:
       return {}
     if not places.exists(self._path):
@@ -126,19 +128,19 @@ class Saved:
           return {}
         return {name: file[name] for name in file.files}
     except Exception:  # as in `_check_whole`
-      return {}  # no file of ours: begin at the beginning
+      return {}  # not our file: start from the beginning
 
 
 def _check_whole(path: places.Path) -> None:
   """Raises ValueError for a damaged archive, by the checksums in it."""
   bookkeeping.check_file(path)
-  content = io.BytesIO(path.read_bytes())  # trouble of the disk is no damage
+  content = io.BytesIO(path.read_bytes())  # a disk error is not damage
   try:
     with np.load(content, allow_pickle=False) as file:
       for name in ("key", *file.files):
         file[name]
   except Exception as error:  # damaged archives raise many kinds
-    raise ValueError(f"no checkpoint ({first_line(error)})") from error
+    raise ValueError(f"not a checkpoint ({first_line(error)})") from error
 
 
 def _forms(leaves: list[Any]) -> list[tuple[Any, Any]]:

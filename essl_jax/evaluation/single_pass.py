@@ -1,4 +1,4 @@
-"""One pass over all images of a split, shared among the processes."""
+"""One pass over all images of a split, divided over the processes."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,25 +26,23 @@ def run(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Applies a function to every image of a split once, without augmentation.
 
-  Each process reads and decodes its share of the images and gets the results
-  of all. All batches have one shape, and all processes take equally many: what
-  is missing are black images, whose results are dropped.
+  Each process reads and decodes its share of the images and gets the results of
+  all. All batches have one shape, and all processes take equally many batches:
+  black images fill the gaps, and their results are dropped.
 
   Args:
     function: places images on the devices and computes with them.
     source: where the images come from.
-    split: its split.
+    split: the split of the source.
     batch_size: images at a time, over all devices; a multiple of their number.
-    mesh: of the devices that share a batch; None where this process has it
-      for itself.
+    mesh: devices that share a batch; None if this process works alone.
 
   Returns:
     Results `[N, ...]` and labels `[N]` int32 in the source's order.
 
   Raises:
-    ValueError: for a source that yields another number of examples than it
-      promises.
-    FloatingPointError: results that are not finite.
+    ValueError: the source yields another number of examples than it promises.
+    FloatingPointError: the results are not finite.
   """
   rows = parallel.rows_by_process(mesh, batch_size)
   index = 0 if mesh is None else jax.process_index()
@@ -72,16 +70,17 @@ def run(
 def with_keys(
   images: np.ndarray, key: jax.Array, first: int, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
-  """Places images on the devices, each with the random key of its place.
+  """Places images on the devices, each with the random key of its index.
 
   Args:
-    images: uint8 [n, H, W, 3], of this process.
-    key: of `jax.random.PRNGKey`; legacy keys lie on devices as images do.
+    images: uint8 [n, H, W, 3], the images of this process.
+    key: from `jax.random.PRNGKey`; legacy keys are arrays that devices can
+      share like images.
     first: row of the first image in the split.
-    mesh: of the devices.
+    mesh: the devices.
 
   Returns:
-    The images and their keys [N, 2], of all processes.
+    The images of all processes and their keys [N, 2].
   """
   keys = augment.keys_by_place(key, len(images), first)
   return parallel.shard((images, np.asarray(keys)), mesh)
@@ -93,7 +92,7 @@ def _apply(
   black: np.ndarray,
   firsts: list[int],
 ) -> tuple[list[np.ndarray], np.ndarray]:
-  """Results of all processes by batch, and this one's labels."""
+  """The results of all processes by batch, and this process's labels."""
   nothing = {"image": black[:0], "label": np.zeros(0, np.int32)}
   labels = [nothing["label"]]
   results: list[np.ndarray] = []
@@ -105,11 +104,12 @@ def _apply(
     if len(images) < len(black):
       images = np.concatenate([images, black[len(images) :]])
     computed = function(images, first)
-    # The device works on this batch while the last one is copied out.
+    # The device computes this batch while the previous one is copied to the
+    # host.
     results.extend(map(parallel.to_host, waiting))
     waiting = [computed]
   results.extend(map(parallel.to_host, waiting))
-  # There are none left where a source keeps its promise.
+  # None are left unless the source yields more than it promised.
   labels.extend(np.asarray(batch["label"], np.int32) for batch in batches)
   return results, np.concatenate(labels)
 
@@ -121,7 +121,7 @@ def _exchange(
   labels: np.ndarray,
   mesh: Mesh | None,
 ) -> list[np.ndarray]:
-  """The labels that each process found; raises ValueError if some lack."""
+  """The labels that each process found; ValueError if some are missing."""
   broken = len(source.broken[split])
   longest = len(shares[0])
   padded = np.zeros(longest, np.int32)
@@ -133,18 +133,18 @@ def _exchange(
     # A process may know of broken images outside its share too.
     if not len(share) - broken <= found <= len(share):
       raise ValueError(
-        f"split {split!r} yielded {found} examples, promised {len(share)}, of"
-        f" which it called {broken} broken"
+        f"split {split!r} yielded {found} examples, but promised"
+        f" {len(share)} and reported {broken} of them broken"
       )
   if not counts[:, 0].any():
-    raise ValueError(f"split {split!r} yielded no example")
+    raise ValueError(f"split {split!r} yielded no examples")
   return [x[:n] for x, (n, _) in zip(everybody, counts, strict=True)]
 
 
 def _in_order(
   results: list[np.ndarray], rows: list[np.ndarray], found: list[int]
 ) -> np.ndarray:
-  """Puts the batches' rows one process after the other, without padding."""
+  """Orders the batches' rows by process and drops the padding."""
   together = np.empty((sum(found), *results[0].shape[1:]), results[0].dtype)
   start = 0
   for own, number in zip(rows, found, strict=True):

@@ -1,8 +1,8 @@
-"""How invariant and how equivariant features are to transformation groups.
+"""Measures invariance and equivariance of features to groups.
 
-For an encoder f and elements g of a group: is f(gx) the same as f(x), can g be
-read out of f(gx), and is f(gx) a linear function of f(x)? Elements act on
-images in [0, 1], resized as kNN sees them, before they are normalised.
+For an encoder f and elements g of a transformation group: is f(gx) equal to
+f(x), can g be read from f(gx), and is f(gx) a linear function of f(x)? Elements
+act on images in [0, 1], resized as for kNN, before normalisation.
 """
 
 from collections.abc import Mapping
@@ -22,36 +22,37 @@ from essl_jax.evaluation.encoding import BATCH
 from essl_jax.evaluation.evaluation import Evaluation, Row, percent
 from essl_jax.training import step as step_lib
 
-_HELD_OUT_EVERY = 5  # training image, to choose the penalty on
+_HELD_OUT_EVERY = 5  # every fifth training image is held out for the penalty
 
 
 def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-  """The figures of one group.
+  """Computes the figures of one group.
 
   Args:
-    train: [N, K, D], features of every training image under all K elements,
-      of which the first is the identity.
-    test: [M, K, D], of the test images.
+    train: [N, K, D], features of every training image under all K elements; the
+      first element is the identity.
+    test: [M, K, D], likewise of the test images.
 
   Returns:
-    Of test images, with accuracies in percent:
-      `cosine`: mean of cos(f(x), f(gx)) over images and other elements than
-        the identity; 1 for an invariant encoder, and beside zeros.
+    For test images, with accuracies in percent:
+      `cosine`: mean of cos(f(x), f(gx)) over images and elements except the
+        identity; 1 for an invariant encoder, and if a feature is zero.
       `cosine_other_images`: mean of cos(f(x), f(x')) over pairs of different
-        images: what `cosine` is to be compared with.
-      `readout_accuracy`: of a linear classifier that names g from f(gx),
-        fitted on the training images; `chance` is that of guessing.
-      `equivariance_r2`: mean over other elements than the identity of the part
-        of the variance of f(gx) that a linear map of f(x), fitted on the
-        training images, explains; `identity_r2`: that f(x) itself explains.
-        See `explained` for features that do not vary.
-      `per_element`: the same by number of the element.
-      `readout_penalty`, `equivariance_penalty`: of the ridge regressions, as
-        chosen on a fifth of the training images.
+        images, the reference for `cosine`.
+      `readout_accuracy`: accuracy of a linear classifier that predicts g from
+        f(gx), fitted on the training images; `chance` is the accuracy of
+        guessing.
+      `equivariance_r2`: the part of the variance of f(gx) that a linear map of
+        f(x), fitted on the training images, explains; mean over elements except
+        the identity. `identity_r2`: the part that f(x) itself explains. See
+        `explained` for features that do not vary.
+      `per_element`: the same figures by number of the element.
+      `readout_penalty`, `equivariance_penalty`: penalties of the ridge
+        regressions, chosen on a fifth of the training images.
   """
   elements = range(1, test.shape[1])
   unit = unit_length(test)
-  has_none = ~(unit.any(-1) & unit[:, :1].any(-1))  # collapsed: as of equals
+  has_none = ~(unit.any(-1) & unit[:, :1].any(-1))  # zeros count as equal
   cosines = np.where(has_none, 1, (unit * unit[:, :1]).sum(-1)).mean(0)
   accuracies, readout_penalty = _read_out(train, test)
   explained_by_map, penalty = _equivariance(train, test)
@@ -82,11 +83,11 @@ def measure(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 def cosine_of_pairs(features: np.ndarray) -> float:
   """Mean cosine of all pairs of different rows of [N, D], N at least 2.
 
-  That of a pair with a row of zeros, which has no direction, counts as 1.
+  A pair with a row of zeros, which has no direction, counts as 1.
   """
   rows = unit_length(features)
   if len(rows) < 2:
-    raise ValueError("cosines of pairs want two rows or more, got 1")
+    raise ValueError("cosines of pairs need two rows or more, got 1")
   directed = int(rows.any(axis=-1).sum())
   total = (rows.sum(axis=0) ** 2).sum() - (rows**2).sum()
   pairs = len(rows) * (len(rows) - 1)
@@ -94,11 +95,11 @@ def cosine_of_pairs(features: np.ndarray) -> float:
 
 
 def explained(true: np.ndarray, predicted: np.ndarray) -> float:
-  """R²: the part of the variance, over all dimensions, that is explained.
+  """R²: the explained part of the variance over all dimensions.
 
-  Dimensions are added up before the division, so that the figure depends on no
-  basis. It is negative where the mean would predict better. Features that do
-  not vary leave nothing to explain: their R² is reported as 0.
+  Dimensions are added up before the division, so the figure does not depend on
+  the basis. It is negative if the mean predicts better. Features that do not
+  vary leave nothing to explain: their R² is 0.
 
   Args:
     true: [N, D].
@@ -115,7 +116,7 @@ def explained(true: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _read_out(train: np.ndarray, test: np.ndarray) -> tuple[list[float], float]:
-  """Percent of right names of each element, and the penalty chosen."""
+  """The accuracy of each element in percent, and the chosen penalty."""
   number, elements, width = train.shape
   inputs = train.reshape(-1, width)
   indicators = np.tile(np.eye(elements), (number, 1))
@@ -132,7 +133,7 @@ def _read_out(train: np.ndarray, test: np.ndarray) -> tuple[list[float], float]:
 def _equivariance(
   train: np.ndarray, test: np.ndarray
 ) -> tuple[list[float], float]:
-  """R² of the map of each element but the identity, and the penalty."""
+  """R² of the map for each element except the identity, and the penalty."""
   elements = range(1, train.shape[1])
   targets = [train[:, k] for k in elements]
   penalty = ridge.choose_penalty(train[:, 0], targets, _held_out(len(train)))
@@ -185,7 +186,7 @@ class Symmetry(Evaluation):
   """Invariance and equivariance to the groups of `config.measures`."""
 
   def check(self, bench: Any) -> None:
-    """Refuses groups that cannot act on the images, and too few images."""
+    """Raises UsageError for groups that do not fit the images, or one image."""
     experiment = bench.experiment
     collapse.check_several(bench, "train")
     collapse.check_several(bench, "test")
@@ -207,7 +208,7 @@ class Symmetry(Evaluation):
         ) from error
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """By group, the figures of `measure` and the protocol; None without."""
+    """The figures of `measure` and the protocol, by group; None without any."""
     figures = {}
     for name in bench.experiment.config.measures.groups:
       train, test = _features(bench, state, name)

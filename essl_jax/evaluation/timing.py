@@ -1,4 +1,4 @@
-"""How long a run has trained, and how fast."""
+"""The training time and speed of a run."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from essl_jax.training import experiment as experiment_lib
 def training(
   workdir: places.Path, experiment: experiment_lib.Experiment
 ) -> dict[str, Any]:
-  """Steps, time and speed over all starts, and the last step's metrics.
+  """Steps, time and speed over all starts, and metrics of the last step.
 
   Args:
-    workdir: holds `starts.json` and the metrics.
-    experiment: of the run.
+    workdir: contains `starts.json` and the metrics.
+    experiment: the run's experiment.
 
   Returns:
-    The figures; none of a run that has not trained.
+    The figures; empty for a run that has not trained.
   """
   starts = starts_lib.read(workdir)
   if not starts:

@@ -1,4 +1,4 @@
-"""How well the prediction head names transformations of unseen images."""
+"""Accuracy of the prediction head on transformations of unseen images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,24 +22,24 @@ from essl_jax.evaluation.evaluation import (
 )
 from essl_jax.training import step as step_lib
 
-PARTNERS = 2**31 - 1  # no other use of an image's key has this number
+PARTNERS = 2**31 - 1  # no other use of an image's key folds in this number
 
 
 def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
-  """Accuracy of a prediction head on the test images.
+  """Measures the accuracy of a prediction head on the test images.
 
-  An image's crop is a function of the seed and of its place: the first of a
-  process's share, and from there on the number of readable images.
+  An image's crop depends on the seed and the image's index, counted from the
+  start of the process's share over readable images.
 
   Args:
-    bench: of the experiment.
-    state: what to measure.
-    number: of the term among those of the networks, a `Prediction`.
+    bench: the experiment's bench.
+    state: the state to measure.
+    number: index of the term, a `Prediction`, among those of the networks.
 
   Returns:
-    `transformation_accuracy` in percent, of each element too; `confusion`, how
-    many images under each element (rows) were named each (columns); and the
-    protocol.
+    `transformation_accuracy` in percent, also for each element; `confusion`,
+    the number of images under each element (rows) that were predicted as each
+    element (columns); and the protocol.
   """
   experiment = bench.experiment
   config, mesh = experiment.config, experiment.mesh
@@ -83,17 +83,17 @@ def run(bench: Any, state: step_lib.TrainState, number: int) -> dict[str, Any]:
 def make_predict(
   networks: Any, number: int, views: Any
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-  """Which elements the head names for every image under all elements.
+  """Makes a function that predicts the element for every transformed image.
 
   Args:
     networks: `networks.Networks` with a prediction head.
-    number: of the term; all elements are applied, and of a relative one all
-      copies are compared with one of them, as in training.
-    views: `config.views`, of which the term's crops and normalises the images.
+    number: index of the term. All elements are applied; for a relative term,
+      all copies are compared with one of them, as in training.
+    views: `config.views`; the term's view crops and normalises the images.
 
   Returns:
     A pure function of all variables and of (uint8 images [N, H, W, 3], one
-    random key per image [N]) to integers [N, K]: what element k was named.
+    random key per image [N]) to integers [N, K]: the prediction for element k.
   """
   question = networks.terms[number].question
   (request,) = networks.terms[number].requests(views)
@@ -102,7 +102,7 @@ def make_predict(
   def predict(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     images, keys = batch
     crops = augment.random_view(keys, images, view, normalized=False)
-    # Another use of the key than the crop's, as in training.
+    # Not the key of the crop, as in training.
     partner_keys = augment.fold_each(
       inputs.image_keys(keys, len(images)), PARTNERS
     )
@@ -119,22 +119,23 @@ def make_predict(
       x.reshape(-1, images.shape[0]).T
       for x in (question.classify(logits), targets["labels"])
     )
-    # By what leads to a copy from its partner, which is not always upright.
+    # Order by the element that leads from the partner, which may not be
+    # upright, to the copy.
     return jnp.take_along_axis(named, labels.argsort(axis=1), axis=1)
 
   return predict
 
 
 class Transformation(Evaluation):
-  """How often the prediction head names the element that was applied."""
+  """How often the prediction head recognises the applied element."""
 
   heading = "Transformation prediction"
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
     """See `run` above; None without a trained head.
 
-    The figures of `prediction` stand alone; beside them stand those of other
-    terms, by their sections.
+    The figures of `prediction` are at the top level; those of other terms are
+    under the names of their sections.
     """
     found: dict[str, Any] = {}
     for number, term in enumerate(bench.experiment.networks.terms):
@@ -146,7 +147,7 @@ class Transformation(Evaluation):
 
   @classmethod
   def curves(cls, figures: Mapping[str, Any]) -> dict[str, Curve]:
-    """The accuracy of each term in training, beside that of guessing."""
+    """The accuracy of each term in training, with the chance level."""
     curves = {}
     for section, found in _by_term(figures).items():
       elements = found.get("per_element")
@@ -176,7 +177,7 @@ class Transformation(Evaluation):
 
 
 def _by_term(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-  """Figures by the sections of their terms; with none, of `prediction`."""
+  """Figures by the sections of their terms; `prediction` without any."""
   others = {k: x for k, x in figures.items() if isinstance(x, Mapping)}
   first = {k: x for k, x in figures.items() if k not in others}
   return {Prediction.section: first} | others if first or not others else others

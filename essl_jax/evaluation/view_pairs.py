@@ -1,4 +1,4 @@
-"""Pairs of views of images: their features, and by what they differ."""
+"""Pairs of views of images: their features and their differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -18,20 +18,20 @@ NUMBERS = {
   "blur": ("sigma",),
   "rot": ("turns of the first", "turns of the second"),
 }
-"""What is told of pairs, and the names of its numbers."""
+"""Differences between the views of a pair, and the names of their numbers."""
 
 Pair = tuple[augment.View, augment.View]
 
 
 class Pairs(NamedTuple):
-  """Pairs of views, those of an image in consecutive rows.
+  """Pairs of views; those of one image are in consecutive rows.
 
   Attributes:
-    features: [N, 2 F], those of both views side by side.
-    differences: by name [N, K], the first minus the second; of `rot` [N, 2],
+    features: [N, 2 F], features of both views side by side.
+    differences: by name [N, K], the first minus the second; for `rot` [N, 2],
       the quarter turns of each view.
-    jittered: booleans [N]: both views are.
-    images: integers [N]: of which image.
+    jittered: booleans [N]: whether both views are jittered.
+    images: integers [N]: index of the image.
   """
 
   features: np.ndarray
@@ -40,20 +40,20 @@ class Pairs(NamedTuple):
   images: np.ndarray
 
   def only(self, rows: np.ndarray) -> "Pairs":
-    """Some of the pairs, by booleans [N]."""
+    """The pairs that booleans [N] select."""
     return jax.tree.map(lambda x: x[rows], self)
 
 
 def of_views(views: Any, blur: float) -> list[tuple[Pair, list[str]]]:
-  """How pairs are drawn, and which differences are told of them.
+  """How pairs are drawn, and which differences are measured on them.
 
   Args:
     views: `config.views`.
-    blur: probability of the blur, where the views draw none.
+    blur: probability of the blur, if the views draw none.
 
   Returns:
-    The method's views; and, for blur and rotations where these lack, the same
-    views with them.
+    The method's views and, if they lack blur or rotations, the same views with
+    these added.
   """
   plain = (views.first, views.second)
   there = differences_lib.drawn_by(plain, views.extra)
@@ -78,18 +78,18 @@ def of_views(views: Any, blur: float) -> list[tuple[Pair, list[str]]]:
 def make_look(
   encode: Callable[[Any, jax.Array], jax.Array], pair: Pair, extra: str | None
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-  """Features of a pair of views and by what they differ, side by side.
+  """Makes a function for the features and differences of a pair of views.
 
   Args:
     encode: the frozen encoder.
     pair: how the views are drawn.
-    extra: one more group, as of `augment.random_view`.
+    extra: one more group, as in `augment.random_view`.
 
   Returns:
     A pure function of the encoder's variables and of (uint8 images [N, H, W,
-    C], one random key an image [N]) to float32 [N, 2 F + K]: the features,
-    whether both are jittered, and the numbers of `NUMBERS`, 0 for what the
-    views do not draw.
+    C], one random key per image [N]) to float32 [N, 2 F + K]: the features,
+    whether both views are jittered, and the numbers of `NUMBERS`, 0 for those
+    that the views do not draw.
   """
 
   def look(variables: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -122,7 +122,7 @@ def make_look(
 
 
 def as_pairs(rows: np.ndarray, names: Sequence[str]) -> Pairs:
-  """Takes apart what `make_look` made, [N, P, 2 F + K] of P pairs an image."""
+  """Splits the output of `make_look`, [N, P, 2 F + K] for P pairs per image."""
   images = np.repeat(np.arange(len(rows)), rows.shape[1])
   rows = rows.reshape(len(images), -1)
   sizes = [1, *map(len, NUMBERS.values())]

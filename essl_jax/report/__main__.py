@@ -18,7 +18,7 @@ from essl_jax.storage import buckets, lock, places
 
 NAME = "report.html"
 _BEGINNING = b"<!doctype html>"
-_FEWEST = 10  # of which a map and a spectrum say something
+_FEWEST = 10  # with fewer images, a map and a spectrum mean nothing
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     "--images",
     type=int,
     default=1000,
-    help="most test images to encode; training images are five times as many;"
+    help="most test images to encode, with five times as many training images;"
     " 0 reads neither data nor checkpoints (default: 1000)",
   )
   return parser.parse_args(arguments)
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Writes the page.
 
   Args:
-    arguments: of the command line; the process's own when absent.
+    arguments: the command line; by default the process's own.
 
   Raises:
-    UsageError: what is asked for cannot be done; nothing was written.
+    UsageError: the request cannot be fulfilled; nothing was written.
   """
   options = _parse(arguments)
   if options.images and options.images < _FEWEST:
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
   out = runs[0].path / NAME
   if options.out is not None:
     out = places.locate(options.out, "--out")
-    if os.path.islink(out):  # the link stays
+    if os.path.islink(out):  # keep the link
       out = places.resolve(out)
   _check_writable(out)
-  # Beside a training, its accelerators must be left alone.
+  # Leave the accelerators to a training that runs at the same time.
   jax.config.update("jax_platforms", "cpu")
-  # Imported here: wrong input is told before matplotlib and Orbax load.
+  # Imported here to report wrong input before matplotlib and Orbax load.
   from essl_jax.report import page, samples
 
   found = [samples.collect(run, options.images, print) for run in runs]
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_writable(out: places.Path) -> None:
-  """Raises UsageError now, not after a minute of work."""
+  """Raises UsageError before the work, which takes a minute."""
   with buckets.refused(out):
     if places.is_folder(out):
       raise UsageError(f"--out={out} is a folder: give the name of a file")
@@ -95,10 +95,10 @@ def _check_writable(out: places.Path) -> None:
     raise UsageError(_unwritable(out, error)) from error
   is_odd = not places.is_remote(out) and not os.path.isfile(out)
   if is_there and (is_odd or not _is_page(out)):
-    what = "is no regular file, so " if is_odd else ""
+    what = "not a regular file" if is_odd else "not a page of this program"
     raise UsageError(
-      f"{out} is there and {what}is no page of this program, and would be lost:"
-      " give another file with --out, or remove it"
+      f"{out} exists, but is {what} and would be overwritten: give another"
+      " file with --out, or remove it"
     )
 
 

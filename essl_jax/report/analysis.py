@@ -7,20 +7,20 @@ from essl_jax.evaluation.directions import centred, unit_length
 from essl_jax.evaluation.pictures import principal
 
 _PERPLEXITY = 30.0
-_FEWEST = 10  # of which t-SNE makes a map
-_WIDEST = 50  # dimensions that t-SNE sees
+_FEWEST = 10  # points that t-SNE needs
+_WIDEST = 50  # most dimensions that t-SNE gets
 _MAP_NEIGHBOURS = 10
 
 
 def neighbours(
   features: np.ndarray, bank: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The k features of a bank that point most nearly the same way.
+  """Finds the k features of a bank with the most similar directions.
 
   Args:
     features: [N, D].
     bank: [M, D], M at least k.
-    k: how many.
+    k: number of neighbours.
 
   Returns:
     Rows of the bank int [N, k], nearest first, and their cosines [N, k].
@@ -31,18 +31,18 @@ def neighbours(
 
 
 def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
-  """Places features in the plane.
+  """Maps features to the plane.
 
   Args:
     features: [N, D]; only their directions matter.
 
   Returns:
-    Points [N, 2] and how they were found.
+    Points [N, 2] and the name of the method.
   """
   points = principal(features, _WIDEST)
   try:
     from sklearn import manifold
-    import threadpoolctl  # which scikit-learn requires
+    import threadpoolctl  # a requirement of scikit-learn
   except ImportError:
     missing = "t-SNE needs scikit-learn: pip install 'essl-jax[digits]'"
     return points[:, :2], f"PCA ({missing})"
@@ -50,14 +50,15 @@ def flatten(features: np.ndarray) -> tuple[np.ndarray, str]:
     return points[:, :2], "PCA (t-SNE needs ten or more)"
   perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
   tsne = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
-  # Beside a training, several threads wait for each other for minutes.
+  # If a training runs at the same time, several threads would wait for each
+  # other for minutes.
   with threadpoolctl.threadpool_limits(1):
     points = tsne.fit_transform(points)
   return points, f"t-SNE with perplexity {perplexity:g}"
 
 
 def agreement(points: np.ndarray, labels: np.ndarray) -> float:
-  """How often near points [N, 2] have one label, in percent."""
+  """How often neighbouring points [N, 2] share a label, in percent."""
   squared = (points**2).sum(axis=1)
   distances = squared[:, None] + squared[None] - 2 * points @ points.T
   np.fill_diagonal(distances, np.inf)
@@ -67,20 +68,20 @@ def agreement(points: np.ndarray, labels: np.ndarray) -> float:
 
 
 def spectrum(features: np.ndarray) -> tuple[np.ndarray, float]:
-  """How features fill their dimensions.
+  """The spectrum of features: how they fill their dimensions.
 
   Args:
     features: [N, D].
 
   Returns:
-    Singular values of the centred features over the largest, descending
-    [min(N - 1, D)], and their effective rank: the exponential of their
-    entropy, 0 where all features are equal.
+    Singular values of the centred features divided by the largest, descending
+    [min(N - 1, D)], and their effective rank: the exponential of their entropy,
+    0 if all features are equal.
 
   Reference:
     Roy and Vetterli 2007, "The effective rank".
   """
   rows = centred(features)
   values = np.linalg.svd(rows, compute_uv=False)
-  values = values[: max(len(features) - 1, 1)]  # centring takes one away
+  values = values[: max(len(features) - 1, 1)]  # centring removes one
   return values / (values[0] or 1), effective_rank(rows)

@@ -1,4 +1,4 @@
-"""The curves of a training, several runs over each other."""
+"""Training curves, with several runs in one figure."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from essl_jax.report.parts import Section
 from essl_jax.report.runs import Points, Run
 from essl_jax.report.tables import union, words
 
-# What training logs with any parts; `loss_` and a name is that of a term.
+# Figures that training logs with any parts; `loss_NAME` is the loss of a term.
 _OF_TRAINING = {
   "loss": Curve("Total loss", "loss"),
   "loss_ssl": Curve("SSL loss", "loss"),
@@ -21,16 +21,16 @@ _OF_TRAINING = {
   "gradient_norm": Curve("Gradient norm", "norm", is_logarithmic=True),
 }
 _Drawn = tuple[Curve, int | None]
-"""And the steps of an epoch, where figures are of whole epochs."""
+"""A curve, and the steps per epoch if its figures are per epoch."""
 
 
 def write(runs: Sequence[Run], known: Known, notes: list[str]) -> Section:
-  """All numbers of `metrics-*.jsonl`, one figure each.
+  """Draws all numbers of `metrics-*.jsonl`, one figure each.
 
   Args:
-    runs: in this order.
-    known: evaluations, which say how their figures are drawn.
-    notes: gets a line for what cannot be shown.
+    runs: runs in the order of the page.
+    known: evaluations, which define how their figures are drawn.
+    notes: gets a line for everything that cannot be shown.
 
   Returns:
     The section.
@@ -48,7 +48,7 @@ def write(runs: Sequence[Run], known: Known, notes: list[str]) -> Section:
 
 
 def _curves(run: Run, known: Known, notes: list[str]) -> dict[str, _Drawn]:
-  """How the figures of a run are drawn."""
+  """How to draw the figures of a run."""
   found: dict[str, _Drawn] = {
     name: (curve, None) for name, curve in _OF_TRAINING.items()
   }
@@ -99,7 +99,7 @@ def _figure(
 
 
 def _describe(points: Points, x: str) -> str:
-  """The ends and the extremes of a curve in words."""
+  """Describes the ends and the extremes of a curve in words."""
   (first, begin), (last, end) = points[0], points[-1]
   values = [value for _, value in points]
   return (

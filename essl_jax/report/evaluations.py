@@ -1,4 +1,4 @@
-"""The evaluations whose figures runs hold."""
+"""The evaluations whose figures are in the runs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ Known = dict[str, type[Evaluation]]
 
 
 def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
-  """The known evaluations, and those of the runs' own modules.
+  """Finds the known evaluations and those of the runs' own modules.
 
   Args:
-    runs: of whose configs.
+    runs: runs whose configs name evaluations.
 
   Returns:
-    The evaluations, and a line for each that cannot be had: its figures are
-    shown, its pictures are missing.
+    The evaluations, and a line for each that cannot be imported: its figures
+    are shown, its pictures are missing.
   """
   known: dict[str, Any] = {
     name: EVALUATION.find(name) for name in EVALUATION.names()
@@ -42,13 +42,13 @@ def find(runs: Sequence[Run]) -> tuple[Known, list[str]]:
 def ask(
   notes: list[str], what: str, make: Callable[..., Any], instead: Any
 ) -> Any:
-  """A part of the page that anybody's code or figures may fail to make.
+  """Makes a part of the page; user code or odd figures may make this fail.
 
   Args:
-    notes: gets a line where it fails.
-    what: it is.
-    make: makes it.
-    instead: what stands on the page where it fails.
+    notes: gets a line if it fails.
+    what: name of the part.
+    make: makes the part.
+    instead: replaces the part if it fails.
 
   Returns:
     The part.
@@ -62,6 +62,6 @@ def ask(
 
 
 def heading(known: Known, measure: str) -> str:
-  """What to call the figures of a key of `results.json`."""
+  """The heading of figures under a key of `results.json`."""
   own = known[measure].heading if measure in known else ""
   return str(own or words(measure).capitalize())

@@ -9,7 +9,7 @@ from PIL import Image
 from essl_jax.evaluation import drawing
 from essl_jax.report.runs import Points
 
-_LEGEND = 20  # classes that a legend still names
+_LEGEND = 20  # most classes that a legend names
 _THUMBNAIL = 96  # pixels of the longer side of an image
 
 
@@ -22,15 +22,15 @@ def curves(
   reference: tuple[str, float] | None = None,
   is_logarithmic: bool = False,
 ) -> bytes:
-  """One quantity of several runs.
+  """Draws one quantity of several runs.
 
   Args:
     lines: points by run.
-    names: of all runs of the page, which decide the colours.
-    x: what the horizontal axis shows.
-    y: what the vertical axis shows.
-    reference: name and height of a level to compare with.
-    is_logarithmic: whether the vertical axis is.
+    names: names of all runs of the page, which determine the colours.
+    x: label of the horizontal axis.
+    y: label of the vertical axis.
+    reference: name and height of a reference line.
+    is_logarithmic: whether the vertical axis is logarithmic.
 
   Returns:
     The PNG file.
@@ -64,12 +64,12 @@ def curves(
 def embedding(
   points: np.ndarray, values: np.ndarray, shade: str | None = None
 ) -> bytes:
-  """Features in the plane.
+  """Draws features in the plane.
 
   Args:
     points: [N, 2].
-    values: [N], classes, or the numbers that `shade` names.
-    shade: what the values are; None for classes, empty for nothing.
+    values: [N], classes, or the quantity that `shade` names.
+    shade: name of the values; None for classes, empty for no colours.
 
   Returns:
     The PNG file.
@@ -83,7 +83,7 @@ def embedding(
     colors = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     for color, label in zip(map(colors, range(_LEGEND)), classes, strict=False):
       chosen = points[values == label]
-      # Letters tell classes apart where colours do not.
+      # Digits distinguish classes for readers who cannot tell colours apart.
       axes.scatter(*chosen.T, s=30, color=color, marker=f"${label}$")
   elif shade == "":
     axes.scatter(*points.T, s=8, color=drawing.style(0)["color"])
@@ -96,10 +96,10 @@ def embedding(
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:
-  """An image of floats [H, W, C] in [0, 1] as a small PNG file."""
+  """Converts an image of floats [H, W, C] in [0, 1] to a small PNG file."""
   levels = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
   picture = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-  picture.thumbnail((_THUMBNAIL, _THUMBNAIL))  # never larger than it was
+  picture.thumbnail((_THUMBNAIL, _THUMBNAIL))  # only shrinks
   buffer = io.BytesIO()
   picture.save(buffer, "PNG", optimize=True)
   return buffer.getvalue()

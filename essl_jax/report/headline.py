@@ -11,16 +11,16 @@ from essl_jax.report.runs import Run, is_number, mapping
 from essl_jax.report.tables import ABSENT, show, union, without_arrays, words
 
 Cells = dict[str, Cell]
-"""By the row's heading: the figure, and its protocol in a few words."""
+"""Figures with a short protocol, by the heading of their row."""
 
 
 def table(runs: Sequence[Run], known: Known, notes: list[str]) -> Table:
-  """The figures of all runs, each with its protocol.
+  """Makes the table of the figures of all runs, each with its protocol.
 
   Args:
-    runs: one a column.
-    known: evaluations, for results that do not say how they are shown.
-    notes: gets a line for what cannot be shown.
+    runs: one run per column.
+    known: evaluations, for results that store no rows.
+    notes: gets a line for everything that cannot be shown.
 
   Returns:
     The table.
@@ -36,7 +36,7 @@ def table(runs: Sequence[Run], known: Known, notes: list[str]) -> Table:
 
 
 def _evaluated(run: Run, known: Known, notes: list[str]) -> Cells:
-  """The rows of all evaluations, as they are stored where they are."""
+  """The rows of all evaluations: stored ones, or new ones from figures."""
   stored = run.results.get("rows", {})
   figures = run.results.get("figures", {})
   elsewhere = [x for x in known if figures_of(known[x], run.results)]
@@ -45,7 +45,7 @@ def _evaluated(run: Run, known: Known, notes: list[str]) -> Cells:
     if measure in stored:
       rows = stored[measure]
     elif measure in known:
-      # Of a version that stored no rows; they need the figures alone.
+      # Early versions stored no rows; they need only the figures.
       kind = known[measure]
       make = lambda kind=kind: guard.rows(kind(), figures_of(kind, run.results))
       rows = ask(notes, f"{run.name}, figures of {measure}", make, [])
@@ -58,7 +58,7 @@ def _evaluated(run: Run, known: Known, notes: list[str]) -> Cells:
 def _others(
   measure: str, found: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-  """The numbers of a measure that nobody here knows."""
+  """Rows for the numbers of an unknown measure."""
   return [
     (f"{words(measure).capitalize()}: {words(name)}", show(value), "")
     for name, value in without_arrays(found).items()

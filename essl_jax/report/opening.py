@@ -16,16 +16,16 @@ from essl_jax.training import experiment as experiment_lib
 
 
 def build(run: Run) -> experiment_lib.Experiment:
-  """The experiment as its last evaluation saw it, on one device.
+  """Builds the experiment of a run's last evaluation, on one device.
 
   Args:
-    run: whose config.
+    run: the run whose config to use.
 
   Returns:
-    Its parts; data that are not there are neither made nor downloaded.
+    The experiment. Missing data are neither generated nor downloaded.
 
   Raises:
-    UsageError: the data cannot be had, or the config is of another version.
+    UsageError: the data cannot be opened, or the config is of another version.
   """
   config = _read_only(config_lib.parse(run.config))
   name = config.data.name
@@ -36,7 +36,7 @@ def build(run: Run) -> experiment_lib.Experiment:
 
 
 def _read_only(config: config_lib.Config) -> config_lib.Config:
-  """The config without what makes data or holds all of them in memory."""
+  """The config without settings that generate data or load all into memory."""
   changed: dict[str, Any] = {"on_device": False}
   defaults = {x.name: x.default for x in dataclasses.fields(config.data)}
   if "generate" in defaults:
@@ -44,17 +44,17 @@ def _read_only(config: config_lib.Config) -> config_lib.Config:
   return dataclasses.replace(
     config,
     data=dataclasses.replace(config.data, **changed),
-    steps_per_dispatch=None,  # several are refused for images on disk
+    steps_per_dispatch=None,  # images on disk allow only one
   )
 
 
 def restore(
   run: Run, experiment: experiment_lib.Experiment
 ) -> tuple[dict[str, Any], int]:
-  """The encoder that was evaluated.
+  """Restores the encoder that was evaluated.
 
   Args:
-    run: whose workdir; nothing in it changes.
+    run: the run whose workdir to read; nothing in it changes.
     experiment: from `build`.
 
   Returns:
@@ -78,6 +78,6 @@ def restore(
   else:
     raise UsageError(f"{run.path} holds no checkpoint")
   network = config_lib.evaluated_network(config)
-  tree = tree.get(network) or tree  # a file of weights holds one alone
+  tree = tree.get(network) or tree  # a file of weights holds only one
   kinds = [x for x in ("params", "batch_stats") if "encoder" in tree.get(x, {})]
   return {x: tree[x]["encoder"] for x in kinds}, step

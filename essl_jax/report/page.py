@@ -20,15 +20,16 @@ def write(
   found: Sequence[Samples],
   tell: Callable[[str], None] = lambda line: None,
 ) -> str:
-  """The page of some runs.
+  """Writes the page of several runs.
 
   Args:
     runs: at least one.
-    found: what `samples.collect` has of each.
-    tell: told what cannot be shown, a line each, which the page says too.
+    found: the result of `samples.collect` for each run.
+    tell: called with a line for everything that cannot be shown; the page has
+      the same lines.
 
   Returns:
-    A whole HTML document that needs nothing else.
+    A self-contained HTML document.
   """
   title = f"Report of {runs[0].name}"
   if len(runs) > 1:
@@ -73,13 +74,14 @@ def write(
     sections=[part for part in parts if not part.is_empty],
     version=essl_jax.__version__,
   )
-  return written.encode("utf-8", "replace").decode()  # names may be any bytes
+  # Names may contain any bytes.
+  return written.encode("utf-8", "replace").decode()
 
 
 def _pictures(
   runs: Sequence[Run], known: evaluations.Known, notes: list[str]
 ) -> Iterator[Section]:
-  """What evaluations have to show, each under its own heading."""
+  """The pictures of evaluations, each under its own heading."""
   for measure, kind in known.items():
     found = {run.name: figures_of(kind, run.results) for run in runs}
     if any(found.values()):

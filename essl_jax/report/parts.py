@@ -1,4 +1,4 @@
-"""Elements of the page, such as tables and pictures, without their looks."""
+"""Elements of the page, such as tables and pictures, without their style."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from essl_jax.evaluation.evaluation import Picture
 
 
 class Cell(NamedTuple):
-  """A picture, a text and a note below; `kind` "right" or "wrong" frames it."""
+  """A picture, a text and a note; `kind` "right" or "wrong" adds a frame."""
 
   text: str = ""
   note: str = ""
@@ -16,7 +16,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-  """A row, marked where the runs differ."""
+  """A row, marked if the runs differ."""
 
   heading: str
   cells: Sequence[Cell]
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-  """A table; `head` has one heading more than rows have cells."""
+  """A table; `head` has one more entry than rows have cells."""
 
   caption: str
   head: Sequence[str]
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-  """What stands under a heading, in this order; `folded` shows captions."""
+  """The content of a heading, in this order; `folded` shows only captions."""
 
   title: str
   texts: Sequence[str] = ()
@@ -43,10 +43,10 @@ class Section(NamedTuple):
 
   @property
   def address(self) -> str:
-    """Where it is on the page."""
+    """The anchor of the section on the page."""
     return self.title.lower().replace(" ", "-")
 
   @property
   def is_empty(self) -> bool:
-    """Whether there is nothing under the heading."""
+    """Whether the section has no content."""
     return not any((self.texts, self.tables, self.folded, self.figures))

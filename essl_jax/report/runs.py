@@ -11,7 +11,7 @@ from essl_jax.storage import buckets, json_files, metrics, places
 from essl_jax.storage.workdir import read_config
 
 Points = list[tuple[float, float]]
-_LARGEST = 3.4e38  # of float32; pictures of larger ones overflow
+_LARGEST = 3.4e38  # largest float32; pictures of larger numbers overflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Run:
   """One run.
 
   Attributes:
-    name: short, different from those of the other runs.
+    name: short name, different from those of the other runs.
     path: its workdir, absolute.
-    results: what `results.json` holds.
+    results: the content of `results.json`.
     metrics: the lines of `metrics-*.jsonl`.
-    notes: what could not be read, a line each.
+    notes: lines about everything that could not be read.
   """
 
   name: str
@@ -38,7 +38,7 @@ class Run:
     return self.results.get("config", {})
 
   def figures(self, measure: str) -> Mapping[str, Any]:
-    """What one measure has found; empty where it was not taken."""
+    """The figures of one measure; empty if it was not measured."""
     return self.results.get("figures", {}).get(measure, {})
 
   def scalars(self) -> set[str]:
@@ -56,20 +56,20 @@ class Run:
 
   @property
   def spread_out(self) -> float | None:
-    """Deviation per dimension of embeddings that fill the sphere."""
+    """Deviation per dimension of embeddings spread over the sphere."""
     widths = mapping(self.config.get("projector")).get("widths")
     last = widths[-1] if isinstance(widths, list) and widths else None
     return last**-0.5 if is_number(last) and last > 0 else None
 
   def steps_per_epoch(self, name: str, section: str) -> int | None:
-    """Steps of an epoch, from where a figure was measured.
+    """Infers the steps per epoch from the steps at which a figure was measured.
 
     Args:
-      name: of the figure.
-      section: of the config, of the evaluation that has measured it.
+      name: name of the figure.
+      section: config section of the evaluation that measured it.
 
     Returns:
-      None where it is not clear, or not measured by epochs.
+      The number; None if it is unclear or not measured per epoch.
     """
     steps = [step for step, _ in self.curve(name) if step > 0]
     every = mapping(self.config.get(section)).get("every_epochs")
@@ -84,17 +84,16 @@ class Run:
 
 
 def read(workdirs: Sequence[str]) -> list[Run]:
-  """Reads the JSON files of some runs.
+  """Reads the JSON files of several runs.
 
   Args:
-    workdirs: of the runs.
+    workdirs: workdirs of the runs.
 
   Returns:
     The runs in this order.
 
   Raises:
-    UsageError: a folder is missing, has no readable results, or is named
-      twice.
+    UsageError: a folder is missing, has no readable results, or is given twice.
   """
   paths = [places.locate(workdir) for workdir in workdirs]
   resolved = list(map(places.resolve, paths))
@@ -138,7 +137,7 @@ def _results(path: places.Path) -> dict[str, Any]:
 
 
 def _usable(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-  """Results without what has not the form that runs write, and what that is."""
+  """Results without malformed parts, and a line about each such part."""
   known, wrong = dict(found), list[str]()
   inner: dict[str, type] = {"figures": dict, "rows": list, "untrained": object}
   inner |= {"training": object, "environment": object, "measured": str}
@@ -147,7 +146,7 @@ def _usable(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if value is None:
       continue
     if not isinstance(value, dict):
-      wrong.append(f"{name} of results.json left out: it is no JSON object")
+      wrong.append(f"{name} of results.json left out: it is not a JSON object")
       continue
     known[name] = {
       key: x
@@ -160,7 +159,7 @@ def _usable(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     ]
   if "step" in known and not is_number(known["step"]):
     del known["step"]
-    wrong.append("step of results.json left out: it is no number")
+    wrong.append("step of results.json left out: it is not a number")
   return known, wrong
 
 
@@ -176,7 +175,7 @@ def _are_rows(found: Any) -> bool:
 def _metrics(
   path: places.Path, is_trained: bool
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-  """The lines of `metrics-*.jsonl`, and what is wrong with it."""
+  """The lines of `metrics-*.jsonl`, and notes about broken ones."""
   if not is_trained:
     return [], ()
   try:
@@ -192,7 +191,7 @@ def _metrics(
 
 
 def _names(paths: Sequence[places.Path]) -> list[str]:
-  """As many last parts of each path as tell them all apart."""
+  """The shortest endings of the paths that are all different."""
   depth = 1
   while True:
     names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -202,11 +201,11 @@ def _names(paths: Sequence[places.Path]) -> list[str]:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-  """Whether a value of a JSON file is a number that float32 holds."""
+  """Whether a value of a JSON file is a number that fits into float32."""
   is_real = isinstance(value, int | float) and not isinstance(value, bool)
   return is_real and abs(value) <= _LARGEST
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-  """A value of a JSON file where it is an object, else an empty one."""
+  """A value of a JSON file if it is an object, else an empty one."""
   return value if isinstance(value, Mapping) else {}

@@ -18,22 +18,22 @@ from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
-_BANK = 5  # training images to a test image
+_BANK = 5  # training images per test image
 _BATCH = 256
 _VIEWED = 5  # test images whose views are shown
-_QUERIES = 6  # of which nearest neighbours are shown
-_MISTAKES = 2  # of those, chosen because the nearest is wrong
+_QUERIES = 6  # test images whose nearest neighbours are shown
+_MISTAKES = 2  # further ones whose nearest neighbour has the wrong class
 _NEAREST = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An image as it is shown.
+  """An image to show.
 
   Attributes:
     pixels: floating [H, W, C] in [0, 1].
     label: its class; -1 if it has none.
-    note: what else is to be said, in a word or two.
+    note: a word or two about it.
   """
 
   pixels: np.ndarray
@@ -43,19 +43,19 @@ class Example:
 
 @dataclasses.dataclass
 class Samples:
-  """What a run sees and what its encoder makes of it.
+  """Images that a run sees, and what its encoder computes from them.
 
   Attributes:
-    columns: of the views, from the second on.
-    views: for each test image itself and its views.
-    features: of test images [N, D]; None where they could not be had.
-    values: that colour them, [N]: classes, or what `shade` says.
-    shade: what the values are: None for classes, empty for nothing.
-    neighbours: for each test image itself and the nearest training images.
-    right: how often the nearest has the same class, percent.
-    bank: number of training images among which they were looked for.
-    step: of the checkpoint; None where there is none.
-    missing: what is not there and why; empty if nothing.
+    columns: titles of the columns of `views`, from the second on.
+    views: for each test image, itself and its views.
+    features: features of test images [N, D]; None if they are not available.
+    values: [N], values that colour them: classes, or the quantity `shade`.
+    shade: name of the values: None for classes, empty for no colours.
+    neighbours: for each test image, itself and the nearest training images.
+    right: how often the nearest has the same class, in percent.
+    bank: number of training images that were searched.
+    step: step of the checkpoint; None without one.
+    missing: what is missing and why; empty if nothing is.
   """
 
   columns: Sequence[str] = ()
@@ -71,17 +71,17 @@ class Samples:
 
 
 def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
-  """Restores the network of a run and shows it images of its data.
+  """Restores the network of a run and applies it to images of its data.
 
-  Reads only; data that are not there are neither made nor downloaded.
+  Read-only: missing data are neither generated nor downloaded.
 
   Args:
-    run: whose workdir and data.
-    images: test images to encode at most; 0 for none.
-    tell: told what is under way.
+    run: the run whose workdir and data to read.
+    images: most test images to encode; 0 for none.
+    tell: called with lines about the progress.
 
   Returns:
-    What was found, and why something was not.
+    The samples, and what is missing.
   """
   found = Samples()
   if not images:
@@ -97,7 +97,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     tell(f"{run.name}: encoding images")
     variables, found.step = opening.restore(run, experiment)
     _encode(found, encoding, variables, test, images)
-  except Exception as error:  # a run is still shown; data may be anybody's
+  except Exception as error:  # show the rest; the data may be a user's code
     views = "" if found.views else "views, "
     why = first_line(error)
     found.missing = f"no {views}neighbours, embedding and spectrum: {why}"
@@ -142,7 +142,7 @@ def _view(
 
 
 def _copy_names(view: str, terms: Sequence[Any], number: int) -> Sequence[str]:
-  """What to call the copies of a view, which a term has transformed."""
+  """Names of the copies of a view that a term has transformed."""
   for term in terms:
     if isinstance(term, Prediction) and view == term.view_name:
       return term.question.group.names
@@ -156,7 +156,7 @@ def _encode(
   source: data.Source,
   number: int,
 ) -> None:
-  """Fills in the features of test images and what is near them."""
+  """Fills in the features of test images and their neighbours."""
 
   def extract(source: data.Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     return encoding.extract(variables, split, encoding.resize, source=source)
@@ -212,7 +212,7 @@ def _labels(source: data.Source) -> np.ndarray:
 
 
 def _some_of_all_classes(labels: np.ndarray, number: int) -> list[int]:
-  """The first rows of different classes, then the first of the others."""
+  """Chooses the first row of every class, then the first other rows."""
   first = np.unique(labels, return_index=True)[1]
   others = np.setdiff1d(np.arange(len(labels)), first)
   return [int(x) for x in (*np.sort(first), *others)][:number]
@@ -221,7 +221,7 @@ def _some_of_all_classes(labels: np.ndarray, number: int) -> list[int]:
 def _take(
   source: data.Source, split: str, rows: Sequence[int]
 ) -> list[tuple[np.ndarray, int]]:
-  """Images in [0, 1] and labels of some rows, in their order."""
+  """Images in [0, 1] and labels of the given rows, in their order."""
   wanted, found, first = set(rows), {}, 0
   for batch in source.evaluation_batches(split, _BATCH):
     for row in wanted.intersection(range(first, first + len(batch["label"]))):

@@ -14,12 +14,12 @@ Found = Sequence[tuple[Run, Samples]]
 
 
 def views(found: Found) -> Section:
-  """What a training step sees."""
+  """The views that a training step sees."""
   shown = [_views(run, samples) for run, samples in found if samples.views]
   explanation = (
-    "Test images, augmented as in training. The transformed view is shown under"
+    "Test images, augmented as in training. The transformed view is shown with"
     " every transformation that the network learns to predict. Pixel values are"
-    " shown without normalisation."
+    " not normalised."
   )
   return Section("Views", [explanation] if shown else [], shown)
 
@@ -39,10 +39,10 @@ def neighbours(found: Found) -> Section:
   """The training images nearest to a few test images."""
   shown = [_neighbours(*x) for x in found if x[1].neighbours]
   explanation = (
-    "The training images that are nearest to a few test images, by the cosine"
-    " of their encoder features, which stands after the class. The first six"
-    " test images have different classes where possible. Up to two more follow"
-    " whose nearest neighbour has another class."
+    "The training images nearest to a few test images, by the cosine of their"
+    " encoder features, shown after the class. The first six test images have"
+    " different classes if possible. Up to two more follow, whose nearest"
+    " neighbour has another class."
   )
   texts = [explanation] if shown else []
   return Section("Nearest neighbours", texts, shown)
@@ -72,7 +72,7 @@ def _neighbours(run: Run, samples: Samples) -> Table:
 
 
 def embeddings(found: Found) -> Section:
-  """The features in the plane."""
+  """Maps of the features in the plane."""
   drawn = [_embedding(*x) for x in found if x[1].features is not None]
   return Section("Embedding", figures=drawn)
 
@@ -99,7 +99,7 @@ def _embedding(run: Run, samples: Samples) -> Picture:
 
 
 def spectrum(found: Found) -> Section:
-  """How features fill their dimensions."""
+  """The spectrum of features: how they fill their dimensions."""
   runs = [run for run, _ in found]
   spectra = {
     run.name: analysis.spectrum(samples.features)
@@ -113,7 +113,7 @@ def spectrum(found: Found) -> Section:
 def _spectrum(
   spectra: dict[str, tuple[np.ndarray, float]], runs: Sequence[Run]
 ) -> Picture:
-  # Rounding alone is below, and would stretch the axis.
+  # Smaller values are rounding errors and would stretch the axis.
   lines = {
     name: [
       (float(i), float(x)) for i, x in enumerate(values, start=1) if x > 1e-6

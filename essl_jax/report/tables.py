@@ -1,4 +1,4 @@
-"""Tables that compare runs: all of their figures and settings."""
+"""Tables that compare runs: all their figures and settings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import json
@@ -9,20 +9,20 @@ from essl_jax.report.runs import Run
 from essl_jax.storage.workdir import dotted
 
 ABSENT = "–"
-_LONGEST = 128  # values of a list in a table, one an element of a group
+_LONGEST = 128  # most values of a list in a table, such as one per element
 
 
 def protocols(
   runs: Sequence[Run], heading: Callable[[str], str]
 ) -> list[Table]:
-  """All that `results.json` says of each measure.
+  """Tables of all entries of `results.json` for each measure.
 
   Args:
-    runs: one a column.
-    heading: what to call a measure.
+    runs: one run per column.
+    heading: gives the heading of a measure.
 
   Returns:
-    One table a measure.
+    One table per measure.
   """
   found: list[Table] = []
   for measure in union([run.results.get("figures", {}) for run in runs]):
@@ -32,7 +32,7 @@ def protocols(
 
 
 def numbers(title: str, runs: Sequence[Run], measure: str) -> list[Table]:
-  """The numbers of a measure, by name; nothing where no run has it."""
+  """A table of the numbers of a measure; none if no run has it."""
   trees = [without_arrays(run.figures(measure)) for run in runs]
   return side_by_side(title, runs, trees)
 
@@ -45,7 +45,7 @@ def environments(runs: Sequence[Run]) -> Section:
 
 
 def configs(runs: Sequence[Run]) -> Section:
-  """Where the configs differ, and all of them folded away."""
+  """The fields in which configs differ, and all fields folded away."""
   trees = [run.config for run in runs]
   title = "Config fields in which the runs differ"
   differing = side_by_side(title, runs, trees, only_differences=True)
@@ -62,16 +62,17 @@ def side_by_side(
   *,
   only_differences: bool = False,
 ) -> list[Table]:
-  """Nested values of all runs by dotted name, differences marked.
+  """A table of nested values of all runs by dotted name.
 
   Args:
-    title: of the table.
-    runs: one a column.
-    trees: nested values of each.
-    only_differences: leaves the equal ones out.
+    title: title of the table.
+    runs: one run per column.
+    trees: nested values of each run.
+    only_differences: whether to leave out equal values; otherwise rows that
+      differ are marked.
 
   Returns:
-    The table; nothing where no row is left.
+    The table; none if no row is left.
   """
   columns = [dotted(tree) for tree in trees]
   rows = []
@@ -86,7 +87,7 @@ def side_by_side(
 
 
 def show(value: Any) -> str:
-  """A value in a few characters."""
+  """A value as short text."""
   if isinstance(value, float):
     return f"{value:.6g}"
   if isinstance(value, list | tuple):
@@ -97,12 +98,12 @@ def show(value: Any) -> str:
 
 
 def words(name: str) -> str:
-  """A name of `results.json` as one says it."""
+  """A name of `results.json` in words."""
   return name.replace("_", " ")
 
 
 def without_arrays(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The figures of a measure without what is too long for a table."""
+  """The figures of a measure without values too long for a table."""
   return {
     name: value
     for name, value in dotted(tree).items()
@@ -112,7 +113,7 @@ def without_arrays(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def union(columns: Sequence[Iterable[str]]) -> list[str]:
-  """All names; one that only a later column has follows its neighbour there."""
+  """All names; a name of only a later column follows its neighbour there."""
   names: list[str] = []
   for column in columns:
     place = 0

@@ -1,4 +1,4 @@
-"""The recipes' steps as shapes on chips that need not be there."""
+"""The recipes' steps as shapes, for chips that need not exist here."""
 
 from collections.abc import Iterator
 import contextlib
@@ -26,9 +26,9 @@ from essl_jax.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Stands in for images that need not be there.
+  """Stands in for a source of images, without any images.
 
-  Attributes: as `essl_jax.data.Source`.
+  Attributes: as in `essl_jax.data.Source`.
   """
 
   num_classes: int
@@ -70,7 +70,7 @@ class Case:
 
   @property
   def name(self) -> str:
-    """Names the case's file."""
+    """The name of the case's file."""
     path, _, variant = self.config.partition(":")
     parts = (pathlib.Path(path).stem, variant, self.topology, self.setting)
     return re.sub(r"[^\w.,-]", "", "__".join(filter(None, parts)))
@@ -80,7 +80,7 @@ def load_config(case: Case) -> config_lib.Config:
   """The recipe of a case in bfloat16, with its setting.
 
   Raises:
-    UsageError: a file, variant or setting that does not load.
+    UsageError: the file, variant or setting does not load.
   """
   overrides = ["--config.precision=bfloat16"]
   for part in filter(None, case.setting.split(",")):
@@ -91,12 +91,12 @@ def load_config(case: Case) -> config_lib.Config:
     elif part != "published":
       raise UsageError(
         f"--variant={case.setting}: must be published, rematerialize,"
-        " micro_batches=N, or the latter two with a comma"
+        " micro_batches=N, or the last two with a comma"
       )
   return flags.load(case.config, overrides)
 
 
-# The packages that hold the compiler of a platform.
+# The packages that contain the compiler for a platform.
 COMPILERS = {
   "tpu": ("libtpu",),
   "cuda": ("jax-cuda12-pjrt", "jax-cuda13-pjrt"),
@@ -113,7 +113,7 @@ def compiler(platform: str) -> str | None:
 
 
 def find(topology: str) -> aot_report.Slice:
-  """The slice of a name.
+  """Finds a slice by its name.
 
   Raises:
     UsageError: there is none.
@@ -127,10 +127,11 @@ def find(topology: str) -> aot_report.Slice:
 
 
 def make_mesh(topology: str) -> jax.sharding.Mesh:
-  """A mesh of chips to compile for.
+  """Makes a mesh of chips to compile for.
 
   Raises:
-    UsageError: no compiler for them is installed, or it knows no such slice.
+    UsageError: no compiler for them is installed, or it does not know the
+      slice.
   """
   slice_ = find(topology)
   if compiler(slice_.platform) is None:
@@ -154,14 +155,14 @@ def make_mesh(topology: str) -> jax.sharding.Mesh:
 def build(
   config: config_lib.Config, mesh: jax.sharding.Mesh
 ) -> experiment_lib.Experiment:
-  """The experiment of a recipe, without its images.
+  """Builds the experiment of a recipe, without its images.
 
   Raises:
-    UsageError: the recipe's images are of no known shape.
+    UsageError: the shape of the recipe's images is unknown.
   """
   if config.data.name not in SOURCES:
     raise UsageError(
-      f"config.data.name {config.data.name!r}: shapes are known of"
+      f"config.data.name {config.data.name!r}: shapes are known only for"
       f" {', '.join(SOURCES)}"
     )
   source: Any = SOURCES[config.data.name]
@@ -169,7 +170,7 @@ def build(
 
 
 def shapes(experiment: experiment_lib.Experiment) -> tuple[Any, Any]:
-  """The shapes of the state and of a batch, laid out on the mesh."""
+  """The shapes of the state and of a batch, with shardings on the mesh."""
   mesh, config = experiment.mesh, experiment.config
 
   def place(tree: Any, spec: P) -> Any:

@@ -6,21 +6,21 @@ r"""Compiles the recipes' train steps for TPUs and GPUs, on a machine without.
     --config=configs/imagenet_simclr.py \
     --variant=rematerialize --variant=micro_batches=2
   python experiments/profiling/aot_compile.py --topology=h200 --topology=h200-8
-  python experiments/profiling/aot_compile.py --trace_only  # the bound alone
-  python experiments/profiling/aot_compile.py --report_only  # the table alone
+  python experiments/profiling/aot_compile.py --trace_only  # only the bound
+  python experiments/profiling/aot_compile.py --report_only  # only the table
 
 The compilers come with libtpu and with JAX's CUDA plugin, and need no device.
-What is compiled is the step that `essl_jax.main` runs: the recipe's global
-batch of uint8 images (crops of the host for ImageNet), augmented, both passes,
-collectives, update, in bfloat16. Parameters and images are shapes; no data set
-is needed. Without arguments all cases are compiled for which there is a
-compiler.
+The compiled step is the one that `essl_jax.main` runs: the recipe's global
+batch of uint8 images (crops from the host for ImageNet), augmentation, both
+passes, collectives and update, in bfloat16. Parameters and images are only
+shapes; no data set is needed. Without arguments, all cases are compiled for
+which a compiler is installed.
 
-Every case leaves a JSON file under `experiments/results/aot_compile/`, and all
-of them together the tables in `docs/tpu.md` and `docs/gpu.md`, which explain
-their columns. A case whose program and compiler have not changed is not
-compiled again without `--force`. The exit code is 1, with a line for each,
-where steps do not fit.
+Every case writes a JSON file under `experiments/results/aot_compile/`, and all
+of them together fill the tables in `docs/tpu.md` and `docs/gpu.md`, which
+explain the columns. A case whose program and compiler have not changed is not
+compiled again without `--force`. If steps do not fit, the exit code is 1, with
+a line for each.
 """
 
 import argparse
@@ -36,9 +36,9 @@ import time
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to query
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor to share
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are described, not asked
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are described, not queried
 
 import essl_jax.start  # noqa: E402, F401
 
@@ -63,7 +63,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax")
 def describe(
   case: aot_cases.Case, experiment: experiment_lib.Experiment, matrix_flops: int
 ) -> dict[str, Any]:
-  """What is known of a case before it is compiled."""
+  """The part of a case's record that needs no compilation."""
   config, chips = experiment.config, experiment.mesh.size
   chip = aot_cases.find(case.topology).chip
   seconds = matrix_flops / chip.peak_flops
@@ -89,7 +89,7 @@ def describe(
 def measure(
   compiled: Any, text: str, slice_: aot_report.Slice
 ) -> dict[str, Any]:
-  """What the compiler says of a step: memory, arithmetic, collectives."""
+  """The compiler's figures of a step: memory, arithmetic, collectives."""
   memory = compiled.memory_analysis()
   parts = {
     "arguments": memory.argument_size_in_bytes,
@@ -107,7 +107,7 @@ def measure(
     "overlaps": hlo_collectives.overlaps(text),
     "rearrangements": hlo_text.rearrangements(text),
   }
-  if slice_.platform == "cuda":  # whose compiler counts where there is a GPU
+  if slice_.platform == "cuda":  # its compiler counts only with a GPU
     return found | {"kernels": hlo_kernels.summarise(text)}
   costs = compiled.cost_analysis()
   return found | {
@@ -117,7 +117,7 @@ def measure(
 
 
 def out_of_memory(error: Exception) -> dict[str, Any]:
-  """What the compiler says of a step that is too large; else raises again."""
+  """The record of a step that is too large; re-raises other errors."""
   message = str(error)
   if "RESOURCE_EXHAUSTED" not in message:
     raise error
@@ -135,16 +135,17 @@ def compile_case(
   trace_only: bool = False,
   text: str | None = None,
 ) -> dict[str, Any]:
-  """Compiles a case, or reads what an earlier run found.
+  """Compiles a case, or reads the record of an earlier run.
 
   Args:
-    case: what to compile.
-    force: compiles even what is known.
-    trace_only: counts the arithmetic of what is not known, without compiling.
-    text: folder to leave the compiled program in, as HLO text.
+    case: the case to compile.
+    force: whether to compile even if there is a record.
+    trace_only: whether to count only the arithmetic of unknown cases, without
+      compiling.
+    text: folder for the compiled program, as HLO text.
 
   Returns:
-    The case's record, which is also in its file.
+    The case's record, which is also written to its file.
 
   Raises:
     UsageError: the case cannot be built.
@@ -156,7 +157,7 @@ def compile_case(
   slice_ = aot_cases.find(case.topology)
   packages = (*PACKAGES, aot_cases.compiler(slice_.platform))
   versions = {name: importlib.metadata.version(name) for name in packages}
-  # What the compiler is given; nothing is added to a TPU's program by default.
+  # All input of the compiler; for TPUs, only the program by default.
   given = (
     lowered.as_text()
     + slice_.options.get("target_config", "")
@@ -188,7 +189,7 @@ def compile_case(
 def compile_lowered(
   lowered: Any, case: aot_cases.Case, text: str | None
 ) -> dict[str, Any]:
-  """What only the compiler knows of a case."""
+  """The part of a case's record that needs compilation."""
   start = time.monotonic()
   try:
     compiled = lowered.compile()
@@ -205,9 +206,9 @@ def compile_lowered(
 def cases(arguments: argparse.Namespace) -> list[aot_cases.Case]:
   """The cases of a command line.
 
-  Without `--topology` they are for slices that have a compiler, or for all.
-  Without `--config` and `--variant` they are a slice's cases of the plan, or
-  all recipes where it has none.
+  Without `--topology`, they cover slices that have a compiler, or else all.
+  Without `--config` and `--variant`, they are a slice's cases of the plan, or
+  all recipes if it has none.
   """
   plan = [aot_cases.Case(*row) for row in aot_report.PLAN]
   planned = dict.fromkeys(case.topology for case in plan)

@@ -1,4 +1,4 @@
-"""Chips to compile for, what is to be compiled, and the tables of what was."""
+"""Chips to compile for, the cases to compile, and tables of their records."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -13,10 +13,10 @@ DOCUMENTS = pathlib.Path(__file__).parents[2] / "docs"
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What its maker publishes of a chip.
+  """Published figures of a chip.
 
   Attributes:
-    hbm_bytes: memory.
+    hbm_bytes: bytes of memory.
     peak_flops: bfloat16 operations per second.
     bandwidth: bytes per second to and from that memory.
 
@@ -35,10 +35,10 @@ class Slice:
   """Chips to compile for.
 
   Attributes:
-    chip: their kind.
+    chip: kind of the chips.
     name: the compiler's name of their arrangement; GPUs have none.
-    options: of the compiler; a v4 chip's two cores are one device, as JAX has
-      them, and GPUs are described.
+    options: options of the compiler. They make a v4 chip's two cores one
+      device, as in JAX, and describe GPUs.
     platform: JAX's name of their kind.
   """
 
@@ -52,8 +52,8 @@ V5E = Chip(hbm_bytes=16 * 2**30, peak_flops=197e12, bandwidth=819e9)
 V6E = Chip(hbm_bytes=32 * 2**30, peak_flops=918e12, bandwidth=1638e9)
 V4 = Chip(hbm_bytes=32 * 2**30, peak_flops=275e12, bandwidth=1228e9)
 H200 = Chip(hbm_bytes=141 * 10**9, peak_flops=989e12, bandwidth=4.8e12)
-# What the compiler asks of a GPU that is not there: an H200's limits by the
-# CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
+# The compiler's description of a GPU that is not present: an H200's limits from
+# the CUDA programming guide (compute capability 9.0) and NVIDIA's data sheet.
 _H200_TARGET = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -81,7 +81,7 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
 _H200_OPTIONS = {"target_config": _H200_TARGET}
-# Google counts chips in names of v5e and v6e, and cores (two a chip) in v4's.
+# Google's names count chips for v5e and v6e, and cores (two per chip) for v4.
 TOPOLOGIES = {
   "v5e-16": Slice(V5E, "v5e:4x4"),
   "v5e-64": Slice(V5E, "v5e:8x8"),
@@ -101,7 +101,7 @@ PLAN = [
   for topology in ("v5e-16", "v4-32", "v5e-256")
   for method in METHODS
 ]
-# What makes 4096 images fit where they do not as published.
+# Settings that save memory for 4096 images.
 PLAN += [
   (f"configs/imagenet_{method}.py", "v5e-16", "rematerialize")
   for method in ("simclr", "barlow_twins")
@@ -125,9 +125,9 @@ _GPU_HEADS = (
   " | overlapped | MiB | copies | MiB | kernels | traffic, ms | TFLOP"
   " | bound, ms | images/s | hours"
 )
-# What all records have.
+# Entries of every record.
 _NEEDED = {"topology", "config", "setting", "bound"}
-# The step whose parts are shown.
+# The step whose parts are in the table.
 SHOWN = ("configs/cifar_simsiam.py", "h200", "published")
 
 
@@ -145,20 +145,20 @@ def summary(name: str, record: Mapping[str, Any]) -> str:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """The record of a case; UsageError where its file is damaged."""
+  """Reads the record of a case; UsageError if its file is damaged."""
   try:
     found = json_files.read_object(path)
     if missing := _NEEDED - found.keys():
       raise ValueError(f"it lacks {', '.join(sorted(missing))}")
   except ValueError as error:
     raise UsageError(
-      f"{path} is damaged ({error}): restore it, or remove it to compile anew"
+      f"{path} is damaged ({error}): restore it, or remove it to compile again"
     ) from error
   return found
 
 
 def write(results: pathlib.Path) -> None:
-  """Writes the tables of all records into the documents of their platforms."""
+  """Writes the tables of all records into the pages of their platforms."""
   records = [read(path) for path in sorted(results.glob("*.json"))]
   _replace(DOCUMENTS / "tpu.md", "table", table(records, "tpu"))
   _replace(DOCUMENTS / "gpu.md", "table", table(records, "cuda"))
@@ -168,7 +168,7 @@ def write(results: pathlib.Path) -> None:
 
 
 def _replace(document: pathlib.Path, name: str, content: str) -> None:
-  """Puts new content between two markers."""
+  """Replaces the content between two markers."""
   begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
   before, rest = document.read_text("utf-8").split(begin)
   after = rest.split(end)[1]
@@ -183,7 +183,7 @@ def _markdown(heads: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 def table(records: list[dict[str, Any]], platform: str) -> str:
-  """A Markdown table of a platform's records, then of what the plan lacks."""
+  """A Markdown table of a platform's records, then of missing cases."""
   is_gpu = platform == "cuda"
   order = [x for x, slice_ in TOPOLOGIES.items() if slice_.platform == platform]
   key = lambda x: (order.index(x["topology"]), x["config"], x["setting"])
@@ -198,7 +198,7 @@ def table(records: list[dict[str, Any]], platform: str) -> str:
 
 
 def parts_table(record: Mapping[str, Any]) -> str:
-  """A Markdown table of what a GPU runs in one step, by part."""
+  """A Markdown table of the operations of a GPU in one step, by part."""
   chip = TOPOLOGIES[record["topology"]].chip
   kernels = record["kernels"]
   flops = sum(part["flops"] for part in kernels["parts"])

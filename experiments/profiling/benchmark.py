@@ -11,27 +11,28 @@ r"""Times one E-SSL training step of a recipe; prints one JSON line.
     --peer-python=PYTHON --check=experiments/results/step_benchmark_cpu.json
 
 The step is that of `--method` in CIFAR-10's recipe with a ResNet-18, or with
-`--config` that of a recipe as it stands, but for batch and precision.
+`--config` that of a recipe, in which only batch and precision are replaced.
 
-Without `--images` the views are random arrays already on the device: the step
-alone. `--augment` adds the augmentation of three views inside the step, and
-`--images` (an .npz with the arrays that `data.name` accepts) the whole path:
-images held on the device, gathered, augmented, trained on.
+Without `--images`, the views are random arrays already on the device, so only
+the step is measured. `--augment` adds the augmentation of three views inside
+the step, and `--images` (an .npz with the arrays that `data.name` accepts) the
+whole path: images in device memory, gathered, augmented, trained on.
 
-With `--steps-per-dispatch` so many steps are one program, as in training on
-accelerators; the seconds of a step are the program's divided by their number.
-Whole programs are timed: `--steps` steps or the next more.
+With `--steps-per-dispatch=N`, N steps are one program, as in training on
+accelerators; the time of a step is the program's time divided by N. Whole
+programs are timed, so `--steps` is rounded up.
 
-`temporary_bytes` is what the step needs beside its arguments, by XLA's own
-count; --micro_batches and --rematerialize trade time for it.
+`temporary_bytes` is the memory that the step needs besides its arguments, by
+XLA's own count; --micro_batches and --rematerialize trade time for it.
 
-`first_step_seconds` are the first step's, with its batch and its compilation;
-with `--cache` a second start with the same arguments reads the compiled step.
+`first_step_seconds` is the time of the first step, including its batch and its
+compilation; with `--cache`, a second start with the same arguments reads the
+compiled step.
 
 With `--peer`, a program that prints such a line for the same step in PyTorch,
 both run in turn, `--rounds` times, and the record of all runs is printed. With
-`--check` as well, the exit code is 1, with one line, where we have become
-slower beside the peer than the given record says.
+`--check` as well, the exit code is 1, with one line, if we have become slower
+compared with the peer than in the given record.
 """
 
 import essl_jax.start  # noqa: F401
@@ -65,7 +66,7 @@ from essl_jax.training import views as views_lib
 def augmentation_seconds(
   experiment: experiment_lib.Experiment, repetitions: int = 10
 ) -> float:
-  """Median time of making the three views of a batch, alone."""
+  """Median time of making only the three views of a batch."""
   n = experiment.config.batch_size
   images = jnp.asarray(experiment.source.train_images[:n])
   make = jax.jit(views_lib.make_views(experiment.requests))
@@ -86,7 +87,7 @@ def time_steps(
   steps: int,
   steps_of_program: int,
 ) -> list[float]:
-  """Seconds of a step in each of so many programs as hold `steps` of them."""
+  """Seconds per step, for each of the programs that make up `steps`."""
   seconds = []
   for _ in range(math.ceil(steps / steps_of_program)):
     start = time.perf_counter()
@@ -100,15 +101,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   """Compiles the step and times it.
 
   Args:
-    arguments: of `step_cases.add_arguments`, and `steps`.
+    arguments: options of `step_cases.add_arguments`, and `steps`.
 
   Returns:
-    What is printed.
+    The record to print.
 
   Raises:
     UsageError: there is no such step.
   """
-  host = programs.host()  # before this program is its load
+  host = programs.host()  # before this program adds to the load
   experiment, step, batches = step_cases.build(arguments)
   state = experiment.create_state()
   start = time.perf_counter()
@@ -148,19 +149,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """The command line, and what of it is not about peers.
+  """Parses the command line; also returns the words that are not about peers.
 
   Raises:
-    UsageError: an unknown option or an impossible value.
+    UsageError: an unknown option or a value that is not allowed.
   """
   peers = arguments_lib.Parser(add_help=False, allow_abbrev=False)
   add = peers.add_argument
   add("--peer", type=pathlib.Path, help="a PyTorch program of the same step")
   add("--peer-python", default=sys.executable, help="a Python with PyTorch")
-  add("--peer-arguments", default="", help='of the peer, such as "--compile"')
-  add("--rounds", type=int, default=3, help="of both programs in turn")
-  add("--check", type=pathlib.Path, help="a record to be compared with")
-  add("--tolerance", type=float, default=0.1, help="of --check, as a share")
+  add("--peer-arguments", default="", help='peer options such as "--compile"')
+  add("--rounds", type=int, default=3, help="rounds of both programs in turn")
+  add("--check", type=pathlib.Path, help="a record to compare with")
+  add("--tolerance", type=float, default=0.1, help="of --check, as a fraction")
   parser = arguments_lib.Parser(
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

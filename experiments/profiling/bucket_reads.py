@@ -2,13 +2,13 @@ r"""Times reading an image folder of a bucket; prints one JSON line.
 
   python experiments/profiling/bucket_reads.py --bucket=gs://BUCKET/FOLDER
 
-JPEGs of 96 x 96 random pixels are written to a temporary folder and to a
-bucket, and removed at the end. The bucket of a server on this machine
-(STORAGE_EMULATOR_HOST; README.md starts one) is made. Every image is then read,
-decoded and cut to 64 pixels once: from the disk, in the bucket without a cache
-(`bucket`), while the cache is filled (`first`), and from the cache (`cached`).
-In each round all four are timed in turn; the images per second are medians of
-the rounds, with their range.
+The program writes JPEGs of 96 x 96 random pixels to a temporary folder and to a
+bucket, and removes them at the end. On a local server (STORAGE_EMULATOR_HOST;
+README.md starts one) it also creates the bucket. Every image is then read,
+decoded and cut to 64 pixels once: from the disk, from the bucket without a
+cache (`bucket`), while the cache is filled (`first`), and from the cache
+(`cached`). Each round times all four in turn; the images per second are medians
+of the rounds, with their range.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def write_images(root: pathlib.Path, count: int) -> float:
 
 
 def seconds(folder: str, gib: float) -> float:
-  """How long it takes to read every image once, listed before."""
+  """Seconds to read every image once, after the folder was listed."""
   source = data.open_source(
     config_lib.Data(
       "folder",
@@ -66,7 +66,7 @@ def seconds(folder: str, gib: float) -> float:
 
 
 def measure(local: str, remote: str) -> dict[str, float]:
-  """One round."""
+  """Measures one round."""
   shutil.rmtree(cache.location(), ignore_errors=True)
   return {
     "disk": seconds(local, 0),

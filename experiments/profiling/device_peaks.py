@@ -1,4 +1,4 @@
-"""What the device can do at most, measured: arithmetic and memory."""
+"""Measures the limits of the device: arithmetic and memory."""
 
 from collections.abc import Callable
 import time
@@ -7,19 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Calls this long are timed one by one, and larger ones are no faster.
+# Calls that take this many seconds are timed one by one; larger ones are no
+# faster.
 _LONG, _SAMPLES = 0.05, 10
 
 
 def flops_per_second(precision: str, largest: int = 8192) -> float:
-  """The best rate of a square matrix product.
+  """Measures the best rate of a square matrix product.
 
   Args:
     precision: the dtype of the matrices, at JAX's default precision.
-    largest: side to stop at.
+    largest: the largest side to try.
 
   Returns:
-    Operations a second; a multiplication with an addition is two.
+    Operations per second; a multiplication with an addition counts as two.
   """
   best, side = 0.0, min(512, largest)
   multiply = jax.jit(jnp.matmul)
@@ -34,23 +35,23 @@ def flops_per_second(precision: str, largest: int = 8192) -> float:
 
 
 def bytes_per_second(size: int = 2**28) -> float:
-  """The best rate of reading and writing a large array.
+  """Measures the best rate of reading and writing a large array.
 
-  It is written in place, since a step's memory is not asked of the operating
-  system anew either.
+  The array is written in place, since a step does not request new memory from
+  the operating system either.
 
   Args:
     size: bytes of the array.
 
   Returns:
-    Bytes read and written a second.
+    Bytes read and written per second.
   """
   array = jnp.full((size // 4,), 0.5, jnp.float32)
   return 2 * size / fastest(jax.jit(jnp.negative, donate_argnums=0), array)
 
 
 def fastest(function: Callable[[Any], Any], first: Any) -> float:
-  """Seconds of `x = function(x)`, at the best of some rows of calls."""
+  """Seconds of `x = function(x)`, the best of several series of calls."""
   x = jax.block_until_ready(function(first))
   seconds, calls = [], 1
   for _ in range(_SAMPLES):
@@ -59,6 +60,6 @@ def fastest(function: Callable[[Any], Any], first: Any) -> float:
       x = function(x)
     jax.block_until_ready(x)
     seconds.append((time.perf_counter() - start) / calls)
-    # What is short would be measured with the time of starting it.
+    # For short calls, the time of launching them would be measured too.
     calls = max(1, min(20, int(_LONG / min(seconds))))
   return min(seconds)

@@ -1,23 +1,23 @@
-r"""What a training step costs as batch, images, devices and data grow.
+r"""Measures how the cost of a training step grows with its size.
 
   python experiments/profiling/growth.py --scale=full --out=FOLDER
   python experiments/profiling/growth.py --axes devices --devices 1 2 4 8
   python experiments/profiling/growth.py --flag=--precision=bfloat16 \
     --batch 512 1024 2048
 
-Each cell is one run of benchmark.py with `--augment`: seconds of a step (the
-median) and the memory that the step needs beside its arguments on one device,
-against the global batch, the size of views 1 and 2, and the number of devices
-that share a batch; and the seconds of a whole epoch against the number of
-images. On a CPU devices are simulated: they share the machine's cores, so that
-their figure shows the price of dividing the work, not its gain. An epoch is the
-sum of its steps, each timed with the gathering of its batch, so that its power
-is near 1 unless a step depends on how many images are held.
+Each cell is one run of benchmark.py with `--augment`. It measures the seconds
+of a step (the median) and the memory that the step needs besides its arguments
+on one device, against the global batch, the size of views 1 and 2, and the
+number of devices that share a batch; and the seconds of a whole epoch against
+the number of images. On a CPU, devices are simulated: they share the machine's
+cores, so the figure shows the cost of dividing the work, not its gain. An epoch
+is the sum of its steps, each timed with the gathering of its batch, so its
+power is near 1 unless a step's time depends on the number of images in memory.
 
-Cells are in `--out`/growth.json as soon as they are measured, and a second
-start measures the rest, at the same commit and on the same machine; beside it
-lie figure.png and figure.pdf. `smoke` shows that it runs, with a narrow
-network.
+Cells are written to `--out`/growth.json as soon as they are measured, and a
+second start measures the rest, at the same commit and on the same machine. The
+same folder gets figure.png and figure.pdf. `smoke`, with a narrow network, only
+shows that the program runs.
 """
 
 import essl_jax.start  # noqa: F401
@@ -81,10 +81,10 @@ print(json.dumps({
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-  """The command line; `values` are those along each chosen axis.
+  """Parses the command line; `values` has the values along each axis.
 
   Raises:
-    UsageError: an unknown option or an impossible value.
+    UsageError: an unknown option or a value that is not allowed.
   """
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,7 +98,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     "--flag",
     action="append",
     default=[],
-    help="handed to benchmark.py, such as --flag=--precision=bfloat16",
+    help="option for benchmark.py, such as --flag=--precision=bfloat16",
   )
   add("--out", type=pathlib.Path, help="default: results/growth/<scale>")
   options = parser.parse_args(words)
@@ -117,7 +117,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check_flags(options: argparse.Namespace) -> None:
-  """Refuses flags that change what is ours, or that there are not."""
+  """Raises UsageError for unknown flags and flags that cells set themselves."""
   for axis, values in options.values.items():
     for value in values:
       found, _ = benchmark.parse(command(options, axis, value)[1:])
@@ -128,14 +128,14 @@ def _check_flags(options: argparse.Namespace) -> None:
         if name in ours and getattr(found, name) != ours[name]:
           axes = ", ".join(f"--{axis}" for axis in AXES)
           raise UsageError(
-            f"--flag sets --{name}, which each cell sets itself: leave it out;"
-            f" values along an axis are given by {axes}"
+            f"--flag sets --{name}, which each cell sets itself: leave it out,"
+            f" and give values along an axis with {axes}"
           )
       try:
         step_cases.check(found)
         step_cases.make_config(found)
         if found.batch % found.devices:
-          raise UsageError(f"a batch of {found.batch} cannot be divided so")
+          raise UsageError(f"a batch of {found.batch} cannot be divided evenly")
       except UsageError as error:
         raise UsageError(f"--{axis} {value}: {error}") from error
 
@@ -143,7 +143,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 def _fields(
   options: argparse.Namespace, axis: str, value: int
 ) -> dict[str, int]:
-  """What a cell is measured at."""
+  """The settings of a cell."""
   fields = SCALES[options.scale][0] | {"devices": 1, axis: value}
   if axis == "examples":
     fields["steps"] = steps_per_epoch(options, value)
@@ -151,12 +151,12 @@ def _fields(
 
 
 def steps_per_epoch(options: argparse.Namespace, examples: int) -> int:
-  """Whole batches in so many images; at least one."""
+  """Number of whole batches in the images; at least one."""
   return max(1, examples // SCALES[options.scale][0]["batch"])
 
 
 def command(options: argparse.Namespace, axis: str, value: int) -> list[str]:
-  """The words of benchmark.py for one cell."""
+  """The command line of benchmark.py for one cell."""
   fields = _fields(options, axis, value)
   flags = [f"--{name}={number}" for name, number in fields.items()]
   script = "experiments/profiling/benchmark.py"
@@ -164,12 +164,12 @@ def command(options: argparse.Namespace, axis: str, value: int) -> list[str]:
 
 
 def variables(platform: str, axis: str, value: int) -> dict[str, str]:
-  """The environment of a cell: as many devices as it wants, on a CPU."""
+  """The environment of a cell, with simulated devices on a CPU."""
   found = dict(os.environ)
   if platform == "cpu" and axis == "devices":
     flag = f"--xla_force_host_platform_device_count={value}"
     found["XLA_FLAGS"] = f"{found.get('XLA_FLAGS', '')} {flag}".strip()
-    found["NPROC"] = "32"  # with fewer threads collectives can dead-lock
+    found["NPROC"] = "32"  # with fewer threads, collectives can deadlock
   return found
 
 
@@ -180,9 +180,9 @@ def measure(
 
   Args:
     options: from `parse`.
-    machine: its `platform`.
-    axis: what grows.
-    value: how far it has grown.
+    machine: the machine's `platform`.
+    axis: the axis.
+    value: the value along the axis.
 
   Returns:
     The cell's record.
@@ -212,17 +212,17 @@ def measure(
 
 @arguments_lib.tells_wrong_input
 def main(words: Sequence[str] | None = None) -> int:
-  """Measures what is missing, writes, prints; returns the exit code."""
+  """Measures missing cells, writes, prints; returns the exit code."""
   options = parse(words)
-  cpu.choose_kernels()  # the cells inherit it, simulated devices or not
+  cpu.choose_kernels()  # cells inherit it, with or without simulated devices
   return _run(options)
 
 
 def _load(
   path: pathlib.Path, options: argparse.Namespace, machine: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What is measured already, in the same circumstances; or nothing yet."""
-  host = programs.host()  # its load average is each cell's
+  """The record of cells measured under the same conditions; may be empty."""
+  host = programs.host()  # each cell records its own load average
   circumstances = {
     "scale": options.scale,
     "flags": options.flag,

@@ -1,4 +1,4 @@
-"""Draws how a step's costs grow."""
+"""Draws how the costs of a step grow."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -15,14 +15,14 @@ POINTS = {"textcoords": "offset points"}
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float | None:
-  """The power of the values that costs grow with, by least squares.
+  """The power of the values with which costs grow, by least squares.
 
   Args:
-    values: at least two different ones.
-    costs: positive.
+    values: at least two different values.
+    costs: positive costs.
 
   Returns:
-    1 where the cost is in proportion, 0 where it stays; None without two.
+    1 if the cost is proportional, 0 if it is constant; None without two values.
   """
   pairs = [
     (math.log(x), math.log(y))
@@ -37,7 +37,7 @@ def exponent(values: Sequence[float], costs: Sequence[float]) -> float | None:
 
 
 def draw(figure: Any, cells: Sequence[Mapping[str, Any]]) -> None:
-  """Time above memory, one column for each axis that was measured."""
+  """Draws time above memory, one column for each measured axis."""
   measured = [x for x in AXES if any(cell["axis"] == x for cell in cells)]
   grid = figure.subplots(2, len(measured), squeeze=False)
   for column, axis in enumerate(measured):

@@ -1,4 +1,4 @@
-"""Reads in the text of a compiled program what devices exchange."""
+"""Finds collectives in the text of a compiled program."""
 
 import hlo_text
 
@@ -12,13 +12,13 @@ COLLECTIVES = (
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-  """Counts what chips exchange in one run of a program.
+  """Counts the collectives in one run of a program.
 
   Args:
-    text: of a compiled program, `compiled.as_text()`.
+    text: text of a compiled program, `compiled.as_text()`.
 
   Returns:
-    By kind `count` and `bytes`: of the results on one chip, summed over the
+    By kind, `count` and `bytes` of the results on one chip, summed over the
     arrays that one collective combines, times the runs of the loop around it;
     `largest` is the bytes of the largest one.
   """
@@ -38,15 +38,15 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def overlaps(text: str) -> dict[str, int]:
-  """Counts collectives behind which the schedule puts other work.
+  """Counts collectives that the schedule overlaps with other work.
 
   Args:
     text: of a compiled program, `compiled.as_text()`, in the order in which
       it runs.
 
   Returns:
-    `count` and `bytes` of results, as in `collectives`, of those that begin
-    and let an operation that is none begin before they end.
+    `count` and `bytes` of results, as in `collectives`, for those between whose
+    start and end another kind of operation starts.
   """
   lines = hlo_text.instructions(text)
   runs = hlo_text.count_runs(lines)

@@ -17,22 +17,22 @@ _WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
 def target(line: hlo_text.Instruction) -> str:
-  """The library function that a line calls, or nothing."""
+  """The library function that a line calls, or an empty string."""
   found = _TARGET.search(line.rest) if line.opcode == "custom-call" else None
   return found[1] if found else ""
 
 
 def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
-  """Operations of one line.
+  """Counts the arithmetic of one line.
 
   Args:
-    line: of a compiled program.
-    shapes: of all lines by their names, as text.
+    line: a line of a compiled program.
+    shapes: shapes of all lines by their names, as text.
 
   Returns:
     Multiplications and additions, two for each pair, of a product or a
-    convolution, calls of NVIDIA's libraries included; 0 for all else. Products
-    with padding are left out.
+    convolution, including calls of NVIDIA's libraries; 0 for other operations.
+    Products with padding are left out.
   """
   library = target(line)
   is_dot = line.opcode == "dot" or "gemm" in library or "matmul" in library
@@ -50,7 +50,7 @@ def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
     found = _DEPTH.search(line.rest)
     axes = re.findall(r"\d+", found[1]) if found else []
     return 2 * math.prod(result) * math.prod(first[int(i)] for i in axes)
-  # Gradients by cuDNN are described as the forward pass that they belong to.
+  # cuDNN describes gradients by the forward pass that they belong to.
   if "BackwardInput" in library:
     return _convolution(line.rest, result, second, first)
   if "BackwardFilter" in library:
@@ -59,7 +59,7 @@ def count(line: hlo_text.Instruction, shapes: Mapping[str, str]) -> int:
 
 
 def _dimensions(shape: str) -> list[int]:
-  """Of the first array in a shape such as `(f32[8,2]{1,0}, u8[0]{0})`."""
+  """Sizes of the first array in a shape such as `(f32[8,2]{1,0}, u8[0]{0})`."""
   found = _DIMENSIONS.search(shape)
   return [int(x) for x in found[1].split(",") if x] if found else []
 

@@ -1,4 +1,4 @@
-"""Adds up what a GPU runs in one step: kernels, traffic and arithmetic."""
+"""Adds up the kernels, traffic and arithmetic of a GPU in one step."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -9,15 +9,15 @@ import profile_report
 
 
 def summarise(text: str) -> dict[str, Any]:
-  """Counts kernels, and what they read and write, by part of the step.
+  """Counts kernels, and the bytes that they read and write, by part.
 
   Args:
-    text: of a step compiled for GPUs, `compiled.as_text()`.
+    text: text of a step compiled for GPUs, `compiled.as_text()`.
 
   Returns:
-    `count` and `bytes` of all, and `parts`: `part`, `direction`, `count`,
-    `bytes` and `flops` of each, in the order of a step. Bytes are of operands
-    and results; values that a cache still holds are not read from memory.
+    Total `count` and `bytes`, and `parts`: `part`, `direction`, `count`,
+    `bytes` and `flops` of each, in the order of a step. Bytes are those of
+    operands and results; in fact, values in a cache are not read from memory.
   """
   ops = hlo_parts.read(text)
   places: dict[hlo_parts.Place, Counter[str]] = defaultdict(Counter)

@@ -1,8 +1,9 @@
-"""What the operations of a compiled step belong to: part, kind, arithmetic.
+"""Assigns the operations of a compiled step to parts and kinds.
 
-The compiled text keeps for most operations the names of the Flax modules and
-of the scopes in `essl_jax.training.step` that they come from; the rest (copies
-that the compiler adds, products whose name it loses) take what they work for.
+For most operations, the compiled text keeps the names of the Flax modules and
+of the scopes in `essl_jax.training.step` that they come from. The others
+(copies that the compiler adds, products whose name it loses) are assigned to
+the part they work for.
 """
 
 from collections import Counter
@@ -43,11 +44,11 @@ _OTHERS = {"sort", "gather", "scatter", "custom-call", "rng", "fft"}
 
 
 class Place(NamedTuple):
-  """Where in the program something belongs.
+  """The part of the program to which an operation belongs.
 
   Attributes:
     part: such as `encoder: layer1` or `losses`.
-    direction: `forward`, `backward`, or neither.
+    direction: `forward`, `backward`, or empty for neither.
   """
 
   part: str
@@ -55,15 +56,15 @@ class Place(NamedTuple):
 
 
 class Op(NamedTuple):
-  """An operation that a trace can name.
+  """An operation that can appear in a trace.
 
   Attributes:
-    place: where it belongs.
+    place: the part it belongs to.
     kind: `convolution`, `dot`, `reduction`, `copy`, `elementwise`,
       `collective` or `other`.
-    flops: of its convolutions and products, one run.
-    opcode: of the compiler.
-    is_named: whether the compiler kept a name; else it is inferred.
+    flops: arithmetic of its convolutions and products in one run.
+    opcode: the compiler's opcode.
+    is_named: whether the compiler kept a name; otherwise the part is inferred.
   """
 
   place: Place
@@ -74,7 +75,7 @@ class Op(NamedTuple):
 
 
 def place_of(op_name: str) -> Place | None:
-  """Reads the name that JAX gave an operation; None where it has no path."""
+  """The place for a name that JAX gave an operation; None without a path."""
   words = op_name.split("/")
   if len(words) < 2:
     return None
@@ -96,13 +97,13 @@ def place_of(op_name: str) -> Place | None:
 
 
 def read(text: str) -> dict[str, Op]:
-  """Describes all operations of a compiled program by their names.
+  """Describes all operations of a compiled program, by their names.
 
   Args:
-    text: of `compiled.as_text()`.
+    text: from `compiled.as_text()`.
 
   Returns:
-    One entry for each operation, those inside of fusions included.
+    One entry for each operation, including those inside fusions.
   """
   lines = hlo_text.instructions(text)
   inside: dict[str, list[hlo_text.Instruction]] = {}
@@ -139,10 +140,10 @@ def _own_place(line: hlo_text.Instruction) -> Place | None:
 
 
 def _most(places: Iterable[Place | None]) -> Place | None:
-  """The most frequent place; backward ones where there are any.
+  """The most frequent place, among backward ones if there are any.
 
-  What is read in the backward pass is made in the forward pass, so that a
-  product of both belongs to the former.
+  The backward pass reads values of the forward pass, so a fusion of both
+  belongs to the backward pass.
   """
   counts = Counter(place for place in places if place)
   backward = {x: n for x, n in counts.items() if x.direction == BACKWARD}
@@ -153,7 +154,7 @@ def _most(places: Iterable[Place | None]) -> Place | None:
 def _body(
   line: hlo_text.Instruction, inside: dict[str, list[hlo_text.Instruction]]
 ) -> list[hlo_text.Instruction]:
-  """What a fusion fuses, fusions within it included."""
+  """The operations in a fusion, including those of inner fusions."""
   if line.opcode != "fusion":
     return []
   found = []
@@ -185,10 +186,10 @@ def _infer(
   named: dict[str, Place],
   kinds: dict[str, str],
 ) -> dict[str, Place]:
-  """Gives what has no name the place of what it works for, or works on.
+  """Infers the places of unnamed operations from their neighbours.
 
-  A copy is made for its reader; anything else is taken to belong where its
-  operands do. Constants and parameters say nothing.
+  A copy belongs to its reader; any other operation belongs to the place of its
+  operands. Constants and parameters are ignored.
   """
   places = dict(named)
   operands, users = _neighbours(lines)
@@ -212,7 +213,7 @@ def _infer(
 def _neighbours(
   lines: Sequence[hlo_text.Instruction],
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-  """By name, what an operation reads and what reads it."""
+  """By name, the operands of an operation and its users."""
   silent = {x.name for x in lines if x.opcode in ("constant", "parameter")}
   operands: dict[str, list[str]] = {}
   users: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: what runs, and what it moves."""
+"""Parses the text of a compiled program: operations and bytes moved."""
 
 from collections.abc import Sequence
 import functools
@@ -17,9 +17,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _SLICES = ("slice", "dynamic-slice", "gather")
-# Whose computations run line by line.
+# Operations whose computations run line by line.
 CONTAINERS = ("while", "call", "conditional")
-# What names or holds values, or runs other computations.
+# Operations that only name or hold values, or run other computations.
 _SILENT = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
   *("after-all", "opt-barrier", "partition-id", "replica-id", *CONTAINERS),
@@ -31,10 +31,10 @@ class Instruction(NamedTuple):
 
   Attributes:
     computation: the function it is in.
-    name: of its result.
-    shape: of its result, as text.
+    name: name of its result.
+    shape: shape of its result, as text.
     opcode: such as `all-reduce`.
-    rest: what follows the opening parenthesis.
+    rest: text after the opening parenthesis.
   """
 
   computation: str
@@ -48,9 +48,9 @@ class Launch(NamedTuple):
   """An operation that a device runs by itself.
 
   Attributes:
-    line: of the program.
+    line: line of the program.
     times: how often it runs in one run of the program.
-    bytes: of its operands and results, once.
+    bytes: bytes of its operands and results in one run.
   """
 
   line: Instruction
@@ -60,7 +60,7 @@ class Launch(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def instructions(text: str) -> tuple[Instruction, ...]:
-  """All lines of a program in HLO's text form; read once for several counts."""
+  """All lines of a program in HLO text; cached for several counts."""
   computation, found = "", []
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
@@ -83,16 +83,16 @@ def array_bytes(shape: str) -> list[int]:
 
 
 def rearrangements(text: str) -> dict[str, dict[str, int]]:
-  """Counts copies and transposes that no fusion has swallowed.
+  """Counts copies and transposes that are not part of a fusion.
 
   `prefetch` are asynchronous copies, most of them between the chip's memories
   and hidden behind arithmetic; `copy` and `transpose` change a layout.
 
   Args:
-    text: of a compiled program, `compiled.as_text()`.
+    text: text of a compiled program, `compiled.as_text()`.
 
   Returns:
-    By kind `count` and `bytes` of results, times the runs of loops around.
+    By kind, `count` and `bytes` of results, times the runs of loops around.
   """
   lines = instructions(text)
   runs, hidden = count_runs(lines), _hidden(lines)
@@ -108,16 +108,16 @@ def rearrangements(text: str) -> dict[str, dict[str, int]]:
 
 
 def launches(text: str) -> list[Launch]:
-  """What a device runs one by one, most of them a kernel each on a GPU.
+  """The operations that a device runs one by one, mostly one GPU kernel each.
 
   Args:
     text: of a compiled program, `compiled.as_text()`.
 
   Returns:
-    All operations but those inside of fusions and reductions, those that
-    compute nothing, and the ends of asynchronous ones. Their bytes are an
-    upper estimate: an array of which a part is written in place counts whole,
-    and so does one that is sliced other than at the start of a fusion.
+    All operations except those inside fusions and reductions, those that
+    compute nothing, and the ends of asynchronous ones. Their bytes are an upper
+    estimate: an array that is partly written in place counts in full, and so
+    does one that is sliced other than at the start of a fusion.
   """
   lines = instructions(text)
   runs, hidden = count_runs(lines), _hidden(lines)
@@ -139,9 +139,9 @@ def launches(text: str) -> list[Launch]:
 def _parts_read(
   lines: Sequence[Instruction], sizes: dict[str, int]
 ) -> dict[tuple[str, int], int]:
-  """Bytes of parameters of which only slices are read.
+  """Bytes read from parameters of which only slices are read.
 
-  By computation and number of the parameter.
+  The keys are the computation and the number of the parameter.
   """
   parts: dict[tuple[str, int], int] = {}
   numbers: dict[tuple[str, str], int] = {}
@@ -164,19 +164,20 @@ def _parts_read(
 
 
 def operands(line: Instruction) -> list[str]:
-  """The names of what a line reads."""
+  """The names of a line's operands."""
   return re.findall(r"%([\w.-]+)", line.rest.partition(")")[0])
 
 
 def result_bytes(line: Instruction) -> int:
-  """Bytes of what a line results in; of a start, what its end results in."""
+  """Bytes of a line's results; for an asynchronous start, those of its end."""
   sizes = array_bytes(line.shape)
   kind = line.opcode.removesuffix("-start")
   if kind == line.opcode or kind == "all-reduce":
     return sum(sizes)
   if kind == "copy":
     return sizes[0]
-  # The result is (operands, results, contexts): the results are as many.
+  # The result is (operands, results, contexts), with as many results as
+  # operands.
   count = len(operands(line))
   return sum(sizes[count : 2 * count])
 
@@ -200,7 +201,7 @@ def _hidden(lines: Sequence[Instruction]) -> set[str]:
 
 
 def _turns(lines: Sequence[Instruction]) -> dict[str, int]:
-  """By the condition of a loop over `range(n)`, n; others are left out."""
+  """Trip counts n of loops over `range(n)`, by the loop's condition."""
   limits: dict[str, list[int]] = {}
   rising = set()
   for line in lines:

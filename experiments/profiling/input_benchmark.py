@@ -1,17 +1,17 @@
-r"""Times the host's side of input at ImageNet's scale; prints one JSON line.
+r"""Times the host's input at ImageNet's scale; prints one JSON line.
 
   python experiments/profiling/input_benchmark.py
   python experiments/profiling/input_benchmark.py \
     --torch_python=OTHER_VENV/bin/python
 
-Files are JPEGs of 400 x 500 smooth random pixels, made anew. Of every image
-three RandomResizedCrops are taken (two of 224 pixels, bicubic, 8 to 100% of
-the area; one of 96, bilinear, 5 to 14%), with batches of 64.
+The files are newly made JPEGs of 400 x 500 smooth random pixels. Three
+RandomResizedCrops are taken from every image (two of 224 pixels, bicubic, 8 to
+100% of the area; one of 96, bilinear, 5 to 14%), in batches of 64.
 
 `images_per_second` and `cpu_ms_per_image` are those of this library, whose
-flips and colours run on the accelerator. Where torchvision can be imported by
-`--torch_python`, input_benchmark_torch.py times it in turn with us, with as
-many DataLoader workers as there are cores, as a PyTorch program would use it:
+flips and colours run on the accelerator. If `--torch_python` can import
+torchvision, input_benchmark_torch.py times it in turn with ours, with as many
+DataLoader workers as there are cores, as a PyTorch program would use it:
 `torch_crops` makes the same crops with flips, as uint8 arrays, and
 `torch_views` the normalised float views with colour, blur and solarize. The
 ratios are ours to theirs, medians over the rounds.
@@ -77,7 +77,7 @@ def write_images(root: pathlib.Path, count: int) -> int:
 
 
 def measure(source: data.Source, batches: int) -> dict[str, float]:
-  """Times batches after the first."""
+  """Times all batches after the first."""
   stream = source.batches(batch_size=BATCH, seed=0, crops=CROPS)
   next(stream)
   start, before = time.perf_counter(), cpu_seconds()
@@ -91,13 +91,13 @@ def measure(source: data.Source, batches: int) -> dict[str, float]:
 
 
 def cpu_seconds() -> float:
-  """Of all threads of this process."""
+  """CPU seconds of all threads of this process."""
   usage = resource.getrusage(resource.RUSAGE_SELF)
   return usage.ru_utime + usage.ru_stime
 
 
 class TorchSide:
-  """torchvision in a process of its own."""
+  """torchvision in a separate process."""
 
   def __init__(self, python: str, root: pathlib.Path, workers: int):
     script = pathlib.Path(__file__).with_name("input_benchmark_torch.py")
@@ -131,13 +131,13 @@ class TorchSide:
     except ValueError as error:
       self._process.kill()
       raise UsageError(
-        f"--torch_python={self._python} prints {line.strip()[:80]!r} in place"
-        " of a line of JSON: give a Python"
+        f"--torch_python={self._python} prints {line.strip()[:80]!r} instead"
+        " of a JSON line: give a Python"
       ) from error
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, float]:
-  """The medians of what was measured."""
+  """The medians over the rounds."""
   return {
     name: round(statistics.median(one[name] for one in rounds), 3)
     for name in rounds[0]
@@ -178,7 +178,7 @@ def main() -> int:
     )
   cores = len(os.sched_getaffinity(0))
   folder = tempfile.mkdtemp()
-  # At exit, when the threads have read what they began.
+  # Remove at exit, when the threads have finished reading.
   atexit.register(shutil.rmtree, folder)
   root = pathlib.Path(folder)
   written = write_images(root, arguments.files)

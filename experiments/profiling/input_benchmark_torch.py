@@ -1,8 +1,8 @@
 """torchvision's side of input_benchmark.py; needs no JAX.
 
-Arguments: image folder, batch, workers. Then for every line "crops N" or
-"views N" of stdin, one JSON line about N batches; before, the versions. Ends
-without a line where torchvision cannot be imported.
+Arguments: image folder, batch, workers. The program first prints the versions,
+then one JSON line about N batches for every line "crops N" or "views N" of
+stdin. It ends without a line if torchvision cannot be imported.
 """
 
 import json
@@ -14,10 +14,10 @@ import numpy as np
 
 
 def import_torchvision():
-  """Imports torchvision, also where its compiled operators do not fit.
+  """Imports torchvision, even if its compiled operators do not fit.
 
-  Its transforms of PIL images are plain Python and use none of them; the
-  import only wants to know the names of two.
+  Its transforms of PIL images are plain Python and do not use them; the import
+  only needs the names of two.
   """
   import torch
 
@@ -69,7 +69,7 @@ def make_views(transforms, kind):
 
 
 def cpu_seconds():
-  """Of this process and of the workers that have ended."""
+  """CPU seconds of this process and of workers that have ended."""
   usages = map(resource.getrusage, (resource.RUSAGE_SELF,))
   total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
   children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -77,12 +77,12 @@ def cpu_seconds():
 
 
 def measure(torch, torchvision, root, batch, workers, kind, batches):
-  """Times batches after the first, and the CPU of all."""
+  """Times all batches after the first, and the CPU time of all."""
   views = make_views(torchvision.transforms, kind)
   images = torchvision.datasets.ImageFolder(
     root, lambda image: [view(image) for view in views]
   )
-  # Enough for the batches wanted, and none made in vain.
+  # Exactly enough images for the wanted batches.
   wanted = (torch.randperm((batches + 1) * batch) % len(images)).tolist()
   before = cpu_seconds()
   loader = iter(

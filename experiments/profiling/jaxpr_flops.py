@@ -1,8 +1,8 @@
 """Counts the arithmetic of a step's matrix products and convolutions.
 
-XLA's own count takes the body of a loop once, however often it runs; here the
-program is followed as JAX traces it, before any compiler, loops and blocks
-that are computed twice included.
+XLA's own count includes the body of a loop only once, however often it runs.
+This count follows the program as JAX traces it, before any compiler, including
+loops and recomputed blocks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,21 +14,22 @@ import numpy as np
 
 
 def matrix_flops(jaxpr: Any, wanted: Sequence[bool] | None = None) -> int:
-  """Multiplications and additions of all dots and convolutions.
+  """Counts multiplications and additions of all dots and convolutions.
 
-  What no result needs is left out, as compilers do: the gradient by a step's
-  images, for one, which a convolution that owns its gradients has traced too.
+  Operations that no result needs are left out, as compilers do: for example,
+  the gradient with respect to a step's images, which a convolution with a
+  custom gradient also traces.
 
   Args:
     jaxpr: from `jax.make_jaxpr`, or the `jaxpr` of `jax.jit(...).trace(...)`.
-      Inside of `shard_map` shapes are one device's, and so is the count. The
-      body of a `while` of unknown length counts once, of a `cond` every
-      branch.
-    wanted: which of its results are; all when absent.
+      Inside `shard_map`, shapes are those of one device, and so is the count.
+      The body of a `while` of unknown length counts once; all branches of a
+      `cond` count.
+    wanted: which of its results are needed; by default all.
 
   Returns:
-    Operations; a multiplication with an addition is two. Products with padding
-    and with the holes of dilated images are left out.
+    Operations; a multiplication with an addition counts as two. Products with
+    padding and with the holes of dilated images are left out.
   """
   total = 0
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
@@ -48,7 +49,7 @@ def matrix_flops(jaxpr: Any, wanted: Sequence[bool] | None = None) -> int:
     else:
       times = equation.params["length"] if name == "scan" else 1
       for inner in _inner(equation.params):
-        # What a loop leaves may be what its next turn begins with.
+        # A result of a loop may be the input of its next iteration.
         is_call = name not in ("scan", "while")
         is_same = is_call and len(inner.out_avals) == len(used)
         total += times * matrix_flops(inner, used if is_same else None)
@@ -101,7 +102,7 @@ def pairs_along(
   image_dilation: int,
   kernel_dilation: int,
 ) -> int:
-  """How many products of a real input there are along one axis."""
+  """Number of products with real inputs along one axis."""
   starts = np.arange(outputs)[:, None] * stride - before
   places = starts + np.arange(kernel)[None] * kernel_dilation
   real = (places >= 0) & (places <= (inputs - 1) * image_dilation)

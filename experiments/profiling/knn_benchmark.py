@@ -4,11 +4,11 @@ r"""Times the kNN monitor's classification; prints one JSON line.
   python experiments/profiling/knn_benchmark.py \
     --step=experiments/results/step_benchmark_cpu.json
 
-Random features of unit variance are classified as by the monitor
-(`essl_jax.evaluation.knn`): a block of queries at a time, on one device. With
+Random features of unit variance are classified as in the monitor
+(`essl_jax.evaluation.knn`): one block of queries at a time, on one device. With
 `--step`, a record of benchmark.py from the same kind of device, the time is
-also given as a share of an epoch of training on as many images as the bank
-has. What extracts the features is not part of it.
+also given as a share of an epoch of training on as many images as the bank has.
+The extraction of features is not included.
 """
 
 import essl_jax.start  # noqa: F401
@@ -38,15 +38,15 @@ NUM_CLASSES, TEMPERATURE = 10, 0.1
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-  """Times `arguments.rounds` classifications after one that compiles.
+  """Times `arguments.rounds` classifications after one to compile.
 
   Args:
-    arguments: of `parse`.
+    arguments: from `parse`.
 
   Returns:
-    What is printed.
+    The record to print.
   """
-  host = programs.host()  # before this program is its load
+  host = programs.host()  # before this program adds to the load
   keys = jax.random.split(jax.random.key(0), 3)
   shape = (arguments.bank, arguments.features)
   bank = jax.random.normal(keys[0], shape)
@@ -83,16 +83,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_step(path: pathlib.Path) -> tuple[float, str]:
-  """Reads how fast a step trains.
+  """Reads the speed of training from a record.
 
   Args:
-    path: of what benchmark.py printed, with or without a peer.
+    path: path of a line that benchmark.py printed, with or without a peer.
 
   Returns:
-    Images a second, the median of our runs, and the kind of device.
+    Images per second, the median of our runs, and the kind of device.
 
   Raises:
-    UsageError: the file is no such record.
+    UsageError: the file is not such a record.
   """
   try:
     record = json_files.read_object(path)
@@ -105,7 +105,7 @@ def load_step(path: pathlib.Path) -> tuple[float, str]:
       statistics.median(run["source_images_per_second"] for run in ours)
     )
     if not 0 < rate < math.inf:
-      raise ValueError(f"{rate} images a second")
+      raise ValueError(f"{rate} images per second")
     return rate, ours[0]["device"]
   except OSError as error:
     raise UsageError(f"{path} cannot be read: {error.strerror}") from error
@@ -116,11 +116,11 @@ def load_step(path: pathlib.Path) -> tuple[float, str]:
     TypeError,
     ValueError,
   ) as error:
-    raise UsageError(f"{path} is no record of benchmark.py") from error
+    raise UsageError(f"{path} is not a record of benchmark.py") from error
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -144,7 +144,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 @arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
-  """Returns the exit code."""
+  """Measures and prints; returns the exit code."""
   arguments = parse(words)
   cpu.tune()
   rate = None
@@ -153,7 +153,7 @@ def main(words: Sequence[str]) -> int:
     kind = environment.describe()["device_kind"]
     if device != kind:
       raise UsageError(
-        f"{arguments.step} is of {device!r}, and this is {kind!r}: give a"
+        f"{arguments.step} is of {device!r}, but this is {kind!r}: give a"
         " record of this kind of device"
       )
   found = measure(arguments)

@@ -1,16 +1,17 @@
-r"""Memory and time of a training step against batch size; prints a table.
+r"""Measures memory and time of a training step; prints a table.
 
   python experiments/profiling/memory.py --out=memory.json
   python experiments/profiling/memory.py --out=memory.json \
     --batches 128 256 512 --precision=bfloat16
 
-The full-width E-SimCLR step of the CIFAR-10 recipe, augmentation included, as
-it is, in micro-batches and with rematerialised blocks. Memory is what XLA's own
-analysis of the compiled step counts beside parameters and batch; nothing is run
-for it. Batches up to `--timed` are also run: all settings in turn, `--steps`
-times, of which the fastest is kept.
+The table compares batch sizes and settings of the full-width E-SimCLR step of
+the CIFAR-10 recipe, including augmentation: unchanged, in micro-batches and
+with rematerialised blocks. Memory is what XLA's own analysis of the compiled
+step counts besides parameters and batch; nothing is run for it. Batches up to
+`--timed` are also run: all settings in turn, `--steps` times, keeping the
+fastest.
 
-A batch size is in `--out` as soon as it is measured, and a second start
+A batch size is written to `--out` as soon as it is measured, and a second start
 measures the rest, at the same commit and on the same machine.
 """
 
@@ -48,7 +49,7 @@ SETTINGS = {
 
 
 class Step:
-  """A compiled step, and what feeds it."""
+  """A compiled step and its input."""
 
   def __init__(self, arguments: argparse.Namespace) -> None:
     experiment, step, self._batches = step_cases.build(arguments)
@@ -58,7 +59,7 @@ class Step:
     self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
 
   def run(self) -> float:
-    """Seconds of one step."""
+    """Runs one step; returns its seconds."""
     start = time.perf_counter()
     self._state, metrics = self._step(self._state, *self._batch)
     jax.block_until_ready((self._state, metrics))
@@ -66,7 +67,7 @@ class Step:
 
 
 def measure(arguments: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
-  """All settings of one batch size."""
+  """Measures all settings of one batch size."""
   steps = {}
   for name, fields in SETTINGS.items():
     plain = {"micro_batches": 1, "rematerialize": False}
@@ -75,7 +76,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
   seconds: dict[str, list[float]] = {name: [] for name in steps}
   if batch <= arguments.timed:
     cpu.keep_memory()
-    # In turn, so that what else the machine does meets all of them.
+    # In turn, so that other work on the machine affects all of them.
     for _ in range(arguments.steps + 1):
       for name, step in steps.items():
         seconds[name].append(step.run())
@@ -91,7 +92,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-  """Gibibytes, and time as a multiple of the plain step's, as Markdown."""
+  """A Markdown table of GiB, and time as a multiple of the plain step's."""
   batches = sorted({cell["batch"] for cell in cells})
   known = {(cell["batch"], cell["setting"]): cell for cell in cells}
   lines = [
@@ -111,10 +112,10 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-  """The command line.
+  """Parses the command line.
 
   Raises:
-    UsageError: an unknown option or an impossible value.
+    UsageError: an unknown option or a value that is not allowed.
   """
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,7 +130,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   add("--out", type=pathlib.Path, default=OUT)
   arguments = parser.parse_args(words)
   for batch in arguments.batches:
-    # The most micro-batches of a setting.
+    # 8 is the largest number of micro-batches in SETTINGS.
     if batch < 1 or batch % 8:
       raise UsageError(f"--batches must be multiples of 8; got {batch}")
   arguments_lib.check_least(arguments, 0, "timed")
@@ -138,7 +139,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _load(arguments: argparse.Namespace) -> dict[str, Any]:
-  """What is measured already, in the same circumstances; or nothing yet."""
+  """The record of cells measured under the same conditions; may be empty."""
   origin = records.origin(programs.host())
   host = origin.pop("host")
   circumstances = {
@@ -156,7 +157,7 @@ def _load(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
-  """Measures what is missing, writes, prints; returns the exit code."""
+  """Measures missing batch sizes, writes, prints; returns the exit code."""
   arguments = parse(words)
   asked = step_cases.defaults(**vars(arguments) | {"augment": True})
   step_cases.start(asked)

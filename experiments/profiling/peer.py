@@ -1,4 +1,4 @@
-"""Runs a PyTorch program of the same step in turn with ours; compares."""
+"""Runs a PyTorch program of the same step in turn with ours; compares them."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import json_files
 
 OURS = pathlib.Path(__file__).with_name("benchmark.py")
-# What a peer must say, and what both must agree in, here and in a record.
+# Fields that must agree, and fields that a peer must print.
 _SAME = ("method", "batch", "pipeline")
 _NEEDED = (*_SAME, "device", "median_step_seconds")
-# Ours alone: earlier records lack some, which are then not compared.
+# Fields of our runs; those that earlier records lack are not compared.
 _OURS = (
   *("width", "size", "precision", "micro_batches", "augment", "devices"),
   *("rotation_weight", "steps_per_dispatch", "recipe", "encoder"),
@@ -32,17 +32,17 @@ def alternate(
   """Runs both programs in turn.
 
   Args:
-    arguments: of benchmark.py, `peer` given.
+    arguments: options of benchmark.py, with `peer`.
     own: the words of its command line that are not about peers.
 
   Returns:
-    `torch_over_jax_step_time`, one ratio a round, of median steps: how many
-    images we train on in the time of one of the peer's. Their median is
-    `images_per_second_ratio`; `commands` and `runs` are both programs';
-    `peer_arguments` are the peer's own.
+    `torch_over_jax_step_time`, one ratio of median step times per round: the
+    number of images that we train on while the peer trains on one. Their median
+    is `images_per_second_ratio`. `commands` and `runs` are those of both
+    programs, `peer_arguments` the peer's own options.
 
   Raises:
-    UsageError: the peer cannot run, or not this step.
+    UsageError: the peer cannot run, or cannot run this step.
   """
   _check(arguments)
   own_of_peer = _split(arguments.peer_arguments)
@@ -79,14 +79,14 @@ def alternate(
 
 
 def _check(arguments: argparse.Namespace) -> None:
-  """Refuses what the peer cannot run."""
+  """Raises UsageError for a step that the peer cannot run."""
   if not arguments.peer.is_file():
     raise UsageError(f"--peer={arguments.peer}: there is no such file")
   step_cases.check(arguments)
   wanted = {"width": 64, "size": 32, "micro_batches": 1, "rematerialize": False}
   for name, value in wanted.items():
     if getattr(arguments, name) != value:
-      raise UsageError(f"the peer's step has {name} {value}: leave --{name}")
+      raise UsageError(f"the peer's step has {name} {value}: omit --{name}")
   try:
     subprocess.run(
       [arguments.peer_python, "-c", "import torch"],
@@ -105,16 +105,16 @@ def _split(words: str) -> list[str]:
     return shlex.split(words)
   except ValueError as error:
     raise UsageError(
-      f"--peer-arguments={words!r} are no words of a shell: {error}"
+      f"--peer-arguments={words!r} is not valid shell syntax: {error}"
     ) from error
 
 
 def _named(line: Mapping[str, Any]) -> dict[str, Any]:
-  """What a peer has printed, with its name; refuses what lacks something."""
+  """A peer's line with its name; UsageError if it lacks something."""
   missing = [name for name in _NEEDED if name not in line]
   if missing:
     raise UsageError(
-      f"the peer's line lacks {', '.join(missing)}: it must hold"
+      f"the peer's line lacks {', '.join(missing)}: it must have"
       f" {', '.join(_NEEDED)}"
     )
   seconds = line["median_step_seconds"]
@@ -126,25 +126,25 @@ def _named(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_step(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-  """Refuses a peer that says that it ran another step than ours."""
+  """Raises UsageError if the peer reports a different step from ours."""
   for name in _SAME:
     if theirs[name] != ours[name]:
       raise UsageError(
-        f"the peer ran {name} {theirs[name]} and we {ours[name]}: it must obey"
-        " its options"
+        f"the peer ran {name} {theirs[name]}, but we ran {ours[name]}: it must"
+        " obey its options"
       )
 
 
 def check_same_device(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> None:
-  """Refuses to compare a CPU with an accelerator, or two precisions."""
+  """Raises UsageError for different devices or precisions."""
   if theirs["device"] != ours["device"]:
     raise UsageError(
-      f"the peer ran on {theirs['device']} and we on {ours['device']}: install"
-      " both for the same device"
+      f"the peer ran on {theirs['device']}, but we ran on {ours['device']}:"
+      " install both for the same device"
     )
-  # The peer computes in bfloat16 wherever it is not on a CPU.
+  # The peer computes in bfloat16 except on CPUs.
   expected = "float32" if ours["device"] == "cpu" else "bfloat16"
   if ours["precision"] != expected:
     raise UsageError(
@@ -157,7 +157,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
   """Reads a record of `alternate`.
 
   Raises:
-    UsageError: there is none, or it is of something else.
+    UsageError: there is none, or the file is something else.
   """
   try:
     record = json_files.read_object(path)
@@ -172,7 +172,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _ours(record: Mapping[str, Any]) -> Mapping[str, Any]:
-  # Ours are the later of each round, whatever a peer calls itself.
+  # Ours is the second run of each round, whatever a peer calls itself.
   runs = reversed(record["runs"])
   return next(x for x in runs if x["program"] == "essl_jax")
 
@@ -182,7 +182,7 @@ def _check_same(
 ) -> None:
   if name in committed and now[name] != committed[name]:
     raise UsageError(
-      f"the record is of {name} {committed[name]} and this run of"
+      f"the record has {name} {committed[name]}, but this run has"
       f" {now[name]}: they cannot be compared"
     )
 
@@ -190,15 +190,15 @@ def _check_same(
 def compare(
   now: Mapping[str, Any], committed: Mapping[str, Any], tolerance: float
 ) -> str | None:
-  """Says in one line how much worse we are than a record, or nothing.
+  """Says in one line how much worse we are than a record, if we are.
 
   Args:
-    now: what was measured.
-    committed: what is compared with.
-    tolerance: share of the committed ratio that we may lose.
+    now: the new record.
+    committed: the record to compare with.
+    tolerance: fraction of the committed ratio that we may lose.
 
   Returns:
-    The line; None where the ratio is no more than that below.
+    The line; None if the ratio has dropped by no more than the tolerance.
 
   Raises:
     UsageError: the record is of another step or another kind of device.
@@ -214,7 +214,7 @@ def compare(
   if ratio >= (1 - tolerance) * before:
     return None
   return (
-    f"{ratio:.3f} times the peer's images a second, and {before:.3f} in the"
+    f"{ratio:.3f} times the peer's images per second, but {before:.3f} in the"
     f" record: {100 * (1 - ratio / before):.0f}% less, more than the"
     f" {100 * tolerance:.0f}% allowed"
   )

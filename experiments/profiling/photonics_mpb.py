@@ -2,11 +2,11 @@
 
   /usr/bin/python3 experiments/profiling/photonics_mpb.py INPUT.npz OUTPUT.npz
 
-INPUT holds `permittivity` [N, 32, 32], whose values MPB's grid points take, and
-`k_points` [K, 2]. OUTPUT gets `epsilon` as MPB holds it, `frequencies` [N, K,
+INPUT has `permittivity` [N, 32, 32], the values at MPB's grid points, and
+`k_points` [K, 2]. OUTPUT gets `epsilon` on MPB's grid, `frequencies` [N, K,
 10], `group_velocities` [N, K, 10, 2] and the `seconds` of solving. Nothing of
-essl_jax is imported: that Python may lack its requirements. A third
-argument is the id of the process that has started it, with which it ends.
+essl_jax is imported, since that Python may lack its requirements. The optional
+third argument is the id of the parent process; the program ends with it.
 """
 
 import os
@@ -50,7 +50,7 @@ def solve(image, k_points, num_bands=10):
 
 
 def _end_with(parent):
-  """Ends this process when another has started to be its parent."""
+  """Ends this process when its parent process changes."""
   while os.getppid() == parent:
     time.sleep(1)
   os._exit(1)

@@ -1,11 +1,11 @@
-"""Cells an hour of our band solver and of MPB, and how far they are apart.
+"""Compares our band solver with MPB: cells per hour, and differences.
 
   python experiments/profiling/photonics_speed.py --mpb=/usr/bin/python3
 
 Both solve the same cells at the same 625 k-points with 10 bands and group
 velocities, each with --processes processes of one thread, in turns within one
-run; starting and compiling is not counted. `--mpb` is a Python in which MPB is
-installed (Debian: python3-meep, python3-h5py, python3-matplotlib); without it
+run; starting and compiling are not counted. `--mpb` is a Python in which MPB is
+installed (Debian: python3-meep, python3-h5py, python3-matplotlib); without it,
 only ours is measured. Writes experiments/results/photonics_speed.json.
 """
 
@@ -13,7 +13,7 @@ import os
 
 from essl_jax.photonics import processes
 
-os.environ.update(processes.ONE_THREAD)  # read when NumPy is imported
+os.environ.update(processes.ONE_THREAD)  # NumPy reads it when imported
 
 import argparse  # noqa: E402
 import concurrent.futures  # noqa: E402
@@ -45,7 +45,7 @@ _RESULTS = _WORKER.parents[1] / "results" / "photonics_speed.json"
 
 
 def make_cells(seed: int, first: int, count: int) -> np.ndarray:
-  """Cells of all kinds in turn, [count, 32, 32]."""
+  """Makes cells of all kinds in turn, [count, 32, 32]."""
   kinds = list(cells.KINDS)
   return np.stack(
     [
@@ -56,7 +56,7 @@ def make_cells(seed: int, first: int, count: int) -> np.ndarray:
 
 
 def solve_ours(permittivity: np.ndarray) -> tuple[float, np.ndarray]:
-  """Seconds for bands and densities of some cells, and the densities."""
+  """Solves cells: seconds for bands and densities, and the densities."""
   start = time.perf_counter()
   found = density.density_of_states(
     bands.solve(permittivity), permittivity.mean((1, 2), dtype=np.float64)
@@ -65,7 +65,7 @@ def solve_ours(permittivity: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def run_ours(pool, processes: int, count: int, seed: int) -> float:
-  """Cells an hour: each process solves `count` at once."""
+  """Our cells per hour; each process solves `count` at once."""
   shares = [make_cells(seed, count * i, count) for i in range(processes)]
   seconds = [s for s, _ in pool.map(solve_ours, shares)]
   return sum(3600 * count / s for s in seconds)
@@ -74,7 +74,7 @@ def run_ours(pool, processes: int, count: int, seed: int) -> float:
 def run_mpb(
   python: str, processes: int, turn: int, seed: int
 ) -> tuple[float, list]:
-  """Cells an hour, each process solving one; what was found."""
+  """MPB's cells per hour, each process solving one, and its results."""
   with tempfile.TemporaryDirectory() as folder:
     running = []
     for i in range(processes):
@@ -92,14 +92,14 @@ def run_mpb(
     found = []
     for name, process in running:
       if process.wait():
-        raise UsageError(f"{python} {_WORKER} failed: see what it says above")
+        raise UsageError(f"{python} {_WORKER} failed: see its output above")
       with np.load(f"{name}-out.npz") as file:
         found.append(dict(file))
   return sum(3600 / float(x["seconds"]) for x in found), found
 
 
 def compare(found: list) -> dict[str, float]:
-  """How far our bands are from MPB's on MPB's own grid of eps."""
+  """Differences of our bands from MPB's, on MPB's own grid of epsilon."""
   epsilon = np.concatenate([x["epsilon"] for x in found])
   theirs = bands.Bands(
     bands.k_grid(),
@@ -128,7 +128,7 @@ def compare(found: list) -> dict[str, float]:
 
 
 def measure_tricks(repetitions: int = 3) -> dict[str, float]:
-  """Seconds a cell as one trick after the other is added, one process."""
+  """Seconds per cell as one trick after the other is added, one process."""
   cell = make_cells(0, 0, 1)
   grid = bands.k_grid()
 
@@ -148,7 +148,7 @@ def measure_tricks(repetitions: int = 3) -> dict[str, float]:
       seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
-  few = grid[:8]  # of one row, so that none is another's mirror image
+  few = grid[:8]  # in one row, so none is another's mirror image
   all_waves = dense(few[:2], 31) / 2
   some_waves = dense(few, bands.PLANE_WAVES) / len(few)
   half = len(grid) // 2 + 1
@@ -170,8 +170,8 @@ def main() -> int:
   parser.add_argument("--mpb", help="a Python with MPB")
   parser.add_argument("--processes", type=int, default=2)
   parser.add_argument("--turns", type=int, default=3)
-  parser.add_argument("--cells", type=int, default=24, help="of ours, a turn")
-  parser.add_argument("--seed", type=int, default=0, help="of the cells")
+  parser.add_argument("--cells", type=int, default=24, help="ours per turn")
+  parser.add_argument("--seed", type=int, default=0, help="seed of the cells")
   parser.add_argument("--output", type=pathlib.Path, default=_RESULTS)
   arguments = parser.parse_args()
   arguments_lib.check_least(arguments, 1, "turns", "cells", most=10**6)

@@ -11,7 +11,7 @@ import trace_reader
 PROGRAMS = "input and other programs"
 UNKNOWN = "unknown to the program"
 TOP = 20
-# In which a step goes through its parts, by how their names begin.
+# The order of parts in a step, by the beginning of their names.
 ORDER = (
   PROGRAMS,
   "augmentation",
@@ -30,17 +30,18 @@ def summarise(
   """Adds up the runs of all operations by part and by kind.
 
   Args:
-    runs: of one device, over some steps.
-    ops: of the step's program.
-    module: the step's program; all else is `PROGRAMS`.
-    steps: how many were traced.
+    runs: runs on one device, over several steps.
+    ops: operations of the step's program.
+    module: name of the step's program; runs of others count as `PROGRAMS`.
+    steps: number of traced steps.
 
   Returns:
-    `total_seconds` of a step, from the first operation to the last; of these
-    `gap_seconds` and `gap_percent` without any; `parts`, `kinds` and the
-    longest operations, each with `seconds` and `flops` of one step and
-    `percent` of the total; `inferred_percent` in operations whose part is
-    inferred; `unknown_percent` in those that the program does not know.
+    `total_seconds` of a step, from the first operation to the last;
+    `gap_seconds` and `gap_percent`, the part of it without any operation;
+    `parts`, `kinds` and the longest operations, each with `seconds` and `flops`
+    of one step and `percent` of the total; `inferred_percent` in operations
+    whose part is inferred; `unknown_percent` in those that are not in the
+    program.
   """
   nothing = hlo_parts.Op(hlo_parts.Place(UNKNOWN), "other", 0, "", True)
   foreign = nothing._replace(place=hlo_parts.Place(PROGRAMS))
@@ -97,7 +98,7 @@ def summarise(
 
 
 def place_in_step(row: Mapping[str, Any]) -> tuple[int, str, bool]:
-  """In the order in which a step goes through its parts."""
+  """Sort key: the order of parts in a step."""
   starts = [row["part"].startswith(name) for name in ORDER]
   number = starts.index(True) if True in starts else len(ORDER)
   return number, row["part"], row["direction"] == hlo_parts.BACKWARD
@@ -110,19 +111,20 @@ def roofline(
   peaks: Mapping[str, float],
   step_seconds: float,
 ) -> dict[str, Any]:
-  """The time that a step takes at least, and how near it comes.
+  """Computes the least time of a step, and how close it comes.
 
   Args:
-    flops: by XLA; 0 where it gives none.
-    matrix_flops: of products and convolutions, as JAX traces the step.
-    accessed: bytes by XLA; 0 where it gives none.
+    flops: operations by XLA's count; 0 if there is none.
+    matrix_flops: operations of products and convolutions, as JAX traces the
+      step.
+    accessed: bytes by XLA's count; 0 if there is none.
     peaks: `flops_per_second` and `bytes_per_second` of the device.
-    step_seconds: measured.
+    step_seconds: the measured time.
 
   Returns:
     The larger of the times for arithmetic and for memory, which of the two it
-    is, and the measured step's share of it. XLA's arithmetic is used unless
-    it misses some of the matrices': calls of libraries, or turns of loops.
+    is, and its share of the measured time. XLA's count of arithmetic is used
+    unless it misses matrix operations: library calls, or iterations of loops.
   """
   misses = flops < 0.99 * matrix_flops
   used = matrix_flops if misses else flops
@@ -190,7 +192,7 @@ def _row(name: str, values: Counter[str], peak: float) -> str:
 
 
 def _sentences(record: Mapping[str, Any]) -> list[str]:
-  """What the tables do not hold, as a list."""
+  """Facts that are not in the tables, as a list."""
   roof = record["roofline"]
   found = [
     f"- A step takes {1000 * record['step_seconds']:.2f} ms without the trace,"

@@ -1,4 +1,4 @@
-r"""Says where the time of one E-SSL training step goes; prints Markdown.
+r"""Shows where the time of one E-SSL training step goes; prints Markdown.
 
   python experiments/profiling/profile_step.py --method=simsiam --batch=64 \
     --augment
@@ -6,15 +6,15 @@ r"""Says where the time of one E-SSL training step goes; prints Markdown.
     --precision=bfloat16 --images=cifar10.npz --json=profile.json \
     --trace-dir=trace
 
-The step is that of benchmark.py, with the same options. It is run `--steps`
-times as training runs single steps (each is dispatched before the metrics of
-the one before are waited for), then so often again under `jax.profiler`. Many
-steps as one program, as accelerators train on images that they hold, are timed
-by benchmark.py --steps-per-dispatch and not profiled. The trace's
-operations are assigned to parts of the program (encoder by stage, heads,
-losses, augmentation, optimizer) and to kinds by the compiled program's text,
-and the whole is compared with what the device can do at most, which is
-measured too. docs/performance.md explains the rows.
+The step is that of benchmark.py, with the same options. It runs `--steps` times
+as training runs single steps (each is dispatched before waiting for the metrics
+of the previous one), then as often under `jax.profiler`. Programs of many
+steps, which accelerators run on images in their memory, are timed by
+benchmark.py --steps-per-dispatch and not profiled. The compiled program's text
+assigns the trace's operations to parts of the program (encoder by stage, heads,
+losses, augmentation, optimizer) and to kinds. The total is compared with the
+limits of the device, which are measured too. docs/performance.md explains the
+rows.
 """
 
 import essl_jax.start  # noqa: F401
@@ -50,24 +50,24 @@ from essl_jax.storage import environment
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-  """The command line.
+  """Parses the command line.
 
   Raises:
-    UsageError: an unknown option or an impossible value.
+    UsageError: an unknown option or a value that is not allowed.
   """
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   step_cases.add_arguments(parser)
   add = parser.add_argument
-  add("--steps", type=int, default=5, help="timed, and traced")
-  add("--trace-dir", type=pathlib.Path, help="where the trace is kept")
-  add("--json", type=pathlib.Path, help="where the record is written")
+  add("--steps", type=int, default=5, help="steps to time, and to trace")
+  add("--trace-dir", type=pathlib.Path, help="folder to keep the trace")
+  add("--json", type=pathlib.Path, help="file for the record")
   arguments = parser.parse_args(words)
   arguments_lib.check_least(arguments, 1, "steps")
   if arguments.steps_per_dispatch != 1:
     raise UsageError(
-      "a profile is of steps that are dispatched one by one: leave"
+      "only steps that are dispatched one by one can be profiled: omit"
       " --steps-per-dispatch"
     )
   _check_outputs(arguments)
@@ -75,7 +75,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-  """Makes the folders of what is written; says now what cannot be."""
+  """Makes the output folders; raises UsageError if writing is impossible."""
   path, traces = arguments.json, arguments.trace_dir
   if traces:
     records.make_folder(traces)
@@ -92,13 +92,13 @@ def run_steps(
   """Runs steps as the training loop does.
 
   Args:
-    step: compiled.
-    state: to begin with.
-    batches: what feeds it.
-    count: of steps.
+    step: the compiled step.
+    state: the initial state.
+    batches: its batches.
+    count: number of steps.
 
   Returns:
-    The state, seconds of a step, and median seconds of getting a batch.
+    The state, seconds per step, and median seconds of getting a batch.
   """
   waits, before = [], None
   start = time.perf_counter()
@@ -121,7 +121,7 @@ def trace_steps(
   count: int,
   folder: pathlib.Path,
 ) -> list[trace_reader.Run]:
-  """What the first device runs in some steps; the trace stays in the folder."""
+  """Traces steps on the first device; the trace stays in the folder."""
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0  # it slows the host down
   with jax.profiler.trace(str(folder), profiler_options=options):
@@ -132,13 +132,13 @@ def trace_steps(
 def peaks_of_device(
   precision: str, mesh: jax.sharding.Mesh
 ) -> dict[str, float]:
-  """What one device can do at most, measured.
+  """Measures the limits of one device.
 
-  Simulated devices of a CPU share the machine: each has its part of it.
+  Simulated devices of a CPU share the machine: each has its share of it.
 
   Args:
     precision: the dtype of the matrices.
-    mesh: of the devices that run the step.
+    mesh: the devices that run the step.
 
   Returns:
     `flops_per_second` and `bytes_per_second`.
@@ -206,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
   words = sys.argv[1:] if words is None else words
   arguments, host = parse(words), programs.host()
   step_cases.start(arguments)
-  # Names in a cached program would be those of the source it was made from.
+  # Otherwise, a cached program may have the names of an older source.
   jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
   with tempfile.TemporaryDirectory() as temporary:
     folder = arguments.trace_dir or pathlib.Path(temporary)

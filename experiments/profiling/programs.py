@@ -1,4 +1,4 @@
-"""Runs programs that print one line of JSON; says on what machine."""
+"""Runs programs that print one line of JSON; describes the machine."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -14,11 +14,11 @@ from essl_jax.errors import UsageError
 def last_line(
   command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-  """Runs a program.
+  """Runs a program and reads its last line.
 
   Args:
-    command: its words.
-    environment: its variables; this process's when absent.
+    command: the command line.
+    environment: its environment variables; by default this process's.
 
   Returns:
     The last line that it prints, a JSON object.
@@ -44,18 +44,18 @@ def last_line(
         return found
     except (ValueError, IndexError):
       pass
-  said = done.stderr.strip().splitlines() or ["it printed no line of JSON"]
+  said = done.stderr.strip().splitlines() or ["it printed no JSON line"]
   raise UsageError(
     f"{shlex.join(command)} ended with exit code {done.returncode}: {said[-1]}"
   )
 
 
 def host() -> dict[str, Any]:
-  """What a time depends on beside the device.
+  """Describes what a time depends on besides the device.
 
   Returns:
-    The CPU's `cpu` name, `cores` that this process may use, and the
-    `load_average` of the last minute, in which an idle machine has 0.
+    `cpu`, the name of the CPU, `cores` that this process may use, and the
+    `load_average` of the last minute, which is 0 on an idle machine.
   """
   path = pathlib.Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []

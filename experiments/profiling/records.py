@@ -1,4 +1,4 @@
-"""Records of measurements: where they are from, and how to go on with one."""
+"""Records of measurements: their origin, and how to resume one."""
 
 from collections.abc import Mapping, Sequence
 import errno
@@ -12,10 +12,10 @@ from essl_jax.storage import environment, json_files, metrics
 
 
 def origin(host: Mapping[str, Any]) -> dict[str, Any]:
-  """What measured.
+  """Describes the program and machine of a measurement.
 
   Args:
-    host: of `programs.host`, from before the measurement was its load.
+    host: from `programs.host`, called before the measurement adds to the load.
 
   Returns:
     `program`, its `version`, the kind of `device`, `git_commit` and `host`.
@@ -34,7 +34,7 @@ def make_folder(path: pathlib.Path) -> None:
   """Makes the folder of a record, before anything is measured for it.
 
   Args:
-    path: of the folder, which may be there.
+    path: path of the folder, which may exist.
 
   Raises:
     UsageError: it cannot be made.
@@ -48,14 +48,14 @@ def make_folder(path: pathlib.Path) -> None:
 
 
 def check_file(option: str, path: pathlib.Path) -> None:
-  """Refuses a file that cannot be written, before anything is measured for it.
+  """Raises UsageError early for a file that cannot be written.
 
   Args:
-    option: that names it.
-    path: of the file, which may be there.
+    option: the option that names the file.
+    path: path of the file, which may exist.
 
   Raises:
-    UsageError: it is a folder, has none, or is not writable.
+    UsageError: it is a folder, its folder is missing, or it is not writable.
   """
   if path.is_dir():
     raise UsageError(f"--{option}={path} is a folder: give a file")
@@ -66,17 +66,17 @@ def check_file(option: str, path: pathlib.Path) -> None:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Any]:
-  """Reads the metrics of a run, which may be going on.
+  """Reads the metrics of a run, which may still be running.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
 
   Returns:
-    What `metrics.read` returns.
+    The result of `metrics.read`.
 
   Raises:
     OSError: they cannot be read.
-    ValueError: it is no regular file.
+    ValueError: a file is not a regular file.
   """
   if not metrics.files(workdir):
     raise FileNotFoundError(
@@ -88,19 +88,19 @@ def read_metrics(workdir: pathlib.Path) -> list[Any]:
 def resume(
   path: pathlib.Path, circumstances: Mapping[str, Any], keys: Sequence[str]
 ) -> dict[str, Any]:
-  """Reads the cells that an earlier start has measured.
+  """Reads the cells that an earlier start measured.
 
   Args:
-    path: of the record, which need not be there yet; its folder is.
-    circumstances: of this start, by name.
-    keys: that each cell has, beside others.
+    path: path of the record, which may not exist yet; its folder exists.
+    circumstances: conditions of this start, by name.
+    keys: keys that each cell must have.
 
   Returns:
     The record: circumstances, and `cells`.
 
   Raises:
-    UsageError: the file is no such record or of other circumstances, or its
-      folder cannot be written to.
+    UsageError: the file is not such a record or has other circumstances, or its
+      folder is not writable.
   """
   if not os.access(path.parent, os.W_OK):
     raise UsageError(f"{path.parent} is not writable: give another --out")
@@ -117,13 +117,13 @@ def resume(
     is_record = False
   if not is_record:
     raise UsageError(
-      f"{path} is no record of such measurements: remove it, or give another"
+      f"{path} is not a record of such measurements: remove it, or give another"
       " --out"
     )
   for name, value in circumstances.items():
     if record.get(name) != value:
       raise UsageError(
-        f"{path} is of {name} {record.get(name)} and this start of {value}:"
-        " give another --out, or remove it to measure all anew"
+        f"{path} has {name} {record.get(name)}, but this start has {value}:"
+        " give another --out, or remove it to measure everything again"
       )
   return record

@@ -4,9 +4,9 @@ r"""Times the program from its start to its first step; prints one JSON line.
   python experiments/profiling/start_benchmark.py \
     --config=configs/cifar_fast.py:small --flag=--config.data.dir=DIR
 
-The first start fills a compilation cache of its own, and is told apart from the
-`--rounds` that follow, which read it. Each is a process of its own, that is
-killed after its first step: what it wrote is thrown away. Everything counts:
+The first start fills a new compilation cache and is reported separately from
+the following `--rounds`, which read it. Each start is a separate process, which
+is killed after its first step; its output is deleted. Everything counts:
 Python's imports, the data, the untrained encoder's kNN accuracy, compilation
 and the step itself.
 """
@@ -38,15 +38,15 @@ def first_step(
   """Starts a program and kills it after its first step.
 
   Args:
-    command: its words.
-    workdir: where it writes the metrics of each step.
-    variables: its environment.
+    command: the command line.
+    workdir: where the program writes the metrics of each step.
+    variables: its environment variables.
 
   Returns:
-    Seconds from its start to the time that it notes for step 1.
+    Seconds from its start to the time that it records for step 1.
 
   Raises:
-    UsageError: it ended before; quotes its last error.
+    UsageError: it ended before that; quotes its last error.
   """
   start = time.time()
   with (
@@ -60,7 +60,7 @@ def first_step(
         if process.poll() is not None:
           errors.seek(0)
           said = errors.read().decode(errors="replace").strip().splitlines()
-          last = (said or ["it said nothing"])[-1].removeprefix("error: ")
+          last = (said or ["no output"])[-1].removeprefix("error: ")
           raise UsageError(
             "the program ended before its first step, with exit code"
             f" {process.returncode}: {last}"
@@ -72,7 +72,7 @@ def first_step(
 
 
 def _time_of_step_1(workdir: pathlib.Path) -> float | None:
-  """When a program wrote the metrics of its first step, in seconds of 1970."""
+  """Unix time at which a program wrote the metrics of its first step."""
   try:
     lines = records.read_metrics(workdir)
   except FileNotFoundError:
@@ -84,15 +84,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   """Starts the program once with an empty cache, then with a filled one.
 
   Args:
-    arguments: of `parse`.
+    arguments: from `parse`.
 
   Returns:
-    What is printed.
+    The record to print.
 
   Raises:
     UsageError: the program ended before its first step.
   """
-  host = programs.host()  # before this program is its load
+  host = programs.host()  # before this program adds to the load
   seconds = []
   with tempfile.TemporaryDirectory() as folder:
     cache = pathlib.Path(folder) / "cache"
@@ -115,13 +115,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--config", default="configs/quickstart.py", help="of the program")
-  add("--flag", action="append", default=[], help="handed to the program")
+  add("--config", default="configs/quickstart.py", help="recipe to start")
+  add("--flag", action="append", default=[], help="flag for the program")
   add("--rounds", type=int, default=3, help="starts with a filled cache")
   arguments = parser.parse_args(words)
   arguments_lib.check_least(arguments, 1, "rounds")
@@ -130,7 +130,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 @arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
-  """Returns the exit code."""
+  """Measures and prints; returns the exit code."""
   found = measure(parse(words))
   print(json.dumps(found))
   return 0

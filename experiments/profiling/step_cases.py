@@ -1,14 +1,14 @@
 """The training step that the programs here measure.
 
 It is that of a method's CIFAR-10 recipe with a ResNet-18, at any size, or with
-`--config` that of a recipe as it stands.
+`--config` that of any recipe.
 
-Without `--images` the views are random arrays already on the device: the step
-alone. `--augment` adds the augmentation of three views inside the step, and
-`--images` (an .npz with the arrays that `data.name` accepts) the whole path:
-images held on the device, gathered, augmented, trained on. With
-`--steps-per-dispatch` so many steps are one program, as training does them on
-accelerators with images that the devices hold.
+Without `--images`, the views are random arrays already on the device, so only
+the step is measured. `--augment` adds the augmentation of three views inside
+the step, and `--images` (an .npz with the arrays that `data.name` accepts) the
+whole path: images in device memory, gathered, augmented, trained on. With
+`--steps-per-dispatch=N`, N steps are one program, as in training on
+accelerators with images in device memory.
 """
 
 import argparse
@@ -29,56 +29,56 @@ from essl_jax.training import dispatch
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training.views import Views
 
-# Where the step has others than a method's defaults.
+# Fields of the step that differ from a method's defaults.
 OWN_FIELDS: dict[str, dict[str, Any]] = {
   "simclr_nt_xent": {"temperature": 0.1},
   "barlow_twins": {
     "projector": {"widths": (2048, 2048, 2048), "last_norm": "none"}
   },
 }
-# What a recipe says itself.
+# Options that a recipe determines itself.
 _OF_RECIPE = ("method", "width", "size", "rotation_weight")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the options that say which step it is."""
+  """Adds the options that describe the step."""
   add = parser.add_argument
-  add("--config", help="a recipe and its variants, as of essl_jax.main")
+  add("--config", help="a recipe and its variants, as for essl_jax.main")
   add("--method", choices=parts.METHOD.names(), default="simsiam")
   add("--batch", type=int, default=64)
   add("--width", type=int, default=64)
-  add("--size", type=int, default=32, help="pixels of views 1 and 2, twice 3's")
+  add("--size", type=int, default=32, help="side of views 1 and 2, twice 3's")
   add("--micro_batches", type=int, default=1)
   add("--rematerialize", action="store_true")
   add("--rotation-weight", type=float, default=0.4)
   add("--precision", default="float32")
   add("--augment", action="store_true")
-  add("--images", help="an .npz: measures with the input too")
-  add("--examples", type=int, help="images of noise, of --augment alone")
-  add("--steps-per-dispatch", type=int, default=1, help="as one program")
-  add("--devices", type=int, help="the first so many; all by default")
+  add("--images", help="an .npz file: measures the input too")
+  add("--examples", type=int, help="number of noise images, with --augment")
+  add("--steps-per-dispatch", type=int, default=1, help="steps of one program")
+  add("--devices", type=int, help="number of devices; by default all")
   add("--cache", help="folder of the compilation cache")
 
 
 def defaults(**chosen: Any) -> argparse.Namespace:
-  """The options of `add_arguments`, all but the chosen ones as they are."""
+  """The default options of `add_arguments`, with the chosen ones replaced."""
   parser = arguments_lib.Parser()
   add_arguments(parser)
   return argparse.Namespace(**vars(parser.parse_args([])) | chosen)
 
 
 def start(arguments: argparse.Namespace) -> None:
-  """Prepares JAX as the program does; before its first computation."""
+  """Prepares JAX as the program does; call it before any computation."""
   cpu.tune()
   if arguments.cache:
     jax.config.update("jax_compilation_cache_dir", arguments.cache)
 
 
 def make_config(arguments: argparse.Namespace) -> config_lib.Config:
-  """The recipe at the size to be measured.
+  """The config of the step to measure.
 
   Raises:
-    UsageError: a recipe that does not load.
+    UsageError: the recipe does not load.
   """
   if arguments.config:
     return _load(arguments)
@@ -125,7 +125,7 @@ def _load(arguments: argparse.Namespace) -> config_lib.Config:
 
 
 def facts(config: config_lib.Config) -> dict[str, Any]:
-  """What a record says of the step."""
+  """The description of the step in a record."""
   return {
     "method": config.method,
     "rotation_weight": config.equivariance.weight,
@@ -140,7 +140,7 @@ def facts(config: config_lib.Config) -> dict[str, Any]:
 
 
 def random_views(experiment: experiment_lib.Experiment) -> Views:
-  """Views as the step would make them, but of noise."""
+  """Views of noise, in the form in which the step makes them."""
   random, n = np.random.default_rng(0), experiment.config.batch_size
   keys = jax.random.split(jax.random.key(0), n)
   images, targets = {}, {}
@@ -167,14 +167,14 @@ def make_source(
 
 
 def check(arguments: argparse.Namespace) -> None:
-  """Raises UsageError where options contradict each other."""
+  """Raises UsageError if options contradict each other."""
   if arguments.config:
     known = defaults()
     for name in _OF_RECIPE:
       if getattr(arguments, name) != getattr(known, name):
         option = name.replace("_", "-")
         raise UsageError(
-          f"--config={arguments.config} says which step it is: leave out"
+          f"--config={arguments.config} determines the step: leave out"
           f" --{option}"
         )
   examples, steps = arguments.examples, arguments.steps_per_dispatch
@@ -182,8 +182,8 @@ def check(arguments: argparse.Namespace) -> None:
   if examples is not None:
     if arguments.images or not has_input:
       raise UsageError(
-        f"--examples={examples} are images of noise, which want --augment and"
-        " no --images"
+        f"--examples={examples} is a number of noise images, which needs"
+        " --augment and no --images"
       )
     if examples < arguments.batch:
       raise UsageError(
@@ -192,7 +192,7 @@ def check(arguments: argparse.Namespace) -> None:
   arguments_lib.check_least(arguments, 1, "steps_per_dispatch", most=10**6)
   if steps > 1 and not has_input:
     raise UsageError(
-      f"--steps-per-dispatch={steps} wants images held on the device: add"
+      f"--steps-per-dispatch={steps} needs images in device memory: add"
       " --augment or --images"
     )
 
@@ -200,17 +200,17 @@ def check(arguments: argparse.Namespace) -> None:
 def build(
   arguments: argparse.Namespace,
 ) -> tuple[experiment_lib.Experiment, Callable, Iterator[tuple[Any, ...]]]:
-  """The experiment, its step to be compiled, and what feeds it.
+  """Builds the experiment, its step to compile, and its batches.
 
   Args:
-    arguments: of `add_arguments`.
+    arguments: options of `add_arguments`.
 
   Returns:
-    The second, a step or several as one program, is called with the state and
-    a tuple of the third.
+    The experiment, the step (or several as one program), and an iterator of
+    tuples: the step is called with the state and the entries of a tuple.
 
   Raises:
-    UsageError: there is no such step, or there are not so many devices.
+    UsageError: there is no such step, or there are fewer devices.
   """
   check(arguments)
   there, wanted = parallel.all_devices(), arguments.devices

@@ -1,12 +1,12 @@
-"""When a run reached an accuracy of its monitor; prints one JSON line.
+"""Finds when a run reached a kNN accuracy; prints one JSON line.
 
   python -m essl_jax.main --config=configs/cifar_fast.py --workdir=runs/fast
   python experiments/profiling/time_to_accuracy.py runs/fast --knn=90
 
-The time is from the first line of the run's metrics, the untrained encoder's
-accuracy, to the first line whose kNN accuracy is at least so high: compilation,
-training, monitoring and checkpoints, also pauses of a run that was resumed. The
-monitor looks every `knn.every_epochs` epochs.
+The time is measured from the first line of the run's metrics, the untrained
+encoder's accuracy, to the first line with at least this kNN accuracy. It
+includes compilation, training, monitoring and checkpoints, and the pauses of a
+resumed run. The monitor runs every `knn.every_epochs` epochs.
 """
 
 import argparse
@@ -25,17 +25,17 @@ _KNN = "knn_top1"
 
 
 def find(workdir: pathlib.Path, accuracy: float) -> dict[str, Any]:
-  """Reads when a run reached an accuracy.
+  """Finds when a run reached an accuracy.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     accuracy: kNN top-1 in percent.
 
   Returns:
-    `seconds`, `step` and `knn_top1` of the first line that has it.
+    `seconds`, `step` and `knn_top1` of the first line that reaches it.
 
   Raises:
-    UsageError: there are no such metrics, or none is so high.
+    UsageError: there are no such metrics, or none reaches it.
   """
   path = workdir / "metrics-*.jsonl"
   try:
@@ -66,7 +66,7 @@ def find(workdir: pathlib.Path, accuracy: float) -> dict[str, Any]:
 
 @arguments_lib.tells_wrong_input
 def main(words: Sequence[str]) -> int:
-  """Returns the exit code."""
+  """Finds and prints the time; returns the exit code."""
   parser = arguments_lib.Parser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

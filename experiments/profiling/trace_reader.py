@@ -1,4 +1,4 @@
-"""Reads a profiler's trace: when which operation ran on one device."""
+"""Reads a profiler's trace: when each operation ran on one device."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from essl_jax.errors import UsageError
 
-# Lines of a device that repeat, in other words, what its streams hold.
+# The lines of a device with its streams; other lines repeat their content.
 _STREAM = re.compile(r"^Stream #")
 _OPS = "XLA Ops"
 
@@ -17,10 +17,10 @@ class Run(NamedTuple):
   """One run of an operation.
 
   Attributes:
-    start: nanoseconds.
-    end: nanoseconds.
-    module: the program, such as `jit_train_step`; empty where unknown.
-    op: the operation's name in the program; empty where unknown.
+    start: start in nanoseconds.
+    end: end in nanoseconds.
+    module: the program, such as `jit_train_step`; empty if unknown.
+    op: the operation's name in the program; empty if unknown.
   """
 
   start: float
@@ -30,12 +30,13 @@ class Run(NamedTuple):
 
 
 class Shares(NamedTuple):
-  """How a stretch of time was spent.
+  """How a span of time was spent.
 
   Attributes:
-    seconds: by program and operation; while several run, they share equally.
+    seconds: by program and operation; operations that run at the same time
+      share it equally.
     runs: how often each ran.
-    gap: seconds without any.
+    gap: seconds without any operation.
     total: seconds from first to last.
   """
 
@@ -46,7 +47,7 @@ class Shares(NamedTuple):
 
 
 def load(folder: pathlib.Path) -> Any:
-  """The newest trace below a folder, as `jax.profiler.ProfileData`.
+  """Loads the newest trace below a folder, as `jax.profiler.ProfileData`.
 
   Raises:
     UsageError: there is none.
@@ -62,14 +63,14 @@ def load(folder: pathlib.Path) -> Any:
 
 
 def runs(data: Any, device: int = 0) -> list[Run]:
-  """What ran on one device, in order of its start.
+  """The operations that ran on one device, in the order of their starts.
 
-  GPUs and TPUs have a plane of their own. On a CPU operations are in the
-  host's threads; one that others finish ends with an event of its own.
+  GPUs and TPUs have their own plane. On a CPU, operations are in the host's
+  threads; an operation that other threads finish ends with a separate event.
 
   Args:
     data: `jax.profiler.ProfileData`.
-    device: its number.
+    device: number of the device.
 
   Returns:
     The runs.
@@ -122,11 +123,11 @@ def share(found: Sequence[Run], is_container: Callable[[Run], bool]) -> Shares:
 
   Args:
     found: from `runs`.
-    is_container: of operations that run others, such as loops: theirs is only
+    is_container: whether an operation runs others, such as a loop; it gets only
       the time in which none of those runs.
 
   Returns:
-    Shares whose sum with the gap is the total, to float error.
+    Shares that add up to the total with the gap, up to float error.
   """
   seconds: Counter[tuple[str, str]] = Counter()
   counts = Counter((run.module, run.op) for run in found)

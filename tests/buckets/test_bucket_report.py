@@ -28,7 +28,7 @@ def test_no_other_file_is_written_over(run):
   for name in ("results.json", "page.html", "page.html"):
     out = run / name
     if name == "results.json":
-      with pytest.raises(UsageError, match="is no page of this program"):
+      with pytest.raises(UsageError, match="is not a page of this program"):
         report(run, "--images=0", f"--out={out}")
     else:
       report(run, "--images=0", f"--out={out}")

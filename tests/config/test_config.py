@@ -151,7 +151,7 @@ def _raw(**changes):
     ({"epochs": 10}, "warmup_epochs .10. must be below config.epochs .10."),
     ({"mode": "test"}, "config.mode must be one of train, evaluate"),
     ({"data": {}}, "config.data.name is missing"),
-    ({"data": "digits"}, "config.data must hold fields"),
+    ({"data": "digits"}, "config.data must be a group of fields"),
     ({"temperature": 0.0}, "config.temperature must be above 0"),
     ({"equivariance": {"weight": -0.5}}, "must be at least 0; got -0.5"),
     ({"equivariance": {"weight": float("nan")}}, "a finite number; got nan"),
@@ -203,7 +203,7 @@ def test_refusals_name_the_field(changes, expected):
       {"optimizer": {"warmup_from": 0.1, "warmup_epochs": 0}},
       "warmup_epochs=0 does not read config.optimizer.warmup_from",
     ),
-    ({"terms": ("prediction",) * 2}, "config.terms lists one twice"),
+    ({"terms": ("prediction",) * 2}, "config.terms lists a part twice"),
   ],
 )
 def test_what_no_part_reads_is_refused(changes, expected):

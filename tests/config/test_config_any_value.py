@@ -103,5 +103,5 @@ def test_none_stays_a_choice_and_a_text():
 def test_a_recipe_that_is_no_text_is_refused(tmp_path):
   path = tmp_path / "nul.py"
   path.write_bytes(b"x = 1\0\n")
-  with pytest.raises(UsageError, match=r"nul\.py is no Python text"):
+  with pytest.raises(UsageError, match=r"nul\.py is not valid Python"):
     flags.read_recipe(str(path))

@@ -86,7 +86,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, monkeypatch):
   with pytest.raises(UsageError, match=f"exist: {tmp_path} holds no recipes"):
     flags.read_recipe(str(idea))
   idea.write_text("MINE = 1\n")
-  with pytest.raises(UsageError, match="is no recipe: it has no function get_"):
+  with pytest.raises(UsageError, match="is not a recipe: it has no function"):
     flags.read_recipe(str(idea))
 
 

@@ -71,7 +71,7 @@ def test_extract_resizes_and_refuses_bad_features(variables):
     extract(lambda *given: encode(*given) / 0.0 * 0.0, variables)
   for promised in (36, 38, 200):
     source.num_examples = lambda split, number=promised: number
-    message = f"37 examples, promised {promised}"
+    message = f"37 examples, but promised {promised}"
     with pytest.raises(ValueError, match=message):
       extract(encode, variables)
 

@@ -185,7 +185,7 @@ def test_wrong_inputs_are_named(examples):
   for penalties in ((), (0.0,), (1.0, np.inf), (-1.0,)):
     with pytest.raises(ValueError, match="penalties must be one or more"):
       logistic.fit(features, labels, num_classes=3, penalties=penalties)
-  with pytest.raises(ValueError, match=r"labels must lie in \[0, 2\)"):
+  with pytest.raises(ValueError, match=r"labels must be in \[0, 2\)"):
     logistic.fit(features, labels, num_classes=2)
   with pytest.raises(ValueError, match="two classes or more, got 1"):
     logistic.fit(features, labels, num_classes=3, examples=labels == 1)

@@ -215,7 +215,7 @@ def test_episodes():
   assert abs(found["accuracy"] - 20) < 3 * found["interval"] < 15
   again = episodes.run(noise.astype(np.float32), labels, **options)
   assert again == found
-  with pytest.raises(UsageError, match="and there are 7: give fewer ways"):
+  with pytest.raises(UsageError, match="but there are 7: give fewer ways"):
     episodes.run(apart, labels, **options | {"ways": 8})
 
 

@@ -42,7 +42,7 @@ def runner(monkeypatch):
 def test_a_kill_loses_no_cell_and_repeats_none(tmp_path, runner, capsys):
   runner.stop_at = 3
   assert _run(tmp_path, "--seeds", "0", "1") == 130
-  assert "stopped: the same command goes on" in capsys.readouterr().err
+  assert "stopped: the same command resumes" in capsys.readouterr().err
   folder = tmp_path / "results/cifar10/small"
   # The third cell had ended, and nothing had been noted of it.
   (folder / f"{runner.ran[2]}.json").unlink()

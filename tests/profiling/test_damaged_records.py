@@ -125,7 +125,7 @@ def test_a_speed_that_is_none_is_refused(rate, tmp_path):
   path = tmp_path / "step.json"
   run = {"program": "essl_jax", "device": "cpu"}
   path.write_text(json.dumps(run | {"source_images_per_second": rate}))
-  with pytest.raises(UsageError, match="is no record of benchmark.py"):
+  with pytest.raises(UsageError, match="is not a record of benchmark.py"):
     knn_benchmark.load_step(path)
 
 
@@ -174,5 +174,5 @@ def test_wrong_options_are_told_before_work(
 
 def test_a_python_that_is_none_is_one_line(tmp_path):
   """It is asked for a line of JSON."""
-  with pytest.raises(UsageError, match="prints .* in place of a line of JSON"):
+  with pytest.raises(UsageError, match="prints .* instead of a JSON line"):
     input_benchmark.TorchSide("/bin/echo", tmp_path, 1)

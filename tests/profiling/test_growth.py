@@ -76,7 +76,7 @@ def test_growth_is_measured_once_and_drawn(asked, tmp_path, capsys):
   assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
   assert growth.main(words) == 0 and len(asked) == 8
   assert growth.main([*words, "--flag=--width=16"]) == 2
-  assert "is of flags [] and this start of" in capsys.readouterr().err
+  assert "has flags [], but this start has" in capsys.readouterr().err
 
 
 def test_cells_of_other_circumstances_are_not_mixed(
@@ -88,18 +88,18 @@ def test_cells_of_other_circumstances_are_not_mixed(
   monkeypatch.setattr(programs, "host", lambda: machine)
   assert growth.main(words) == 2
   error = capsys.readouterr().err
-  assert "this start of fast: give another --out" in error
+  assert "this start has fast: give another --out" in error
   path = tmp_path / "growth.json"
   record = json.loads(path.read_text()) | machine
   path.write_text(json.dumps(record | {"git_commit": "abd"}))
   assert growth.main(words) == 2
   error = capsys.readouterr().err
-  assert "is of git_commit abd and this start of abc" in error
+  assert "has git_commit abd, but this start has abc" in error
   for text in (json.dumps(record)[:-20], "[1]", '{"cells": [1]}'):
     path.write_text(text)
     assert growth.main(words) == 2
     error = capsys.readouterr().err
-    assert "is no record of such measurements: remove it" in error
+    assert "is not a record of such measurements: remove it" in error
     assert len(error.splitlines()) == 1
   assert len(asked) == 1
 
@@ -121,7 +121,7 @@ def test_a_value_given_twice_is_measured_once(asked, tmp_path):
     (["--flag=--devices=2"], "--flag sets --devices"),
     (["--flag=--peer=x.py"], "peers are compared by benchmark.py"),
     (["--flag=--depth=3"], "unrecognized arguments: --depth=3"),
-    (["--devices", "3"], "--devices 3: a batch of 8 cannot be divided so"),
+    (["--devices", "3"], "--devices 3: a batch of 8 cannot be divided evenly"),
     (["--examples", "4"], "--examples 4: --examples=4 must be at least"),
     (["--batch", "1"], "--batch 1: config.batch_size must be at least 2"),
     ([f"--out={__file__}/new"], "cannot be made a folder"),

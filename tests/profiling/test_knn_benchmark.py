@@ -50,8 +50,8 @@ def test_wrong_input_is_told_in_one_line(values, message, capsys):
 def test_records_of_other_things_are_refused(tmp_path, capsys):
   other = _write(tmp_path / "other.json", "NVIDIA H200", 20000.0)
   assert knn_benchmark.main([*_words(), f"--step={other}"]) == 2
-  assert "is of 'NVIDIA H200', and this is 'cpu'" in capsys.readouterr().err
+  assert "is of 'NVIDIA H200', but this is 'cpu'" in capsys.readouterr().err
   for text in ("[]", "{}", "no", '{"runs": []}'):
     other.write_text(text)
     assert knn_benchmark.main([*_words(), f"--step={other}"]) == 2
-    assert "is no record of benchmark.py" in capsys.readouterr().err
+    assert "is not a record of benchmark.py" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_other_circumstances_are_not_mixed(compiled, tmp_path, capsys):
   before = (tmp_path / "memory.json").read_text()
   assert memory.main([*words, "--width=8"]) == 2
   error = capsys.readouterr().err
-  assert "is of width 64 and this start of 8: give another --out" in error
+  assert "has width 64, but this start has 8: give another --out" in error
   assert (tmp_path / "memory.json").read_text() == before
 
 
@@ -67,7 +67,7 @@ def test_other_circumstances_are_not_mixed(compiled, tmp_path, capsys):
     (["--steps=0"], "--steps must be at least 1; got 0"),
     (["--method=moco"], "invalid choice: 'moco'"),
     (["--precision=float16"], "invalid choice: 'float16'"),
-    ([f"--out={__file__}"], "is no record of such measurements"),
+    ([f"--out={__file__}"], "is not a record of such measurements"),
     ([f"--out={__file__}/new.json"], "cannot be made a folder"),
   ],
 )

@@ -121,7 +121,7 @@ def test_another_step_or_device_is_not_compared():
   assert peer.compare(fields | {"runs": [_ours()]}, committed, 0.1) is None
   for name, value in (("batch", 32), ("device", "H100"), ("augment", False)):
     now = fields | {"runs": [_ours(**{name: value})]}
-    with pytest.raises(UsageError, match=f"is of {name}"):
+    with pytest.raises(UsageError, match=f"the record has {name}"):
       peer.compare(now, committed, 0.1)
   now = fields | {"runs": [_ours()]}
   changed = [
@@ -130,7 +130,7 @@ def test_another_step_or_device_is_not_compared():
     ("peer_arguments", {"peer_arguments": ["--compile"]}),
   ]
   for name, other in changed:
-    with pytest.raises(UsageError, match=f"is of {name}"):
+    with pytest.raises(UsageError, match=f"the record has {name}"):
       peer.compare(now, now | other, 0.1)
 
 
@@ -145,15 +145,15 @@ def test_another_step_or_device_is_not_compared():
     (["--config=absent.py"], "absent.py"),
     (["--config=configs/cifar_byol.py", "--size=16"], "leave out --size"),
     (["--config=configs/cifar_byol.py:odd"], "unknown config variant"),
-    (["--peer-arguments='"], "are no words of a shell: No closing"),
+    (["--peer-arguments='"], "is not valid shell syntax: No closing"),
     (["--check=absent.json"], "is not a record"),
     ([f"--check={__file__}"], "is not a record"),
     (["--devices=0"], "there are"),
-    (["--examples=64"], "want --augment and no --images"),
+    (["--examples=64"], "needs --augment and no --images"),
     (["--examples=64", "--augment", "--images=x.npz"], "and no --images"),
     (["--examples=0", "--augment"], "--examples=0 must be at least --batch=64"),
     (["--examples=-5", "--augment"], "must be at least --batch=64"),
-    (["--steps-per-dispatch=2"], "wants images held on the device"),
+    (["--steps-per-dispatch=2"], "needs images in device memory"),
     (["--steps-per-dispatch=0"], "--steps-per-dispatch must be at least 1"),
   ],
 )
@@ -178,14 +178,14 @@ def test_peers_of_another_device_or_precision_are_refused(
     peer.check_same_device(theirs, _ours(device="H100"))
   (tmp_path / "peer.py").write_text(PEER.replace("DEVICE", "H100"))
   assert benchmark.main(peer_options) == 2
-  assert "the peer ran on H100 and we on cpu" in capsys.readouterr().err
+  assert "the peer ran on H100, but we ran on cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
   ("old", "new", "message"),
   [
     ('"method": options.method', '"method": "simclr"', "the peer ran method"),
-    ("int(options.batch)", "32", "the peer ran batch 32 and we 64"),
+    ("int(options.batch)", "32", "the peer ran batch 32, but we ran 64"),
     ('"pipeline": False', '"pipeline": True', "the peer ran pipeline True"),
     ('"pipeline": False,', "", "the peer's line lacks pipeline"),
     ("3.0", "None", "median_step_seconds is None"),
@@ -216,7 +216,7 @@ def test_a_peer_keeps_its_name_and_its_arguments(
   # Whatever it calls itself, the record's own step is ours.
   assert peer.compare(record, record, 0.1) is None
   narrow = record | {"runs": [_ours(width=32)]}
-  with pytest.raises(UsageError, match="is of width 32 and this run of 64"):
+  with pytest.raises(UsageError, match="has width 32, but this run has 64"):
     peer.compare(record, narrow, 0.1)
 
 
@@ -224,9 +224,9 @@ def test_a_program_that_fails_is_quoted():
   with pytest.raises(UsageError, match="exit code 3: no memory"):
     code = "import sys; print('no memory', file=sys.stderr); sys.exit(3)"
     programs.last_line([sys.executable, "-c", code])
-  with pytest.raises(UsageError, match="printed no line"):
+  with pytest.raises(UsageError, match="printed no JSON line"):
     programs.last_line([sys.executable, "-c", "print('hello')"])
-  with pytest.raises(UsageError, match="printed no line"):
+  with pytest.raises(UsageError, match="printed no JSON line"):
     programs.last_line([sys.executable, "-c", "print(3)"])
   with pytest.raises(UsageError, match="cannot be run"):
     programs.last_line(["./absent"])

@@ -95,7 +95,7 @@ def test_results_of_wrong_types_cost_no_page(tmp_path):
       workdirs.append(_write(tmp_path / f"{number}", found))
   page = _page(*workdirs)
   assert {"Results", "Config", "Environment"} <= set(page.headings)
-  assert "results.json left out: it is no JSON object" in page.text
+  assert "results.json left out: it is not a JSON object" in page.text
   assert "in results.json left out: they have a wrong form" in page.text
 
 
@@ -143,7 +143,7 @@ def test_no_other_file_is_written_over(tmp_path):
   os.symlink("/dev/null", tmp_path / "device")
   for out in (workdir / "results.json", tmp_path / "pipe", tmp_path / "device"):
     before = os.lstat(out)
-    with pytest.raises(UsageError, match="is no page of this program"):
+    with pytest.raises(UsageError, match="not a .* and would be overwritten"):
       report(workdir, "--images=0", f"--out={out}")
     assert os.path.samestat(before, os.lstat(out))
   (tmp_path / "empty").touch()
@@ -233,7 +233,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
   workdir, page = _write(tmp_path / "run", RESULTS), tmp_path / "page.html"
   os.mkfifo(tmp_path / "pipe")
   for out in (tmp_path / "pipe", "/dev/null"):
-    with pytest.raises(UsageError, match="is no regular file"):
+    with pytest.raises(UsageError, match="is not a regular file"):
       report(workdir, "--images=0", f"--out={out}")
   page.touch()
   (tmp_path / "link").symlink_to(page)
