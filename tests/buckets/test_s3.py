@@ -49,7 +49,7 @@ def test_a_folder(bucket, tmp_path):
     list(one.evaluation_batches("test", TEST_SIZE)),
     list(other.evaluation_batches("test", TEST_SIZE)),
   )
-  with pytest.raises(UsageError, match="no bucket s3://none: make it"):
+  with pytest.raises(UsageError, match="no bucket s3://none: create it"):
     open_folder("s3://none/images")
 
 

@@ -207,7 +207,7 @@ def test_a_file_of_a_later_format_is_refused(tmp_path):
   header = json.dumps({"format_version": 99})
   path = tmp_path / "later.safetensors"
   path.write_bytes(weights.to_bytes({"a": np.zeros(1)}, {"essl_jax": header}))
-  with pytest.raises(UsageError, match="format version 99, known here is 2"):
+  with pytest.raises(UsageError, match="format version 99, newer than 2"):
     weights.load(path)
 
 

@@ -454,7 +454,7 @@ def test_names_that_make_no_tree_are_one_line(names, tmp_path):
   path = tmp_path / "a.safetensors"
   save_own(path, OWN, names)
   for function in (weights.load, lambda path: convert("show", path)):
-    assert "entries that are no weights" in refused(function, path)
+    assert "entries that are not weights" in refused(function, path)
 
 
 @pytest.mark.parametrize(

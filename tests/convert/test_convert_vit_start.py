@@ -82,6 +82,6 @@ def test_another_vit_is_named_in_one_line(begin, fields, heads, message):
   with pytest.raises(UsageError) as error:
     begin(timm_vit(**fields), heads=heads)
   text = str(error.value)
-  assert f"): {message}: set config.encoder to its form" in text
+  assert f"): {message}: set config.encoder to match it" in text
   assert "\n" not in text
   assert "init.safetensors holds another encoder (depth" in text

@@ -181,7 +181,7 @@ def test_a_damaged_config_guards_checkpoints(content, workdir):
   """
   path = workdir / "config.json"
   path.write_text(content)
-  with pytest.raises(UsageError, match="remove it if the fields") as error:
+  with pytest.raises(UsageError, match="remove it if this command") as error:
     bookkeeping.mend(workdir)
   assert "\n" not in str(error.value)
   assert path.read_text() == content
@@ -204,13 +204,13 @@ def test_a_trained_workdir_is_not_begun_anew(what, workdir):
     os.mkfifo(folder)
   assert not bookkeeping.has_checkpoint(workdir)
   before = _names(workdir)
-  with pytest.raises(UsageError, match="has been trained in") as error:
+  with pytest.raises(UsageError, match="holds a trained run") as error:
     bookkeeping.begin_anew(workdir)
   assert str(error.value).endswith("remove starts.json and results.json")
   assert _names(workdir) == before
   (workdir / "starts.json").write_text("")  # damaged, it still was there
   (workdir / "results.json").unlink()
-  with pytest.raises(UsageError, match=r"to begin anew, remove starts\.json$"):
+  with pytest.raises(UsageError, match=r"to start over, remove starts\.json$"):
     bookkeeping.begin_anew(workdir)
   (workdir / "starts.json").unlink()
   bookkeeping.begin_anew(workdir)  # told to

@@ -39,7 +39,7 @@ def test_a_second_program_is_refused_until_the_first_is_dead(tmp_path):
   assert holder.stdout.readline() == "held\n"
   before = sorted(os.listdir(tmp_path))
   with (
-    pytest.raises(UsageError, match="another program is at work") as error,
+    pytest.raises(UsageError, match="another program is using") as error,
     claim.hold(tmp_path, nothing),
   ):
     raise AssertionError

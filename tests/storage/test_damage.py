@@ -93,7 +93,7 @@ def test_damaged_arrays_give_way_to_the_checkpoint_before(
   assert_is(state, 1)
   (line,) = capsys.readouterr().out.splitlines()
   assert line.startswith("warning: the checkpoint of step 2 is damaged (")
-  assert "that of step 1 takes its place" in line
+  assert "using that of step 1 instead" in line
   assert (workdir / "checkpoints" / "2").exists()
 
   with Checkpoints(workdir) as checkpoints:
@@ -153,7 +153,7 @@ def test_a_pipe_among_the_files_is_refused(name, workdir):
   path = workdir / "checkpoints" / "2" / name
   path.unlink()
   os.mkfifo(path)
-  with pytest.raises(UsageError, match="is no regular file: move it away"):
+  with pytest.raises(UsageError, match="is not a regular file: move it away"):
     Checkpoints(workdir)
 
 
@@ -171,7 +171,7 @@ def test_where_none_is_left_nothing_changes(workdir):
     cut(folder / str(step) / "state" / "_METADATA")
   with (
     Checkpoints(workdir) as checkpoints,
-    pytest.raises(UsageError, match="no other is left in .*: put a copy") as e,
+    pytest.raises(UsageError, match="holds no other: put a copy") as e,
   ):
     checkpoints.restore(make_state(0))
   assert "\n" not in str(e.value)
