@@ -61,7 +61,7 @@ FOLDER = ("--config.data.name=folder", "--config.data.image_size=8")
   ("flags", "told"),
   [
     ((*FOLDER, "--config.data.dir=gs://no_such/x"), "no bucket gs://no_such"),
-    ((*FOLDER, "--config.data.dir=gs://bucket/no"), "is no folder (there is n"),
+    ((*FOLDER, "--config.data.dir=gs://bucket/no"), "is not a folder (gs"),
     ((*FOLDER, "--config.data.dir=gcs://bucket/x"), "unknown scheme gcs://"),
     (("--config.data.name=gs://no_such/x.npz",), "no bucket gs://no_such"),
     (("--config.init_from=gs://no_such/x.safetensors",), "no bucket gs://no_"),

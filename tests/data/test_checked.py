@@ -103,21 +103,21 @@ def test_missing_and_broken_images_may_lack():
 @pytest.mark.parametrize(
   ("attributes", "expected"),
   [
-    ({"image_shape": None}, r"image_shape must be \(height, .*, and is None"),
+    ({"image_shape": None}, r"image_shape must be \(height, .* but is None"),
     ({"image_shape": (8, 8)}, r"image_shape must be .* \(8, 8\)"),
     ({"broken": None}, "broken must be a mapping .* None"),
-    ({"num_classes": 2.5}, "num_classes must be a whole number, and is 2.5"),
+    ({"num_classes": 2.5}, "num_classes must be a whole number but is 2.5"),
     ({"num_examples": lambda *_: 0}, r"num_examples\('train'\) must be .* 0"),
-    ({"examples": images(np.float32)}, r"uint8 \[1, 8, 8, 3\], and is float32"),
+    ({"examples": images(np.float32)}, r"uint8 \[1, 8, 8, 3\] but is float32"),
     ({"examples": images(shape=(16, 16, 3))}, r"uint8 \[1, 16, 16, 3\]"),
     (
       {"examples": images(label=3)},
-      "labels are 3 to 3, .* below num_classes, 2",
+      "labels are 3 to 3 .* below num_classes=2",
     ),
     ({"examples": images(label=-2)}, "labels are -2 to -2"),
     (
       {"examples": lambda self, n: {"image": 0}},
-      "need 'label', and have image",
+      "need 'label' but have image",
     ),
     ({"evaluation_batches": fails}, "mine: OSError: no such disk"),
     ({"evaluation_batches": lambda *_, **__: iter(())}, "promises 12 train"),
@@ -137,7 +137,7 @@ def test_wrong_sources_are_refused_when_opened(attributes, expected):
     ({"batches": fails}, "mine: OSError: no such disk"),
     (
       {"batches": lambda self, **_: iter([self.examples(3)])},
-      "holds 3 labels and must hold 4",
+      "holds 3 labels but must hold 4",
     ),
   ],
 )

@@ -160,14 +160,14 @@ def remove(root, pattern):
   [
     (None, {"dir": None}, "needs data.dir"),
     (None, {"dir": ""}, "needs data.dir"),  # of a variable that is not set
-    (None, {"dir": "/no/such"}, "'/no/such' is no folder"),
+    (None, {"dir": "/no/such"}, "'/no/such' is not a folder"),
     (None, {"image_size": None, "resize_size": None}, "set .*data.image_size"),
     (None, {"resize_size": 7}, "resize_size=7 is less than .*image_size=8"),
     (None, {"image_size": None}, "resize_size=9 needs data.image_size"),
-    (None, {"test_split": "test"}, "no folder 'test' but train, val"),
+    (None, {"test_split": "test"}, "no folder 'test', only train, val"),
     (None, {"train_split": "train[50:]"}, "examples 50 to 23"),
-    ("train/**/*", {}, "train holds no images"),
-    ("train/bee/**/*", {}, "bee in .*train hold.* no image"),
+    ("train/**/*", {}, "train has no images"),
+    ("train/bee/**/*", {}, "no images in bee of .*train"),
   ],
 )
 def test_wrong_folders_are_explained(tmp_path, spoil, options, message):
@@ -199,7 +199,7 @@ def test_wrong_classes_are_explained(tmp_path, capfd):
     open_folder(tmp_path, train_split="bad", test_split="bad")
   (tmp_path / "flat").mkdir()
   (tmp_path / "flat" / "1.png").write_bytes(b"")
-  with pytest.raises(UsageError, match="flat holds no images in folders"):
+  with pytest.raises(UsageError, match="flat has no images in folders"):
     open_folder(tmp_path, train_split="flat")
 
 

@@ -96,7 +96,9 @@ def test_sets_without_images_or_labels_are_refused(tmp_path, tfds_dir):
     split_datasets={s: [(0, {"text": "a"})] for s in ("train", "test")},
     data_dir=str(tmp_path),
   )
-  with pytest.raises(UsageError, match=r"it has text\): an 8-bit 'image'"):
+  with pytest.raises(
+    UsageError, match=r"it has text\): choose one with an 8-bit"
+  ):
     open_source("words", dir=str(tmp_path))
 
 

@@ -138,7 +138,7 @@ def test_sources_of_users_must_tell_them(source):
   mine = Mine()
   checked = CheckedSource("mine", mine)
   assert take(checked, 1)[0].keys() == {*CROPS, "label"}
-  with pytest.raises(UsageError, match="need 'window of first', and have"):
+  with pytest.raises(UsageError, match="need 'window of first' but have"):
     take(checked, 1, windows=True)
   mine.wrong = {window_name(name): np.zeros((BATCH, 4), int) for name in CROPS}
   with pytest.raises(UsageError, match=r"must be int32 \[N, 6\]"):

@@ -81,7 +81,7 @@ def test_wrong_folders_and_splits_are_one_line(tmp_path):
   full = write(tmp_path / "full", LAYOUTS["classes"])
   for root, settings, expected in (
     (empty, {}, "holds no images"),
-    (tmp_path / "nowhere", {}, "is no folder"),
+    (tmp_path / "nowhere", {}, "is not a folder"),
     (full, {"train_split": "train"}, "no folder 'train'.*all.*every image"),
     (full, {"image_size": None}, "image_size"),
   ):

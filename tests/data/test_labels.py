@@ -71,7 +71,7 @@ def test_unlabelled_training_images_take_the_classes_of_the_test_images():
     (np.array([True, False]), np.array([0]), "train_labels is bool"),
     (np.array([1, 2], "m8[s]"), np.array([0]), r"train_labels is timedelta"),
     (np.array([0, 1], object), np.array([0]), "train_labels is object"),
-    (np.array([-1, 1]), np.array([1]), "train_labels holds -1: .* from 0 on"),
+    (np.array([-1, 1]), np.array([1]), "train_labels holds -1: .* >= 0"),
     (np.array([0, 1]), np.array([-7]), "test_labels holds -7"),
     (np.array([0, 1]), np.array([1, 2**32, 5]), "lacks, 5, 4294967296: give"),
   ],
@@ -84,10 +84,12 @@ def test_labels_that_name_no_class_are_refused(train, test, message):
 
 
 def test_numbers_of_classes_beyond_all_sets_are_refused(monkeypatch):
-  with pytest.raises(UsageError, match="2,147,483,648 classes, and 1 to 1,000"):
+  with pytest.raises(UsageError, match="2,147,483,648 classes, but only 1 to"):
     make(np.array([0, 1]), np.array([0]), 2**31)
   monkeypatch.setattr(labels, "MOST_CLASSES", 3)
-  with pytest.raises(UsageError, match="train_labels: 4 classes, and 1 to 3"):
+  with pytest.raises(
+    UsageError, match="train_labels: 4 classes, but only 1 to"
+  ):
     make(np.array(IDS), np.array([1]))
   feature = types.SimpleNamespace(num_classes=4)
   with pytest.raises(UsageError, match="the labels of x: 4 classes"):

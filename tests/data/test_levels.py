@@ -128,9 +128,9 @@ UNKNOWN = {
     "not finite",
   ),
   "floats of 0 to 65535": (of(GRAY * np.float32(257)), "from 0 to 65535"),
-  "31 bits": (of(GRAY.astype(np.int32) << 23), "outside of 0 to 65535"),
+  "31 bits": (of(GRAY.astype(np.int32) << 23), "outside 0 to 65535"),
   "32 bits": (gray(32, GRAY.astype("<u4") << 24), "from -2.1"),
-  "signed bytes": (gray(8, GRAY // 2, format=2), "have a sign"),
+  "signed bytes": (gray(8, GRAY // 2, format=2), "are signed"),
   "signed 16 bits": (gray(16, GRAY.astype("<i2") * 128, format=2), "to 32640"),
   "12 bits in 16, the default stated": (
     of(GRAY.astype(np.uint16) * 16, tiffinfo={281: 65535}),
@@ -146,7 +146,7 @@ UNKNOWN = {
   ),
   "beyond the stated range": (
     of(GRAY.astype(np.uint16) * 16, tiffinfo={281: 1023}),
-    "outside of 0 to 1023",
+    "outside 0 to 1023",
   ),
 }
 
@@ -158,7 +158,7 @@ def test_unknown_ranges_are_broken_images(name):
   with pytest.raises(crops.BrokenImageError, match=message) as error:
     crops.decode(encoded)
   assert "\n" not in str(error.value)
-  is_damaged = message in ("not finite", "have a sign")
+  is_damaged = message in ("not finite", "are signed")
   assert isinstance(error.value, UnclearLevelsError) != is_damaged
 
 
@@ -195,22 +195,22 @@ MIXED = {
   "the extremes of each image": (
     of(DIM * 100, tiffinfo={280: 0, 281: 8500}),
     of(DIM * 50, tiffinfo={280: 0, 281: 4250}),
-    "16 bits seem to be 0 to 4250, and those of another image 0 to 8500",
+    "16 bits seem to be 0 to 4250, but those of another image 0 to 8500",
   ),
   "the extremes of floats": (
     of(FLOATS * 4, tiffinfo={340: 0.0, 341: 4.0}),
     of(FLOATS * 2, tiffinfo={340: 0.0, 341: 2.0}),
-    "floats seem to be 0 to 2, and those of another image 0 to 4",
+    "floats seem to be 0 to 2, but those of another image 0 to 4",
   ),
   "floats of 0 to 255, one of them dark": (
     KNOWN["floats of 0 to 255"],
     of(FLOATS),
-    "floats seem to be 0 to 1, and those of another image 0 to 255",
+    "floats seem to be 0 to 1, but those of another image 0 to 255",
   ),
   "32 bits, one image dark": (
     KNOWN["32 bits of 0 to 65535"],
     of(GRAY.astype(np.int32)),
-    "integers seem to be 0 to 255, and those of another image 0 to 65535",
+    "integers seem to be 0 to 255, but those of another image 0 to 65535",
   ),
   "a float a little too bright": (of(FLOATS), of(FLOATS * 1.02), "up to 1.02"),
   "negative floats": (of(FLOATS), of(FLOATS - 0.01), "from -0.01 to 0.99"),
@@ -261,7 +261,7 @@ def test_white_can_be_told(name, white, tmp_path):
 def test_what_a_white_does_not_fit_is_refused(tmp_path):
   for number, (encoded, white, message) in enumerate(
     (
-      (KNOWN["16 bits"], 4095, "from 0 to 65535, outside of 0 to 4095"),
+      (KNOWN["16 bits"], 4095, "from 0 to 65535, outside 0 to 4095"),
       (KNOWN["a PNG of 48 bits"], 4095, "white_level=65535"),
     )
   ):

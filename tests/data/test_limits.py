@@ -46,11 +46,13 @@ def test_only_regular_files_are_read(tmp_path, capfd, monkeypatch):
   assert sorted(numbers(batch, "image")) == list(range(SIZE))
   told = capfd.readouterr().err
   assert len(source.broken["train"]) == 8 and told.count("left out") == 8
-  pipe = "pipe.png is broken, left out: no regular file, but a pipe"
+  pipe = "pipe.png is broken, left out: not a regular file but a pipe"
   assert told.count(pipe) == 2
-  assert "zero.png is broken, left out: no regular file, but a device" in told
-  assert "socket.png is broken, left out: no regular file, but a socket" in told
-  assert "1,099,511,627,776 bytes, and config.data.max_pixels allows" in told
+  assert "zero.png is broken, left out: not a regular file but a device" in told
+  assert (
+    "socket.png is broken, left out: not a regular file but a socket" in told
+  )
+  assert "1,099,511,627,776 bytes, but config.data.max_pixels allows" in told
 
 
 def chunk(kind, data):
@@ -204,7 +206,7 @@ def npy(shape, descr="'|u1'", rest=b""):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (npy((10**6, 100, 100, 3)), r"needs 30,000,000,000 bytes, and the file h"),
+    (npy((10**6, 100, 100, 3)), r"needs 30,000,000,000 bytes, but the file h"),
     (npy((10**12,), "'<f8'"), "needs 8,000,000,000,000 bytes"),
     (npy((10**12,), "'<U0'"), "an array of"),
     (npy((10**30, 0)), "cannot be read"),
@@ -241,7 +243,7 @@ def test_the_memory_of_arrays_is_limited(tmp_path):
   path = write_npz(tmp_path / "a.npz", {"train_images.npy": zeros}, True)
   assert os.path.getsize(path) < 10_000
   asked = {"train_split": "train", "test_split": "test"}
-  with pytest.raises(UsageError, match=r"2,941,\d+ bytes of memory, and conf"):
+  with pytest.raises(UsageError, match=r"2,941,\d+ bytes of memory, but conf"):
     open_source(path, max_bytes=2_900_000, **asked)
   with pytest.raises(UsageError, match="train_images are|labels must be"):
     open_source(path, max_bytes=3_000_000, **asked)  # of other lengths
@@ -251,7 +253,7 @@ def test_an_npz_set_that_is_no_regular_file_is_refused(tmp_path):
   os.mkfifo(tmp_path / "a.npz")
   os.symlink("/dev/zero", tmp_path / "b.npz")
   for name, kind in (("a", "a pipe"), ("b", "a device")):
-    with pytest.raises(UsageError, match=f"no regular file, but {kind}"):
+    with pytest.raises(UsageError, match=f"not a regular file but {kind}"):
       open_source(str(tmp_path / f"{name}.npz"))
 
 

@@ -87,7 +87,7 @@ def test_places_outside_of_the_set_are_read_once(root, tmp_path, capfd):
     os.symlink(target, root / "train" / label / name)
   assert found(root, "train") == sorted([*OWN["train"], 50, 51])
   said = capfd.readouterr().err
-  assert "link(s) to what is there already" in said
+  assert "link(s) to a place met before" in said
   assert "1 link(s) into the set" in said
 
 
@@ -131,7 +131,7 @@ def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
   for split, target in zip(("train", "val"), targets[kind], strict=True):
     os.symlink(target, root / split / "ant" / "more.png")
   with pytest.raises(
-    UsageError, match="links of train and of val lead to .*ap"
+    UsageError, match="links of train and val both lead to .*ap"
   ):
     open_folder(root)
   expected = sorted([*OWN["train"], 50])
@@ -144,7 +144,7 @@ def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
 )
 def test_splits_linked_to_each_other_are_refused(root, name, target):
   os.symlink(target, root / name)
-  where = r"leads to .*, which is of the split \w+ too: give parts of one"
+  where = r"leads to .*, which belongs to the split \w+ too: give parts of one"
   with pytest.raises(UsageError, match=where) as error:
     open_folder(root, test_split=name)
   assert "\n" not in str(error.value)
@@ -154,6 +154,6 @@ def test_a_class_that_is_a_link_into_the_set_is_told(root):
   for split in ("train", "val"):
     os.symlink("ant", root / split / "emu")
   with pytest.raises(
-    UsageError, match=r"emu in .*train hold.*1 link\(s\) into"
+    UsageError, match=r"no images in emu of .*train .*1 link\(s\) into"
   ):
     open_folder(root)

@@ -167,7 +167,7 @@ def test_a_source_that_cannot_be_divided_is_refused():
     def num_examples(self, split):
       return 9
 
-  with pytest.raises(UsageError, match="divided: it has no .*, labels, names"):
+  with pytest.raises(UsageError, match="divided: it lacks .*, labels, names"):
     subsets.sample(Stream(), 3)
 
 
@@ -180,5 +180,5 @@ def test_subsets_that_do_not_differ_are_refused():
   for fraction, there in ((0.5, 2), (0.34, 4), (0.01, 6), (1.0, 1)):
     assert subsets.few_labels(source, fraction, there - 1, None)
     for subset in (there, 10**9):
-      with pytest.raises(UsageError, match=f"none of the {there} disjoint"):
+      with pytest.raises(UsageError, match=f"gives {there} disjoint"):
         subsets.few_labels(source, fraction, subset, None)

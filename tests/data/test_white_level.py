@@ -70,9 +70,7 @@ def test_other_dark_levels_are_refused_too(kind, name):
 def test_white_is_that_of_all_gray_images(name):
   found = np.asarray(crops.decode(GRAYS[name], levels=Levels(4095)))
   np.testing.assert_array_equal(found[..., 0], GRAY)
-  with pytest.raises(
-    UnclearLevelsError, match="15 to 4095, outside of 0 to 1023"
-  ):
+  with pytest.raises(UnclearLevelsError, match="15 to 4095, outside 0 to 1023"):
     crops.decode(GRAYS[name], levels=Levels(1023))
 
 
@@ -85,7 +83,7 @@ def test_white_goes_before_what_a_file_states(kind, white):
   expected = levels.astype(int) * 256 // (white + 1)
   assert np.abs(np.asarray(found)[..., 0].astype(int) - expected).max() <= 1
   assert np.asarray(found).max() == 255 or white > 1023
-  with pytest.raises(UnclearLevelsError, match="outside of 0 to 1000"):
+  with pytest.raises(UnclearLevelsError, match="outside 0 to 1000"):
     crops.decode(pnm(kind, 4095, levels), levels=Levels(1000))
 
 
@@ -156,7 +154,7 @@ def test_wide_planes_are_broken_and_planes_of_bytes_are_read(
   """PIL takes wide ones for bytes."""
   samples = [GRAY] * count
   wide = planar_tiff(order, [x * np.uint16(257) for x in samples], photometric)
-  with pytest.raises(BrokenImageError, match="one after another") as error:
+  with pytest.raises(BrokenImageError, match="separate colour planes") as error:
     crops.decode(wide)
   assert "\n" not in str(error.value)
   assert not isinstance(error.value, UnclearLevelsError)
