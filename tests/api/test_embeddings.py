@@ -97,10 +97,10 @@ def test_wrong_input_is_told_before_anything_is_computed(tmp_path, mean):
   for images, options, expected in (
     (tmp_path, {}, "holds no images"),
     (tmp_path / "nowhere", {}, "no file or folder"),
-    ([], {}, "no images are named"),
+    ([], {}, "no images are given"),
     ([np.zeros((4, 4, 3), np.uint8)], {}, "takes paths"),
     (None, {}, "takes paths"),
-    ("a\0b", {}, "is no path"),
+    ("a\0b", {}, "is not a valid path"),
     (tmp_path, {"out": tmp_path / "a.txt"}, "no known ending"),
     (tmp_path, {"out": tmp_path / "no" / "a.npz"}, "cannot write"),
   ):

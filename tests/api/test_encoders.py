@@ -233,7 +233,7 @@ def test_what_is_given_of_images_is_checked(digits_run):
     with pytest.raises(UsageError, match="is wrong") as error:
       essl_jax.load(digits_run[0], **wrong)
     assert "\n" not in str(error.value)
-  with pytest.raises(UsageError, match="is no path"):
+  with pytest.raises(UsageError, match="is not a valid path"):
     essl_jax.load("a\0b")
 
 

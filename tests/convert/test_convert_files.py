@@ -142,7 +142,7 @@ def test_show_reads_both_kinds_and_writes_nothing(tmp_path, capsys):
     (["import", "in.npz", "out.npz"], "out.npz must end in .safetensors"),
     (["import", "in.npz", "full.safetensors"], "exists: .*--overwrite"),
     (["import", "in.npz", "no/out.safetensors"], "directory that exists"),
-    (["import", "text.pdf", "out.safetensors"], "no known ending; there are"),
+    (["import", "text.pdf", "out.safetensors"], "no known ending: give one"),
     (["import", "text.npz", "out.safetensors"], "cannot read text.npz"),
     (["import", "text.safetensors", "out.safetensors"], "cannot read text"),
     (["import", "flax.safetensors", "out.safetensors"], "weights already"),
@@ -230,7 +230,7 @@ def test_an_encoder_that_lacks_arrays_is_not_exported(tmp_path):
     {k: {"encoder": v} for k, v in variables.items()},
     {"depth": 18, "stem": "cifar", "width": 8, "source": "test"},
   )
-  with pytest.raises(UsageError, match="holds no whole ResNet encoder"):
+  with pytest.raises(UsageError, match="holds no complete ResNet encoder"):
     convert("export", path, tmp_path / "out.npz", "--format=torch")
   assert not (tmp_path / "out.npz").exists()
 

@@ -177,7 +177,7 @@ def test_what_is_left_out_says_how_to_take_it():
   assert imported.left_out["teacher.projector.0.weight"] == (
     "another encoder (--encoder=teacher.backbone takes it)"
   )
-  assert imported.left_out["loss.center"] == "no network known here"
+  assert imported.left_out["loss.center"] == "not a known network"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_is_left_out_says_how_to_take_it():
     (
       teacher_student,
       None,
-      "several encoders in it, under 'student.backbone.', 'teacher.backbone.':"
+      "it has several encoders, under 'student.backbone.', 'teacher.backbone.':"
       " choose one, such as --encoder=student.backbone",
     ),
     (teacher_student, "backbone", "does not name one of the encoders"),
@@ -233,4 +233,4 @@ def test_a_classifier_of_another_shape_is_left_out(shape):
   }
   imported = recognise.import_checkpoint(tree, keep_classifier=True)
   assert set(imported.variables["params"]) == {"encoder"}
-  assert "no head known here" in imported.left_out["fc.weight"]
+  assert "not a known head" in imported.left_out["fc.weight"]

@@ -189,11 +189,11 @@ def _with(tree, **changes):
     ),
     (
       lambda: {"teacher": forms.plain(), "student": forms.plain()},
-      "several encoders in it, under 'teacher.', 'student.'",
+      "it has several encoders, under 'teacher.', 'student.'",
     ),
     (
       lambda: {"model": forms.plain(), "state_dict": forms.plain()},
-      "several encoders in it, under 'model.', 'state_dict.'",
+      "it has several encoders, under 'model.', 'state_dict.'",
     ),
     (
       lambda: {"module": forms.plain()} | forms.plain(),
@@ -230,5 +230,5 @@ def test_parts_that_are_not_known_are_left_out_by_name():
   }
   left_out = recognise.import_checkpoint(tree).left_out
   assert "conv.weight" in left_out["projector.conv.weight"]
-  assert left_out["decoder.0.weight"] == "no network known here"
+  assert left_out["decoder.0.weight"] == "not a known network"
   assert left_out["names"] == "not a tensor"
