@@ -244,7 +244,7 @@ def test_objects_in_npz_are_not_executed(tmp_path):
 
 
 def test_without_pytorch_the_line_says_what_to_install(tmp_path, monkeypatch):
-  """Only to write its own files; they are read without it."""
+  """Only writing its files needs PyTorch; reading does not."""
   monkeypatch.setitem(sys.modules, "torch", None)
   with pytest.raises(UsageError, match=r"pip install 'essl-jax\[torch\]'"):
     files.write_state_dict(tmp_path / "out.pth", {"a": np.zeros(2)})

@@ -1,4 +1,4 @@
-"""Which checkpoint it is, and what becomes of every entry of it."""
+"""Recognising checkpoints, and accounting for every entry."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_forms_are_recognised_and_accounted_for(form):
   assert set(imported.variables["params"]) == networks
   assert set(imported.taken.values()) == networks
 
-  # Every entry is either taken or left out, for a reason that is known.
+  # Every entry is either taken or left out for a known reason.
   assert not set(imported.taken) & set(imported.left_out)
   assert set(imported.taken) | set(imported.left_out) == set(forms.flat(tree))
   found = set(imported.left_out.values())

@@ -1,4 +1,4 @@
-"""What no tensor tells of a vision transformer, and what does not fit."""
+"""Vision transformers: facts that no tensor shows, and misfits."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_known_widths_have_their_heads(width, fixed, heads, whose):
 
 
 def changed(**changes):
-  """A checkpoint of timm's with other tensors; `__` in names means a dot."""
+  """A timm checkpoint with changed tensors; `__` in names means a dot."""
   tree = published("timm_vit")
   for name, shape in changes.items():
     name = name.replace("__", ".")

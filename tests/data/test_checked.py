@@ -1,4 +1,4 @@
-"""A user's source: what is refused, and that a right one is left alone."""
+"""Checks of users' sources: wrong ones are refused, right ones pass."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SIZE = 12
 
 
 class Mine:
-  """Images of 8 pixels in two classes, three of them in a batch at most."""
+  """Images of 8 pixels in two classes, at most three in a batch."""
 
   num_classes = 2
   image_shape = (8, 8, 3)
@@ -25,18 +25,18 @@ class Mine:
   extra = "kept"
 
   def num_examples(self, split):
-    """As many in both splits."""
+    """Returns the same number for both splits."""
     return SIZE
 
   def examples(self, n, shape=(8, 8, 3)):
-    """One batch."""
+    """Returns one batch."""
     return {
       "image": np.full((n, *shape), 7, np.uint8),
       "label": np.arange(n, dtype=np.int32) % 2,
     }
 
   def batches(self, *, batch_size, crops=None, process_count=1, **_):
-    """Without end."""
+    """Yields batches without end."""
     n = batch_size // process_count
     while True:
       batch = self.examples(n)
@@ -48,7 +48,7 @@ class Mine:
   def evaluation_batches(
     self, split, batch_size, process_index=0, process_count=1
   ):
-    """All once."""
+    """Yields all images once."""
     share = SIZE // process_count
     for start in range(0, share, batch_size):
       yield self.examples(min(batch_size, share - start))
@@ -60,7 +60,7 @@ def changed(**attributes):
 
 
 def images(dtype=np.uint8, shape=(8, 8, 3), label=1):
-  """A method that makes images of another form."""
+  """A method that returns images of another shape or dtype."""
 
   def examples(self, n):
     labels = np.full(n, label, np.int32)
@@ -70,7 +70,7 @@ def images(dtype=np.uint8, shape=(8, 8, 3), label=1):
 
 
 def fails(self, *_, **__):
-  """Reads what is not there."""
+  """Reads a missing key."""
   raise OSError("no such disk")
   yield
 

@@ -142,7 +142,7 @@ def test_digits():
   assert source.train_images.min() == 0
   counts = np.bincount(source.test_labels) / np.bincount(source.train_labels)
   np.testing.assert_allclose(counts, 0.25, atol=0.01)
-  # Nothing is in both parts, nothing is lost.
+  # No image is in both parts, and none is lost.
   assert not {i.tobytes() for i in source.train_images} & {
     i.tobytes() for i in source.test_images
   }

@@ -24,7 +24,7 @@ def root(tmp_path):
 
 
 def found(root, split, **more):
-  """The sorted numbers of the images of a split."""
+  """Returns the sorted numbers of the images of a split."""
   source = open_folder(root, **more)
   batches = source.evaluation_batches(split, SIZE)
   return sorted(sum((numbers(batch, "image") for batch in batches), []))
@@ -48,9 +48,9 @@ OWN = {"train": list(range(SIZE)), "test": [100 + i for i in range(TEST_SIZE)]}
   ],
 )
 def test_links_bring_no_image_of_the_set_elsewhere(root, target, capfd):
-  """A link to the set, a folder around it or one in it is not followed."""
+  """Links to the set, or to a folder around or in it, are not followed."""
   os.symlink(target, root / "train" / "ant" / "loop")
-  if target == "loop":  # no folder, but a file that cannot be read
+  if target == "loop":  # not a folder but an unreadable file
     assert found(root, "train") == OWN["train"]
     assert "Too many levels of symbolic links" in capfd.readouterr().err
     return
@@ -60,7 +60,7 @@ def test_links_bring_no_image_of_the_set_elsewhere(root, target, capfd):
 
 
 def test_links_to_files_of_the_set_are_not_followed(root, capfd):
-  """An image of one split or class never becomes one of another by a link."""
+  """A link never moves an image to another split or class."""
   ant = root / "train" / "ant"
   for i, target in enumerate(
     ("../../val/ant/00.png", "../bee/01.png", "00.png")
@@ -102,7 +102,7 @@ def test_files_that_links_found_first_are_not_read_again(root, tmp_path):
 
 
 def test_splits_made_of_links_are_read(tmp_path):
-  """Classes and files may be links to a store, even one beside the splits."""
+  """Classes and files may link to a store, even one beside the splits."""
   store = write_folder(tmp_path / "set" / "store")
   for split in ("train", "val"):
     for label in CLASSES:
@@ -120,7 +120,7 @@ def test_splits_made_of_links_are_read(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "file", "file in a folder"])
 def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
-  """Else its images would be trained on and tested on."""
+  """Otherwise its images would be both trained and tested on."""
   apart = tmp_path / "apart"
   write_image(apart / "one.png", 50, (9, 9))
   targets = {

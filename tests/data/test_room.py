@@ -1,4 +1,4 @@
-"""The memory that decoding an image takes, and gives back."""
+"""The memory that decoding an image takes and frees."""
 
 from image_files import encode
 import numpy as np
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.quick
 def test_decoders_that_take_more_memory_take_more_room(
   kind, mode, options, times, monkeypatch
 ):
-  """A file of 200 bytes made JPEG 2000's take 3.2 GB, in each thread."""
+  """A JPEG 2000 file of 200 bytes can take 3.2 GB in each thread."""
   room, taken = limits.Room(10_000), []
   monkeypatch.setattr(room, "take", taken.append)
   crops.decode(encode(Image.new(mode, (30, 20)), kind, **options), room)
