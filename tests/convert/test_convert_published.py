@@ -205,7 +205,7 @@ def test_dino_of_a_resnet():
 
 
 def test_solo_learns_vit():
-  """timm's names beside heads; the moving average is left out."""
+  """The names are timm's, beside heads; the moving average is left out."""
   own = published("dino_vit released backbone (file itself)")
   tree = (
     forms.under("backbone", own)

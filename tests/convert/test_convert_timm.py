@@ -83,7 +83,7 @@ def test_timms_features_and_files(fields, images, tmp_path):
 
 
 def test_other_sizes_have_timms_features(images, tmp_path):
-  """timm interpolates positions on loading; here the model does."""
+  """On loading, timm interpolates positions; here the model does."""
   small = timm_model(img_size=32)
   tensors = fill(small)
   write_tree(tmp_path / "timm.pth", tensors)

@@ -48,7 +48,7 @@ def test_timms_checkpoint_goes_there_and_back_bit_for_bit(tmp_path, capsys):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_torchvisions_names_are_timms_tensors(old):
-  """torchvision's own files still use names from before version 0.13."""
+  """Files of torchvision still use names from before version 0.13."""
   theirs = published("torchvision_vit")
   if old:
     theirs = {
