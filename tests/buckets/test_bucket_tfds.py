@@ -63,7 +63,7 @@ def test_tfds_of_many_bytes(prepared, capsys):
   ("directory", "name", "told"),
   [
     ("gs://no_such_bucket/tfds", "cifar10", "no bucket gs://no_such_bucket"),
-    ("gs://bucket/no_such", "cifar10", "data.dir='gs://bucket/no_such': the"),
+    ("gs://bucket/no_such", "cifar10", "data.dir='gs://bucket/no_such': gs:"),
     ("gs://bucket/prepared", "cifar10", "not prepared in gs://.* and copy th"),
     ("gs://bucket/prepared", "no_such_set", "is unknown to TFDS and not prep"),
     ("g://bucket/prepared", "cifar10", "unknown scheme g://"),
