@@ -265,7 +265,7 @@ FORMS = {
   "Barlow Twins": (
     barlow_twins,
     {"encoder", "projector"},
-    {COUNTER, NUMBER, OPTIMISER, "of Barlow Twins' loss"},
+    {COUNTER, NUMBER, OPTIMISER, "part of Barlow Twins' loss"},
   ),
   "MoCo": (
     moco,

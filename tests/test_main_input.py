@@ -220,7 +220,7 @@ def test_a_workdir_without_its_checkpoints_is_not_begun_anew(
   (tmp_path / "config.json").write_text(text)
   (tmp_path / "starts.json").write_text("[]")
   (tmp_path / "metrics-0.jsonl").write_text('{"step": 8}\n')
-  with pytest.raises(UsageError, match="has been trained in .*are gone"):
+  with pytest.raises(UsageError, match="holds a trained run .*are gone"):
     train.run(config, tmp_path)
   assert (tmp_path / "metrics-0.jsonl").read_text() == '{"step": 8}\n'
 
@@ -231,7 +231,7 @@ def test_a_second_program_in_a_workdir_is_refused(mode, tmp_path, tiny_config):
   config = tiny_config(data={"name": "no_such_set"}, mode=mode)
   with (
     lock.alone(tmp_path, ""),
-    pytest.raises(UsageError, match="another program is at work in workdir"),
+    pytest.raises(UsageError, match="another program is using workdir"),
   ):
     train.run(config, tmp_path)
 

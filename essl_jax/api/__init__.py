@@ -1,1 +1,1 @@
-"""What `import essl_jax` offers: runs, encoders and features of images."""
+"""The Python interface of `essl_jax`: runs, encoders, features of images."""

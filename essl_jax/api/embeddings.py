@@ -1,4 +1,4 @@
-"""Features of the images in folders: `essl_jax.embed`."""
+"""Computes features of the images in folders: `essl_jax.embed`."""
 
 from collections.abc import Iterable, Sequence
 import csv
@@ -43,23 +43,24 @@ def embed(
 ) -> Embeddings:
   """Computes the features of images, as the run's evaluations measure them.
 
-  An image that cannot be read is named on stderr and left out.
+  An image that cannot be read is reported on stderr and left out.
 
   Args:
-    source: a run's workdir, a file of weights, or an encoder of `load`.
-    images: a folder, which is searched with all folders in it, a file, or
-      several of them.
+    source: a run's workdir, a file of weights, or an encoder from `load`.
+    images: a folder (searched with its subfolders), a file, or several of
+      these.
     out: file to write: `.npz` with `paths` and `features`, or `.csv` with a
       line for each image.
     checkpoint: of a run: the `latest`, or the `best` by kNN.
-    batch_size: images at a time, over all devices; 256 for each by default.
-    overwrite: replaces a file that is there.
+    batch_size: images at a time, over all devices; by default 256 for each
+      device.
+    overwrite: replaces an existing file.
 
   Returns:
     Paths and features.
 
   Raises:
-    UsageError: there is no such run, no image, or the file cannot be written;
+    UsageError: there is no such run or no image, or the file cannot be written;
       in one line.
   """
   return of_paths(
@@ -84,15 +85,15 @@ def of_paths(
   trust: bool = False,
   **given: Any,
 ) -> Embeddings:
-  """As `embed`; the command gives also what `encoders.read` takes.
+  """Does the work of `embed`; `given` are further arguments of `encoders.read`.
 
-  With `as_flags` messages name flags, not arguments.
+  With `as_flags`, messages name flags instead of arguments.
   """
   if out is not None:
     check_out(out, overwrite=overwrite)
   paths = [path for each in _named(images) for path in find(each)]
   if not paths:
-    raise UsageError("no images are named: give a folder or files")
+    raise UsageError("no images are given: give a folder or files")
   encoder = source
   if not isinstance(encoder, encoders.Encoder):
     encoder = encoders.read(encoder, checkpoint, trust, **given)
@@ -111,7 +112,7 @@ def of_paths(
 
 
 def _named(images: Any) -> list[str | os.PathLike[str]]:
-  """Paths one by one; UsageError for what is none."""
+  """Returns the paths as a list; raises UsageError for anything else."""
   if isinstance(images, str | os.PathLike):
     return [images]
   try:
@@ -121,14 +122,14 @@ def _named(images: Any) -> list[str | os.PathLike[str]]:
   for each in found:
     if not isinstance(each, str | os.PathLike):
       raise UsageError(
-        f"embed takes paths of images, got {type(each).__name__}: give arrays"
-        " and Pillow images to an encoder of essl_jax.load, as encoder(images)"
+        f"embed takes paths of images, got {type(each).__name__}: for arrays or"
+        " Pillow images, call an encoder from essl_jax.load: encoder(images)"
       )
   return found
 
 
 def check_out(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-  """Raises UsageError where a file must not, or cannot, be written."""
+  """Raises UsageError if a file must not or cannot be written."""
   if not os.fspath(path).endswith(_ENDINGS):
     raise UsageError(
       f"{os.fspath(path)} has no known ending: give a name that ends in"
@@ -138,20 +139,20 @@ def check_out(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def find(path: str | os.PathLike[str]) -> list[str]:
-  """The images of a folder and of all folders in it, sorted; a file is itself.
+  """Finds the images in a folder and its subfolders, sorted.
 
   Args:
-    path: of this machine or in a bucket.
+    path: a folder or a file, local or in a bucket.
 
   Returns:
-    Their paths.
+    The images' paths; a file's own path.
 
   Raises:
     UsageError: there is no such path, or the folder holds no image.
   """
   text = os.fspath(path)
   if "\0" in text:
-    raise UsageError(f"{text!r} is no path")
+    raise UsageError(f"{text!r} is not a valid path")
   with buckets.refused(text):
     if not places.is_folder(places.locate(text, "images")):
       if not places.exists(places.locate(text, "images")):
@@ -166,15 +167,15 @@ def find(path: str | os.PathLike[str]) -> list[str]:
 
 
 def to_bytes(embeddings: Embeddings, name: str) -> bytes:
-  """The content of a file.
+  """Encodes features as a file.
 
   Args:
-    embeddings: what to write.
-    name: of the file; its ending says which kind it is.
+    embeddings: paths and features.
+    name: of the file; its ending sets the format.
 
   Returns:
-    `.npz` with `paths` and `features`; or `.csv`, its columns `path`, `0`, `1`,
-    ..., with numbers that float32 reads back exactly.
+    `.npz` with `paths` and `features`; or `.csv` with the columns `path`, `0`,
+    `1`, ..., whose numbers float32 reads back exactly.
   """
   paths, features = embeddings
   if name.endswith(".npz"):

@@ -1,4 +1,4 @@
-"""Trained encoders, ready to be used: `essl_jax.load`."""
+"""Loads trained encoders: `essl_jax.load`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
@@ -30,18 +30,18 @@ from essl_jax.texts import first_line
 from essl_jax.training import networks
 from essl_jax.training import step as step_lib
 
-_BATCH = 256  # images a device encodes at once
+_BATCH = 256  # images that a device encodes at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-  """A trained encoder: images to features.
+  """A trained encoder, which maps images to features.
 
   Attributes:
-    module: the Flax module, for loops of one's own.
-    variables: its `params` and `batch_stats`, NumPy arrays.
-    preprocess: makes its input of images.
-    metadata: what is known of it: `recipe`, `step`, `classes`, `figures`, ...
+    module: the Flax module, for your own loops.
+    variables: its `params` and `batch_stats`, as NumPy arrays.
+    preprocess: converts images to its input.
+    metadata: facts about it: `recipe`, `step`, `classes`, `figures`, ...
   """
 
   module: nn.Module
@@ -52,13 +52,13 @@ class Encoder:
   def __call__(
     self, images: Iterable[ImageLike], *, batch_size: int | None = None
   ) -> np.ndarray:
-    """The features of images, as the run's evaluations measure them.
+    """Computes features of images, as the run's evaluations measure them.
 
     Args:
-      images: paths, arrays uint8 [H, W, 3] (or floating in [0, 1]) and images
-        of PIL, of any sizes; or one array [N, H, W, C].
-      batch_size: images at a time, over all devices of this process; 256 for
-        each by default.
+      images: paths, arrays uint8 [H, W, 3] (or floating in [0, 1]) and Pillow
+        images, of any sizes; or one array [N, H, W, C].
+      batch_size: images at a time, over all devices of this process; by
+        default 256 for each device.
 
     Returns:
       float32 [N, F].
@@ -83,13 +83,13 @@ class Encoder:
       images: see `__call__`.
       batch_size: see `__call__`.
       broken: called for each image that cannot be read; without it, the first
-        of them raises.
+        such image raises.
 
     Returns:
-      float32 [M, F], and the places of the M images in the list, ascending.
+      float32 [M, F], and the positions of the M images in the list, ascending.
 
     Raises:
-      UsageError: see `__call__`; and where no image can be read.
+      UsageError: see `__call__`; or no image can be read.
       FloatingPointError: features are not finite.
     """
     settings = self.preprocess.settings
@@ -113,7 +113,7 @@ class Encoder:
     return features, np.concatenate(rows)[order]
 
   def _of_batch(self, pixels: np.ndarray, most: int) -> np.ndarray:
-    """Features of one batch, filled up to one of a few sizes."""
+    """Encodes one batch, padded to one of a few sizes."""
     count, devices = len(pixels), self._mesh.size
     each = 2 ** max(0, (-(-count // devices) - 1).bit_length())
     rows = min(most, each * devices)
@@ -156,28 +156,28 @@ def load(
 ) -> Encoder:
   """Loads a trained encoder.
 
-  A run brings the modules beside its recipe: load only runs that you trust. A
-  file of weights executes nothing.
+  Loading a run imports the modules beside its recipe, so load only runs that
+  you trust. A file of weights executes nothing.
 
   Args:
     path: a run's workdir, or a file of Flax weights (`*.safetensors`, from
-      `essl-jax convert`); also in a bucket.
+      `essl-jax convert`); either may be in a bucket.
     checkpoint: of a run: the `latest`, or the `best` by kNN.
-    image_size: side of the images that are cut out, in pixels, for weights that
-      do not say it; so are the others. It is also the encoder's where the
-      weights do not say that.
+    image_size: side of the cropped images, in pixels. This and the following
+      arguments are for weights that do not state them. It is also the
+      encoder's input size if the weights do not state that.
     resize_size: length to which the shorter side is resized before the centre
-      is cut; `image_size` by default.
+      is cropped; `image_size` by default.
     mean: subtracted from the channels of images in [0, 1]; a number, or one for
       each channel.
     std: divides them.
-    white_level: of images of more than eight bits, what is white.
-    trust: whether a file of weights may name an encoder of your own, whose
-      module is imported from the current folder and so runs.
+    white_level: white level of images of more than eight bits.
+    trust: whether a file of weights may name your own encoder. Its module is
+      then imported from the current folder, which runs its code.
 
   Returns:
-    The encoder. Of weights that do not say how images are prepared, a line on
-    stderr asks for what is missing; only `module` and `variables` can be used.
+    The encoder. If weights do not state how to prepare images, a line on stderr
+    asks for the missing arguments, and only `module` and `variables` work.
 
   Raises:
     UsageError: there is no such run or file, or it holds no encoder; in one
@@ -204,11 +204,11 @@ def read(
   trust: bool = False,
   **given: Any,
 ) -> Encoder:
-  """As `load`, without the line of what is missing."""
+  """Does the work of `load`, without the line about missing arguments."""
   if checkpoint not in ("latest", "best"):
     raise UsageError(f"checkpoint must be latest or best, got {checkpoint!r}")
   if "\0" in os.fspath(path):
-    raise UsageError(f"{os.fspath(path)!r} is no path")
+    raise UsageError(f"{os.fspath(path)!r} is not a valid path")
   if _is_file(path):
     tree, metadata = weights.load(path)
     _check_trust(path, metadata, trust)
@@ -226,17 +226,17 @@ def read(
 def _check_trust(
   path: str | os.PathLike[str], metadata: Mapping[str, Any], trust: bool
 ) -> None:
-  """Refuses files that name a module to import; with trust, lets it be found.
+  """Refuses files that name a module, unless trusted; then makes it importable.
 
   Raises:
-    UsageError: the encoder is none of the package.
+    UsageError: the encoder is not one of the package.
   """
   name = (encoders.fields(metadata) or {}).get("name", "")
   if not parts.is_path(name):
     return
   if not trust:
     raise UsageError(
-      f"{os.fspath(path)} names the encoder {name!r:.80}, whose module would be"
+      f"{os.fspath(path)} names the encoder {name!r:.80}, whose module would"
       " run: if you trust the file and that module, give trust=True to"
       " essl_jax.load (--trust to essl-jax embed)"
     )
@@ -246,20 +246,20 @@ def _check_trust(
 def _check_shape(
   module: nn.Module, variables: Mapping[str, Any], settings: Preprocessing
 ) -> None:
-  """Refuses images that the encoder cannot take, before any is read."""
+  """Raises UsageError if the encoder cannot take such images."""
   size, channels = settings.input_size, settings.image_shape[2]
   images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   try:
     jax.eval_shape(step_lib.make_encode(module), variables, images)
   except (FlaxError, TypeError, ValueError) as error:
     raise UsageError(
-      f"the encoder takes no images [{size}, {size}, {channels}]: give another"
-      f" image_size, mean or std ({first_line(error)})"
+      f"the encoder cannot take images [{size}, {size}, {channels}]: give"
+      f" another image_size, mean or std ({first_line(error)})"
     ) from error
 
 
 def _is_file(path: str | os.PathLike[str]) -> bool:
-  """Whether to read a file of weights, not a run."""
+  """Whether to read a file of weights instead of a run."""
   text = os.fspath(path)
   if not places.is_remote(text):
     return os.path.isfile(text) or text.endswith(".safetensors")
@@ -270,7 +270,7 @@ def _is_file(path: str | os.PathLike[str]) -> bool:
 def _module(
   path: str | os.PathLike[str], metadata: Mapping[str, Any]
 ) -> nn.Module:
-  """The encoder that metadata describe."""
+  """Builds the encoder that metadata describe."""
   found = encoders.fields(metadata)
   if found is None:
     raise UsageError(

@@ -1,4 +1,4 @@
-"""Images of any form as batches of one shape, as evaluations read them."""
+"""Reads images of any form into batches of one shape, as evaluations do."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import os
@@ -28,10 +28,10 @@ from essl_jax.texts import first_line
 ImageLike: TypeAlias = (
   str | os.PathLike[str] | np.ndarray | jax.Array | Image.Image
 )
-"""A file's path, pixels [H, W, 3] or [H, W], or an image of PIL."""
+"""A file's path, pixels [H, W, 3] or [H, W], or a Pillow image."""
 
 Broken = Callable[[int, str], None]
-"""Told the place of an image that cannot be read, and why."""
+"""Called with the position of an image that cannot be read, and why."""
 
 _UNREADABLE = (
   BrokenImageError,
@@ -46,17 +46,17 @@ _BLANK = -1  # the row of an image that was left out
 
 
 def as_list(images: Iterable[ImageLike] | np.ndarray) -> list[ImageLike]:
-  """The images one by one.
+  """Makes a list of images.
 
   Args:
-    images: paths, arrays and images of PIL in any order; or one array
+    images: paths, arrays and Pillow images in any order; or one array
       [N, H, W, C].
 
   Returns:
-    A list of them.
+    The list.
 
   Raises:
-    ValueError: it is a single image, or nothing.
+    ValueError: it is a single image, or there is none.
   """
   is_path = isinstance(images, str | os.PathLike)
   is_array = isinstance(images, np.ndarray | jax.Array)
@@ -69,7 +69,7 @@ def as_list(images: Iterable[ImageLike] | np.ndarray) -> list[ImageLike]:
     )
   found: list[ImageLike] = list(images)
   if not found:
-    raise ValueError("images must be a list of one image or more, got none")
+    raise ValueError("images must be a list of at least one image, got none")
   return found
 
 
@@ -86,14 +86,14 @@ def batches(
     preprocessing: of the encoder.
     batch_size: images in a batch; the last ones may be smaller.
     broken: called for each image that cannot be read, which is left out;
-      without it, the first of them raises.
+      without it, the first such image raises.
 
   Yields:
-    Places in `images`, int [n], and uint8 [n, H, W, C], or floating in [0, 1]
-    where images of another kind have the encoder's shape already.
+    Positions in `images`, int [n], and uint8 [n, H, W, C], or floating in
+    [0, 1] for floating images that already have the encoder's shape.
 
   Raises:
-    UsageError: an image cannot be read, or its levels cannot be known.
+    UsageError: an image cannot be read, or its levels are unclear.
     ValueError: an array is not an image.
   """
   exact, rest = _by_work(images, preprocessing)
@@ -106,11 +106,11 @@ def batches(
   if preprocessing.image_shape[2] != 3:
     shape = list(preprocessing.image_shape)
     raise UsageError(
-      f"image {rest[0]} is {_describe(images[rest[0]])}, and the encoder takes"
-      f" arrays {shape} alone"
+      f"image {rest[0]} is {_describe(images[rest[0]])}, but the encoder takes"
+      f" only arrays {shape}"
     )
   quieten()
-  levels = Levels(preprocessing.white_level)  # the same for all images
+  levels = Levels(preprocessing.white_level)  # shared by all images
   for batch in batches_lib.run(
     _job(images, rest[i : i + batch_size], preprocessing, levels, broken)
     for i in range(0, len(rest), batch_size)
@@ -122,7 +122,7 @@ def batches(
 def _by_work(
   images: Sequence[ImageLike], preprocessing: Preprocessing
 ) -> tuple[dict[Any, list[int]], list[int]]:
-  """Places of images that the host leaves alone, by type, and of the others."""
+  """Returns positions of images ready for the device, by type, and the rest."""
   rest = []
   exact: dict[Any, list[int]] = {}
   square = (preprocessing.side, preprocessing.side, 3)
@@ -137,7 +137,7 @@ def _by_work(
 
 
 def _is_taken(image: ImageLike, preprocessing: Preprocessing) -> bool:
-  """Whether the host has nothing to do."""
+  """Whether the host has nothing to do for an image."""
   is_array = isinstance(image, np.ndarray | jax.Array)
   return is_array and preprocessing.takes(np.shape(image))  # type: ignore[arg-type]
 
@@ -172,13 +172,13 @@ def _job(
 
 
 def _open(image: ImageLike, levels: Levels) -> Image.Image:
-  """An image in PIL's mode RGB."""
+  """Opens an image in PIL's mode RGB."""
   if isinstance(image, Image.Image):
     return _of_pil(image, levels)
   if not isinstance(image, str | os.PathLike):
     return Image.fromarray(_to_bytes(image))
   if "\0" in os.fspath(image):
-    raise BrokenImageError(f"{os.fspath(image)!r} is no path")
+    raise BrokenImageError(f"{os.fspath(image)!r} is not a valid path")
   if places.is_remote(image):
     return decode(places.locate(image, "image").read_bytes(), levels=levels)
   path = pathlib.Path(image).expanduser()
@@ -188,7 +188,7 @@ def _open(image: ImageLike, levels: Levels) -> Image.Image:
 
 
 def _to_bytes(image: Any) -> np.ndarray:
-  """uint8 [H, W, 3] of an array; ValueError if it is not an image."""
+  """Converts an array to uint8 [H, W, 3]; ValueError if it is not an image."""
   pixels = np.asarray(image)
   if pixels.ndim == 2:
     pixels = pixels[..., None]
@@ -204,12 +204,12 @@ def _to_bytes(image: Any) -> np.ndarray:
 
 
 def _check_pixels(pixels: np.ndarray) -> None:
-  """ValueError for what is neither uint8 nor floating in [0, 1]."""
+  """Raises ValueError unless pixels are uint8 or floating in [0, 1]."""
   if jnp.issubdtype(pixels.dtype, jnp.floating):
-    if not (pixels.min() >= 0 and pixels.max() <= 1):  # nor is NaN
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN fails too
       raise ValueError(
         f"floating pixels must be in [0, 1], got {pixels.min()} to"
-        f" {pixels.max()}: divide 0 to 255 by 255"
+        f" {pixels.max()}: divide pixels of 0 to 255 by 255"
       )
   elif pixels.dtype != np.uint8:
     raise ValueError(
@@ -218,18 +218,18 @@ def _check_pixels(pixels: np.ndarray) -> None:
 
 
 def _of_pil(image: Image.Image, levels: Levels) -> Image.Image:
-  """As `decode`, of an image that PIL has opened or made."""
+  """Like `decode`, for an image that PIL has opened or made."""
   try:
     stored = stored_as(image, b"")
     image.load()
     if 0 in image.size:
       raise BrokenImageError("it has no pixels")
     if image.format == "PPM" and image.mode == "I":
-      stored = Stored("", _WORDS)  # PIL scales all to 16 bits
+      stored = Stored("", _WORDS)  # PIL scales all of them to 16 bits
     return to_rgb(image, stored, levels)
   except (BrokenImageError, MemoryError):
     raise
-  # PIL's decoders raise whatever a damaged file leads them to.
+  # PIL's decoders raise all kinds of errors for damaged files.
   except Exception as error:
     raise BrokenImageError(first_line(error, with_type=True)) from error
 
@@ -238,5 +238,5 @@ def _describe(image: ImageLike) -> str:
   if isinstance(image, str | os.PathLike):
     return os.fspath(image)
   if isinstance(image, Image.Image):  # np.shape would load it
-    return f"an image of Pillow, {image.mode} {image.width} x {image.height}"
+    return f"a Pillow image, {image.mode} {image.width} x {image.height}"
   return f"{type(image).__name__} {list(np.shape(image))}"  # type: ignore[arg-type]

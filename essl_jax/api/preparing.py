@@ -1,4 +1,4 @@
-"""How an encoder's images are prepared, as its weights or the caller say."""
+"""Prepares an encoder's images, as its weights or the caller state."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import functools
@@ -20,11 +20,11 @@ _NEEDED = ("image_size", "mean", "std")
 
 
 class Preprocess:
-  """Images of any kind to what the encoder takes: normalised pixels.
+  """Converts images of any kind to the encoder's input: normalised pixels.
 
   Attributes:
-    settings: what is done; UsageError where the weights do not say.
-    lacking: arguments of `load` that have to say it then.
+    settings: the preprocessing; raises UsageError if the weights lack it.
+    lacking: arguments of `load` that are missing in that case.
   """
 
   def __init__(
@@ -33,12 +33,12 @@ class Preprocess:
     name: str = "",
     lacking: Sequence[str] = (),
   ):
-    """Takes the settings, or what lacks of those of the file `name`."""
+    """Takes the settings, or the arguments that the file `name` lacks."""
     self._settings, self._name = settings, name
     self.lacking = tuple(lacking)
 
   def missing(self, as_flags: bool = False) -> str:
-    """A line that asks for what lacks, as arguments or as flags."""
+    """Returns a line that asks for missing arguments, or for flags."""
     asked, where = self.lacking, " to essl_jax.load"
     if as_flags:
       asked = tuple(f"--{x.replace('_', '-')}" for x in self.lacking)
@@ -50,7 +50,7 @@ class Preprocess:
 
   @property
   def settings(self) -> Preprocessing:
-    """See the attributes above; UsageError where they are not known."""
+    """See the attributes above; raises UsageError if they are unknown."""
     if self._settings is None:
       raise UsageError(self.missing())
     return self._settings
@@ -59,8 +59,8 @@ class Preprocess:
     """Reads and prepares images, as the evaluations of a run do.
 
     Args:
-      images: paths, arrays uint8 [H, W, 3] (or floating in [0, 1]) and images
-        of PIL; or one array [N, H, W, C].
+      images: paths, arrays uint8 [H, W, 3] (or floating in [0, 1]) and Pillow
+        images; or one array [N, H, W, C].
 
     Returns:
       float32 [N, S, S, C], normalised.
@@ -89,15 +89,15 @@ def of_metadata(
   metadata: Mapping[str, Any],
   given: Mapping[str, Any],
 ) -> Preprocess:
-  """What weights say of images, and what the caller says.
+  """Combines what the weights and the caller state about images.
 
   Args:
     path: of the weights, for messages.
-    metadata: of them.
-    given: arguments of `load`; None where the weights are to say it.
+    metadata: of the weights.
+    given: arguments of `load`; None takes the weights' value.
 
   Returns:
-    How images are prepared, or what lacks to know it.
+    The preprocessing, or the arguments that are missing.
 
   Raises:
     UsageError: either is wrong.
@@ -126,7 +126,7 @@ def of_metadata(
 
 
 def _stated(name: str, stated: Any) -> dict[str, Any]:
-  """What metadata say; the size of the images may be missing."""
+  """Returns the settings in the metadata; image sizes may be missing."""
   if stated is None:
     return {}
   try:
@@ -144,7 +144,7 @@ def _stated(name: str, stated: Any) -> dict[str, Any]:
 
 
 def _channels(known: Mapping[str, Any], own: Mapping[str, Any]) -> int:
-  """Channels of the images; 3 where nothing tells them."""
+  """Returns the number of channels of the images; 3 if nothing states it."""
   if "mean" in known:
     return len(known["mean"])
   counts = [np.size(own[x]) for x in ("mean", "std") if np.ndim(own[x])]

@@ -1,4 +1,4 @@
-"""Runs from Python: `essl_jax.train`, `evaluate` and `recipes`."""
+"""Trains and evaluates from Python: `essl_jax.train`, `evaluate`, `recipes`."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -23,8 +23,8 @@ class Run:
   Attributes:
     workdir: where everything was written.
     config: its config, checked.
-    results: what `results.json` holds; empty unless the run has finished.
-    is_finished: False where SIGTERM stopped it; the same call goes on.
+    results: the content of `results.json`; empty unless the run has finished.
+    is_finished: False if SIGTERM stopped it; the same call resumes it.
   """
 
   workdir: str
@@ -36,17 +36,17 @@ class Run:
   def figures(self) -> Mapping[str, Any]:
     """The figures of each evaluation, such as `figures["knn"]["knn_top1"]`.
 
-    Empty where the run has not finished.
+    Empty if the run has not finished.
     """
     return self.results.get("figures", {})
 
   @property
   def step(self) -> int | None:
-    """The step of the checkpoint that was measured."""
+    """The step of the evaluated checkpoint."""
     return self.results.get("step")
 
   def load(self) -> encoders.Encoder:
-    """The encoder of its latest checkpoint; see `essl_jax.load`."""
+    """Loads the encoder of its latest checkpoint; see `essl_jax.load`."""
     return encoders.load(self.workdir)
 
 
@@ -56,14 +56,14 @@ def train(
   workdir: str | os.PathLike[str] | None = None,
   **fields: Any,
 ) -> Run:
-  """Pre-trains by a recipe and evaluates; `essl-jax train` from Python.
+  """Pre-trains with a recipe and evaluates; `essl-jax train` from Python.
 
   Args:
     recipe: a name (`essl_jax.recipes()`) or a file, with variants after a
       colon: `cifar_simclr:small`.
-    workdir: where everything is written; `runs/<recipe>` by default. A run that
-      is there already goes on from its last checkpoint.
-    **fields: of the config, groups as dictionaries: `epochs=10`,
+    workdir: where everything is written; `runs/<recipe>` by default. An
+      existing run resumes from its last checkpoint.
+    **fields: of the config, with groups as dictionaries: `epochs=10`,
       `data={"name": "digits"}`.
 
   Returns:
@@ -84,11 +84,11 @@ def train(
 
 
 def evaluate(run: str | os.PathLike[str] | Run, **fields: Any) -> Run:
-  """Evaluates a run again with its own config; `essl-jax evaluate`.
+  """Evaluates a run again with its own config, like `essl-jax evaluate`.
 
   Args:
-    run: its workdir, or what `train` has returned.
-    **fields: of the config, where they differ: `probe={"protocol": "paper"}`;
+    run: its workdir, or the result of `train`.
+    **fields: config fields to change: `probe={"protocol": "paper"}`;
       `mode="finetune"` fine-tunes.
 
   Returns:
@@ -108,10 +108,10 @@ def evaluate(run: str | os.PathLike[str] | Run, **fields: Any) -> Run:
 
 
 def recipes() -> dict[str, str]:
-  """The recipes that come with the package.
+  """Lists the recipes that come with the package.
 
   Returns:
-    What each is for, in a line, by the name that `train` takes.
+    A line on each, by the name that `train` takes.
   """
   return recipes_lib.titles()
 
@@ -128,13 +128,13 @@ def _run(
   with processes.one_comparison() as agree:
     is_finished = run_lib.run(config, workdir, agree, told)
   path, results = workdir / "results.json", {}
-  if is_finished and places.exists(path):  # else of an earlier call
+  if is_finished and places.exists(path):  # else it is from an earlier call
     results = json_files.read_object(path)
   return Run(str(workdir), config, results, is_finished)
 
 
 def _by_name(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Values by dotted names."""
+  """Flattens fields to values by dotted names."""
   if empty := [name for name, x in fields.items() if x == {}]:
-    raise UsageError(f"config.{empty[0]} is given no field: leave it out")
+    raise UsageError(f"config.{empty[0]} has no fields: leave it out")
   return dotted(fields)

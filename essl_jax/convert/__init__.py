@@ -1,4 +1,4 @@
-"""PyTorch weights in and out; `python -m essl_jax.convert` is the program."""
+"""Imports and exports PyTorch weights: `python -m essl_jax.convert`."""
 
 import sys
 

@@ -23,7 +23,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   commands = parser.add_subparsers(dest="command", required=True)
 
   load = commands.add_parser(
-    "import", help="a PyTorch checkpoint to Flax weights"
+    "import", help="converts a PyTorch checkpoint to Flax weights"
   )
   load.add_argument("source", help=".pth, .pt, .pth.tar, .safetensors or .npz")
   load.add_argument("output", help="the *.safetensors to write")
@@ -31,26 +31,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   load.add_argument("--overwrite", action="store_true")
 
   export = commands.add_parser(
-    "export", help="a run, or Flax weights, to Flax or PyTorch weights"
+    "export", help="writes a run or Flax weights as Flax or PyTorch weights"
   )
   export.add_argument("source", help="a run's workdir, or Flax weights")
   export.add_argument("output", help="*.safetensors, or *.pth for PyTorch")
   export.add_argument(
     "--format",
     choices=("flax", "torch"),
-    help="Flax weights with heads, or the encoder under torchvision's or, of a"
-    " ViT, timm's names",
+    help="Flax weights with heads, or the encoder alone under torchvision's"
+    " names (timm's for a ViT)",
   )
   export.add_argument(
     "--checkpoint", choices=("latest", "best"), default="latest"
   )
   export.add_argument("--overwrite", action="store_true")
 
-  show = commands.add_parser("show", help="what a file holds; writes nothing")
+  show = commands.add_parser(
+    "show", help="prints what a file holds; writes nothing"
+  )
   show.add_argument("source")
   _add_reading(show)
   words = list(sys.argv[1:] if arguments is None else arguments)
-  # A file in place of a command is one to import.
+  # A file instead of a command means import.
   first = next((x for x in words if not x.startswith("-")), "")
   if first not in _COMMANDS and os.path.splitext(first)[1]:
     words.insert(0, "import")
@@ -58,30 +60,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
-  """Adds the flags that say how a PyTorch checkpoint is read."""
+  """Adds the flags for reading a PyTorch checkpoint."""
   command.add_argument(
     "--encoder",
-    help="which of several encoders, by its prefix (teacher, momentum_encoder)",
+    help="which of several encoders to take: its prefix, such as teacher or"
+    " momentum_encoder",
   )
   command.add_argument(
     "--keep-classifier",
     action="store_true",
-    help="imports fc or online_head instead of leaving it out",
+    help="imports the classifier (fc or online_head) too",
   )
   command.add_argument(
     "--attention-heads",
     type=int,
     metavar="N",
-    help="of a ViT, which no tensor tells (default: by the width, as published"
-    " ViTs have)",
+    help="number of attention heads of a ViT, which no tensor shows (default:"
+    " that of published ViTs of this width)",
   )
   command.add_argument(
     "--most-gib",
     type=float,
     default=files.MOST_GIB,
     metavar="GIB",
-    help="memory that the tensors may take; eight times the size of the file"
-    " is always allowed (default: %(default)s)",
+    help="memory that the tensors may take, in GiB; eight times the size of the"
+    " file is always allowed (default: %(default)s)",
   )
 
 
@@ -92,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments: of the command line; the process's own when absent.
 
   Raises:
-    UsageError: what is asked for cannot be done; nothing was written.
+    UsageError: the command is impossible; nothing was written.
   """
   options = _parse(arguments)
-  # Beside a training, its accelerators must be left alone.
+  # A training may be using the accelerators.
   jax.config.update("jax_platforms", "cpu")
   if options.command != "show":
     _check_output(options)
@@ -107,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-  """Raises UsageError where nothing can be written."""
+  """Raises UsageError if the output cannot be written."""
   if options.command == "import" or _form(options) == "flax":
     _check_ending(options.output)
   outputs.check_free(options.output, overwrite=options.overwrite)
@@ -122,7 +125,7 @@ def _is_run(source: str) -> bool:
 
 
 def _run(options: argparse.Namespace) -> None:
-  """Runs one command on a file of this machine."""
+  """Runs one command on a local file."""
   if options.command == "import":
     _import(options)
   elif options.command == "export":
@@ -171,7 +174,7 @@ def _recognise(
 
 
 def _form(options: argparse.Namespace) -> str:
-  """What to export: "flax" or "torch"."""
+  """Returns the format to export: "flax" or "torch"."""
   suffix = pathlib.Path(options.output).suffix
   default = "torch" if suffix in (".pth", ".pt") else "flax"
   return options.format or default
@@ -197,19 +200,19 @@ def _export_torch(
   variables: Mapping[str, Any],
   metadata: Mapping[str, Any],
 ) -> None:
-  """Writes the encoder, and a linear classifier, under PyTorch's names."""
+  """Writes the encoder and any linear classifier under PyTorch's names."""
   encoder = {k: v["encoder"] for k, v in variables.items() if "encoder" in v}
   kind = encoders.of_variables(encoder.get("params", {}))
   if kind is None:
     raise UsageError(
-      f"{options.source} holds no {encoders.NAMES} encoder, and only these have"
-      " PyTorch's names"
+      f"{options.source} holds no {encoders.NAMES} encoder; only these can be"
+      " exported to PyTorch"
     )
   try:
     tensors = kind.write(encoder, metadata)
   except (ArithmeticError, KeyError, TypeError, ValueError) as error:
     raise UsageError(
-      f"{options.source} holds no whole {kind.NAME} encoder:"
+      f"{options.source} holds no complete {kind.NAME} encoder:"
       f" {first_line(error)}: convert or export its weights again"
     ) from error
   classifier = variables["params"].get("classifier")

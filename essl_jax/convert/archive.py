@@ -1,4 +1,4 @@
-"""Zip archives of arrays, checked before memory is taken."""
+"""Reads zip archives of arrays, checked before memory is allocated."""
 
 from collections.abc import Iterator
 import contextlib
@@ -27,7 +27,7 @@ def open_zip(path: pathlib.Path, most_gib: float) -> Iterator[zipfile.ZipFile]:
     most_gib: see `Budget`.
 
   Yields:
-    The archive. It checks the checksums of members that are read.
+    The archive, which verifies the checksums of members that are read.
 
   Raises:
     UsageError: its members would take too much memory.
@@ -46,19 +46,19 @@ def open_zip(path: pathlib.Path, most_gib: float) -> Iterator[zipfile.ZipFile]:
 
 
 def read_npz(path: pathlib.Path, most_gib: float) -> dict[str, Any]:
-  """Reads what `np.savez` wrote.
+  """Reads a file of `np.savez`.
 
   Args:
     path: the file.
     most_gib: see `Budget`.
 
   Returns:
-    Arrays by name, or `Unread`; half precision becomes float32. bfloat16 is
-    what `np.savez` stores as two bytes without a type.
+    Arrays by name, or `Unread`; half precision becomes float32. Untyped values
+    of two bytes are bfloat16, as `np.savez` stores it.
 
   Raises:
     UsageError: the arrays would take too much memory.
-    Exception: anything else; broken bytes lead a reader anywhere.
+    Exception: of any kind, for damaged files.
   """
   arrays = {}
   with open_zip(path, most_gib) as members:
@@ -66,7 +66,7 @@ def read_npz(path: pathlib.Path, most_gib: float) -> dict[str, Any]:
       is_array = name.endswith(".npy")
       short = name.removesuffix(".npy")
       if short in arrays:
-        raise ValueError(f"it has two members called {short}")
+        raise ValueError(f"it has two members named {short}")
       arrays[short] = _read_npy(members, name) if is_array else None
   return arrays
 

@@ -1,4 +1,4 @@
-"""Tensors of checkpoints as arrays, and those that are not read."""
+"""Represents tensors of checkpoints: arrays, and tensors that are not read."""
 
 import dataclasses
 import pathlib
@@ -20,30 +20,30 @@ class Unread:
   """A tensor whose values are not read.
 
   Attributes:
-    kind: what it is: `float8_e4m3fn`, `sparse`, ...
+    kind: its kind: `float8_e4m3fn`, `sparse`, ...
   """
 
   kind: str
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
-  """Half precision becomes float32, which is exact; other types stay."""
+  """Converts half precision to float32, which is exact; other types stay."""
   is_half = array.dtype == BFLOAT16 or array.dtype.kind == "f"
   return array.astype(np.float32) if is_half and array.itemsize == 2 else array
 
 
 def as_float32(value: Any) -> np.ndarray:
-  """Weights as float32, which makes infinities of what it does not hold."""
+  """Converts weights to float32; values out of range become infinite."""
   with np.errstate(over="ignore"):
     return np.asarray(value, np.float32)
 
 
 class Budget:
-  """How much memory the tensors of one file may take.
+  """Limits the memory that the tensors of one file may take.
 
   Args:
     path: the file. Its tensors may take eight times its size.
-    most_gib: what the tensors of a smaller file may take.
+    most_gib: the limit in GiB if that is larger.
   """
 
   def __init__(self, path: pathlib.Path, most_gib: float):
@@ -52,11 +52,11 @@ class Budget:
     self._left = self._most
 
   def take(self, size: int) -> None:
-    """Counts bytes before they are needed; raises UsageError for too many."""
+    """Counts bytes before allocation; raises UsageError if too many."""
     self._left -= size
     if self._left < 0:
       raise UsageError(
         f"{self._path} declares tensors of more than"
-        f" {self._most / GIB:.3g} GiB: --most-gib=N reads up to N GiB, if"
-        " the file can be trusted"
+        f" {self._most / GIB:.3g} GiB: if you trust the file, raise it by"
+        " --most-gib=N"
       )

@@ -1,4 +1,4 @@
-"""The kinds of encoders that are read from PyTorch's checkpoints."""
+"""The kinds of encoders that can be read from PyTorch checkpoints."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -10,14 +10,14 @@ from essl_jax.convert.torch_names import Variables
 
 
 class Kind(Protocol):
-  """What a module says of one kind of encoder.
+  """One kind of encoder, which a module describes.
 
   Attributes:
     NAME: its name in messages.
-    ANCHORS: names of tensors, and the program that uses them. Every encoder of
-      this kind has one of them, which tells the prefix of all its tensors.
-    CLASSIFIER: what the layer after the features is called.
-    EXPORTED: whose names `write` gives.
+    ANCHORS: names of tensors, with the program that uses them. Every encoder of
+      this kind has one of them; it reveals the prefix of all its tensors.
+    CLASSIFIER: name of the layer after the features.
+    EXPORTED: whose names `write` uses, for messages.
   """
 
   NAME: str
@@ -31,34 +31,34 @@ class Kind(Protocol):
     """Reads an encoder.
 
     Args:
-      tensors: by their names in it, with neither prefix nor classifier.
-      form: whose checkpoint it is, by `forms.FORMS`.
-      heads: number of attention heads that the user states.
+      tensors: by their names in it, without prefix and classifier.
+      form: the program that wrote the checkpoint, from `forms.FORMS`.
+      heads: number of attention heads that the user gives.
 
     Returns:
       Variables, metadata that describe the network, and notes for the user.
 
     Raises:
       ValueError: the tensors do not fit.
-      UsageError: the number of heads does not fit, or is not known.
+      UsageError: the number of heads does not fit, or is unknown.
     """
 
   def holds(self, encoder: Mapping[str, Any]) -> bool:
-    """Whether an encoder's parameters are, or may be part, of this kind."""
+    """Whether an encoder's parameters seem to be of this kind, even in part."""
 
   def write(
     self, variables: Mapping[str, Any], metadata: Mapping[str, Any]
   ) -> dict[str, np.ndarray]:
-    """PyTorch's tensors of an encoder's variables; ValueError if unfit."""
+    """Converts variables to PyTorch tensors; ValueError if they do not fit."""
 
   def features(self, metadata: Mapping[str, Any]) -> int:
-    """Size of the features of a network that metadata describe."""
+    """Returns the size of the features of the network in the metadata."""
 
   def heads(self, metadata: Mapping[str, Any]) -> int | None:
-    """Number of attention heads, which no tensor tells; None without any."""
+    """Returns the number of attention heads; None if it has none."""
 
   def describe(self, metadata: Mapping[str, Any]) -> str:
-    """One line on a network; empty if it is of another kind."""
+    """Describes a network in one line; empty if it is of another kind."""
 
 
 KINDS: tuple[Kind, ...] = tuple(cast(Kind, x) for x in (resnet, vit))
@@ -67,7 +67,7 @@ NAMES = " or ".join(kind.NAME for kind in KINDS)
 
 
 def find(names: Iterable[str]) -> list[str]:
-  """The prefixes of all encoders among short names."""
+  """Finds the prefixes of all encoders among short names."""
   found = {
     name.removesuffix(anchor): None
     for name in names
@@ -75,13 +75,13 @@ def find(names: Iterable[str]) -> list[str]:
     for anchor in kind.ANCHORS
     if name == anchor or name.endswith("." + anchor)
   }
-  # A ViT's patches may come out of a ResNet, which is a part of it.
+  # A ViT may compute its patches by a ResNet, which is part of it.
   stems = tuple(f"{prefix}patch_embed." for prefix in found)
   return [prefix for prefix in found if not prefix.startswith(stems)]
 
 
 def of_tensors(names: Iterable[str]) -> tuple[Kind, str]:
-  """The kind of an encoder by its tensors' names, and whose names they are."""
+  """Returns an encoder's kind and whose names its tensors have."""
   there = set(names)
   return next(
     (kind, owner)
@@ -92,18 +92,18 @@ def of_tensors(names: Iterable[str]) -> tuple[Kind, str]:
 
 
 def of_variables(encoder: Mapping[str, Any]) -> Kind | None:
-  """The kind of an encoder by its parameters; None for any other."""
+  """Returns an encoder's kind by its parameters; None if unknown."""
   return next((kind for kind in KINDS if kind.holds(encoder)), None)
 
 
 def fields(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-  """The fields of the encoder, as `config.encoder` has them.
+  """Returns the fields of an encoder as in `config.encoder`.
 
   Args:
     metadata: of a file of Flax weights.
 
   Returns:
-    The fields; None where the metadata do not describe an encoder.
+    The fields; None if the metadata do not describe an encoder.
   """
   stated = metadata.get("encoder")
   if isinstance(stated, Mapping) and isinstance(stated.get("name"), str):
@@ -115,6 +115,6 @@ def fields(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def describe(metadata: Mapping[str, Any]) -> str:
-  """One line on the encoder that metadata describe; empty if unknown."""
+  """Describes the encoder in the metadata in one line; empty if unknown."""
   found = (kind.describe(metadata) for kind in KINDS)
   return next((line for line in found if line), "")

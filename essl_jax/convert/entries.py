@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, by names without what wrappers add."""
+"""Sorts the entries of a checkpoint, by names without those of wrappers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,15 +16,15 @@ _LONGEST = 500  # characters of a name
 
 
 class Entries:
-  """Every entry of a checkpoint: a tensor, or left out with the reason.
+  """All entries of a checkpoint: tensors, and others with a reason.
 
   Args:
     tree: nested dictionaries of NumPy arrays, `arrays.Unread` and other things.
 
   Attributes:
     tensors: by short name.
-    originals: short name to the checkpoint's.
-    left_out: the checkpoint's other names, and why.
+    originals: maps short names to the checkpoint's.
+    left_out: the checkpoint's other names, with the reason.
 
   Raises:
     UsageError: two names mean the same, or one is too long.
@@ -40,10 +40,10 @@ class Entries:
       self._sort(printable(name), value)
 
   def _sort(self, name: str, value: Any) -> None:
-    """Takes a tensor in under its short name, or leaves an entry out."""
+    """Adds a tensor under its short name, or leaves an entry out."""
     first = name.split(".")[0]
     if name in self.left_out:
-      raise UsageError(f"two entries in it are called {name}: drop one")
+      raise UsageError(f"two entries in it are named {name}: drop one")
     if forms.REASONS.get(first) == "optimiser state":
       self.left_out[name] = forms.REASONS[first]
     elif not _is_tensor(value):
@@ -58,26 +58,26 @@ class Entries:
       self.originals[short], self.tensors[short] = name, value
 
   def unreadable(self, names: Mapping[str, str]) -> str:
-    """Which of some tensors has no floating-point numbers; empty if all do."""
+    """Names the first tensor that is not floating-point; empty if all are."""
     for name in names.values():
       value = self.tensors[name]
       kind = value.kind if isinstance(value, Unread) else value.dtype.name
       if isinstance(value, Unread) or value.dtype.kind != "f":
         return (
-          f"{self.originals[name]} is a {kind} tensor, and weights are dense"
-          " tensors of float64, float32, float16 or bfloat16"
+          f"{self.originals[name]} is a {kind} tensor, but weights must be"
+          " dense tensors of float64, float32, float16 or bfloat16"
         )
     return ""
 
   def values(self, names: Mapping[str, str]) -> dict[str, Any]:
-    """The tensors of some short names, by their names within a network."""
+    """Returns the tensors of some short names, by their names in a network."""
     return {inner: self.tensors[name] for inner, name in names.items()}
 
 
 def _flat(
   tree: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """Dotted names and values; an empty dictionary stays a value."""
+  """Yields dotted names and values; an empty dictionary stays a value."""
   for key, value in tree.items():
     if isinstance(value, Mapping) and value:
       yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch on disk; nothing in them is ever executed."""
+"""Reads and writes PyTorch checkpoints; nothing in them is ever executed."""
 
 from collections.abc import Mapping
 import io
@@ -18,7 +18,7 @@ from essl_jax.texts import first_line
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _SUFFIXES = (*_PICKLES, ".safetensors", ".npz")
 MOST_GIB = 1.0
-_HEADS = "num_heads"  # in the header of a safetensors file
+_HEADS = "num_heads"  # entry in the header of a safetensors file
 
 
 def read(
@@ -26,16 +26,17 @@ def read(
 ) -> dict[str, Any]:
   """Reads a checkpoint with its tensors as NumPy arrays.
 
-  `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt` are what `torch.save` writes;
-  PyTorch is not needed. Sizes are checked before memory is taken.
+  Files ending in `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt` must come from
+  `torch.save`; PyTorch is not needed. Sizes are checked before memory is
+  allocated.
 
   Args:
     path: the file.
-    most_gib: what its tensors may take in memory; eight times the size of the
-      file is always allowed.
+    most_gib: memory in GiB that its tensors may take; eight times the size of
+      the file is always allowed.
 
   Returns:
-    The checkpoint's nested dictionaries; half-precision tensors (also
+    The checkpoint's nested dictionaries, with half-precision tensors (also
     bfloat16) as float32, and `arrays.Unread` for tensors of other kinds, such
     as sparse and float8.
 
@@ -54,16 +55,16 @@ def read(
       tree = archive.read_npz(file, most_gib)
     else:
       known = ", ".join(_SUFFIXES)
-      raise UsageError(f"{path} has no known ending; there are: {known}")
+      raise UsageError(f"{path} has no known ending: give one of {known}")
   except (UsageError, MemoryError):
     raise
   except pickles.RefusedError as error:
     raise UsageError(
-      f"{path} is refused: it asks for {first_line(error)}, and only tensors"
-      " and plain containers are read (nothing in it was executed); save the"
-      " state dict alone"
+      f"{path} is refused: it asks for {first_line(error)}, but only tensors"
+      " and plain containers are read (nothing in it was executed): save only"
+      " the state dict"
     ) from error
-  except Exception as error:  # broken bytes lead a reader anywhere
+  except Exception as error:  # damaged files can raise any error
     raise UsageError(
       f"cannot read {path}: {first_line(error)} (nothing in it was executed)"
     ) from error
@@ -82,7 +83,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Any]:
 
 
 def stated_heads(path: str | os.PathLike[str]) -> int | None:
-  """The number of attention heads in the header of a file that we wrote.
+  """Returns the number of attention heads in the header of an exported file.
 
   Args:
     path: a file of any kind.
@@ -108,23 +109,23 @@ def write_state_dict(
   Args:
     path: `*.safetensors`, or `*.pth` and `*.pt`, which need PyTorch.
     tensors: name to array.
-    heads: number of attention heads, which the header of a `*.safetensors`
-      file keeps.
-    overwrite: replaces a file that is there.
+    heads: number of attention heads, which is stored in the header of a
+      `*.safetensors` file.
+    overwrite: replaces an existing file.
 
   Raises:
-    UsageError: the ending is another one, PyTorch is missing, or the file is
-      there or cannot be written.
+    UsageError: the ending is unknown, PyTorch is missing, or the file exists
+      or cannot be written.
   """
   suffix = pathlib.Path(path).suffix
   if suffix not in (".safetensors", ".pth", ".pt"):
     raise UsageError(
-      f"{path} has no known ending; PyTorch weights are written to"
-      " .safetensors, .pth and .pt"
+      f"{path} has no known ending: give .safetensors, .pth or .pt for PyTorch"
+      " weights"
     )
   outputs.check_free(path, overwrite=overwrite)
   if suffix == ".safetensors":
-    # The entry that PyTorch's own readers look for.
+    # PyTorch's own readers look for this entry.
     header = {"format": "pt"} | ({_HEADS: str(heads)} if heads else {})
     outputs.write(path, weights.to_bytes(tensors, header))
     return

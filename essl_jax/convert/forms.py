@@ -1,24 +1,24 @@
-"""The names that known programs give to the parts of their checkpoints.
+"""Names that known programs give to the parts of their checkpoints.
 
-Read in the programs themselves: E-SSL's (github.com/rdangovs/essl),
+They come from the programs' source: E-SSL (github.com/rdangovs/essl),
 facebookresearch's SimSiam, Barlow Twins, MoCo and DINO, solo-learn, timm and
 torchvision.
 """
 
-# What wrappers of modules add to names: parallel, compiled, sharded and
-# checkpointed ones.
+# Words that module wrappers add to names: parallel, compiled, sharded and
+# checkpointed modules.
 TRANSPARENT = frozenset(
   ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 )
 
-# Words that tell the networks of several encoders apart. Those of AVERAGES
-# follow another encoder, and are not what was trained.
+# Words that tell several encoders apart. AVERAGES are encoders that follow
+# another one and were not trained themselves.
 AVERAGES = frozenset(
   ("momentum", "ema", "target", "average", "swa", "key", "k")
 )
 SIDES = frozenset(("online", "base", "query", "q", "student", "teacher"))
 
-# The parts of a checkpoint that have a place among the networks here.
+# Parts of a checkpoint that correspond to a network here.
 HEADS = {
   "projector": "projector",
   "predictor": "predictor",
@@ -33,20 +33,20 @@ REASONS = {
   "lr_scheduler": "optimiser state",
   "lr_schedulers": "optimiser state",
   "scaler": "optimiser state",
-  "bn": "of Barlow Twins' loss, which takes each batch's own statistics",
+  "bn": "part of Barlow Twins' loss, which uses each batch's own statistics",
   "queue": "queue of negatives",
   "queue_ptr": "queue of negatives",
-  "mask_token": "stands for masked patches, which are not used here",
-  "masked_embed": "stands for masked patches, which are not used here",
+  "mask_token": "for masked patches, which are not used here",
+  "masked_embed": "for masked patches, which are not used here",
   "pre_logits": "part of the classifier",
 }
-# Words in the names of networks that are not read, and whose these are.
+# Words in the names of networks that cannot be read, with their origin.
 OTHERS = {
-  "resblocks": "CLIP's own names, which are not known here",
-  "embeddings": "Hugging Face's names, which are not known here",
+  "resblocks": "CLIP's names, which are not supported",
+  "embeddings": "Hugging Face's names, which are not supported",
 }
 
-# A form is known by the parts beside, or in, the encoder; the first that fits.
+# The parts beside or in the encoder identify a form; the first that fits wins.
 FORMS = (
   ("DINO", {"student", "teacher", "head"}),
   ("solo-learn", {"backbone", "projector", "classifier"}),

@@ -1,4 +1,4 @@
-"""Where a checkpoint's networks are, by the names of its tensors."""
+"""Locates a checkpoint's networks by the names of its tensors."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -15,10 +15,11 @@ class Layout:
   """The networks of a checkpoint, seen from one encoder.
 
   Attributes:
-    prefix: of the encoder's names, with a dot at its end, or empty.
-    encoder: its tensors, by their names within it.
+    prefix: of the encoder's names, ending in a dot, or empty.
+    encoder: the encoder's tensors, by their names within it.
     parts: the tensors of each part beside it, by their names within the part.
-      A part's name begins with what it shares with the encoder's prefix.
+      A part's name begins with the words that it shares with the encoder's
+      prefix.
     others: the tensors of other encoders and their heads, by these encoders'
       prefixes.
   """
@@ -30,7 +31,7 @@ class Layout:
 
   @property
   def words(self) -> set[str]:
-    """What a form is recognised by: the names of parts and of the encoder."""
+    """The names of parts and of the encoder, which identify a form."""
     found = {last(part) for part in self.parts}
     beside = any(not part.startswith(self.prefix) for part in self.parts)
     if not self.prefix or not (beside or self.others):
@@ -41,28 +42,28 @@ class Layout:
 
   @property
   def parent(self) -> str:
-    """What the encoder's prefix begins with: `a.b.` of `a.b.encoder.`."""
+    """The encoder's prefix without its last word: `a.b.` of `a.b.encoder.`."""
     return self.prefix[: self.prefix[:-1].rfind(".") + 1]
 
 
 def short(name: str) -> str:
-  """Leaves out what wrappers of modules add to names: `module`, ..."""
+  """Drops the words that module wrappers add to names, such as `module`."""
   return ".".join(x for x in name.split(".") if x not in forms.TRANSPARENT)
 
 
 def last(part: str) -> str:
-  """`projector` of `model.projector`."""
+  """Returns `projector` for `model.projector`."""
   return part.rpartition(".")[2]
 
 
 def bare(word: str) -> str:
-  """`projector` of `momentum_projector` and `online_projector`."""
+  """Returns `projector` for `momentum_projector` and `online_projector`."""
   known = forms.AVERAGES | forms.SIDES
   return "_".join(x for x in word.split("_") if x not in known)
 
 
 def side(prefix: str) -> str:
-  """Which of several encoders a prefix or part belongs to."""
+  """Returns which of several encoders a prefix or part belongs to."""
   words = {x for part in prefix.split(".") for x in part.split("_")}
   if words & forms.AVERAGES:
     return "average"
@@ -72,14 +73,14 @@ def side(prefix: str) -> str:
 def teacher_of_dino(
   names: Iterable[str], prefixes: Sequence[str]
 ) -> str | None:
-  """DINO's teacher, which its own program evaluates.
+  """Finds DINO's teacher, which DINO's own program evaluates.
 
   Args:
-    names: short ones of all tensors.
+    names: short names of all tensors.
     prefixes: of all encoders.
 
   Returns:
-    The teacher's prefix; None if this is no checkpoint of DINO's student and
+    The teacher's prefix; None if this is not a checkpoint of DINO's student and
     teacher.
   """
   heads = {
@@ -96,24 +97,24 @@ def teacher_of_dino(
 
 
 def choose(prefixes: Sequence[str], chosen: str | None) -> str:
-  """The encoder to import.
+  """Chooses the encoder to import.
 
   Args:
     prefixes: of all encoders, at least one.
-    chosen: a prefix, or words that only one of them has; by default the only
-      encoder, or the one that is trained where the others are moving averages
-      or copies of it.
+    chosen: a prefix, or words that only one of them has. By default the only
+      encoder, or the trained one if the others are moving averages or copies of
+      it.
 
   Returns:
     Its prefix.
 
   Raises:
-    UsageError: it is not clear which one is meant.
+    UsageError: the choice is ambiguous or unknown.
   """
   if len(prefixes) > MOST_ENCODERS:
     raise UsageError(
       f"it has {len(prefixes)} encoders, more than {MOST_ENCODERS}: save the"
-      " state dict of one of them alone"
+      " state dict of only one of them"
     )
   if chosen is None:
     found = [
@@ -122,7 +123,7 @@ def choose(prefixes: Sequence[str], chosen: str | None) -> str:
       if side(prefix) != "average"
       and prefix.removesuffix("net.0.") + "encoder." not in prefixes
     ] or list(prefixes)
-    problem = "several encoders in it"
+    problem = "it has several encoders"
   else:
     wanted = short(chosen.strip("."))
     found = [x for x in prefixes if x.rstrip(".") == wanted] or [
@@ -144,14 +145,14 @@ def lay_out(
 ) -> Layout:
   """Divides the tensors of a checkpoint among its networks.
 
-  A tensor outside of the encoder belongs to the part that is named after what
-  its name and the encoder's prefix have in common: `model.projector` beside
-  `model.backbone.net.`.
+  A tensor outside the encoder belongs to a part. The part's name is the words
+  that the tensor's name shares with the encoder's prefix, plus one more:
+  `model.projector` beside `model.backbone.net.`.
 
   Args:
-    names: short ones of all tensors.
+    names: short names of all tensors.
     prefixes: of all encoders.
-    prefix: of the one to import.
+    prefix: of the encoder to import.
   """
   layout = Layout(prefix)
   rivals = {_part(x, prefix): x for x in prefixes if x != prefix}
@@ -170,7 +171,7 @@ def lay_out(
 
 
 def _part(name: str, prefix: str) -> str:
-  """The beginning that a name shares with a prefix, and one word more."""
+  """Returns the words that a name shares with a prefix, plus one more."""
   words = name.split(".")
   shared = 0
   for mine, other in zip(prefix.split(".")[:-1], words, strict=False):
@@ -181,7 +182,7 @@ def _part(name: str, prefix: str) -> str:
 
 
 def _is_beside(part: str) -> bool:
-  """Whether a part within an encoder's prefix is not of the encoder."""
+  """Whether a part under an encoder's prefix is not part of the encoder."""
   word = last(part)
   known = (*forms.HEADS, *forms.CLASSIFIERS, *forms.REASONS)
   return word in known or bare(word) in forms.HEADS

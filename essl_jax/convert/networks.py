@@ -1,4 +1,4 @@
-"""Which of a run's networks is exported: the trained one or its average."""
+"""Chooses the network of a run to export: the trained one or its average."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,19 @@ from essl_jax.config import parts
 def choose(
   config: Mapping[str, Any], tree: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-  """The weights that the evaluations of a run measure.
+  """Returns the weights that the evaluations of a run measure.
 
   Args:
-    config: of the run, as `config.json` holds it.
+    config: of the run, as in `config.json`.
     tree: a train state's arrays by name.
 
   Returns:
     `{"params": ..., "batch_stats": ...}` by network, and `online` or `target`.
-    Beside a target network stand the heads that the trained one alone has.
+    A target network comes with the heads that only the trained one has.
 
   Raises:
-    UsageError: the method's module is gone, and nothing else tells which.
+    UsageError: the method's module is gone, and nothing else says which network
+      to take.
   """
   asked = config.get("evaluate_network")
   if not asked and tree.get("target"):  # other modules may be gone

@@ -1,7 +1,7 @@
-"""Reads pickles as data: nothing in them is imported, made or called.
+"""Reads pickles as data: nothing in them is imported, created or called.
 
-The operations are those that `pickletools` documents. A class or function that
-a pickle names stays a name; whoever reads it says what a call of it stands for.
+`pickletools` documents the operations. A class or function that a pickle names
+stays a name; the caller decides what a call of it means.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pickletools
 import re
 from typing import Any
 
-MOST_OPERATIONS = 2_000_000  # some seconds; a ResNet-50 takes 20,000
+MOST_OPERATIONS = 2_000_000  # takes a few seconds; a ResNet-50 has 20,000
 
 _MARK = object()
 _VALUES = re.compile(
@@ -31,7 +31,7 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class RefusedError(ValueError):
-  """The pickle asks for something that is not known to be harmless."""
+  """The pickle asks for something not known to be harmless."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Name:
 
 @dataclasses.dataclass(eq=False)
 class Inert:
-  """What a call would have made.
+  """A placeholder for the result of a call.
 
   Attributes:
     name: of the class or function.
@@ -61,19 +61,19 @@ def load(
   """Reads one pickle and stops after it.
 
   Args:
-    file: where it begins.
-    name: what `module.name` is read as, a `Name` where it may be called;
-      raises RefusedError.
-    call: what a call of a `Name` with these arguments is read as.
-    persistent: what a persistent identifier is read as.
+    file: positioned at the pickle's start.
+    name: returns the value for `module.name`, a `Name` if it may be called;
+      may raise RefusedError.
+    call: returns the value for a call of a `Name` with these arguments.
+    persistent: returns the value for a persistent identifier.
 
   Returns:
-    Nested dicts, lists, tuples and values; sets are lists. It may contain
+    Nested dicts, lists, tuples and values, with sets as lists. It may contain
     itself.
 
   Raises:
-    RefusedError: of `name`, and for operations that no state dict needs.
-    Exception: anything else; broken bytes lead a reader anywhere.
+    RefusedError: from `name`, and for operations that no state dict needs.
+    Exception: of any kind, for damaged pickles.
   """
   reader = _Reader(name, call, persistent)
   for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
@@ -92,7 +92,7 @@ class _Reader:
     self._name, self._call, self._persistent = name, call, persistent
 
   def do(self, name: str, argument: Any) -> None:
-    """Does one operation."""
+    """Executes one operation."""
     stack = self.stack
     if _VALUES.fullmatch(name):
       stack.append(argument)
@@ -120,7 +120,7 @@ class _Reader:
       self._make(name, argument)
 
   def _collect(self, name: str) -> bool:
-    """Fills containers; whether it was such an operation."""
+    """Fills containers; returns whether it was such an operation."""
     stack = self.stack
     if name in ("TUPLE", "LIST", "FROZENSET"):
       items = self._since_mark()
@@ -146,7 +146,7 @@ class _Reader:
     return True
 
   def _make(self, name: str, argument: Any) -> None:
-    """Names and calls. None of them is ever looked up or called."""
+    """Handles names and calls, without looking anything up or calling it."""
     stack = self.stack
     if name == "GLOBAL":
       stack.append(self._name(argument.replace(" ", ".", 1)))
@@ -156,7 +156,7 @@ class _Reader:
     elif name in ("REDUCE", "NEWOBJ"):
       arguments, function = stack.pop(), stack.pop()
       if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise ValueError("a call of something that is no function")
+        raise ValueError("a call of something that is not a function")
       stack.append(self._call(function.name, arguments))
     elif name == "BUILD":
       stack.pop()  # attributes, such as versions beside a state dict
@@ -173,7 +173,7 @@ class _Reader:
 
 
 def to_dict(pairs: list[Any]) -> dict[Any, Any]:
-  """A dictionary of keys and values, as `OrderedDict` makes it."""
+  """Makes a dictionary of keys and values, like `OrderedDict`."""
   found: dict[Any, Any] = {}
   for key, value in pairs:
     _update(found, [key, value])
@@ -184,7 +184,7 @@ def _as_list(found: Any) -> list[Any]:
   if isinstance(found, Inert):
     return []
   if not isinstance(found, list):
-    raise ValueError("items for something that is no list")
+    raise ValueError("items for something that is not a list")
   return found
 
 
@@ -193,10 +193,10 @@ def _update(found: Any, items: list[Any]) -> None:
   if isinstance(found, Inert):
     return
   if not isinstance(found, dict):
-    raise ValueError("entries for something that is no dictionary")
+    raise ValueError("entries for something that is not a dictionary")
   for key, value in zip(items[::2], items[1::2], strict=True):
     if not isinstance(key, str):
-      # Tuples within tuples, and integers of a gigabyte, are slow to hash.
+      # Nested tuples and integers of a gigabyte are slow to hash.
       is_short = isinstance(key, int) and key.bit_length() < 64
       key = key if is_short else f"<{type(key).__name__} {len(found)}>"
     found[key] = value

@@ -1,4 +1,4 @@
-"""What the program says of weights and of checkpoints."""
+"""Prints descriptions of weights and checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from essl_jax.texts import printable, some
 def print_weights(
   variables: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
-  """Says which networks there are, and what is known of them.
+  """Prints the networks in a file or run and what is known about them.
 
   Args:
     variables: Flax weights by network.
@@ -35,10 +35,10 @@ def _print_encoder(metadata: Mapping[str, Any]) -> None:
 
 
 def print_import(imported: recognise.Imported) -> None:
-  """Accounts for every entry of a checkpoint.
+  """Prints what happened to every entry of a checkpoint.
 
   Args:
-    imported: what became of them.
+    imported: the result of the import.
   """
   print(f"recognised: {imported.form}")
   _print_encoder(imported.metadata)

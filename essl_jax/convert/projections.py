@@ -1,4 +1,4 @@
-"""The heads beside an encoder in a checkpoint."""
+"""Reads the heads beside an encoder in a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +14,19 @@ from essl_jax.errors import UsageError
 _Parts = dict[str, dict[str, str]]
 
 
-# What DINO's heads are made of, and what they are called here.
+# The parts of DINO's heads, and their names here.
 _DINO = {"mlp.": "projector", "last_layer.": "prototypes"}
-# Names of the directions of DINO's prototypes, and of their lengths, which are
+# Names of the directions of DINO's prototypes and of their lengths, which are
 # one unless they were trained.
 _DIRECTIONS = ("weight", "weight_v", "parametrizations.weight.original1")
 _LENGTHS = ("weight_g", "parametrizations.weight.original0")
 
 
 def split(parts: _Parts) -> None:
-  """Takes projectors and prototypes out of DINO's heads.
+  """Splits DINO's heads into projectors and prototypes.
 
   Args:
-    parts: the tensors of each part by their names within it; changed.
+    parts: the tensors of each part by their names within it; changed in place.
   """
   for part, names in list(parts.items()):
     if names_lib.bare(names_lib.last(part)) != "head":
@@ -38,7 +38,7 @@ def split(parts: _Parts) -> None:
 
 
 def network(parts: _Parts, part: str) -> str | None:
-  """What a part is called here; None if it has no place here.
+  """Returns a part's name here; None if it has no counterpart.
 
   Args:
     parts: all parts beside the encoder.
@@ -46,10 +46,10 @@ def network(parts: _Parts, part: str) -> str | None:
   """
   word = names_lib.last(part)
   bare = names_lib.bare(word)
-  names = {x.removeprefix("head.") for x in parts[part]}  # of torchvision
+  names = {x.removeprefix("head.") for x in parts[part]}  # torchvision's prefix
   if {word, bare} & {*forms.CLASSIFIERS} and names == {"weight", "bias"}:
     return "classifier"
-  # Some encoders carry their projector in place of a classifier.
+  # Some encoders have their projector in the place of the classifier.
   words = {names_lib.bare(names_lib.last(x)) for x in parts}
   is_sequence = all(x.split(".")[0].isdigit() for x in names)
   in_place = word == "fc" or (word == "head" and names and is_sequence)
@@ -61,17 +61,17 @@ def network(parts: _Parts, part: str) -> str | None:
 def read(
   network: str, tensors: Mapping[str, Any]
 ) -> tuple[Variables, list[str]]:
-  """Variables of a head.
+  """Converts a head's tensors to variables.
 
   Args:
-    network: what it is called here.
+    network: its name here.
     tensors: by their names in it.
 
   Returns:
     The variables, and notes for the user.
 
   Raises:
-    ValueError: it is no perceptron known here; also KeyError.
+    ValueError: it is not a perceptron known here; may also be a KeyError.
   """
   if network == "classifier":
     layer = {f"0.{x.rpartition('.')[2]}": y for x, y in tensors.items()}
@@ -85,12 +85,12 @@ def read(
 
 
 def check(network: str, variables: Variables, features: int) -> None:
-  """Raises UsageError if a head's layers fit neither each other nor an encoder.
+  """Raises UsageError unless a head's layers fit each other and the encoder.
 
   Args:
-    network: what it is called here.
-    variables: of it.
-    features: size of the encoder's.
+    network: its name here.
+    variables: of the head.
+    features: size of the encoder's features.
   """
   if network in ("classifier", "prototypes"):
     kernels = [variables["params"]["kernel"]]
@@ -102,8 +102,8 @@ def check(network: str, variables: Variables, features: int) -> None:
   for kernel in kernels:
     if size is not None and len(kernel) != size:
       raise UsageError(
-        f"its {network} does not fit: a layer of it takes {len(kernel)} values,"
-        f" and {given} {size}"
+        f"its {network} does not fit: one of its layers takes {len(kernel)}"
+        f" values, but {given} {size}"
       )
     size, given = kernel.shape[1], "the one before it gives"
 
@@ -111,15 +111,15 @@ def check(network: str, variables: Variables, features: int) -> None:
 def _read_prototypes(
   tensors: Mapping[str, Any],
 ) -> tuple[Variables, list[str]]:
-  """The directions of prototypes, as columns."""
+  """Returns the directions of prototypes, as columns."""
   unknown = set(tensors) - {*_DIRECTIONS, *_LENGTHS}
   found = [tensors[x] for x in _DIRECTIONS if x in tensors]
   if unknown or len(found) != 1 or found[0].ndim != 2:
-    raise ValueError(f"{sorted(tensors)} are no prototypes.")
+    raise ValueError(f"{sorted(tensors)} are not prototypes.")
   lengths = [tensors[x] for x in _LENGTHS if x in tensors]
   notes = []
   if any(np.any(x != 1) for x in lengths):
-    notes.append("the prototypes' lengths are left out: here they are one")
+    notes.append("the prototypes' lengths are left out: here they are 1")
   kernel = as_float32(found[0]).T
   return {"params": {"kernel": kernel}}, notes
 
@@ -127,8 +127,9 @@ def _read_prototypes(
 def _fold_biases(variables: Variables) -> list[str]:
   """Moves biases before batch norms into the norms' running means.
 
-  SimSiam's last linear layer has such a bias, never trained; projectors here
-  have biases in all layers or in none, and the output is the same.
+  SimSiam's last linear layer has such a bias, which is never trained.
+  Projectors here have biases in all layers or in none. The output stays the
+  same.
   """
   params, statistics = variables["params"], variables["batch_stats"]
   layers = [name for name in params if name.startswith("dense_")]

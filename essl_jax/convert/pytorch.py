@@ -1,7 +1,7 @@
-"""Files of `torch.save` as arrays, without PyTorch; nothing is executed.
+"""Reads files of `torch.save` without PyTorch; nothing is executed.
 
-Both forms: the zip archive (PyTorch 1.6 and later), and the pickles with the
-storages behind them (before, and `_use_new_zipfile_serialization=False`).
+It reads both formats: the zip archive (PyTorch 1.6 and later), and pickles
+followed by storages (older, and `_use_new_zipfile_serialization=False`).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,13 +17,13 @@ from essl_jax.convert import archive, torch_pickles
 from essl_jax.convert.arrays import Budget, to_float32
 
 MOST_PICKLED = 64 * 2**20  # bytes before the tensors; a ResNet-50 has 40,000
-DEEPEST = 100  # dictionaries within each other
-_MAGIC = 0x1950A86A20F9469CFC6C  # first in files before PyTorch 1.6
+DEEPEST = 100  # levels of nested dictionaries
+_MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before PyTorch 1.6
 _VERSION = 1001
 
 
 def read(path: pathlib.Path, most_gib: float) -> Any:
-  """Reads what `torch.save` wrote.
+  """Reads a file of `torch.save`.
 
   Args:
     path: the file.
@@ -35,8 +35,8 @@ def read(path: pathlib.Path, most_gib: float) -> Any:
 
   Raises:
     UsageError: the tensors would take too much memory.
-    RefusedError: it asks for anything but tensors and plain containers.
-    Exception: anything else; broken bytes lead a reader anywhere.
+    RefusedError: it asks for more than tensors and plain containers.
+    Exception: of any kind, for damaged files.
   """
   with path.open("rb") as file:
     is_zip = file.read(4) == b"PK\x03\x04"
@@ -72,7 +72,7 @@ def _read_legacy(file: Any, budget: Budget) -> Any:
   begin = io.BytesIO(file.read(MOST_PICKLED))
   pickled = torch_pickles.Pickles(begin)
   if (pickled.load(), pickled.load()) != (_MAGIC, _VERSION):
-    raise ValueError("it does not begin as PyTorch's files do")
+    raise ValueError("it does not begin like a PyTorch file")
   is_little = pickled.load()["little_endian"]
   tree, keys = pickled.load(), pickled.load()
   file.seek(begin.tell())
@@ -81,7 +81,7 @@ def _read_legacy(file: Any, budget: Budget) -> Any:
     storage = pickled.storages[key]
     length = int.from_bytes(file.read(8), "little" if is_little else "big")
     if length != storage.length:
-      raise ValueError(f"storage {key} has another length than it should")
+      raise ValueError(f"storage {key} has the wrong length")
     places[key] = file.tell()
     if file.seek(length * storage.itemsize, io.SEEK_CUR) > end:
       raise ValueError(f"storage {key} is cut off")
@@ -94,12 +94,12 @@ def _read_legacy(file: Any, budget: Budget) -> Any:
 
 
 class _Arrays:
-  """Turns what a pickle describes into arrays.
+  """Converts the tensors that a pickle describes to arrays.
 
   Args:
     content: reads the bytes of a storage.
-    order: of the bytes of a value, `<` or `>`.
-    budget: of the memory.
+    order: byte order of values, `<` or `>`.
+    budget: for memory.
   """
 
   def __init__(
@@ -113,13 +113,13 @@ class _Arrays:
     self._entries = 0
 
   def convert(self, tree: Any, depth: int = 0) -> Any:
-    """The same nested dictionaries with arrays for tensors."""
+    """Returns the same nested dictionaries with arrays for tensors."""
     self._entries += 1
     if self._entries > torch_pickles.MOST_ENTRIES:
       raise ValueError(f"more than {torch_pickles.MOST_ENTRIES:,} entries")
     if depth > DEEPEST:
       raise ValueError(
-        f"dictionaries more than {DEEPEST} deep or within themselves"
+        f"dictionaries nested more than {DEEPEST} deep or in themselves"
       )
     if isinstance(tree, Mapping):
       return {k: self.convert(x, depth + 1) for k, x in tree.items()}

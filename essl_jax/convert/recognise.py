@@ -1,7 +1,7 @@
-"""Recognises what a PyTorch checkpoint holds by its names and shapes.
+"""Recognises the networks in a PyTorch checkpoint by names and shapes.
 
-Every entry of a checkpoint is accounted for: imported, or left out with the
-reason; `forms` has the names.
+Every entry of a checkpoint is either imported or left out with a reason;
+`forms` has the known names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,15 +20,15 @@ from essl_jax.texts import some
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-  """What became of a checkpoint.
+  """The result of importing a checkpoint.
 
   Attributes:
-    form: whose names these are.
+    form: the program or model whose names it uses.
     variables: Flax weights by network, as `weights.save` takes them.
-    metadata: what describes the encoder.
-    taken: the checkpoint's name to the network it went into.
-    left_out: the checkpoint's other names, and why.
-    notes: what was done beside copying.
+    metadata: describes the encoder.
+    taken: maps the checkpoint's names to the networks that they went into.
+    left_out: the checkpoint's other names, with the reason.
+    notes: changes other than copying.
   """
 
   form: str
@@ -46,29 +46,29 @@ def import_checkpoint(
   encoder: str | None = None,
   attention_heads: int | None = None,
 ) -> Imported:
-  """Flax weights of an encoder and its heads from a PyTorch checkpoint.
+  """Imports an encoder and its heads from a PyTorch checkpoint.
 
   Args:
     tree: nested dictionaries of NumPy arrays, `arrays.Unread` and other things.
     keep_classifier: imports a linear classifier (`fc`, `online_head`, ...) as
       network `classifier` instead of leaving it out.
-    encoder: which one, where there are several: see `names.choose`.
-    attention_heads: of a ViT; by default those of published ViTs.
+    encoder: which of several encoders to take: see `names.choose`.
+    attention_heads: of a ViT; by default as in published ViTs.
 
   Returns:
-    The weights, and what became of every entry.
+    The weights, and what happened to every entry.
 
   Raises:
-    UsageError: there is no encoder of a known kind, it is not clear which one
-      is meant, it has missing, unexpected or unreadable tensors, which are
-      named, or a head does not fit it.
+    UsageError: there is no encoder of a known kind, the choice among several
+      is ambiguous, tensors are missing, unexpected or unreadable (the message
+      names them), or a head does not fit the encoder.
   """
   importer = _Importer(Entries(tree), keep_classifier, attention_heads)
   return importer.run(encoder)
 
 
 class _Importer:
-  """Goes through the parts of one checkpoint."""
+  """Imports the parts of one checkpoint."""
 
   def __init__(
     self, entries: Entries, keep_classifier: bool, attention_heads: int | None
@@ -105,11 +105,11 @@ class _Importer:
     )
 
   def _refuse(self) -> None:
-    """Raises the UsageError that there is no encoder."""
+    """Raises UsageError: there is no encoder."""
     names = list(self._entries.originals.values())
     words = {word for name in names for word in name.split(".")}
     others = [whose for word, whose in forms.OTHERS.items() if word in words]
-    hint = f", under {others[0]}" if others else ""
+    hint = f", with {others[0]}" if others else ""
     anchors = some(
       [f"[prefix.]{x}" for kind in encoders.KINDS for x in kind.ANCHORS],
       separator=" or ",
@@ -122,7 +122,7 @@ class _Importer:
   def _form(
     self, layout: names_lib.Layout, kind: encoders.Kind, owner: str
   ) -> str:
-    """Whose names these are."""
+    """Returns the program or model whose names the checkpoint uses."""
     found = [name for name, words in forms.FORMS if words <= layout.words]
     if found:
       return found[0]
@@ -137,7 +137,7 @@ class _Importer:
   def _leave_rival(
     self, layout: names_lib.Layout, rival: str, names: list[str]
   ) -> None:
-    """Leaves another encoder out, and the heads that belong to it."""
+    """Leaves out another encoder and its heads."""
     if rival == f"{layout.parent}net.0." and layout.prefix.endswith("encoder."):
       self._leave_copies(layout.parent, names)
       return
@@ -148,7 +148,7 @@ class _Importer:
     )
 
   def _import_parts(self, layout: names_lib.Layout, features: int) -> None:
-    """Imports the heads beside the encoder; those of its side come first."""
+    """Imports the heads beside the encoder; its own heads come first."""
     projections.split(layout.parts)
     parts = {
       part: (projections.network(layout.parts, part), names)
@@ -167,7 +167,7 @@ class _Importer:
         self._import_part(network, names, features)
       else:
         word = names_lib.last(part)
-        reason = forms.REASONS.get(word, "no network known here")
+        reason = forms.REASONS.get(word, "not a known network")
         self._leave(names.values(), reason)
 
   def _import_encoder(
@@ -191,7 +191,7 @@ class _Importer:
   def _import_part(
     self, network: str, names: dict[str, str], features: int
   ) -> None:
-    """Imports a head, or leaves it out and says why."""
+    """Imports a head, or leaves it out with a reason."""
     if network == "classifier" and not self._keep_classifier:
       self._leave(names.values(), "classifier (--keep-classifier keeps it)")
     elif network in self._variables["params"]:
@@ -204,14 +204,14 @@ class _Importer:
           network, self._entries.values(names)
         )
       except (KeyError, ValueError) as error:
-        self._leave(names.values(), f"no head known here: {error}")
+        self._leave(names.values(), f"not a known head: {error}")
         return
       projections.check(network, variables, features)
       self._take(network, variables, names)
       self._notes.extend(notes)
 
   def _leave_copies(self, parent: str, names: list[str]) -> None:
-    """E-SSL's CIFAR-10 program stores encoder and projector twice."""
+    """Leaves out the copies that E-SSL's CIFAR-10 program stores."""
     twins = {"net.0.": "encoder.", "net.1.": "projector."}
     tensors, originals = self._entries.tensors, self._entries.originals
     for name in names:
@@ -222,8 +222,8 @@ class _Importer:
       )
       if not same:
         raise UsageError(
-          f"{originals[name]} should equal {originals.get(twin, twin)}, and"
-          " does not: the checkpoint is damaged"
+          f"{originals[name]} should equal {originals.get(twin, twin)} but does"
+          " not: the checkpoint is damaged"
         )
     self._leave(names, "second copy of encoder and projector")
 

@@ -1,4 +1,4 @@
-"""The weights of a run's checkpoint, and what is known of them."""
+"""Reads the weights of a run's checkpoint and describes them."""
 
 from collections.abc import Mapping
 import json
@@ -20,18 +20,18 @@ from essl_jax.texts import first_line
 def read(
   workdir: str | os.PathLike[str], which: str = "latest"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads a run; needs neither its data nor its accelerator.
+  """Reads a run's weights; needs neither its data nor its accelerator.
 
   Args:
     workdir: of the run.
     which: checkpoint, `latest` or `best`.
 
   Returns:
-    The weights that its evaluations measure, by network, and the metadata that
-    an export has.
+    The weights that its evaluations measure, by network, and the metadata of an
+    export.
 
   Raises:
-    UsageError: it is no run, or holds no such checkpoint.
+    UsageError: it is not a run, or holds no such checkpoint.
   """
   from essl_jax.storage import checkpoint  # Orbax takes seconds to import
 
@@ -58,7 +58,7 @@ def read(
 
 
 def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
-  """What the config of a run says of its weights."""
+  """Describes a run's weights by its config."""
   encoder = config["encoder"]
   metadata = {
     "encoder": encoder,
@@ -75,7 +75,7 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
     try:
       section = parts.TERM.find(name).section
     except UsageError as error:  # its module may be gone
-      line = "note: the file does not say what its head was asked for"
+      line = "note: the file will not describe this term's head"
       print(f"{line}: {error}", file=sys.stderr)
     else:
       metadata |= {section: config[section]} if section in config else {}
@@ -85,10 +85,10 @@ def _describe(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _preprocessing(
   workdir: str | os.PathLike[str], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """What was done to the images, as the run or else its config says.
+  """Returns the preprocessing, as the run or else its config states it.
 
-  Runs of earlier versions do not say the size of images that have it from their
-  source: `image_shape` and `resize_size` are missing then.
+  Runs of earlier versions do not state the size of images if it comes from the
+  source: `image_shape` and `resize_size` are then missing.
   """
   known = about_lib.read(workdir)
   names = ("preprocessing", "classes", "recipe")  # no private paths
@@ -113,7 +113,7 @@ def _preprocessing(
 def _figures(
   workdir: str | os.PathLike[str], step: int
 ) -> dict[str, dict[str, Any]]:
-  """The numbers of `results.json`, by evaluation, if they are of this step."""
+  """Returns the numbers of `results.json` by evaluation, if of this step."""
   try:
     results = json_files.read_object(places.locate(workdir) / "results.json")
     if results.get("step") != step:
@@ -124,7 +124,7 @@ def _figures(
     }
     json.dumps(to_json(found), allow_nan=False)
   except (OSError, ValueError, TypeError, KeyError, AttributeError):
-    return {}  # not evaluated, or not readable: the weights are what is asked
+    return {}  # not evaluated or not readable; the weights matter more
   found = {name: figures for name, figures in found.items() if figures}
   return {"figures": found} if found else {}
 

@@ -1,7 +1,7 @@
-"""State dicts of networks to Flax variables and back, as NumPy arrays.
+"""Converts state dicts to Flax variables and back, as NumPy arrays.
 
-PyTorch itself is not needed: `{k: v.numpy() for k, v in module.state_dict()
-.items()}` there, `from_torch_resnet` here. Convolution kernels go from
+PyTorch itself is not needed here: use `{k: v.numpy() for k, v in
+module.state_dict().items()}` there. Convolution kernels go from
 `[out, in, height, width]` to `[height, width, in, out]`, linear ones from
 `[out, in]` to `[in, out]`; nothing else changes. Running variances are copied
 as they are, although PyTorch's are unbiased and Flax's are not.
@@ -23,7 +23,7 @@ from essl_jax.texts import some
 
 Variables = dict[str, Any]
 
-ANCHOR = "layer1.0.conv1.weight"  # in every ResNet, so its prefix is all's
+ANCHOR = "layer1.0.conv1.weight"  # in every ResNet; its prefix is that of all
 COUNTER = "num_batches_tracked"
 _TORCH_NAMES = {
   ("params", "kernel"): "weight",
@@ -39,7 +39,7 @@ _SEQUENTIAL = re.compile(
 
 
 def from_torch_resnet(state_dict: Mapping[str, Any]) -> Variables:
-  """Variables of `ResNet` from a torchvision-style state dict.
+  """Converts a torchvision-style state dict to variables of `ResNet`.
 
   Depth, stem and width follow from the names and shapes. A prefix that all
   names share (`module.`, `encoder.`, `backbone.`, ...) is dropped;
@@ -52,8 +52,8 @@ def from_torch_resnet(state_dict: Mapping[str, Any]) -> Variables:
     `{"params": ..., "batch_stats": ...}` of float32 NumPy arrays.
 
   Raises:
-    ValueError: If tensors are missing, unexpected or of another shape, or the
-      blocks are not those of a known depth; the message names them.
+    ValueError: If tensors are missing, unexpected or of the wrong shape, or the
+      blocks fit no known depth; the message names them.
   """
   tensors = _without_prefix(state_dict)
   return flax.traverse_util.unflatten_dict(
@@ -62,7 +62,7 @@ def from_torch_resnet(state_dict: Mapping[str, Any]) -> Variables:
 
 
 def _network_of(tensors: Mapping[str, Any]) -> resnet.ResNet:
-  """The network that a state dict without prefix belongs to."""
+  """Returns the network that a state dict without prefix belongs to."""
   stem = np.shape(tensors.get("conv1.weight", ()))
   kinds = {(3, 3): "cifar", (7, 7): "imagenet"}
   if len(stem) != 4 or stem[2:] not in kinds:
@@ -87,7 +87,7 @@ def _network_of(tensors: Mapping[str, Any]) -> resnet.ResNet:
 
 
 def architecture(variables: Mapping[str, Any]) -> dict[str, Any]:
-  """`{"depth", "stem", "width"}` of the `ResNet` with these variables.
+  """Returns depth, stem and width of the `ResNet` with these variables.
 
   Raises:
     ValueError: If the variables are not those of a `ResNet`.
@@ -97,7 +97,7 @@ def architecture(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_torch_resnet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The inverse of `from_torch_resnet`, bit for bit.
+  """Inverts `from_torch_resnet`, bit for bit.
 
   Args:
     variables: `{"params": ..., "batch_stats": ...}` of a `ResNet`.
@@ -123,20 +123,20 @@ def to_torch_resnet(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def from_torch_mlp(state_dict: Mapping[str, Any]) -> Variables:
-  """Variables of `MLP` from a state dict of one `nn.Sequential`.
+  """Converts a state dict of one `nn.Sequential` to variables of `MLP`.
 
-  Names are `<prefix><index>.<tensor>` with one prefix; every linear layer
-  becomes `dense_i`, and the norm that follows it `norm_i`.
+  Names are `<prefix><index>.<tensor>` with one prefix. Every linear layer
+  becomes `dense_i`, and the norm after it `norm_i`.
 
   Args:
-    state_dict: PyTorch names to arrays, as `projector.net.0.weight`.
+    state_dict: PyTorch names to arrays, such as `projector.net.0.weight`.
 
   Returns:
     `{"params": ..., "batch_stats": ...}` of float32 NumPy arrays;
     `batch_stats` is empty without batch norms.
 
   Raises:
-    ValueError: If names have another form or several prefixes, or a norm does
+    ValueError: If names have a wrong form or several prefixes, or a norm does
       not fit the linear layer before it.
   """
   variables: Variables = {"params": {}, "batch_stats": {}}
@@ -165,7 +165,7 @@ def from_torch_mlp(state_dict: Mapping[str, Any]) -> Variables:
 def _layers(
   state_dict: Mapping[str, Any],
 ) -> dict[int, dict[str, np.ndarray]]:
-  """The tensors of one `nn.Sequential` by the numbers of its layers."""
+  """Returns the tensors of one `nn.Sequential` by layer number."""
   layers: dict[int, dict[str, np.ndarray]] = {}
   prefixes = set()
   for name, value in state_dict.items():
@@ -173,7 +173,7 @@ def _layers(
       continue
     match = _SEQUENTIAL.match(name)
     if match is None:
-      raise ValueError(f"{name!r} is no tensor of an nn.Sequential.")
+      raise ValueError(f"{name!r} is not a tensor of an nn.Sequential.")
     prefixes.add(match["prefix"])
     layer = layers.setdefault(int(match["index"]), {})
     layer[match["tensor"]] = _from_torch(value)
@@ -209,7 +209,7 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paths(tensors: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-  """PyTorch name to Flax path; raises ValueError for what is not a ResNet's."""
+  """Maps PyTorch names to Flax paths; ValueError unless they are a ResNet's."""
   model = _network_of(tensors)
   channels = np.shape(tensors["conv1.weight"])[1]
   expected = _paths_of(model.depth, model.stem, model.width, channels)
@@ -233,10 +233,10 @@ def _paths_of(
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
-  """`("params", "layer1_0", "conv1", "kernel")` to `layer1.0.conv1.weight`."""
+  """Turns `("params", "layer1_0", "bn1", "bias")` into `layer1.0.bn1.bias`."""
   collection, *modules, leaf = path
   if (collection, leaf) not in _TORCH_NAMES:
-    raise ValueError(f"{'/'.join(path)} is no variable of a ResNet.")
+    raise ValueError(f"{'/'.join(path)} is not a variable of a ResNet.")
   name = ".".join([*modules, _TORCH_NAMES[collection, leaf]])
   name = re.sub(r"^(layer\d)_(\d+)", r"\1.\2", name)
   return name.replace("downsample_conv", "downsample.0").replace(
@@ -249,7 +249,7 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _from_torch(value: Any) -> np.ndarray:
-  """Kernels [out, in, ...] to [..., in, out]; vectors stay."""
+  """Transposes kernels [out, in, ...] to [..., in, out]; vectors stay."""
   array = as_float32(value)
   if array.ndim == 4:
     return array.transpose(2, 3, 1, 0)
@@ -264,7 +264,7 @@ def _to_torch(value: Any) -> np.ndarray:
 def compare(
   tensors: Mapping[str, Any], expected: Mapping[str, tuple[int | None, ...]]
 ) -> None:
-  """Raises ValueError with the tensors that are not those of a network."""
+  """Raises ValueError naming the tensors that do not fit a network."""
   missing = [name for name in expected if name not in tensors]
   unexpected = [name for name in tensors if name not in expected]
   misshapen = [

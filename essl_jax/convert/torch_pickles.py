@@ -1,4 +1,4 @@
-"""What the pickles of `torch.save` describe: storages, and views of them."""
+"""Reads the pickles of `torch.save`: storages and views of them."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ DTYPES = {
   "uint8": np.dtype("u1"),
   "bool": np.dtype("?"),
 }
-# Storages that are not named after their type.
+# Types of storages with another name.
 _TYPES = {
   "double": "float64",
   "float": "float32",
@@ -40,13 +40,13 @@ _TYPES = {
   "complexfloat": "complex64",
   "complexdouble": "complex128",
 }
-# Bytes of a value, of types that are not read.
+# Bytes of a value, for types that are not read.
 _ITEMSIZES = {"complex64": 8, "complex128": 16, "qint32": 4}
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 _REBUILD = re.compile(
   r"torch\._utils\._rebuild_(\w+)|torch\._tensor\._rebuild_from_type_v2"
 )
-# What checkpoints contain beside tensors; calls of it are left out.
+# Names that checkpoints contain besides tensors; calls of them are skipped.
 _HARMLESS = re.compile(
   r"torch\.(Size|Tensor|device|q?u?int\w+|b?float\w+|complex\w+|bool"
   r"|strided|sparse_\w+|jagged|per_(tensor|channel)_\w+"
@@ -65,8 +65,8 @@ class Storage:
 
   Attributes:
     dtype: PyTorch's name for their type; `untyped` for bytes.
-    key: which one it is.
-    length: how many values it has.
+    key: identifies the storage.
+    length: number of values.
   """
 
   dtype: str
@@ -101,7 +101,7 @@ class Pickles:
     self.storages: dict[str, Storage] = {}
 
   def load(self) -> Any:
-    """Reads the next one."""
+    """Reads the next pickle."""
     return pickles.load(self._file, self._name, self._call, self._persistent)
 
   def _name(self, name: str) -> pickles.Name:
@@ -114,7 +114,7 @@ class Pickles:
     kind, stored, key, _, length, *view = found
     match = _STORAGE.fullmatch(stored.name)
     if kind != "storage" or match is None or any(view):
-      raise ValueError("a reference to something that is no storage")
+      raise ValueError("a reference to something that is not a storage")
     if not isinstance(key, str) or not isinstance(length, int) or length < 0:
       raise ValueError("a storage without name or length")
     name = match[1].lower()
@@ -139,7 +139,7 @@ class Pickles:
 
 
 def _rebuild(form: str | None, arguments: tuple[Any, ...]) -> Any:
-  """What a call of `torch._utils._rebuild_...` stands for."""
+  """Returns the value of a call of `torch._utils._rebuild_...`."""
   if form is None:  # a tensor with attributes, or of a subclass
     function, _, inner, _ = arguments
     match = _REBUILD.fullmatch(function.name)

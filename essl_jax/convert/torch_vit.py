@@ -1,7 +1,7 @@
-"""State dicts of vision transformers to Flax variables and back.
+"""Converts state dicts of vision transformers to Flax variables and back.
 
-timm's `VisionTransformer` has the names that ours are made of; torchvision's
-stand for the same tensors. The number of attention heads is in no tensor.
+Our names follow timm's `VisionTransformer`; torchvision has other names for the
+same tensors. No tensor shows the number of attention heads.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from essl_jax.models import vit
 from essl_jax.models.layers import patches
 from essl_jax.texts import some
 
-# How torchvision calls timm's names, piece by piece.
+# torchvision's equivalents of timm's names, piece by piece.
 _TORCHVISION = (
   ("class_token", "cls_token"),
   ("conv_proj.", "patch_embed.proj."),
@@ -40,7 +40,7 @@ _TORCHVISION = (
 )
 _BLOCK = re.compile(r"^blocks\.(\d{1,4})\.")
 
-# Words of names that mean a part which ViTs here do not have.
+# Words in names of parts that ViTs here do not have.
 _UNSUPPORTED = {
   "dist_token": "a distillation token",
   "reg_token": "register tokens",
@@ -51,14 +51,14 @@ _UNSUPPORTED = {
   "rel_pos_h": "relative positions",
   "q_bias": "separate biases of queries and values",
   "q_norm": "norms of queries and keys",
-  "norm_pre": "a norm before its blocks, as CLIP's",
-  "ln_pre": "a norm before its blocks, as CLIP's",
+  "norm_pre": "a norm before its blocks, like CLIP's",
+  "ln_pre": "a norm before its blocks, like CLIP's",
   "ls1": "scaled layers",
   "gamma_1": "scaled layers",
   "w12": "gated perceptrons",
   "fc1_g": "gated perceptrons",
-  "attn_pool": "attention in place of a class token",
-  "backbone": "a convolutional network in place of its patches",
+  "attn_pool": "attention instead of a class token",
+  "backbone": "a convolutional network instead of its patches",
   "downsample": "stages of several resolutions",
   "patch_embeds": "stages of several resolutions",
 }
@@ -67,7 +67,7 @@ _SAME_POSITIONS = 1e-5
 
 
 def from_torch_vit(state_dict: Mapping[str, Any]) -> Variables:
-  """Variables of `ViT` from a state dict of timm's or torchvision's names.
+  """Converts a state dict of timm or torchvision to variables of `ViT`.
 
   Args:
     state_dict: PyTorch names to arrays, without a prefix and a classifier.
@@ -77,8 +77,8 @@ def from_torch_vit(state_dict: Mapping[str, Any]) -> Variables:
     left out, since the model computes them.
 
   Raises:
-    ValueError: If tensors are missing, unexpected or of another shape, or are
-      those of parts that `ViT` does not have; the message names them.
+    ValueError: If tensors are missing, unexpected or of the wrong shape, or
+      belong to parts that `ViT` does not have; the message names them.
   """
   return read(state_dict)[0]
 
@@ -86,11 +86,11 @@ def from_torch_vit(state_dict: Mapping[str, Any]) -> Variables:
 def to_torch_vit(
   variables: Mapping[str, Any], *, image_size: int, patch: int, pool: str
 ) -> dict[str, np.ndarray]:
-  """The inverse of `from_torch_vit`, bit for bit, in timm's names.
+  """Inverts `from_torch_vit`, bit for bit, with timm's names.
 
   Args:
     variables: `{"params": ...}` of a `ViT`.
-    image_size: of the model; fixed positions are those of its images.
+    image_size: of the model; fixed positions depend on it.
     patch: of the model.
     pool: of the model; the last norm is timm's `fc_norm` for `mean`.
 
@@ -98,7 +98,7 @@ def to_torch_vit(
     timm's names to float32 arrays, without a classifier.
 
   Raises:
-    ValueError: If the variables are not those of such a `ViT`.
+    ValueError: If the variables do not fit such a `ViT`.
   """
   flat = flax.traverse_util.flatten_dict(dict(variables.get("params", {})))
   norm = "fc_norm" if pool == "mean" else "norm"
@@ -122,14 +122,14 @@ def to_torch_vit(
 def read(
   state_dict: Mapping[str, Any],
 ) -> tuple[Variables, dict[str, Any], list[str]]:
-  """What `from_torch_vit` returns, and what else the tensors show.
+  """Does the work of `from_torch_vit`, and returns the model's fields too.
 
   Args:
     state_dict: PyTorch names to arrays, without a prefix and a classifier.
 
   Returns:
-    Variables, fields of the model (all that its form depends on, but the number
-    of attention heads), and notes for a user.
+    Variables, all fields of the model except the number of attention heads, and
+    notes for the user.
 
   Raises:
     ValueError: As for `from_torch_vit`.
@@ -150,7 +150,7 @@ def read(
       raise ValueError(f"{name} and {originals[ours]} mean the same tensor")
     originals[ours] = name
   tensors = {ours: state_dict[name] for ours, name in originals.items()}
-  # A mean of the patches is taken before the last norm.
+  # timm averages the patches before the last norm and then calls it fc_norm.
   pool = "mean" if "fc_norm.weight" in tensors else "token"
   fields = _fields(tensors) | {"pool": pool}
   notes, positions = [], tensors["pos_embed"]
@@ -189,7 +189,7 @@ def _translate(name: str, pieces: Any) -> str:
 
 
 def _fields(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of the model that the shapes tell."""
+  """Returns the fields of the model that the shapes reveal."""
 
   def shape(name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
@@ -201,20 +201,20 @@ def _fields(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
   width, _, patch, columns = shape("patch_embed.proj.weight", 4)
   if patch != columns:
-    raise ValueError(f"its patches of {patch} x {columns} are no squares")
+    raise ValueError(f"its patches of {patch} x {columns} are not square")
   shape("cls_token", 3)
   tokens = shape("pos_embed", 3)[1]
   side = math.isqrt(tokens - 1)
   if side**2 != tokens - 1 or not side:
     raise ValueError(
-      f"pos_embed has {tokens} positions, and not one for the class token and"
-      " those of a square"
+      f"pos_embed has {tokens} positions, but must have one for the class token"
+      " and a square number of others"
     )
   numbers = {int(x[1]) for x in map(_BLOCK.match, tensors) if x}
   depth = max(numbers, default=-1) + 1
   if absent := sorted(set(range(depth)) - numbers):
     blocks = some([f"blocks.{i}" for i in absent])
-    raise ValueError(f"it has no {blocks}, and blocks up to {depth - 1}")
+    raise ValueError(f"it lacks {blocks} but has blocks up to {depth - 1}")
   hidden = shape("blocks.0.mlp.fc1.weight", 2)[0]
   ratio = hidden / width
   if int(width * ratio) < hidden:  # rounded down
@@ -234,7 +234,7 @@ def _channels(tensors: Mapping[str, Any]) -> int:
 
 
 def _are_fixed(positions: Any) -> bool:
-  """Whether positions are the sines and cosines that a model computes."""
+  """Whether positions equal the sines and cosines that a model computes."""
   _, tokens, width = np.shape(positions)
   if len(positions) != 1 or width % 4 or np.any(positions[0, 0]):
     return False
@@ -247,7 +247,7 @@ def _are_fixed(positions: Any) -> bool:
 def _expected(
   fields: tuple[tuple[str, Any], ...], channels: int
 ) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-  """By timm's name: Flax path and PyTorch's shape."""
+  """Maps timm's names to Flax paths and PyTorch's shapes."""
   model = vit.ViT(heads=1, **dict(fields))
   image = (1, model.patch, model.patch, channels)
   shapes = jax.eval_shape(
@@ -268,7 +268,7 @@ def _expected(
 
 
 def _timm_name(path: tuple[str, ...], norm: str) -> str:
-  """`("blocks_1", "attn", "qkv", "kernel")` to `blocks.1.attn.qkv.weight`."""
+  """Turns `("blocks_1", "mlp", "fc1", "bias")` into `blocks.1.mlp.fc1.bias`."""
   *modules, leaf = path
   leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
   known = {"patch_embed": "patch_embed.proj", "norm": norm}
@@ -277,7 +277,7 @@ def _timm_name(path: tuple[str, ...], norm: str) -> str:
 
 
 def _to_flax(path: tuple[str, ...], value: Any) -> np.ndarray:
-  """Kernels [out, in] to [in, out]; of patches by pixels, then channels."""
+  """Transposes kernels [out, in]; patches go by pixels, then channels."""
   array = as_float32(value)
   if path == ("patch_embed", "kernel"):
     array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)

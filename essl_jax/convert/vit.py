@@ -1,4 +1,4 @@
-"""Vision transformers, as one kind of encoder that checkpoints hold."""
+"""The kind of encoder `ViT`; see `encoders.Kind`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ ANCHORS = {"patch_embed.proj.weight": "timm", "conv_proj.weight": "torchvision"}
 CLASSIFIER = "head"
 EXPORTED = "timm's names"
 
-# By width, of the networks that are published. Fixed positions are MoCo v3's,
-# whose small ones have twelve heads.
+# Heads of published networks by width. Fixed positions mean MoCo v3, whose
+# small ViTs have twelve heads.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _HEADS_OF_MOCO_V3 = {192: 12, 384: 12, 768: 12, 1024: 16}
 
@@ -23,7 +23,7 @@ _HEADS_OF_MOCO_V3 = {192: 12, 384: 12, 768: 12, 1024: 16}
 def read(
   tensors: Mapping[str, Any], form: str, heads: int | None
 ) -> tuple[Variables, dict[str, Any], list[str]]:
-  """An encoder from a checkpoint; see `encoders.Kind`."""
+  """Reads an encoder from a checkpoint; see `encoders.Kind`."""
   variables, fields, notes = torch_vit.read(tensors)
   width = fields["width"]
   is_moco_v3 = fields["positions"] == "sincos" or form == "MoCo v3"
@@ -31,14 +31,14 @@ def read(
   if heads is None:
     if width not in known:
       raise UsageError(
-        f"it is a ViT of width {width}, and no tensor tells its number of"
-        " attention heads: say it with --attention-heads=N"
+        f"it is a ViT of width {width}, and no tensor shows its number of"
+        " attention heads: give --attention-heads=N"
       )
     heads = known[width]
     whose = "MoCo v3's ViTs" if is_moco_v3 else "timm's ViTs"
     notes.append(
-      f"{heads} attention heads, as {whose} of width {width} have: no tensor"
-      " tells their number, and --attention-heads=N sets another"
+      f"{heads} attention heads, like {whose} of width {width}: no tensor shows"
+      " their number; --attention-heads=N sets another"
     )
   if heads < 1 or width % heads:
     raise UsageError(
@@ -50,14 +50,14 @@ def read(
 
 
 def holds(encoder: Mapping[str, Any]) -> bool:
-  """Whether an encoder's parameters are, or may be part, of this kind."""
+  """Whether parameters seem to be of this kind; see `encoders.Kind`."""
   return "patch_embed" in encoder or "cls_token" in encoder
 
 
 def write(
   variables: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """PyTorch's tensors of Flax variables; see `encoders.Kind`."""
+  """Converts Flax variables to PyTorch tensors; see `encoders.Kind`."""
   fields = metadata.get("encoder")
   names = ("image_size", "patch", "pool")
   if not isinstance(fields, Mapping) or not set(names) <= set(fields):
@@ -68,17 +68,17 @@ def write(
 
 
 def features(metadata: Mapping[str, Any]) -> int:
-  """Size of the features."""
+  """Returns the size of the features."""
   return metadata["encoder"]["width"]
 
 
 def heads(metadata: Mapping[str, Any]) -> int | None:
-  """Number of attention heads, which no tensor tells."""
+  """Returns the number of attention heads, which no tensor shows."""
   return metadata["encoder"].get("heads")
 
 
 def describe(metadata: Mapping[str, Any]) -> str:
-  """One line; empty if the metadata are of no ViT."""
+  """Describes a ViT in one line; empty for other metadata."""
   fields = metadata.get("encoder")
   if not isinstance(fields, Mapping) or fields.get("name") != "vit":
     return ""

@@ -1,10 +1,10 @@
-"""Images and labels: one interface, three kinds of source.
+"""Reads images and labels: one interface, three kinds of source.
 
-`Source` is what the train loop and the evaluators read from. Arrays
-(`essl_jax.data.arrays`) serve sets that fit into memory, and
-`essl_jax.data.folder` image files; neither needs TensorFlow.
+The train loop and the evaluators read from a `Source`.
+`essl_jax.data.arrays` serves sets that fit into memory, and
+`essl_jax.data.folder` serves image files; neither needs TensorFlow.
 `essl_jax.data.streaming` reads any image classification set of TensorFlow
-Datasets and is imported only when one is asked for.
+Datasets and is imported only if the config names one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _READ_BATCH = 256
-# Fields of a labelled folder in place of those of others, for messages.
+# Fields that a labelled folder uses instead of these, for messages.
 _LABELLED = {
   "dir": "labelled_dir",
   "train_split": "labelled_split",
@@ -50,18 +50,19 @@ _LABELLED = {
 class Source(Protocol):
   """A labelled image set with a training and a test split.
 
-  A source of images without classes may also have `shades(split)`: a number
-  for each image of a split, float [N] in the order of `evaluation_batches`, and
-  what the numbers are. The report colours its map of the features by them.
+  A source of images without classes may also have `shades(split)`. It returns a
+  number for each image of a split, float [N] in the order of
+  `evaluation_batches`, and what the numbers mean. The report colours its map of
+  the features by them.
 
   Attributes:
     num_classes: number of labels; labels are 0 .. num_classes - 1.
     image_shape: (height, width, 3) of evaluation images, and of training
       images that are not cropped on the host.
-    differs_in_size: whether stored images differ in size, so that training
-      should ask for `crops` to see the whole of them.
-    broken: by split, what to call the images that could not be read so far;
-      each was named on stderr, and evaluation leaves it out.
+    differs_in_size: whether stored images differ in size. If so, training
+      should ask for `crops`, since whole images show only the centre.
+    broken: by split, the names of the images that could not be read so far;
+      each was reported on stderr, and evaluation leaves it out.
   """
 
   num_classes: int
@@ -89,39 +90,40 @@ class Source(Protocol):
   ) -> Iterator[dict[str, np.ndarray]]:
     """Streams shuffled batches of the training split without end.
 
-    Step s belongs to epoch s // steps_per_epoch with steps_per_epoch =
-    num_examples // batch_size; the rest of an epoch is dropped. The order of
-    an epoch is a function of `seed` and its number alone, so the stream from
+    Step s belongs to epoch s // steps_per_epoch, where steps_per_epoch =
+    num_examples // batch_size; the rest of an epoch is dropped. The order of an
+    epoch depends only on `seed` and the epoch's number, so the stream from
     `start_step` is the stream from 0 without its first `start_step` batches.
 
     Args:
       batch_size: global batch size, a multiple of `process_count`.
       seed: a number >= 0.
       start_step: the step of the first batch.
-      process_index: whose share to yield.
+      process_index: the process whose share to yield.
       process_count: number of disjoint shares of every global batch.
       crops: by name, the random crops to cut from every full image, which is
-        decoded once; the windows are torchvision's RandomResizedCrop with a
-        view's size, scale, ratio and interpolation, resized as PIL does. They
-        are a function of (seed, name, step * batch_size + row in the global
-        batch) and of the image's size. Not for arrays.
-      windows: whether a batch says which windows its crops are. Asked for only
-        where a part reads how views were drawn.
-      shared_by: by crop, how many consecutive images of a batch share a draw,
-        that of the first of them; they divide the batch. Asked for only where
-        a part shares draws.
+        decoded once. The windows are those of torchvision's RandomResizedCrop
+        with the view's size, scale, ratio and interpolation, resized as PIL
+        does. They depend only on (seed, name, step * batch_size + row in the
+        global batch) and on the image's size. Arrays do not take crops.
+      windows: whether a batch includes the windows of its crops. Passed only if
+        some part needs to know how views were drawn.
+      shared_by: by crop, how many consecutive images of a batch share the draw
+        of the first of them; must divide the batch. Passed only if some part
+        shares draws.
 
     Returns:
       {"image": uint8 [batch_size / process_count, H, W, 3],
-       "label": int32 [batch_size / process_count]} for every step; with
-      `crops`, uint8 [batch_size / process_count, size, size, 3] under the
-      name of each in place of "image"; with `windows`, also int32
-      [batch_size / process_count, 6] under `augment.window_name` of each: top,
-      left, height and width in pixels of the image, and its height and width.
+       "label": int32 [batch_size / process_count]} for every step. With
+      `crops`, uint8 [batch_size / process_count, size, size, 3] under each
+      crop's name instead of "image". With `windows`, also int32
+      [batch_size / process_count, 6] under each crop's `augment.window_name`:
+      top, left, height and width in pixels of the image, and the image's height
+      and width.
 
     Raises:
-      UsageError: the batch is larger than the training split or cannot be
-        divided among the processes, or none of the images can be read.
+      UsageError: the batch is larger than the training split or not divisible
+        by the number of processes, or no image can be read.
       ValueError: the source has no `crops`, or one is named "label".
     """
 
@@ -134,13 +136,13 @@ class Source(Protocol):
   ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example of `split` once, always in the same order.
 
-    Of several processes each gets a run of the examples; the shares follow
-    each other and differ by one example at most, broken ones included.
+    With several processes, each gets a contiguous share. Shares differ by one
+    example at most, counting broken ones.
 
     Args:
       split: "train" or "test".
       batch_size: examples in a batch; the last batch may be smaller.
-      process_index: whose share to yield.
+      process_index: the process whose share to yield.
       process_count: number of shares.
 
     Returns:
@@ -157,15 +159,15 @@ def open_source(
   """Opens the image set of a config.
 
   Args:
-    settings: `config.data`: its `name` is a known source, `module:function`,
+    settings: `config.data`. Its `name` is a known source, `module:function`,
       a path ending in ".npz" (see `load_npz`), or a TFDS image classification
       set such as "cifar10".
-    own: the source's own fields, by name. One named `generate` says what to
-      make where data are missing, and makes nothing at its default, which the
-      report leaves it at.
+    own: the source's own fields, by name. A field named `generate` says what
+      to generate if data are missing; its default must generate nothing, since
+      the report does not set it.
 
   Returns:
-    The source, held in memory where `settings.on_device` asks for it.
+    The source, held in memory if `settings.on_device` is set.
 
   Raises:
     UsageError: the set is unknown, missing, broken or of the wrong form.
@@ -188,11 +190,11 @@ def open_source(
   elif is_remote(name) or ("/" in name and pathlib.Path(name).is_dir()):
     raise UsageError(
       f"data.name={name!r} is a directory: give"
-      f" --config.data.name=folder --config.data.dir={name} for images in it,"
+      f" --config.data.name=folder --config.data.dir={name} to read its images,"
       " or the name of a TFDS set"
     )
   else:
-    # Imported here: TensorFlow's side of the package is not for everybody.
+    # Imported here: not every installation has TensorFlow.
     from essl_jax.data.tfds_sets import open_tfds
 
     source = open_tfds(settings)
@@ -201,18 +203,17 @@ def open_source(
 
 
 def open_labelled(config: config_lib.Config, source: Source) -> Source:
-  """Opens the images that evaluations learn labels from, and test on.
+  """Opens the labelled images that evaluations train and test on.
 
   Args:
     config: of the run.
-    source: of its images.
+    source: of the run's images.
 
   Returns:
-    `source` itself, unless `data.labelled_dir` or `data.labelled_split` name
-    others.
+    `source` itself, unless `data.labelled_dir` or `data.labelled_split` is set.
 
   Raises:
-    UsageError: as of `open_source`.
+    UsageError: as for `open_source`.
   """
   settings = config.data
   if settings.labelled_dir is None:
@@ -238,16 +239,16 @@ def open_labelled(config: config_lib.Config, source: Source) -> Source:
 
 
 def _is_ours(source: Any) -> bool:
-  """Whether a source is, or derives from, a class of this package."""
+  """Whether a source's class, or a base of it, is in this package."""
   classes = [x for x in type(source).__mro__ if x is not Source]
   return any(x.__module__.startswith("essl_jax.") for x in classes)
 
 
 def _hold(source: Source) -> ArraySource:
-  """Reads the evaluation images of a set into memory once.
+  """Reads the evaluation images of a set into memory.
 
-  Broken ones stay named, though `num_examples` no longer counts them. Raises
-  UsageError where only some labels are missing (TFDS writes -1).
+  `broken` still lists the broken images, but `num_examples` no longer counts
+  them. Raises UsageError if only some labels are missing (TFDS writes -1).
   """
 
   def read(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""TFDS sets prepared as ArrayRecord, whose records are read in any order."""
+"""Reads TFDS sets stored as ArrayRecord, which allows random access."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ def is_array_record(builder: Any) -> bool:
 class ArrayRecordSource(EncodedSource):
   """A `Source` over a TFDS set stored as ArrayRecord.
 
-  See `EncodedSource` for the attributes, the order and what becomes of broken
+  See `EncodedSource` for the attributes, the order and the handling of broken
   images.
   """
 
   def __init__(self, builder: Any, splits: dict[str, str], **form: Any):
-    """Takes an open set.
+    """Wraps an open set.
 
     Args:
       builder: from `essl_jax.data.prepared.open_builder`.
-      splits: TFDS's name of "train" and of "test".
-      **form: what `EncodedSource` takes beside the images.
+      splits: TFDS's names of "train" and "test".
+      **form: the other arguments of `EncodedSource`.
 
     Raises:
       UsageError: a split is unknown, no image can be read, or the package
@@ -44,9 +44,9 @@ class ArrayRecordSource(EncodedSource):
       import array_record.python.array_record_data_source  # noqa: F401
     except ImportError as error:
       raise UsageError(
-        f"{builder.info.full_name} is stored as ArrayRecord, which cannot be "
-        f"read without the package array_record ({error}): pip install "
-        "array_record, or prepare the set as TFRecord"
+        f"{builder.info.full_name} is stored as ArrayRecord, which needs the "
+        f"package array_record ({error}): pip install array_record, or prepare "
+        "the set as TFRecord"
       ) from error
     classes = form["num_classes"]
     images = {
@@ -73,7 +73,7 @@ class _Records:
     return record["image"], int(self._checked([record["label"]])[0])
 
   def size(self, index: int) -> int:
-    return 0  # records are not so large that they would be counted
+    return 0  # records are too small to count
 
   def name(self, index: int) -> str:
     return f"{self._name}, record {index}"

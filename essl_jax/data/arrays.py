@@ -23,7 +23,7 @@ class ArraySource:
     test_images: uint8 [M, H, W, 3].
     test_labels: int32 [M].
     num_classes: number of labels.
-    classes: what the labels were in the arrays given, [num_classes], or the
+    classes: the original labels in the given arrays, [num_classes], or the
       names of the classes.
     image_shape: (H, W, 3).
     differs_in_size: False: crops are drawn on the device.
@@ -44,21 +44,21 @@ class ArraySource:
     test_labels: np.ndarray,
     num_classes: int | None = None,
   ):
-    """Checks the arrays and brings them to one form.
+    """Checks the arrays and converts images to RGB and labels to 0 .. K - 1.
 
     Args:
       train_images: uint8 [N, H, W, 3], or grayscale [N, H, W] or
         [N, H, W, 1], which is repeated to three channels.
-      train_labels: integers [N], or -1 for all where the training images have
-        none; numbered as `labels.number` says.
+      train_labels: integers [N], all -1 if the training images have no labels;
+        `labels.number` numbers them.
       test_images: like `train_images`, with the same H and W.
       test_labels: integers [M].
-      num_classes: number of labels, which then are 0 .. num_classes - 1; None
-        counts and numbers those that there are.
+      num_classes: number of labels, which must then be 0 .. num_classes - 1;
+        None counts and numbers the labels found.
 
     Raises:
-      UsageError: an array has another shape or dtype, lengths differ, or a
-        label is out of range or of the test images alone.
+      UsageError: an array has a wrong shape or dtype, lengths differ, or a
+        label is out of range or appears only among the test labels.
     """
     self.train_images = _to_rgb(train_images, "train_images")
     self.test_images = _to_rgb(test_images, "test_images")
@@ -85,10 +85,10 @@ class ArraySource:
   def indices(self, **asked: int) -> Iterator[np.ndarray]:
     """Streams the batches of `batches` as positions in the arrays.
 
-    For images that stay in device memory and are gathered there.
+    For images that are in device memory and are gathered there.
 
     Args:
-      **asked: as of `essl_jax.data.Source.batches`, but for the crops.
+      **asked: as for `essl_jax.data.Source.batches`, without the crops.
 
     Returns:
       int32 [batch_size / process_count] for every step, without end.
@@ -104,7 +104,7 @@ class ArraySource:
     """Streams training batches: see `essl_jax.data.Source.batches`."""
     if crops is not None:
       raise ValueError(
-        f"crops={sorted(crops)}, but arrays hold images of one size: take "
+        f"crops={sorted(crops)}, but arrays hold images of one size: read "
         "whole images and crop them on the device"
       )
     return (
@@ -133,10 +133,10 @@ class ArraySource:
     return self.train_labels
 
   def names(self) -> list[str]:
-    """Refuses: arrays have no file names."""
+    """Raises UsageError: arrays have no file names."""
     raise UsageError(
-      "the images of arrays have no file names: set config.finetune.labels in"
-      " place of config.finetune.label_list"
+      "images in arrays have no file names: set config.finetune.labels"
+      " instead of config.finetune.label_list"
     )
 
   def take(self, rows: np.ndarray, split: str = "train") -> Self:
@@ -157,22 +157,22 @@ class ArraySource:
 
 
 def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
-  """The parts of a set that a config asks for.
+  """Selects the parts of a set that a config asks for.
 
   Args:
     settings: `config.data`.
     whole: the set.
 
   Returns:
-    A source with the same classes, whatever labels are left.
+    A source with the same classes, even if the parts lack some.
 
   Raises:
-    UsageError: a split does not exist, images would have to be resized, or a
-      folder is named that nobody reads.
+    UsageError: a split does not exist, images would have to be resized, or
+      `dir` is set although arrays need no folder.
   """
   if settings.dir:
     raise UsageError(
-      f"data.dir={settings.dir!r}, but {settings.name!r} is read from no"
+      f"data.dir={settings.dir!r}, but {settings.name!r} does not use a"
       " folder: leave it unset, or choose another data.name"
     )
   height, width, _ = whole.image_shape
@@ -210,7 +210,7 @@ def open_arrays(settings: config_lib.Data, whole: ArraySource) -> ArraySource:
 
 
 def _to_rgb(images: np.ndarray, name: str) -> np.ndarray:
-  """Returns uint8 [N, H, W, 3], or raises UsageError naming the array."""
+  """Converts images to uint8 [N, H, W, 3]; UsageError names a wrong array."""
   images = np.asarray(images)
   channels = images.shape[3] if images.ndim == 4 else 1
   if (

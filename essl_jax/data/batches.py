@@ -1,6 +1,6 @@
-"""Batches of decoded images, made by threads ahead of the consumer.
+"""Makes batches of decoded images with threads, ahead of the consumer.
 
-Threads do: PIL decodes and resizes without holding Python's lock.
+Threads suffice, since PIL decodes and resizes without holding the GIL.
 """
 
 from collections import deque
@@ -34,11 +34,11 @@ _TASKS_PER_THREAD = 4
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A batch to be filled.
+  """A batch to fill.
 
   Attributes:
     batch: arrays of equal length, by name.
-    fill: writes one row of them; called once for every row, by any thread.
+    fill: writes one row of each; called once for every row, by any thread.
   """
 
   batch: dict[str, np.ndarray]
@@ -54,21 +54,22 @@ def crops_job(
   windows: bool = False,
   shared_by: Mapping[str, int] | None = None,
 ) -> Job:
-  """A share of random crops, each drawn by its place in the stream.
+  """Makes a job for random crops, each drawn by its position in the stream.
 
   Args:
-    load: gives the images.
-    stream: whose share.
+    load: loads an image.
+    stream: the stream whose share to make.
     step: of the batch.
-    crops: what to draw of each image; size, scale, ratio and interpolation
-      are read.
-    windows: whether to say which windows they are.
-    shared_by: how many consecutive images share a draw, by crop; it divides the
-      batch.
+    crops: the crops to draw from each image; their size, scale, ratio and
+      interpolation count.
+    windows: whether to include the windows.
+    shared_by: how many consecutive images share a draw, by crop; must divide
+      the batch.
 
   Returns:
     A job for uint8 [share, size, size, 3] by crop, and "label" int32 [share];
-    with `windows`, also int32 [share, 6] by `augment.window_name` of each crop.
+    with `windows`, also int32 [share, 6] under each crop's
+    `augment.window_name`.
   """
   count, first = stream.share, stream.first(step)
   batch: dict[str, np.ndarray] = {
@@ -105,9 +106,9 @@ def crops_job(
 def _shared_draws(
   seed: int, name: str, first: int, count: int, shared_by: Mapping[str, int]
 ) -> np.ndarray:
-  """As `crop_draws`, but each group of images has the draw of its first one."""
+  """Like `crop_draws`, but each group of images shares its first one's draw."""
   number = shared_by.get(name, 1)
-  before = first % number  # of the first group, in another process's share
+  before = first % number  # images of the first group in another share
   drawn = crop_draws(seed, name, first - before, before + count)
   rows = before + np.arange(count)
   return drawn[rows - rows % number]
@@ -116,14 +117,14 @@ def _shared_draws(
 def images_job(
   load: Load, count: int, shape: tuple[int, int, int], resize: int | None
 ) -> Job:
-  """A batch of whole images.
+  """Makes a job for whole images.
 
   Args:
-    load: gives the images.
+    load: loads an image.
     count: number of images.
     shape: of the images in the batch.
-    resize: shorter side that an image is resized to before its centre is cut
-      out; None where all have the shape.
+    resize: length of an image's shorter side before its centre is cropped;
+      None if all images have the shape.
 
   Returns:
     A job for "image" uint8 [count, *shape] and "label" int32 [count].
@@ -144,16 +145,16 @@ def images_job(
 
 
 def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
-  """Yields the batches of jobs in order, some of them made ahead.
+  """Yields the batches of jobs in order, making some ahead.
 
   Args:
-    jobs: read as they are needed, possibly without end.
+    jobs: read as needed; may be infinite.
 
   Yields:
-    Every job's batch once it is filled. What `Job.fill` raises is raised.
+    Every job's batch once it is filled. Exceptions of `Job.fill` pass through.
   """
   threads = THREADS_PER_CORE * cores()
-  # A generator left open is closed when Python has torn its modules down.
+  # Bound here: an open generator is closed after Python unloads its modules.
   is_finalizing = sys.is_finalizing
   pool = futures.ThreadPoolExecutor(threads, "essl_jax_images")
   begun: deque[tuple[list[futures.Future], dict[str, np.ndarray]]] = deque()
@@ -173,7 +174,7 @@ def run(jobs: Iterable[Job]) -> Iterator[dict[str, np.ndarray]]:
 def _start(
   pool: futures.ThreadPoolExecutor, threads: int, job: Job
 ) -> list[futures.Future]:
-  """Hands the rows of a job to the threads, some at a time."""
+  """Hands the rows of a job to the threads, several at a time."""
   count = len(job.batch["label"])
   together = max(1, count // (threads * _TASKS_PER_THREAD))
 
@@ -182,7 +183,7 @@ def _start(
       for row in rows:
         job.fill(row)
     except BaseException as error:
-      # Its frames hold a large image, for whose room other threads wait.
+      # The frames hold a large image, and other threads wait for its memory.
       traceback.clear_frames(error.__traceback__)
       raise
 
@@ -201,7 +202,7 @@ def _finish(
 
 
 def cores() -> int:
-  """Cores that this process may use."""
+  """Returns the number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A wrapper that checks users' sources and reports mistakes in one line."""
+"""Checks users' sources and reports mistakes in one line."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,20 +21,21 @@ Batch = dict[str, np.ndarray]
 
 
 class CheckedSource:
-  """Reads a user's source, and checks each batch that it yields.
+  """Wraps a user's source and checks each batch that it yields.
 
-  All but its batches is the source's own.
+  All other attributes are those of the source.
   """
 
   def __init__(self, where: str, source: Any):
-    """Looks at the source's attributes, and at one image of each split.
+    """Checks the source's attributes and one image of each split.
 
     Args:
       where: names the source in messages.
-      source: what the user's function has returned.
+      source: the return value of the user's function.
 
     Raises:
-      UsageError: it is no `data.Source`, or its images are of another form.
+      UsageError: it is not a `data.Source`, or its images have a wrong shape or
+        dtype.
     """
     self._where, self._source = where, source
     with told(where):
@@ -61,12 +62,12 @@ class CheckedSource:
         if self._check("training", batch, shapes) != share:
           raise UsageError(
             f"{self._where}: a training batch holds {len(batch['label'])}"
-            f" labels and must hold {share}"
+            f" labels but must hold {share}"
           )
         yield _with_int32(batch)
     raise UsageError(
-      f"{self._where}: the training batches end, and must be without end:"
-      " `batches` has to begin the next epoch"
+      f"{self._where}: the training batches end but must go on forever:"
+      " `batches` must start the next epoch"
     )
 
   def evaluation_batches(
@@ -97,21 +98,21 @@ class CheckedSource:
       number = "more" if found > len(share) else found
       raise UsageError(
         f"{self._where}: num_examples promises {len(share)} {split} images,"
-        f" and evaluation_batches yields {number}"
+        f" but evaluation_batches yields {number}"
       )
 
   def _check(
     self, split: str, batch: Batch, shapes: Mapping[str, tuple[int, ...]]
   ) -> int:
-    """Raises UsageError for a batch of another form; returns its length."""
+    """Returns the length of a batch; raises UsageError if it is wrong."""
     where = f"{self._where}: {split} batches"
     for name in (*shapes, "label"):
       if name not in batch:
-        raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
+        raise UsageError(f"{where} need {name!r} but have {', '.join(batch)}")
     labels = np.asarray(batch["label"])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
       raise UsageError(
-        f"{where}: 'label' must be int32 [N], and is {_form(labels)}"
+        f"{where}: 'label' must be int32 [N] but is {_form(labels)}"
       )
     check_range(labels, self.num_classes, where)
     for name, shape in shapes.items():
@@ -119,21 +120,20 @@ class CheckedSource:
       if images.dtype != np.uint8 or images.shape != (len(labels), *shape):
         expected = ", ".join(map(str, (len(labels), *shape)))
         raise UsageError(
-          f"{where}: {name!r} must be uint8 [{expected}], and is"
-          f" {_form(images)}"
+          f"{where}: {name!r} must be uint8 [{expected}] but is {_form(images)}"
         )
     return len(labels)
 
 
 def _check_windows(where: str, batch: Batch, names: Iterable[str]) -> None:
-  """Refuses batches that do not say which windows their crops are."""
+  """Raises UsageError for batches without the windows of their crops."""
   for name in names:
     if name not in batch:
-      raise UsageError(f"{where} need {name!r}, and have {', '.join(batch)}")
+      raise UsageError(f"{where} need {name!r} but have {', '.join(batch)}")
     found = np.asarray(batch[name])
     if found.ndim != 2 or found.shape[1] != 6 or found.dtype.kind not in "iu":
       raise UsageError(
-        f"{where}: {name!r} must be int32 [N, 6], and is {_form(found)}"
+        f"{where}: {name!r} must be int32 [N, 6] but is {_form(found)}"
       )
 
 
@@ -146,13 +146,13 @@ def _form(array: np.ndarray) -> str:
 
 
 def _check_attributes(where: str, source: Any) -> None:
-  """Refuses what is no source, and attributes of another form."""
+  """Raises UsageError for missing or wrong attributes."""
   missing = [x for x in (*_FORMS, *_METHODS) if not hasattr(source, x)]
   if missing:
     raise UsageError(
-      f"{where}: a source needs {', '.join(missing)}, and"
-      f" {type(source).__name__} has none; `data.Source` says what they are,"
-      " `data.ArraySource` makes one of arrays"
+      f"{where}: a source needs {', '.join(missing)}, which"
+      f" {type(source).__name__} lacks: see `data.Source`, or make a source"
+      " from arrays with `data.ArraySource`"
     )
   shape, broken = source.image_shape, source.broken
   fits = {
@@ -166,14 +166,14 @@ def _check_attributes(where: str, source: Any) -> None:
   for name, form in _FORMS.items():
     if not fits[name]:
       raise UsageError(
-        f"{where}: {name} must be {form}, and is {getattr(source, name)!r}"
+        f"{where}: {name} must be {form} but is {getattr(source, name)!r}"
       )
-  if source.num_classes:  # none where images have no labels
+  if source.num_classes:  # 0 if images have no labels
     check_number(source.num_classes, f"{where}: num_classes")
   for split in SPLITS:
     if not _is_whole(number := source.num_examples(split)):
       raise UsageError(
-        f"{where}: num_examples({split!r}) must be a whole number above 0, and"
+        f"{where}: num_examples({split!r}) must be a whole number above 0 but"
         f" is {number!r}"
       )
 

@@ -1,4 +1,4 @@
-"""Checks of all sources: splits, shares of processes, crops and sizes."""
+"""Checks shared by all sources: splits, processes' shares, crops, sizes."""
 
 from collections.abc import Collection, Mapping
 import re
@@ -8,7 +8,7 @@ from essl_jax.errors import UsageError
 
 SPLITS = ("train", "test")
 _PART = re.compile(r"(.*\S.*)\[([^\[\]]*)\]\s*", re.DOTALL)
-# Of few digits: Python does not read numbers of thousands.
+# Few digits: Python refuses to read numbers with thousands of digits.
 _BOUND = r"(-?\d{1,15}(?:_\d{1,15}){0,5}|-?\d{1,15}(?:\.\d{0,15})?%)?"
 _SLICE = re.compile(f"{_BOUND}:{_BOUND}")
 
@@ -30,8 +30,8 @@ def check_share(size: int, process_index: int, process_count: int) -> range:
     process_count: number of processes.
 
   Returns:
-    Its rows. Shares follow each other and are equal but for one row, which
-    the first ones have more.
+    The rows of this process. Shares are contiguous; the first ones may have one
+    row more.
 
   Raises:
     UsageError: there is no such process.
@@ -46,16 +46,16 @@ def check_share(size: int, process_index: int, process_count: int) -> range:
 
 
 def check_there(field: str, asked: int, there: int, things: str) -> None:
-  """Refuses what asks for more than there is.
+  """Checks that a config field asks for no more than there is.
 
   Args:
-    field: of the config, which asks.
-    asked: how many.
-    there: how many there are.
-    things: what they are, such as "training images".
+    field: of the config.
+    asked: the number asked for.
+    there: the number available.
+    things: what is counted, such as "training images".
 
   Raises:
-    UsageError: there are fewer.
+    UsageError: fewer are available.
   """
   if asked > there:
     raise UsageError(
@@ -65,7 +65,7 @@ def check_there(field: str, asked: int, there: int, things: str) -> None:
 
 
 def check_crops(crops: Mapping[str, Any] | None) -> None:
-  """Raises ValueError where crops have no names, or that of the labels."""
+  """Raises ValueError if there are no crops, or one is named "label"."""
   if crops is not None and (not crops or "label" in crops):
     raise ValueError(
       f"crops={sorted(crops)} must name one or more crops, none of them 'label'"
@@ -76,11 +76,11 @@ def check_sizes(image_size: int | None, resize_size: int | None) -> None:
   """Checks the sizes of evaluation images.
 
   Args:
-    image_size: side of the square cut from the centre, or None.
-    resize_size: shorter side before it is cut; None is `image_size`.
+    image_size: side of the square cropped from the centre, or None.
+    resize_size: shorter side before the crop; None means `image_size`.
 
   Raises:
-    UsageError: a size is below 1, or the cut is larger than the image.
+    UsageError: a size is below 1, or the crop is larger than the image.
   """
   if image_size is not None and image_size < 1:
     raise UsageError(f"data.image_size={image_size} must be at least 1")
@@ -89,13 +89,13 @@ def check_sizes(image_size: int | None, resize_size: int | None) -> None:
   if image_size is None:
     raise UsageError(
       f"data.resize_size={resize_size} needs data.image_size, the side of the "
-      "square that is cut out after resizing"
+      "square that is cropped after resizing"
     )
   if resize_size < image_size:
     raise UsageError(
       f"data.resize_size={resize_size} is less than data.image_size="
-      f"{image_size}, which is cut from the resized image: give {image_size} "
-      "or more"
+      f"{image_size}, which is cropped from the resized image: give "
+      f"{image_size} or more"
     )
 
 
@@ -106,7 +106,7 @@ def check_split(split: str) -> None:
 
 
 def split_names(split: str, known: Collection[str]) -> list[str]:
-  """The names in an expression of splits; see `parse_split`.
+  """Returns the names in an expression of splits; see `parse_split`.
 
   Args:
     split: the expression.
@@ -129,8 +129,8 @@ def parse_split(
   Args:
     split: "train", "train[:500]", "train[10%:]", "test[-50%:]",
       "train+test[:1_000]", "all", ... Percentages are rounded to the nearest
-      example; a negative bound counts from the end. An expression that is the
-      name of a split is that split, whatever its characters.
+      example; a negative bound counts from the end. An expression that equals
+      the name of a split means that split, whatever its characters.
     sizes: number of examples by split name.
 
   Returns:
@@ -138,8 +138,8 @@ def parse_split(
     expression; they may overlap.
 
   Raises:
-    UsageError: the notation or a name is unknown, a slice reaches past the end,
-      or nothing of one is left.
+    UsageError: the notation or a name is unknown, or a slice reaches past the
+      end or is empty.
   """
   return [
     (name, _slice(name, bounds, sizes[name]))
@@ -148,9 +148,9 @@ def parse_split(
 
 
 def _parts(split: str, known: Collection[str]) -> list[tuple[str, str]]:
-  """The names and the bounds, such as ":10%", of an expression."""
+  """Returns the names and the bounds, such as ":10%", in an expression."""
   found, texts = list[tuple[str, str]](), split.split("+")
-  # A name may hold a plus itself: the longest one is meant.
+  # A name may contain a plus itself; the longest match wins.
   most = 1 + max((x.count("+") for x in known), default=0)
   while texts:
     for count in range(min(most, len(texts)), 0, -1):
@@ -167,7 +167,7 @@ def _parts(split: str, known: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _part(text: str, known: Collection[str]) -> tuple[str, str] | None:
-  """The known name in a text and its bounds; None where there is none."""
+  """Returns the known name in a text and its bounds; None if there is none."""
   match = _PART.fullmatch(text)
   for name, bounds in [(text, ":")] + ([match.groups()] if match else []):
     for each in (name, name.strip()):
@@ -177,7 +177,7 @@ def _part(text: str, known: Collection[str]) -> tuple[str, str] | None:
 
 
 def _not_known(split: str, text: str, known: Collection[str]) -> UsageError:
-  """What to say of a text without a known name."""
+  """Returns the error for a text without a known name."""
   name, match = text.strip(), _PART.fullmatch(text)
   if match:
     name = match[1].strip()
@@ -194,7 +194,7 @@ def _unread(split: str) -> str:
 
 
 def _slice(name: str, bounds: str, size: int) -> slice:
-  """The examples between two bounds."""
+  """Returns the examples between two bounds."""
   part = name if bounds == ":" else f"{name}[{bounds}]"
   match = _SLICE.fullmatch(bounds.replace(" ", ""))
   if match is None:
@@ -207,7 +207,7 @@ def _slice(name: str, bounds: str, size: int) -> slice:
       found = int(text)
     elif abs(percent := float(text[:-1])) <= 100:
       found = round(percent * size / 100)
-      if percent < 0 and not found:  # none from the end, not all
+      if percent < 0 and not found:  # rounds to none from the end, not to all
         return size
     else:
       raise UsageError(_unread(part))
@@ -227,6 +227,6 @@ def check_file_names(fields: Collection[str], name: str) -> None:
   if "file_name" not in fields:
     raise UsageError(
       f"the images of {name} have no file names (it has"
-      f" {', '.join(sorted(fields))}): set config.finetune.labels in place of"
+      f" {', '.join(sorted(fields))}): set config.finetune.labels instead of"
       " config.finetune.label_list"
     )

@@ -1,4 +1,4 @@
-"""Decoding one image on the host, and cutting crops from it as PIL does.
+"""Decodes one image on the host and crops it as PIL does.
 
 Images that differ in size cannot be batched before they are cropped, so the
 windows of torchvision's RandomResizedCrop are drawn and resized here; flips
@@ -27,16 +27,16 @@ from essl_jax.data.stored import stored_as
 from essl_jax.texts import first_line
 
 _TRIES = 10
-# Philox makes four numbers at a time: 2 * _TRIES + 2, rounded up.
+# 2 * _TRIES + 2, rounded up: Philox makes four numbers at a time.
 _DRAWS = 24
-# No format that starts other programs (EPS) or is not a picture.
+# Excludes formats that start other programs (EPS) or are not pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "JPEG2000")
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 _BLOCK = 2**26
-# What decoders take at most, in times of the image's four bytes a pixel.
+# Peak memory of decoders, as multiples of the image's four bytes a pixel.
 _TIMES = {"JPEG2000": 5, "WEBP": 4, "TIFF": 2}
 _TIMES_PROGRESSIVE = 2
-_TIMES_WIDE = 3  # numbers that are copied on their way to bytes
+_TIMES_WIDE = 3  # wide samples, which are copied before they become bytes
 _ROOM = Room(config_lib.Data.max_pixels)
 
 
@@ -46,23 +46,23 @@ def decode(
   """Decodes an image to RGB.
 
   Grayscale is repeated, CMYK and palettes are converted, alpha is dropped, and
-  of an animation the first picture is taken; `levels.to_rgb` says what becomes
-  of more than eight bits. The orientation that cameras note is not applied, as
+  an animation gives its first picture; `levels.to_rgb` describes how more than
+  eight bits are reduced. The orientation stored by cameras is not applied, as
   in torchvision.
 
   Args:
     encoded: a JPEG, PNG, WebP, BMP, GIF, PPM, TIFF or JPEG 2000 file.
-    room: pixels that all threads may hold decoded together, at once the most
-      that an image may have; 178 million when absent. Large images wait for
-      room, which they free once nobody holds them.
-    levels: of the image's set; of this image alone when absent.
+    room: limit on the decoded pixels that all threads hold together, and on the
+      pixels of one image; 178 million when absent. Large images wait for room
+      and free it once nothing refers to them.
+    levels: shared by the images of a set; for this image alone when absent.
 
   Returns:
     The image in PIL's mode RGB, at its full resolution.
 
   Raises:
     BrokenImageError: it cannot be decoded, or has too many pixels.
-    UnclearLevelsError: the range of its levels cannot be known.
+    UnclearLevelsError: the range of its levels is unknown.
   """
   room = _ROOM if room is None else room
   taken = 0
@@ -84,12 +84,12 @@ def decode(
   except Image.UnidentifiedImageError as error:
     what = "in no known image format" if encoded else "empty"
     raise BrokenImageError(what) from error
-  except Image.DecompressionBombError as error:  # as it is opened
+  except Image.DecompressionBombError as error:  # raised on opening
     raise BrokenImageError(_too_many("more", room.size)) from error
   except MemoryError:
     room.give_back(taken)
     raise
-  # PIL's decoders raise whatever a damaged file leads them to.
+  # PIL's decoders raise all kinds of errors for damaged files.
   except Exception as error:
     room.give_back(taken)
     line = first_line(error, with_type=type(error) is not ValueError)
@@ -99,7 +99,7 @@ def decode(
 
 
 def _check_size(image: Image.Image, most: int) -> int:
-  """Returns the number of pixels that decoding makes; nothing is decoded."""
+  """Returns the number of pixels to decode, without decoding."""
   tags = getattr(image, "tag_v2", {})
   tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
   pixels = max(image.width * image.height, tile)
@@ -109,11 +109,11 @@ def _check_size(image: Image.Image, most: int) -> int:
 
 
 def _too_many(pixels: str, most: int) -> str:
-  return f"it has {pixels} pixels, and config.data.max_pixels allows {most:,}"
+  return f"it has {pixels} pixels, but config.data.max_pixels allows {most:,}"
 
 
 def _times(image: Image.Image) -> int:
-  """What decoding takes, in times of the memory of the decoded image."""
+  """Returns the memory that decoding takes, in sizes of the decoded image."""
   if image.mode[0] in "IF":
     return max(_TIMES_WIDE, _TIMES.get(image.format or "", 1))
   if image.info.get("progressive"):
@@ -122,16 +122,16 @@ def _times(image: Image.Image) -> int:
 
 
 def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
-  """Loads PIL's decoders before threads do, and stops their warnings.
+  """Loads PIL's decoders before threads do, and silences their warnings.
 
-  What they warn of (odd metadata, many pixels) does not concern training, and
-  why an image cannot be read is told anyway.
+  The warnings (odd metadata, many pixels) do not matter for training, and
+  images that cannot be read are reported anyway.
 
   Args:
-    most_pixels: of an image; PIL refuses what has twice its own limit.
+    most_pixels: of an image; PIL refuses images of twice its own limit.
   """
   Image.init()
-  # Larger than what C's allocator keeps for each thread, once it is free.
+  # Larger blocks than C's allocator keeps for each thread once they are free.
   Image.core.set_block_size(_BLOCK)
   warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
   logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -142,14 +142,14 @@ def quieten(most_pixels: int = config_lib.Data.max_pixels) -> None:
 
 
 def crop_draws(seed: int, name: str, first: int, count: int) -> np.ndarray:
-  """Draws the randomness of one crop of consecutive images.
+  """Draws the random numbers for one crop of consecutive images.
 
-  Counter-based: row i is a function of (seed, name, first + i) alone, so
-  every process draws just its own share of a batch.
+  Counter-based: row i depends only on (seed, name, first + i), so every process
+  draws only its own share of a batch.
 
   Args:
     seed: a number >= 0.
-    name: the crop's; different names are independent.
+    name: of the crop; different names are independent.
     first: position of the first image in the stream: step * batch + row.
     count: number of images.
 
@@ -172,15 +172,15 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
   """Turns uniform numbers into a window of torchvision's RandomResizedCrop.
 
-  Ten tries of a uniform area and a log-uniform aspect; the first that fits is
-  placed uniformly, and if none fits the largest central window of an allowed
-  aspect is taken, as by `essl_jax.augment.sample_crop_boxes`.
+  It tries ten draws of a uniform area and a log-uniform aspect. The first that
+  fits is placed uniformly; if none fits, it takes the largest central window of
+  an allowed aspect, like `essl_jax.augment.sample_crop_boxes`.
 
   Args:
     draws: one row of `crop_draws`.
     height: of the image, in pixels.
     width: of the image.
-    scale: smallest and largest area, as parts of the image's.
+    scale: smallest and largest area, as fractions of the image's.
     ratio: smallest and largest width / height.
 
   Returns:
@@ -220,7 +220,7 @@ def resized_crop(
     uint8 [size, size, 3].
   """
   top, left, height, width = box
-  # Cut first: resizing with `box=` would read pixels around the window.
+  # Crop first: resizing with `box=` would read pixels around the window.
   window = image.crop((left, top, left + width, top + height))
   return np.asarray(
     window.resize((size, size), Image.Resampling[interpolation.upper()])
@@ -228,10 +228,10 @@ def resized_crop(
 
 
 def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
-  """Resizes the shorter side and cuts the centre out, as torchvision does.
+  """Resizes the shorter side and crops the centre, as torchvision does.
 
-  `Resize(resize)` (bilinear, antialiased; the longer side is rounded down)
-  and `CenterCrop(size)`.
+  That is `Resize(resize)` (bilinear, antialiased; the longer side is rounded
+  down) and `CenterCrop(size)`.
 
   Args:
     image: in mode RGB.
@@ -244,7 +244,7 @@ def center_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
   short = min(image.size)
   resized = [resize * side // short for side in image.size]
   scale = [old / new for old, new in zip(image.size, resized, strict=True)]
-  # What the crop leaves out is not computed, however long the image is.
+  # Compute only the crop, however long the image is.
   start = [round((side - size) / 2) for side in resized]
   left, top = (place * s for place, s in zip(start, scale, strict=True))
   right, bottom = (

@@ -22,14 +22,14 @@ def open_digits(settings: config_lib.Data) -> ArraySource:
 
 
 def load_digits() -> ArraySource:
-  """Loads the 8x8 handwritten digits that scikit-learn carries.
+  """Loads the 8x8 handwritten digits that come with scikit-learn.
 
-  1,797 real images of ten digits (UCI Optical Recognition of Handwritten
-  Digits, test part), split into 1,438 for training and 359 for testing, every
-  digit in the same proportion; the split never changes.
+  They are 1,797 real images of ten digits (UCI Optical Recognition of
+  Handwritten Digits, test part), split into 1,438 for training and 359 for
+  testing, every digit in the same proportion. The split never changes.
 
   Returns:
-    The set, images scaled from 0..16 to 0..255, shape (8, 8, 3).
+    The set, with images scaled from 0..16 to 0..255, shape (8, 8, 3).
 
   Raises:
     UsageError: scikit-learn is not installed.

@@ -1,8 +1,8 @@
 """Sources that read encoded images one by one, in any order.
 
-An epoch is one exact permutation of all images, a function of (seed, epoch);
-process p of n takes the p-th n-th of every global batch, and a stream begins
-at any step without reading what came before.
+An epoch is one exact permutation of all images, a function of (seed, epoch).
+Process p of n takes the p-th of n equal parts of every global batch. A stream
+can start at any step without reading earlier images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,16 +31,16 @@ _UNREADABLE = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 class EncodedImages(Protocol):
-  """Images as they are stored, with their labels."""
+  """Encoded images and their labels."""
 
   def __getitem__(self, index: int) -> tuple[bytes, int]:
     """Reads an encoded image and its label."""
 
   def size(self, index: int) -> int:
-    """Returns the bytes of an encoded image, which is not opened for it."""
+    """Returns the bytes of an encoded image, without opening it."""
 
   def name(self, index: int) -> str:
-    """Returns what to call an image in messages, such as its path."""
+    """Returns an image's name for messages, such as its path."""
 
   def labels(self) -> np.ndarray:
     """Returns all labels, int32 [N]."""
@@ -52,17 +52,17 @@ class EncodedImages(Protocol):
 class EncodedSource:
   """A `Source` over encoded images with random access.
 
-  An image that cannot be decoded is named on stderr once. In training the
-  next readable image of the epoch's order stands in for it, so that steps
-  stay what they are; evaluation leaves it out.
+  An image that cannot be decoded is reported on stderr once. In training the
+  next readable image of the epoch's order replaces it, so the other images of
+  each step stay the same; evaluation leaves it out.
 
   Attributes:
     num_classes: number of labels.
     image_shape: (H, W, 3) of evaluation images.
     differs_in_size: whether training needs `crops`.
     broken: names of unreadable images found so far, by split.
-    is_stored_shuffled: False: reading in any order costs nothing.
-    classes: names of the classes, where they have any.
+    is_stored_shuffled: False: random access costs nothing extra.
+    classes: names of the classes; empty if they have none.
   """
 
   is_stored_shuffled = False
@@ -80,21 +80,22 @@ class EncodedSource:
     max_pixels: int = config_lib.Data.max_pixels,
     white_level: float | None = None,
   ):
-    """Takes the images and looks whether any can be read.
+    """Wraps the images and checks that one of each split can be read.
 
     Args:
-      images: to take "train" and "test" from.
-      rows: which of them a split has.
+      images: the images of "train" and "test".
+      rows: the rows of `images` in each split.
       num_classes: number of labels.
       image_shape: (H, W, 3) of evaluation images.
-      resize: shorter side that evaluation images are resized to before their
-        centre is cut out; None where all images have `image_shape`.
+      resize: length of the shorter side of evaluation images before their
+        centre is cropped; None if all images have `image_shape`.
       differs_in_size: whether images differ in size.
-      max_pixels: of an image, and of all that are decoded at a time.
-      white_level: of images of more than eight bits, where it is known.
+      max_pixels: limit for an image, and for all images decoded at a time.
+      white_level: of images of more than eight bits, if known.
 
     Raises:
-      UsageError: no image of a split can be read, or not how bright it is.
+      UsageError: no image of a split can be read, or its range of levels is
+        unknown.
     """
     quieten(max_pixels)
     self._decoded = Room(max_pixels)
@@ -116,7 +117,7 @@ class EncodedSource:
     self.broken: dict[str, list[str]] = {split: [] for split in SPLITS}
 
   def num_examples(self, split: str) -> int:
-    """Returns the number of images of a split, the broken ones included."""
+    """Returns the number of images of a split, including broken ones."""
     check_split(split)
     return len(self._rows[split])
 
@@ -178,7 +179,7 @@ class EncodedSource:
   def _evaluation_batches(
     self, split: str, batch_size: int, share: range
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Fills the gaps of unreadable images: only the last batch is smaller."""
+    """Closes the gaps of unreadable images: only the last batch is smaller."""
 
     def job(start: int) -> batches_lib.Job:
       count = min(batch_size, share.stop - start)
@@ -187,7 +188,7 @@ class EncodedSource:
       def load(row: int) -> tuple[Image.Image, int]:
         found = self.read(split, start + row)
         is_read[row] = found is not None
-        # Dropped below; any image does.
+        # A placeholder, dropped below.
         return found or (Image.new("RGB", self.image_shape[1::-1]), 0)
 
       made = batches_lib.images_job(load, count, self.image_shape, self._resize)
@@ -213,19 +214,19 @@ class EncodedSource:
   def _stand_in(
     self, split: str, order: np.ndarray, position: int
   ) -> tuple[Image.Image, int]:
-    """Reads the first readable image of an order from a position on."""
+    """Reads the first readable image of an order, starting at a position."""
     for place in range(position, position + len(order)):
       found = self.read(split, int(order[place % len(order)]))
       if found is not None:
         return found
     first = self.images[split].name(int(self._rows[split][0]))
     raise UsageError(
-      f"none of the {len(order)} {split} images can be read, the first being "
+      f"none of the {len(order)} {split} images can be read; the first is "
       f"{first}: give a folder or set of intact images"
     )
 
   def read(self, split: str, row: int) -> tuple[Image.Image, int] | None:
-    """Decodes an image and gives its label, or reports it once."""
+    """Returns a decoded image and its label; reports a broken one once."""
     index = int(self._rows[split][row])
     if index in self._unreadable[split]:
       return None
@@ -234,8 +235,8 @@ class EncodedSource:
     except UnclearLevelsError as error:
       name = self.images[split].name(index)
       raise UsageError(f"{name}: {first_line(error)}") from error
-    # Other failures of a disk or network may pass: they end the run, which
-    # then resumes exactly, rather than change what is trained on.
+    # Other failures of a disk or network may be temporary. They end the run,
+    # which can resume exactly, instead of changing the training data.
     except (BrokenImageError, NotReadableError, *_UNREADABLE) as error:
       self._report(split, index, first_line(error))
       return None
@@ -247,7 +248,7 @@ class EncodedSource:
     size = images.size(index)
     if size > self._read.size:
       raise BrokenImageError(
-        f"it has {size:,} bytes, and config.data.max_pixels allows"
+        f"it has {size:,} bytes, but config.data.max_pixels allows"
         f" {self._read.size:,}"
       )
     self._read.take(size)

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: on this machine, or in a bucket."""
+"""Reads the files of a data set from this machine or from a bucket."""
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -13,30 +13,30 @@ from essl_jax.storage import buckets, objects, places
 from essl_jax.storage.cache import Cache
 
 _LISTED_AT_ONCE = 16  # folders
-# The headers of arrays, and what compressing cannot make smaller.
+# Bytes for array headers and the overhead of compression.
 _BESIDE_ARRAYS = 2**20
 
 
 class Entry(Protocol):
-  """What is in a folder, as `os.DirEntry`."""
+  """A file or folder in a folder, like `os.DirEntry`."""
 
   @property
   def name(self) -> str:
-    """What follows the last slash."""
+    """The part after the last slash."""
 
   @property
   def path(self) -> str:
-    """The folder's path with it."""
+    """The full path."""
 
   def is_dir(self) -> bool:
-    """Whether it is a folder, or a link to one."""
+    """Whether it is a folder or a link to one."""
 
   def is_symlink(self) -> bool:
     """Whether it is a link."""
 
 
 class Files(Protocol):
-  """A folder with folders and files in it.
+  """A folder of files and folders.
 
   Attributes:
     root: its path.
@@ -45,33 +45,33 @@ class Files(Protocol):
   root: str
 
   def entries(self, folder: str) -> Sequence[Entry]:
-    """What is in a folder, sorted by name; OSError where it cannot be read."""
+    """Lists a folder, sorted by name; OSError if it cannot be read."""
 
   def is_link(self, path: str) -> bool:
     """Whether a path is a link."""
 
   def real(self, path: str) -> str:
-    """The path that links lead to."""
+    """Resolves links in a path."""
 
   def size(self, path: str) -> int:
-    """The bytes of a file, which is not opened for it; see `regular_size`."""
+    """Returns a file's size in bytes without opening it; see `regular_size`."""
 
   def read(self, path: str) -> bytes:
-    """A file's content; several threads may read."""
+    """Reads a file; thread-safe."""
 
 
 def open_folder(directory: str, cache_gib: float) -> Files:
-  """Finds a folder.
+  """Opens a folder for listing and reading.
 
   Args:
     directory: `config.data.dir`.
-    cache_gib: as `config.data.cache_gib`.
+    cache_gib: `config.data.cache_gib`.
 
   Returns:
     Its files.
 
   Raises:
-    UsageError: it is no path.
+    UsageError: it is not a valid path.
     FileNotFoundError: there is no such folder.
   """
   if places.is_remote(directory):
@@ -86,7 +86,7 @@ def open_folder(directory: str, cache_gib: float) -> Files:
 
 
 class _OnDisk:
-  """Files of this machine: see `Files`."""
+  """Local files: see `Files`."""
 
   def __init__(self, root: str):
     self.root = root
@@ -111,7 +111,7 @@ class _OnDisk:
 
 
 class _Listed(NamedTuple):
-  """An `Entry` of a bucket, where there are no links."""
+  """An `Entry` of a bucket, which has no links."""
 
   name: str
   path: str
@@ -127,15 +127,15 @@ class _Listed(NamedTuple):
 class _InBucket:
   """Objects of a bucket: see `Files`.
 
-  A folder is listed with all that is in it when it is first asked for, and
-  never again. Only the root's folders are listed each by itself.
+  A folder is listed with everything below it when first asked for, and never
+  again. Only the root is listed without its subfolders' contents.
   """
 
   def __init__(self, root: str, cache: Cache):
     self.root = root
     self._cache = cache
-    # By folder, the names in it, of folders with a slash; of others the size
-    # and the version.
+    # By folder, the names in it: folders end in a slash and map to None, files
+    # map to their size and version.
     self._found: dict[str, dict[str, tuple[int, str] | None]] = {}
 
   def entries(self, folder: str) -> Sequence[Entry]:
@@ -163,7 +163,7 @@ class _InBucket:
       self._known(path)[name] = (what.size, what.version)
 
   def _known(self, folder: str) -> dict[str, tuple[int, str] | None]:
-    """What is known of a folder, which those around it then have."""
+    """Returns a folder's known entries; adds it to its parents if new."""
     if folder not in self._found:
       around, _, name = folder.rpartition("/")
       self._known(around)[f"{name}/"] = None
@@ -196,20 +196,21 @@ def together(
   max_bytes: int,
   cache_gib: float,
 ) -> Iterator[pathlib.Path]:
-  """Some files of a folder as files of this machine, while they are read.
+  """Makes files of a folder available locally, in one folder.
 
   Args:
-    folder: of this machine, which is given back, or in a bucket.
+    folder: a local folder, which is returned as it is, or one in a bucket.
     names: of the files.
-    max_bytes: what the arrays in each may take.
-    cache_gib: as `config.data.cache_gib`.
+    max_bytes: limit for the arrays in each file.
+    cache_gib: `config.data.cache_gib`.
 
   Yields:
-    A folder that has them.
+    A local folder that has the files.
 
   Raises:
-    UsageError: one of them is not there, cannot be read in the bucket, or is
-      so large that its arrays must be; others then name the bucket's files.
+    UsageError: a file in a bucket is missing, unreadable or larger than its
+      arrays may be. A UsageError raised about the copies names the bucket's
+      files.
   """
   if not places.is_remote(folder):
     yield pathlib.Path(folder)
@@ -230,6 +231,6 @@ def together(
 def _check_size(what: objects.Object, max_bytes: int) -> None:
   if what.size > max_bytes + _BESIDE_ARRAYS:
     raise UsageError(
-      f"{what.path} has {what.size:,} bytes, and config.data.max_bytes allows"
+      f"{what.path} has {what.size:,} bytes, but config.data.max_bytes allows"
       f" arrays of {max_bytes:,}"
     )

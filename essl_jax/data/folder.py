@@ -1,4 +1,4 @@
-"""Image folders: `root/<split>/<class>/**/*`, as torchvision's ImageFolder."""
+"""Image folders `root/<split>/<class>/**/*`, like torchvision's ImageFolder."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -20,31 +20,30 @@ from essl_jax.errors import UsageError
 from essl_jax.storage import buckets
 from essl_jax.texts import some
 
-_LAYOUT = "images are expected as DIR/<split>/<class>/*, of data.dir=DIR"
+_LAYOUT = "images must be at DIR/<split>/<class>/*, with data.dir=DIR"
 
 
 def open_folder(
   settings: config_lib.Data, *, classes: tuple[str, ...] = ()
 ) -> EncodedSource:
-  """Opens image files, one folder a split and one in it a class.
+  """Opens image files: one folder for each split, with one for each class.
 
-  Classes are numbered by name. See `EncodedSource` for the order and what
-  becomes of broken files.
+  Classes are numbered by name. See `EncodedSource` for the order and the
+  handling of broken files.
 
   Args:
-    settings: `config.data`: `dir` is the folder of the splits' folders, of
-      this machine or in a bucket. Of "train[:1%]" the images are taken from a
-      fixed random order, so that all classes are met; "train[90%:]" shares the
-      folder.
-    classes: names of the folders of the classes to read, such as those of
-      ImageNet-100; all if empty.
+    settings: `config.data`. `dir` is the folder of the splits' folders, local
+      or in a bucket. `train[:1%]` takes images from a fixed random order, so
+      every class appears; `train[90%:]` shares the folder.
+    classes: names of the class folders to read, such as those of ImageNet-100;
+      all if empty.
 
   Returns:
-    The source; files were listed, and one of each split was read.
+    The source; files were listed, and one image of each split was read.
 
   Raises:
     UsageError: a folder is missing or empty, has fewer than two classes, the
-      splits' classes differ, a class is not there, or no image can be read.
+      splits' classes differ, a class is missing, or no image can be read.
   """
   if not settings.dir:
     raise UsageError(f"data.name=folder needs data.dir: {_LAYOUT}")
@@ -63,11 +62,11 @@ def _open(
   size: int,
   classes: Sequence[str],
 ) -> EncodedSource:
-  """What `open_folder` does, of a set that is complete."""
+  """Does the work of `open_folder` once the fields are checked."""
   try:
     files = files_lib.open_folder(directory, settings.cache_gib)
   except FileNotFoundError as error:
-    problem = f"data.dir={directory!r} is no folder"
+    problem = f"data.dir={directory!r} is not a folder"
     raise UsageError(f"{problem}{_why(directory)}: {_LAYOUT}") from error
   parts = {"train": settings.train_split, "test": settings.test_split}
   known = listing_lib.folders(files, files.root)
@@ -104,12 +103,12 @@ def _why(directory: str) -> str:
 
 
 def _names(root: str, split: str, known: Sequence[str]) -> list[str]:
-  """The folders that an expression of splits names."""
+  """Returns the folders that an expression of splits names."""
   try:
     return split_names(split, known)
   except UnknownSplitError as error:
     raise UsageError(
-      f"{root} has no folder {error.name!r} but {some(known, 9)}: set "
+      f"{root} has no folder {error.name!r}, only {some(known, 9)}: set "
       "--config.data.train_split and --config.data.test_split to two of "
       f"them; {_LAYOUT}"
     ) from error
@@ -119,7 +118,7 @@ class _Folders:
   """The splits' folders: see `essl_jax.data.encoded.EncodedImages`.
 
   Attributes:
-    classes: sorted names of the folders in each.
+    classes: sorted names of the class folders in each.
     sizes: number of images by folder.
   """
 
@@ -147,8 +146,8 @@ class _Folders:
     self.classes = lists[names[0]].classes
     if len(self.classes) < 2:
       raise UsageError(
-        f"{names[0]} has only the class {self.classes[0]!r}: two or more are "
-        f"needed; {_LAYOUT}"
+        f"{names[0]} has only the class {self.classes[0]!r}: give two or more; "
+        f"{_LAYOUT}"
       )
     self.sizes = {name: len(x.files) for name, x in lists.items()}
     self._firsts = dict(
@@ -163,7 +162,7 @@ class _Folders:
     )
 
   def rows(self, name: str, chosen: slice) -> np.ndarray:
-    """The images of a part of a folder, from its fixed random order."""
+    """Returns the rows of a slice of a folder's fixed random order."""
     order = np.random.default_rng(0).permutation(self.sizes[name])
     return self._firsts[name] + np.sort(order[chosen])
 
@@ -191,12 +190,12 @@ class _Folders:
 
 
 def _check_apart(own: Mapping[str, str]) -> None:
-  """Raises UsageError where a split's folder is, or lies in, another's."""
+  """Raises UsageError if a split's folder is or lies in another split's."""
   for one, other in itertools.permutations(own, 2):
     if listing_lib.is_below(own[one], own[other]):
       raise UsageError(
-        f"the split {one} leads to {own[one]}, which is of the split {other}"
-        f" too: give parts of one split, such as {other}[:90%] and"
+        f"the split {one} leads to {own[one]}, which belongs to the split"
+        f" {other} too: give parts of one split, such as {other}[:90%] and"
         f" {other}[90%:]"
       )
 
@@ -204,14 +203,14 @@ def _check_apart(own: Mapping[str, str]) -> None:
 def _classes(
   files: files_lib.Files, path: str, chosen: Sequence[str]
 ) -> list[str]:
-  """The sorted names of a split's classes, of those chosen if any are."""
+  """Returns the sorted names of a split's classes, or of the chosen ones."""
   there = listing_lib.folders(files, path)
   if not chosen:
     return there
   if missing := sorted(set(chosen) - set(there)):
     raise UsageError(
       f"{path} has no folder {some(missing)}, which config.data.classes names:"
-      f" there are {some(there)}"
+      f" choose from {some(there)}"
     )
   return sorted(set(chosen))
 
@@ -219,24 +218,24 @@ def _classes(
 def _check_listing(path: str, listing: listing_lib.Listing) -> None:
   """Raises UsageError unless every class has an image."""
   links = sum(n for kind, n in listing.ignored.items() if "link" in kind)
-  note = f" ({links} link(s) into the set or met twice are ignored)"
+  note = f" ({links} link(s) into the set or to a place met before are ignored)"
   told = note if links else ""
   if not listing.files:
-    raise UsageError(f"{path} holds no images in folders{told}: {_LAYOUT}")
+    raise UsageError(f"{path} has no images in folders{told}: {_LAYOUT}")
   counted = zip(listing.classes, listing.counts, strict=True)
   if empty := [name for name, count in counted if not count]:
     raise UsageError(
-      f"{some(empty)} in {path} hold(s) no image{told}: remove the empty class"
-      " from all splits, or add its images"
+      f"no images in {some(empty)} of {path}{told}: remove the empty class from"
+      " all splits, or add its images"
     )
 
 
 def _check_links(names: Sequence[str], places: Sequence[str]) -> None:
-  """Raises UsageError where links of two splits lead to one place."""
+  """Raises UsageError if links of two splits lead to one place."""
   if places:
     raise UsageError(
-      f"links of {' and of '.join(names)} lead to {some(places)}, whose images"
-      " would be in both: let each place belong to one split"
+      f"links of {' and '.join(names)} both lead to {some(places)}: each place"
+      " must belong to one split only"
     )
 
 

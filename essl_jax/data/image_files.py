@@ -1,4 +1,4 @@
-"""Image files without labels: a folder of any layout."""
+"""Reads image files without labels, from a folder of any layout."""
 
 from collections.abc import Mapping
 import hashlib
@@ -21,22 +21,21 @@ _NO_LABEL = -1
 def open_image_files(settings: config_lib.Data) -> EncodedSource:
   """Opens all image files below a folder, without labels.
 
-  They may lie in it or in folders of any depth, such as those of classes, whose
-  names are not read. The splits are the folders directly in it, and `all`:
-  every image. Of "all[:10%]" the images are taken in the order of a hash of
-  their paths below the folder, and "all[10%:]" are the others. So an image that
-  is added moves those alone that lie at the border.
+  They may be in nested folders of any depth, such as folders of classes, whose
+  names are ignored. The splits are the folders directly in it, and `all`, which
+  is every image. `all[:10%]` takes images in the order of a hash of their paths
+  below the folder, and `all[10%:]` takes the rest. So adding an image moves
+  only images at the border.
 
   Args:
-    settings: `config.data`: `dir` is the folder, of this machine or in a
-      bucket.
+    settings: `config.data`. `dir` is the folder, local or in a bucket.
 
   Returns:
     The source, whose labels are -1 and whose `num_classes` is 0; files were
-    listed, and one of each split was read.
+    listed, and one image of each split was read.
 
   Raises:
-    UsageError: the folder is missing or holds no image, there is no such split,
+    UsageError: the folder is missing or holds no image, a split does not exist,
       or no image can be read.
   """
   if settings.image_size is None:
@@ -63,14 +62,14 @@ def open_image_files(settings: config_lib.Data) -> EncodedSource:
 
 
 def sizes(directory: str, cache_gib: float) -> Mapping[str, int]:
-  """The number of images of every split; see `open_image_files`.
+  """Returns the number of images in every split; see `open_image_files`.
 
   Args:
     directory: `config.data.dir`.
     cache_gib: `config.data.cache_gib`.
 
   Returns:
-    Of each folder in it, and of `all`.
+    Numbers for each folder in it, and for `all`.
 
   Raises:
     UsageError: the folder is missing or holds no image.
@@ -94,20 +93,20 @@ class _ImageFiles:
       except FileNotFoundError as error:
         why = buckets.missing(directory)
         raise UsageError(
-          f"data.dir={directory!r} is no folder{why and f' ({why})'}: give one"
-          " of image files"
+          f"data.dir={directory!r} is not a folder{why and f' ({why})'}: give"
+          " a folder of image files"
         ) from error
       found = listing_lib.Listing(files, files.root, [files.real(files.root)])
     listing_lib.report_ignored(files.root, [found])
     if not found.files:
       raise UsageError(
-        f"{files.root} holds no images: give a folder of image files, which may"
-        " lie in folders of any depth"
+        f"{files.root} holds no images: give a folder of image files; they may"
+        " be in nested folders"
       )
     if any(path.startswith(f"{ALL}/") for path in found.files):
       raise UsageError(
-        f"{files.root} holds a folder `{ALL}`, which is the split of every"
-        " image: rename it"
+        f"{files.root} holds a folder `{ALL}`, but that name means the split"
+        " of every image: rename it"
       )
     self._files, self._inside = files, found.files
     members: dict[str, list[int]] = {}
@@ -120,14 +119,14 @@ class _ImageFiles:
     self.sizes = {name: len(x) for name, x in self._members.items()}
 
   def rows(self, split: str) -> np.ndarray:
-    """The images of an expression of splits."""
+    """Returns the rows of an expression of splits."""
     try:
       parts = parse_split(split, self.sizes)
     except UnknownSplitError as error:
       known = some(sorted(self.sizes), 9)
       raise UsageError(
-        f"{self._files.root} has no folder {error.name!r}, and the splits are"
-        f" {known}: `{ALL}` is every image, such as"
+        f"{self._files.root} has no folder {error.name!r}; its splits are"
+        f" {known}: `{ALL}` means every image, so give for example"
         f" --config.data.train_split={ALL}[10%:]"
         f" --config.data.test_split={ALL}[:10%]"
       ) from error
@@ -139,7 +138,7 @@ class _ImageFiles:
     return np.concatenate(found)
 
   def _place(self, index: int) -> bytes:
-    """What an image is sorted by: nothing of the other images."""
+    """Returns an image's sort key, which does not depend on other images."""
     path = self._inside[index].encode("utf-8", "surrogateescape")
     return hashlib.sha256(path).digest()
 

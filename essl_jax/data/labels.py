@@ -1,4 +1,4 @@
-"""Labels: numbers from 0 on, whatever a set calls its classes."""
+"""Checks labels and numbers classes from 0, whatever a set calls them."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ import numpy as np
 from essl_jax.errors import UsageError
 from essl_jax.texts import some
 
-# A linear layer of so many classes takes gigabytes.
+# A linear layer with this many classes takes gigabytes.
 MOST_CLASSES = 1_000_000
 
 
 def check_number(classes: int, where: str) -> int:
-  """Returns a number of classes; UsageError where it is beyond all sets."""
+  """Returns a number of classes; raises UsageError if it is implausible."""
   if not 1 <= classes <= MOST_CLASSES:
     raise UsageError(
-      f"{where}: {classes:,} classes, and 1 to {MOST_CLASSES:,} are possible:"
-      " give labels that name classes, not images"
+      f"{where}: {classes:,} classes, but only 1 to {MOST_CLASSES:,} are"
+      " possible: give labels that name classes, not images"
     )
   return classes
 
 
 def check_range(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
-  """Checks labels that a source has numbered itself.
+  """Checks labels that a source numbered itself.
 
   Args:
     labels: integers [N].
@@ -33,24 +33,22 @@ def check_range(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
     int32 [N].
 
   Raises:
-    UsageError: they are no integers, or below -1, which means none, or not
-      below the number of classes.
+    UsageError: they are not integers, are below -1 (which means no label), or
+      are not below the number of classes.
   """
   labels = np.asarray(labels)
   if labels.dtype.kind not in "iu":
-    raise UsageError(
-      f"{where}: labels are {labels.dtype}, and must be integers"
-    )
+    raise UsageError(f"{where}: labels are {labels.dtype} but must be integers")
   if labels.size and (labels.min() < -1 or labels.max() >= classes):
     raise UsageError(
-      f"{where}: labels are {labels.min()} to {labels.max()}, and must be"
-      f" below num_classes, {classes}, or -1 for none"
+      f"{where}: labels are {labels.min()} to {labels.max()} but must be"
+      f" below num_classes={classes}, or -1 for no label"
     )
   return labels.astype(np.int32)
 
 
 def check_array(labels: np.ndarray, name: str, length: int) -> np.ndarray:
-  """Checks the labels of an array of images.
+  """Checks the type and the number of labels of an array of images.
 
   Args:
     labels: integers [length].
@@ -61,7 +59,7 @@ def check_array(labels: np.ndarray, name: str, length: int) -> np.ndarray:
     The labels.
 
   Raises:
-    UsageError: they are no integers, or too few or many.
+    UsageError: they are not integers, or too few or too many.
   """
   labels = np.asarray(labels)
   if labels.shape != (length,) or labels.dtype.kind not in "iu":
@@ -75,24 +73,23 @@ def check_array(labels: np.ndarray, name: str, length: int) -> np.ndarray:
 def number(
   train: np.ndarray, test: np.ndarray, num_classes: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Numbers classes from 0 on, in the order of their labels.
+  """Numbers classes from 0, in the order of their labels.
 
-  Labels that are 0 .. K - 1 stay what they are. The classes are those of the
-  training images or, where these have no labels, of the test images.
+  Labels that are already 0 .. K - 1 stay the same. The classes are those of the
+  training images or, if these have no labels, of the test images.
 
   Args:
-    train: integers [N] from 0 on, or -1 for all where there are no labels.
-    test: integers [M] from 0 on.
-    num_classes: K, where labels are 0 .. K - 1 already; 0 where none of the
-      images has one.
+    train: integers [N] >= 0, or all -1 if the images have no labels.
+    test: integers [M] >= 0.
+    num_classes: K, if labels are 0 .. K - 1 already; 0 if no image has a label.
 
   Returns:
-    The numbers of both, int32 [N] and [M], and what the labels of the classes
-    were, [K].
+    The new labels of both, int32 [N] and [M], and the original label of each
+    class, [K].
 
   Raises:
-    UsageError: a label is negative or out of range, training images lack one of
-      the test's, or there are too many.
+    UsageError: a label is negative or out of range, a test label is missing
+      among the training labels, or there are too many classes.
   """
   has_labels = not np.all(train == -1)
   if num_classes == 0 and not has_labels and np.all(test == -1):
@@ -100,7 +97,7 @@ def number(
   for name, labels in (("train_labels", train), ("test_labels", test)):
     if labels.min() < 0 and (has_labels or labels is not train):
       raise UsageError(
-        f"{name} holds {labels.min()}: labels must be integers from 0 on"
+        f"{name} holds {labels.min()}: labels must be integers >= 0"
       )
   if num_classes is not None:
     check_number(num_classes, "num_classes")
@@ -112,7 +109,7 @@ def number(
       )
     classes = np.arange(num_classes)
     return train.astype(np.int32), test.astype(np.int32), classes
-  # NumPy makes floats of int64 and uint64 together.
+  # NumPy would convert int64 and uint64 together to floats.
   known = np.unique((train if has_labels else test).astype(np.uint64))
   asked = np.unique(test.astype(np.uint64))
   if len(foreign := np.setdiff1d(asked, known)):
@@ -130,7 +127,7 @@ def number(
 
 
 def class_names(source: Any) -> tuple[str, ...]:
-  """What the classes of a source are called; none where it does not say."""
+  """Returns the names of a source's classes; empty if it has none."""
   classes = getattr(source, "classes", ())
   if isinstance(classes, np.ndarray):  # numbers
     return ()
@@ -139,14 +136,14 @@ def class_names(source: Any) -> tuple[str, ...]:
 
 
 def numbering(source: Any) -> dict[str, list[int]]:
-  """What of a source's labels `results.json` keeps.
+  """Returns the original labels of a source, for `results.json`.
 
   Args:
-    source: any; of arrays it has numbered the labels.
+    source: any source; one of arrays may have renumbered the labels.
 
   Returns:
-    "labels": those that became 0 .. K - 1, in order; nothing where labels
-    stayed what they were.
+    "labels": the labels that became 0 .. K - 1, in order. Empty if labels were
+    not renumbered.
   """
   labels = getattr(source, "classes", None)
   if not isinstance(labels, np.ndarray):

@@ -1,4 +1,4 @@
-"""Levels of 0 to 255 from images of any kind of numbers."""
+"""Converts images of any sample type to levels from 0 to 255."""
 
 import math
 import threading
@@ -12,31 +12,31 @@ from essl_jax.data.stored import Stored, is_misread, tag
 _BYTES, _WORDS = 255, 65535
 _FORMAT_TAG, _WHITE_IS_ZERO = 339, 0
 _SIGNED = 2
-# Of TIFF: the range that a file states, for its own type and for all. Some
-# programs write the extremes of that one image there.
+# TIFF tags of the range that a file states, for its sample type and for all
+# types. Some programs write the image's own extremes there.
 _LOW_TAGS, _HIGH_TAGS = (340, 280), (341, 281)
 _PHOTOMETRIC_TAG = 262
-_AT_ONCE = 2**20  # pixels, which need more memory than the image
+_AT_ONCE = 2**20  # pixels converted together, to limit memory
 _ADVICE = "save it with 8 bits a channel"
 _FIELD = "set --config.data.white_level to the level that is white"
 
 
 class BrokenImageError(ValueError):
-  """Bytes that are no image, or not a whole one; says why in one line."""
+  """Bytes that are not a complete image; says why in one line."""
 
 
 class UnclearLevelsError(BrokenImageError):
-  """A whole image whose black and white are not known.
+  """A complete image whose black and white levels are unknown.
 
-  To leave it out would choose images by their brightness.
+  Leaving it out would select images by brightness.
   """
 
 
 class Levels:
-  """Black and white of the images of one set, the same for all of a kind.
+  """Black and white levels of one set, the same for all images of a kind.
 
   Attributes:
-    white: level that is white in wide images; None where they are to tell.
+    white: white level of images of more than eight bits; None infers it.
   """
 
   def __init__(self, white: float | None = None):
@@ -45,16 +45,16 @@ class Levels:
     self._lock = threading.Lock()
 
   def agree(self, kind: str, black: float, white: float) -> None:
-    """Notes what an image tells of its kind.
+    """Records the levels that one image implies for its kind.
 
     Raises:
-      UnclearLevelsError: another image has told something else.
+      UnclearLevelsError: another image of the kind implied other levels.
     """
     with self._lock:
       known = self._known.setdefault(kind, (black, white))
     if known != (black, white):
       raise UnclearLevelsError(
-        f"its {kind} seem to be {black:g} to {white:g}, and those of another"
+        f"its {kind} seem to be {black:g} to {white:g}, but those of another"
         f" image {known[0]:g} to {known[1]:g}: {_FIELD}, or {_ADVICE}"
       )
 
@@ -62,32 +62,32 @@ class Levels:
 def to_rgb(
   image: Image.Image, stored: Stored, of_set: Levels | None = None
 ) -> Image.Image:
-  """Brings an image to eight bits in three channels.
+  """Converts an image to eight bits in three channels.
 
-  Bytes stay what they are. Wider numbers become them by the white of the set,
-  else by the range that the file states, else by that of their type: 0 to 65535
-  for 16 bits, 0 to 1 for floats. Other floats and 32-bit integers are taken for
-  0 to 255 or, integers, 0 to 65535 where they reach into the last three
-  quarters of that range.
+  Bytes stay the same. Wider samples are scaled by the white level of the set,
+  else by the range that the file states, else by the range of their type: 0 to
+  65535 for 16 bits, 0 to 1 for floats. Floats above 1 and 32-bit integers count
+  as 0 to 255; integers above 255 count as 0 to 65535 if they reach into the
+  last three quarters of that range.
 
   Args:
     image: loaded.
     stored: from `stored.stored_as`.
-    of_set: what is known of the other images of its set.
+    of_set: the levels that other images of the set imply.
 
   Returns:
     The image in mode RGB; alpha is dropped.
 
   Raises:
-    BrokenImageError: its levels are none.
-    UnclearLevelsError: the range of its levels cannot be known, is not that of
-      the set, or a level lies outside of it.
+    BrokenImageError: its samples are no valid levels.
+    UnclearLevelsError: the range of its levels is unknown or differs from the
+      set's, or a level lies outside it.
   """
   of_set = of_set or Levels()
   if is_misread(image, stored):
     raise BrokenImageError(
-      "its samples are wide and its colours stored one after another: compress"
-      f" it, or {_ADVICE}"
+      "it stores wide samples in separate colour planes, which PIL misreads:"
+      f" compress it, or {_ADVICE}"
     )
   if image.mode.startswith(("I", "F")):
     image = Image.fromarray(_to_bytes(image, stored, of_set))
@@ -96,7 +96,7 @@ def to_rgb(
   ):
     _check_wide_colours(image, stored, of_set)
   elif image.mode == "L" and _SIGNED in tag(image, _FORMAT_TAG):
-    raise BrokenImageError(f"its levels have a sign: {_ADVICE}")
+    raise BrokenImageError(f"its levels are signed: {_ADVICE}")
   if image.mode == "La":
     image = image.convert("LA")
   if image.mode == "P" and "transparency" in image.info:
@@ -107,29 +107,32 @@ def to_rgb(
 def _check_wide_colours(
   image: Image.Image, stored: Stored, of_set: Levels
 ) -> None:
-  """Of colours of more than eight bits PIL keeps bytes, by the file's white."""
+  """Checks colours of more than eight bits, which PIL has cut to bytes.
+
+  PIL scales them by the file's white level.
+  """
   most = stored.most or _WORDS
   if of_set.white is not None and of_set.white != most:
     raise UnclearLevelsError(
-      f"its colours reach to {most}, and are read so: set"
+      f"its colours range up to {most} and are read that way: set"
       f" --config.data.white_level={most}, or {_ADVICE}"
     )
   if of_set.white is None and most == _WORDS:
     bands: Any = image.getextrema()
     colours = {"LA": 1, "CMYK": 4}.get(image.mode, 3)
     largest = max(high for _, high in bands[:colours])
-    # Of PPM they are rounded, of others the high bytes.
+    # PIL rounds the samples of PPM files and takes the high bytes of others.
     is_rounded = stored.mode == "RGB"
     largest = int((largest - 0.5) * 257) if is_rounded else largest * 256
     _check_bright(largest, _WORDS, "16 bits")
 
 
 def _to_bytes(image: Image.Image, stored: Stored, of_set: Levels) -> np.ndarray:
-  """uint8 [H, W] of an image of wide integers or floats."""
+  """Converts an image of wide integers or floats to uint8 [H, W]."""
   levels = np.asarray(image)
   low, high = float(levels.min()), float(levels.max())
   if not np.isfinite((low, high)).all():
-    raise BrokenImageError("its levels are not finite everywhere")
+    raise BrokenImageError("some of its levels are not finite")
   black, white = _range(image, stored, (low, high), of_set)
   check_within((low, high), (black, white), stored.unit)
   found = np.empty(levels.shape, np.uint8)
@@ -144,23 +147,23 @@ def _to_bytes(image: Image.Image, stored: Stored, of_set: Levels) -> np.ndarray:
 def check_within(
   reach: tuple[float, float], bounds: tuple[float, float], unit: float = 1
 ) -> None:
-  """Refuses levels beyond black or white.
+  """Raises UnclearLevelsError for levels beyond black or white.
 
   Args:
     reach: the smallest and the largest level.
-    bounds: black and white.
-    unit: what one level of the file is in these numbers.
+    bounds: the black and the white level.
+    unit: the size of one level of the file in these numbers.
   """
   if reach[0] < bounds[0] or reach[1] > bounds[1]:
     low, high, black, white = (x / unit for x in (*reach, *bounds))
     raise UnclearLevelsError(
-      f"its levels reach from {low:g} to {high:g}, outside of {black:g} to"
+      f"its levels range from {low:g} to {high:g}, outside {black:g} to"
       f" {white:g}: {_FIELD}, or {_ADVICE}"
     )
 
 
 def _scaled(levels: np.ndarray, black: float, white: float) -> np.ndarray:
-  """Levels of 0 to 255: bytes stay what they are, integers are rounded down."""
+  """Scales levels to 0 to 255: bytes stay, integers are rounded down."""
   if levels.dtype.kind != "f":
     least, most = math.ceil(black), math.floor(white)
     return (levels.astype(np.int64) - least) * 256 // (most - least + 1)
@@ -175,16 +178,16 @@ def _range(
   reach: tuple[float, float],
   of_set: Levels,
 ) -> tuple[float, float]:
-  """The levels of black and white."""
+  """Returns the black and the white level."""
   if of_set.white is not None:
     scaled = np.rint(of_set.white * stored.unit)
     return 0, scaled if stored.most else of_set.white
   if stored.mode == "I;12":
     return 0, 4095
   if stored.most and stored.most != _WORDS:
-    return 0, _WORDS  # PIL scales by what the file states
+    return 0, _WORDS  # PIL has scaled by the file's own range
   if reach == (0, 0):
-    return 0, _BYTES  # black, whatever is white
+    return 0, _BYTES  # black, whatever the white level is
   kind, whites = "integers", [_BYTES, _WORDS]
   if image.mode == "F":
     kind, whites = "floats", [1, _BYTES]
@@ -196,7 +199,7 @@ def _range(
   is_stated = black < white
   if not is_stated:
     black, white = 0, next((x for x in whites if reach[1] <= x), whites[-1])
-  # What is stated may be no more than the default of the type.
+  # The stated range may be only the default of the type.
   if white >= _WORDS or not (is_stated or white == 1):
     _check_bright(reach[1], white, kind)
   of_set.agree(kind, black, white)
@@ -204,22 +207,22 @@ def _range(
 
 
 def _check_bright(high: float, white: float, kind: str) -> None:
-  """Refuses an image so dark that its range is likely another one."""
+  """Raises UnclearLevelsError if an image is too dark for this range."""
   if high <= white // 4:
     raise UnclearLevelsError(
-      f"its levels are {kind} up to {high:g}, whose range cannot be known:"
+      f"its levels are {kind} up to {high:g}, so their range is unknown:"
       f" {_FIELD}, or {_ADVICE}"
     )
 
 
 def _stated_range(image: Image.Image) -> tuple[float, float] | None:
-  """The range that a TIFF file has in its tags."""
+  """Returns the range that a TIFF file states in its tags."""
   low, high = (_stated(image, tags) for tags in (_LOW_TAGS, _HIGH_TAGS))
   return None if high is None else (low or 0, high)
 
 
 def _stated(image: Image.Image, tags: tuple[int, ...]) -> float | None:
-  """The finite number that a TIFF file has under the first of these tags."""
+  """Returns the finite number of the first of these TIFF tags, or None."""
   for number in tags:
     values = tag(image, number)
     if len(values) and np.isfinite(float(values[0])):

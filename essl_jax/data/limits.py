@@ -1,7 +1,7 @@
-"""What is read from disk at most: regular files, of sizes that are known.
+"""Limits what is read from disk: only regular files, and only so much at once.
 
 A pipe or a device never ends, and a file of kilobytes can promise gigabytes, so
-both are looked at before memory is taken.
+sizes are checked before memory is allocated.
 """
 
 import errno
@@ -11,17 +11,17 @@ import threading
 from typing import Any
 import weakref
 
-FREE = 2**22  # so little is not counted
-# Of links in a circle and of names that no file can have.
+FREE = 2**22  # amounts up to this are not counted
+# Errors of circular links and of impossible names.
 _NO_FILE = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 class NotReadableError(ValueError):
-  """A path leads to no file that may be read; says why."""
+  """A path is not a readable file; says why."""
 
 
 def regular_size(path: str | os.PathLike[str]) -> int:
-  """The bytes of a regular file, which is not opened for it.
+  """Returns the size of a regular file in bytes, without opening it.
 
   Args:
     path: of the file, or of a link to it.
@@ -30,15 +30,15 @@ def regular_size(path: str | os.PathLike[str]) -> int:
     Its size.
 
   Raises:
-    NotReadableError: it is a folder, a pipe, a socket, a device or a link that
-      leads nowhere.
-    OSError: it does not exist or may not be looked at.
+    NotReadableError: it is a folder, a pipe, a socket, a device or a circular
+      link.
+    OSError: it does not exist, or access is denied.
   """
   try:
     found = os.stat(path)
   except OSError as error:
     if error.errno in _NO_FILE:
-      raise NotReadableError(f"no regular file: {error.strerror}") from error
+      raise NotReadableError(f"not a regular file: {error.strerror}") from error
     raise
   if not stat.S_ISREG(found.st_mode):
     kinds = {
@@ -47,14 +47,14 @@ def regular_size(path: str | os.PathLike[str]) -> int:
       stat.S_IFSOCK: "a socket",
     }
     kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
-    raise NotReadableError(f"no regular file, but {kind}")
+    raise NotReadableError(f"not a regular file but {kind}")
   return found.st_size
 
 
 class Room:
-  """What threads may hold in memory together; who needs more waits.
+  """A shared limit on the memory that threads hold; a thread waits for room.
 
-  A single piece may be as large as the room. Small ones are not counted.
+  One piece may be as large as the room. Small pieces are not counted.
 
   Attributes:
     size: bytes or pixels.
@@ -66,7 +66,7 @@ class Room:
     self._changed = threading.Condition()
 
   def take(self, number: int) -> None:
-    """Waits until there is room for so many, which `give_back` frees."""
+    """Waits for room and takes it; `give_back` frees it."""
     if number > FREE:
       with self._changed:
         self._changed.wait_for(
@@ -75,13 +75,13 @@ class Room:
         self.held += number
 
   def give_back(self, number: int) -> None:
-    """Frees what was taken."""
+    """Frees room that was taken."""
     if number > FREE:
       with self._changed:
         self.held -= number
         self._changed.notify_all()
 
   def give_back_with(self, owner: Any, number: int) -> None:
-    """Frees what was taken once nobody holds `owner`."""
+    """Frees room once nothing refers to `owner`."""
     if number > FREE:
       weakref.finalize(owner, self.give_back, number)

@@ -1,4 +1,4 @@
-"""Lists the image files of a split's folder, and where its links lead."""
+"""Lists the image files of a split's folder and follows its links."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,13 +9,13 @@ import sys
 from essl_jax.data.files import Entry, Files
 from essl_jax.texts import printable
 
-# What lies beside images; any other file is taken for an image.
+# Files found beside images; any other file counts as an image.
 _NO_IMAGES = re.compile(
   r"\.(txt|xml|json|jsonl|csv|tsv|md|html?|pdf|ya?ml|log|ini|db|mat|npy|npz|h5"
   r"|pkl|pt|pth|py|ipynb|sh|zip|tar|gz|tgz|bz2|xz|7z|rar|md5|sha256|mp4|avi|mov"
   r"|wav|mp3)"
 )
-# Folders that file systems and programs leave beside images; those that begin
+# Folders that file systems and programs leave beside images; names that begin
 # with a full stop are left out too.
 _LEFT_BEHIND = frozenset(
   (
@@ -32,24 +32,24 @@ _LEFT_BEHIND = frozenset(
 )
 
 
-_CLOSED = ""  # a folder that is not entered
+_CLOSED = ""  # marks a folder that is not entered
 
 
 class Listing:
   """The image files of one split, each once.
 
-  A link is followed to a place outside of the set, once. One that leads into a
-  folder of the set, or to a folder around it, would bring images of one split
-  or class to another, and is ignored.
+  Links to places outside the set are followed, each place once. A link into the
+  set, or to a folder around it, would mix images of splits or classes, so it is
+  ignored.
 
   Attributes:
-    classes: names of the folders in the split's folder that are read; none
-      where all that it holds is.
+    classes: names of the folders to read in the split's folder; empty if
+      everything in it is read.
     files: paths below it, sorted by class and name.
     counts: number of files of each class.
-    ignored: number of files that are no images, by ending, and of links that
+    ignored: number of files that are not images, by ending, and of links that
       are not followed.
-    places: real paths that links lead to, and of the folders in these.
+    places: real paths that links lead to, and those of the folders in them.
   """
 
   def __init__(
@@ -59,14 +59,14 @@ class Listing:
     own: Sequence[str],
     classes: Sequence[str] | None = None,
   ):
-    """Lists them.
+    """Lists the files.
 
     Args:
       files: of the set.
       path: of the split's folder.
       own: real paths of all folders of the set that are read.
-      classes: names of the folders in it that are read; by default all images
-        are, whatever folders they lie in.
+      classes: names of the folders in it to read; by default all images, in
+        whatever folders.
     """
     self._files, self._own = files, own
     self.classes = [] if classes is None else classes
@@ -82,9 +82,9 @@ class Listing:
       self.counts.append(len(self.files) - before)
 
   def _list(self, top: str, label: str) -> None:
-    """Adds the files of a class: of each folder, then of those in it."""
-    # A folder, its path below the split's, and the real path of what is around
-    # it where a link has led there.
+    """Adds the files of a class: those of a folder, then its subfolders'."""
+    # A folder, its path below the split's folder, and, if a link led there, the
+    # real path of its parent.
     waiting: list[tuple[str, str, str | None]] = [(top, label, None)]
     while waiting:
       folder, inside, around = waiting.pop()
@@ -106,7 +106,7 @@ class Listing:
       waiting += reversed(inner)
 
   def _enter(self, folder: str, around: str | None) -> str | None:
-    """The real path of a folder outside of the set, None for one inside."""
+    """Returns a folder's real path if it is outside the set, else None."""
     if self._files.is_link(folder):
       place = self._files.real(folder)
       if self._is_inside(place):
@@ -121,7 +121,7 @@ class Listing:
     return place
 
   def _is_new_file(self, entry: Entry, around: str | None) -> bool:
-    """Whether to read a file; what is no file is found broken later."""
+    """Whether to read a file; other things are found to be broken later."""
     if not entry.is_symlink():
       place = None if around is None else os.path.join(around, entry.name)
       return not self._is_met(place in self.places)
@@ -145,7 +145,7 @@ class Listing:
     return is_inside
 
   def _is_met(self, is_met: bool) -> bool:
-    self.ignored["link(s) to what is there already"] += is_met
+    self.ignored["link(s) to a place met before"] += is_met
     return is_met
 
   def _entries(self, folder: str) -> Sequence[Entry]:
@@ -157,7 +157,7 @@ class Listing:
 
 
 def shared(one: Listing, other: Listing) -> list[str]:
-  """Places that links of both splits lead to, sorted."""
+  """Returns the places that links of both splits lead to, sorted."""
   found = one.places & other.places
   for listing, rest in ((one, other), (other, one)):
     found |= {x for x in listing.places if os.path.dirname(x) in rest.places}
@@ -165,7 +165,7 @@ def shared(one: Listing, other: Listing) -> list[str]:
 
 
 def folders(files: Files, path: str) -> list[str]:
-  """The sorted names of the folders in a folder, without hidden ones."""
+  """Returns the sorted names of the folders in a folder, except hidden ones."""
   found = files.entries(path)
   return [
     x.name for x in found if not _is_left_behind(x.name) and _is_folder(x)
@@ -173,17 +173,17 @@ def folders(files: Files, path: str) -> list[str]:
 
 
 def _is_left_behind(name: str) -> bool:
-  """Whether a folder is no one's who collects images."""
+  """Whether a folder was left by a file system or program."""
   return name.startswith(".") or name in _LEFT_BEHIND
 
 
 def report_ignored(root: str, listings: Iterable[Listing]) -> None:
-  """Says on stderr which files are no images, by their endings."""
+  """Reports ignored files and links on stderr, counted by ending."""
   ignored: Counter[str] = sum((x.ignored for x in listings), Counter())
   if ignored:
     kinds = ", ".join(f"{n} {kind}" for kind, n in ignored.most_common(5))
     line = (
-      f"essl_jax: ignored {ignored.total()} file(s) in {root} that are no "
+      f"essl_jax: ignored {ignored.total()} file(s) in {root} that are not "
       f"images ({kinds})"
     )
     print(printable(line), file=sys.stderr)
@@ -192,10 +192,10 @@ def report_ignored(root: str, listings: Iterable[Listing]) -> None:
 def _is_folder(entry: Entry) -> bool:
   try:
     return entry.is_dir()
-  except OSError:  # a link to itself
+  except OSError:  # such as a link to itself
     return False
 
 
 def is_below(path: str, folder: str) -> bool:
-  """Whether a path is a folder's or leads into it; both are real."""
+  """Whether a path is a folder or lies in it; both must be real paths."""
   return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,4 +1,4 @@
-"""Sets in NumPy files, read into arrays at once."""
+"""Reads sets in NumPy files into arrays."""
 
 from collections.abc import Collection
 import math
@@ -20,7 +20,7 @@ NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class DamagedError(ValueError):
-  """A file is no `.npz` file, is damaged or too large; says why."""
+  """A file is not an `.npz` file, is damaged or too large; says why."""
 
 
 def load_npz(
@@ -31,20 +31,19 @@ def load_npz(
   """Reads a set from a NumPy .npz file.
 
   Args:
-    path: a file with the arrays train_images, train_labels, test_images and
-      test_labels, in the forms `ArraySource` takes; of this machine or in a
-      bucket.
+    path: a file, local or in a bucket, with the arrays train_images,
+      train_labels, test_images and test_labels as `ArraySource` takes them.
     max_bytes: memory that the arrays may take; grayscale becomes RGB.
-    cache_gib: as `config.data.cache_gib`.
+    cache_gib: `config.data.cache_gib`.
 
   Returns:
     The set.
 
   Raises:
     UsageError: the file is missing or broken, lacks an array, holds one of a
-      wrong form, or takes more memory.
+      wrong shape or dtype, or takes more memory.
   """
-  needs = f"an .npz file with the arrays {', '.join(NPZ_KEYS)} is needed"
+  needs = f"give an .npz file with the arrays {', '.join(NPZ_KEYS)}"
   folder, name = os.path.split(path)
   try:
     with together(folder, [name], max_bytes, cache_gib) as here:
@@ -70,19 +69,20 @@ def read_npz(
   max_bytes: int,
   keys: Collection[str] | None = None,
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-  """Reads arrays whose headers promise no more than they hold.
+  """Reads arrays after checking that the file holds all that headers promise.
 
   Args:
     path: of an `.npz` file.
-    max_bytes: memory that the arrays may take; images of bytes without colours
-      count as three channels.
-    keys: of the arrays to read; others are left alone. All when absent.
+    max_bytes: memory that the arrays may take; uint8 grayscale images count as
+      three channels.
+    keys: names of the arrays to read; all when absent.
 
   Returns:
-    The names of all arrays, and those that were read.
+    The names of all arrays in the file, and the arrays that were read.
 
   Raises:
-    DamagedError: it is no such file, damaged, or its arrays take more memory.
+    DamagedError: it is not such a file, is damaged, or its arrays take more
+      memory.
     OSError: it cannot be opened.
   """
   try:
@@ -102,7 +102,7 @@ def read_npz(
           total += _promised(stream, member.file_size)
       if total > max_bytes:
         raise DamagedError(
-          f"its arrays take {total:,} bytes of memory, and"
+          f"its arrays take {total:,} bytes of memory, but"
           f" config.data.max_bytes allows {max_bytes:,}"
         )
       arrays = {}
@@ -112,16 +112,16 @@ def read_npz(
     return list(members), arrays
   except (DamagedError, MemoryError, FileNotFoundError):
     raise
-  # A damaged archive makes zipfile and NumPy raise whatever it leads them to.
+  # zipfile and NumPy raise all kinds of errors for damaged archives.
   except Exception as error:
     raise DamagedError(first_line(error)) from error
 
 
 def _promised(stream: IO[bytes], size: int) -> int:
-  """The bytes that an array takes by its header.
+  """Returns the bytes that an array takes according to its header.
 
   Raises:
-    DamagedError: it is no array, or the file holds less of it.
+    DamagedError: it is not an array, or the file holds less.
   """
   version = np.lib.format.read_magic(stream)
   readers = {
@@ -138,7 +138,7 @@ def _promised(stream: IO[bytes], size: int) -> int:
   promised = math.prod(shape) * dtype.itemsize
   if promised > size - stream.tell():
     raise DamagedError(
-      f"an array of the shape {shape} needs {promised:,} bytes, and the file"
+      f"an array of the shape {shape} needs {promised:,} bytes, but the file"
       f" holds {size:,}"
     )
   is_gray = dtype == np.uint8 and (len(shape) == 3 or shape[3:] == (1,))

@@ -1,4 +1,4 @@
-"""The order of training examples: a permutation for every epoch."""
+"""Orders training examples: one permutation for every epoch."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -11,19 +11,19 @@ from essl_jax.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """Which examples `Source.batches` yields: one process's share of each batch.
+  """The examples that `Source.batches` yields: one process's share.
 
   Attributes:
     size: number of examples.
     batch_size: global batch size.
     seed: of the order.
     start_step: the first step.
-    process_index: whose share.
+    process_index: the process whose share it is.
     process_count: number of shares.
 
   Raises:
-    UsageError: an epoch would hold no batch, the batch cannot be divided, or
-      a number is out of its range.
+    UsageError: an epoch would hold no batch, the batch is not divisible, or a
+      number is out of range.
   """
 
   size: int
@@ -53,7 +53,7 @@ class Stream:
 
   @property
   def steps(self) -> int:
-    """In an epoch."""
+    """Steps in an epoch."""
     return self.size // self.batch_size
 
   @property
@@ -62,15 +62,15 @@ class Stream:
     return self.batch_size // self.process_count
 
   def first(self, step: int) -> int:
-    """Where the share begins if all batches follow each other."""
+    """Returns the share's first position in the stream of all batches."""
     return step * self.batch_size + self.process_index * self.share
 
   def places(self) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields for every step the order of its epoch and where the share begins.
+    """Yields the epoch's order and where the share begins, for every step.
 
     Yields:
-      A permutation of 0 .. size - 1, a function of (seed, epoch), and a place
-      in it; without end.
+      A permutation of 0 .. size - 1, a function of (seed, epoch), and the
+      share's position in it; without end.
     """
     epoch, done = divmod(self.start_step, self.steps)
     while True:
@@ -80,6 +80,6 @@ class Stream:
       epoch, done = epoch + 1, 0
 
   def rows(self) -> Iterator[np.ndarray]:
-    """Yields int32 [share] for every step: the examples themselves."""
+    """Yields the rows of the examples for every step, int32 [share]."""
     for order, place in self.places():
       yield order[place : place + self.share].astype(np.int32)

@@ -1,4 +1,4 @@
-"""PPM and PGM files, which PIL reads byte by byte in Python."""
+"""Decodes PPM and PGM files that PIL would read byte by byte in Python."""
 
 import re
 
@@ -7,13 +7,13 @@ from PIL import Image
 
 from essl_jax.data.levels import check_within
 
-_LONGEST_HEADER = 4096  # with its comments
+_LONGEST_HEADER = 4096  # bytes, including comments
 _COMMENT = re.compile(rb"#[^\r\n]*")
-_WORDS = {b"P1": 3, b"P4": 3}  # of a header; others have four
+_WORDS = {b"P1": 3, b"P4": 3}  # words of a header; other kinds have four
 
 
 def check_header(encoded: bytes) -> None:
-  """Raises ValueError for a header of so many bytes that it is none."""
+  """Raises ValueError for an implausibly long header."""
   kind = encoded[:2]
   is_pnm = re.fullmatch(rb"P[0-9fy]", kind) is not None
   if is_pnm and len(encoded) > _LONGEST_HEADER:
@@ -25,12 +25,12 @@ def check_header(encoded: bytes) -> None:
 def scaled(
   image: Image.Image, encoded: bytes, white_level: float | None = None
 ) -> Image.Image | None:
-  """Decodes a binary PPM or PGM file whose white is neither of PIL's two.
+  """Decodes a binary PPM or PGM file whose white level PIL handles slowly.
 
   Args:
     image: from `Image.open`, not loaded.
     encoded: the file.
-    white_level: white of wide gray levels, in place of what the file states.
+    white_level: white of wide gray levels; replaces the file's own.
 
   Returns:
     The image as PIL decodes it, but with eight bits; None for other files.

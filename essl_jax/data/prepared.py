@@ -1,6 +1,6 @@
-"""Opens TFDS data sets, and prepares those that are not yet prepared.
+"""Opens TFDS data sets and prepares those that are not prepared yet.
 
-The only file that imports TensorFlow or TensorFlow Datasets, and only inside
+Only this file imports TensorFlow or TensorFlow Datasets, and only inside
 functions.
 """
 
@@ -27,7 +27,7 @@ def import_tensorflow() -> tuple[Any, Any]:
     The modules tensorflow and tensorflow_datasets.
 
   Raises:
-    UsageError: one of them, or what they need, is not installed.
+    UsageError: one of them, or a package they need, is not installed.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   # Its start-up message ignores the log level.
@@ -39,11 +39,11 @@ def import_tensorflow() -> tuple[Any, Any]:
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise UsageError(
-      f"{error.name or error} is not installed, and TFDS data sets need it: "
+      f"{error.name or error} is not installed, but TFDS data sets need it: "
       "pip install 'essl-jax[tfds]', or use data.name=digits or an .npz file"
     ) from error
-  # TensorFlow would take all the memory of a GPU that JAX trains on. It
-  # refuses once it runs on one, which then was the caller's choice.
+  # TensorFlow would take all the memory of a GPU that JAX trains on. It refuses
+  # if it already uses the GPU, which then was the caller's choice.
   with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
   tfds.disable_progress_bar()
@@ -57,17 +57,17 @@ def open_builder(
 
   Args:
     name: TFDS name: "cifar10", "imagenet_v2/topimages", "cifar10:3.0.2".
-    data_dir: directory of prepared sets, of this machine or in a bucket; None
-      is TFDS's default.
-    prepare: whether to download and prepare a set that is not there, if a
-      network is. That is never done in a bucket.
+    data_dir: directory of prepared sets, local or in a bucket; None means
+      TFDS's default.
+    prepare: whether to download and prepare a missing set if there is a
+      network. Sets are never prepared in a bucket.
 
   Returns:
     A `tfds.core.DatasetBuilder` whose data can be read.
 
   Raises:
-    UsageError: the name is unknown, or the set is neither prepared nor to be
-      had.
+    UsageError: the name is unknown, or the set is neither prepared nor
+      available for download.
   """
   _, tfds = import_tensorflow()
   directory = None if data_dir is None else os.path.expanduser(data_dir)
@@ -84,7 +84,7 @@ def open_builder(
   if not builder.info.splits:
     looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
     if is_remote:
-      looked_for += f": run `tfds build {name}`, and copy what it makes there"
+      looked_for += f": run `tfds build {name}`, and copy the result there"
     if is_remote or not prepare:
       raise UsageError(looked_for)
     _prepare(builder, name, looked_for, tfds)
@@ -92,7 +92,7 @@ def open_builder(
 
 
 def skip_decoding(builder: Any) -> dict[str, Any]:
-  """The decoders that leave a set's images encoded."""
+  """Returns decoders that leave a set's images encoded."""
   _, tfds = import_tensorflow()
   return {
     key: tfds.decode.SkipDecoding()
@@ -109,7 +109,7 @@ def check_tfds_split(builder: Any, split: str) -> int:
     split: for instance "train" or "train[:5000]".
 
   Raises:
-    UsageError: no such split, a wrong slice, or an empty one.
+    UsageError: the split does not exist, or the slice is wrong or empty.
   """
   valid = (
     f"{builder.name} has the splits "
@@ -128,7 +128,7 @@ def check_tfds_split(builder: Any, split: str) -> int:
 
 
 def _prepare(builder: Any, name: str, looked_for: str, tfds: Any) -> None:
-  """Downloads and prepares, or raises UsageError saying how to do it."""
+  """Downloads and prepares a set, or raises UsageError saying how to do it."""
   advice = (
     f"run `tfds build {name} --data_dir DIR` (or download_and_prepare) on a "
     "machine with a network and give --config.data.dir=DIR, or use "
@@ -153,15 +153,15 @@ def _prepare(builder: Any, name: str, looked_for: str, tfds: Any) -> None:
 def _network_obstacle(builder: Any) -> str | None:
   """Says which source of a set cannot be reached, or returns None.
 
-  TFDS itself retries for minutes without a network and waits for ever behind
-  a silent firewall, so one short request to each host goes first.
+  Without a network, TFDS itself retries for minutes, and behind a silent
+  firewall it waits forever, so one short request to each host goes first.
   """
   import requests
 
   urls = [u for u in builder.url_infos or {} if u.startswith("http")]
   downloads = pathlib.Path(builder.data_dir_root) / "downloads"
   if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or any(downloads.rglob("*.INFO")):
-    # The files may be there already; TFDS knows.
+    # The files may already be there; TFDS will check.
     return None
   by_host = {urllib.parse.urlsplit(url).netloc: url for url in urls}
   for host, url in by_host.items():

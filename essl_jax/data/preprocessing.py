@@ -1,7 +1,7 @@
-"""What is done to an image before an encoder sees it, without augmentation.
+"""Prepares images for an encoder, without augmentation.
 
-Evaluations, exports and users' programs share it, so that all of them compute
-the same features of the same image.
+Evaluations, exports and users' programs share this code, so all of them
+compute the same features of the same image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from essl_jax import augment
 from essl_jax import config as config_lib
 from essl_jax.augment import View
 
-# Of a size, in pixels, that some device could hold.
+# Largest plausible side of an image, in pixels.
 _LARGEST = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """How images become what an encoder takes.
+  """How images are prepared for an encoder.
 
-  An image of another shape than `image_shape` is resized (bilinear,
-  antialiased), the shorter side to `resize_size`, and the centre is cut out, on
-  the host. If its side is not `input_size` then, it is resized (bicubic) and
-  cut again, on the device. Then come `mean` and `std`.
+  On the host, an image whose shape is not `image_shape` is resized (bilinear,
+  antialiased), with its shorter side to `resize_size`, and its centre is
+  cropped. On the device, if the side is not `input_size`, it is resized
+  (bicubic) and cropped again. Then `mean` and `std` normalise it.
 
   Attributes:
     image_shape: (height, width, channels) of the images of evaluations.
-    resize_size: length of the shorter side before the centre is cut.
+    resize_size: length of the shorter side before the centre is cropped.
     input_size: side of the images that the encoder takes.
     mean: subtracted from the channels of images in [0, 1].
     std: divides them.
@@ -49,15 +49,12 @@ class Preprocessing:
   def of(
     cls, data: config_lib.Data, view: View, image_shape: Sequence[int]
   ) -> Self:
-    """That of a run's evaluations.
+    """Returns the preprocessing of a run's evaluations.
 
     Args:
       data: `config.data`.
       view: `config.views.first`.
       image_shape: of the source.
-
-    Returns:
-      The preprocessing.
     """
     height, width, channels = map(int, image_shape)
     resize = data.resize_size or data.image_size or min(height, width)
@@ -73,27 +70,27 @@ class Preprocessing:
 
   @property
   def side(self) -> int:
-    """Side of the square that is cut out of images of other shapes."""
+    """Side of the square that is cropped from images of other shapes."""
     return min(self.image_shape[:2])
 
   @property
   def resize(self) -> tuple[int, int] | None:
-    """(Shorter side, centre crop) on the device; None leaves the size."""
+    """(Shorter side, centre crop) on the device; None keeps the size."""
     size = self.input_size
     return None if self.image_shape[:2] == (size, size) else (size, size)
 
   @property
   def pixels(self) -> dict[str, Any]:
-    """`mean` and `std`, by which images are normalised."""
+    """`mean` and `std`, which normalise images."""
     return {"mean": self.mean, "std": self.std}
 
   def takes(self, shape: Sequence[int]) -> bool:
-    """Whether images of a shape are left as they are on the host."""
+    """Whether the host leaves images of a shape unchanged."""
     is_cut = self.resize_size != self.side
     return tuple(shape) == self.image_shape and not is_cut
 
   def on_device(self, images: jax.Array) -> jax.Array:
-    """The device's part, pure.
+    """Does the device's part; a pure function.
 
     Args:
       images: uint8 [N, H, W, C], or floating in [0, 1].
@@ -108,7 +105,7 @@ class Preprocessing:
     return augment.normalize(images, self.mean, self.std)
 
   def to_json(self) -> dict[str, Any]:
-    """What JSON holds of it; `from_json` reads it."""
+    """Returns the attributes for JSON; `from_json` reads them."""
     return dataclasses.asdict(self) | {
       "resize_interpolation": "bilinear",
       "input_interpolation": "bicubic",
@@ -116,10 +113,10 @@ class Preprocessing:
 
   @classmethod
   def from_json(cls, found: Mapping[str, Any]) -> Self:
-    """Reads what `to_json` has written.
+    """Reads the output of `to_json`.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: a value is invalid.
     """
     made = cls(
       image_shape=_sizes(found["image_shape"], 3),

@@ -1,4 +1,4 @@
-"""Encoded records of a TFDS set, as tf.data datasets whose order is fixed."""
+"""Reads encoded records of a TFDS set as tf.data datasets in a fixed order."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +13,12 @@ _READ_AT_ONCE = 1024  # records
 
 
 def read(builder: Any, split: Any, file_order: Any = None) -> Any:
-  """Reads encoded images and what else a set holds.
+  """Reads records with encoded images and all other features.
 
   Args:
     builder: of a prepared set.
-    split: TFDS's name of it, or of a part.
-    file_order: seed of the order of files; None leaves them as they are.
+    split: TFDS's name of a split or a part of one.
+    file_order: seed for the order of files; None keeps the stored order.
 
   Returns:
     A dataset of records by feature.
@@ -35,18 +35,18 @@ def read(builder: Any, split: Any, file_order: Any = None) -> Any:
       interleave_cycle_length=_FILES_AT_ONCE,
       try_autocache=False,
       skip_prefetch=True,
-      # Sets stored in order are shuffled here as well.
+      # Shuffles sets that TFDS marks as ordered as well.
       enable_ordering_guard=False,
     ),
   )
 
 
 def choose(records: Any, rows: np.ndarray) -> Any:
-  """Takes some records, reading as far as the last of them.
+  """Selects some records; reads only up to the last of them.
 
   Args:
     records: a dataset.
-    rows: of those wanted, ascending.
+    rows: of the wanted records, ascending.
 
   Returns:
     A dataset of these records.
@@ -67,20 +67,20 @@ def choose(records: Any, rows: np.ndarray) -> Any:
 
 
 def images_and_labels(records: Any) -> Any:
-  """Leaves out what else records hold; images stay encoded."""
+  """Drops all other features; images stay encoded."""
   return records.map(lambda record: {key: record[key] for key in _FEATURES})
 
 
 def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
-  """Keeps records in memory and takes them in any order.
+  """Keeps records in memory and gathers them in any order.
 
   Args:
-    records: a dataset; its encoded images and labels are read at once.
+    records: a dataset; its encoded images and labels are read immediately.
     batches: positions in it, int [share] each.
 
   Returns:
-    A dataset of the images and labels at these positions, one by one; to be
-    iterated once, as `batches` are.
+    A dataset of the images and labels at these positions, one by one. It can be
+    iterated only once, like `batches`.
   """
   tf, _ = import_tensorflow()
   parts = images_and_labels(records).batch(_READ_AT_ONCE)
@@ -100,7 +100,7 @@ def gather(records: Any, batches: Iterator[np.ndarray]) -> Any:
 
 
 def in_batches(records: Any, batch_size: int) -> Any:
-  """Batches records in their order, ahead of the consumer."""
+  """Batches records in order, ahead of the consumer."""
   tf, _ = import_tensorflow()
   batched = records.batch(batch_size).with_options(_deterministic(tf))
   return batched.prefetch(tf.data.AUTOTUNE)

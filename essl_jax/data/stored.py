@@ -1,4 +1,4 @@
-"""How the samples of an image file are stored, before they are decoded."""
+"""Finds out how an image file stores its samples, before decoding."""
 
 import sys
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ class Stored(NamedTuple):
   """How a file stores its samples.
 
   Attributes:
-    mode: PIL's raw mode, such as "RGB;16B"; empty where only its decoder knows.
-    most: largest sample that the file allows, where PIL makes its own white of
-      that; else 0.
-    unit: what PIL makes of a sample of 1 then, in its 16 bits.
+    mode: PIL's raw mode, such as "RGB;16B"; empty if only the decoder knows it.
+    most: largest sample that the file allows, if PIL scales it to its own
+      white; else 0.
+    unit: PIL's 16-bit value of a sample of 1 in that case.
   """
 
   mode: str
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
 
 
 def stored_as(image: Image.Image, encoded: bytes) -> Stored:
-  """How the samples of an image that is not yet loaded are stored.
+  """Returns how a file stores the samples of an image that is not loaded.
 
   Args:
     image: from `Image.open`.
@@ -48,16 +48,16 @@ def stored_as(image: Image.Image, encoded: bytes) -> Stored:
 
 
 def _jpeg2000_bits(encoded: bytes) -> int:
-  """Of the samples, as the codestream says; 8 where it does not."""
+  """Returns the bits of a sample from the codestream; 8 if it does not say."""
   place = encoded.find(_CODESTREAM)
   found = encoded[place + _PRECISION : place + _PRECISION + 1]
   return (found[0] & 127) + 1 if place >= 0 and found else 8
 
 
 def is_misread(image: Image.Image, stored: Stored) -> bool:
-  """Whether PIL takes wide samples for bytes, or the wrong end of them first.
+  """Whether PIL reads wide samples as bytes or in the wrong byte order.
 
-  So it does in TIFF files that store one colour after another uncompressed.
+  It does so for uncompressed TIFF files with separate colour planes.
   """
   if _APART not in tag(image, _PLANES_TAG) or len(stored.mode) != 1:
     return False
@@ -68,6 +68,6 @@ def is_misread(image: Image.Image, stored: Stored) -> bool:
 
 
 def tag(image: Image.Image, number: int) -> tuple[Any, ...]:
-  """The values of a TIFF tag; none for other files."""
+  """Returns the values of a TIFF tag; empty for other files."""
   found = getattr(image, "tag_v2", {}).get(number, ())
   return found if isinstance(found, tuple) else (found,)

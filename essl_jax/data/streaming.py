@@ -1,11 +1,12 @@
-"""Image sets of TensorFlow Datasets, streamed with tf.data.
+"""Streams image sets of TensorFlow Datasets with tf.data.
 
-The order. A split of at most `SHUFFLE_BYTES` encoded is kept in memory as it
-is stored: an epoch is one exact permutation, a function of (seed, epoch) and
-the same as of arrays, and process p of n takes the p-th n-th of every global
-batch. A larger split is shuffled by files and through a buffer of
-`SHUFFLE_BYTES`; each process then reads and shuffles only its own n-th of the
-split, so there the order is a function of (seed, epoch, n).
+The order depends on the split's size. A split of at most `SHUFFLE_BYTES` is
+kept in memory, still encoded. An epoch is then one exact permutation, a
+function of (seed, epoch) and the same as for arrays, and process p of n takes
+the p-th of n equal parts of every global batch. A larger split is shuffled by
+files and through a buffer of `SHUFFLE_BYTES`. Each process then reads and
+shuffles only its own n-th of the split, so the order is a function of
+(seed, epoch, n).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,8 +46,8 @@ class TFDSSource:
     num_classes: number of labels.
     image_shape: (H, W, 3) of evaluation images.
     differs_in_size: whether training needs `crops`.
-    broken: nothing, by split: a broken record ends the run.
-    is_stored_shuffled: whether TFDS has shuffled the set as it wrote it.
+    broken: empty for each split: a broken record ends the run.
+    is_stored_shuffled: whether TFDS shuffled the set when writing it.
     classes: names of the classes.
   """
 
@@ -64,17 +65,17 @@ class TFDSSource:
     differs_in_size: bool,
     max_pixels: int = config_lib.Data.max_pixels,
   ):
-    """Takes an open set.
+    """Wraps an open set.
 
     Args:
       builder: from `essl_jax.data.prepared.open_builder`.
-      splits: TFDS's name of "train" and of "test".
+      splits: TFDS's names of "train" and "test".
       num_classes: number of labels.
       image_shape: (H, W, 3) of evaluation images.
-      resize: shorter side that evaluation images are resized to before their
-        centre is cut out; None where all images have `image_shape`.
+      resize: length of the shorter side of evaluation images before their
+        centre is cropped; None if all images have `image_shape`.
       differs_in_size: whether images differ in size.
-      max_pixels: of an image, and of all that are decoded at a time.
+      max_pixels: limit for an image, and for all images decoded at a time.
     """
     quieten(max_pixels)
     self._room = Room(max_pixels)
@@ -132,7 +133,7 @@ class TFDSSource:
     rows = check_share(self.num_examples(split), process_index, process_count)
     records = self._taken(split)
     if process_count > 1:
-      # As stored: what precedes the share is read, but not decoded.
+      # Still encoded: records before the share are read but not decoded.
       records = records.skip(rows.start).take(len(rows))
     return self._whole_images(records, batch_size)
 
@@ -156,8 +157,8 @@ class TFDSSource:
   def take(self, rows: np.ndarray, split: str = "train") -> Self:
     """Returns a source with these images of a split only.
 
-    Training keeps them in memory as they are stored: 1.4 GB for 1% of
-    ImageNet. Finding them reads the split as far as the last of them.
+    Training keeps them in memory, still encoded: 1.4 GB for 1% of ImageNet.
+    Finding them reads the split up to the last of them.
     """
     part = copy.copy(self)
     own = self._rows[split][rows] if split in self._rows else rows
@@ -166,7 +167,7 @@ class TFDSSource:
     return part
 
   def _taken(self, split: str = "train") -> Any:
-    """A split's records, or those of them that were taken."""
+    """Reads a split's records, or only the taken ones."""
     records = records_lib.read(self._builder, self._splits[split])
     if split not in self._rows:
       return records
@@ -174,7 +175,7 @@ class TFDSSource:
 
   @property
   def _buffer(self) -> int:
-    """How many records `SHUFFLE_BYTES` hold."""
+    """Number of records that fit into `SHUFFLE_BYTES`."""
     info = self._builder.info
     stored = sum(part.num_examples for part in info.splits.values())
     return max(1, SHUFFLE_BYTES // max(1, info.dataset_size // stored))
@@ -184,7 +185,7 @@ class TFDSSource:
     return self._sizes["train"] <= self._buffer or "train" in self._rows
 
   def _shuffled(self, stream: Stream) -> Any:
-    """One process's training records, shuffled by files and in a buffer."""
+    """Shuffles one process's training records by files and in a buffer."""
     tf, tfds = import_tensorflow()
     split = self._splits["train"]
     if stream.process_count > 1:
@@ -194,14 +195,14 @@ class TFDSSource:
       split = shares[stream.process_index]
     first_epoch, done = divmod(stream.start_step, stream.steps)
 
-    # TFDS's functions are wrapped in a way that AutoGraph warns about.
+    # AutoGraph would warn about the way TFDS wraps its functions.
     @tf.autograph.experimental.do_not_convert
     def epoch_records(epoch: Any) -> Any:
       order = (stream.seed % 2**40) * _SEED_STRIDE + epoch
       shuffled = records_lib.read(self._builder, split, order).shuffle(
         self._buffer, seed=order, reshuffle_each_iteration=False
       )
-      # Skipped as stored: resuming decodes nothing twice.
+      # Skips encoded records: resuming decodes nothing twice.
       skip = tf.where(epoch == first_epoch, tf.constant(done, tf.int64), 0)
       return shuffled.take(stream.steps * stream.share).skip(
         skip * stream.share
@@ -210,7 +211,7 @@ class TFDSSource:
     return tf.data.Dataset.range(first_epoch, 2**62).flat_map(epoch_records)
 
   def _whole_images(self, records: Any, batch_size: int) -> Iterator[Any]:
-    """Decodes records to evaluation images, in batches."""
+    """Decodes records to batches of evaluation images."""
     if self._resize is not None:
       return self._threaded(
         records,

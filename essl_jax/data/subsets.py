@@ -1,7 +1,7 @@
-"""Parts of a split: few labels, or a sample of the images.
+"""Selects parts of a split: few labels, or a sample of the images.
 
-Every choice is a function of what is in the set alone, so it is the same on
-all machines and in all processes.
+Every choice depends only on the content of the set, so it is the same on all
+machines and in all processes.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Divisible(Protocol):
   """A source whose splits can be divided.
 
   Attributes:
-    is_stored_shuffled: whether any run of stored images is of all classes.
+    is_stored_shuffled: whether any run of stored images mixes all classes.
   """
 
   is_stored_shuffled: bool
@@ -38,11 +38,11 @@ class Divisible(Protocol):
 
 
 def choose(labels: np.ndarray, fraction: float, subset: int = 0) -> np.ndarray:
-  """Chooses the same part of every class.
+  """Chooses the same fraction of every class.
 
-  Of a class with n images `round(fraction * n)` are taken, at least one, from
-  an order that depends on the class alone: subset s is the s-th run of that
-  length, beginning again at the end. Subsets are disjoint as long as they fit
+  A class with n images gives `round(fraction * n)` of them, at least one, from
+  an order that depends only on the class: subset s is the s-th run of that
+  length, wrapping around at the end. Subsets are disjoint as long as they fit
   into the class.
 
   Args:
@@ -56,7 +56,7 @@ def choose(labels: np.ndarray, fraction: float, subset: int = 0) -> np.ndarray:
   rows = []
   for label in np.unique(labels):
     members = np.flatnonzero(labels == label)
-    # Philox is specified to the bit, the same in all versions of NumPy.
+    # Philox is specified bit for bit, so all versions of NumPy agree.
     bits = np.random.Philox(key=int(label)).random_raw(len(members))
     order = members[np.argsort(bits, kind="stable")]
     count = max(1, round(fraction * len(order)))
@@ -67,21 +67,21 @@ def choose(labels: np.ndarray, fraction: float, subset: int = 0) -> np.ndarray:
 def few_labels(
   source: Source, fraction: float, subset: int, list_path: str | None
 ) -> Source:
-  """The source with few of its training images.
+  """Returns a source with few of the training images.
 
   Args:
     source: the whole set.
     fraction: see `choose`.
     subset: see `choose`.
-    list_path: a file that names the images instead, one a line, as
+    list_path: a file that lists the images instead, one a line, as
       `name.JPEG` or `class/name.JPEG`.
 
   Returns:
-    A source with these training images.
+    A source with these training images and all test images.
 
   Raises:
     UsageError: the source cannot be divided, has no labels or file names, lacks
-      an image of the list, or has fewer subsets.
+      a listed image, or has fewer subsets.
   """
   divisible = _divisible(source)
   if list_path is not None:
@@ -95,33 +95,33 @@ def few_labels(
   there = number_of_subsets(labels, fraction)
   if subset >= there:
     raise UsageError(
-      f"config.finetune.subset {subset} is none of the {there} disjoint subsets"
-      f" of {fraction:g} of the labels, counted from 0: give a smaller one"
+      f"config.finetune.subset {subset}, but {fraction:g} of the labels gives"
+      f" {there} disjoint subset(s), counted from 0: give a smaller number"
     )
   return divisible.take(choose(labels, fraction, subset))
 
 
 def number_of_subsets(labels: np.ndarray, fraction: float) -> int:
-  """How many subsets of `choose` differ: those that fit into some class."""
+  """Returns how many subsets of `choose` differ: as many as fit a class."""
   _, sizes = np.unique(labels, return_counts=True)
   counts = np.maximum(1, [round(fraction * size) for size in sizes.tolist()])
   return int((sizes // counts).max())
 
 
 def sample(source: Source, number: int, split: str = "train") -> Source:
-  """The source with some of the images of a split, of all classes.
+  """Returns a source with some of the images of a split, from all classes.
 
-  Of files and arrays they are a random choice, the same each time; of a
-  TFRecord set the first ones as they are stored, which TFDS has shuffled, so
-  that the rest need not be read.
+  For files and arrays, they are a random choice, the same each time. For a
+  TFRecord set that TFDS has shuffled, they are the first ones stored, so the
+  rest need not be read.
 
   Args:
     source: the whole set.
-    number: how many; all where there are not more.
-    split: of which, "train" or "test".
+    number: how many images; all if there are fewer.
+    split: the split to sample, "train" or "test".
 
   Returns:
-    A source with these images of the split and all of the other.
+    A source with these images of the split and all images of the other split.
 
   Raises:
     UsageError: the source cannot be divided.
@@ -136,11 +136,11 @@ def sample(source: Source, number: int, split: str = "train") -> Source:
 
 
 def sample_rows(size: int, number: int) -> np.ndarray:
-  """A fixed choice of rows; smaller ones are parts of larger ones.
+  """Returns a fixed random choice of rows; larger choices contain smaller ones.
 
   Args:
-    size: how many rows there are.
-    number: how many to choose; all where there are not more.
+    size: number of rows.
+    number: how many to choose; all if there are fewer.
 
   Returns:
     Rows int64 [min(size, number)], ascending.
@@ -153,16 +153,16 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
   """Reads a list of file names, one a line.
 
   Args:
-    path: of the list, of this machine or in a bucket.
+    path: of the list, local or in a bucket.
 
   Returns:
     Its names.
 
   Raises:
-    UsageError: it cannot be read or names nothing.
+    UsageError: it cannot be read or is empty.
   """
   field = f"config.finetune.label_list {path}"
-  advice = "give a text file with one image's name a line"
+  advice = "give a text file with one image name per line"
   try:
     with buckets.local_copy(path, "config.finetune.label_list") as copy:
       file = pathlib.Path(copy).expanduser()
@@ -181,7 +181,7 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
 
   Args:
     names: of the files, `class/name` or `name`.
-    wanted: of those to find.
+    wanted: names of the files to find.
 
   Returns:
     Rows int64 [M], ascending, each once.
@@ -197,13 +197,13 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
   if missing:
     raise UsageError(
       f"{len(missing)} of the {len(wanted)} listed images are not among the"
-      f" {len(names)} training images, such as {some(missing)}: give the list"
-      " of this set, or complete the set"
+      f" {len(names)} training images, such as {some(missing)}: give a list for"
+      " this set, or add the missing images"
     )
   ambiguous = [name for name in wanted if len(rows[name]) > 1]
   if ambiguous:
     raise UsageError(
-      f"several training images are called {some(ambiguous)}: list them as"
+      f"several training images are named {some(ambiguous)}: list them as"
       " class/name"
     )
   return np.unique([rows[name][0] for name in wanted])
@@ -214,7 +214,7 @@ def _divisible(source: Any) -> Divisible:
   missing = [name for name in needs if not hasattr(source, name)]
   if missing:
     raise UsageError(
-      f"the source cannot be divided: it has no {', '.join(missing)}; see"
+      f"the source cannot be divided: it lacks {', '.join(missing)}; see"
       " `data.subsets.Divisible`"
     )
   return source

@@ -24,9 +24,9 @@ from essl_jax.texts import some
 
 
 def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
-  """Opens a set of TFDS, downloading and preparing it if need be.
+  """Opens a TFDS set; downloads and prepares it if necessary.
 
-  With several processes on one file system, prepare the set before.
+  With several processes on one file system, prepare the set beforehand.
 
   Args:
     settings: `config.data`, with a TFDS name, such as "cifar10".
@@ -67,14 +67,14 @@ def open_tfds(settings: config_lib.Data) -> TFDSSource | ArrayRecordSource:
 
 
 def copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
-  """A builder of the same set that reads copies of the splits' files.
+  """Returns a builder of the same set that reads local copies of the files.
 
-  TensorFlow reads TFRecord files that are too many for the cache itself, in the
-  bucket, if that is at gs://.
+  If TFRecord files do not fit into the cache, TensorFlow itself reads them from
+  the bucket, provided that is at gs://.
 
   Raises:
-    UsageError: a split is unknown, a file is missing, or files do not fit into
-      the cache that can only be read on this machine.
+    UsageError: a split is unknown, a file is missing, or files that must be
+      read locally do not fit into the cache.
   """
   name, directory = builder.info.full_name, str(builder.data_dir)
   for split in splits:
@@ -93,19 +93,19 @@ def copied(builder: Any, splits: Collection[str], cache_gib: float) -> Any:
   if not cache.fits(wanted):
     gib = sum(x.size for x in wanted) / 2**30
     large = (
-      f"{name} has {gib:.3g} GiB in the bucket, and cache_gib={cache_gib:g}"
+      f"{name} has {gib:.3g} GiB in the bucket, but cache_gib={cache_gib:g}"
     )
     if is_array_record(builder):
       raise UsageError(
-        f"{large}: ArrayRecord is read on this machine, so set"
+        f"{large}: ArrayRecord needs local copies, so set"
         " --config.data.cache_gib to more than that, or prepare TFRecord"
       )
     if not directory.startswith("gs://"):
       raise UsageError(
-        f"{large}: TensorFlow itself reads only gs://, so set"
+        f"{large}: TensorFlow can read only gs:// by itself, so set"
         " --config.data.cache_gib to more than that"
       )
-    print(f"essl_jax: {large}: TensorFlow reads it there", file=sys.stderr)
+    print(f"essl_jax: {large}: reading from the bucket", file=sys.stderr)
     return builder
   _, tfds = import_tensorflow()
   with contextlib.ExitStack() as stack, buckets.refused(directory):
@@ -129,8 +129,8 @@ def _check_features(features: Any, name: str) -> int:
     and label.num_classes
   ):
     raise UsageError(
-      f"{name!r} is no image classification set (it has "
-      f"{', '.join(found) or 'other data'}): an 8-bit 'image' and a 'label' "
-      "with a known number of classes are needed"
+      f"{name!r} is not an image classification set (it has "
+      f"{', '.join(found) or 'other data'}): choose one with an 8-bit 'image' "
+      "and a 'label' with a known number of classes"
     )
   return check_number(label.num_classes, f"the labels of {name}")

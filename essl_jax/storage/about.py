@@ -1,6 +1,6 @@
-"""What a run says of its images and its recipe: `about.json`.
+"""Facts about a run's images and recipe, in `about.json`.
 
-Neither changes what is trained, and the encoder cannot be used without.
+They do not change the training, but nobody can use the encoder without them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ _OF_RECIPE = ("recipe", "overrides", "recipe_folder")
 def write(
   workdir: places.Path, about: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-  """Adds to what is known of a run; process 0 alone writes.
+  """Adds entries to a run's `about.json`; only process 0 writes.
 
   Args:
     workdir: held by this process.
-    about: entries that JSON can hold; None stands for what is not known.
-    overwrite: replaces what is there; by default it stays, since the run that
-      was begun with it is the one that is trained. The entries of a recipe go
-      together, and stay where no other recipe is told.
+    about: entries that JSON can hold; None means unknown.
+    overwrite: replaces existing entries. By default they stay, since they
+      describe the run as it started. The entries of a recipe are replaced
+      together, and only if `about` names a recipe.
   """
   if jax.process_index() > 0:
     return
@@ -44,7 +44,7 @@ def write(
 
 
 def read(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-  """What is known of a run; nothing of those of earlier versions."""
+  """Reads a run's entries; empty for runs of versions that wrote none."""
   path = places.locate(workdir) / NAME
   try:
     return json_files.read_object(path)
@@ -57,10 +57,10 @@ def of_recipe(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
   Args:
     recipe: name or path, with variants.
-    overrides: flags of its fields, or what stands for them.
+    overrides: flags that set its fields, or a description of them.
 
   Returns:
-    `recipe`, `overrides` and, of a file of one's own, `recipe_folder`.
+    `recipe`, `overrides` and, for a user's own file, `recipe_folder`.
   """
   name, colon, variants = recipe.partition(":")
   found: dict[str, Any] = {
@@ -74,9 +74,9 @@ def of_recipe(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def make_importable(workdir: str | os.PathLike[str]) -> None:
-  """Lets the modules that a run's recipe brought be imported again.
+  """Makes the modules beside a run's recipe importable again.
 
-  They come after all that is installed, which no run can so replace.
+  They come last on the path, so no run can shadow an installed package.
   """
   found = read(workdir).get("recipe_folder")
   if isinstance(found, str) and os.path.isabs(found) and os.path.isdir(found):

@@ -1,6 +1,6 @@
-"""A workdir's files and folders, looked at before work begins.
+"""Checks the files and folders of a workdir before work begins.
 
-What is damaged is set aside, so that no run ends of it when its work is done.
+Damaged files are set aside, so that no run fails on one after its work is done.
 """
 
 from collections.abc import Callable
@@ -25,20 +25,20 @@ def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
 
 
 def _is_whole(checkpoint: places.Path) -> bool:
-  """A folder is renamed when it is whole; in a bucket, a file says so."""
+  """Orbax renames a complete folder; in a bucket it adds a marker file."""
   if places.is_remote(checkpoint):
     return places.exists(checkpoint / "commit_success.txt")
   return places.is_folder(checkpoint)
 
 
 def _saved(workdir: str | os.PathLike[str]) -> list[places.Path]:
-  """What lies in the folder of a workdir's checkpoints."""
+  """Lists everything in a workdir's `checkpoints` folder."""
   folder = places.locate(workdir) / "checkpoints"
   return [folder / name for name in places.names(folder)]
 
 
 def set_aside(path: places.Path, why: str = "damaged") -> places.Path:
-  """Renames what is not to be used; returns its new path, `NAME.damaged-1`."""
+  """Renames a path out of the way; returns the new one, `NAME.damaged-1`."""
   for i in itertools.count(1):
     new = path.with_name(f"{path.name}.{why}-{i}")
     if not places.exists(new):
@@ -48,29 +48,29 @@ def set_aside(path: places.Path, why: str = "damaged") -> places.Path:
 
 
 def begin_anew(workdir: places.Path) -> None:
-  """Lets a workdir without a checkpoint be begun, unless some were saved.
+  """Lets a run start over in a workdir that never had a checkpoint.
 
-  Where the first save was cut off, its record and the figures of its steps are
+  If the first save was interrupted, its record and the figures of its steps are
   renamed.
 
   Args:
-    workdir: of a run; holds no whole checkpoint.
+    workdir: of a run; holds no complete checkpoint.
 
   Raises:
-    UsageError: it has been trained in, or its checkpoints are out of reach.
+    UsageError: a run was trained here, or its checkpoints are out of reach.
   """
   record, results = workdir / "starts.json", workdir / "results.json"
   checkpoints = workdir / "checkpoints"
   if os.path.islink(checkpoints) and not os.path.exists(checkpoints):
     raise UsageError(
-      f"{checkpoints} is a link to {os.readlink(checkpoints)}, which is not"
-      " there: mount or restore that folder, or remove the link to begin anew"
+      f"{checkpoints} is a link to {os.readlink(checkpoints)}, which does not"
+      " exist: mount or restore that folder, or remove the link to start over"
     )
   names = [path.name for path in _saved(workdir)]
   evidence = [f"checkpoints/{x}" for x in names if ".damaged-" in x]
   is_cut = not evidence and any(map(_is_cut_save, _saved(workdir)))
   if is_cut and places.exists(record):
-    _cut(record)  # before what is left of the save goes
+    _cut(record)  # before the remains of the save are removed
   elif not is_cut and places.exists(record):
     evidence.append(record.name)
   logs = metrics.files(workdir)
@@ -84,8 +84,8 @@ def begin_anew(workdir: places.Path) -> None:
   if evidence:
     found = " and ".join(evidence)
     raise UsageError(
-      f"workdir {workdir} has been trained in ({found}), but its checkpoints"
-      " are gone: put them back or choose another --workdir; to begin anew,"
+      f"workdir {workdir} holds a trained run ({found}), but its checkpoints"
+      " are gone: put them back or choose another --workdir; to start over,"
       f" remove {found}"
     )
   for path in logs.values():
@@ -94,75 +94,75 @@ def begin_anew(workdir: places.Path) -> None:
 
 
 def _is_cut_save(path: places.Path) -> bool:
-  """Whether this is what a save has left that never ended."""
+  """Whether this is the remains of an interrupted save."""
   if places.is_remote(path):
     return _STEP.fullmatch(path.name) is not None and not _is_whole(path)
   return ".orbax-checkpoint-tmp" in path.name
 
 
 def _has_steps(path: places.Path) -> bool:
-  """Whether there are figures of training."""
+  """Whether a file holds figures of training steps."""
   try:
     lines = json_files.read_lines(path)
   except (OSError, ValueError):
-    return False  # no regular file, which `mend` sets aside
+    return False  # not a regular file; `mend` sets it aside
   steps = (line.get("step") for line in lines if line)
   return any(isinstance(step, int) and step > 0 for step in steps)
 
 
 def _cut(path: places.Path) -> None:
-  """Renames what a start has left that was ended before its first save."""
+  """Renames a file left by a start that ended before its first save."""
   print(
-    f"no checkpoint is whole: training begins anew, and {path} of the start"
-    f" before is now {set_aside(path, 'cut').name}"
+    f"no complete checkpoint: training starts over, and {path} of the earlier"
+    f" start is now {set_aside(path, 'cut').name}"
   )
 
 
 def mend(workdir: places.Path) -> None:
-  """Sets aside what a run would stumble over, with a line for each.
+  """Sets aside damaged files that a run would fail on; prints a line for each.
 
   Args:
     workdir: held by this process.
 
   Raises:
-    UsageError: the config is damaged, and guards checkpoints.
-    OSError: something cannot be read, or not be renamed.
+    UsageError: the config is damaged, and there are checkpoints.
+    OSError: a file cannot be read or renamed.
   """
   config = workdir / "config.json"
   if has_checkpoint(workdir) and (why := _damage(config, _check_config)):
     raise UsageError(
-      f"{config} is damaged ({why}) and says which config the checkpoints are"
-      " of: restore it, or remove it if the fields of this command are those of"
-      " the run"
+      f"{config} is damaged ({why}), so the config of the checkpoints is"
+      " unknown: restore it, or remove it if this command sets the same fields"
+      " as the run"
     )
   for name, check in _CHECKS.items():
     keep_whole(workdir / name, check)
   for path in metrics.files(workdir).values():
     keep_whole(path, _check_metrics)
-  for path in _saved(workdir):  # Orbax waits for ever at a pipe
+  for path in _saved(workdir):  # Orbax would wait forever on a pipe
     if path.name[0].isdigit() and ".damaged-" not in path.name:
       keep_whole(path, check_folder)
-      # Orbax can do without it, but not with another type of JSON.
+      # Orbax does not need it, but fails if it is another JSON type.
       keep_whole(path / "_CHECKPOINT_METADATA", json_files.read_object)
 
 
 def keep_whole(path: places.Path, check: Callable[[places.Path], Any]) -> None:
-  """Sets a path aside, and says so, unless it is as it should be.
+  """Sets a damaged path aside and prints a warning.
 
   Args:
-    path: of a file or folder, or of nothing.
-    check: raises ValueError where the path is damaged.
+    path: of a file or folder; it need not exist.
+    check: raises ValueError if the path is damaged.
   """
   if why := _damage(path, check):
     _replace(path, why)
 
 
 def _damage(path: places.Path, check: Callable[[places.Path], Any]) -> str:
-  """What is wrong with a path; nothing if it is not there."""
+  """Says what is wrong with a path; empty if it is whole or missing."""
   if not places.exists(path):
     return ""
   if not places.is_remote(path) and not os.path.exists(path):
-    return "it is a link to nothing"
+    return "it is a broken link"
   try:
     check(path)
   except ValueError as error:
@@ -178,16 +178,16 @@ def _replace(path: places.Path, why: str) -> None:
   try:
     lines = json_files.read_lines(new)
   except (OSError, ValueError):
-    return  # no regular file, or not text
+    return  # not a regular file, or not text
   metrics.write(path, [line for line in lines if _is_figures(line)])
 
 
 def _check_config(path: places.Path) -> None:
   try:
     config = older.upgrade(json_files.read_object(path))
-    "".join(config.get("evaluations", []))  # names, which are looked up
+    "".join(config.get("evaluations", []))  # raises unless all are strings
   except (TypeError, KeyError, AttributeError) as error:
-    raise ValueError("its fields are of other types") from error
+    raise ValueError("its fields have the wrong types") from error
 
 
 def _check_results(path: places.Path) -> None:
@@ -230,15 +230,15 @@ def _is_figures(line: dict[str, Any] | None) -> bool:
 
 
 def check_file(path: places.Path) -> None:
-  """Raises ValueError for what is no regular file."""
+  """Raises ValueError unless the path is a regular file."""
   if not places.is_remote(path) and not os.path.isfile(path):
-    raise ValueError("it is no regular file")
+    raise ValueError("it is not a regular file")
 
 
 def check_folder(path: places.Path) -> None:
-  """Raises ValueError for what is no folder."""
+  """Raises ValueError unless the path is a folder."""
   if not places.is_folder(path):
-    raise ValueError("it is no folder")
+    raise ValueError("it is not a folder")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the clients of buckets raise, in one line; files that are read once."""
+"""One-line errors for buckets, and local copies of files read once."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,7 +9,7 @@ from essl_jax.errors import UsageError, is_forbidden
 from essl_jax.storage import places
 from essl_jax.texts import first_line
 
-# As gcsfs says it of names that no bucket has, and of buckets that cost.
+# How gcsfs reports invalid bucket names and requester-pays buckets.
 _WRONG = re.compile(r"Bad Request: |Bucket is requester pays")
 _REFUSED = (400, 401, 403, "400", "401", "403")
 
@@ -19,12 +19,11 @@ def refused(path: str | os.PathLike[str]) -> Iterator[None]:
   """Turns a bucket's refusal of the first requests into a UsageError.
 
   Args:
-    path: in the bucket, which somebody has named; what a path of this machine
-      raises passes.
+    path: in the bucket, as the user gave it. For a local path, errors pass
+      unchanged.
 
   Raises:
-    UsageError: there is no such bucket, nothing of that name, or it may not be
-      used.
+    UsageError: the bucket or the path does not exist, or access is refused.
   """
   bucket = _bucket(path)
   try:
@@ -38,32 +37,33 @@ def refused(path: str | os.PathLike[str]) -> Iterator[None]:
   except Exception as error:
     if not bucket or not _is_refusal(error):
       raise
-    # Without its cause, which alone would be trouble of the network.
+    # Drop the cause: on its own it would count as network trouble.
     raise UsageError(
       f"cannot use {path} ({first_line(error)}): log in (gcloud auth"
       " application-default login, or the credentials of S3), ask for"
       f" permission to read and write objects in {bucket}, or choose another"
+      " bucket"
     ) from None
 
 
 def _bucket(path: str | os.PathLike[str]) -> str:
-  """`gs://BUCKET`; empty for a path of this machine."""
+  """Returns `gs://BUCKET`; empty for a local path."""
   text = os.fspath(path)
   return "/".join(text.split("/", 3)[:3]) if places.is_remote(text) else ""
 
 
 def missing(path: str | os.PathLike[str]) -> str:
-  """What of a path in a bucket is not there; nothing of other paths."""
+  """Says which part of a path in a bucket is missing; empty for local paths."""
   bucket = _bucket(path)
   if not bucket:
     return ""
   if _exists(bucket):
-    return f"there is nothing of that name in {bucket}: correct it"
-  return f"there is no bucket {bucket}: make it, or correct the name"
+    return f"{bucket} has no such object or folder: correct the path"
+  return f"there is no bucket {bucket}: create it or correct the name"
 
 
 def _exists(bucket: str) -> bool:
-  """Whether there is a bucket, be it empty; asks for nothing but a list."""
+  """Whether a bucket exists, even an empty one; needs only the list right."""
   first = {"max_results": 1} if bucket.startswith("gs:") else {}
   try:
     places.client(bucket).ls(bucket, detail=False, **first)
@@ -73,13 +73,13 @@ def _exists(bucket: str) -> bool:
 
 
 def check_metadata(path: str | os.PathLike[str]) -> None:
-  """Asks for the kind of a bucket, as Orbax does by Google's own client.
+  """Asks for a bucket's kind through Google's client, as Orbax will.
 
   Args:
-    path: `gs://BUCKET/...`, which may be written.
+    path: `gs://BUCKET/...`, known to be writable.
 
   Raises:
-    UsageError: that client may not, or cannot ask.
+    UsageError: that client is not allowed or not able to ask.
   """
   from orbax.checkpoint._src.path import gcs_utils
 
@@ -88,9 +88,10 @@ def check_metadata(path: str | os.PathLike[str]) -> None:
   except Exception as error:
     if _is_refusal(error):
       raise UsageError(
-        f"cannot use {path} ({first_line(error)}): checkpoints need the right"
-        " storage.buckets.get: ask for the role storage.legacyBucketReader of"
-        f" {_bucket(path)} besides storage.objectUser, or choose another"
+        f"cannot use {path} ({first_line(error)}): checkpoints need the"
+        " permission storage.buckets.get: ask for the role"
+        f" storage.legacyBucketReader on {_bucket(path)} besides"
+        " storage.objectUser, or choose another bucket"
       ) from None
     if "Project was not passed" in str(error):
       raise UsageError(
@@ -101,17 +102,14 @@ def check_metadata(path: str | os.PathLike[str]) -> None:
 
 
 def holds(path: str | os.PathLike[str], name: str) -> bool:
-  """Whether something is at a path in a bucket, before it is written.
+  """Whether writing a path in a bucket would replace something.
 
   Args:
     path: `gs://BUCKET/...`.
     name: what the path is, for messages.
 
-  Returns:
-    Whether it would be replaced.
-
   Raises:
-    UsageError: there is no such bucket, or it may not be used.
+    UsageError: the bucket does not exist, or access is refused.
   """
   with refused(path):
     if places.exists(places.locate(path, name)):
@@ -122,7 +120,7 @@ def holds(path: str | os.PathLike[str], name: str) -> bool:
 
 
 def check_folder(path: str | os.PathLike[str], name: str) -> None:
-  """Refuses a folder of a bucket that is not there, or cannot be read.
+  """Refuses a folder of a bucket that is missing or unreadable.
 
   Args:
     path: `gs://BUCKET/FOLDER`.
@@ -140,18 +138,18 @@ def check_folder(path: str | os.PathLike[str], name: str) -> None:
 def local_copy(
   path: str | os.PathLike[str], name: str
 ) -> Iterator[str | os.PathLike[str]]:
-  """A file as one of this machine: itself, or a copy while it is used.
+  """Gives a local path of a file: its own, or that of a temporary copy.
 
   Args:
-    path: of this machine, or `gs://BUCKET/...`.
+    path: local, or `gs://BUCKET/...`.
     name: what the path is, for messages.
 
   Yields:
-    Its path here.
+    The local path.
 
   Raises:
-    UsageError: the bucket, or the file in it, cannot be read. Those about the
-      copy name the file in the bucket.
+    UsageError: the bucket or the file cannot be read. A UsageError raised about
+      the copy names the file in the bucket.
   """
   if not places.is_remote(path):
     yield path
@@ -168,7 +166,7 @@ def local_copy(
 def named(
   copy: str | os.PathLike[str], path: str | os.PathLike[str]
 ) -> Iterator[None]:
-  """Lets a UsageError about a copy name the path that it is of."""
+  """Makes a UsageError about a copy name the original path."""
   try:
     yield
   except UsageError as error:
@@ -177,7 +175,7 @@ def named(
 
 
 def _is_refusal(error: Exception) -> bool:
-  """Whether a server says no to who asks, or to what."""
+  """Whether a server rejects the user or the request."""
   kind = f"{type(error).__module__}.{type(error).__name__}"
   if kind.startswith("google.auth.") and "Transport" not in kind:
     return True

@@ -1,8 +1,8 @@
-"""Copies on this machine of objects in buckets, up to a stated size.
+"""Local copies of objects in buckets, up to a stated size.
 
-All programs of a user share them. A copy is called by the path, the size and
-the version of its object, so it is never out of date, and it is whole or not
-there. What was not used for longest makes room for what is new.
+All programs of a user share them. A copy's name is a digest of its object's
+path, size and version, so a copy is never out of date. Copies appear whole or
+not at all. The least recently used ones make room for new ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,39 +21,39 @@ from essl_jax.storage import places
 from essl_jax.storage.objects import Object
 
 _SETS = "sets"
-_PART = ".part"  # of a copy that is being written
-_SAID = 2**30  # bytes whose copying takes so long that it is said
+_PART = ".part"  # suffix of a copy that is being written
+_SAID = 2**30  # bytes from which copying is slow enough to announce
 _AT_ONCE = 4  # objects; clients read each in several parts at once
-# Parts of the cache: written between two looks at its size, and what is kept
-# where it was too large.
+# Fractions of the limit: written between two checks of the size, and kept when
+# the cache was too large.
 _LOOK, _KEPT = 0.1, 0.8
 
 
 def location() -> pathlib.Path:
-  """Where the copies are: in the user's folder of caches."""
+  """Returns the folder of the copies, in the user's cache folder."""
   base = os.environ.get("XDG_CACHE_HOME", "")
-  if not os.path.isabs(base):  # as its specification asks for
+  if not os.path.isabs(base):  # the XDG specification ignores relative paths
     base = os.path.join(os.path.expanduser("~"), ".cache")
   return pathlib.Path(base) / "essl_jax" / "buckets"
 
 
 class Cache:
-  """The copies, and what may be added to them.
+  """The local copies, with a limit on their total size.
 
   Threads and processes may use it at the same time.
   """
 
   def __init__(self, gib: float):
-    """Makes its folder.
+    """Makes the folder.
 
     Args:
-      gib: how much all copies may take together; 0 keeps none. Files in use
-        stay, and each process looks at the size after a tenth of this.
+      gib: limit for all copies together, in GiB; 0 keeps none. Files in use
+        stay. Each process checks the size after writing a tenth of the limit.
     """
     self._limit = int(gib * 2**30)
     self._folder = location()
     self._lock = threading.Lock()
-    self._unseen = self._limit  # written since its size was looked at
+    self._unseen = self._limit  # bytes written since the last check of the size
     if self._limit:
       try:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -62,17 +62,18 @@ class Cache:
         self._stop(error)
 
   def read(self, what: Object) -> bytes:
-    """The content of an object, from here where it is here.
+    """Reads an object, from its local copy if there is one.
 
     Args:
-      what: as listed; what has replaced it since is read, but not kept.
+      what: as listed. If another object has replaced it since, that one is read
+        but not kept.
 
     Returns:
-      All of it.
+      The whole content.
 
     Raises:
-      FileNotFoundError: it is not there any more.
-      OSError: and others of clients: it cannot be read.
+      FileNotFoundError: the object no longer exists.
+      OSError: it cannot be read; clients raise other errors too.
     """
     name = _digest([what])
     copy = self._folder / name[:2] / name[2:]
@@ -87,19 +88,19 @@ class Cache:
     return content
 
   def fits(self, objects: Iterable[Object]) -> bool:
-    """Whether so many objects may be kept at the same time."""
+    """Whether these objects fit into the cache together."""
     return sum(x.size for x in objects) <= self._limit
 
   @contextlib.contextmanager
   def hold(
     self, objects: Sequence[Object], wanted: Sequence[Object] | None = None
   ) -> Iterator[pathlib.Path]:
-    """Objects as files under their names in one folder, while they are used.
+    """Copies objects to files of the same names in one folder, while in use.
 
-    What does not fit is copied to a temporary folder.
+    Objects that do not fit into the cache go to a temporary folder.
 
     Args:
-      objects: whose versions tell one set of files from another.
+      objects: all objects of the set; their versions identify the folder.
       wanted: those of them to copy; all when absent.
 
     Yields:
@@ -107,7 +108,8 @@ class Cache:
 
     Raises:
       UsageError: an object was replaced while it was copied.
-      OSError: and others of clients: it cannot be read, or written here.
+      OSError: an object cannot be read, or a file cannot be written; clients
+        raise other errors too.
     """
     wanted = objects if wanted is None else wanted
     with contextlib.ExitStack() as stack:
@@ -115,7 +117,7 @@ class Cache:
         folder = self._folder / _SETS / _digest(objects)
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_locked(folder / ".used", fcntl.LOCK_SH))
-        # Of several processes one copies, and the others wait for it.
+        # One process copies; the others wait for it.
         with _locked(folder / ".filled", fcntl.LOCK_EX):
           self._fill(folder, wanted)
       else:
@@ -125,7 +127,7 @@ class Cache:
       yield folder
 
   def _fill(self, folder: pathlib.Path, wanted: Sequence[Object]) -> None:
-    for part in folder.glob(f"*{_PART}"):  # of a program that was killed
+    for part in folder.glob(f"*{_PART}"):  # left by a program that was killed
       part.unlink(missing_ok=True)
     missing = []
     for x in wanted:
@@ -165,22 +167,22 @@ class Cache:
       self._stop(error)
 
   def _stop(self, error: OSError) -> None:
-    """Goes on without copies, and says so once."""
+    """Continues without copies and says so once."""
     with self._lock:
       is_first, self._limit = self._limit > 0, 0
     if is_first:
       print(
-        f"essl_jax: {self._folder} takes no copies of what is in buckets"
-        f" ({error.strerror or error}): they are read there each time",
+        f"essl_jax: cannot keep copies of bucket objects in {self._folder}"
+        f" ({error.strerror or error}): reading from the bucket each time",
         file=sys.stderr,
       )
 
   def _make_room(self, more: int = 0) -> None:
-    """Removes the oldest copies that nobody uses, where there are too many."""
+    """Removes the oldest unused copies if the cache is too large."""
     with contextlib.ExitStack() as stack:
       lock = self._folder / ".lock"
       if not stack.enter_context(_locked(lock, fcntl.LOCK_EX, wait=False)):
-        return  # another process is at it
+        return  # another process is doing it
       found = sorted(_files(self._folder))
       total = more + sum(size for _, size, _ in found)
       if total <= self._limit:
@@ -201,7 +203,7 @@ class Cache:
 
 
 def _fetch(objects: Sequence[Object], folder: pathlib.Path) -> None:
-  """Copies objects to files of their names, each whole or not there."""
+  """Copies objects to files of the same names, each whole or not at all."""
 
   def fetch(what: Object) -> None:
     part = folder / f"{what.name}{_PART}"
@@ -226,7 +228,7 @@ def _fetch(objects: Sequence[Object], folder: pathlib.Path) -> None:
 
 
 def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[float, int, str]]:
-  """When each file was last used, its size and its path."""
+  """Yields when each file was last used, its size and its path."""
   with os.scandir(folder) as entries:
     for entry in entries:  # there may be a million
       if entry.is_dir(follow_symlinks=False):
@@ -246,7 +248,7 @@ def _digest(objects: Iterable[Object]) -> str:
 def _locked(
   path: pathlib.Path, kind: int, *, wait: bool = True
 ) -> Iterator[bool]:
-  """Locks a file, and says whether it could; file systems may have no locks."""
+  """Locks a file; yields whether it worked: file systems may lack locks."""
   with open(path, "ab") as file:
     try:
       fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)

@@ -1,9 +1,9 @@
 """Checkpoints of a run.
 
 A workdir holds `config.json` and `checkpoints/<step>/`. Orbax renames a
-checkpoint when it is whole, so a process that is killed while saving leaves
-nothing that could be restored by mistake. Each checkpoint has the digests of
-its arrays, by which damage is seen; those of earlier versions have none.
+checkpoint once it is complete, so a process killed while saving leaves nothing
+that could be restored by mistake. Each checkpoint stores digests of its arrays,
+which reveal damage; checkpoints of earlier versions have none.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ from essl_jax.texts import first_line
 
 
 def exists(workdir: str | os.PathLike[str]) -> bool:
-  """Returns whether a workdir holds a whole checkpoint."""
+  """Returns whether a workdir holds a complete checkpoint."""
   return bookkeeping.has_checkpoint(workdir)
 
 
@@ -37,10 +37,10 @@ class Checkpoints:
   """The latest and the best checkpoints of a run, written in the background.
 
   Every process of a run creates one and calls the same methods in the same
-  order; Orbax divides the writing. The directory has to be one they share.
+  order; Orbax divides the writing. All processes must share the directory.
 
   Attributes:
-    restored: the step of the checkpoint that was restored last.
+    restored: the step of the last restored checkpoint.
 
   Example:
     with Checkpoints(workdir) as checkpoints:
@@ -58,13 +58,13 @@ class Checkpoints:
     keep_best: int = 1,
     read_only: bool = False,
   ):
-    """Opens `<workdir>/checkpoints` and clears away half-written saves.
+    """Opens `<workdir>/checkpoints` and removes half-written saves.
 
     Args:
       workdir: directory of the run.
       best_metric: the figure that ranks checkpoints; larger is better.
-      keep_best: how many of the best to keep beside the latest.
-      read_only: only look and restore, as beside a training that is running.
+      keep_best: how many of the best to keep besides the latest.
+      read_only: never writes or renames, for use beside a running training.
     """
     self._directory = places.locate(workdir) / "checkpoints"
     self._best_metric = best_metric
@@ -79,14 +79,14 @@ class Checkpoints:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
       raise UsageError(
         f"cannot open {self._directory}: {first_line(error)}: remove"
-        f" {manager.DESCRIPTION} from its folders, which can be done without"
+        f" {manager.DESCRIPTION} from its folders (checkpoints do not need it)"
       ) from error
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Waits for the last save and raises what went wrong with it."""
+    """Waits for the last save and raises its error, if any."""
     self._manager.close()
 
   def save(
@@ -97,17 +97,17 @@ class Checkpoints:
     *,
     wait: bool = False,
   ) -> bool:
-    """Saves the state; returns once it is copied, the writing goes on.
+    """Saves the state; returns once it is copied, while writing goes on.
 
-    A checkpoint never changes after it was written: to save a step that is
-    there already does nothing, whatever the metrics. So evaluate first, then
-    save with the figures; `rank` adds them where there was no time.
+    A checkpoint never changes after it was written: saving a step again does
+    nothing, whatever the metrics. So evaluate first, then save with the
+    figures; `rank` adds them later if there was no time.
 
     Args:
       step: number of updates the state has seen; not below the latest step.
       state: pytree of `jax.Array`; it may be donated as soon as this returns.
-      metrics: figures to store. They make the checkpoint a candidate for the
-        best if `best_metric` is among them and finite, else are not stored.
+      metrics: figures to store. If `best_metric` is among them and finite, the
+        checkpoint is a candidate for the best; otherwise they are not stored.
       wait: return only when the checkpoint is complete on disk.
 
     Returns:
@@ -136,15 +136,15 @@ class Checkpoints:
     return is_new
 
   def rank(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Adds figures to a checkpoint that was saved without, as by `save`.
+    """Adds figures to a checkpoint that was saved without them.
 
     Args:
       step: of the checkpoint.
-      metrics: as `save` would have stored them.
+      metrics: as for `save`.
     """
     figures = self._ranking(metrics)
     if figures is not None and jax.process_index() == 0:
-      # Where Orbax looks for them; `metrics` is missing without its file.
+      # Orbax looks for them here; the folder does not exist without its file.
       folder = self._directory / str(step) / "metrics"
       if not places.is_remote(folder):
         folder.mkdir(exist_ok=True)
@@ -155,21 +155,21 @@ class Checkpoints:
   def _ranking(
     self, metrics: Mapping[str, float] | None
   ) -> dict[str, float] | None:
-    """Figures that make a checkpoint a candidate for the best, or None."""
+    """Returns the figures if they rank a checkpoint, else None."""
     figures = {name: float(x) for name, x in (metrics or {}).items()}
     is_ranked = math.isfinite(figures.get(self._best_metric, math.nan))
     return figures if is_ranked else None
 
   def latest_step(self) -> int | None:
-    """Returns the last step saved, or None. May still be being written."""
+    """Returns the last saved step, or None; it may still be being written."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """Returns the step best by `best_metric`, or None if none carries it."""
+    """Returns the best step by `best_metric`, or None if none has it."""
     return self._manager.best_step()
 
   def choose(self, which: str) -> int:
-    """The step of the `latest` checkpoint, or of the `best` one.
+    """Returns the step of the `latest` or of the `best` checkpoint.
 
     Args:
       which: `latest` or `best`.
@@ -180,12 +180,12 @@ class Checkpoints:
     return self._candidates(which)[0]
 
   def _candidates(self, which: int | str) -> list[int]:
-    """The steps to try, one after the other."""
+    """Returns the steps to try, in order."""
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise UsageError(
         f"no checkpoint in {self._directory}: train first, or choose the"
-        " --workdir of a run that has saved one"
+        " --workdir of a run that saved one"
       )
     if isinstance(which, int):
       if which not in steps:
@@ -203,12 +203,12 @@ class Checkpoints:
     if not steps:
       raise UsageError(
         f"no checkpoint in {self._directory} has the figure"
-        f" {self._best_metric}: choose the latest"
+        f" {self._best_metric}: choose the latest checkpoint"
       )
     return steps
 
   def _figure(self, step: int) -> float:
-    """The figure that ranks a checkpoint; NaN where it has none."""
+    """Returns the figure that ranks a checkpoint; NaN if it has none."""
     return (self._manager.metrics(step) or {}).get(self._best_metric, math.nan)
 
   def restore_arrays(self, step: int | str = "latest") -> Any:
@@ -221,7 +221,7 @@ class Checkpoints:
       Nested dicts of NumPy arrays, whatever machine saved them.
 
     Raises:
-      UsageError: there is no such checkpoint, or none that can be read.
+      UsageError: there is no such checkpoint, or none is readable.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return self._first_whole(
@@ -234,16 +234,16 @@ class Checkpoints:
     Args:
       like: pytree of `jax.Array` (or `jax.ShapeDtypeStruct` with sharding)
         with the structure, shapes, dtypes and shardings to return.
-      step: which one; or `latest` or `best`, which give way to the next where
-        they are damaged. That is said, and `restored` is its step. Damaged
-        ones are then renamed, but for a `read_only` folder.
+      step: a number, `latest` or `best`. If the latest or the best is damaged,
+        the next one takes its place: a warning says so, and `restored` is its
+        step. Damaged ones are renamed, except in a `read_only` folder.
 
     Returns:
       The stored values in the form of `like`.
 
     Raises:
-      UsageError: there is no such checkpoint, none that can be read, or it
-        holds other arrays.
+      UsageError: there is no such checkpoint, none is readable, or it holds
+        other arrays.
     """
     wanted = _by_name(like)
 
@@ -257,7 +257,7 @@ class Checkpoints:
     return self._first_whole(step, read)
 
   def _first_whole(self, which: int | str, read: Callable[[int], Any]) -> Any:
-    """Reads the first of the candidates that can be read."""
+    """Reads the first readable candidate."""
     self._manager.wait_until_finished()
     damaged: dict[int, str] = {}
     for step in self._candidates(which):
@@ -268,16 +268,16 @@ class Checkpoints:
     told = "; ".join(damaged.values())
     if step in damaged:
       raise UsageError(
-        f"{told}: no other is left in {self._directory}: put a copy in its"
-        " place, or train in another --workdir"
+        f"{told}: {self._directory} holds no other: put a copy in its place, or"
+        " train in another --workdir"
       )
     if damaged:
-      self._pass_over(damaged, f"{told}: that of step {step} takes its place")
+      self._pass_over(damaged, f"{told}: using that of step {step} instead")
     self.restored = step
     return found
 
   def _pass_over(self, damaged: Iterable[int], told: str) -> None:
-    """Says which checkpoints are damaged, and renames them."""
+    """Warns about damaged checkpoints and renames them."""
     if jax.process_index() == 0:
       if not self._is_read_only:
         paths = [self._directory / str(step) for step in damaged]
@@ -294,9 +294,9 @@ class Checkpoints:
     place: Callable[[str], jax.sharding.Sharding],
     wanted: Mapping[str, Any] | None = None,
   ) -> Any:
-    """A state in the structure that was stored, its arrays placed by name.
+    """Reads a state in its stored structure; places its arrays by name.
 
-    That of `like` may differ from it in what holds no arrays: other versions
+    The structure of `like` may differ where it holds no arrays: other versions
     have other empty fields and groups.
     """
 
@@ -318,7 +318,7 @@ class Checkpoints:
 
 
 def _name(path: Any) -> str:
-  """The name of an array, such as `params/encoder/kernel`."""
+  """Returns an array's name, such as `params/encoder/kernel`."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -1,4 +1,4 @@
-"""A workdir for one run at a time, in order before work begins."""
+"""Holds a workdir for one run at a time, checked before work begins."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -11,8 +11,8 @@ from essl_jax.storage import buckets, lease, lock, places
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.texts import unfit
 
-_PATTERNS = frozenset("*?[]\\")  # Orbax takes them for patterns of names
-# Bytes: Linux takes 4095 and a bucket 1024, and checkpoints add some.
+_PATTERNS = frozenset("*?[]\\")  # Orbax reads them as glob patterns
+# Bytes: Linux allows 4095 and a bucket 1024, and checkpoints add some.
 _LONGEST, _LONGEST_IN_BUCKET = 3800, 800
 
 
@@ -22,11 +22,11 @@ def hold(
 ) -> Iterator[None]:
   """Holds a workdir for this run; all its processes call this.
 
-  Process 0 alone locks and writes. A run that is refused leaves no workdir
-  where there was none, and in one that was there nothing of its own.
+  Only process 0 locks and writes. A refused run leaves nothing behind: neither
+  a new workdir nor files of its own in an existing one.
 
   Args:
-    workdir: of the run; made if need be.
+    workdir: of the run; created if missing.
     prepare: called by process 0 once the workdir is held.
 
   Raises:
@@ -60,7 +60,7 @@ def _held(workdir: places.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _in_bucket(workdir: places.Path) -> Iterator[None]:
   refusal = (
-    f"another program is at work in workdir {workdir}: wait for its end, or"
+    f"another program is using workdir {workdir}: wait until it ends, or"
     " choose another --workdir"
   )
   with contextlib.ExitStack() as stack:
@@ -90,8 +90,8 @@ def _in_folder(workdir: places.Path) -> Iterator[None]:
   workdir.mkdir(parents=True, exist_ok=True)
   there = set(os.listdir(workdir))
   refusal = (
-    f"another program is at work in workdir {workdir}: wait for its end, or"
-    f" choose another --workdir (`fuser {workdir / lock.NAME}` names it)"
+    f"another program is using workdir {workdir}: wait until it ends, or"
+    f" choose another --workdir (`fuser {workdir / lock.NAME}` shows it)"
   )
   with lock.alone(workdir, refusal) as is_held:
     if is_held:
@@ -107,13 +107,13 @@ def _in_folder(workdir: places.Path) -> Iterator[None]:
 def _leave_nothing(
   workdir: places.Path, there: set[str], made: list[places.Path]
 ) -> None:
-  """Removes what a run has made that holds nothing worth keeping."""
+  """Removes the files and folders of a run if none is worth keeping."""
   new = [path for path in workdir.iterdir() if path.name not in there]
   empty = [x for x in new if x.is_dir() and not any(x.iterdir())]
   files = [x for x in new if x.name in ("config.json", lock.NAME)]
   if len(empty) + len(files) < len(new):
     return
-  with contextlib.suppress(OSError):  # somebody else uses it by now
+  with contextlib.suppress(OSError):  # another program may use it by now
     for path in files:
       path.unlink()
     for path in (*empty, *made):
@@ -121,17 +121,17 @@ def _leave_nothing(
 
 
 def check_store(path: str | os.PathLike[str]) -> None:
-  """Raises UsageError for a kind of bucket that Orbax writes nothing to."""
+  """Raises UsageError for buckets that Orbax cannot write to."""
   if os.fspath(path).startswith("s3://"):
     raise UsageError(
-      f"workdir {os.fspath(path)} cannot be at s3://, where no checkpoints can"
-      " be written: give --workdir=gs://BUCKET/FOLDER, or a folder of this"
-      " machine; data and weights may be at s3://"
+      f"workdir {os.fspath(path)} cannot be at s3://: Orbax cannot write"
+      " checkpoints there: give --workdir=gs://BUCKET/FOLDER or a local folder;"
+      " data and weights may be at s3://"
     )
 
 
 def check_name(path: places.Path) -> None:
-  """Raises UsageError for a path at which checkpoints could not be read."""
+  """Raises UsageError for a path from which checkpoints cannot be read."""
   check_store(path)
   if why := unfit(str(path)):
     raise UsageError(
@@ -140,8 +140,8 @@ def check_name(path: places.Path) -> None:
     )
   if wrong := sorted(_PATTERNS.intersection(str(path))):
     raise UsageError(
-      f"workdir {ascii(str(path))} has {wrong[0]} in its path, by which"
-      " checkpoints cannot be read again: choose another --workdir"
+      f"workdir {ascii(str(path))} has {wrong[0]} in its path, so checkpoints"
+      " could not be read again: choose another --workdir"
     )
   most = _LONGEST_IN_BUCKET if places.is_remote(path) else _LONGEST
   if len(os.fsencode(path)) > most:

@@ -1,4 +1,4 @@
-"""Tells a checkpoint that is damaged from other trouble in reading it."""
+"""Tells a damaged checkpoint from other trouble in reading it."""
 
 from collections.abc import Callable, Mapping
 import os
@@ -15,13 +15,13 @@ from essl_jax.texts import first_line, some
 
 
 class DamagedError(Exception):
-  """A checkpoint is not what was saved; says why."""
+  """A checkpoint differs from what was saved; the message says how."""
 
 
 def attempt(
   read: Callable[[int], Any], step: int, folder: places.Path
 ) -> tuple[Any, str]:
-  """Reads a checkpoint; all processes call this, and find the same.
+  """Reads a checkpoint; all processes call this and reach the same verdict.
 
   Args:
     read: reads the checkpoint of a step.
@@ -29,12 +29,12 @@ def attempt(
     folder: of this checkpoint.
 
   Returns:
-    What was read, and why it is damaged; empty where it is not.
+    What was read, and why the checkpoint is damaged; empty if it is not.
 
   Raises:
-    UsageError: of `read`, or something else is wrong than the checkpoint.
+    UsageError: from `read`, or because files may not be read.
   """
-  # Networks fail for a while, and Orbax takes some of it for what is not there.
+  # Networks fail for a while, and Orbax takes some failures for missing files.
   tries = 2 if places.is_remote(folder) else 1
   for _ in range(tries):
     found, why = _try(read, step, folder)
@@ -56,18 +56,18 @@ def _try(
   except (UsageError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # TensorStore and Orbax raise many kinds
-    # TensorStore has its own word for a lack of rights.
+    # TensorStore has its own word for missing permissions.
     if describe_trouble(error) or "PERMISSION_DENIED" in str(error):
       raise
     return None, first_line(error)
 
 
 def _check_files(folder: places.Path) -> None:
-  """Refuses what may not be read."""
-  if places.is_remote(folder):  # a bucket holds nothing but objects
+  """Raises UsageError for files that may not be read."""
+  if places.is_remote(folder):  # no folders or file permissions there
     return
   if not folder.is_dir():
-    raise DamagedError("it is no folder")
+    raise DamagedError("it is not a folder")
   for path in pathlib.Path(folder).rglob("*"):
     if path.exists() and not os.access(path, os.R_OK):
       raise UsageError(
@@ -77,30 +77,30 @@ def _check_files(folder: places.Path) -> None:
 
 
 def check_regular(directory: places.Path) -> None:
-  """Refuses checkpoints with pipes and devices, whose reading might not end.
+  """Refuses checkpoints with pipes or devices: reading one might never end.
 
   Args:
     directory: of all checkpoints; it need not exist.
 
   Raises:
-    UsageError: names the first.
+    UsageError: names the first such file.
   """
   if places.is_remote(directory):
     return
   for path in pathlib.Path(directory).rglob("*"):
     if path.exists() and not path.is_file() and not path.is_dir():
       raise UsageError(
-        f"{path} is no regular file: move it away, or the folder of its"
-        " checkpoint to go on from an older one, if there is any"
+        f"{path} is not a regular file: move it away, or move away its"
+        " checkpoint's folder to resume from an older one, if there is one"
       )
 
 
 def check_forms(digests: Mapping[str, str], stored: Mapping[str, Any]) -> None:
-  """Raises DamagedError where the description of arrays is not what was saved.
+  """Raises DamagedError if shapes or dtypes are not those that were saved.
 
   Args:
-    digests: by name, as they were saved; none by earlier versions.
-    stored: what has a shape and a dtype, by name.
+    digests: by name, as they were saved; earlier versions saved none.
+    stored: objects with a shape and a dtype, by name.
   """
   _compare(
     {name: text.partition(" ")[0] for name, text in digests.items()},
@@ -109,7 +109,7 @@ def check_forms(digests: Mapping[str, str], stored: Mapping[str, Any]) -> None:
 
 
 def check_arrays(digests: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
-  """As `check_forms`, of the arrays themselves."""
+  """Like `check_forms`, for the contents of the arrays."""
   known = {name: x for name, x in arrays.items() if name in digests}
   _compare(digests, {name: digest.of(x) for name, x in known.items()})
 
@@ -123,7 +123,7 @@ def _compare(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
 def check_network(
   stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: places.Path
 ) -> None:
-  """Raises UsageError naming the first arrays that are not those wanted."""
+  """Raises UsageError naming the first arrays that differ from those wanted."""
   there = {name: digest.form(x) for name, x in stored.items()}
   here = {name: digest.form(x) for name, x in wanted.items()}
   different = [
@@ -136,6 +136,6 @@ def check_network(
     found = some(different, separator="; ")
     raise UsageError(
       f"checkpoint holds a different network: {found} (step {folder.name} in"
-      f" {folder.parent}): choose another --workdir or restore the fields of"
-      " its config"
+      f" {folder.parent}): choose another --workdir or use the config that it"
+      " was trained with"
     )

@@ -1,4 +1,4 @@
-"""Digests, by which it is seen that what is read is what was saved."""
+"""Digests, which show whether arrays read back are those that were saved."""
 
 from collections.abc import Mapping
 import hashlib
@@ -10,41 +10,41 @@ import numpy as np
 
 
 def form(array: Any) -> str:
-  """An array's dtype and shape, such as `float32(3,3,3,64)`."""
+  """Returns an array's dtype and shape, such as `float32(3,3,3,64)`."""
   return f"{array.dtype}({','.join(map(str, array.shape))})"
 
 
 def of(array: Any) -> str:
-  """An array's form and the SHA-256 of its bytes.
+  """Returns an array's form and the SHA-256 of its bytes.
 
   Args:
-    array: of NumPy or JAX, whole in this process.
+    array: a NumPy or JAX array, whole in this process.
   """
-  # As plain bytes: hashlib knows no bfloat16.
+  # As plain bytes: hashlib does not accept bfloat16.
   flat = np.ascontiguousarray(_here(array)).reshape(-1).view(np.uint8)
   return f"{form(array)} {hashlib.sha256(flat.data).hexdigest()}"
 
 
 def of_all(arrays: Mapping[str, Any]) -> str:
-  """One digest of arrays and their names, in any order."""
+  """Returns one digest of named arrays, whatever their order."""
   lines = [f"{name} {of(array)}\n" for name, array in sorted(arrays.items())]
   return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def of_json(content: Any) -> str:
-  """The SHA-256 of what JSON can hold, the same after it was read again."""
+  """Returns the SHA-256 of JSON content; reading it back keeps the digest."""
   text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def copies(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-  """Copies arrays to the host, so that they may be donated.
+  """Copies arrays to the host, so that the originals may be donated.
 
   Args:
     arrays: by name.
 
   Returns:
-    NumPy arrays, without those of which this process has only a part.
+    NumPy arrays, without those that this process holds only in part.
   """
   mine = {name: _here(x) for name, x in arrays.items() if is_here(x)}
   for array in mine.values():
@@ -58,7 +58,7 @@ def is_here(array: jax.Array) -> bool:
 
 
 def _here(array: Any) -> Any:
-  """One copy of an array that may lie on devices of other processes too."""
+  """Returns one copy of an array that other processes may hold too."""
   if isinstance(array, jax.Array) and array.is_fully_replicated:
     return array.addressable_data(0)
   return array

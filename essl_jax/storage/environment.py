@@ -28,10 +28,10 @@ def describe() -> dict[str, Any]:
   """Returns what a result depends on: versions, devices, source.
 
   Returns:
-    Versions by package (None where it is not installed), `device_kind`,
-    `device_count` (of all processes), `process_count`, and `git_commit`: of
-    the checkout the package is run
-    from, with "-dirty" if tracked files have changed, None outside of one.
+    Versions by package (None if not installed), `device_kind`, `device_count`
+    (of all processes), `process_count`, and `git_commit`: the commit of the
+    checkout that the package runs from, with "-dirty" if tracked files have
+    changed, or None outside a checkout.
   """
   return {
     "essl_jax": essl_jax.__version__,
@@ -66,7 +66,7 @@ def git_commit(source: pathlib.Path) -> str | None:
     ).stdout.strip()
 
   try:
-    # An installed package may lie within a checkout of something else.
+    # An installed package may lie inside a checkout of another project.
     if pathlib.Path(git("rev-parse", "--show-toplevel")) != source:
       return None
     is_dirty = git("status", "--porcelain", "--untracked-files=no")

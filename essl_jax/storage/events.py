@@ -1,4 +1,4 @@
-"""TensorBoard events, written where they arise."""
+"""Writes TensorBoard events, in the calling thread."""
 
 import time
 
@@ -13,25 +13,25 @@ _FLUSH_SECONDS = 10.0
 class Events:
   """Appends figures to a file of TensorBoard events.
 
-  tensorboardX's own `SummaryWriter` writes from a thread, through a queue.
-  Where a full disk ends that thread, the program waits for the queue for ever.
+  tensorboardX's own `SummaryWriter` writes from a thread, through a queue. If a
+  full disk ends that thread, the program waits for the queue forever.
   """
 
   def __init__(self, folder: places.Path, start_step: int):
     """Makes the file.
 
     Args:
-      folder: of all event files of a run; made if need be.
-      start_step: from which the run resumes. TensorBoard then hides what a
-        killed run has written behind it.
+      folder: of all event files of a run; created if missing.
+      start_step: the step the run resumes from. TensorBoard then hides later
+        steps that a killed run has written.
 
     Raises:
-      OSError: the file cannot be written; so do all methods.
+      OSError: the file cannot be written; all methods may raise it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = event_file_writer.EventsWriter(
       str(folder / "events"),
-      # File names else hold the second alone, and a second run overwrites.
+      # By default names differ by the second only, so a second run overwrites.
       filename_suffix=f".{start_step}",
     )
     self._flushed = time.monotonic()
@@ -61,10 +61,10 @@ class Events:
       self.flush()
 
   def flush(self) -> None:
-    """Writes what was appended so far."""
+    """Writes everything appended so far to disk."""
     self._writer.flush()
     self._flushed = time.monotonic()
 
   def close(self) -> None:
-    """Writes what is left."""
+    """Writes the rest and closes the file."""
     self._writer.close()

@@ -1,32 +1,32 @@
-"""Whether the networks of a file are those of a config."""
+"""Compares the networks of a file with those of a config."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from essl_jax.texts import some
 
-# Fields of encoders that a message names, in this order.
+# Encoder fields that messages name, in this order.
 _FORM = (
   *("depth", "stem", "width", "blocks", "patch", "image_size", "mlp_ratio"),
   *("positions", "heads"),
 )
-# The one that matters although no array shows it.
+# A field that matters although no array's shape depends on it.
 _HIDDEN = "heads"
 
 
 def misfit(
   metadata: Mapping[str, Any], here: Mapping[str, Any], arrays: list[str]
 ) -> str:
-  """How a file's encoder differs from the config's.
+  """Describes how a file's encoder differs from the config's.
 
   Args:
     metadata: of the file.
-    here: fields of the config's encoder, by name; empty if they are not known.
-    arrays: that differ; see `differences`.
+    here: fields of the config's encoder, by name; empty if unknown.
+    arrays: the arrays that differ; see `differences`.
 
   Returns:
-    Its form and the difference: fields, or arrays if none is known to differ.
-    Empty if it fits.
+    The file's form and the fields that differ, or the arrays if no field is
+    known to differ. Empty if the encoder fits.
   """
   stated = metadata.get("encoder")
   there = dict(stated) if isinstance(stated, Mapping) else {}
@@ -50,14 +50,14 @@ def misfit(
 def differences(
   there: Mapping[tuple[str, ...], Any], here: Mapping[tuple[str, ...], Any]
 ) -> list[str]:
-  """The arrays of a network that a file does not have in this form.
+  """Lists the arrays whose shape or dtype differs between file and network.
 
   Args:
     there: the file's arrays, by collection, module, ..., leaf.
-    here: the network's.
+    here: the network's arrays.
 
   Returns:
-    What differs, array by array.
+    One description for each array that differs.
   """
 
   def show(arrays: Mapping[tuple[str, ...], Any], key: Any) -> str:

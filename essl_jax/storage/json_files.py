@@ -1,4 +1,4 @@
-"""Reads JSON that may be damaged; what is wrong with it is a ValueError."""
+"""Reads JSON files that may be damaged; a damaged one is a ValueError."""
 
 from collections.abc import Iterable
 import itertools
@@ -9,8 +9,8 @@ from typing import Any
 
 from essl_jax.storage import places
 
-_DEEPEST = 100  # far from where Python's functions stop
-_LARGEST = 2**30  # bytes; a sparse file takes more memory than room on a disk
+_DEEPEST = 100  # far below Python's recursion limit
+_LARGEST = 2**30  # bytes; a sparse file takes more memory than disk space
 _TOO_DEEP = "it is nested too deeply"
 
 
@@ -19,7 +19,7 @@ class _TooLargeError(ValueError):
 
 
 def read(path: places.Path) -> Any:
-  """What a JSON file holds.
+  """Reads a JSON file.
 
   Args:
     path: of the file.
@@ -28,7 +28,7 @@ def read(path: places.Path) -> Any:
     The content.
 
   Raises:
-    ValueError: it is no regular file, whose reading might never end, has more
+    ValueError: the file is not regular (reading it might never end), is larger
       than 1 GiB, or holds no JSON.
     OSError: it cannot be read.
   """
@@ -36,7 +36,7 @@ def read(path: places.Path) -> Any:
 
 
 def read_object(path: places.Path) -> dict[str, Any]:
-  """As `read`; ValueError where the content is no object."""
+  """Like `read`; raises ValueError if the content is not an object."""
   found = read(path)
   if not isinstance(found, dict):
     raise ValueError("it holds no JSON object")
@@ -46,18 +46,18 @@ def read_object(path: places.Path) -> dict[str, Any]:
 def read_lines(
   path: places.Path, *, with_half: bool = False
 ) -> list[dict[str, Any] | None]:
-  """The lines of a JSONL file, but for a last one that is half written.
+  """Reads the lines of a JSONL file, except a half-written last line.
 
   Args:
     path: of the file.
-    with_half: a half-written line counts as one that holds no object.
+    with_half: keeps a half-written last line, as None.
 
   Returns:
-    An object for each line, None where a line holds none. A file of more than
-    1 GiB is one such line.
+    An object for each line, None for a line that holds no object. A file larger
+    than 1 GiB counts as one such line.
 
   Raises:
-    ValueError: it is no regular file.
+    ValueError: it is not a regular file.
     OSError: it cannot be read.
   """
   try:
@@ -82,7 +82,7 @@ def _object_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def parse(text: bytes) -> Any:
-  """JSON in UTF-8; ValueError where it is none, or deeper than anybody's."""
+  """Parses JSON in UTF-8; ValueError if it is invalid or nested too deeply."""
   try:
     found = json.loads(text.decode("utf-8"))
   except RecursionError as error:
@@ -105,7 +105,7 @@ def _read_bytes(path: places.Path) -> bytes:
   if not places.is_remote(path):
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-      raise ValueError("it is no regular file")
+      raise ValueError("it is not a regular file")
     if found.st_size > _LARGEST:
       raise _TooLargeError(
         f"it has {found.st_size:,} bytes, more than {_LARGEST:,}"

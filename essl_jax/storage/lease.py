@@ -1,8 +1,8 @@
-"""One program at a time in a folder of a bucket, where there are no locks.
+"""Leases a folder of a bucket to one program, since buckets have no locks.
 
-The holder writes `.lease-N` again every few seconds. N only grows, and an
-object is made only where there is none (a precondition that GCS and S3 both
-check), so of several programs one gets it.
+The holder rewrites `.lease-N` every few seconds. N only grows, and a lease is
+created only if it does not exist (GCS and S3 both check this precondition), so
+only one of several programs gets it.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import places
 
 BEAT_SECONDS = 15.0
-LEASE_SECONDS = 60.0  # without a beat, after which a program counts as dead
+LEASE_SECONDS = 60.0  # a program without a beat for so long counts as dead
 PATTERN = re.compile(r"\.lease-([1-9]\d*)")
 
 
@@ -31,13 +31,13 @@ PATTERN = re.compile(r"\.lease-([1-9]\d*)")
 def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
   """Holds a folder of a bucket for this program.
 
-  A program that died without leaving is taken over after `LEASE_SECONDS`, at
-  once if it was one of this machine, and it is said. One that was only
-  suspended sees that at its next beat, and ends at once.
+  If the holder died without freeing the lease, this takes over after
+  `LEASE_SECONDS`, or at once if the holder ran on this machine, and prints a
+  line. A holder that was only suspended notices at its next beat and exits.
 
   Args:
     folder: in a bucket.
-    refusal: what to say where another program holds it.
+    refusal: the message if another program holds it.
 
   Yields:
     True, as `lock.alone` does.
@@ -61,13 +61,13 @@ def alone(folder: places.Path, refusal: str) -> Iterator[bool]:
   finally:
     done.set()
     thread.join()
-    if is_in_reach:  # else it runs out by itself
+    if is_in_reach:  # else the lease expires by itself
       with contextlib.suppress(Exception):
         write(folder, number, {"held": False})
 
 
 def take(folder: places.Path, refusal: str) -> int:
-  """Waits for a lease to be free, and returns the number of the own one."""
+  """Waits until the last lease is free; returns the number of the new one."""
   while True:
     there = numbers(folder)
     last = there[-1] if there else 0
@@ -80,24 +80,24 @@ def take(folder: places.Path, refusal: str) -> int:
 
 
 def _make(folder: places.Path, number: int) -> bool:
-  """Makes a lease; False where somebody was faster."""
+  """Makes a lease; returns False if another program was faster."""
   own = holder() | {"made": uuid.uuid4().hex}
   path = os.fspath(folder / f".lease-{number}")
   try:
     places.client(path).pipe_file(path, json.dumps(own).encode(), mode="create")
   except FileExistsError:
-    # Where the answer to the first request was lost, the next finds our own.
+    # If the reply to a first request was lost, the retry finds our own lease.
     if _read(folder, number) != own:
       return False
   if numbers(folder)[-1] == number:
     return True
-  # Others have held and freed this number since we looked, and gone on.
+  # Others have taken and freed this number since we looked, and moved on.
   places.remove(path)
   return False
 
 
 def _wait(folder: places.Path, number: int, refusal: str) -> None:
-  """Returns once a lease is free, and refuses where its holder is alive."""
+  """Returns once a lease is free; raises UsageError if its holder is alive."""
   begun, content = time.monotonic(), _read(folder, number)
   if not content.get("held", True):
     return
@@ -107,7 +107,7 @@ def _wait(folder: places.Path, number: int, refusal: str) -> None:
       raise UsageError(f"{refusal} ({who})")
     print(f"{folder} was held by {who}, which has died: taking over")
     return
-  print(f"{folder} is held by {who}: waiting for whether it still lives")
+  print(f"{folder} is held by {who}: waiting to see whether it is alive")
   while time.monotonic() - begun < LEASE_SECONDS:
     time.sleep(min(1.0, LEASE_SECONDS / 10))
     now = _read(folder, number)
@@ -115,11 +115,11 @@ def _wait(folder: places.Path, number: int, refusal: str) -> None:
       return
     if now != content:
       raise UsageError(f"{refusal} ({who})")
-  print(f"nothing was heard of {who} for {LEASE_SECONDS:.0f} s: taking over")
+  print(f"no sign of life from {who} for {LEASE_SECONDS:.0f} s: taking over")
 
 
 def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
-  """Beats until the work is done; ends the program where it was taken over."""
+  """Beats until the work is done; ends the program if it lost the lease."""
   beat = 0
   while not done.wait(BEAT_SECONDS):
     beat += 1
@@ -127,12 +127,13 @@ def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
       is_lost = numbers(folder)[-1:] != [number]
       if not is_lost:
         write(folder, number, {"beat": beat})
-    except Exception:  # the network's; whoever needs it says so
+    except Exception:  # network trouble; code that needs the bucket reports it
       continue
     if is_lost:
       print(
-        f"error: another program has taken over workdir {folder}, for this one"
-        f" was not heard of for {LEASE_SECONDS:.0f} s: leave the run to it",
+        f"error: another program has taken over workdir {folder}, because this"
+        f" one gave no sign of life for {LEASE_SECONDS:.0f} s: leave the run"
+        " to it",
         file=sys.stderr,
         flush=True,
       )
@@ -140,13 +141,13 @@ def _keep(folder: places.Path, number: int, done: threading.Event) -> None:
 
 
 def numbers(folder: places.Path) -> list[int]:
-  """Those of all leases that are there, in order."""
+  """Returns the numbers of all leases, in order."""
   found = map(PATTERN.fullmatch, places.names(folder))
   return sorted(int(x[1]) for x in found if x)
 
 
 def _read(folder: places.Path, number: int) -> dict[str, Any]:
-  """What a lease says; one that was just removed is free."""
+  """Reads a lease; one that was just removed counts as free."""
   path = os.fspath(folder / f".lease-{number}")
   try:
     found = json.loads(places.client(path).cat_file(path))
@@ -158,13 +159,13 @@ def _read(folder: places.Path, number: int) -> dict[str, Any]:
 
 
 def write(folder: places.Path, number: int, extra: dict[str, Any]) -> None:
-  """Writes a lease: who holds it, and what else there is to say."""
+  """Writes a lease: its holder and the extra entries."""
   content = json.dumps(holder() | extra).encode()
   places.replace_bytes(folder / f".lease-{number}", content)
 
 
 def holder() -> dict[str, Any]:
-  """This process, as a lease names it."""
+  """Describes this process for a lease."""
   return {
     "host": socket.gethostname(),
     "machine": machine(),
@@ -175,7 +176,7 @@ def holder() -> dict[str, Any]:
 
 @functools.cache
 def machine() -> str:
-  """The same for processes that see each other's numbers, else different."""
+  """Identifies the boot and PID namespace: equal only if PIDs are shared."""
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
     return f"{boot.strip()} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -184,9 +185,10 @@ def machine() -> str:
 
 
 def _is_alive(process: Any, begun: Any) -> bool:
-  """Whether a process of this machine is there, and no other of its number.
+  """Whether a process of this machine still runs.
 
-  Containers that are started again have the same few numbers each time.
+  The start time guards against a reused PID: restarted containers use the same
+  few PIDs each time.
   """
   try:
     os.kill(int(process), 0)
@@ -199,10 +201,10 @@ def _is_alive(process: Any, begun: Any) -> bool:
 
 
 def started(process: Any) -> int | None:
-  """When a process has begun, in ticks of the machine's clock.
+  """Returns when a process started, in ticks of the machine's clock.
 
-  0 for one that has ended, and whose parent has not asked yet; None where the
-  system does not tell.
+  0 for a zombie (ended, but not yet reaped by its parent); None if the system
+  does not tell.
   """
   try:
     text = pathlib.Path(f"/proc/{process}/stat").read_text("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""One program at a time in a folder."""
+"""Locks a folder for one program at a time."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,22 +11,22 @@ import re
 from essl_jax.errors import UsageError
 
 NAME = ".lock"
-# Of `temporary`; no file of anybody else is called so.
+# Names made by `temporary`; no other program uses them.
 _TEMPORARY = re.compile(r"(.+)\.(\d+)\.essl\.tmp", re.DOTALL)
-_LONGEST = 200  # bytes of a name, to which some are added
+_LONGEST = 200  # bytes of the original name; the suffix is added
 
 
 @contextlib.contextmanager
 def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
-  """Holds a folder for this program; its end frees it, whatever ends it.
+  """Holds a folder for this program; its end frees the folder, even a kill.
 
   Args:
-    folder: it has to exist.
-    refusal: what to say where another program holds it.
+    folder: must exist.
+    refusal: the message if another program holds it.
 
   Yields:
-    Whether it is held. It is not on a file system without locks, which is
-    said.
+    Whether the folder is held. On a file system without locks it is not, and a
+    warning says so.
 
   Raises:
     UsageError: another program holds it.
@@ -34,8 +34,8 @@ def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
   """
   path = folder / NAME
   while True:
-    # A pipe of that name would block if opened to write alone. A link of that
-    # name could make a file elsewhere.
+    # Opened write-only, a pipe of that name would block. A link of that name
+    # could create a file elsewhere.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     try:
       handle = os.open(path, flags, 0o666)
@@ -44,8 +44,8 @@ def alone(folder: pathlib.Path, refusal: str) -> Iterator[bool]:
         raise
       kind = "a folder" if path.is_dir() else "a link"
       raise UsageError(
-        f"{path} is {kind}, where a file tells which program works in"
-        f" {folder}: remove it or choose another folder"
+        f"{path} is {kind}, but has to be a lock file: remove it or choose a"
+        f" folder other than {folder}"
       ) from error
     try:
       is_held = _try(handle, path, refusal)
@@ -64,14 +64,14 @@ def _try(handle: int, path: pathlib.Path, refusal: str) -> bool:
   except OSError as error:
     print(
       f"warning: {path.parent} is on a file system without locks"
-      f" ({error.strerror}): see to it that no second program writes there"
+      f" ({error.strerror}): make sure that no other program writes there"
     )
     return False
   return True
 
 
 def _is_of(handle: int, path: pathlib.Path) -> bool:
-  """Whether the file is still there, for its owner may just have removed it."""
+  """Whether the lock file still exists: its owner may just have removed it."""
   try:
     return os.path.samestat(os.fstat(handle), os.stat(path))
   except FileNotFoundError:
@@ -79,12 +79,12 @@ def _is_of(handle: int, path: pathlib.Path) -> bool:
 
 
 def temporary(path: pathlib.Path) -> pathlib.Path:
-  """Where this process writes a file until it is whole."""
+  """Returns where this process writes a file until it is complete."""
   return path.with_name(f"{_short(path.name)}.{os.getpid()}.essl.tmp")
 
 
 def is_temporary(name: str) -> bool:
-  """Whether a file is called like those that a kill may leave."""
+  """Whether a name is that of a temporary file, which a kill may leave."""
   return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -96,10 +96,10 @@ def remove_left_overs(folder: pathlib.Path, name: str | None = None) -> None:
   """Removes the half-written files of programs that were killed.
 
   Args:
-    folder: of the files; it need not exist. Held by this process, unless a
+    folder: of the files; it need not exist. This process holds it, unless a
       name is given.
-    name: of the file that this process is about to write; others may write it
-      too, so what they have begun stays while they live.
+    name: of the file that this process is about to write. Others may write it
+      too, so files of live processes stay.
   """
   names = os.listdir(folder) if folder.is_dir() else []
   for found in filter(None, map(_TEMPORARY.fullmatch, names)):
@@ -117,6 +117,6 @@ def _is_alive(process: int) -> bool:
     os.kill(process, 0)
   except ProcessLookupError:
     return False
-  except (PermissionError, OverflowError):  # somebody else's, or none of ours
+  except (PermissionError, OverflowError):  # another user's, or not our number
     return True
   return True

@@ -1,4 +1,4 @@
-"""Figures on disk and on the terminal: JSONL, TensorBoard, a progress bar."""
+"""Logs figures to JSONL files, TensorBoard and the terminal."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ import rich.text
 from essl_jax.storage import events, json_files, metrics, outbox, places
 from essl_jax.storage.workdir import to_json
 
-_PLAIN_SECONDS = 30.0  # between two lines where there is no bar
+_PLAIN_SECONDS = 30.0  # between two lines when there is no bar
 _RATE_SECONDS = 30.0  # over which speed is averaged
 
 
 class Logger:
-  """Writes the figures of a run and shows how far it is.
+  """Writes the figures of a run and shows its progress.
 
   `<workdir>/metrics-<start_step>.jsonl` holds one JSON object a line: `step`,
-  `wall_time` (seconds since 1970) and the figures; NaN and infinities, which
-  JSON lacks, are null there and themselves in the TensorBoard events under
-  `<workdir>/tensorboard`. Both are opened by the first `write`. To a bucket
-  they go with `send`, and at the end.
+  `wall_time` (seconds since 1970) and the figures. NaN and infinities, which
+  JSON lacks, become null there; the TensorBoard events under
+  `<workdir>/tensorboard` keep them. The first `write` opens both. `send` and
+  the end of the run copy them to a workdir in a bucket.
 
   Example:
     with Logger("runs/a", total_steps=1000, images_per_step=512) as logger:
@@ -55,12 +55,12 @@ class Logger:
     Args:
       workdir: directory of the run.
       total_steps: the step at which the run is done.
-      start_step: step the run resumes from. What a killed run logged after it
-        counts no more; see `storage.metrics`.
+      start_step: step the run resumes from. Figures that a killed run logged
+        after it no longer count; see `storage.metrics`.
       enabled: False writes and prints nothing, for all processes but one.
       progress: True for a bar, False for a plain line every 30 seconds, None
         for a bar if stdout and stderr are a terminal.
-      images_per_step: global batch size, to show images/s and not steps/s.
+      images_per_step: global batch size; shows images/s instead of steps/s.
     """
     self._workdir = places.locate(workdir)
     self._outbox: outbox.Outbox | None = None
@@ -83,17 +83,17 @@ class Logger:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Ends the bar, closes the files and sends them."""
+    """Stops the bar, closes the files and sends them."""
     if self._bar is not None and self._task is not None:
       self._bar.stop()
     self._opened.close()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends figures to the file of this start and the TensorBoard events.
+    """Appends figures to this start's file and to the TensorBoard events.
 
     Args:
       step: number of updates done.
-      scalars: figures by name; anything `float` takes, arrays of one too.
+      scalars: figures by name; anything `float` takes, also arrays of size 1.
 
     Raises:
       ValueError: if a figure is called `step` or `wall_time`.
@@ -112,7 +112,7 @@ class Logger:
     self._events.write(int(step), figures, now)
 
   def _open(self) -> None:
-    """Opens both files behind the last line that is to stay."""
+    """Opens both files to append after the last line that stays."""
     self._outbox = self._opened.enter_context(outbox.Outbox(self._workdir))
     start, folder = self._start_step, self._outbox.folder
     own = metrics.path(self._workdir, start)
@@ -123,7 +123,7 @@ class Logger:
       [line for line in lines if metrics.is_until(line, start)],
     )
     for later, file in there.items():
-      if later > start:  # of a run that went on from a damaged checkpoint
+      if later > start:  # left from before the run fell back to this checkpoint
         places.remove(file)
     self._file = self._opened.enter_context(
       metrics.path(folder, start).open("a")
@@ -132,13 +132,13 @@ class Logger:
     self._opened.callback(self._events.close)
 
   def send(self) -> None:
-    """Writes all that was logged to the workdir, if that is in a bucket."""
+    """Copies everything logged to the workdir, if that is in a bucket."""
     if self._outbox is not None:
       self._events.flush()
       self._outbox.send()
 
   def progress(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Shows how far the run is, its speed, the time left and some figures.
+    """Shows the run's progress, speed, time left and some figures.
 
     Args:
       step: number of updates done.
@@ -165,7 +165,7 @@ class Logger:
       self.info("  ".join(part for part in parts if part))
 
   def _pace(self, step: int) -> tuple[str, str]:
-    """Returns the speed and the time left as texts, empty at first."""
+    """Returns the speed and the time left as text, empty at first."""
     times = self._times
     times.append((time.monotonic(), step))
     while len(times) > 2 and times[-1][0] - times[0][0] > _RATE_SECONDS:
@@ -183,13 +183,13 @@ class Logger:
     return speed, f"{hour}:{minute:02}:{second:02} left"
 
   def info(self, text: str) -> None:
-    """Prints a line, above the bar where there is one."""
+    """Prints a line, above the bar if there is one."""
     if self._enabled:
       self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Figures(rich.progress.ProgressColumn):
-  """The one column that gives way where the terminal is narrow."""
+  """The only column that is shortened on a narrow terminal."""
 
   def render(self, task: rich.progress.Task) -> rich.text.Text:
     """Returns the figures on one line."""
@@ -212,7 +212,7 @@ def _make_bar(console: rich.console.Console) -> rich.progress.Progress:
 
 
 def is_measured(workdir: places.Path, step: int) -> bool:
-  """Whether figures of a state were logged, beside those of its step.
+  """Whether a step has evaluation figures besides those of training.
 
   Args:
     workdir: of the run.
@@ -239,12 +239,12 @@ def check_finite(step: int, scalars: Mapping[str, float]) -> None:
   if wrong:
     raise FloatingPointError(
       f"not finite at step {step}: {', '.join(wrong)}: lower the learning "
-      "rate, or look at the steps before in metrics-*.jsonl"
+      "rate, or check the earlier steps in metrics-*.jsonl"
     )
 
 
 def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-  """Prints a table of two columns; long texts go on in the next line.
+  """Prints a table of two columns; long texts wrap.
 
   Args:
     title: line above the table.
@@ -269,13 +269,13 @@ def summary_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-  """Shows how far a long evaluation is; nothing where there is no terminal.
+  """Shows the progress of a long evaluation; nothing without a terminal.
 
   Args:
     description: text before the bar.
 
   Yields:
-    A function to be called with what is done and what there is in all.
+    A function to call with the number done and the total.
   """
   is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
   with rich.progress.Progress(

@@ -1,4 +1,4 @@
-"""Orbax's manager of checkpoints, set up for a run, with digests of arrays."""
+"""Sets up Orbax's checkpoint manager for a run, with digests of arrays."""
 
 from collections.abc import Mapping
 from concurrent import futures
@@ -17,9 +17,9 @@ from essl_jax.errors import describe_trouble
 from essl_jax.storage import digest, json_files, places, remarks
 from essl_jax.texts import first_line
 
-DESCRIPTION = "_CHECKPOINT_METADATA"  # by Orbax, of one checkpoint
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's file in each checkpoint
 _ITEM, _FILE = "digests", "digests.json"
-# 1, 2, 4, 8 and 16 seconds after the one before.
+# After 1, 2, 4, 8 and 16 seconds.
 _RETRIES = {"max_retries": 5, "initial_delay": "1s", "max_delay": "16s"}
 
 
@@ -27,13 +27,13 @@ remarks.hold_back()
 
 
 class DigestHandler(ocp.AsyncCheckpointHandler):
-  """Writes the digests of arrays, which it computes in the background."""
+  """Computes digests of arrays in the background and writes them."""
 
   def __init__(self) -> None:
     self._pool = futures.ThreadPoolExecutor(1, "essl_jax_digests")
 
   async def async_save(self, directory: Any, args: Any) -> list[Any]:
-    """Begins to write; what is returned says when it is done."""
+    """Starts to write; returns a future for each pending part."""
     return [self._pool.submit(self.save, directory, args)]
 
   def save(self, directory: Any, args: Any) -> None:
@@ -45,7 +45,7 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
       (directory / _FILE).write_text(json.dumps(content, indent=1) + "\n")
 
   def restore(self, directory: Any, args: Any = None) -> dict[str, Any]:
-    """What `save` has written; ValueError where that is damaged."""
+    """Reads what `save` wrote; raises ValueError if it is damaged."""
     del args
     found = json_files.read_object(epath.Path(directory) / _FILE)
     arrays = found.get("arrays")
@@ -53,9 +53,9 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
       isinstance(x, str) for x in arrays.values()
     ):
       raise ValueError(f"{_FILE} holds no digests")
-    own = found.pop("digest", None)  # none by earlier versions
+    own = found.pop("digest", None)  # earlier versions wrote none
     if own is not None and own != digest.of_json(found):
-      raise ValueError(f"{_FILE} is not what was saved")
+      raise ValueError(f"{_FILE} differs from what was saved")
     return found
 
   def close(self) -> None:
@@ -66,11 +66,11 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(DigestHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class Digests(ocp.args.CheckpointArgs):
-  """Arrays whose digests are written.
+  """The arrays whose digests to write.
 
   Attributes:
     step: of the checkpoint.
-    arrays: by name, in process 0; nobody else changes them.
+    arrays: by name, in process 0; nothing else may change them.
   """
 
   step: int = 0
@@ -78,14 +78,14 @@ class Digests(ocp.args.CheckpointArgs):
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's manager, without its own questions about preemption.
+  """Orbax's manager, without its own check for preemption.
 
-  It asks from a background thread about steps gone by, which moves the step
-  that `Preemption` is negotiating between processes.
+  That check asks about past steps from a background thread, which moves the
+  step that `Preemption` is negotiating between processes.
   """
 
   def __init__(self, *arguments: Any, **options: Any) -> None:
-    """As Orbax's, which reads figures meanwhile."""
+    """Like Orbax's, which already calls `metrics`."""
     self._unreadable: set[int] = set()
     super().__init__(*arguments, **options)
 
@@ -94,13 +94,13 @@ class Manager(ocp.CheckpointManager):
     return False
 
   def metrics(self, step: int) -> Any:
-    """The figures of a checkpoint; none, which is said, where damaged."""
+    """Returns a checkpoint's figures; warns and returns None if damaged."""
     try:
       found = super().metrics(step)
       if found is not None:
         return {name: float(value) for name, value in found.items()}
-    except Exception as error:  # whatever Orbax makes of a damaged file
-      if describe_trouble(error):  # else the best would be deleted
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+      if describe_trouble(error):  # returning None would delete the best
         raise
       if jax.process_index() == 0 and step not in self._unreadable:
         self._unreadable.add(step)
@@ -122,7 +122,7 @@ def open_manager(
     directory,
     options=ocp.CheckpointManagerOptions(
       best_fn=score,
-      # Best alone could delete the latest, which a resumed run needs.
+      # BestN alone could delete the latest, which a resumed run needs.
       preservation_policy=checkpoint_managers.AnyPreservationPolicy(
         [
           checkpoint_managers.LatestN(1),
@@ -134,7 +134,7 @@ def open_manager(
         ]
       ),
       cleanup_tmp_directories=True,
-      # A save that has begun is then seen in the folder, even if it is killed.
+      # So the folder shows that a save has begun, even if it is killed.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       read_only=read_only,
     ),
@@ -146,9 +146,9 @@ def open_manager(
 
 
 def _limit_retries() -> None:
-  """Lets TensorStore give up a request after half a minute, as gcsfs does.
+  """Makes TensorStore give up a request after half a minute, as gcsfs does.
 
-  It would try for a quarter of an hour, and Orbax has no option for it.
+  By default it retries for a quarter of an hour; Orbax has no option for this.
   """
   from orbax.checkpoint._src.serialization import tensorstore_utils
 
@@ -160,17 +160,17 @@ def _limit_retries() -> None:
 
 
 def read_digests(folder: places.Path, step: int) -> dict[str, str]:
-  """The digests of a checkpoint's arrays, by name.
+  """Reads the digests of a checkpoint's arrays.
 
   Args:
     folder: of the checkpoint.
     step: of the checkpoint.
 
   Returns:
-    None of them for a checkpoint of an earlier version.
+    Digests by name; empty for a checkpoint of an earlier version.
 
   Raises:
-    ValueError: they are damaged, or of another checkpoint.
+    ValueError: they are damaged, or belong to another checkpoint.
     OSError: they cannot be read.
   """
   path = folder / _ITEM
@@ -178,5 +178,5 @@ def read_digests(folder: places.Path, step: int) -> dict[str, str]:
     return {}
   found = DigestHandler().restore(path)
   if found.get("step") != step:
-    raise ValueError(f"it is that of step {found.get('step')}")
+    raise ValueError(f"its digests are those of step {found.get('step')}")
   return found["arrays"]

@@ -1,4 +1,4 @@
-"""What a bucket's listings tell of its objects, without reading them."""
+"""Describes objects from a bucket's listings, without reading them."""
 
 from collections.abc import Mapping
 import os
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from essl_jax.storage import places
 
-# What changes with an object's content, as clients call it.
+# Clients' names for fields that change with an object's content.
 _VERSIONS = ("generation", "etag", "ETag", "created", "LastModified")
 
 
@@ -16,7 +16,7 @@ class Object(NamedTuple):
   Attributes:
     path: `gs://BUCKET/...`.
     size: in bytes.
-    version: another one for each content that was ever there.
+    version: differs for each content that was ever stored at the path.
   """
 
   path: str
@@ -25,12 +25,12 @@ class Object(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What follows the last slash."""
+    """The part after the last slash."""
     return self.path.rpartition("/")[2]
 
 
 def look(path: str | os.PathLike[str]) -> Object:
-  """Asks for one object; FileNotFoundError where there is none."""
+  """Asks for one object; FileNotFoundError if it does not exist."""
   found = places.client(path).info(os.fspath(path))
   if found["type"] != "file":
     raise FileNotFoundError(os.fspath(path))
@@ -40,13 +40,13 @@ def look(path: str | os.PathLike[str]) -> Object:
 def in_folder(
   path: str | os.PathLike[str],
 ) -> tuple[list[str], list[Object]]:
-  """The names of a folder's folders, and its objects; in any order.
+  """Lists a folder: the names of its folders and its objects.
 
   Args:
     path: of the folder.
 
   Returns:
-    Nothing where it has nothing.
+    Sorted names, and the objects in any order; both may be empty.
 
   Raises:
     FileNotFoundError: there is no such folder, or no such bucket.
@@ -61,14 +61,14 @@ def in_folder(
 
 
 def below(path: str | os.PathLike[str]) -> list[Object]:
-  """All objects in a folder and in its folders; in any order."""
+  """Lists all objects in a folder and its subfolders, in any order."""
   folder = os.fspath(path)
   found = places.client(folder).find(folder, detail=True)
   return _objects(folder, found.values())
 
 
 def _objects(folder: str, found: Any) -> list[Object]:
-  """Those whose names are no folder's, as browsers make them."""
+  """Converts a listing, without the folder markers that web consoles make."""
   start, own = len(_bare(folder)) + 1, _bare(folder) + "/"
   return [
     _object(f"{folder}/{x['name'].lstrip('/')[start:]}", x)
@@ -85,5 +85,5 @@ def _object(path: str, found: Mapping[str, Any]) -> Object:
 
 
 def _bare(path: str) -> str:
-  """A path as clients write it, without its scheme."""
+  """Returns a path without its scheme, as clients write it."""
   return path.rpartition("://")[2].strip("/")

@@ -1,4 +1,4 @@
-"""Files that grow, which a bucket cannot hold: written here, sent whole."""
+"""Writes growing files locally and sends them to a bucket whole."""
 
 import pathlib
 import tempfile
@@ -12,12 +12,12 @@ from essl_jax.storage import places
 
 
 class Outbox:
-  """A folder of this machine whose files go to a workdir in a bucket.
+  """A local folder whose files are copied to a workdir in a bucket.
 
-  With a workdir of this machine, it is that folder, and nothing is sent.
+  If the workdir is local, the folder is the workdir, and nothing is sent.
 
   Attributes:
-    folder: to write into.
+    folder: the folder to write into.
   """
 
   def __init__(self, workdir: places.Path):
@@ -45,14 +45,14 @@ class Outbox:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    """Sends what is left, unless the bucket is gone; removes the folder."""
+    """Sends the rest, unless the bucket is gone; removes the folder."""
     if self._temporary is not None:
       with self._temporary:
         if not describe_trouble(error):
           self.send()
 
   def send(self) -> None:
-    """Writes the files that have grown to the workdir."""
+    """Copies the files that have grown to the workdir."""
     if self._temporary is None:
       return
     for file in pathlib.Path(self.folder).rglob("*"):

@@ -1,4 +1,4 @@
-"""Files that a program is told to write, on this machine or in a bucket."""
+"""Writes output files that the user names, locally or in a bucket."""
 
 import os
 import pathlib
@@ -8,12 +8,12 @@ from essl_jax.storage import buckets, lock, places
 
 
 def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-  """Raises UsageError where a file must not, or cannot, be written."""
+  """Raises UsageError if a file must not or cannot be written."""
   if places.is_remote(path):
     is_there = buckets.holds(path, "output")
   else:
     file = pathlib.Path(path)
-    is_other = file.exists() and not file.is_file()  # a folder, or a device
+    is_other = file.exists() and not file.is_file()  # a folder or a device
     if is_other or not file.parent.is_dir():
       raise UsageError(
         f"cannot write {path}: give a file in a directory that exists"
@@ -24,7 +24,7 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a whole file or none; what stops it is a UsageError."""
+  """Writes a whole file or nothing; raises UsageError if it cannot."""
   try:
     if not places.is_remote(path):
       file = pathlib.Path(path)

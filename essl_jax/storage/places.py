@@ -1,9 +1,9 @@
-"""Files and folders of this machine, and those in buckets.
+"""Files and folders, local or in buckets.
 
-A bucket's objects are whole or not there, and can neither be appended to nor
-renamed. All of them are reached through fsspec: `gs://` by gcsfs, `s3://` by
-s3fs. A request that fails for the moment is tried again for half a minute or
-so; what is left then is an exception, and never an answer that is wrong.
+A bucket's objects appear whole or not at all, and can neither be appended to
+nor renamed. fsspec reaches them: `gs://` by gcsfs, `s3://` by s3fs. A failed
+request is retried for about half a minute, then raises an exception; it never
+returns a wrong answer.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ import os
 import pathlib
 from typing import Any, TypeAlias
 
-# epath would read buckets by TensorFlow's client, if TensorFlow is installed.
-# That knows Google's servers alone.
+# If TensorFlow is installed, epath would read buckets by TensorFlow's client,
+# which knows only Google's servers.
 os.environ.setdefault("EPATH_USE_TF", "false")
-# gcsfs would ask for the kind of each bucket by gRPC, which nothing here tests.
+# gcsfs would ask for each bucket's kind by gRPC, which no test here covers.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 from etils import epath
@@ -29,11 +29,11 @@ from essl_jax.texts import unfit
 
 Path: TypeAlias = epath.Path
 
-# What reads a scheme, and the extra that installs it.
+# The package that reads a scheme, and the extra that installs it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _KNOWN = " or ".join(f"{scheme}://BUCKET/..." for scheme in _PACKAGES)
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # until a request is tried again
-# The same for TensorStore, which would wait for ever.
+# The same for TensorStore, which would wait forever.
 _TENSORSTORE = {
   "CONNECT_TIMEOUT_SECONDS": _CONNECT_SECONDS,
   "LOW_SPEED_TIME_SECONDS": _READ_SECONDS,
@@ -47,17 +47,17 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
-  """Makes a path absolute, and the client ready of one in a bucket.
+  """Makes a path absolute; for one in a bucket, prepares the client.
 
   Args:
-    path: of this machine, or `gs://BUCKET/...`, `s3://BUCKET/...`.
+    path: local, or `gs://BUCKET/...`, `s3://BUCKET/...`.
     name: what the path is, for messages.
 
   Returns:
-    The path; nobody has asked yet whether there is something.
+    The path; it need not exist.
 
   Raises:
-    UsageError: it can be no path, or nothing installed reads its scheme.
+    UsageError: it is not a valid path, or nothing installed reads its scheme.
   """
   text = os.fspath(path)
   if wrong := unfit(text):
@@ -67,15 +67,15 @@ def locate(path: str | os.PathLike[str], name: str = "workdir") -> Path:
     return epath.Path(text.rstrip("/"))
   if text.startswith(tuple(f"{scheme}:" for scheme in _PACKAGES)):
     raise UsageError(
-      f"{name} {text} is no path in a bucket: give {_KNOWN}, or ./{text} for a"
-      " folder of this machine"
+      f"{name} {text} is not a path in a bucket: give {_KNOWN}, or ./{text} for"
+      " a local folder"
     )
   try:
     return epath.Path(pathlib.Path(text).expanduser().absolute())
   except RuntimeError as error:
     raise UsageError(
       f"{name} {text} is in the home of a user who does not exist: write"
-      " out the path"
+      " the full path"
     ) from error
 
 
@@ -85,7 +85,7 @@ def _check_remote(text: str, name: str) -> None:
     known = "gs://BUCKET/..." if name == "workdir" else _KNOWN
     raise UsageError(
       f"{name} {text} has the unknown scheme {scheme}://: give {known}, or a"
-      " folder of this machine"
+      " local folder"
     )
   bucket, _, inside = rest.partition("/")
   if not bucket or not inside.strip("/"):
@@ -93,30 +93,30 @@ def _check_remote(text: str, name: str) -> None:
       f"{name} {text} names no folder in a bucket: give"
       f" {scheme}://BUCKET/FOLDER"
     )
-  if ".." in inside.split("/"):  # a name to some clients, not to all
+  if ".." in inside.split("/"):  # some clients take it for an ordinary name
     raise UsageError(
-      f"{name} {text} has .. in its path, and a bucket has no folders to go up:"
-      " write out the path"
+      f"{name} {text} has .. in its path, but a bucket has no parent folders:"
+      " write the full path"
     )
   package, extra = _PACKAGES[scheme]
   if importlib.util.find_spec(package) is None:
     raise UsageError(
       f"{name} {text} needs the package {package}: pip install"
-      f" 'essl-jax[{extra}]', or give a folder of this machine"
+      f" 'essl-jax[{extra}]', or give a local folder"
     )
   _configure(scheme)
 
 
 def _configure(scheme: str) -> None:
-  """Sets those defaults of the clients that nobody has set yet."""
+  """Sets defaults of the clients that the user has not set."""
   from etils.epath import backend, gpath
-  import fsspec.config  # only there where buckets are read
+  import fsspec.config  # installed only with the extras for buckets
 
-  # Orbax asks epath, whose own answer is no where a server fails.
+  # Orbax asks epath, whose own `isdir` says no if the server fails.
   backend.fsspec_backend.isdir = is_folder  # type: ignore[method-assign]
-  gpath._is_tf_installed.cache_clear()  # it remembers what was set before
-  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are told
-  # Listings that are kept would hide what other processes write.
+  gpath._is_tf_installed.cache_clear()  # it may hold an older answer
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # errors are raised
+  # Cached listings would hide files that other processes write.
   options: dict[str, Any] = {"use_listings_cache": False}
   if scheme == "gs":
     import aiohttp
@@ -143,14 +143,14 @@ def _configure(scheme: str) -> None:
 
 
 def client(path: str | os.PathLike[str]) -> Any:
-  """The fsspec file system of a path in a bucket, the one that epath uses."""
+  """Returns the fsspec file system of a path in a bucket, as epath uses it."""
   from etils.epath import backend
 
   return backend.fsspec_backend.fs(os.fspath(path))
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-  """Whether there is a file, a folder or a link, even to nothing."""
+  """Whether there is a file, a folder or a link, even a broken link."""
   if not is_remote(path):
     return os.path.lexists(path)
   try:
@@ -161,7 +161,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-  """Whether there is a folder; in a bucket: objects below that name."""
+  """Whether there is a folder; in a bucket, objects below that name."""
   if not is_remote(path):
     return os.path.isdir(path)
   try:
@@ -171,12 +171,12 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def resolve(path: Path) -> Path:
-  """The same path without links, which epath leaves."""
+  """Resolves links in a path, which epath does not."""
   return path if is_remote(path) else epath.Path(os.path.realpath(path))
 
 
 def names(folder: str | os.PathLike[str]) -> list[str]:
-  """What lies in a folder; nothing where there is none."""
+  """Lists the names in a folder; empty if it does not exist."""
   if not is_remote(folder):
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
   base = os.fspath(folder)
@@ -192,9 +192,9 @@ def names(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def rename(path: Path, new: Path) -> None:
-  """Gives a file or folder another name, which is free.
+  """Renames a file or folder; the new name must be free.
 
-  In a bucket all objects are copied first. A kill in between leaves both.
+  In a bucket, all objects are copied first, so a kill may leave both.
   """
   if is_remote(path):
     client(path).mv(os.fspath(path), os.fspath(new), recursive=True)
@@ -206,7 +206,7 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes a text file so that it is never seen half-written.
 
   Args:
-    path: file to write or replace; its directory has to exist.
+    path: file to write or replace; its directory must exist.
     text: its new content.
 
   Raises:
@@ -216,13 +216,13 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def replace_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a file so that it is never seen half-written; as `replace_text`."""
+  """Like `replace_text`, for bytes."""
   if is_remote(path):
     client(path).pipe_file(os.fspath(path), content)
     return
   file = pathlib.Path(path)
   if file.exists() and not (file.is_file() or file.is_dir()):
-    what = "a pipe or device is there"  # whose place a file would take
+    what = "a pipe or device is there"  # a file would replace it
     raise OSError(errno.EEXIST, what, os.fspath(path))
   temporary = lock.temporary(file)
   try:
@@ -236,7 +236,7 @@ def replace_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-  """Removes a file, if it is there."""
+  """Removes a file if it exists."""
   with contextlib.suppress(FileNotFoundError):
     if is_remote(path):
       client(path).rm_file(os.fspath(path))
@@ -245,14 +245,14 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def remove_folder(path: str | os.PathLike[str]) -> None:
-  """Removes a folder with all that is in it, if it is there."""
+  """Removes a folder and its contents if it exists."""
   with contextlib.suppress(FileNotFoundError):
     epath.Path(path).rmtree()
 
 
 @contextlib.contextmanager
 def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """A file as one of this machine: itself, or a copy while it is used."""
+  """Gives a local path of a file: its own, or that of a temporary copy."""
   import tempfile
 
   if not is_remote(path):

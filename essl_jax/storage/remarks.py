@@ -1,4 +1,4 @@
-"""What Orbax and the libraries below it say beside what they raise."""
+"""Filters messages that Orbax and its libraries print besides raising."""
 
 import inspect
 import logging as python_logging
@@ -12,9 +12,9 @@ from essl_jax.errors import describe_trouble
 
 
 def hold_back() -> None:
-  """Keeps their remarks, and traces of what they raise as well, from the user.
+  """Hides these messages, and stack traces of errors that are raised anyway.
 
-  --verbosity=0 shows all.
+  `--verbosity=0` shows everything.
   """
   for name in ("absl", "asyncio"):
     python_logging.getLogger(name).addFilter(_is_for_the_user)
@@ -23,8 +23,8 @@ def hold_back() -> None:
     return
 
   def hook(echo: Any) -> None:
-    # Orbax reads arrays side by side. Where one is damaged, those under way end
-    # later, each with a stack trace that nobody asked for.
+    # Orbax reads arrays in parallel. If one is damaged, the other reads end
+    # later, each with a stack trace.
     is_closed = "Event loop is closed" in str(echo.exc_value)
     if not is_closed and not inspect.iscoroutine(echo.object):
       show(echo)
@@ -38,11 +38,11 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
     return True
   error = record.exc_info[1] if record.exc_info else None
   if f"{os.sep}orbax{os.sep}" in record.pathname:
-    # Orbax can do without the descriptions of checkpoints.
+    # Orbax does not need the descriptions of checkpoints.
     of_descriptions = f"{os.sep}metadata{os.sep}" in record.pathname
     is_error = record.levelno >= python_logging.ERROR
     return is_error and error is None and not of_descriptions
-  # Of the tasks that Orbax has given up when another failed.
+  # From tasks that Orbax abandoned when another failed.
   is_given_up = "exception was never retrieved" in record.getMessage()
   return record.name != "asyncio" or not (
     is_given_up or describe_trouble(error)

@@ -1,4 +1,4 @@
-"""Training time of each start of the program, in `starts.json`."""
+"""Records the training time of each start of the program in `starts.json`."""
 
 import json
 from typing import Any
@@ -16,24 +16,24 @@ FIELDS = (
 
 
 def read(workdir: places.Path) -> list[dict[str, Any]]:
-  """The records of all starts; none where nothing was trained."""
+  """Reads the records of all starts; empty if nothing was trained."""
   path = workdir / "starts.json"
   return json.loads(path.read_text("utf-8")) if places.exists(path) else []
 
 
 def reach(workdir: places.Path, step: int) -> bool:
-  """Whether a start is on record that ended at a step or later.
+  """Whether `starts.json` has a start that ended at this step or later.
 
-  A start that was ended between its last save and its record is not.
+  A start that was killed between its last save and its record is missing.
   """
   return any(start["end_step"] >= step for start in read(workdir))
 
 
 def record(workdir: places.Path, start: dict[str, float]) -> None:
-  """Notes how long a start of the program has trained.
+  """Records how long a start of the program has trained.
 
-  Called with every checkpoint, so that a killed start is counted up to the
-  step from which the next one goes on.
+  Call it with every checkpoint, so that a killed start counts up to the step
+  from which the next one resumes.
 
   Args:
     workdir: of the run.

@@ -1,4 +1,4 @@
-"""The arrays of a `*.safetensors` file, checked before memory is taken."""
+"""Reads `*.safetensors` files, checked before memory is allocated."""
 
 from collections.abc import Collection
 import json
@@ -29,11 +29,11 @@ _DTYPES = {
   "BOOL": np.dtype("?"),
 }
 
-_DEEPEST = 99  # modules within each other
+_DEEPEST = 99  # levels of nested modules
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """What a file says of its tensors, and its `__metadata__` if it has any.
+  """Reads a file's header: its tensors, and its `__metadata__` if present.
 
   Args:
     path: the file.
@@ -43,9 +43,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     cover the rest of the file without gaps.
 
   Raises:
-    UsageError: the file is not there, or is no whole safetensors file.
+    UsageError: the file is missing, or not a complete safetensors file.
   """
-  if not os.path.isfile(path):  # a pipe would be waited for
+  if not os.path.isfile(path):  # opening a pipe would block
     raise UsageError(f"cannot read {path}: there is no such file")
   try:
     with safetensors.safe_open(os.fspath(path), framework="numpy"):
@@ -69,8 +69,8 @@ def read(
     path: the file.
 
   Returns:
-    Arrays by name, and the format's name for the type of each tensor that
-    NumPy has no type for, such as `F8_E4M3`.
+    Arrays by name, and, for tensors whose type NumPy lacks, the format's name
+    of the type, such as `F8_E4M3`.
 
   Raises:
     UsageError: as for `read_header`.
@@ -97,14 +97,14 @@ def read(
 
 
 def misnamed(names: Collection[str]) -> list[str]:
-  """Names of which no tree of networks can be made.
+  """Finds names that do not form a tree of networks.
 
   Args:
     names: of all arrays of a file of Flax weights.
 
   Returns:
-    Those that are not `collection/network/.../leaf`, and those that begin
-    another name.
+    The names that are not `collection/network/.../leaf`; if all are, those that
+    are also a folder of another name.
   """
   wrong = [name for name in names if not 2 <= name.count("/") < _DEEPEST]
   if wrong:

@@ -1,12 +1,12 @@
-"""Flax weights in one file, and networks initialised from it.
+"""Stores Flax weights in one file and initialises networks from it.
 
 The file is a `*.safetensors` of arrays named like
 `params/encoder/layer1_0/conv1/kernel` and `batch_stats/encoder/bn1/mean`:
-encoder and heads under the names that they have in a `TrainState`. Its header
-says what they are: one metadata entry, `essl_jax`, of JSON with
-`format_version`, `source`, `depth`, `stem` and `width` of a ResNet, `encoder`
-with the fields of a ViT, and `digest` of the arrays and `header_digest` of the
-rest, by which damage is seen. Files of version 1 lack the last or both.
+encoder and heads keep their names in a `TrainState`. The header describes them
+in one metadata entry, `essl_jax`: JSON with `format_version`, `source`,
+`depth`, `stem` and `width` of a ResNet, or `encoder` with the fields of a ViT.
+`digest` (of the arrays) and `header_digest` (of the rest) reveal damage. Files
+of version 1 lack `header_digest` or both.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ from essl_jax.texts import printable, some
 Variables = dict[str, Any]
 _Arrays = dict[tuple[str, ...], Any]
 
-FORMAT_VERSION = 2  # no flip of a bit makes 1 of it, which is less checked
+FORMAT_VERSION = 2  # no bit flip turns it into 1, which has fewer checks
 _DIGEST, _HEADER_DIGEST = "digest", "header_digest"
 _KEY = "essl_jax"
 
@@ -42,16 +42,16 @@ def save(
   """Writes Flax weights, all of them or nothing.
 
   Args:
-    path: the file, `*.safetensors`; also in a bucket, as for all functions
+    path: the file, `*.safetensors`. It may be in a bucket, as for all functions
       here.
     variables: `{"params": {"encoder": ...}, "batch_stats": ...}` of arrays.
-    metadata: what JSON can hold; `source` at least, and `depth`, `stem` and
-      `width` of a ResNet, or `encoder` with all fields of another network.
+    metadata: JSON content; at least `source`, and `depth`, `stem` and `width`
+      of a ResNet, or `encoder` with all fields of another network.
       `format_version` is added.
-    overwrite: replaces a file that is there.
+    overwrite: replaces an existing file.
 
   Raises:
-    UsageError: the file is there already, or cannot be written.
+    UsageError: the file exists, or cannot be written.
   """
   outputs.check_free(path, overwrite=overwrite)
   arrays = traverse_util.flatten_dict(dict(variables), sep="/")
@@ -80,25 +80,25 @@ def load(
     bit for bit as they were saved, and the metadata.
 
   Raises:
-    UsageError: there is no such file, or it holds something else.
+    UsageError: there is no such file, or it holds no Flax weights.
   """
   with buckets.local_copy(path, "weights") as file:
     return _load(file)
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[Variables, dict[str, Any]]:
-  """What `load` does, of a file of this machine."""
+  """Does the work of `load` for a local file."""
   metadata = read_metadata(path)
   arrays, unread = tensors.read(path)
   if wrong := [*unread, *tensors.misnamed(arrays)]:
     raise UsageError(
-      f"{path} has entries that are no weights ({printable(some(wrong))}):"
+      f"{path} has entries that are not weights ({printable(some(wrong))}):"
       " convert or export its weights again"
     )
-  saved = metadata.pop(_DIGEST, None)  # none by the earliest versions
+  saved = metadata.pop(_DIGEST, None)  # the first versions wrote none
   if saved is not None and saved != digest.of_all(arrays):
     raise UsageError(
-      f"{path} is damaged (its arrays are not what was saved): convert or"
+      f"{path} is damaged (its arrays differ from what was saved): convert or"
       " export its weights again"
     )
   return traverse_util.unflatten_dict(arrays, sep="/"), metadata
@@ -114,7 +114,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     The metadata.
 
   Raises:
-    UsageError: there is no such file, or it holds something else.
+    UsageError: there is no such file, or it holds no Flax weights.
   """
   with buckets.local_copy(path, "weights") as file:
     text = _header(file)
@@ -140,21 +140,21 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     ) from error
   if version > FORMAT_VERSION:
     raise UsageError(
-      f"{path} has format version {version}, known here is"
+      f"{path} has format version {version}, newer than"
       f" {FORMAT_VERSION}: update essl_jax"
     )
   saved = metadata.pop(_HEADER_DIGEST, None)
   is_whole = _DIGEST in metadata and saved == digest.of_json(metadata)
   if version != 1 and not is_whole:
     raise UsageError(
-      f"{path} is damaged (its header is not what was saved): convert or"
+      f"{path} is damaged (its header differs from what was saved): convert or"
       " export its weights again"
     )
   return metadata
 
 
 def _check_architecture(metadata: Mapping[str, Any]) -> None:
-  """Raises where the metadata describe a ResNet in part or by wrong types."""
+  """Raises ValueError if a ResNet's fields are incomplete or mistyped."""
   types = {"depth": int, "stem": str, "width": int}
   there = [name for name in types if name in metadata]
   if there and not all(isinstance(metadata[x], types[x]) for x in types):
@@ -162,7 +162,7 @@ def _check_architecture(metadata: Mapping[str, Any]) -> None:
 
 
 def is_flax(path: str | os.PathLike[str]) -> bool:
-  """Whether a file holds Flax weights; UsageError where it is broken."""
+  """Whether a file holds Flax weights; raises UsageError if it is broken."""
   is_file = os.path.isfile(path) and os.fspath(path).endswith(".safetensors")
   return is_file and _header(path) is not None
 
@@ -175,8 +175,8 @@ def _header(path: str | os.PathLike[str]) -> str | None:
 def to_bytes(
   arrays: Mapping[str, Any], metadata: dict[str, str] | None = None
 ) -> bytes:
-  """The safetensors file of some arrays; the same bytes for the same arrays."""
-  # The format stores bytes as they lie: transposed views must be copied.
+  """Returns arrays as a safetensors file; equal arrays give equal bytes."""
+  # The format stores raw memory, so transposed views must be copied.
   solid = {
     name: np.asarray(value, order="C")
     for name, value in jax.device_get(dict(arrays)).items()
@@ -184,7 +184,7 @@ def to_bytes(
   content = safetensors.numpy.save(solid, metadata)
   if not metadata or len(metadata) < 2:
     return content
-  # The format leaves the order of several entries to chance.
+  # The library writes several entries in random order.
   length = int.from_bytes(content[:8], "little")
   header = json.loads(content[8 : 8 + length])
   header["__metadata__"] = dict(sorted(metadata.items()))
@@ -195,13 +195,13 @@ def to_bytes(
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-  """Where a state's networks come from.
+  """Says where a state's networks come from.
 
   Attributes:
     path: the file of Flax weights.
     metadata: its header.
     initialised: the networks that were taken from it.
-    not_initialised: the state's other networks, and why.
+    not_initialised: the state's other networks, with the reason.
     unused: networks that only the file has.
   """
 
@@ -212,7 +212,7 @@ class Origin:
   unused: tuple[str, ...]
 
   def describe(self) -> str:
-    """One line: what was initialised from which file, and what was not."""
+    """Says in one line what was initialised from which file, and what not."""
     line = f"initialised from {self.path}: {', '.join(self.initialised)}"
     if self.not_initialised:
       others = (f"{name} ({why})" for name, why in self.not_initialised.items())
@@ -228,20 +228,21 @@ def initialise(
   unfit: Callable[[dict[str, Any]], Mapping[str, str]] = lambda _: {},
   encoder: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Origin]:
-  """Puts the weights of a file into a state at its beginning.
+  """Initialises the networks of a new state from a file.
 
-  The encoder has to fit; a head is taken if the file has one of equal shapes.
-  The optimiser's state stays: it starts at zero whatever the weights.
+  The encoder must fit; a head is taken if the file has one of equal shapes. The
+  optimiser's state stays: it starts at zero whatever the weights.
 
   Args:
     state: a `TrainState` at step 0.
     path: a file of Flax weights.
-    unfit: says of the file's metadata which heads are not taken, whatever
-      their shapes, and why.
+    unfit: from the file's metadata, returns the heads not to take, whatever
+      their shapes, with the reason.
     encoder: the fields of the state's encoder, by name.
 
   Returns:
-    The state, placed on the devices as before, and what was done.
+    The state, placed on the devices as before, and where its networks come
+    from.
 
   Raises:
     UsageError: the file cannot be read, or holds another encoder; the message
@@ -254,7 +255,7 @@ def initialise(
   if problem := fit.misfit(metadata, encoder or {}, different):
     raise UsageError(
       f"{path} holds another encoder {printable(problem)}: set config.encoder"
-      " to its form or choose another config.init_from"
+      " to match it or choose another config.init_from"
     )
   reasons = {}
   for name in own:
@@ -284,7 +285,7 @@ def initialise(
 
 
 def _by_network(variables: Any) -> dict[str, _Arrays]:
-  """Network to (collection, module, ..., leaf) to array."""
+  """Maps network to (collection, module, ..., leaf) to array."""
   networks: dict[str, _Arrays] = {}
   for path, value in traverse_util.flatten_dict(variables).items():
     collection, network, *rest = path

@@ -1,4 +1,4 @@
-"""The directory of a run, and the config that it belongs to."""
+"""Ties the directory of a run to its config."""
 
 from collections.abc import Collection, Mapping
 import json
@@ -17,7 +17,7 @@ from essl_jax.errors import UsageError, describe_trouble
 from essl_jax.storage import json_files, places
 from essl_jax.texts import first_line
 
-SHARED_SECONDS = 30.0  # that a new file may take to be seen elsewhere
+SHARED_SECONDS = 30.0  # for a new file to become visible on other hosts
 
 
 def check_config(
@@ -30,16 +30,16 @@ def check_config(
 ) -> None:
   """Ties a workdir to a config: writes it at first, compares it later.
 
-  The first config stays on disk, also where ignored fields have changed.
-  Process 0 alone writes.
+  The first config stays on disk, even if ignored fields have changed. Only
+  process 0 writes.
 
   Args:
-    workdir: directory of the run; made if it does not exist.
-    config: nested dict of what JSON can hold.
-    ignore: dotted names that may differ; "logging" stands for all below it.
-    defaults: nested like the config: a field that the workdir's run does not
-      know yet, and that has this value, does not count as different.
-    overwrite: replaces an earlier config, where nothing was trained with it.
+    workdir: directory of the run; created if missing.
+    config: nested dict that JSON can hold.
+    ignore: dotted names that may differ; "logging" covers all names below it.
+    defaults: nested like the config. A field that the workdir's config lacks
+      may have this value without counting as different.
+    overwrite: replaces an earlier config, if nothing was trained with it.
 
   Raises:
     UsageError: if the workdir cannot be used, or belongs to another config.
@@ -47,7 +47,7 @@ def check_config(
   problem = ""
   if jax.process_index() == 0:
     problem = _claim(workdir, config, ignore, defaults or {}, overwrite)
-  if problem := from_process_0(problem):  # all of them stop, or none
+  if problem := from_process_0(problem):  # all processes stop, or none
     raise UsageError(problem)
 
 
@@ -58,10 +58,10 @@ def _claim(
   defaults: Mapping[str, Any],
   overwrite: bool,
 ) -> str:
-  """Does the work of `check_config`; returns what is wrong, or nothing."""
+  """Does the work of `check_config`; returns what is wrong, or ""."""
   try:
     path = places.locate(workdir)
-    if not places.is_remote(path):  # whose lease was just written
+    if not places.is_remote(path):  # in a bucket, writing a lease just worked
       path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=path):
         pass
@@ -80,7 +80,7 @@ def _claim(
     f"{name} is {_show(there, name)} there, {_show(here, name)} here"
     for name in here | there
     if (name in there, there.get(name)) != (name in here, here.get(name))
-    # Fields that are newer than the run, and that nobody has set.
+    # Skip fields that are newer than the run and have their default value.
     and (name in there or here[name] not in (None, usual.get(name)))
     and not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)
   ]
@@ -94,15 +94,15 @@ def _claim(
 
 
 def check_shared(workdir: str | os.PathLike[str]) -> None:
-  """Refuses a workdir that is another folder on some of the hosts.
+  """Refuses a workdir that is a different folder on some hosts.
 
-  All processes call this; process 0 makes the folder.
+  All processes call this; process 0 creates the folder.
 
   Args:
     workdir: of the run, the same in all processes.
 
   Raises:
-    UsageError: in all processes, naming those that do not see it.
+    UsageError: in all processes, naming those that do not see the folder.
   """
   path = places.locate(workdir)
   mark = path / f".process-0.{os.getpid()}.{time.time_ns()}.essl.tmp"
@@ -126,13 +126,13 @@ def check_shared(workdir: str | os.PathLike[str]) -> None:
   if blind:
     raise UsageError(
       f"workdir {workdir} is not shared: process {', '.join(map(str, blind))}"
-      " does not see what process 0 has written there: choose a --workdir on a"
-      " file system that all hosts mount"
+      " does not see what process 0 wrote there: choose a --workdir on a file"
+      " system that all hosts mount"
     )
 
 
 def unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
-  """Says in one line that a workdir cannot be written."""
+  """Returns a one-line message that a workdir cannot be written."""
   return (
     f"cannot write to workdir {workdir}: {error}: choose another --workdir or"
     " change its permissions"
@@ -140,7 +140,7 @@ def unwritable(workdir: str | os.PathLike[str], error: OSError) -> str:
 
 
 def from_process_0(text: str) -> str:
-  """Gives all processes the text of process 0, at most 4096 bytes of it."""
+  """Gives all processes the text of process 0, cut to 4096 bytes."""
   padded = np.zeros(4096, np.uint8)
   encoded = np.frombuffer(text.encode()[:4096], np.uint8)
   padded[: len(encoded)] = encoded
@@ -149,14 +149,14 @@ def from_process_0(text: str) -> str:
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the config a workdir was begun with.
+  """Returns the config that a workdir's run started with.
 
   Args:
     workdir: directory of a run.
 
   Returns:
-    The nested dict given to `check_config`, tuples as lists; in today's form
-    if an earlier version has written it.
+    The nested dict given to `check_config`, tuples as lists; a config written
+    by an earlier version is brought up to date.
 
   Raises:
     UsageError: if the workdir holds no run or its config cannot be read.
@@ -183,7 +183,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
   Args:
     tree: nested dict.
-    prefix: what the names begin with.
+    prefix: start of all names.
 
   Returns:
     The values by dotted names, such as "model.width".
@@ -198,7 +198,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _show(flat: Mapping[str, Any], name: str) -> str:
-  """Returns a field as JSON, or that it is absent."""
+  """Returns a field as JSON, or "absent"."""
   return json.dumps(flat[name]) if name in flat else "absent"
 
 
@@ -228,9 +228,9 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
   """Writes data as indented JSON, all of it or nothing.
 
   Args:
-    path: file to write or replace; its directory has to exist.
-    data: what JSON can hold, arrays, NumPy scalars and paths besides. NaN and
-      infinities become null.
+    path: file to write or replace; its directory must exist.
+    data: JSON content; arrays, NumPy scalars and paths too. NaN and infinities
+      become null.
 
   Raises:
     TypeError: if the data holds something else.

@@ -1,4 +1,4 @@
-"""Features of folders as files, and what a search for images leaves out."""
+"""Features of folders as files, and files that the search skips."""
 
 import csv
 
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.quick
 
 
 class Mean:
-  """In place of an encoder's network: the mean of each channel."""
+  """Replaces an encoder's network by the mean of each channel."""
 
   def encode(self, images, batch_size, broken):
-    """The places of images that PIL opens, and their means."""
+    """Returns the positions of images that PIL opens, and their means."""
     rows, found = [], []
     for place, path in enumerate(images):
       try:
@@ -31,14 +31,14 @@ class Mean:
 
 @pytest.fixture
 def mean(monkeypatch):
-  """An encoder of means."""
+  """An encoder whose features are means."""
   monkeypatch.setattr(encoders, "Encoder", Mean)
   return Mean()
 
 
 @pytest.fixture
 def photos(tmp_path):
-  """Images in folders of any depth, and what programs leave beside them."""
+  """Images in nested folders, and files that programs leave there."""
   root = tmp_path / "photos"
   for i, inside in enumerate(("b.png", "a/c.jpg", "a/d/e.png", "z/f.png")):
     path = root / inside
@@ -97,10 +97,10 @@ def test_wrong_input_is_told_before_anything_is_computed(tmp_path, mean):
   for images, options, expected in (
     (tmp_path, {}, "holds no images"),
     (tmp_path / "nowhere", {}, "no file or folder"),
-    ([], {}, "no images are named"),
+    ([], {}, "no images are given"),
     ([np.zeros((4, 4, 3), np.uint8)], {}, "takes paths"),
     (None, {}, "takes paths"),
-    ("a\0b", {}, "is no path"),
+    ("a\0b", {}, "is not a valid path"),
     (tmp_path, {"out": tmp_path / "a.txt"}, "no known ending"),
     (tmp_path, {"out": tmp_path / "no" / "a.npz"}, "cannot write"),
   ):

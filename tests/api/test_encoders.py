@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 def begin(workdir, config):
-  """Makes a workdir with a random encoder; the evaluator's features of it."""
+  """Makes a workdir with a random encoder; returns the evaluator's features."""
   experiment = experiment_lib.build(config)
   encoding = Encoding(experiment)
   size = config.views.first.size
@@ -84,7 +84,7 @@ def begin(workdir, config):
 
 @pytest.fixture(scope="module")
 def digits_run(tiny_config, tmp_path_factory):
-  """Images of 8 pixels, which the devices enlarge to 16."""
+  """A run on images of 8 pixels, which the devices enlarge to 16."""
   config = tiny_config(data={"name": "digits", "test_split": "test[:20]"})
   workdir = tmp_path_factory.mktemp("runs") / "digits"
   return workdir, begin(workdir, config)
@@ -92,7 +92,7 @@ def digits_run(tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder_run(tiny_config, folder, tmp_path_factory):
-  """Images of all sizes, which the host brings to 16 pixels."""
+  """A run on images of all sizes, which the host resizes to 16 pixels."""
   own = {"name": "folder", "dir": str(folder), "test_split": "val"}
   config = tiny_config(
     data=own | {"image_size": 16, "resize_size": 18},
@@ -139,7 +139,7 @@ def test_features_of_files_are_the_evaluators(folder_run, folder):
 def test_files_of_other_sizes_are_seen_as_a_folder_would_be(
   tiny_config, digits_run, folder
 ):
-  """A run on arrays of one size: its evaluator, shown the files."""
+  """The run has arrays of one size; its evaluator is shown the files."""
   encoder = essl_jax.load(digits_run[0])
   config = tiny_config()
   settings = dataclasses.replace(
@@ -234,7 +234,7 @@ def test_what_is_given_of_images_is_checked(digits_run):
     with pytest.raises(UsageError, match="is wrong") as error:
       essl_jax.load(digits_run[0], **wrong)
     assert "\n" not in str(error.value)
-  with pytest.raises(UsageError, match="is no path"):
+  with pytest.raises(UsageError, match="is not a valid path"):
     essl_jax.load("a\0b")
 
 
@@ -286,7 +286,7 @@ def test_exports_hold_no_private_paths(digits_run, tmp_path, monkeypatch):
 
 
 def test_pillow_images_are_read_as_files_are(folder_run, tmp_path):
-  """Levels of 16 bits are no bytes, and batches agree about them."""
+  """Levels of 16 bits are not bytes, and batches agree on their range."""
   encoder = essl_jax.load(folder_run[0])
   wide = np.linspace(0, 65535, 16 * 18).reshape(16, 18).astype(np.uint16)
   Image.fromarray(wide).save(tmp_path / "wide.png")

@@ -1,4 +1,4 @@
-"""Runs from Python: which config they have and what they return."""
+"""Runs from Python: their config and their return values."""
 
 import json
 
@@ -13,7 +13,7 @@ from essl_jax.storage import workdir as workdir_lib
 
 @pytest.fixture
 def started(monkeypatch):
-  """What runs are started with, in place of running them."""
+  """Records what runs are started with, instead of running them."""
   found = []
 
   def run(config, workdir, agree, told):
@@ -38,7 +38,7 @@ def test_training_takes_a_name_and_fields(started, tmp_path):
   )
   ((config, workdir, told),) = started
   assert config.data.name == "digits" and config.epochs == 2
-  # The splits of CIFAR-10 are none of the digits'.
+  # The digits do not have CIFAR-10's splits.
   assert config.data.train_split == "train" and config.encoder.width == 16
   assert config.knn.k == (5, 20)
   assert str(workdir) == run.workdir == str(tmp_path / "run")

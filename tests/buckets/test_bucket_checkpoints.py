@@ -67,7 +67,7 @@ def test_a_damaged_one_is_set_aside(saved, capsys):
   folder = saved / "checkpoints"
   places.replace_bytes(folder / "2" / "digests" / "digests.json", b"{}")
   assert _restored(saved) == 1
-  assert "that of step 1 takes its place" in capsys.readouterr().out
+  assert "using that of step 1 instead" in capsys.readouterr().out
   with Checkpoints(saved) as checkpoints:
     checkpoints.save(2, _state(2))
   assert places.names(folder) == ["1", "2", "2.damaged-1"]

@@ -61,14 +61,14 @@ FOLDER = ("--config.data.name=folder", "--config.data.image_size=8")
   ("flags", "told"),
   [
     ((*FOLDER, "--config.data.dir=gs://no_such/x"), "no bucket gs://no_such"),
-    ((*FOLDER, "--config.data.dir=gs://bucket/no"), "is no folder (there is n"),
+    ((*FOLDER, "--config.data.dir=gs://bucket/no"), "is not a folder (gs"),
     ((*FOLDER, "--config.data.dir=gcs://bucket/x"), "unknown scheme gcs://"),
     (("--config.data.name=gs://no_such/x.npz",), "no bucket gs://no_such"),
     (("--config.init_from=gs://no_such/x.safetensors",), "no bucket gs://no_"),
-    (("--config.init_from=gs://bucket/no.safetensors",), "nothing of that nam"),
+    (("--config.init_from=gs://bucket/no.safetensors",), "no such object or f"),
     (
       ("--config.data.name=cifar10", "--config.data.dir=gs://bucket/no"),
-      "data.dir='gs://bucket/no': there is nothing of that name",
+      "data.dir='gs://bucket/no': gs://bucket has no such object",
     ),
     (("--config.data.cache_gib=-1",), "cache_gib must be at least 0"),
   ],

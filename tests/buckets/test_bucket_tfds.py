@@ -53,18 +53,18 @@ def _taken(source):
 
 def test_tfds_of_many_bytes(prepared, capsys):
   settings = {"dir": prepared[1], "image_size": 6, "cache_gib": 0.0}
-  with pytest.raises(UsageError, match="ArrayRecord is read on this machine"):
+  with pytest.raises(UsageError, match="ArrayRecord needs local copies"):
     open_source("tiny_records", **settings)
   open_source("tiny_sized", **settings)
-  assert "TensorFlow reads it there" in capsys.readouterr().err
+  assert "reading from the bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
   ("directory", "name", "told"),
   [
     ("gs://no_such_bucket/tfds", "cifar10", "no bucket gs://no_such_bucket"),
-    ("gs://bucket/no_such", "cifar10", "data.dir='gs://bucket/no_such': the"),
-    ("gs://bucket/prepared", "cifar10", "not prepared in gs://.* and copy wh"),
+    ("gs://bucket/no_such", "cifar10", "data.dir='gs://bucket/no_such': gs:"),
+    ("gs://bucket/prepared", "cifar10", "not prepared in gs://.* and copy th"),
     ("gs://bucket/prepared", "no_such_set", "is unknown to TFDS and not prep"),
     ("g://bucket/prepared", "cifar10", "unknown scheme g://"),
   ],

@@ -69,11 +69,11 @@ def test_convert(workdir, tmp_path, capsys):
   ("arguments", "told"),
   [
     (("show", "gs://no_such_bucket/a.pth"), "no bucket gs://no_such_bucket:"),
-    (("show", "gs://bucket/no_such.pth"), "nothing of that name in gs://bu"),
+    (("show", "gs://bucket/no_such.pth"), "gs://bucket has no such object"),
     (("show", "gs://bucket/bad.safetensors"), "gs://bucket/bad.safetensors"),
     (("import", "gs://bucket/a.pth", "gs://no/b.safetensors"), "no bucket gs"),
     (("import", "gs://bucket/a.pth", "gs://bucket/b.npz"), "must end in .saf"),
-    (("export", "gs://bucket/no_such", "b.safetensors"), "nothing of that na"),
+    (("export", "gs://bucket/no_such", "b.safetensors"), "no such object or"),
     (("export", "gs://bucket/folder", "b.safetensors"), "holds no run"),
     (("export", "gcs://bucket/folder", "b.safetensors"), "unknown scheme gcs"),
   ],
@@ -119,7 +119,7 @@ def test_a_list_of_labels(workdir):
   places.replace_text(workdir / "list.txt", "a.png\n\nb.png\n")
   assert subsets.read_list(str(workdir / "list.txt")) == ["a.png", "b.png"]
   places.replace_text(workdir / "empty.txt", "\n")
-  for name, told in (("empty", "is empty"), ("none", "nothing of that name")):
+  for name, told in (("empty", "is empty"), ("none", "no such object")):
     with pytest.raises(UsageError, match=told):
       subsets.read_list(f"{workdir}/{name}.txt")
 
@@ -151,7 +151,7 @@ def test_unit_cells(workdir, requests, tmp_path):
     _open_cells(workdir, train_split="unlabelled")
   with pytest.raises(UsageError, match=r"gs://.*train\.h5: its arrays take"):
     _open_cells(workdir, max_bytes=1)
-  with pytest.raises(UsageError, match="nothing of that name"):
+  with pytest.raises(UsageError, match="no such object or folder"):
     _open_cells(workdir / "none")
   with pytest.raises(UsageError, match="give a directory of this machine"):
     generate.main([f"--out={workdir}", "--kind=blob"])

@@ -17,7 +17,7 @@ def test_one_program_at_a_time(workdir):
   with claim.hold(workdir, lambda _: None):
     assert places.names(workdir) == [".lease-1"]
     with (
-      pytest.raises(UsageError, match=r"at work in workdir .*process \d+ on"),
+      pytest.raises(UsageError, match=r"is using workdir .*process \d+ on"),
       claim.hold(workdir, lambda _: None),
     ):
       raise AssertionError
@@ -112,7 +112,7 @@ def test_those_of_other_machines_are_waited_for(
   begun = time.monotonic()
   with claim.hold(workdir, lambda _: None):
     assert time.monotonic() - begun > 1
-  assert "nothing was heard of process" in capsys.readouterr().out
+  assert "no sign of life from process" in capsys.readouterr().out
 
 
 def test_who_was_taken_over_ends_at_once(workdir):

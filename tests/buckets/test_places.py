@@ -38,8 +38,8 @@ def test_files_and_folders(workdir):
     ("gs://bucket", "names no folder"),
     ("gs://bucket/", "names no folder"),
     ("gcs://bucket/run", r"unknown scheme gcs://: give gs://BUCKET/\.\.\., or"),
-    ("gs:/bucket/run", "is no path in a bucket: give gs://BUCKET/"),
-    ("gs:bucket/run", "is no path in a bucket"),
+    ("gs:/bucket/run", "is not a path in a bucket: give gs://BUCKET/"),
+    ("gs:bucket/run", "is not a path in a bucket"),
     ("gs://bucket/a/../run", "has .. in its path"),
     ("http://bucket/run", "unknown scheme http://"),
     ("gs://bucket/a\nb", "printable"),
@@ -61,7 +61,7 @@ def test_a_scheme_needs_its_package(scheme, monkeypatch):
 def test_a_bucket_that_is_not_there(server):
   path = places.locate("gs://no_such_bucket/run")
   with (
-    pytest.raises(UsageError, match="no bucket gs://no_such_bucket: make it"),
+    pytest.raises(UsageError, match="no bucket gs://no_such_bucket: create it"),
     claim.hold(path, lambda _: None),
   ):
     raise AssertionError
@@ -168,7 +168,7 @@ def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
   from google.api_core import exceptions
 
   error, told = {
-    "forbidden": (exceptions.Forbidden("no"), "storage.legacyBucketReader of"),
+    "forbidden": (exceptions.Forbidden("no"), "storage.legacyBucketReader on"),
     "no project": (OSError("Project was not passed"), "GOOGLE_CLOUD_PROJECT"),
   }[kind]
 

@@ -1,4 +1,4 @@
-"""PyTorch weights in and out."""
+"""Import and export of PyTorch weights."""
 
 import json
 import pathlib

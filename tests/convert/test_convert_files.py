@@ -142,7 +142,7 @@ def test_show_reads_both_kinds_and_writes_nothing(tmp_path, capsys):
     (["import", "in.npz", "out.npz"], "out.npz must end in .safetensors"),
     (["import", "in.npz", "full.safetensors"], "exists: .*--overwrite"),
     (["import", "in.npz", "no/out.safetensors"], "directory that exists"),
-    (["import", "text.pdf", "out.safetensors"], "no known ending; there are"),
+    (["import", "text.pdf", "out.safetensors"], "no known ending: give one"),
     (["import", "text.npz", "out.safetensors"], "cannot read text.npz"),
     (["import", "text.safetensors", "out.safetensors"], "cannot read text"),
     (["import", "flax.safetensors", "out.safetensors"], "weights already"),
@@ -207,7 +207,7 @@ def test_a_file_of_a_later_format_is_refused(tmp_path):
   header = json.dumps({"format_version": 99})
   path = tmp_path / "later.safetensors"
   path.write_bytes(weights.to_bytes({"a": np.zeros(1)}, {"essl_jax": header}))
-  with pytest.raises(UsageError, match="format version 99, known here is 2"):
+  with pytest.raises(UsageError, match="format version 99, newer than 2"):
     weights.load(path)
 
 
@@ -230,7 +230,7 @@ def test_an_encoder_that_lacks_arrays_is_not_exported(tmp_path):
     {k: {"encoder": v} for k, v in variables.items()},
     {"depth": 18, "stem": "cifar", "width": 8, "source": "test"},
   )
-  with pytest.raises(UsageError, match="holds no whole ResNet encoder"):
+  with pytest.raises(UsageError, match="holds no complete ResNet encoder"):
     convert("export", path, tmp_path / "out.npz", "--format=torch")
   assert not (tmp_path / "out.npz").exists()
 
@@ -244,7 +244,7 @@ def test_objects_in_npz_are_not_executed(tmp_path):
 
 
 def test_without_pytorch_the_line_says_what_to_install(tmp_path, monkeypatch):
-  """Only to write its own files; they are read without it."""
+  """Only writing its files needs PyTorch; reading does not."""
   monkeypatch.setitem(sys.modules, "torch", None)
   with pytest.raises(UsageError, match=r"pip install 'essl-jax\[torch\]'"):
     files.write_state_dict(tmp_path / "out.pth", {"a": np.zeros(2)})

@@ -37,7 +37,7 @@ GIB = 2**30
 
 
 def refused(function, *arguments, **options):
-  """The one line that a call ends with; it takes no memory to speak of."""
+  """Returns a call's one-line error; the call must use little memory."""
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   with pytest.raises(UsageError) as error:
     function(*arguments, **options)
@@ -121,7 +121,7 @@ def test_bfloat16_is_read_exactly_from_every_kind_of_file(tmp_path):
 
 
 def test_float8_is_one_line(tmp_path):
-  """The type cannot be known from an `.npz`, and is named elsewhere."""
+  """An `.npz` does not store the type; other files name it."""
   about = {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
   save_header(tmp_path / "a.safetensors", {"a": about}, b"12")
   assert files.read(tmp_path / "a.safetensors") == {"a": Unread("F8_E4M3")}
@@ -148,7 +148,7 @@ def test_float8_is_one_line(tmp_path):
   ],
 )
 def test_tensors_of_other_kinds_are_left_out_by_name(form, kind, tmp_path):
-  """They are refused only where the encoder needs them."""
+  """They are refused only if the encoder needs them."""
   path = tmp_path / "a.pth"
   odd = call("torch._utils", form, 1, (2,), "x")
   write_pth(path, {"a": tensor(VALUES), "b": odd}, {"0": VALUES})
@@ -175,13 +175,13 @@ def test_tensors_of_other_kinds_are_left_out_by_name(form, kind, tmp_path):
   ids=lambda x: x.dtype.name,
 )
 def test_weights_are_floating_point_numbers_of_the_right_shape(value):
-  """Complex, whole and true-or-false numbers are no weights of a ResNet."""
+  """Complex numbers, integers and booleans are not weights of a ResNet."""
   tree = forms.plain() | {"layer1.0.bn1.bias": value}
   assert "layer1.0.bn1.bias" in refused(recognise.import_checkpoint, tree)
 
 
 def test_float64_and_nan_are_said():
-  """Rounding, and values that are not finite, are never silent."""
+  """Rounding and values that are not finite are always reported."""
   tree = forms.plain()
   tree["bn1.bias"] = np.full(8, 0.1)
   tree["bn1.weight"] = np.full(8, np.nan, np.float32)
@@ -207,12 +207,12 @@ def test_negative_variances_are_said():
 
 
 def contains_itself():
-  # A dictionary, remembered as 0, that is set as its own entry.
+  # A dictionary, stored in the memo as 0, that becomes its own entry.
   return Raw(b"}q\x00X\x01\x00\x00\x00ah\x00s")
 
 
 def doubled():
-  """Forty dictionaries, each twice in the next: a million million entries."""
+  """Forty dictionaries, each twice in the next: 10**12 entries."""
   inner = b"}q\x00"
   for i in range(40):
     pair = b"".join(operations(key) + b"h" + bytes([i]) for key in ("a", "b"))
@@ -221,7 +221,7 @@ def doubled():
 
 
 def hashed():
-  """A key of tuples within tuples that takes for ever to hash."""
+  """A key of nested tuples that takes forever to hash."""
   inner = b")q\x00"
   for i in range(60):
     inner += b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])
@@ -231,7 +231,7 @@ def hashed():
 @pytest.mark.parametrize(
   ("tree", "message"),
   [
-    (contains_itself(), "100 deep or within themselves"),
+    (contains_itself(), "100 deep or in themselves"),
     (doubled(), "more than 2,000 entries"),
     (Raw(b"}" * 9 + b"a"), "cannot read"),
     (Raw(b"h\x07"), "cannot read"),
@@ -248,14 +248,14 @@ def hashed():
     ({"a": tensor(VALUES, shape=(10**6, 10**6))}, "larger than its storage"),
     (
       {"a": tensor(VALUES, shape=(10**6, 10**6), strides=(0, 0))},
-      "more than 1 GiB: --most-gib=N",
+      "more than 1 GiB: if you trust",
     ),
     ({"a": tensor(VALUES, shape=(-1,), strides=(1,))}, "impossible shape"),
     ({"a": tensor(VALUES, key="../data.pkl")}, "cannot read"),
   ],
 )
 def test_hostile_pickles_are_one_line(tree, message, tmp_path, monkeypatch):
-  """Nothing is looked up or called, and sizes come before memory."""
+  """Nothing is looked up or called; sizes are checked before memory."""
   assert torch_pickles.MOST_ENTRIES <= 200_000, "some seconds"
   monkeypatch.setattr(torch_pickles, "MOST_ENTRIES", 2000)
   path = tmp_path / "a.pth"
@@ -265,7 +265,7 @@ def test_hostile_pickles_are_one_line(tree, message, tmp_path, monkeypatch):
 
 
 def test_harmless_oddities_of_pickles_are_no_reason_to_refuse(tmp_path):
-  """Calls that `weights_only` reads, and settings that many programs keep."""
+  """Calls that `weights_only` reads, and settings that programs store."""
   path = tmp_path / "a.pth"
   odd = {
     "args": call("argparse", "Namespace"),
@@ -293,7 +293,7 @@ def test_storages_that_are_cut_or_damaged_are_one_line(legacy, tmp_path):
   for length in range(0, len(content) - 1, 7):
     path.write_bytes(content[:length])
     refused(files.read, path)
-  if not legacy:  # a bit of a value, which the archive's checksum finds
+  if not legacy:  # a flipped bit, which the archive's checksum finds
     at = content.index(VALUES.tobytes()) + 2
     path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
     assert "CRC" in refused(files.read, path)
@@ -346,7 +346,7 @@ def test_what_a_small_file_unpacks_to_is_bounded_by_flag(tmp_path):
   path = tmp_path / "a.npz"
   np.savez_compressed(path, a=np.zeros(2**22, np.float32))
   message = refused(files.read, path, most_gib=0.01)
-  assert "tensors of more than 0.01 GiB: --most-gib=N" in message
+  assert "tensors of more than 0.01 GiB: if you trust" in message
   assert files.read(path, most_gib=0.02)["a"].shape == (2**22,)
   assert files.MOST_GIB <= 1
   line = refused(convert, "show", path, "--most-gib=0.001")
@@ -359,7 +359,7 @@ def test_what_a_small_file_unpacks_to_is_bounded_by_flag(tmp_path):
   ["/dev/zero", "pipe.pth", "pipe.npz", "pipe.safetensors", "folder.pth"],
 )
 def test_only_regular_files_are_read(name, tmp_path):
-  """A pipe would be waited for, a device never ends."""
+  """Opening a pipe would block, and a device never ends."""
   path = tmp_path / "link.pth" if name == "/dev/zero" else tmp_path / name
   if name == "/dev/zero":
     path.symlink_to(name)
@@ -385,7 +385,7 @@ def test_names_cannot_break_a_line_or_act_on_a_terminal(name, capsys, tmp_path):
   convert("show", path)
   lines = capsys.readouterr().out
   assert lines.replace("\n", "").isprintable()
-  assert "left out, no network known here: decoder.a\\" in lines
+  assert "left out, not a known network: decoder.a\\" in lines
   write_state_dict(path, {f"layer1.{name}": VALUES})
   assert "it holds layer1.a\\" in refused(convert, "show", path)
 
@@ -432,7 +432,7 @@ def test_metadata_that_is_deep_is_one_line(tmp_path):
 
 
 def test_our_own_metadata_without_an_encoder(tmp_path, capsys):
-  """An encoder that is no ResNet has no depth, stem and width."""
+  """An encoder that is not a ResNet has no depth, stem and width."""
   path = tmp_path / "a.safetensors"
   save_own(path, {"source": "a\x1b[2J\ud800"})
   convert("show", path)
@@ -454,7 +454,7 @@ def test_names_that_make_no_tree_are_one_line(names, tmp_path):
   path = tmp_path / "a.safetensors"
   save_own(path, OWN, names)
   for function in (weights.load, lambda path: convert("show", path)):
-    assert "entries that are no weights" in refused(function, path)
+    assert "entries that are not weights" in refused(function, path)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_headers_of_safetensors_are_one_line(header, tmp_path):
 
 
 def test_a_damaged_description_of_a_head_does_not_fit():
-  """`equivariance` of another type: the head starts at random, and says so."""
+  """If `equivariance` has a wrong type, a line says the head is random."""
   term = Prediction()
   for damaged in (3, "rotation", [], {}):
     assert term.unfit_heads({"equivariance": damaged})
@@ -492,7 +492,7 @@ def test_pickled_is_a_pickle():
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
 def test_metadata_of_others_may_be_anything(metadata, tmp_path):
-  """The format's own readers take null for none."""
+  """The format's own readers accept null."""
   path = tmp_path / "a.safetensors"
   about = {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}
   save_header(path, {"__metadata__": metadata, "a": about}, VALUES.tobytes())
@@ -502,17 +502,17 @@ def test_metadata_of_others_may_be_anything(metadata, tmp_path):
 
 
 def test_two_members_of_one_name_are_refused(tmp_path):
-  """`a` and `a.npy`: which of them was meant cannot be known."""
+  """With `a` and `a.npy`, it is unclear which one was meant."""
   path = tmp_path / "a.npz"
   np.savez(path, a=VALUES)
   with zipfile.ZipFile(path, "a") as file:
     file.writestr("a", "no array")
-  assert "two members called a" in refused(files.read, path)
+  assert "two members named a" in refused(files.read, path)
 
 
 @pytest.mark.parametrize("command", ["import", "export"])
 def test_what_is_no_regular_file_is_not_replaced(command, tmp_path):
-  """With --overwrite, a device would become a file."""
+  """Otherwise --overwrite would turn a device into a file."""
   path = tmp_path / "a.safetensors"
   path.symlink_to("/dev/null")
   line = refused(convert, command, tmp_path / "b.npz", path, "--overwrite")

@@ -25,7 +25,7 @@ def encoder_is(imported, seed, stem="cifar"):
 
 
 def accounted(imported, tree):
-  """Every entry is used or left out, once."""
+  """Checks that every entry is either used or left out, once."""
   assert not set(imported.taken) & set(imported.left_out)
   assert set(imported.taken) | set(imported.left_out) == set(forms.flat(tree))
 
@@ -43,7 +43,7 @@ def solo():
 
 
 def byol():
-  """The words are in front of every network."""
+  """A checkpoint whose networks all have the word as a prefix."""
   return (
     forms.under("online_encoder", forms.encoder())
     | forms.under("online_projector", forms.cifar_projector())
@@ -94,10 +94,10 @@ def moco_v3():
 )
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_any_prefix_keeps_the_form_and_the_heads(form, prefix):
-  """What is imported does not depend on what all names begin with."""
+  """The import does not depend on a prefix that all names share."""
   make, networks, _ = forms.FORMS[form]
   tree = make()
-  # The names of the networks alone, as a state dict has them.
+  # Only the names of the networks, as in a state dict.
   for wrapper in ("state_dict", "model"):
     tree = tree.get(wrapper, tree)
   names = forms.flat(tree)
@@ -110,7 +110,7 @@ def test_any_prefix_keeps_the_form_and_the_heads(form, prefix):
 
 
 def test_wrappers_in_the_middle_of_names_are_looked_through():
-  """Parts that were compiled or made parallel one by one."""
+  """Parts may be compiled or made parallel one by one."""
   network = {
     name.replace("layer1.", "layer1._orig_mod."): value
     for name, value in forms.encoder().items()
@@ -130,7 +130,7 @@ def test_heads_beside_an_outer_module_of_the_encoder_are_kept():
   )
   imported = recognise.import_checkpoint(tree)
   assert set(imported.variables["params"]) == {"encoder", "projector"}
-  # And within a network that is itself a ResNet.
+  # Also within a network that is itself a ResNet.
   tree = forms.encoder() | forms.under("projector", forms.cifar_projector())
   imported = recognise.import_checkpoint(tree)
   assert set(imported.variables["params"]) == {"encoder", "projector"}
@@ -177,7 +177,7 @@ def test_what_is_left_out_says_how_to_take_it():
   assert imported.left_out["teacher.projector.0.weight"] == (
     "another encoder (--encoder=teacher.backbone takes it)"
   )
-  assert imported.left_out["loss.center"] == "no network known here"
+  assert imported.left_out["loss.center"] == "not a known network"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_is_left_out_says_how_to_take_it():
     (
       teacher_student,
       None,
-      "several encoders in it, under 'student.backbone.', 'teacher.backbone.':"
+      "it has several encoders, under 'student.backbone.', 'teacher.backbone.':"
       " choose one, such as --encoder=student.backbone",
     ),
     (teacher_student, "backbone", "does not name one of the encoders"),
@@ -233,4 +233,4 @@ def test_a_classifier_of_another_shape_is_left_out(shape):
   }
   imported = recognise.import_checkpoint(tree, keep_classifier=True)
   assert set(imported.variables["params"]) == {"encoder"}
-  assert "no head known here" in imported.left_out["fc.weight"]
+  assert "not a known head" in imported.left_out["fc.weight"]

@@ -1,4 +1,4 @@
-"""The checkpoints that others publish, with vision transformers or ResNets."""
+"""Published checkpoints of vision transformers and ResNets."""
 
 import checkpoint_forms as forms
 from convert_helpers import (
@@ -26,7 +26,7 @@ def in_state_dict(name):
   return {"state_dict": published(name, "state_dict"), "epoch": 3}
 
 
-# Checkpoint, where its encoder is, networks, and the reasons for the rest.
+# Checkpoint, the encoder's prefix, networks, and reasons for the rest.
 FORMS = {
   "timm ViT": (
     lambda: published("timm_vit"),
@@ -86,7 +86,7 @@ def assert_same_arrays(a, b):
 
 
 def check_form(imported, form, tree, networks, reasons):
-  """The form, and that every entry is taken or left out for a known reason."""
+  """Checks the form; every entry is taken or left out for a known reason."""
   assert imported.form == form
   assert set(imported.variables["params"]) == networks
   assert not set(imported.taken) & set(imported.left_out)
@@ -113,7 +113,7 @@ def test_forms_of_vits(form, tmp_path, capsys):
     "positions": "learned",
     "pool": "token",
   }
-  # Through the program and a file: no command means import.
+  # Through the command line and a file: no command means import.
   write_tree(tmp_path / "a.pth", tree)
   flax_file = tmp_path / "a.safetensors"
   convert(tmp_path / "a.pth", flax_file, "--attention-heads=3")
@@ -146,7 +146,7 @@ def test_forms_of_resnets(form):
     params["encoder"]["layer4_1"]["conv2"]["kernel"],
     forms.flat(tree)[f"{prefix}layer4.1.conv2.weight"].transpose(2, 3, 1, 0),
   )
-  # Biases before norms stay where all layers have them, as BYOL's here do.
+  # Biases before norms stay if all layers have them, as for BYOL here.
   has_biases = form == "solo-learn"
   assert ("bias" in params["projector"]["dense_0"]) == has_biases
   assert not any("folded" in note for note in imported.notes)
@@ -205,7 +205,7 @@ def test_dino_of_a_resnet():
 
 
 def test_solo_learns_vit():
-  """Names of timm beside heads; the average is not what was trained."""
+  """The names are timm's, beside heads; the moving average is left out."""
   own = published("dino_vit released backbone (file itself)")
   tree = (
     forms.under("backbone", own)

@@ -1,4 +1,4 @@
-"""Which checkpoint it is, and what becomes of every entry of it."""
+"""Recognising checkpoints, and accounting for every entry."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_forms_are_recognised_and_accounted_for(form):
   assert set(imported.variables["params"]) == networks
   assert set(imported.taken.values()) == networks
 
-  # Every entry is either taken or left out, for a reason that is known.
+  # Every entry is either taken or left out for a known reason.
   assert not set(imported.taken) & set(imported.left_out)
   assert set(imported.taken) | set(imported.left_out) == set(forms.flat(tree))
   found = set(imported.left_out.values())
@@ -189,11 +189,11 @@ def _with(tree, **changes):
     ),
     (
       lambda: {"teacher": forms.plain(), "student": forms.plain()},
-      "several encoders in it, under 'teacher.', 'student.'",
+      "it has several encoders, under 'teacher.', 'student.'",
     ),
     (
       lambda: {"model": forms.plain(), "state_dict": forms.plain()},
-      "several encoders in it, under 'model.', 'state_dict.'",
+      "it has several encoders, under 'model.', 'state_dict.'",
     ),
     (
       lambda: {"module": forms.plain()} | forms.plain(),
@@ -230,5 +230,5 @@ def test_parts_that_are_not_known_are_left_out_by_name():
   }
   left_out = recognise.import_checkpoint(tree).left_out
   assert "conv.weight" in left_out["projector.conv.weight"]
-  assert left_out["decoder.0.weight"] == "no network known here"
+  assert left_out["decoder.0.weight"] == "not a known network"
   assert left_out["names"] == "not a tensor"

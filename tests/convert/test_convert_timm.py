@@ -1,4 +1,4 @@
-"""Against timm and torchvision. Without PyTorch these tests are skipped."""
+"""Comparisons with timm and torchvision; skipped without PyTorch."""
 
 from convert_helpers import assert_same_tensors, convert, write_tree
 from golden.weights import golden_state_dict
@@ -19,7 +19,7 @@ def images():
 
 
 def fill(model):
-  """Gives a network golden weights, and returns them by name."""
+  """Sets a network's golden weights and returns them by name."""
   shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
   tensors = golden_state_dict(shapes)
   model.load_state_dict({k: torch.from_numpy(x) for k, x in tensors.items()})
@@ -27,14 +27,14 @@ def fill(model):
 
 
 def features_of(model, images):
-  """Features by PyTorch."""
+  """Computes features with PyTorch."""
   with torch.no_grad():
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     return model.eval()(pixels).numpy()
 
 
 def features_here(path, images, **fields):
-  """Features of converted weights."""
+  """Computes features with converted weights."""
   variables, metadata = weights.load(path)
   own = {k: x["encoder"] for k, x in variables.items() if "encoder" in x}
   model = vit.ViT(**metadata["encoder"] | {"name": None} | fields)
@@ -63,7 +63,7 @@ def assert_close(actual, expected):
   ids=str,
 )
 def test_timms_features_and_files(fields, images, tmp_path):
-  """In: the features are timm's. Out: timm reads its own weights again."""
+  """Imported features equal timm's, and timm reads its weights back."""
   model = timm_model(**fields)
   before = fill(model)
   source, flax_file = tmp_path / "timm.pth", tmp_path / "flax.safetensors"
@@ -83,7 +83,7 @@ def test_timms_features_and_files(fields, images, tmp_path):
 
 
 def test_other_sizes_have_timms_features(images, tmp_path):
-  """While timm interpolates positions when it reads, here the model does."""
+  """On loading, timm interpolates positions; here the model does."""
   small = timm_model(img_size=32)
   tensors = fill(small)
   write_tree(tmp_path / "timm.pth", tensors)
@@ -150,7 +150,7 @@ def test_torchvisions_features(images, tmp_path):
   ],
 )
 def test_known_widths_have_timms_heads(name, heads, tmp_path):
-  """One block is enough: it has the heads of all."""
+  """One block is enough: all blocks have the same heads."""
   timm = pytest.importorskip("timm", reason="needs timm")
   model = timm.create_model(
     name, pretrained=False, num_classes=0, depth=1, img_size=28, patch_size=14
@@ -171,11 +171,11 @@ def test_known_widths_have_timms_heads(name, heads, tmp_path):
       "beit_base_patch16_224",
       "separate biases of queries and values.*relative positions",
     ),
-    ("vit_base_patch16_clip_224", "a norm before its blocks, as CLIP's"),
+    ("vit_base_patch16_clip_224", "a norm before its blocks, like CLIP's"),
     ("swin_tiny_patch4_window7_224", "relative positions"),
-    ("vit_base_patch16_siglip_224", "attention in place of a class token"),
+    ("vit_base_patch16_siglip_224", "attention instead of a class token"),
     ("convnext_tiny", "no ResNet or ViT in it"),
-    ("vit_small_resnet26d_224", "a convolutional network in place"),
+    ("vit_small_resnet26d_224", "a convolutional network instead"),
     ("mixer_s16_224", "no ResNet or ViT in it"),
     ("cait_xxs24_224", "scaled layers"),
     (

@@ -1,4 +1,4 @@
-"""PyTorch's own files. Without the extra `torch` these tests are skipped."""
+"""PyTorch's own files; skipped without the extra `torch`."""
 
 import os
 import subprocess
@@ -49,12 +49,12 @@ def test_a_malicious_pickle_is_refused(legacy, tmp_path):
   assert len(done.stderr.splitlines()) == 1, done.stderr
   assert "nothing in it was executed" in done.stderr
   assert not touched.exists()
-  torch.load(path, weights_only=False)  # the file is what it claims to be
+  torch.load(path, weights_only=False)  # checks that PyTorch reads the file
   assert touched.exists()
 
 
 def exclude_bias_and_norm(parameter):
-  """Barlow Twins and E-SimCLR keep this function in their optimiser."""
+  """Barlow Twins and E-SimCLR store this function in their optimiser."""
   return parameter.ndim == 1
 
 

@@ -1,4 +1,4 @@
-"""Vision transformers there and back, and their features."""
+"""Round trips of vision transformers, and their features."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_timms_checkpoint_goes_there_and_back_bit_for_bit(tmp_path, capsys):
   assert "32 tensors under timm's names" in capsys.readouterr().out
   assert_same_tensors(safetensors.numpy.load_file(torch_file), before)
 
-  # The number of heads, which no tensor tells, comes back too.
+  # The number of heads, which no tensor shows, comes back too.
   again = tmp_path / "c.safetensors"
   convert("import", torch_file, again, "--keep-classifier")
   (first, about), (second, same) = map(weights.load, (flax_file, again))
@@ -48,7 +48,7 @@ def test_timms_checkpoint_goes_there_and_back_bit_for_bit(tmp_path, capsys):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_torchvisions_names_are_timms_tensors(old):
-  """Files of torchvision's own still have the names of before version 0.13."""
+  """Files of torchvision still use names from before version 0.13."""
   theirs = published("torchvision_vit")
   if old:
     theirs = {
@@ -88,7 +88,7 @@ def test_torchvisions_names_are_timms_tensors(old):
 
 @pytest.mark.parametrize("name", ["vit_32px_patch4", "vit_64px_patch16"])
 def test_converted_features_match_golden(golden, name, tmp_path):
-  """A file of timm's through import, file and load, against timm's features."""
+  """A timm file, after import, saving and loading, has timm's features."""
   golden, heads = golden("vit"), 3 if "32px" in name else 4
   source, output = tmp_path / "timm.pth", tmp_path / "encoder.safetensors"
   tensors = golden_state_dict(SHAPES[name], salt=name + "/")
@@ -115,7 +115,7 @@ def with_fixed_positions(golden):
 
 
 def test_fixed_positions_are_recognised_and_written(golden, tmp_path):
-  """MoCo v3's positions are computed, and come out for other programs."""
+  """MoCo v3's positions are computed, and exported for other programs."""
   source, flax_file = tmp_path / "moco.pth", tmp_path / "a.safetensors"
   write_tree(source, {"state_dict": with_fixed_positions(golden)})
   convert(source, flax_file, "--attention-heads=12")

@@ -1,4 +1,4 @@
-"""What no tensor tells of a vision transformer, and what does not fit."""
+"""Vision transformers: facts that no tensor shows, and misfits."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_known_widths_have_their_heads(width, fixed, heads, whose):
   imported = recognise.import_checkpoint(tree)
   assert imported.metadata["encoder"]["heads"] == heads
   assert any(
-    note.startswith(f"{heads} attention heads, as {whose}")
+    note.startswith(f"{heads} attention heads, like {whose}")
     for note in imported.notes
   )
   imported = recognise.import_checkpoint(tree, attention_heads=8)
@@ -35,7 +35,7 @@ def test_known_widths_have_their_heads(width, fixed, heads, whose):
 
 
 def changed(**changes):
-  """A checkpoint of timm's with other tensors; `__` in names means a dot."""
+  """A timm checkpoint with changed tensors; `__` in names means a dot."""
   tree = published("timm_vit")
   for name, shape in changes.items():
     name = name.replace("__", ".")
@@ -65,7 +65,7 @@ def mocos(**changes):
     (changed, None, "in.pth: it is a ViT of width 48, .*--attention-heads=N"),
     (changed, 5, "--attention-heads=5 does not divide the ViT's width of 48"),
     (changed, 0, "--attention-heads=0 does not divide"),
-    (lambda: without_block(0), 3, "it has no blocks.0, and blocks up to 1"),
+    (lambda: without_block(0), 3, "it lacks blocks.0 but has blocks up to 1"),
     (
       lambda: changed(blocks__1__norm2__bias=None),
       3,
@@ -93,19 +93,23 @@ def mocos(**changes):
       3,
       "have: relative positions",
     ),
-    (lambda: changed(norm_pre__weight=(48,)), 3, "before its blocks, as CLIP"),
+    (
+      lambda: changed(norm_pre__weight=(48,)),
+      3,
+      "before its blocks, like CLIP",
+    ),
     (lambda: changed(blocks__0__ls1__gamma=(48,)), 3, "have: scaled layers"),
     (
       lambda: changed(patch_embed__proj__weight=(48, 3, 4, 2)),
       3,
-      "patches of 4 x 2 are no squares",
+      "patches of 4 x 2 are not square",
     ),
     (lambda: changed(pos_embed=(1, 64, 48)), 3, "pos_embed has 64 positions"),
     (lambda: changed(pos_embed=(1, 1, 48)), 3, "pos_embed has 1 positions"),
     (
       lambda: {"visual.transformer.resblocks.0.ln_1.weight": np.zeros(3)},
       None,
-      "no ResNet or ViT in it.* under CLIP's own names",
+      "no ResNet or ViT in it.* with CLIP's names",
     ),
     (
       lambda: {"stages.0.blocks.0.norm.weight": np.zeros(3)},
@@ -115,18 +119,18 @@ def mocos(**changes):
     (
       lambda: published("mocov3_resnet18", "state_dict"),
       3,
-      "--attention-heads=3 is for ViTs, and this is none",
+      "--attention-heads=3 is for ViTs: leave it out",
     ),
     (
       lambda: mocos(**{"0.weight": np.zeros((32, 40), np.float32)}),
       3,
-      "its projector does not fit: a layer of it takes 40 values, and the"
+      "its projector does not fit: one of its layers takes 40 values, but the"
       " encoder gives 48",
     ),
     (
       lambda: mocos(**{"3.weight": np.zeros((32, 31), np.float32)}),
       3,
-      "a layer of it takes 31 values, and the one before it gives 32",
+      "one of its layers takes 31 values, but the one before it gives 32",
     ),
     (
       lambda: (
@@ -164,7 +168,10 @@ def test_a_vit_without_description_is_not_exported(tmp_path):
   for encoder, message in (
     (None, "its header does not describe its ViT"),
     ({"image_size": 32, "patch": 5, "pool": "token"}, "cannot reshape"),
-    ({"image_size": 32, "patch": "4", "pool": "token"}, "holds no whole ViT"),
+    (
+      {"image_size": 32, "patch": "4", "pool": "token"},
+      "holds no complete ViT",
+    ),
   ):
     metadata = {"source": "test"} | ({"encoder": encoder} if encoder else {})
     weights.save(path, imported.variables, metadata, overwrite=True)

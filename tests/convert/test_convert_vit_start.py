@@ -1,4 +1,4 @@
-"""Runs with a vision transformer begin with converted weights."""
+"""Runs with a vision transformer start from converted weights."""
 
 import types
 
@@ -19,7 +19,7 @@ FIELDS = {"image_size": 32, "patch": 4, "width": 48, "depth": 2, "heads": 3}
 
 @pytest.fixture(scope="module")
 def begin(tiny_config, tmp_path_factory):
-  """Begins a run with a checkpoint; only its networks are real."""
+  """Starts a run from a checkpoint; only its networks are real."""
   path = tmp_path_factory.mktemp("weights") / "init.safetensors"
   encoder = {"name": "vit", **FIELDS}
   config = tiny_config("none", encoder=encoder, init_from=str(path))
@@ -82,6 +82,6 @@ def test_another_vit_is_named_in_one_line(begin, fields, heads, message):
   with pytest.raises(UsageError) as error:
     begin(timm_vit(**fields), heads=heads)
   text = str(error.value)
-  assert f"): {message}: set config.encoder to its form" in text
+  assert f"): {message}: set config.encoder to match it" in text
   assert "\n" not in text
   assert "init.safetensors holds another encoder (depth" in text

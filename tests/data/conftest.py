@@ -12,5 +12,5 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def broken_folder(tmp_path):
-  """Some that cannot be read, too."""
+  """Images of which some cannot be read."""
   return spoil_folder(tmp_path)

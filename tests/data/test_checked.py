@@ -1,4 +1,4 @@
-"""A user's source: what is refused, and that a right one is left alone."""
+"""Checks of users' sources: wrong ones are refused, right ones pass."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SIZE = 12
 
 
 class Mine:
-  """Images of 8 pixels in two classes, three of them in a batch at most."""
+  """Images of 8 pixels in two classes, at most three in a batch."""
 
   num_classes = 2
   image_shape = (8, 8, 3)
@@ -25,18 +25,18 @@ class Mine:
   extra = "kept"
 
   def num_examples(self, split):
-    """As many in both splits."""
+    """Returns the same number for both splits."""
     return SIZE
 
   def examples(self, n, shape=(8, 8, 3)):
-    """One batch."""
+    """Returns one batch."""
     return {
       "image": np.full((n, *shape), 7, np.uint8),
       "label": np.arange(n, dtype=np.int32) % 2,
     }
 
   def batches(self, *, batch_size, crops=None, process_count=1, **_):
-    """Without end."""
+    """Yields batches without end."""
     n = batch_size // process_count
     while True:
       batch = self.examples(n)
@@ -48,7 +48,7 @@ class Mine:
   def evaluation_batches(
     self, split, batch_size, process_index=0, process_count=1
   ):
-    """All once."""
+    """Yields all images once."""
     share = SIZE // process_count
     for start in range(0, share, batch_size):
       yield self.examples(min(batch_size, share - start))
@@ -60,7 +60,7 @@ def changed(**attributes):
 
 
 def images(dtype=np.uint8, shape=(8, 8, 3), label=1):
-  """A method that makes images of another form."""
+  """A method that returns images of another shape or dtype."""
 
   def examples(self, n):
     labels = np.full(n, label, np.int32)
@@ -70,7 +70,7 @@ def images(dtype=np.uint8, shape=(8, 8, 3), label=1):
 
 
 def fails(self, *_, **__):
-  """Reads what is not there."""
+  """Reads a missing key."""
   raise OSError("no such disk")
   yield
 
@@ -103,21 +103,21 @@ def test_missing_and_broken_images_may_lack():
 @pytest.mark.parametrize(
   ("attributes", "expected"),
   [
-    ({"image_shape": None}, r"image_shape must be \(height, .*, and is None"),
+    ({"image_shape": None}, r"image_shape must be \(height, .* but is None"),
     ({"image_shape": (8, 8)}, r"image_shape must be .* \(8, 8\)"),
     ({"broken": None}, "broken must be a mapping .* None"),
-    ({"num_classes": 2.5}, "num_classes must be a whole number, and is 2.5"),
+    ({"num_classes": 2.5}, "num_classes must be a whole number but is 2.5"),
     ({"num_examples": lambda *_: 0}, r"num_examples\('train'\) must be .* 0"),
-    ({"examples": images(np.float32)}, r"uint8 \[1, 8, 8, 3\], and is float32"),
+    ({"examples": images(np.float32)}, r"uint8 \[1, 8, 8, 3\] but is float32"),
     ({"examples": images(shape=(16, 16, 3))}, r"uint8 \[1, 16, 16, 3\]"),
     (
       {"examples": images(label=3)},
-      "labels are 3 to 3, .* below num_classes, 2",
+      "labels are 3 to 3 .* below num_classes=2",
     ),
     ({"examples": images(label=-2)}, "labels are -2 to -2"),
     (
       {"examples": lambda self, n: {"image": 0}},
-      "need 'label', and have image",
+      "need 'label' but have image",
     ),
     ({"evaluation_batches": fails}, "mine: OSError: no such disk"),
     ({"evaluation_batches": lambda *_, **__: iter(())}, "promises 12 train"),
@@ -137,7 +137,7 @@ def test_wrong_sources_are_refused_when_opened(attributes, expected):
     ({"batches": fails}, "mine: OSError: no such disk"),
     (
       {"batches": lambda self, **_: iter([self.examples(3)])},
-      "holds 3 labels and must hold 4",
+      "holds 3 labels but must hold 4",
     ),
   ],
 )

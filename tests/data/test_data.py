@@ -43,7 +43,7 @@ def source_of(request, monkeypatch):
     return lambda: open_source("tiny_records", dir=path)
   path = request.getfixturevalue("tfds_dir")
   if request.param == "streamed_large":
-    # A shuffle buffer of a few images, as for a set larger than memory.
+    # A shuffle buffer of a few images, like for a set larger than memory.
     monkeypatch.setattr(streaming, "SHUFFLE_BYTES", 1000)
   return lambda: open_source("tiny", dir=path)
 
@@ -141,7 +141,7 @@ def test_processes_share_a_part_of_the_training_images(source_of):
 
 
 def check_shares(source_of, split, size, count):
-  """One after the other they are what one process sees."""
+  """Together, in order, they are what one process would see."""
   whole = list(source_of().evaluation_batches(split, size))
   shares = [
     list(source_of().evaluation_batches(split, 3, i, count))

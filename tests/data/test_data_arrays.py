@@ -108,7 +108,7 @@ def test_wrong_sub_splits_are_refused(split, message):
 
 
 def test_a_folder_that_nobody_reads_is_refused():
-  with pytest.raises(UsageError, match="dir='sets', but 'digits' is read from"):
+  with pytest.raises(UsageError, match="dir='sets', but 'digits' does not use"):
     data.arrays.open_arrays(
       config_lib.Data("digits", dir="sets"), make_arrays()
     )
@@ -124,7 +124,7 @@ def test_wrong_npz_files_are_explained(tmp_path):
   assert "lacks train_labels, test_images, test_labels and holds " in str(
     error.value
   )
-  assert "train_images, other: an .npz file with" in str(error.value)
+  assert "train_images, other: give an .npz file with" in str(error.value)
   whole = (tmp_path / "set.npz").read_bytes()
   for broken in (b"", b"no archive", whole[: len(whole) // 2]):
     (tmp_path / "set.npz").write_bytes(broken)
@@ -142,7 +142,7 @@ def test_digits():
   assert source.train_images.min() == 0
   counts = np.bincount(source.test_labels) / np.bincount(source.train_labels)
   np.testing.assert_allclose(counts, 0.25, atol=0.01)
-  # Nothing is in both parts, nothing is lost.
+  # No image is in both parts, and none is lost.
   assert not {i.tobytes() for i in source.train_images} & {
     i.tobytes() for i in source.test_images
   }

@@ -45,7 +45,7 @@ def test_broken_files_are_told_once_and_counted(broken_folder, capfd):
 def test_the_next_readable_image_stands_in_for_a_broken_one(broken_folder):
   found = take(open_folder(broken_folder), STEPS)
   intact = sorted(set(range(SIZE)) - BROKEN)
-  rank = {}  # as listed: by class, then inner folders after files
+  rank = {}  # in listing order: by class, files before folders
   listed = open_folder(broken_folder).images["train"]
   for i in range(SIZE):
     rank[i] = int(listed.name(i)[-6:-4])
@@ -149,7 +149,7 @@ def test_files_that_are_no_images_are_counted_once(tmp_path, capfd):
 
 
 def remove(root, pattern):
-  """Empties a class, or all."""
+  """Empties one class or all classes."""
   for path in root.glob(pattern):
     if path.is_file():
       path.unlink()
@@ -159,15 +159,15 @@ def remove(root, pattern):
   ("spoil", "options", "message"),
   [
     (None, {"dir": None}, "needs data.dir"),
-    (None, {"dir": ""}, "needs data.dir"),  # of a variable that is not set
-    (None, {"dir": "/no/such"}, "'/no/such' is no folder"),
+    (None, {"dir": ""}, "needs data.dir"),  # from an unset shell variable
+    (None, {"dir": "/no/such"}, "'/no/such' is not a folder"),
     (None, {"image_size": None, "resize_size": None}, "set .*data.image_size"),
     (None, {"resize_size": 7}, "resize_size=7 is less than .*image_size=8"),
     (None, {"image_size": None}, "resize_size=9 needs data.image_size"),
-    (None, {"test_split": "test"}, "no folder 'test' but train, val"),
+    (None, {"test_split": "test"}, "no folder 'test', only train, val"),
     (None, {"train_split": "train[50:]"}, "examples 50 to 23"),
-    ("train/**/*", {}, "train holds no images"),
-    ("train/bee/**/*", {}, "bee in .*train hold.* no image"),
+    ("train/**/*", {}, "train has no images"),
+    ("train/bee/**/*", {}, "no images in bee of .*train"),
   ],
 )
 def test_wrong_folders_are_explained(tmp_path, spoil, options, message):
@@ -199,7 +199,7 @@ def test_wrong_classes_are_explained(tmp_path, capfd):
     open_folder(tmp_path, train_split="bad", test_split="bad")
   (tmp_path / "flat").mkdir()
   (tmp_path / "flat" / "1.png").write_bytes(b"")
-  with pytest.raises(UsageError, match="flat holds no images in folders"):
+  with pytest.raises(UsageError, match="flat has no images in folders"):
     open_folder(tmp_path, train_split="flat")
 
 
@@ -228,7 +228,7 @@ def test_every_readable_file_is_seen_by_a_whole_pass(broken_folder):
   (batch,) = take(source, 1, batch_size=SIZE, crops=None)
   seen = numbers(batch, "image")
   assert set(seen) == set(range(SIZE)) - BROKEN
-  assert len(seen) == SIZE  # stand-ins come twice
+  assert len(seen) == SIZE  # replacements appear twice
 
 
 def test_a_directory_is_no_name(tmp_path):

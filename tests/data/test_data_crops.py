@@ -18,7 +18,7 @@ def goldens(golden):
 
 
 def smooth(height, width):
-  """A random image without fine noise, in which shifts by a pixel show."""
+  """A smooth random image, in which a shift by a pixel shows."""
   small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
   return Image.fromarray(small).resize(
     (width, height), Image.Resampling.BICUBIC
@@ -26,7 +26,7 @@ def smooth(height, width):
 
 
 def levels_apart(one, other):
-  """Largest difference in grey levels."""
+  """Returns the largest difference in grey levels."""
   return np.abs(np.asarray(one, float) - np.asarray(other, float)).max()
 
 
@@ -52,7 +52,7 @@ def test_host_and_device_crop_alike(method):
     on_device = augment.resized_crop(
       np.asarray(image)[None], np.array([box]), 24, method
     )
-    # The host rounds between the two passes, once more than the device.
+    # The host rounds once more than the device, between the two passes.
     assert levels_apart(on_host, 255 * np.asarray(on_device[0])) <= 2
 
 
@@ -103,7 +103,7 @@ def test_windows_are_functions_of_seed_name_and_position():
 def test_center_crop_matches_resize_and_crop(shape):
   resize, size = 32, 28
   image = smooth(*shape)
-  # torchvision: the longer side is cut to an integer, corners are rounded.
+  # torchvision truncates the longer side and rounds the corners.
   height, width = (int(resize * side / min(shape)) for side in shape)
   resized = image.resize((width, height), Image.Resampling.BILINEAR)
   top, left = int(round((height - size) / 2)), int(round((width - size) / 2))

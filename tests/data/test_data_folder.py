@@ -41,7 +41,7 @@ def test_what_a_folder_says_of_itself(folder):
 
 
 def test_chosen_classes_alone_are_read(folder):
-  """As ImageNet-100's of ImageNet's; numbered by name, whatever the order."""
+  """Like ImageNet-100 from ImageNet; numbered by name in any order."""
   chosen = (CLASSES[2], CLASSES[0])
   source = open_folder(folder, own={"classes": chosen})
   assert list(source.classes) == sorted(chosen) and source.num_classes == 2

@@ -35,7 +35,7 @@ def source_of(request, tfds_dir):
 
 
 def take(source, n, **arguments):
-  """The first n batches of crops."""
+  """Returns the first n batches of crops."""
   arguments = {"batch_size": BATCH, "seed": 0, "crops": CROPS} | arguments
   return list(itertools.islice(source.batches(**arguments), n))
 
@@ -60,7 +60,7 @@ def test_epochs_are_permutations_with_their_labels(source_of):
       assert batch["first"].shape == (BATCH, 6, 6, 3)
       assert batch["third"].shape == (BATCH, 4, 4, 3)
       found = batch["first"][:, 0, 0, 0]
-      # Every image has one colour, its number.
+      # Every image has a single colour, which is its number.
       assert (batch["first"] == found[:, None, None, None]).all()
       assert (batch["third"] == found[:, None, None, None]).all()
       np.testing.assert_array_equal(found % 3, batch["label"])

@@ -34,7 +34,7 @@ def test_sets_read_from_tfds_into_arrays(tfds_dir):
     list(held.evaluation_batches("train", 10)),
     list(streamed.evaluation_batches("train", 10)),
   )
-  # Both train in one order, from any step on: 4 steps are an epoch.
+  # Both train in the same order from any step; an epoch has 4 steps.
   for step in (0, 3, 6):
     assert_equal_batches(
       take(held, 5, batch_size=8, start_step=step),
@@ -61,7 +61,7 @@ def test_images_of_many_sizes_are_resized_and_cropped(tfds_dir):
   by_level = {int(i[0, 0, 0]): i for i in batch["image"]}
   for level in (40, 80, 120):
     assert (by_level[level] == level).all()
-  # 8 x 12 is not resized; its columns 2..9 are the centre.
+  # 8 x 12 images are not resized; columns 2..9 are their centre.
   expected = np.repeat([[0] * 4 + [200] * 4], 8, axis=0)
   np.testing.assert_array_equal(by_level[0][..., 0], expected)
   with pytest.raises(UsageError, match="image_size=0"):
@@ -96,7 +96,9 @@ def test_sets_without_images_or_labels_are_refused(tmp_path, tfds_dir):
     split_datasets={s: [(0, {"text": "a"})] for s in ("train", "test")},
     data_dir=str(tmp_path),
   )
-  with pytest.raises(UsageError, match=r"it has text\): an 8-bit 'image'"):
+  with pytest.raises(
+    UsageError, match=r"it has text\): choose one with an 8-bit"
+  ):
     open_source("words", dir=str(tmp_path))
 
 

@@ -14,7 +14,7 @@ few = fuzz_settings.few(40)
   | fuzz_files.pngs()
 )
 def test_damaged_images_are_told(encoded):
-  """An image or one line; no traceback, no hang, no gigabytes."""
+  """Gives an image or one line; no traceback, hang or gigabytes."""
   fuzz_files.check_image(encoded)
 
 

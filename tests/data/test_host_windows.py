@@ -1,4 +1,4 @@
-"""The host's crops: which windows they are, and draws that images share."""
+"""Windows of the host's crops, and draws that images share."""
 
 import itertools
 
@@ -45,13 +45,13 @@ def source(pictures, tmp_path_factory):
 
 
 def take(source, n, **arguments):
-  """The first n batches of crops."""
+  """Returns the first n batches of crops."""
   arguments = {"batch_size": BATCH, "seed": 0, "crops": CROPS} | arguments
   return list(itertools.islice(source.batches(**arguments), n))
 
 
 def test_windows_are_those_that_are_cut(source, pictures):
-  """Cut from the picture again, by the host and by the device."""
+  """The host and the device cut the same crops from the picture again."""
   for batch in take(source, 3, windows=True):
     for name, view in CROPS.items():
       windows = batch[window_name(name)]
@@ -80,9 +80,9 @@ def test_windows_change_nothing_else(source):
 
 
 def test_images_share_draws_over_processes(source):
-  """Of images of one size, those of a group have one window."""
+  """Images of one size in a group share one window."""
   alike = CROPS | {"whole": View(size=4, scale=(1, 1), ratio=(1, 1))}
-  sharing = {"first": 2, "whole": 4}  # whole is of two processes
+  sharing = {"first": 2, "whole": 4}  # a group of `whole` spans two processes
   arguments = {"crops": alike, "windows": True, "shared_by": sharing}
   (plain,), (shared,) = (
     take(source, 1, crops=alike, windows=True),
@@ -120,10 +120,10 @@ def test_tfds_sets_tell_their_windows(tmp_path_factory):
 
 
 def test_sources_of_users_must_tell_them(source):
-  """One that does not know of windows gets no such argument unasked."""
+  """A source without windows gets the argument only if needed."""
 
   class Mine:
-    """Tells no windows, or wrong ones."""
+    """Gives no windows, or wrong ones."""
 
     num_classes, differs_in_size = COUNT, True
     image_shape, broken = source.image_shape, source.broken
@@ -138,7 +138,7 @@ def test_sources_of_users_must_tell_them(source):
   mine = Mine()
   checked = CheckedSource("mine", mine)
   assert take(checked, 1)[0].keys() == {*CROPS, "label"}
-  with pytest.raises(UsageError, match="need 'window of first', and have"):
+  with pytest.raises(UsageError, match="need 'window of first' but have"):
     take(checked, 1, windows=True)
   mine.wrong = {window_name(name): np.zeros((BATCH, 4), int) for name in CROPS}
   with pytest.raises(UsageError, match=r"must be int32 \[N, 6\]"):

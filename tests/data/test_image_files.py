@@ -26,7 +26,7 @@ SIZE = 20
 
 
 def write(root, layout):
-  """Images of many sizes, whose colour tells their number."""
+  """Writes images of many sizes, whose colour is their number."""
   for i in range(SIZE):
     split = "val" if i % 5 == 0 else "train"
     inside = layout.format(i=i, c="ab"[i % 2], s=split)
@@ -81,7 +81,7 @@ def test_wrong_folders_and_splits_are_one_line(tmp_path):
   full = write(tmp_path / "full", LAYOUTS["classes"])
   for root, settings, expected in (
     (empty, {}, "holds no images"),
-    (tmp_path / "nowhere", {}, "is no folder"),
+    (tmp_path / "nowhere", {}, "is not a folder"),
     (full, {"train_split": "train"}, "no folder 'train'.*all.*every image"),
     (full, {"image_size": None}, "image_size"),
   ):
@@ -91,7 +91,7 @@ def test_wrong_folders_and_splits_are_one_line(tmp_path):
 
 
 def test_added_images_do_not_move_others(tmp_path):
-  """Beside those at the border, of which there are as many as were added."""
+  """Except at the border, where at most as many move as were added."""
   root = write(tmp_path, LAYOUTS["flat"])
   halves = {"train_split": "all[10:]", "test_split": "all[:10]"}
   before = seen(open_source(root, **halves), "test")
@@ -117,7 +117,7 @@ def test_images_are_held_in_memory_where_it_is_asked_for(tmp_path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-  """Images without labels, and others with."""
+  """Folders of images without labels and with labels."""
   root = tmp_path_factory.mktemp("images")
   write(root / "bare", LAYOUTS["flat"])
   for split in ("train", "val"):

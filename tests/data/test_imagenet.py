@@ -1,4 +1,4 @@
-"""The ImageNet recipes in small, on a folder as untidy as real ones."""
+"""Small versions of the ImageNet recipes, on a realistically untidy folder."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def _photograph(number, size, mode="RGB"):
-  """Smooth colours around a class's own, so that there is something to see."""
+  """Smooth colours around a class's own colour, so classes differ."""
   random = np.random.default_rng(number)
   coarse = random.integers(0, 90, (4, 4, 3), np.uint8)
   coarse[..., number % 3] += 120

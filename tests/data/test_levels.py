@@ -1,4 +1,4 @@
-"""What levels become in images of wide integers, floats and few bits."""
+"""Conversion of levels of wide integers, floats and few bits."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ WHITE = np.full((20, 30, 1), 65535)
 
 
 def of(levels, kind="tiff", **options):
-  """The file of levels as PIL writes them."""
+  """Encodes levels as PIL writes them."""
   return encode(Image.fromarray(levels), kind, **options)
 
 
@@ -49,7 +49,7 @@ def png16(levels, colour):
 
 
 def pgm(white, levels):
-  """A PGM file that states its white."""
+  """A PGM file that states its white level."""
   head = f"P5 30 20 {white}\n".encode()
   return head + levels.astype(">u2").tobytes()
 
@@ -98,7 +98,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_ranges_become_0_to_255(name):
-  """The file's own range where it says one, else that of its type."""
+  """The file's own range counts if stated, else that of its type."""
   found = crops.decode(KNOWN[name])
   assert found.mode == "RGB"
   np.testing.assert_array_equal(np.asarray(found), RGB)
@@ -128,9 +128,9 @@ UNKNOWN = {
     "not finite",
   ),
   "floats of 0 to 65535": (of(GRAY * np.float32(257)), "from 0 to 65535"),
-  "31 bits": (of(GRAY.astype(np.int32) << 23), "outside of 0 to 65535"),
+  "31 bits": (of(GRAY.astype(np.int32) << 23), "outside 0 to 65535"),
   "32 bits": (gray(32, GRAY.astype("<u4") << 24), "from -2.1"),
-  "signed bytes": (gray(8, GRAY // 2, format=2), "have a sign"),
+  "signed bytes": (gray(8, GRAY // 2, format=2), "are signed"),
   "signed 16 bits": (gray(16, GRAY.astype("<i2") * 128, format=2), "to 32640"),
   "12 bits in 16, the default stated": (
     of(GRAY.astype(np.uint16) * 16, tiffinfo={281: 65535}),
@@ -146,19 +146,19 @@ UNKNOWN = {
   ),
   "beyond the stated range": (
     of(GRAY.astype(np.uint16) * 16, tiffinfo={281: 1023}),
-    "outside of 0 to 1023",
+    "outside 0 to 1023",
   ),
 }
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_ranges_are_broken_images(name):
-  """Never a black image, and never one whose levels wrap around."""
+  """They never give a black image or levels that wrap around."""
   encoded, message = UNKNOWN[name]
   with pytest.raises(crops.BrokenImageError, match=message) as error:
     crops.decode(encoded)
   assert "\n" not in str(error.value)
-  is_damaged = message in ("not finite", "have a sign")
+  is_damaged = message in ("not finite", "are signed")
   assert isinstance(error.value, UnclearLevelsError) != is_damaged
 
 
@@ -167,7 +167,7 @@ FLOATS = (GRAY / 255).astype(np.float32)
 
 
 def write_set(root, first, second):
-  """A set whose images are those of one file, but for one in training."""
+  """Writes a set of copies of one file, except one training image."""
   for split in ("train", "val"):
     for name in ("ant", "bee"):
       folder = root / split / name
@@ -178,7 +178,7 @@ def write_set(root, first, second):
 
 
 def read_all(root, **more):
-  """The evaluation images of the training split, 20 x 20."""
+  """Returns the evaluation images of the training split, 20 x 20."""
   source = open_folder(root, image_size=20, resize_size=20, **more)
   (batch,) = source.evaluation_batches("train", 9)
   assert not source.broken["train"]
@@ -195,22 +195,22 @@ MIXED = {
   "the extremes of each image": (
     of(DIM * 100, tiffinfo={280: 0, 281: 8500}),
     of(DIM * 50, tiffinfo={280: 0, 281: 4250}),
-    "16 bits seem to be 0 to 4250, and those of another image 0 to 8500",
+    "16 bits seem to be 0 to 4250, but those of another image 0 to 8500",
   ),
   "the extremes of floats": (
     of(FLOATS * 4, tiffinfo={340: 0.0, 341: 4.0}),
     of(FLOATS * 2, tiffinfo={340: 0.0, 341: 2.0}),
-    "floats seem to be 0 to 2, and those of another image 0 to 4",
+    "floats seem to be 0 to 2, but those of another image 0 to 4",
   ),
   "floats of 0 to 255, one of them dark": (
     KNOWN["floats of 0 to 255"],
     of(FLOATS),
-    "floats seem to be 0 to 1, and those of another image 0 to 255",
+    "floats seem to be 0 to 1, but those of another image 0 to 255",
   ),
   "32 bits, one image dark": (
     KNOWN["32 bits of 0 to 65535"],
     of(GRAY.astype(np.int32)),
-    "integers seem to be 0 to 255, and those of another image 0 to 65535",
+    "integers seem to be 0 to 255, but those of another image 0 to 65535",
   ),
   "a float a little too bright": (of(FLOATS), of(FLOATS * 1.02), "up to 1.02"),
   "negative floats": (of(FLOATS), of(FLOATS - 0.01), "from -0.01 to 0.99"),
@@ -219,7 +219,7 @@ MIXED = {
 
 @pytest.mark.parametrize("name", MIXED)
 def test_no_image_has_levels_of_its_own(name, tmp_path):
-  """A set is not read by halves, nor each image stretched to its extremes."""
+  """All images of a set share a range; none is stretched to its extremes."""
   first, second, message = MIXED[name]
   root = write_set(tmp_path, first, second)
   with pytest.raises(UsageError, match=message) as error:
@@ -246,7 +246,7 @@ def test_a_set_of_dark_images_is_refused_at_once(tmp_path):
   ],
 )
 def test_white_can_be_told(name, white, tmp_path):
-  """Then it is that of all images, whatever their files state."""
+  """It then holds for all images, whatever their files state."""
   first, second, _ = MIXED[name]
   images = read_all(write_set(tmp_path, first, second), white_level=white)
   for image, encoded in zip(images, (first, first, second), strict=True):
@@ -261,7 +261,7 @@ def test_white_can_be_told(name, white, tmp_path):
 def test_what_a_white_does_not_fit_is_refused(tmp_path):
   for number, (encoded, white, message) in enumerate(
     (
-      (KNOWN["16 bits"], 4095, "from 0 to 65535, outside of 0 to 4095"),
+      (KNOWN["16 bits"], 4095, "from 0 to 65535, outside 0 to 4095"),
       (KNOWN["a PNG of 48 bits"], 4095, "white_level=65535"),
     )
   ):

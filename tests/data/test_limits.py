@@ -1,4 +1,4 @@
-"""What is read from disk at most: no pipe, no device, no promised gigabytes."""
+"""Limits on reading: no pipe, no device, no promised gigabytes."""
 
 import io
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.quick
 
 
 def test_only_regular_files_are_read(tmp_path, capfd, monkeypatch):
-  """Others are broken images at once, and are not even opened."""
+  """Others count as broken images at once, without being opened."""
   root = write_folder(tmp_path)
   ant = root / "train" / "ant"
   os.mkfifo(ant / "pipe.png")
@@ -38,7 +38,7 @@ def test_only_regular_files_are_read(tmp_path, capfd, monkeypatch):
   with open(ant / "sparse.png", "wb") as file:
     file.truncate(2**40)
   server = socket.socket(socket.AF_UNIX)
-  monkeypatch.chdir(ant)  # the path of a socket is short
+  monkeypatch.chdir(ant)  # paths of sockets must be short
   server.bind("socket.png")
   source = open_folder(root)
   (batch,) = source.evaluation_batches("train", 2 * SIZE)
@@ -46,21 +46,23 @@ def test_only_regular_files_are_read(tmp_path, capfd, monkeypatch):
   assert sorted(numbers(batch, "image")) == list(range(SIZE))
   told = capfd.readouterr().err
   assert len(source.broken["train"]) == 8 and told.count("left out") == 8
-  pipe = "pipe.png is broken, left out: no regular file, but a pipe"
+  pipe = "pipe.png is broken, left out: not a regular file but a pipe"
   assert told.count(pipe) == 2
-  assert "zero.png is broken, left out: no regular file, but a device" in told
-  assert "socket.png is broken, left out: no regular file, but a socket" in told
-  assert "1,099,511,627,776 bytes, and config.data.max_pixels allows" in told
+  assert "zero.png is broken, left out: not a regular file but a device" in told
+  assert (
+    "socket.png is broken, left out: not a regular file but a socket" in told
+  )
+  assert "1,099,511,627,776 bytes, but config.data.max_pixels allows" in told
 
 
 def chunk(kind, data):
-  """One of a PNG file."""
+  """A chunk of a PNG file."""
   check = struct.pack(">I", zlib.crc32(kind + data))
   return struct.pack(">I", len(data)) + kind + data + check
 
 
 def png_header(width, height):
-  """A PNG file of kilobytes that promises so many pixels."""
+  """A PNG file of kilobytes that promises this many pixels."""
   header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
   return (
     b"\x89PNG\r\n\x1a\n"
@@ -113,7 +115,7 @@ def test_the_number_of_pixels_can_be_set(tmp_path, monkeypatch):
 
 
 def test_large_images_wait_for_each_other(monkeypatch):
-  """Threads hold no more pixels than there is room for, whatever they do."""
+  """Threads never hold more pixels than there is room for."""
   monkeypatch.setattr(limits, "FREE", 10)
   encoded = encode(Image.new("RGB", (8, 8)))
   room, held, most = limits.Room(150), [], []
@@ -152,7 +154,7 @@ def test_an_image_as_large_as_the_room_is_read(monkeypatch):
 
 
 def test_a_crop_that_fails_lets_waiting_threads_end(monkeypatch):
-  """Else the process would wait for them for ever as it ends."""
+  """Otherwise the process would wait for them forever at its end."""
   monkeypatch.setattr(limits, "FREE", 10)
   encoded, room = encode(Image.new("RGB", (8, 8))), limits.Room(64)
 
@@ -180,7 +182,7 @@ ARRAYS = {
 
 
 def write_npz(path, changed=(), compressed=False):
-  """An `.npz` file with other members in place of some arrays."""
+  """Writes an `.npz` file with other members instead of some arrays."""
   files = {}
   for name, array in ARRAYS.items():
     stream = io.BytesIO()
@@ -195,7 +197,7 @@ def write_npz(path, changed=(), compressed=False):
 
 
 def npy(shape, descr="'|u1'", rest=b""):
-  """The header of an array, and what follows it."""
+  """The header of an array and its content."""
   text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n"
   head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
   return head + text.encode() + rest
@@ -204,7 +206,7 @@ def npy(shape, descr="'|u1'", rest=b""):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (npy((10**6, 100, 100, 3)), r"needs 30,000,000,000 bytes, and the file h"),
+    (npy((10**6, 100, 100, 3)), r"needs 30,000,000,000 bytes, but the file h"),
     (npy((10**12,), "'<f8'"), "needs 8,000,000,000,000 bytes"),
     (npy((10**12,), "'<U0'"), "an array of"),
     (npy((10**30, 0)), "cannot be read"),
@@ -221,7 +223,7 @@ def npy(shape, descr="'|u1'", rest=b""):
 def test_arrays_that_promise_more_than_they_hold_are_refused(
   tmp_path, content, message
 ):
-  """One line, before memory is taken."""
+  """One line says so before memory is allocated."""
   path = write_npz(tmp_path / "a.npz", {"train_images.npy": content})
   with pytest.raises(UsageError, match=message) as error:
     npz.load_npz(path)
@@ -236,12 +238,12 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
 
 
 def test_the_memory_of_arrays_is_limited(tmp_path):
-  """Compressed zeros count as what they become, gray as three channels."""
+  """Compressed zeros count in full, gray images as three channels."""
   zeros = npy((100, 99, 99), rest=bytes(100 * 99 * 99))
   path = write_npz(tmp_path / "a.npz", {"train_images.npy": zeros}, True)
   assert os.path.getsize(path) < 10_000
   asked = {"train_split": "train", "test_split": "test"}
-  with pytest.raises(UsageError, match=r"2,941,\d+ bytes of memory, and conf"):
+  with pytest.raises(UsageError, match=r"2,941,\d+ bytes of memory, but conf"):
     open_source(path, max_bytes=2_900_000, **asked)
   with pytest.raises(UsageError, match="train_images are|labels must be"):
     open_source(path, max_bytes=3_000_000, **asked)  # of other lengths
@@ -251,7 +253,7 @@ def test_an_npz_set_that_is_no_regular_file_is_refused(tmp_path):
   os.mkfifo(tmp_path / "a.npz")
   os.symlink("/dev/zero", tmp_path / "b.npz")
   for name, kind in (("a", "a pipe"), ("b", "a device")):
-    with pytest.raises(UsageError, match=f"no regular file, but {kind}"):
+    with pytest.raises(UsageError, match=f"not a regular file but {kind}"):
       open_source(str(tmp_path / f"{name}.npz"))
 
 

@@ -24,7 +24,7 @@ def root(tmp_path):
 
 
 def found(root, split, **more):
-  """The sorted numbers of the images of a split."""
+  """Returns the sorted numbers of the images of a split."""
   source = open_folder(root, **more)
   batches = source.evaluation_batches(split, SIZE)
   return sorted(sum((numbers(batch, "image") for batch in batches), []))
@@ -48,9 +48,9 @@ OWN = {"train": list(range(SIZE)), "test": [100 + i for i in range(TEST_SIZE)]}
   ],
 )
 def test_links_bring_no_image_of_the_set_elsewhere(root, target, capfd):
-  """A link to the set, a folder around it or one in it is not followed."""
+  """Links to the set, or to a folder around or in it, are not followed."""
   os.symlink(target, root / "train" / "ant" / "loop")
-  if target == "loop":  # no folder, but a file that cannot be read
+  if target == "loop":  # not a folder but an unreadable file
     assert found(root, "train") == OWN["train"]
     assert "Too many levels of symbolic links" in capfd.readouterr().err
     return
@@ -60,7 +60,7 @@ def test_links_bring_no_image_of_the_set_elsewhere(root, target, capfd):
 
 
 def test_links_to_files_of_the_set_are_not_followed(root, capfd):
-  """An image of one split or class never becomes one of another by a link."""
+  """A link never moves an image to another split or class."""
   ant = root / "train" / "ant"
   for i, target in enumerate(
     ("../../val/ant/00.png", "../bee/01.png", "00.png")
@@ -87,7 +87,7 @@ def test_places_outside_of_the_set_are_read_once(root, tmp_path, capfd):
     os.symlink(target, root / "train" / label / name)
   assert found(root, "train") == sorted([*OWN["train"], 50, 51])
   said = capfd.readouterr().err
-  assert "link(s) to what is there already" in said
+  assert "link(s) to a place met before" in said
   assert "1 link(s) into the set" in said
 
 
@@ -102,7 +102,7 @@ def test_files_that_links_found_first_are_not_read_again(root, tmp_path):
 
 
 def test_splits_made_of_links_are_read(tmp_path):
-  """Classes and files may be links to a store, even one beside the splits."""
+  """Classes and files may link to a store, even one beside the splits."""
   store = write_folder(tmp_path / "set" / "store")
   for split in ("train", "val"):
     for label in CLASSES:
@@ -120,7 +120,7 @@ def test_splits_made_of_links_are_read(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "file", "file in a folder"])
 def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
-  """Else its images would be trained on and tested on."""
+  """Otherwise its images would be both trained and tested on."""
   apart = tmp_path / "apart"
   write_image(apart / "one.png", 50, (9, 9))
   targets = {
@@ -131,7 +131,7 @@ def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
   for split, target in zip(("train", "val"), targets[kind], strict=True):
     os.symlink(target, root / split / "ant" / "more.png")
   with pytest.raises(
-    UsageError, match="links of train and of val lead to .*ap"
+    UsageError, match="links of train and val both lead to .*ap"
   ):
     open_folder(root)
   expected = sorted([*OWN["train"], 50])
@@ -144,7 +144,7 @@ def test_a_place_that_two_splits_link_to_is_refused(root, tmp_path, kind):
 )
 def test_splits_linked_to_each_other_are_refused(root, name, target):
   os.symlink(target, root / name)
-  where = r"leads to .*, which is of the split \w+ too: give parts of one"
+  where = r"leads to .*, which belongs to the split \w+ too: give parts of one"
   with pytest.raises(UsageError, match=where) as error:
     open_folder(root, test_split=name)
   assert "\n" not in str(error.value)
@@ -154,6 +154,6 @@ def test_a_class_that_is_a_link_into_the_set_is_told(root):
   for split in ("train", "val"):
     os.symlink("ant", root / split / "emu")
   with pytest.raises(
-    UsageError, match=r"emu in .*train hold.*1 link\(s\) into"
+    UsageError, match=r"no images in emu of .*train .*1 link\(s\) into"
   ):
     open_folder(root)

@@ -1,4 +1,4 @@
-"""PPM and PGM files are read at once, and as PIL reads them."""
+"""PPM and PGM files are read fast, with PIL's results."""
 
 import io
 import time
@@ -41,7 +41,7 @@ def test_what_pil_reads_fast_is_left_to_it(white):
 
 
 def test_large_files_are_read_in_no_time():
-  """PIL took 30 s for this one, in Python."""
+  """PIL takes 30 s for this one, in Python."""
   encoded = b"P5 3000 3000 4095\n" + bytes(2 * 3000 * 3000)
   start = time.monotonic()
   assert crops.decode(encoded).size == (3000, 3000)

@@ -1,4 +1,4 @@
-"""Expressions of splits mean what they mean for TFDS."""
+"""Expressions of splits have the same meaning as in TFDS."""
 
 from data_helpers import make_arrays, open_source
 from folder_helpers import SIZE, TEST_SIZE, numbers, open_folder, write_folder
@@ -81,7 +81,7 @@ def test_wrong_expressions_are_told_in_one_line(split, message):
 
 
 def found(source, split):
-  """The numbers of the images of a split, in order."""
+  """Returns the numbers of the images of a split, in order."""
   batches = source.evaluation_batches(split, SIZE)
   return sum((numbers(batch, "image") for batch in batches), [])
 

@@ -11,7 +11,7 @@ from essl_jax import data
 from essl_jax.data import subsets
 from essl_jax.errors import UsageError
 
-# One subset as it was first drawn: runs of years have to agree on it.
+# A recorded subset: runs years apart must agree on it.
 RECORDED = [0, 2, 8, 12, 14, 15, 23, 26, 29, 30, 33, 34, 56]
 
 
@@ -28,7 +28,7 @@ def test_subsets_are_stratified_and_recorded():
   assert sorted(set(rows)) == rows.tolist()
   assert rows.tolist() == RECORDED
   np.testing.assert_array_equal(subsets.choose(labels, 1.0), np.arange(60))
-  # Other classes do not matter to one class's choice.
+  # Other classes do not change one class's choice.
   only = np.where(labels == 1, 1, 5)
   chosen = subsets.choose(only, 0.2)
   assert set(chosen[only[chosen] == 1]) == set(rows[labels[rows] == 1])
@@ -40,7 +40,7 @@ def test_subsets_of_one_size_are_disjoint_and_cover_all():
   assert sorted(np.concatenate(five)) == list(range(40))
   np.testing.assert_array_equal(subsets.choose(labels, 0.2, 5), five[0])
   assert len(subsets.choose(labels, 0.001)) == 4  # one of each class
-  # A class's rest is smaller than a subset: it begins again, without twins.
+  # If the rest of a class is too small, it wraps around, without duplicates.
   for subset in range(3):
     rows = subsets.choose(np.zeros(10, int), 0.6, subset)
     assert len(set(rows)) == 6
@@ -68,14 +68,14 @@ def test_lists_are_read_or_refused(tmp_path):
 
 
 def seen(source, split="train"):
-  """First pixel and label of all images of a split, in order."""
+  """Returns first pixel and label of all images of a split, in order."""
   batches = list(source.evaluation_batches(split, 7))
   pixels = np.concatenate([x["image"][:, 0, 0, 0] for x in batches])
   return pixels.tolist(), np.concatenate([x["label"] for x in batches])
 
 
 def check_few_labels(source):
-  """Dividing leaves whole images, labels, order and the test split alone."""
+  """Dividing changes no image, label, order or test split."""
   pixels, labels = seen(source)
   np.testing.assert_array_equal(source.labels(), labels)
   part = subsets.few_labels(source, 0.25, 1, None)
@@ -167,18 +167,18 @@ def test_a_source_that_cannot_be_divided_is_refused():
     def num_examples(self, split):
       return 9
 
-  with pytest.raises(UsageError, match="divided: it has no .*, labels, names"):
+  with pytest.raises(UsageError, match="divided: it lacks .*, labels, names"):
     subsets.sample(Stream(), 3)
 
 
 @pytest.mark.quick
 def test_subsets_that_do_not_differ_are_refused():
-  """In place of the first ones again, under another name."""
+  """They would repeat the first ones under another number."""
   images = np.zeros((10, 4, 4, 3), np.uint8)
   labels = np.array([0] * 6 + [1] * 4)
   source = data.ArraySource(images, labels, images[:2], labels[:2])
   for fraction, there in ((0.5, 2), (0.34, 4), (0.01, 6), (1.0, 1)):
     assert subsets.few_labels(source, fraction, there - 1, None)
     for subset in (there, 10**9):
-      with pytest.raises(UsageError, match=f"none of the {there} disjoint"):
+      with pytest.raises(UsageError, match=f"gives {there} disjoint"):
         subsets.few_labels(source, fraction, subset, None)

@@ -1,4 +1,4 @@
-"""The level that is white where PIL scales by itself, or reads planes."""
+"""White levels of images that PIL scales itself, and colour planes."""
 
 import struct
 
@@ -24,7 +24,7 @@ def pnm(kind, white, levels):
 
 
 def jpeg2000(bits, levels):
-  """A file of some bits a sample; PIL writes 16.
+  """A file of this many bits a sample; PIL writes only 16.
 
   The format stores differences from half of the largest sample.
   """
@@ -70,22 +70,20 @@ def test_other_dark_levels_are_refused_too(kind, name):
 def test_white_is_that_of_all_gray_images(name):
   found = np.asarray(crops.decode(GRAYS[name], levels=Levels(4095)))
   np.testing.assert_array_equal(found[..., 0], GRAY)
-  with pytest.raises(
-    UnclearLevelsError, match="15 to 4095, outside of 0 to 1023"
-  ):
+  with pytest.raises(UnclearLevelsError, match="15 to 4095, outside 0 to 1023"):
     crops.decode(GRAYS[name], levels=Levels(1023))
 
 
 @pytest.mark.parametrize("kind", ["P2", "P5"])
 @pytest.mark.parametrize("white", [1023, 4095, 65535])
 def test_white_goes_before_what_a_file_states(kind, white):
-  """A file of 10 bits that tells 12, 12 bits of which 16 are white."""
+  """A file of 10 bits that states 12, and 12 bits with the white of 16."""
   levels = TWELVE // 4
   found = crops.decode(pnm(kind, 4095, levels), levels=Levels(white))
   expected = levels.astype(int) * 256 // (white + 1)
   assert np.abs(np.asarray(found)[..., 0].astype(int) - expected).max() <= 1
   assert np.asarray(found).max() == 255 or white > 1023
-  with pytest.raises(UnclearLevelsError, match="outside of 0 to 1000"):
+  with pytest.raises(UnclearLevelsError, match="outside 0 to 1000"):
     crops.decode(pnm(kind, 4095, levels), levels=Levels(1000))
 
 
@@ -119,7 +117,7 @@ def test_white_changes_no_bytes():
 
 
 def planar_tiff(order, samples, photometric, *, bits=16, format=1, planes=2):
-  """An uncompressed TIFF file that stores one colour after another."""
+  """An uncompressed TIFF file with separate colour planes."""
   mark, sign = ("II", "<") if order == "little" else ("MM", ">")
   count = len(samples)
   kind = np.dtype({1: "u", 3: "f"}[format] + str(bits // 8)).newbyteorder(sign)
@@ -153,10 +151,10 @@ def planar_tiff(order, samples, photometric, *, bits=16, format=1, planes=2):
 def test_wide_planes_are_broken_and_planes_of_bytes_are_read(
   order, count, photometric
 ):
-  """PIL takes wide ones for bytes."""
+  """PIL reads wide planes as bytes."""
   samples = [GRAY] * count
   wide = planar_tiff(order, [x * np.uint16(257) for x in samples], photometric)
-  with pytest.raises(BrokenImageError, match="one after another") as error:
+  with pytest.raises(BrokenImageError, match="separate colour planes") as error:
     crops.decode(wide)
   assert "\n" not in str(error.value)
   assert not isinstance(error.value, UnclearLevelsError)

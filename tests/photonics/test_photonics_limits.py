@@ -79,7 +79,7 @@ def test_other_files_are_not_read(tmp_path):
 
 def test_cells_that_are_no_regular_file_are_refused(tmp_path):
   os.mkfifo(tmp_path / "a.h5")
-  assert "no regular file, but a pipe" in refusal(tmp_path / "a.h5")
+  assert "not a regular file but a pipe" in refusal(tmp_path / "a.h5")
   os.mkfifo(tmp_path / storage.MANIFEST)
   with pytest.raises(UsageError, match="manifest.json is damaged"):
     storage.read_manifest(tmp_path)

@@ -126,12 +126,12 @@ def test_files_that_never_end_are_not_read(tmp_path):
   workdir = _write(tmp_path / "run", RESULTS)
   (workdir / "metrics-0.jsonl").unlink()
   os.mkfifo(workdir / "metrics-0.jsonl")
-  told = "cannot read metrics-*.jsonl (it is no regular file)"
+  told = "cannot read metrics-*.jsonl (it is not a regular file)"
   assert told in _page(workdir).text
   (workdir / "results.json").unlink()
   for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
     make(workdir / "results.json")
-    with pytest.raises(UsageError, match="it is no regular file"):
+    with pytest.raises(UsageError, match="it is not a regular file"):
       report(workdir, "--images=0")
     (workdir / "results.json").unlink()
 

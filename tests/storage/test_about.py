@@ -1,4 +1,4 @@
-"""What a run says of its recipe and images stays with the run."""
+"""Facts about a run's recipe and images stay with the run."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def test_entries_of_a_recipe_go_together_and_stay(tmp_path):
   assert about.read(tmp_path) == own | {"classes": ["y"]}
   about.write(tmp_path, {"recipe": "b"}, overwrite=True)
   assert about.read(tmp_path) == {"recipe": "b"}
-  about.write(tmp_path, own)  # the recipe that is there had no flags
+  about.write(tmp_path, own)  # the existing recipe had no flags
   assert about.read(tmp_path) == {"recipe": "b"}
 
 

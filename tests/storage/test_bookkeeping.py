@@ -1,4 +1,4 @@
-"""Files of a workdir that are damaged, and workdirs begun anew."""
+"""Damaged files of a workdir, and workdirs that start over."""
 
 import json
 import os
@@ -22,7 +22,7 @@ METRICS = '{"step": 4, "loss": 2.5}\n{"step": 8, "loss": null}\n'
 
 @pytest.fixture
 def workdir(tmp_path):
-  """Of a trained run, in order."""
+  """The intact workdir of a trained run."""
   (tmp_path / "checkpoints" / "8").mkdir(parents=True)
   (tmp_path / "tensorboard").mkdir()
   (tmp_path / "config.json").write_text('{"seed": 0}')
@@ -39,7 +39,7 @@ def _names(folder):
 
 
 def test_a_sound_workdir_stays_as_it_is(workdir, capsys):
-  """As does a last line of metrics that a kill has cut."""
+  """So does a last line of metrics that a kill cut off."""
   path = workdir / "metrics-0.jsonl"
   path.write_text(METRICS + '{"step": 9, "lo')
   before = _names(workdir)
@@ -65,7 +65,7 @@ WRONG = {
 )
 @pytest.mark.parametrize("what", WRONG)
 def test_damaged_bookkeeping_is_set_aside(name, what, workdir, capsys):
-  """Renamed, in one line; nothing is lost and nothing ends of it."""
+  """It is renamed, with one line; nothing is lost and nothing fails."""
   content = WRONG[what]
   content = content if isinstance(content, bytes) else content.encode()
   for i in (1, 2):
@@ -129,7 +129,7 @@ HARMS = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_no_file_is_set_aside(harm, workdir):
-  """A pipe or /dev/zero would never end."""
+  """Reading a pipe or /dev/zero would never end."""
   metrics = ("metrics-0.jsonl", "metrics-8.jsonl")
   names = ("starts.json", "results.json", *metrics, "summary.png")
   for name in names:
@@ -142,7 +142,7 @@ def test_what_is_no_file_is_set_aside(harm, workdir):
 
 
 def test_files_too_large_for_the_memory_are_set_aside(workdir):
-  """A sparse file may have a terabyte, and takes no room on the disk."""
+  """A sparse file may have a terabyte without taking disk space."""
   description = workdir / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
   names = ("starts.json", "results.json", "metrics-0.jsonl")
   paths = [*(workdir / name for name in names), description]
@@ -175,13 +175,13 @@ def test_files_in_the_place_of_folders_are_set_aside(workdir):
   "content", ["", "[]", '{"model": 3}', '{"evaluations": [7]}', "\0"]
 )
 def test_a_damaged_config_guards_checkpoints(content, workdir):
-  """It says which config they are of: refused, and nothing changes.
+  """The run is refused and nothing changes: the config describes them.
 
-  Where nothing was saved it guards nothing, and is set aside.
+  Without checkpoints, a damaged config is set aside.
   """
   path = workdir / "config.json"
   path.write_text(content)
-  with pytest.raises(UsageError, match="remove it if the fields") as error:
+  with pytest.raises(UsageError, match="remove it if this command") as error:
     bookkeeping.mend(workdir)
   assert "\n" not in str(error.value)
   assert path.read_text() == content
@@ -193,7 +193,7 @@ def test_a_damaged_config_guards_checkpoints(content, workdir):
 
 @pytest.mark.parametrize("what", ["emptied", "removed", "a file", "a pipe"])
 def test_a_trained_workdir_is_not_begun_anew(what, workdir):
-  """Its checkpoints are gone; the record of them says that there were some."""
+  """Its checkpoints are gone, but the record shows that there were some."""
   folder = workdir / "checkpoints"
   (folder / "8").rmdir()
   if what != "emptied":
@@ -204,20 +204,20 @@ def test_a_trained_workdir_is_not_begun_anew(what, workdir):
     os.mkfifo(folder)
   assert not bookkeeping.has_checkpoint(workdir)
   before = _names(workdir)
-  with pytest.raises(UsageError, match="has been trained in") as error:
+  with pytest.raises(UsageError, match="holds a trained run") as error:
     bookkeeping.begin_anew(workdir)
   assert str(error.value).endswith("remove starts.json and results.json")
   assert _names(workdir) == before
-  (workdir / "starts.json").write_text("")  # damaged, it still was there
+  (workdir / "starts.json").write_text("")  # damaged, it still counts
   (workdir / "results.json").unlink()
-  with pytest.raises(UsageError, match=r"to begin anew, remove starts\.json$"):
+  with pytest.raises(UsageError, match=r"to start over, remove starts\.json$"):
     bookkeeping.begin_anew(workdir)
   (workdir / "starts.json").unlink()
-  bookkeeping.begin_anew(workdir)  # told to
+  bookkeeping.begin_anew(workdir)  # as the message said
 
 
 def test_a_run_killed_in_its_first_save_begins_again(workdir, capsys):
-  """The record of the save is renamed first, whatever else is then killed."""
+  """The record of the save is renamed first, before any further kill."""
   (workdir / "results.json").unlink()
   folder = workdir / "checkpoints"
   (folder / "8").rename(folder / "8.orbax-checkpoint-tmp")
@@ -232,7 +232,7 @@ def test_a_run_killed_in_its_first_save_begins_again(workdir, capsys):
 
 
 def test_figures_of_training_are_never_wiped(tmp_path, capsys):
-  """Although nothing else tells of it."""
+  """Even if nothing else shows that the run trained."""
   path = tmp_path / "metrics-0.jsonl"
   path.write_text('{"step": 0, "knn_top1": 9.0}\n')
   bookkeeping.begin_anew(tmp_path)
@@ -245,7 +245,7 @@ def test_figures_of_training_are_never_wiped(tmp_path, capsys):
 
 
 def test_checkpoints_out_of_reach_are_not_begun_anew(tmp_path):
-  """As on a disk that is not mounted; the link stays as it is."""
+  """For example on a disk that is not mounted; the link stays."""
   (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
   with pytest.raises(UsageError, match=r"is a link to .*elsewhere.*mount"):
     bookkeeping.begin_anew(tmp_path)
@@ -260,7 +260,7 @@ def test_results_of_weights_from_a_file_are_no_training(workdir):
 
 
 def test_checkpoints_set_aside_are_evidence_of_training(tmp_path):
-  """Whatever else a kill left beside them; nothing is removed."""
+  """Whatever else a kill left; nothing is removed."""
   for name in ("200.damaged-1", "300.orbax-checkpoint-tmp"):
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   (tmp_path / "starts.json").write_text("[]")

@@ -66,7 +66,7 @@ def test_restores_bit_for_bit_with_structure_and_shardings(tmp_path):
     restored = checkpoints.restore(like=make_state(seed=0))
     assert_identical(restored, state)
     assert len(restored.params["head"]["bias"].sharding.device_set) == 8
-    # A state may come back on another number of devices than it was saved on.
+    # A state may be restored on another number of devices.
     fewer = checkpoints.restore(like=make_state(seed=0, devices=2))
   assert_identical(fewer, make_state(seed=3, devices=2))
 
@@ -78,7 +78,7 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     for step in range(3):
       expected[step] = np.array(state, copy=True)
-      # Rising figures would hide damage to all but the last.
+      # Rising figures would hide damage to all checkpoints but the last.
       checkpoints.save(step, {"x": state}, {"knn_top1": -step})
       for _ in range(3):
         state = update(state)
@@ -196,7 +196,7 @@ def test_what_a_killed_save_left_is_cleared_away(tmp_path):
 
 
 def test_a_save_that_has_begun_is_seen(tmp_path):
-  """So one that a kill cuts off is told from checkpoints that were removed."""
+  """So a killed save differs from checkpoints that were removed."""
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, make_state())
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]

@@ -1,4 +1,4 @@
-"""Workdirs that one run holds, leaves as they were, or cannot use."""
+"""Workdirs that a run holds, leaves unchanged, or cannot use."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ def nothing(workdir):
 
 
 def test_a_second_program_is_refused_until_the_first_is_dead(tmp_path):
-  """At once, in one line; kill -9 frees the workdir."""
+  """It is refused at once, in one line; kill -9 frees the workdir."""
   root = pathlib.Path(claim.__file__).parents[2]
   holder = subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path)],
@@ -39,7 +39,7 @@ def test_a_second_program_is_refused_until_the_first_is_dead(tmp_path):
   assert holder.stdout.readline() == "held\n"
   before = sorted(os.listdir(tmp_path))
   with (
-    pytest.raises(UsageError, match="another program is at work") as error,
+    pytest.raises(UsageError, match="another program is using") as error,
     claim.hold(tmp_path, nothing),
   ):
     raise AssertionError
@@ -76,12 +76,12 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
   with claim.hold(tmp_path, nothing):
     (line,) = capsys.readouterr().out.splitlines()
   assert "without locks (Operation not supported)" in line
-  assert left.exists()  # somebody may just be writing it
+  assert left.exists()  # another program may be writing it
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_another_kind_of_lock_does_no_harm(kind, tmp_path):
-  """A pipe holds as a file does; a folder is refused."""
+  """A pipe works like a file; a folder is refused."""
   path = tmp_path / ".lock"
   if kind == "pipe":
     os.mkfifo(path)
@@ -97,7 +97,7 @@ def test_another_kind_of_lock_does_no_harm(kind, tmp_path):
 
 
 def test_a_refused_start_leaves_no_workdir(tmp_path):
-  """Neither the folders above it that were made; nor a config."""
+  """It also leaves no parent folders and no config."""
   workdir = tmp_path / "runs" / "a"
 
   def refuse(there):
@@ -134,7 +134,7 @@ def test_a_run_that_fails_later_keeps_what_it_wrote(tmp_path):
 
 
 def test_half_written_files_of_killed_runs_go(tmp_path):
-  """They are nobody's, since one process alone writes there."""
+  """Nobody needs them, since only one process writes there."""
   (tmp_path / "fit").mkdir()
   names = (
     "results.json.7.essl.tmp",
@@ -164,7 +164,7 @@ def test_a_link_in_the_place_of_the_lock_makes_no_file_elsewhere(tmp_path):
 
 
 def test_half_written_files_of_the_living_stay(tmp_path):
-  """Where nobody holds the folder, as that of exported weights."""
+  """This holds in folders without a lock, such as those of exports."""
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()
   alive, other = f"a.{os.getpid()}.essl.tmp", f"b.{dead.pid}.essl.tmp"
@@ -176,7 +176,7 @@ def test_half_written_files_of_the_living_stay(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
 def test_names_as_long_as_can_be_are_written(name, tmp_path, monkeypatch):
-  """What is added while a file is half written makes none too long."""
+  """The suffix of half-written files makes no name too long."""
   path = tmp_path / name
   places.replace_text(path, "a")
   assert path.read_text() == "a"
@@ -195,7 +195,7 @@ def test_names_as_long_as_can_be_are_written(name, tmp_path, monkeypatch):
   ["a[b]c", "a]b", "a\\b", "a*", "a?", "a\nb", "a\x1bb", "a\u2028b", b"a\xff"],
 )
 def test_names_that_checkpoints_cannot_bear_are_refused(name, tmp_path):
-  """Before anything is made, in one line that can be printed."""
+  """They are refused before anything is created, in one printable line."""
   workdir = tmp_path / os.fsdecode(name) / "run"
   with (
     pytest.raises(UsageError, match="choose another --workdir") as error,

@@ -1,4 +1,4 @@
-"""Checkpoints that are not what was saved."""
+"""Checkpoints that differ from what was saved."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ def put(content):
 
 
 def restore(workdir, **options):
-  """The state, and its step."""
+  """Returns the state and its step."""
   like = make_state(0)
   with Checkpoints(workdir, **options) as checkpoints:
     state = checkpoints.restore(like)
@@ -73,7 +73,7 @@ def assert_is(state, seed):
 
 
 def _largest(workdir):
-  """The file with the arrays of step 2."""
+  """Returns the file with the arrays of step 2."""
   files = (workdir / "checkpoints" / "2" / "state").rglob("d/*")
   return max(files, key=lambda path: path.stat().st_size)
 
@@ -82,10 +82,10 @@ def _largest(workdir):
 def test_damaged_arrays_give_way_to_the_checkpoint_before(
   harm, workdir, capsys
 ):
-  """Flipped bits too, which Orbax restores; one line says so.
+  """So do flipped bits, which Orbax would restore; one line says so.
 
-  A run that only reads leaves all as it is. One that trains renames the
-  damaged checkpoint, and can save that step again.
+  A run that only reads changes nothing. A run that trains renames the damaged
+  checkpoint and can save that step again.
   """
   harm(_largest(workdir))
   state, step = restore(workdir, read_only=True)
@@ -93,7 +93,7 @@ def test_damaged_arrays_give_way_to_the_checkpoint_before(
   assert_is(state, 1)
   (line,) = capsys.readouterr().out.splitlines()
   assert line.startswith("warning: the checkpoint of step 2 is damaged (")
-  assert "that of step 1 takes its place" in line
+  assert "using that of step 1 instead" in line
   assert (workdir / "checkpoints" / "2").exists()
 
   with Checkpoints(workdir) as checkpoints:
@@ -109,7 +109,7 @@ def test_damaged_arrays_give_way_to_the_checkpoint_before(
 
 
 def forget(path):
-  """Leaves out the digest of an array: it would not be compared any more."""
+  """Removes the digest of an array, which would then not be compared."""
   found = json.loads(path.read_text())
   found["arrays"].popitem()
   path.write_text(json.dumps(found))
@@ -130,7 +130,7 @@ def forget(path):
   ],
 )
 def test_a_damaged_description_gives_way_too(file, harm, workdir):
-  """Or it does not matter, and the latest is restored bit for bit."""
+  """If it does not matter, the latest is restored bit for bit."""
   harm(workdir / "checkpoints" / "2" / file)
   state, step = restore(workdir)
   assert_is(state, step)
@@ -149,11 +149,11 @@ def test_another_shape_than_was_saved_is_damage_and_no_other_network():
 
 @pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "state/_METADATA"])
 def test_a_pipe_among_the_files_is_refused(name, workdir):
-  """Before Orbax waits at it for ever."""
+  """Orbax would wait for it forever."""
   path = workdir / "checkpoints" / "2" / name
   path.unlink()
   os.mkfifo(path)
-  with pytest.raises(UsageError, match="is no regular file: move it away"):
+  with pytest.raises(UsageError, match="is not a regular file: move it away"):
     Checkpoints(workdir)
 
 
@@ -165,13 +165,13 @@ def test_a_checkpoint_in_the_place_of_another_is_not_restored(workdir):
 
 
 def test_where_none_is_left_nothing_changes(workdir):
-  """One line that names each; all folders stay as they are."""
+  """One line names each; all folders stay as they are."""
   folder = workdir / "checkpoints"
   for step in (1, 2):
     cut(folder / str(step) / "state" / "_METADATA")
   with (
     Checkpoints(workdir) as checkpoints,
-    pytest.raises(UsageError, match="no other is left in .*: put a copy") as e,
+    pytest.raises(UsageError, match="holds no other: put a copy") as e,
   ):
     checkpoints.restore(make_state(0))
   assert "\n" not in str(e.value)
@@ -187,7 +187,7 @@ def test_a_damaged_best_gives_way_to_the_next_best(workdir):
     assert checkpoints.restore_arrays("best")["step"] == 2
     assert checkpoints.restored == 2
     with pytest.raises(UsageError, match="of step 1 is damaged"):
-      checkpoints.restore(make_state(0), 1)  # none in its place
+      checkpoints.restore(make_state(0), 1)  # no other takes its place
 
 
 @pytest.mark.parametrize("content", ["", "[3]", '{"knn_top1": "high"}', "\0"])
@@ -224,7 +224,7 @@ def test_checkpoints_of_earlier_versions_have_no_digests(workdir):
 
 
 def test_trouble_of_the_machine_is_no_damage(workdir, monkeypatch):
-  """A file that may not be read: the run stops, and renames nothing."""
+  """If a file may not be read, the run stops and renames nothing."""
   monkeypatch.setattr(os, "access", lambda path, mode: False)
   with Checkpoints(workdir) as checkpoints:
     with pytest.raises(UsageError, match="cannot read .*its permissions"):
@@ -233,7 +233,7 @@ def test_trouble_of_the_machine_is_no_damage(workdir, monkeypatch):
 
 
 def test_the_best_is_not_forgotten_for_trouble(workdir, monkeypatch):
-  """Else the next save would delete it."""
+  """Otherwise the next save would delete it."""
 
   def fail(*arguments):
     raise OSError(errno.EIO, "no disk")

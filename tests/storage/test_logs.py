@@ -1,4 +1,4 @@
-"""Figures on disk, on the terminal and beside it."""
+"""Figures on disk, on the terminal and in other outputs."""
 
 import json
 import math
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def read_lines(workdir: pathlib.Path) -> list[dict]:
-  """What counts of all starts; NaN and Infinity are no JSON."""
+  """The lines that count, of all starts; NaN and Infinity are not JSON."""
 
   def refuse(text: str) -> None:
     raise AssertionError(f"{text} is not valid JSON")
@@ -81,7 +81,7 @@ def test_writes_json_lines_and_tensorboard_events(tmp_path):
 
 
 def test_events_need_no_thread_and_fail_where_they_are_written(tmp_path):
-  """A thread would die of a full disk, and its queue be waited for."""
+  """A full disk would end a thread, and the program would wait for it."""
   threads = threading.active_count()
   with Logger(tmp_path / "run", total_steps=1) as logger:
     logger.write(1, {"loss": 0.5})
@@ -191,7 +191,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
 
 
 def run_in_terminal(code: str, *arguments: object) -> str:
-  """Runs Python in a pseudo-terminal of 100 columns, returns what it shows."""
+  """Runs Python in a pseudo-terminal of 100 columns; returns its output."""
   parent, child = pty.openpty()
   variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
   process = subprocess.Popen(
@@ -206,7 +206,7 @@ def run_in_terminal(code: str, *arguments: object) -> str:
   try:
     while block := os.read(parent, 65536):
       shown += block
-  except OSError:  # Linux says EIO when the other side is closed
+  except OSError:  # Linux reports EIO when the other side is closed
     pass
   os.close(parent)
   assert process.wait(timeout=60) == 0, shown.decode()
@@ -258,7 +258,7 @@ def test_summary_table_cuts_nothing(capsys, monkeypatch):
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].strip() == "Results of [run]"
   assert any("kNN top-1" in x and "71.3 % [k=200]" in x for x in lines)
-  # Not a terminal: what is searched or copied from a log is not divided.
+  # Not a terminal: lines are not wrapped, so logs can be searched.
   assert any("workdir" in x and path in x for x in lines)
 
 

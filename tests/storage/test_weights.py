@@ -1,4 +1,4 @@
-"""Runs that begin with weights from a file, and weights out of runs."""
+"""Runs that start from a file of weights, and weights exported from runs."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def data_file(tmp_path_factory):
 def make_config(tiny_config, data_file):
   def make(*, encoder=None, **fields):
     own = {"method": "simsiam", "data": {"name": str(data_file)}}
-    whole = {"blocks": None}  # exports are of whole ResNets
+    whole = {"blocks": None}  # exports need complete ResNets
     probe = {"batch_size": 32} | fields.pop("probe", {})
     return tiny_config(
       **(own | fields), encoder=whole | (encoder or {}), probe=probe
@@ -60,7 +60,7 @@ def make_config(tiny_config, data_file):
 
 @pytest.fixture(scope="module")
 def finished(make_config, tmp_path_factory):
-  """A workdir with two checkpoints; the data they were trained on are gone."""
+  """A workdir with two checkpoints, without the training data."""
   workdir = tmp_path_factory.mktemp("runs") / "run"
   config = make_config(seed=1)
   state = build(config).create_state()
@@ -84,7 +84,7 @@ def exported(finished):
 
 @functools.cache
 def build(config):
-  """Once for all tests: an experiment traces its beginning once."""
+  """Shared by all tests, since building an experiment traces programs."""
   return experiment_lib.build(config)
 
 
@@ -99,7 +99,7 @@ def assert_equal_trees(a, b):
 
 
 def test_an_export_is_the_checkpoint_bit_for_bit(finished, exported):
-  """Without the data set, which is not there any more."""
+  """It does not need the data set, which is gone."""
   variables, metadata = weights.load(exported)
   state = stored_state(finished)
   assert_equal_trees(
@@ -147,7 +147,7 @@ def test_the_best_checkpoint_can_be_exported(finished, exported, tmp_path):
 def test_an_export_describes_the_heads_of_all_terms(
   finished, tmp_path, monkeypatch, capsys
 ):
-  """A head is only taken for the task that it was trained for."""
+  """A head is taken only for the task that it was trained for."""
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   config = json.loads((workdir / "config.json").read_text())
@@ -173,7 +173,7 @@ def test_an_export_describes_the_heads_of_all_terms(
 
 
 def test_a_run_with_terms_is_exported(make_config, tmp_path):
-  """For PyTorch the encoder alone, for Flax the heads of the terms too."""
+  """PyTorch gets only the encoder, Flax also the heads of the terms."""
   names = ("augself", "equimod", "sie")
   config = make_config(terms=names, **{x: SMALL[x] for x in names})
   random = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def test_a_run_with_terms_is_exported(make_config, tmp_path):
 
 
 def test_an_export_leaves_the_accelerators_alone(finished, tmp_path):
-  """It runs beside a training, so it may not even ask for one."""
+  """It may run beside a training, so it must not even open one."""
   done = subprocess.run(
     [
       sys.executable,
@@ -234,7 +234,7 @@ def test_no_checkpoint_is_one_line(finished, tmp_path):
 
 
 def test_a_run_begins_with_a_files_weights(make_config, exported, tmp_path):
-  """The encoder and the heads of equal shapes; the others stay as drawn."""
+  """It takes the encoder and heads of equal shapes; others stay random."""
   variables, metadata = weights.load(exported)
   kernel = variables["params"]["projector"]["dense_0"]["kernel"]
   variables["params"]["projector"]["dense_0"]["kernel"] = kernel[:, :16]
@@ -274,7 +274,7 @@ def test_a_run_begins_with_a_files_weights(make_config, exported, tmp_path):
 def test_training_from_a_file_and_resuming(
   make_config, exported, tmp_path, capsys, monkeypatch
 ):
-  """With steps that change nothing, a run ends with the file's weights."""
+  """If steps change nothing, a run ends with the file's weights."""
 
   def make_step(experiment):
     del experiment
@@ -305,7 +305,7 @@ def test_training_from_a_file_and_resuming(
 def test_an_imported_encoder_is_evaluated(
   make_config, tmp_path, capsys, built_once
 ):
-  """As a run's own would be, and without a head nobody has trained."""
+  """It is evaluated like a run's own, without untrained heads."""
   source, output = tmp_path / "cifar.npz", tmp_path / "encoder.safetensors"
   np.savez(source, **forms.encoder())
   program.main(["import", str(source), str(output)])
@@ -321,12 +321,12 @@ def test_an_imported_encoder_is_evaluated(
   assert not (workdir / "checkpoints").exists()
   assert f"initialised from {output}: encoder; at" in capsys.readouterr().out
 
-  # The figure is that of the file's encoder, and not of a random one.
+  # The figure belongs to the file's encoder, not to a random one.
   experiment = experiment_lib.build(config)
   state, _ = weights.initialise(experiment.create_state(), output)
   monitored, _ = bench_lib.make(experiment).monitor(state)
   assert results["figures"]["knn"]["knn_top1"] == monitored["knn_top1"]
-  train.run(config, workdir)  # again, over its own results
+  train.run(config, workdir)  # again, replacing its own results
 
 
 def test_a_head_from_the_file_is_evaluated_too(make_config, exported, tmp_path):
@@ -376,7 +376,7 @@ def test_unfit_files_stop_a_run_before_its_data_are_read(
 
 
 def test_transposed_views_are_saved_as_they_are(tmp_path):
-  """The format stores bytes as they lie in memory."""
+  """The format stores raw memory."""
   array = np.arange(6, dtype=np.float32).reshape(2, 3)
   path = tmp_path / "a.safetensors"
   weights.save(path, {"params": {"encoder": {"kernel": array.T}}}, {})
@@ -387,7 +387,7 @@ def test_transposed_views_are_saved_as_they_are(tmp_path):
 
 
 def test_flipped_bits_of_a_file_are_found(tmp_path):
-  """A file of an earlier version, without a digest, is still read."""
+  """Files of an earlier version, without a digest, can still be read."""
   path = tmp_path / "a.safetensors"
   kernel = np.arange(6, dtype=np.float32)
   variables = {"params": {"encoder": {"kernel": kernel}}}
@@ -410,7 +410,7 @@ def test_flipped_bits_of_a_file_are_found(tmp_path):
 
 
 def test_flipped_bits_of_a_header_are_found(tmp_path):
-  """Nothing is read that was not saved, whatever bit of the header flips."""
+  """Whatever bit of the header flips, no changed content is read."""
   path = tmp_path / "a.safetensors"
   variables = {"params": {"encoder": {"kernel": np.ones(2, np.float32)}}}
   said = {"source": "a test", "depth": 18, "stem": "cifar", "width": 8}

@@ -49,7 +49,7 @@ def test_config_is_written_once_and_compared(tmp_path):
 def test_a_field_newer_than_the_run_may_stay_unset(tmp_path):
   workdir_lib.check_config(tmp_path, {"seed": 0})
   workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": None})
-  workdir_lib.check_config(tmp_path, {"seed": 0.0})  # numbers, not their texts
+  workdir_lib.check_config(tmp_path, {"seed": 0.0})  # compares numbers
   with pytest.raises(UsageError, match='init_from is absent there, "a" here'):
     workdir_lib.check_config(tmp_path, {"seed": 0, "init_from": "a"})
   with pytest.raises(UsageError, match="seed is 0 there, null here"):
@@ -77,8 +77,8 @@ def test_unusable_workdirs_are_told_in_one_line(tmp_path):
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(workdir_lib, "SHARED_SECONDS", 0.3)
   folder = tmp_path / "run"
-  from_process_0 = {}  # by what this process says itself
-  others = []  # what process 1 - i says it sees
+  from_process_0 = {}  # by the text of this process
+  others = []  # whether process 1 - i sees the file
 
   def be(index):
     monkeypatch.setattr(jax, "process_index", lambda: index)
@@ -99,7 +99,7 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path, monkeypatch):
   with pytest.raises(UsageError, match="not shared: process 1 does not see"):
     workdir_lib.check_shared(folder)
   assert not list(folder.iterdir())
-  # Process 1, where process 0 has written into another folder.
+  # Process 1, if process 0 has written into another folder.
   be(1)
   others += [True]
   from_process_0 |= {False: "", True: ".process-0.1.tmp"}
@@ -124,7 +124,7 @@ def test_a_workdir_that_process_0_cannot_write_is_refused(
 
 
 def test_no_file_takes_the_place_of_a_device(tmp_path):
-  """As root it would take that of /dev/null."""
+  """As root, a file would even replace /dev/null."""
   os.mkfifo(tmp_path / "pipe")
   os.symlink("/dev/null", tmp_path / "link")
   for name in ("pipe", "link"):
