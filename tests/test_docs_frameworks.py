@@ -7,7 +7,11 @@ from flax import nnx
 import jax
 import numpy as np
 import pytest
-from run_helpers import begin
+
+from essl_jax import config as config_lib
+from essl_jax.data.preprocessing import Preprocessing
+from essl_jax.models import resnet
+from essl_jax.storage import weights
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "library.md"
 MOST_LINES = 30
@@ -29,11 +33,30 @@ def test_blocks_are_short(heading):
 
 @pytest.fixture(scope="module")
 def folder(tiny_config, tmp_path_factory):
-  """A folder with the run that the page loads."""
+  """A folder with the encoder that the page loads: random, of one block."""
   made = tmp_path_factory.mktemp("frameworks")
-  config = tiny_config(data={"name": "digits", "test_split": "test[:20]"})
-  begin(made / "runs" / "mine", config)
+  fields = {"depth": 18, "stem": "cifar", "width": 4, "blocks": (1,)}
+  module, images = resnet.ResNet(**fields), np.zeros((1, 16, 16, 3), np.float32)
+  init = lambda: module.init(jax.random.key(0), images, train=False)
+  random = np.random.default_rng(0)
+  variables = {
+    collection: {"encoder": jax.tree.map(lambda x: _values(random, x), tree)}
+    for collection, tree in jax.eval_shape(init).items()
+  }
+  config = config_lib.to_dict(tiny_config(encoder=fields))
+  preprocessing = Preprocessing((16, 16, 3), 16, 16, (0.5,) * 3, (0.2,) * 3)
+  metadata = {"source": "a test", "encoder": config["encoder"], **fields}
+  metadata["preprocessing"] = preprocessing.to_json()
+  (made / "runs").mkdir()
+  weights.save(made / "mine.safetensors", variables, metadata)
+  (made / "mine.safetensors").rename(made / "runs" / "mine")
   return made
+
+
+def _values(random, like):
+  """Positive, as variances must be; of matrices of any sign."""
+  values = random.uniform(0.5, 1.5, like.shape).astype(like.dtype)
+  return values - 1 if values.ndim > 1 else values
 
 
 def _run(heading, folder, monkeypatch):

@@ -4,21 +4,28 @@ import dataclasses
 import json
 import sys
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-from run_helpers import begin
 
 import essl_jax
+from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.api import encoders
 from essl_jax.api import images as images_lib
 from essl_jax.convert import __main__ as program
+from essl_jax.data.labels import class_names
 from essl_jax.data.preprocessing import Preprocessing
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import features as features_lib
-from essl_jax.storage import about, weights
+from essl_jax.evaluation.encoding import Encoding
+from essl_jax.storage import about, checkpoint, places, weights
+from essl_jax.storage import workdir as workdir_lib
+from essl_jax.training import applying
+from essl_jax.training import experiment as experiment_lib
 
 CLASSES = ("ant", "bee")
 MODULE = """
@@ -45,6 +52,33 @@ def folder(tmp_path_factory):
       size = (*random.integers(9, 50, 2), 3)
       Image.fromarray(random.integers(0, 256, size, np.uint8)).save(path)
   return root
+
+
+def begin(workdir, config):
+  """Makes a workdir with a random encoder; the evaluator's features of it."""
+  experiment = experiment_lib.build(config)
+  encoding = Encoding(experiment)
+  size = config.views.first.size
+  init = nn.init(
+    lambda module, x: applying.bind(module, train=False)(x),
+    experiment.networks.encoder,
+  )
+  variables = jax.jit(init)(jax.random.key(1), jnp.zeros((1, size, size, 3)))
+  workdir_lib.check_config(workdir, config_lib.to_dict(config))
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    checkpoints.save(3, {k: {"encoder": x} for k, x in variables.items()})
+  about.write(
+    places.locate(workdir),
+    {
+      "recipe": "a_recipe:small",
+      "preprocessing": encoding.preprocessing.to_json(),
+      "classes": class_names(experiment.labelled) or None,
+    },
+  )
+  (workdir / "results.json").write_text(
+    json.dumps({"step": 3, "figures": {"knn": {"knn_top1": 5.0, "k": [1]}}})
+  )
+  return encoding.extract(variables, "test", encoding.resize)[0]
 
 
 @pytest.fixture(scope="module")
