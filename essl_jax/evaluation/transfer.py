@@ -1,6 +1,6 @@
 """Logistic regressions on the frozen features of other sets of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import sys
 from typing import Annotated, Any
 
@@ -10,92 +10,14 @@ from essl_jax.config import bounds
 from essl_jax.config.schema import find_source
 from essl_jax.data import subsets
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import episodes, logistic
+from essl_jax.evaluation import broken, episodes
 from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row
-from essl_jax.evaluation.transfer_sets import Shelf, TransferSet, hold_out
+from essl_jax.evaluation.held_out import hold_out, regress
+from essl_jax.evaluation.transfer_sets import Shelf, TransferSet
 from essl_jax.texts import first_line
 
 _RANGE = (-6, 5)  # exponents of the penalties
-
-
-def accuracy(named: np.ndarray, labels: np.ndarray) -> float:
-  """How many labels are named, in percent.
-
-  Args:
-    named: classes [M].
-    labels: integers [M].
-
-  Returns:
-    A number.
-  """
-  return 100 * float(np.mean(named == labels))
-
-
-def mean_per_class(named: np.ndarray, labels: np.ndarray) -> float:
-  """The mean over classes of `accuracy` within each; arguments likewise."""
-  hits, counts = (
-    np.bincount(labels, weights) for weights in (named == labels, None)
-  )
-  return 100 * float(np.mean(hits[counts > 0] / counts[counts > 0]))
-
-
-def regress(
-  train: Labelled,
-  test: Labelled,
-  held_out: np.ndarray,
-  *,
-  num_classes: int,
-  per_class: bool = False,
-  penalties: Sequence[float] = logistic.PENALTIES,
-) -> dict[str, Any]:
-  """Chooses a penalty on examples that are held out, and tests once.
-
-  The regression that is tested has learned from all examples. Where none is
-  held out, the penalty is scikit-learn's default, one over their number.
-
-  Args:
-    train: features [N, D] and labels [N].
-    test: features [M, D] and labels [M].
-    held_out: booleans [N].
-    num_classes: number of classes.
-    per_class: whether the metric is `mean_per_class`, in place of `accuracy`.
-    penalties: as of `logistic.fit`.
-
-  Returns:
-    The `accuracy` of the test examples by that metric, the `penalty`, the
-    `validation_accuracy` of those held out, None if there are none, `num_train`
-    and whether the regression `is_converged`.
-
-  Raises:
-    ValueError: as of `logistic.fit`.
-  """
-  (features, labels), measure = train, mean_per_class if per_class else accuracy
-  fit = lambda **options: logistic.fit(
-    features, labels, num_classes=num_classes, **options
-  )
-  chosen, validation = 1 / len(labels), None
-  if held_out.any():
-    path = np.sort(penalties)[::-1]
-    named = fit(penalties=path, examples=~held_out).predict(features[held_out])
-    found = [measure(x, labels[held_out]) for x in named]
-    best = int(np.argmax(found))  # of equals the largest penalty
-    chosen, validation = float(path[best]), found[best]
-    # As many as before, so that nothing is compiled anew; a path to the chosen.
-    penalties = np.maximum(path, chosen)
-  else:
-    penalties = (chosen,)
-  final = fit(penalties=penalties)
-  last = final._replace(
-    kernels=final.kernels[-1:], intercepts=final.intercepts[-1:]
-  )
-  return {
-    "accuracy": measure(last.predict(test[0])[0], test[1]),
-    "penalty": chosen,
-    "validation_accuracy": validation,
-    "is_converged": bool(final.is_converged[-1]),
-    "num_train": len(labels),
-  }
 
 
 def _base(name: str) -> str:
@@ -208,6 +130,8 @@ class Transfer(Evaluation):
       if not own.get("is_converged", True):
         note += ", stopped before it converged"
       found.append(Row(title, f"{own.get('accuracy', 0):.2f}%", note))
+      if said := broken.describe(own.get("broken", {})):
+        found.append(Row(f"{title}: {broken.TITLE}", said))
       for share, few in own.get("few_labels", {}).items():
         value, images = (
           f"{few['accuracy']:.2f}%",
@@ -231,7 +155,7 @@ class Transfer(Evaluation):
     is_tfds = find_source(config.data.name) is None
     there = self.dir or (config.data.dir if is_tfds else None)
     names = list(dict.fromkeys(self.sets))
-    return Shelf(there, config.views.first.size).find(names)
+    return Shelf(there, config.views.first.size, config.data).find(names)
 
   def _measure(
     self, bench: Any, state: Any, name: str, images: TransferSet
@@ -271,6 +195,7 @@ class Transfer(Evaluation):
       "num_test": len(test[1]),
       "num_classes": options["num_classes"],
       "splits": dict(images.splits),
+      "broken": broken.of_all_processes(images.broken),
     }
 
   def _features(

@@ -5,12 +5,9 @@ import dataclasses
 import json
 import os
 
-import numpy as np
-
 from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.config.schema import find_source
-from essl_jax.data import subsets
 from essl_jax.data.checks import SPLITS, UnknownSplitError
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
@@ -18,6 +15,8 @@ from essl_jax.storage import places
 from essl_jax.texts import first_line
 
 _VALIDATION = ("validation", "val")  # names of such splits
+# Fields of `config.data` that are not of one set: how images are read.
+_OF_RUN = ("cache_gib", "white_level", "max_pixels", "max_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,14 @@ class TransferSet:
     more = self.validation
     return [*found, more.num_examples("test")] if more else found
 
+  @property
+  def broken(self) -> dict[str, Sequence[str]]:
+    """Images that this process could not read so far, by the set's splits."""
+    found = {split: self.source.broken[split] for split in SPLITS}
+    if self.validation is not None:
+      found["validation"] = self.validation.broken["test"]
+    return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Shelf:
@@ -52,10 +59,12 @@ class Shelf:
   Attributes:
     dir: the TFDS data directory; None is TFDS's own.
     size: side in pixels that images are brought to.
+    settings: `config.data`, whose limits and levels hold for these sets too.
   """
 
   dir: str | None
   size: int
+  settings: config_lib.Data = config_lib.Data(name="")
 
   def find(
     self, names: Sequence[str]
@@ -115,10 +124,13 @@ class Shelf:
 
   def _settings(self, name: str) -> config_lib.Data:
     """The fields of `config.data` that open a set."""
+    of_run = {x: getattr(self.settings, x) for x in _OF_RUN}
     if "/" in name and (places.is_remote(name) or os.path.isdir(name)):
-      return config_lib.Data(name="folder", dir=name, image_size=self.size)
+      return config_lib.Data(
+        name="folder", dir=name, image_size=self.size, **of_run
+      )
     if find_source(name) is not None or name.endswith(".npz"):
-      return config_lib.Data(name=name)
+      return config_lib.Data(name=name, **of_run)
     # TensorFlow's side of the package is not for everybody.
     from essl_jax.data.prepared import open_builder
 
@@ -126,7 +138,7 @@ class Shelf:
     is_of_images = hasattr(features, "keys") and "image" in features
     differs = is_of_images and None in features["image"].shape[:2]
     size = self.size if differs else None
-    return config_lib.Data(name=name, dir=self.dir, image_size=size)
+    return config_lib.Data(name=name, dir=self.dir, image_size=size, **of_run)
 
 
 def _is_absent(error: UsageError) -> bool:
@@ -134,18 +146,3 @@ def _is_absent(error: UsageError) -> bool:
   cause = error.__cause__
   is_unknown = any(isinstance(x, UnknownSplitError) for x in (error, cause))
   return is_unknown or type(cause) in (KeyError, ValueError)  # of TFDS
-
-
-def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
-  """Chooses a part of every class that has two examples or more.
-
-  Args:
-    labels: integers [N].
-    share: of each class, at least one example.
-
-  Returns:
-    Booleans [N], the same on every machine; see `data.subsets.choose`.
-  """
-  held = np.zeros(len(labels), bool)
-  held[subsets.choose(labels, share)] = True
-  return held & (np.bincount(labels)[labels] > 1)

@@ -8,11 +8,20 @@ import types
 from evaluation_helpers import clusters
 import folder_helpers
 import numpy as np
+from PIL import Image
 import pytest
 
+from essl_jax import config as config_lib
+from essl_jax import data
 from essl_jax.config import parts
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import episodes, logistic, transfer, transfer_sets
+from essl_jax.evaluation import (
+  episodes,
+  held_out,
+  logistic,
+  transfer,
+  transfer_sets,
+)
 
 SIZE = 8
 SPLITS = (("train", 20, 0), ("val", 9, 50), ("test", 11, 100))
@@ -29,8 +38,9 @@ def folder(tmp_path_factory):
 def bench():
   """Features are the colours of an image's quarters."""
   views = types.SimpleNamespace(first=types.SimpleNamespace(size=SIZE))
-  data = types.SimpleNamespace(name="digits", dir=None)
-  config = types.SimpleNamespace(views=views, data=data)
+  config = types.SimpleNamespace(
+    views=views, data=config_lib.Data(name="digits")
+  )
 
   def extract(variables, split, resize, interrupt, source):
     sized = source.image_shape[:2] == (SIZE, SIZE)
@@ -60,26 +70,26 @@ def bench():
 
 def test_metrics_by_hand():
   named, labels = np.array([0, 0, 1, 3]), np.array([0, 0, 0, 3])
-  assert transfer.accuracy(named, labels) == 75
+  assert held_out.accuracy(named, labels) == 75
   expected = 100 * (2 / 3 + 1) / 2
-  assert transfer.mean_per_class(named, labels) == pytest.approx(expected)
+  assert held_out.mean_per_class(named, labels) == pytest.approx(expected)
 
 
 def test_a_penalty_is_chosen_on_what_is_held_out():
   x, y = clusters(120, width=6, classes=3, spread=1.5)
   test = clusters(90, width=6, classes=3, spread=1.5, seed=1)
-  held_out = transfer_sets.hold_out(y, 0.25)
-  assert np.bincount(y[held_out]).tolist() == [
+  held = held_out.hold_out(y, 0.25)
+  assert np.bincount(y[held]).tolist() == [
     max(1, round(0.25 * n)) for n in np.bincount(y)
   ]
   penalties = (1e-3, 1e5, 0.1, 1.0)
-  found = transfer.regress(
-    (x, y), test, held_out, num_classes=3, penalties=penalties
+  found = held_out.regress(
+    (x, y), test, held, num_classes=3, penalties=penalties
   )
   path = sorted(penalties, reverse=True)
   fit = lambda **options: logistic.fit(x, y, num_classes=3, **options)
-  trial = fit(penalties=path, examples=~held_out)
-  hits = (trial.predict(x[held_out]) == y[held_out]).mean(axis=1)
+  trial = fit(penalties=path, examples=~held)
+  hits = (trial.predict(x[held]) == y[held]).mean(axis=1)
   best = int(np.argmax(hits))
   assert found["penalty"] == path[best] != 1e5
   assert found["validation_accuracy"] == pytest.approx(100 * hits[best])
@@ -91,10 +101,10 @@ def test_a_penalty_is_chosen_on_what_is_held_out():
 
 def test_classes_of_one_image_hold_out_none():
   labels = np.array([0, 1, 2, 2, 2])
-  assert transfer_sets.hold_out(labels, 0.1).tolist().count(True) == 1
+  assert held_out.hold_out(labels, 0.1).tolist().count(True) == 1
   x = np.eye(3, dtype=np.float32)
   nothing = np.zeros(3, bool)
-  found = transfer.regress(
+  found = held_out.regress(
     (x, np.arange(3)), (x, np.arange(3)), nothing, num_classes=3
   )
   assert found["penalty"] == pytest.approx(1 / 3)
@@ -125,6 +135,57 @@ def test_a_split_that_does_not_fit_is_not_passed_over(folder, tmp_path):
   shutil.copytree(next((odd / "test").iterdir()), new)
   found, left_out = transfer_sets.Shelf(None, SIZE).find([str(odd)])
   assert not found and "zebra" in left_out[str(odd)]
+
+
+def test_images_are_read_as_those_of_the_run(tmp_path, monkeypatch):
+  """Its levels, its limits and the memory that its arrays may take."""
+  root = folder_helpers.write_folder(tmp_path / "wide", SPLITS)
+  name = str(root)
+  image = np.full((9, 9), 2000, np.uint16)
+  for path in root.rglob("*.png"):
+    Image.fromarray(image).save(path)
+  options = {"name": "digits"}
+  shelf = lambda **more: transfer_sets.Shelf(
+    None, SIZE, config_lib.Data(**options | more)
+  )
+  _, left_out = shelf().find([name])
+  assert "config.data.white_level" in left_out[name]
+  images = shelf(white_level=4000.0).open(name)
+  (batch,) = images.source.evaluation_batches("test", 11)
+  assert abs(batch["image"].astype(int) - 127).max() <= 1
+  _, left_out = shelf(white_level=4000.0, max_pixels=80).find([name])
+  assert "none of the 20 train images can be read" in left_out[name]
+  arrays = {x: np.zeros((9, 4, 4), np.uint8) for x in ("train", "test")}
+  arrays = {f"{x}_images": each for x, each in arrays.items()}
+  labels = {f"{x}_labels": np.arange(9) % 2 for x in ("train", "test")}
+  path = tmp_path / "set.npz"
+  np.savez(path, **arrays, **labels)
+  assert shelf().open(str(path)).source.num_classes == 2
+  _, left_out = shelf(max_bytes=100).find([str(path)])
+  assert "config.data.max_bytes allows 100" in left_out[str(path)]
+  opened = []
+  real = data.open_source
+  monkeypatch.setattr(
+    data, "open_source", lambda x: opened.append(x) or real(x)
+  )
+  shelf(cache_gib=0.5).open("digits")
+  assert {x.cache_gib for x in opened} == {0.5}
+
+
+def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
+  root = folder_helpers.write_folder(tmp_path / "spoilt", SPLITS)
+  for path in ("train/bee/01.png", "val/cat/02.png", "val/ant/03.png"):
+    (root / path).write_text("text")
+  measure = transfer.Transfer(sets=(str(root),), penalties=3)
+  found = measure.run(bench, 3)
+  (own,) = found["sets"].values()
+  assert (own["num_train"], own["num_validation"]) == (20 + 9 - 3, 7)
+  numbers = {split: x["number"] for split, x in own["broken"].items()}
+  assert numbers == {"train": 1, "validation": 2, "test": 0}
+  assert own["broken"]["train"]["names"] == [str(root / "train/bee/01.png")]
+  _, said = measure.rows(found)
+  assert said.title.endswith("spoilt: images that cannot be read, left out")
+  assert said.value == "1 of train, 2 of validation"
 
 
 def test_sets_of_tfds_are_not_downloaded(monkeypatch):
@@ -172,7 +233,7 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   images = transfer_sets.Shelf(None, SIZE).open(str(folder))
   train, test = (extract(images.source, x) for x in ("train", "test"))
   more = extract(images.validation, "test")
-  expected = transfer.regress(
+  expected = held_out.regress(
     tuple(map(np.concatenate, zip(train, more, strict=True))),
     test,
     np.arange(29) >= 20,
