@@ -25,6 +25,24 @@ def _base(name: str) -> str:
   return name.rstrip("/").rpartition("/")[2].partition(":")[0]
 
 
+def _of_one_class(features: tuple[Labelled, Labelled, np.ndarray]) -> str:
+  """Why nothing can be learned of a set; empty where it can."""
+  (_, labels), _, held_out = features
+  if len(np.unique(labels[~held_out])) > 1:
+    return ""
+  return "has training images of one class alone, and two or more are needed"
+
+
+def _choice(figures: Mapping[str, Any]) -> str:
+  """On what the penalty was chosen, for a note; empty where it is unknown."""
+  number = figures.get("num_validation")
+  if number is None:
+    return ""
+  if not number:
+    return ", none held out: no class has two, so the penalty is 1/N"
+  return f", the penalty chosen on {number:,} held out"
+
+
 class Transfer(Evaluation):
   """Logistic regressions on frozen features of other sets.
 
@@ -111,12 +129,17 @@ class Transfer(Evaluation):
     with bench.progress("transfer") as tick:
       for number, (name, images) in enumerate(found.items()):
         tick(number, len(found))
-        figures[name] = self._measure(bench, state, name, images)
+        features = self._features(bench, state, images)
+        if wrong := _of_one_class(features):
+          left_out[name] = f"{name} {wrong}"
+          continue
+        figures[name] = self._measure(bench, name, images, *features)
       tick(len(found), len(found))
+    each = [x["accuracy"] for x in figures.values()]
     return {
       "sets": figures,
       "left_out": left_out,
-      "mean": float(np.mean([x["accuracy"] for x in figures.values()])),
+      "mean": float(np.mean(each)) if each else None,
       "penalties": self.penalties,
     }
 
@@ -127,17 +150,16 @@ class Transfer(Evaluation):
       title, metric = f"Transfer to {name}", own.get("metric", "accuracy")
       size = f"{own.get('num_train', 0):,} training"
       note = f"{metric}, {size} and {own.get('num_test', 0):,} test images"
+      note += _choice(own)
       if not own.get("is_converged", True):
         note += ", stopped before it converged"
       found.append(Row(title, f"{own.get('accuracy', 0):.2f}%", note))
       if said := broken.describe(own.get("broken", {})):
         found.append(Row(f"{title}: {broken.TITLE}", said))
       for share, few in own.get("few_labels", {}).items():
-        value, images = (
-          f"{few['accuracy']:.2f}%",
-          f"{few['num_train']:,} images",
-        )
-        found.append(Row(f"{title}, {share} of labels", value, images))
+        note = f"{few['num_train']:,} images{_choice(few)}"
+        value = f"{few['accuracy']:.2f}%"
+        found.append(Row(f"{title}, {share} of labels", value, note))
       for kind, some in own.get("episodes", {}).items():
         if "left_out" in some:
           found.append(Row(f"{title}, {kind}", "left out", some["left_out"]))
@@ -146,7 +168,7 @@ class Transfer(Evaluation):
         note = f"{some['episodes']:,} episodes, 95% interval"
         found.append(Row(f"{title}, {kind}", value, note))
     if figures.get("left_out"):
-      title = "Transfer: sets not at hand, left out"
+      title = "Transfer: sets left out"
       found.append(Row(title, ", ".join(figures["left_out"])))
     return found
 
@@ -158,10 +180,15 @@ class Transfer(Evaluation):
     return Shelf(there, config.views.first.size, config.data).find(names)
 
   def _measure(
-    self, bench: Any, state: Any, name: str, images: TransferSet
+    self,
+    bench: Any,
+    name: str,
+    images: TransferSet,
+    train: Labelled,
+    test: Labelled,
+    held_out: np.ndarray,
   ) -> dict[str, Any]:
     """The figures of one set."""
-    train, test, held_out = self._features(bench, state, images)
     options: dict[str, Any] = {
       "num_classes": images.source.num_classes,
       "per_class": _base(name) in map(_base, self.per_class),

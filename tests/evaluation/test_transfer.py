@@ -99,9 +99,21 @@ def test_a_penalty_is_chosen_on_what_is_held_out():
   assert found["num_train"] == 120
 
 
-def test_classes_of_one_image_hold_out_none():
-  labels = np.array([0, 1, 2, 2, 2])
-  assert held_out.hold_out(labels, 0.1).tolist().count(True) == 1
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9, 0.999])
+def test_every_class_keeps_an_image_to_learn_from(share):
+  """Also classes of one and two images, wherever they stand."""
+  sizes = np.array([1, 2, 3, 40, 2, 1])
+  labels = np.repeat([0, 1, 2, 3, 5, 8], sizes)
+  labels = np.random.default_rng(0).permutation(labels)
+  held = held_out.hold_out(labels, share)
+  counts = np.bincount(labels[held], minlength=9)[[0, 1, 2, 3, 5, 8]]
+  most = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1)
+  assert counts.tolist() == most.tolist()
+  np.testing.assert_array_equal(held, held_out.hold_out(labels, share))
+  assert not held_out.hold_out(np.arange(4), share).any()
+
+
+def test_where_none_is_held_out_the_penalty_is_the_usual_one():
   x = np.eye(3, dtype=np.float32)
   nothing = np.zeros(3, bool)
   found = held_out.regress(
@@ -109,6 +121,7 @@ def test_classes_of_one_image_hold_out_none():
   )
   assert found["penalty"] == pytest.approx(1 / 3)
   assert found["validation_accuracy"] is None and found["accuracy"] == 100
+  assert found["num_validation"] == 0
 
 
 def test_sets_at_hand_and_not(folder, tmp_path):
@@ -186,6 +199,60 @@ def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
   _, said = measure.rows(found)
   assert said.title.endswith("spoilt: images that cannot be read, left out")
   assert said.value == "1 of train, 2 of validation"
+
+
+def _write_counts(root, **counts):
+  """Images of the classes of `folder_helpers`, so many of each in each."""
+  for split, numbers in counts.items():
+    for label, count in enumerate(numbers):
+      for i in range(count):
+        path = root / split / folder_helpers.CLASSES[label] / f"{i}.png"
+        folder_helpers.write_image(path, 80 * label + i, (9, 9))
+  return str(root)
+
+
+def test_very_few_labels(bench, tmp_path):
+  """Classes of one or two images, all of them and a hundredth."""
+  some = _write_counts(tmp_path / "a", train=(1, 2, 8), test=(2, 2, 2))
+  own = _write_counts(
+    tmp_path / "b", train=(1, 3, 4), val=(1, 1, 1), test=(2, 2, 2)
+  )
+  measure = transfer.Transfer(
+    sets=(some, own), penalties=3, labels=(0.01,), validation=0.9
+  )
+  found = measure.run(bench, 3)
+  counted = lambda x: (x["num_train"], x["num_validation"])
+  sets = found["sets"]
+  assert [counted(x) for x in sets.values()] == [(11, 8), (11, 3)]
+  for figures in sets.values():
+    for few in figures["few_labels"].values():
+      assert counted(few) == (3, 0) and few["penalty"] == pytest.approx(1 / 3)
+  notes = [row.note for row in measure.rows(found)]
+  usual = "3 images, none held out: no class has two, so the penalty is 1/N"
+  assert notes.count(usual) == 2
+  assert notes[0].endswith("6 test images, the penalty chosen on 8 held out")
+
+
+def test_training_images_of_one_class_are_left_out(bench, tmp_path):
+  """As those that a set with a list of classes may have."""
+  name = _write_counts(tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2))
+  real = bench.encoding.extract
+
+  def extract(variables, split, *rest):
+    features, labels = real(variables, split, *rest)
+    return features, labels * 0 if split == "train" else labels
+
+  alone = types.SimpleNamespace(
+    experiment=bench.experiment,
+    encoding=types.SimpleNamespace(extract=extract),
+    **{x: getattr(bench, x) for x in ("interrupt", "progress")},
+    encoder_variables=bench.encoder_variables,
+  )
+  measure = transfer.Transfer(sets=(name,), penalties=3)
+  found = measure.run(alone, 3)
+  assert found["sets"] == {} and found["mean"] is None
+  assert "of one class alone" in found["left_out"][name]
+  assert [x.value for x in measure.rows(found)] == [name]
 
 
 def test_sets_of_tfds_are_not_downloaded(monkeypatch):
