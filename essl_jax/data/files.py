@@ -212,7 +212,7 @@ def together(
       so large that its arrays must be; others then name the bucket's files.
   """
   if not places.is_remote(folder):
-    yield pathlib.Path(folder)
+    yield pathlib.Path(folder).expanduser()
     return
   paths = [places.locate(f"{folder}/{name}", "data") for name in names]
   found = []

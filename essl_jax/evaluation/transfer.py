@@ -49,8 +49,8 @@ class Transfer(Evaluation):
   Attributes:
     sets: names of TFDS sets, folders with a `/` in their name
       (`DIR/<split>/<class>/*`), `.npz` files, or known sources such as
-      `digits`. Those that are not at hand are named and left out. By default
-      they are those of Kornblith et al. that TFDS has, and digits.
+      `digits`. Sets of TFDS that are not at hand are named and left out. By
+      default they are those of Kornblith et al. that TFDS has, and digits.
     dir: the TFDS data directory of these sets. By default it is that of
       `config.data`.
     per_class: names of sets, without versions and folders, whose metric is the
@@ -113,7 +113,7 @@ class Transfer(Evaluation):
         "config.transfer.sets is empty: name TFDS sets or folders, such as"
         " --config.transfer.sets=\"('cifar10','dtd')\", or leave out transfer"
       )
-    found, left_out = self._find(bench)
+    found, left_out = self._find(bench, refuse_missing=True)
     for name, why in left_out.items():
       print(f"essl_jax: transfer leaves out {name}: {why}", file=sys.stderr)
     if not found:
@@ -172,12 +172,16 @@ class Transfer(Evaluation):
       found.append(Row(title, ", ".join(figures["left_out"])))
     return found
 
-  def _find(self, bench: Any) -> tuple[dict[str, TransferSet], dict[str, str]]:
+  def _find(
+    self, bench: Any, **options: bool
+  ) -> tuple[dict[str, TransferSet], dict[str, str]]:
     config = bench.experiment.config
     is_tfds = find_source(config.data.name) is None
     there = self.dir or (config.data.dir if is_tfds else None)
     names = list(dict.fromkeys(self.sets))
-    return Shelf(there, config.views.first.size, config.data).find(names)
+    return Shelf(there, config.views.first.size, config.data).find(
+      names, **options
+    )
 
   def _measure(
     self,

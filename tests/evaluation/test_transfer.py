@@ -1,19 +1,17 @@
-"""Transfer: sets at hand, the choice of a penalty, few labels, episodes."""
+"""Transfer: the choice of a penalty, few labels, episodes, all figures."""
 
-import contextlib
 import json
-import shutil
 import types
 
 from evaluation_helpers import clusters
 import folder_helpers
 import numpy as np
-from PIL import Image
 import pytest
+import transfer_helpers
+from transfer_helpers import SIZE, SPLITS
 
-from essl_jax import config as config_lib
-from essl_jax import data
 from essl_jax.config import parts
+from essl_jax.data import prepared
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import (
   episodes,
@@ -22,9 +20,6 @@ from essl_jax.evaluation import (
   transfer,
   transfer_sets,
 )
-
-SIZE = 8
-SPLITS = (("train", 20, 0), ("val", 9, 50), ("test", 11, 100))
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bench():
   """Features are the colours of an image's quarters."""
-  views = types.SimpleNamespace(first=types.SimpleNamespace(size=SIZE))
-  config = types.SimpleNamespace(
-    views=views, data=config_lib.Data(name="digits")
-  )
-
-  def extract(variables, split, resize, interrupt, source):
-    sized = source.image_shape[:2] == (SIZE, SIZE)
-    assert resize == (None if sized else (SIZE, SIZE)) and variables == 3
-    interrupt()
-    batches = list(source.evaluation_batches(split, 64))
-    images, labels = (
-      np.concatenate([x[key] for x in batches]) for key in ("image", "label")
-    )
-    quarters = images.reshape(len(images), 4, -1, 4, SIZE // 4, 3)
-    found = quarters.mean(axis=(2, 4), dtype=np.float32)[..., 0]
-    return found.reshape(len(images), -1) / 255, labels
-
-  class Bench:
-    experiment = types.SimpleNamespace(config=config)
-    encoding = types.SimpleNamespace(extract=extract)
-    interrupt = staticmethod(lambda: None)
-
-    def encoder_variables(self, state):
-      return state
-
-    def progress(self, name):
-      return contextlib.nullcontext(lambda done, total: None)
-
-  return Bench()
+  return transfer_helpers.make_bench()
 
 
 def test_metrics_by_hand():
@@ -124,67 +91,6 @@ def test_where_none_is_held_out_the_penalty_is_the_usual_one():
   assert found["num_validation"] == 0
 
 
-def test_sets_at_hand_and_not(folder, tmp_path):
-  shelf = transfer_sets.Shelf(None, SIZE)
-  no_test = folder_helpers.write_folder(tmp_path / "two", SPLITS[:2])
-  missing = str(tmp_path / "missing.npz")
-  names = (str(folder), "digits", str(no_test), missing)
-  found, left_out = shelf.find(names)
-  assert list(found) == [str(folder), "digits", str(no_test)]
-  assert list(left_out) == [missing] and "missing.npz" in left_out[missing]
-  own, digits, two = found.values()
-  assert own.splits == {"train": "train", "validation": "val", "test": "test"}
-  assert own.sizes == [3, 20, 11, 9]
-  assert digits.validation is None and digits.sizes == [10, 1438, 359]
-  assert two.splits == {"train": "train", "validation": None, "test": "val"}
-  assert two.sizes == [3, 20, 9]
-
-
-def test_a_split_that_does_not_fit_is_not_passed_over(folder, tmp_path):
-  """Its test images have a class that the others lack: none are others'."""
-  odd = tmp_path / "odd"
-  shutil.copytree(folder, odd)
-  new = odd / "test" / "zebra"
-  shutil.copytree(next((odd / "test").iterdir()), new)
-  found, left_out = transfer_sets.Shelf(None, SIZE).find([str(odd)])
-  assert not found and "zebra" in left_out[str(odd)]
-
-
-def test_images_are_read_as_those_of_the_run(tmp_path, monkeypatch):
-  """Its levels, its limits and the memory that its arrays may take."""
-  root = folder_helpers.write_folder(tmp_path / "wide", SPLITS)
-  name = str(root)
-  image = np.full((9, 9), 2000, np.uint16)
-  for path in root.rglob("*.png"):
-    Image.fromarray(image).save(path)
-  options = {"name": "digits"}
-  shelf = lambda **more: transfer_sets.Shelf(
-    None, SIZE, config_lib.Data(**options | more)
-  )
-  _, left_out = shelf().find([name])
-  assert "config.data.white_level" in left_out[name]
-  images = shelf(white_level=4000.0).open(name)
-  (batch,) = images.source.evaluation_batches("test", 11)
-  assert abs(batch["image"].astype(int) - 127).max() <= 1
-  _, left_out = shelf(white_level=4000.0, max_pixels=80).find([name])
-  assert "none of the 20 train images can be read" in left_out[name]
-  arrays = {x: np.zeros((9, 4, 4), np.uint8) for x in ("train", "test")}
-  arrays = {f"{x}_images": each for x, each in arrays.items()}
-  labels = {f"{x}_labels": np.arange(9) % 2 for x in ("train", "test")}
-  path = tmp_path / "set.npz"
-  np.savez(path, **arrays, **labels)
-  assert shelf().open(str(path)).source.num_classes == 2
-  _, left_out = shelf(max_bytes=100).find([str(path)])
-  assert "config.data.max_bytes allows 100" in left_out[str(path)]
-  opened = []
-  real = data.open_source
-  monkeypatch.setattr(
-    data, "open_source", lambda x: opened.append(x) or real(x)
-  )
-  shelf(cache_gib=0.5).open("digits")
-  assert {x.cache_gib for x in opened} == {0.5}
-
-
 def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
   root = folder_helpers.write_folder(tmp_path / "spoilt", SPLITS)
   for path in ("train/bee/01.png", "val/cat/02.png", "val/ant/03.png"):
@@ -201,20 +107,12 @@ def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
   assert said.value == "1 of train, 2 of validation"
 
 
-def _write_counts(root, **counts):
-  """Images of the classes of `folder_helpers`, so many of each in each."""
-  for split, numbers in counts.items():
-    for label, count in enumerate(numbers):
-      for i in range(count):
-        path = root / split / folder_helpers.CLASSES[label] / f"{i}.png"
-        folder_helpers.write_image(path, 80 * label + i, (9, 9))
-  return str(root)
-
-
 def test_very_few_labels(bench, tmp_path):
   """Classes of one or two images, all of them and a hundredth."""
-  some = _write_counts(tmp_path / "a", train=(1, 2, 8), test=(2, 2, 2))
-  own = _write_counts(
+  some = transfer_helpers.write_counts(
+    tmp_path / "a", train=(1, 2, 8), test=(2, 2, 2)
+  )
+  own = transfer_helpers.write_counts(
     tmp_path / "b", train=(1, 3, 4), val=(1, 1, 1), test=(2, 2, 2)
   )
   measure = transfer.Transfer(
@@ -235,7 +133,9 @@ def test_very_few_labels(bench, tmp_path):
 
 def test_training_images_of_one_class_are_left_out(bench, tmp_path):
   """As those that a set with a list of classes may have."""
-  name = _write_counts(tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2))
+  name = transfer_helpers.write_counts(
+    tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2)
+  )
   real = bench.encoding.extract
 
   def extract(variables, split, *rest):
@@ -255,24 +155,11 @@ def test_training_images_of_one_class_are_left_out(bench, tmp_path):
   assert [x.value for x in measure.rows(found)] == [name]
 
 
-def test_sets_of_tfds_are_not_downloaded(monkeypatch):
-  from essl_jax.data import prepared
-
-  asked = []
-
-  def refuse(name, data_dir, *, prepare=True):
-    asked.append((name, data_dir, prepare))
-    raise UsageError(f"data set {name!r} is not prepared")
-
-  monkeypatch.setattr(prepared, "open_builder", refuse)
-  found, left_out = transfer_sets.Shelf("there", SIZE).find(["dtd"])
-  assert not found and left_out == {"dtd": "data set 'dtd' is not prepared"}
-  assert asked == [("dtd", "there", False)]
-
-
-def test_the_evaluation(folder, bench, tmp_path, capsys):
+def test_the_evaluation(folder, bench, monkeypatch, capsys):
   """All figures of a set, rows of them, and the name of a missing one."""
-  missing = str(tmp_path / "missing.npz")
+  missing = "dtd"
+  refuse = transfer_helpers.refuse(UsageError, "is not prepared")
+  monkeypatch.setattr(prepared, "open_builder", refuse)
   measure = transfer.Transfer(
     sets=(str(folder), missing),
     per_class=(str(folder),),
@@ -323,12 +210,13 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   assert "±" in rows[2].value
 
 
-def test_nothing_to_measure_is_refused(bench, tmp_path):
+def test_nothing_to_measure_is_refused(bench, monkeypatch):
   with pytest.raises(UsageError, match="config.transfer.sets is empty"):
     transfer.Transfer(sets=()).check(bench)
-  missing = str(tmp_path / "missing.npz")
-  with pytest.raises(UsageError, match="none of .*missing.npz is at hand"):
-    transfer.Transfer(sets=(missing,)).check(bench)
+  refuse = transfer_helpers.refuse(UsageError, "is not prepared")
+  monkeypatch.setattr(prepared, "open_builder", refuse)
+  with pytest.raises(UsageError, match="none of dtd is at hand: 'dtd' is not"):
+    transfer.Transfer(sets=("dtd",)).check(bench)
   assert parts.EVALUATION.find("transfer") is transfer.Transfer
 
 
