@@ -46,7 +46,8 @@ _EQUIMOD = (
 )
 _SEQ_JEPA = (
   "arXiv 2505.03176: CIFAR-100, ResNet-18, 2000 epochs; R² by a network with a"
-  " hidden layer, of blur by a linear one"
+  " hidden layer, of blur by a linear one: not comparable with the ridge"
+  " regressions here"
 )
 _COLORS = "color_r2"
 _UNTRAINED = ("crop_r2", _COLORS, "blur_r2")

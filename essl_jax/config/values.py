@@ -23,7 +23,8 @@ def read(hint: Any, text: str, where: str) -> Any:
   Args:
     hint: the field's type.
     text: such as `0.4`, `(20, 200)`, `20,200`, `true`, `None`, or any word if
-      the field is a string.
+      the field is a string. A single value stands for a tuple of one where the
+      tuple may have any length.
     where: dotted name of the field, for messages.
 
   Returns:
@@ -42,7 +43,20 @@ def read(hint: Any, text: str, where: str) -> Any:
     value = _WORDS.get(text.lower(), _literal(text))
   if isinstance(value, str) and _is_tuple(hint):
     value = tuple(x.strip() for x in value.split(",") if x.strip())
-  return coerce(hint, value, where)
+  return coerce(hint, _several(hint, value), where)
+
+
+def _several(hint: Any, value: Any) -> Any:
+  """One value alone as a tuple, where the field takes any number of them."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _several(inner[0], value)
+  if origin is not tuple or inner[-1] is not Ellipsis:
+    return value
+  is_alone = not isinstance(value, (list, tuple))
+  if _is_tuple(inner[0]) and value and not is_alone:  # such as (0.0, 0.5)
+    is_alone = not any(isinstance(x, (list, tuple)) for x in value)
+  return (value,) if is_alone else value
 
 
 def _literal(text: str) -> Any:
@@ -136,7 +150,12 @@ def _check_bound(bound: Bound, value: Any, where: str) -> None:
 
 def _coerce_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
   if not isinstance(value, (list, tuple)):
-    raise UsageError(f"config.{where} must be a tuple, got {_show(value)}")
+    count = 1 if kinds[-1:] == (Ellipsis,) else len(kinds)
+    is_plain = isinstance(value, int | float | str)
+    advice = f", such as {_show((value,) * count)}" if is_plain else ""
+    raise UsageError(
+      f"config.{where} must be a tuple{advice}; got {_show(value)}"
+    )
   if kinds[-1:] == (Ellipsis,):
     kinds = (kinds[0],) * len(value)
   if len(value) != len(kinds):

@@ -14,11 +14,11 @@ _SLICE = re.compile(f"{_BOUND}:{_BOUND}")
 
 
 class UnknownSplitError(UsageError):
-  """There is no split of this `name`."""
+  """There is no split of this `name` among the `known` ones."""
 
   def __init__(self, name: str, known: Collection[str]):
     super().__init__(f"unknown split {name!r}: give one of {list(known)}")
-    self.name = name
+    self.name, self.known = name, tuple(known)
 
 
 def check_share(size: int, process_index: int, process_count: int) -> range:

@@ -213,7 +213,7 @@ def together(
       files.
   """
   if not places.is_remote(folder):
-    yield pathlib.Path(folder)
+    yield pathlib.Path(folder).expanduser()
     return
   paths = [places.locate(f"{folder}/{name}", "data") for name in names]
   found = []

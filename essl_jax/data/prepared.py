@@ -20,6 +20,10 @@ from essl_jax.texts import first_line
 _CONNECT_SECONDS = 10
 
 
+class UnknownSetError(UsageError):
+  """TFDS has no set of this name."""
+
+
 def import_tensorflow() -> tuple[Any, Any]:
   """Imports TensorFlow quietly and keeps it off the accelerators.
 
@@ -66,8 +70,8 @@ def open_builder(
     A `tfds.core.DatasetBuilder` whose data can be read.
 
   Raises:
-    UsageError: the name is unknown, or the set is neither prepared nor
-      available for download.
+    UnknownSetError: TFDS has no such name.
+    UsageError: the set is neither prepared nor available for download.
   """
   _, tfds = import_tensorflow()
   directory = None if data_dir is None else os.path.expanduser(data_dir)
@@ -77,10 +81,12 @@ def open_builder(
   try:
     builder = tfds.builder(name, data_dir=directory)
   except tfds.core.DatasetNotFoundError as error:
-    raise UsageError(_unknown_name(name, directory, tfds)) from error
+    raise UnknownSetError(_unknown_name(name, directory, tfds)) from error
   except Exception as error:
     reason = first_line(error, with_type=True)
-    raise UsageError(f"data.name={name!r}: {reason}") from error
+    # Of what can be no name, and of a name's configurations.
+    kind = UnknownSetError if isinstance(error, ValueError) else UsageError
+    raise kind(f"data.name={name!r}: {reason}") from error
   if not builder.info.splits:
     looked_for = f"data set {name!r} is not prepared in {builder.data_dir}"
     if is_remote:

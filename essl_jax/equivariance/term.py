@@ -81,9 +81,10 @@ class Term(Part):
     weight: lambda, what the term's loss is multiplied by; 0 leaves it out (the
       baseline).
     layer: the inner layer of the encoder whose features the term sees: a stage
-      of a ResNet, such as `layer3`, or a block of a ViT, such as `blocks_8`;
-      their mean over positions, or the class token. By default it is the
-      encoder's output.
+      of a ResNet, such as `layer3`, whose mean over positions is taken; or a
+      block of a ViT, such as `blocks_8`, whose class token is taken, or the
+      mean of its patches where the encoder's `pool` is `mean`. By default it is
+      the encoder's output.
   """
 
   views: ClassVar[Sequence[str]] = ()

@@ -47,6 +47,8 @@ def measure(train: Pairs, test: Pairs) -> dict[str, Any]:
         the views are right, in percent, where one regression names the turns of
         each view by its own features. No linear map of both features could name
         the turns between them.
+      `rotation_chance`: with it, how often those turns between two views are
+        right, in percent, that most training pairs have.
       `per_number`: R² by the name of the difference and of the number.
       `penalties`: by name, chosen on a fifth of the training images.
   """
@@ -65,9 +67,9 @@ def measure(train: Pairs, test: Pairs) -> dict[str, Any]:
     found[f"{name}_r2"] = float(np.mean([*each.values()] or [0.0]))
     per_number[name] = each
   if "rot" in train.differences:
-    found["rotation_accuracy"], penalties["rot"] = _rotation(
-      train, test, held_out
-    )
+    accuracy, penalties["rot"] = _rotation(train, test, held_out)
+    found["rotation_accuracy"] = accuracy
+    found["rotation_chance"] = _rotation_chance(train, test)
   return found | {"per_number": per_number, "penalties": penalties}
 
 
@@ -83,9 +85,24 @@ def _rotation(
     each[0], {"rot": np.eye(_TURNS)[turns]}, each[1], np.tile(held_out, 2)
   )
   named = scores["rot"].argmax(axis=1).reshape(2, -1)
-  between = lambda x: (x[0] - x[1]) % _TURNS
-  hits = between(named) == between(test.differences["rot"].T.astype(int))
+  hits = _between(named.T) == _between(test.differences["rot"])
   return 100 * float(hits.mean()), penalties["rot"]
+
+
+def _rotation_chance(train: Pairs, test: Pairs) -> float:
+  """Percent of test pairs with the turns that most training pairs have.
+
+  A view that is turned sometimes makes no turn the most frequent one.
+  """
+  counts = np.bincount(_between(train.differences["rot"]), minlength=_TURNS)
+  hits = _between(test.differences["rot"]) == counts.argmax()
+  return 100 * float(hits.mean())
+
+
+def _between(turns: np.ndarray) -> np.ndarray:
+  """The turns that lead from the second view to the first, of [N, 2]."""
+  first, second = turns.astype(int).T
+  return (first - second) % _TURNS
 
 
 def _explained(
@@ -149,7 +166,6 @@ class Parameters(Evaluation):
       "pairs": counts,
       "regression": "ridge, of the features of both views side by side; the"
       " turns of each view of its own",
-      "chance": 100 / _TURNS,
       "views": "first and second; those for blur and rotation with them besides"
       " where these two have none",
       **bench.splits,
@@ -203,7 +219,7 @@ class Parameters(Evaluation):
         now = _show(figures["jittered"], name)
         notes.append(f"jittered pairs alone {now}, {before} untrained")
       if name == "rotation_accuracy":
-        notes.append(f"chance {figures.get('chance', 0):g}%")
+        notes.append(f"chance {percent(figures['all'], 'rotation_chance')}")
       notes.append(f"linear, {images} test pairs")
       value = _show(figures["all"], name)
       found.append(Row(title, value, "; ".join(notes)))

@@ -1,6 +1,6 @@
 """The results of a run: `results.json`, a picture and one table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import itertools
 import json
@@ -10,13 +10,10 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.config.parts import EVALUATION
-from essl_jax.data import Source
-from essl_jax.data.checks import SPLITS
 from essl_jax.data.labels import numbering
-from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import guard, pictures, timing
+from essl_jax.evaluation import broken, guard, pictures, timing
 from essl_jax.evaluation.evaluation import Row, figures_of
 from essl_jax.storage import environment, logs, metrics, places, weights
 from essl_jax.storage.preemption import Stopped
@@ -26,7 +23,6 @@ from essl_jax.training import step as step_lib
 
 # What was measured before `config.evaluate_network` existed.
 _USUAL = {"network": "online", "encoder_features": "output"}
-_NAMED = 20  # most broken images to list for a split
 
 
 def write(
@@ -73,7 +69,7 @@ def write(
     lines = _lines(rows)
     if experiment.config.mode != "finetune":
       lines = [
-        *describe_left_out(results["data"]["broken"]),
+        *_left_out(results["data"]["broken"]),
         *lines,
         *timing.rows(results["training"]),
         *_picture(bench, workdir, state),
@@ -94,7 +90,7 @@ def _results(
   known: Mapping[str, Any],
 ) -> dict[str, Any]:
   """The results so far, in process 0; all processes must call this."""
-  broken = left_out(bench.sources)
+  left_out = broken.left_out(bench.sources)
   if jax.process_index() > 0:
     return {}
   if bench.experiment.config.mode == "finetune":
@@ -112,7 +108,7 @@ def _results(
   }
   return {
     "step": step,
-    "data": {"broken": broken} | numbering(bench.experiment.labelled),
+    "data": {"broken": left_out} | numbering(bench.experiment.labelled),
     "untrained": untrained | _untrained(bench, workdir, bench.figures),
     "figures": same.get("figures", {}) | bench.figures,
     "rows": same.get("rows", {}),
@@ -187,38 +183,10 @@ def _rows(
   return rows
 
 
-def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
-  """Collects the broken images of all processes; all of them must call it.
-
-  Args:
-    sources: a set and parts of it, the same ones in each process.
-
-  Returns:
-    By split, the `number` of images and the first twenty `names`.
-  """
-  sources = list(sources)
-  mine = {
-    split: [name for source in sources for name in source.broken[split]]
-    for split in SPLITS
-  }
-  everybody = [json.loads(x) for x in parallel.gather_text(json.dumps(mine))]
-  found = {}
-  for split in SPLITS:
-    # In training, several processes may have read the same image.
-    names = sorted({name for broken in everybody for name in broken[split]})
-    found[split] = {"number": len(names), "names": names[:_NAMED]}
-  return found
-
-
-def describe_left_out(broken: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """A line of the table about the images of `left_out`."""
-  found = [
-    f"{broken[split]['number']:,} of {split}"
-    for split in SPLITS
-    if broken[split]["number"]
-  ]
-  title = "images that cannot be read, left out"
-  return [(title, ", ".join(found))] if found else []
+def _left_out(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """The broken images of the data, as a line of the table."""
+  said = broken.describe(found)
+  return [(broken.TITLE, said)] if said else []
 
 
 def _lines(rows: Mapping[str, list[Row]]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Logistic regressions on the frozen features of other sets of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import sys
 from typing import Annotated, Any
 
@@ -10,97 +10,37 @@ from essl_jax.config import bounds
 from essl_jax.config.schema import find_source
 from essl_jax.data import subsets
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import episodes, logistic
+from essl_jax.evaluation import broken, episodes
 from essl_jax.evaluation.bench import Labelled
 from essl_jax.evaluation.evaluation import Evaluation, Row
-from essl_jax.evaluation.transfer_sets import Shelf, TransferSet, hold_out
+from essl_jax.evaluation.held_out import hold_out, regress
+from essl_jax.evaluation.transfer_sets import Shelf, TransferSet
 from essl_jax.texts import first_line
 
 _RANGE = (-6, 5)  # exponents of the penalties
 
 
-def accuracy(named: np.ndarray, labels: np.ndarray) -> float:
-  """How many labels are named, in percent.
-
-  Args:
-    named: classes [M].
-    labels: integers [M].
-
-  Returns:
-    A number.
-  """
-  return 100 * float(np.mean(named == labels))
-
-
-def mean_per_class(named: np.ndarray, labels: np.ndarray) -> float:
-  """The mean over classes of `accuracy` within each; arguments likewise."""
-  hits, counts = (
-    np.bincount(labels, weights) for weights in (named == labels, None)
-  )
-  return 100 * float(np.mean(hits[counts > 0] / counts[counts > 0]))
-
-
-def regress(
-  train: Labelled,
-  test: Labelled,
-  held_out: np.ndarray,
-  *,
-  num_classes: int,
-  per_class: bool = False,
-  penalties: Sequence[float] = logistic.PENALTIES,
-) -> dict[str, Any]:
-  """Chooses a penalty on examples that are held out, and tests once.
-
-  The regression that is tested has learned from all examples. Where none is
-  held out, the penalty is scikit-learn's default, one over their number.
-
-  Args:
-    train: features [N, D] and labels [N].
-    test: features [M, D] and labels [M].
-    held_out: booleans [N].
-    num_classes: number of classes.
-    per_class: whether the metric is `mean_per_class`, in place of `accuracy`.
-    penalties: as of `logistic.fit`.
-
-  Returns:
-    The `accuracy` of the test examples by that metric, the `penalty`, the
-    `validation_accuracy` of those held out, None if there are none, `num_train`
-    and whether the regression `is_converged`.
-
-  Raises:
-    ValueError: as of `logistic.fit`.
-  """
-  (features, labels), measure = train, mean_per_class if per_class else accuracy
-  fit = lambda **options: logistic.fit(
-    features, labels, num_classes=num_classes, **options
-  )
-  chosen, validation = 1 / len(labels), None
-  if held_out.any():
-    path = np.sort(penalties)[::-1]
-    named = fit(penalties=path, examples=~held_out).predict(features[held_out])
-    found = [measure(x, labels[held_out]) for x in named]
-    best = int(np.argmax(found))  # of equals the largest penalty
-    chosen, validation = float(path[best]), found[best]
-    # As many as before, so that nothing is compiled anew; a path to the chosen.
-    penalties = np.maximum(path, chosen)
-  else:
-    penalties = (chosen,)
-  final = fit(penalties=penalties)
-  last = final._replace(
-    kernels=final.kernels[-1:], intercepts=final.intercepts[-1:]
-  )
-  return {
-    "accuracy": measure(last.predict(test[0])[0], test[1]),
-    "penalty": chosen,
-    "validation_accuracy": validation,
-    "is_converged": bool(final.is_converged[-1]),
-    "num_train": len(labels),
-  }
-
-
 def _base(name: str) -> str:
   """A set's name without its folders and its version."""
   return name.rstrip("/").rpartition("/")[2].partition(":")[0]
+
+
+def _of_one_class(features: tuple[Labelled, Labelled, np.ndarray]) -> str:
+  """Why nothing can be learned of a set; empty where it can."""
+  (_, labels), _, held_out = features
+  if len(np.unique(labels[~held_out])) > 1:
+    return ""
+  return "has training images of one class alone, and two or more are needed"
+
+
+def _choice(figures: Mapping[str, Any]) -> str:
+  """On what the penalty was chosen, for a note; empty where it is unknown."""
+  number = figures.get("num_validation")
+  if number is None:
+    return ""
+  if not number:
+    return ", none held out: no class has two, so the penalty is 1/N"
+  return f", the penalty chosen on {number:,} held out"
 
 
 class Transfer(Evaluation):
@@ -109,8 +49,8 @@ class Transfer(Evaluation):
   Attributes:
     sets: names of TFDS sets, folders with a `/` in their name
       (`DIR/<split>/<class>/*`), `.npz` files, or known sources such as
-      `digits`. Those that are not at hand are named and left out. By default
-      they are those of Kornblith et al. that TFDS has, and digits.
+      `digits`. Sets of TFDS that are not at hand are named and left out. By
+      default they are those of Kornblith et al. that TFDS has, and digits.
     dir: the TFDS data directory of these sets. By default it is that of
       `config.data`.
     per_class: names of sets, without versions and folders, whose metric is the
@@ -173,7 +113,7 @@ class Transfer(Evaluation):
         "config.transfer.sets is empty: name TFDS sets or folders, such as"
         " --config.transfer.sets=\"('cifar10','dtd')\", or leave out transfer"
       )
-    found, left_out = self._find(bench)
+    found, left_out = self._find(bench, refuse_missing=True)
     for name, why in left_out.items():
       print(f"essl_jax: transfer leaves out {name}: {why}", file=sys.stderr)
     if not found:
@@ -189,12 +129,17 @@ class Transfer(Evaluation):
     with bench.progress("transfer") as tick:
       for number, (name, images) in enumerate(found.items()):
         tick(number, len(found))
-        figures[name] = self._measure(bench, state, name, images)
+        features = self._features(bench, state, images)
+        if wrong := _of_one_class(features):
+          left_out[name] = f"{name} {wrong}"
+          continue
+        figures[name] = self._measure(bench, name, images, *features)
       tick(len(found), len(found))
+    each = [x["accuracy"] for x in figures.values()]
     return {
       "sets": figures,
       "left_out": left_out,
-      "mean": float(np.mean([x["accuracy"] for x in figures.values()])),
+      "mean": float(np.mean(each)) if each else None,
       "penalties": self.penalties,
     }
 
@@ -205,15 +150,16 @@ class Transfer(Evaluation):
       title, metric = f"Transfer to {name}", own.get("metric", "accuracy")
       size = f"{own.get('num_train', 0):,} training"
       note = f"{metric}, {size} and {own.get('num_test', 0):,} test images"
+      note += _choice(own)
       if not own.get("is_converged", True):
         note += ", stopped before it converged"
       found.append(Row(title, f"{own.get('accuracy', 0):.2f}%", note))
+      if said := broken.describe(own.get("broken", {})):
+        found.append(Row(f"{title}: {broken.TITLE}", said))
       for share, few in own.get("few_labels", {}).items():
-        value, images = (
-          f"{few['accuracy']:.2f}%",
-          f"{few['num_train']:,} images",
-        )
-        found.append(Row(f"{title}, {share} of labels", value, images))
+        note = f"{few['num_train']:,} images{_choice(few)}"
+        value = f"{few['accuracy']:.2f}%"
+        found.append(Row(f"{title}, {share} of labels", value, note))
       for kind, some in own.get("episodes", {}).items():
         if "left_out" in some:
           found.append(Row(f"{title}, {kind}", "left out", some["left_out"]))
@@ -222,22 +168,31 @@ class Transfer(Evaluation):
         note = f"{some['episodes']:,} episodes, 95% interval"
         found.append(Row(f"{title}, {kind}", value, note))
     if figures.get("left_out"):
-      title = "Transfer: sets not at hand, left out"
+      title = "Transfer: sets left out"
       found.append(Row(title, ", ".join(figures["left_out"])))
     return found
 
-  def _find(self, bench: Any) -> tuple[dict[str, TransferSet], dict[str, str]]:
+  def _find(
+    self, bench: Any, **options: bool
+  ) -> tuple[dict[str, TransferSet], dict[str, str]]:
     config = bench.experiment.config
     is_tfds = find_source(config.data.name) is None
     there = self.dir or (config.data.dir if is_tfds else None)
     names = list(dict.fromkeys(self.sets))
-    return Shelf(there, config.views.first.size).find(names)
+    return Shelf(there, config.views.first.size, config.data).find(
+      names, **options
+    )
 
   def _measure(
-    self, bench: Any, state: Any, name: str, images: TransferSet
+    self,
+    bench: Any,
+    name: str,
+    images: TransferSet,
+    train: Labelled,
+    test: Labelled,
+    held_out: np.ndarray,
   ) -> dict[str, Any]:
     """The figures of one set."""
-    train, test, held_out = self._features(bench, state, images)
     options: dict[str, Any] = {
       "num_classes": images.source.num_classes,
       "per_class": _base(name) in map(_base, self.per_class),
@@ -271,6 +226,7 @@ class Transfer(Evaluation):
       "num_test": len(test[1]),
       "num_classes": options["num_classes"],
       "splits": dict(images.splits),
+      "broken": broken.of_all_processes(images.broken),
     }
 
   def _features(

@@ -2,22 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import json
 import os
-
-import numpy as np
+from typing import Any
 
 from essl_jax import config as config_lib
 from essl_jax import data
 from essl_jax.config.schema import find_source
-from essl_jax.data import subsets
 from essl_jax.data.checks import SPLITS, UnknownSplitError
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
-from essl_jax.storage import places
-from essl_jax.texts import first_line
+from essl_jax.storage import buckets, places
+from essl_jax.texts import first_line, some
 
 _VALIDATION = ("validation", "val")  # names of such splits
+# Fields of `config.data` that are not of one set: how images are read.
+_OF_RUN = ("cache_gib", "white_level", "max_pixels", "max_bytes")
+
+
+class MissingPathError(UsageError):
+  """Nothing is at the path of a set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,14 @@ class TransferSet:
     more = self.validation
     return [*found, more.num_examples("test")] if more else found
 
+  @property
+  def broken(self) -> dict[str, Sequence[str]]:
+    """Images that this process could not read so far, by the set's splits."""
+    found = {split: self.source.broken[split] for split in SPLITS}
+    if self.validation is not None:
+      found["validation"] = self.validation.broken["test"]
+    return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Shelf:
@@ -52,39 +65,63 @@ class Shelf:
   Attributes:
     dir: the TFDS data directory; None is TFDS's own.
     size: side in pixels that images are brought to.
+    settings: `config.data`, whose limits and levels hold for these sets too.
   """
 
   dir: str | None
   size: int
+  settings: config_lib.Data = config_lib.Data(name="")
 
   def find(
-    self, names: Sequence[str]
+    self, names: Sequence[str], *, refuse_missing: bool = False
   ) -> tuple[dict[str, TransferSet], dict[str, str]]:
     """Opens those sets that all processes have.
 
     Args:
       names: folders, `.npz` files, known sources, or sets of TFDS, which are
         not downloaded.
+      refuse_missing: whether a path at which nothing is raises, in place of
+        being left out.
 
     Returns:
       Sets by name, and by name why others are left out.
+
+    Raises:
+      UsageError: nothing is at a path, in one of the processes.
     """
-    found, left_out = {}, {}
+    found, left_out, missing = {}, {}, []
     for name in names:
       try:
         found[name] = self.open(name)
       except UsageError as error:
         left_out[name] = first_line(error)
-    mine = json.dumps({name: x.sizes for name, x in found.items()})
+        if isinstance(error, MissingPathError):
+          missing.append(left_out[name])
+    sizes = {name: x.sizes for name, x in found.items()}
+    mine = json.dumps({"sizes": sizes, "missing": missing})
     everybody = [json.loads(x) for x in parallel.gather_text(mine)]
+    if refuse_missing:
+      for line in itertools.chain(*(x["missing"] for x in everybody)):
+        raise UsageError(line)
     for name in list(found):
-      if any(x.get(name) != found[name].sizes for x in everybody):
+      if any(x["sizes"].get(name) != found[name].sizes for x in everybody):
         del found[name]
         left_out[name] = "the processes do not have the same images"
     return found, left_out
 
   def open(self, name: str) -> TransferSet:
-    """Opens one set; UsageError where it is not at hand."""
+    """Opens one set.
+
+    Args:
+      name: as of `find`.
+
+    Returns:
+      The set.
+
+    Raises:
+      MissingPathError: it is a path at which nothing is.
+      UsageError: it is not at hand, or of another form.
+    """
     settings = self._settings(name)
     open_with = lambda test: data.open_source(
       dataclasses.replace(settings, test_split=test)
@@ -99,7 +136,13 @@ class Shelf:
         first = first or error
     if not there:
       assert first is not None
-      raise first
+      told = [getattr(x, "known", ()) for x in (first, first.__cause__)]
+      known = sorted({name for names in told for name in names})
+      has = f", and has {some(known, 9)}" if known else ""
+      raise UsageError(
+        f"{name} needs the splits train and test (or {' or '.join(_VALIDATION)}"
+        f"){has}"
+      ) from first
     test, *others = there
     # A set without a split `test` is tested on the other one.
     own = others[0] if others else None
@@ -115,18 +158,72 @@ class Shelf:
 
   def _settings(self, name: str) -> config_lib.Data:
     """The fields of `config.data` that open a set."""
-    if "/" in name and (places.is_remote(name) or os.path.isdir(name)):
-      return config_lib.Data(name="folder", dir=name, image_size=self.size)
-    if find_source(name) is not None or name.endswith(".npz"):
-      return config_lib.Data(name=name)
-    # TensorFlow's side of the package is not for everybody.
-    from essl_jax.data.prepared import open_builder
-
-    features = open_builder(name, self.dir, prepare=False).info.features
+    of_run = {x: getattr(self.settings, x) for x in _OF_RUN}
+    if path := _path(name):
+      _check_there(name, path)
+      if path.endswith(".npz"):
+        return config_lib.Data(name=path, **of_run)
+      return config_lib.Data(
+        name="folder", dir=path, image_size=self.size, **of_run
+      )
+    if find_source(name) is not None:
+      return config_lib.Data(name=name, **of_run)
+    features = _open_builder(name, self.dir).info.features
     is_of_images = hasattr(features, "keys") and "image" in features
     differs = is_of_images and None in features["image"].shape[:2]
     size = self.size if differs else None
-    return config_lib.Data(name=name, dir=self.dir, image_size=size)
+    return config_lib.Data(name=name, dir=self.dir, image_size=size, **of_run)
+
+
+def _path(name: str) -> str:
+  """The path that a name means; empty for a source or a set of TFDS."""
+  if places.is_remote(name):
+    return name
+  path = os.path.expanduser(name)
+  is_path = name.startswith(("/", ".", "~")) or name.endswith(("/", ".npz"))
+  # TFDS has names with a slash, too.
+  return path if is_path or ("/" in name and os.path.isdir(path)) else ""
+
+
+def _check_there(name: str, path: str) -> None:
+  """Raises MissingPathError unless there is a folder, or an `.npz` file."""
+  field, is_file = "config.transfer.sets", path.endswith(".npz")
+  if not places.is_remote(path):
+    is_there = (os.path.exists if is_file else os.path.isdir)(path)
+  elif is_file:
+    is_there = buckets.holds(path, field)
+  else:
+    with buckets.refused(path):
+      is_there = places.is_folder(places.locate(path, field))
+  if not is_there:
+    raise MissingPathError(_nothing(name, path))
+
+
+def _nothing(name: str, path: str) -> str:
+  """What to say of a path at which nothing is."""
+  kind = "file" if path.endswith(".npz") else "folder"
+  where = path if places.is_remote(path) else os.path.abspath(path)
+  return (
+    f"config.transfer.sets names {name}, and there is no {kind} {where}: give a"
+    " folder of <split>/<class>/*, an .npz file or the name of a TFDS set, or"
+    " leave it out"
+  )
+
+
+def _open_builder(name: str, directory: str | None) -> Any:
+  """The builder of a set of TFDS; UsageError where it is not at hand."""
+  # TensorFlow's side of the package is not for everybody.
+  from essl_jax.data import prepared
+
+  try:
+    return prepared.open_builder(name, directory, prepare=False)
+  except UsageError as error:
+    if "/" in name and isinstance(error, prepared.UnknownSetError):
+      raise MissingPathError(_nothing(name, name)) from error
+    told = first_line(error).replace("data.name=", "")
+    if os.path.isdir(name):
+      told += f"; the folder of that name is ./{name}"
+    raise UsageError(told) from error
 
 
 def _is_absent(error: UsageError) -> bool:
@@ -134,18 +231,3 @@ def _is_absent(error: UsageError) -> bool:
   cause = error.__cause__
   is_unknown = any(isinstance(x, UnknownSplitError) for x in (error, cause))
   return is_unknown or type(cause) in (KeyError, ValueError)  # of TFDS
-
-
-def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
-  """Chooses a part of every class that has two examples or more.
-
-  Args:
-    labels: integers [N].
-    share: of each class, at least one example.
-
-  Returns:
-    Booleans [N], the same on every machine; see `data.subsets.choose`.
-  """
-  held = np.zeros(len(labels), bool)
-  held[subsets.choose(labels, share)] = True
-  return held & (np.bincount(labels)[labels] > 1)

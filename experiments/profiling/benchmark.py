@@ -65,19 +65,29 @@ from essl_jax.training import views as views_lib
 
 def augmentation_seconds(
   experiment: experiment_lib.Experiment, repetitions: int = 10
-) -> float:
-  """Median time of making only the three views of a batch."""
+) -> tuple[float, float]:
+  """Median time of making only the three views of a batch.
+
+  Returns:
+    The time without and with their parameters, measured in alternation.
+  """
   n = experiment.config.batch_size
   images = jnp.asarray(experiment.source.train_images[:n])
-  make = jax.jit(views_lib.make_views(experiment.requests))
   state = jax.device_get(experiment.create_state())
   state = dataclasses.replace(state, params={}, opt_state={}, target=None)
-  seconds = []
+  asked = [
+    [dataclasses.replace(x, parameters=told) for x in experiment.requests]
+    for told in (False, True)
+  ]
+  makes = [jax.jit(views_lib.make_views(requests)) for requests in asked]
+  seconds: tuple[list[float], list[float]] = ([], [])
   for _ in range(repetitions + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(make(state, {"image": images}))
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds[1:])
+    for make, found in zip(makes, seconds, strict=True):
+      start = time.perf_counter()
+      jax.block_until_ready(make(state, {"image": images}))
+      found.append(time.perf_counter() - start)
+  plain, told = (statistics.median(found[1:]) for found in seconds)
+  return plain, told
 
 
 def time_steps(
@@ -126,7 +136,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
   each = arguments.steps_per_dispatch
   seconds = time_steps(step, state, batches, arguments.steps, each)
   mean, median = statistics.fmean(seconds), statistics.median(seconds)
-  views = augmentation_seconds(experiment)
+  views, with_parameters = augmentation_seconds(experiment)
   rate = arguments.batch / mean
   return {
     **records.origin(host),
@@ -145,6 +155,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "encoder_images_per_second": rate * experiment.encodings_per_image,
     "augmentation_seconds": views,
     "augmentation_share_of_step": views / median,
+    "augmentation_with_parameters_seconds": with_parameters,
+    "augmentation_with_parameters_share_of_step": with_parameters / median,
   }
 
 

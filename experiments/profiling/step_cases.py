@@ -126,9 +126,10 @@ def _load(arguments: argparse.Namespace) -> config_lib.Config:
 
 def facts(config: config_lib.Config) -> dict[str, Any]:
   """The description of the step in a record."""
+  prediction = getattr(config, "equivariance", None)  # other terms may stand
   return {
     "method": config.method,
-    "rotation_weight": config.equivariance.weight,
+    "rotation_weight": prediction.weight if prediction else 0.0,
     "batch": config.batch_size,
     "encoder": config.encoder.name,
     "width": config.encoder.width,

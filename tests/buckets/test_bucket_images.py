@@ -17,6 +17,7 @@ import pytest
 from essl_jax import errors
 from essl_jax.data import load_npz
 from essl_jax.errors import UsageError
+from essl_jax.evaluation import transfer_sets
 from essl_jax.storage import cache, places
 
 
@@ -214,3 +215,24 @@ def test_without_permission(refusal, request_, images, tmp_path, monkeypatch):
     open_folder(root)
   assert "\n" not in str(error.value)
   assert errors.line_and_code(error.value)[1] == 2  # no trouble of networks
+
+
+def test_sets_of_transfer(images, tmp_path):
+  """Folders and arrays are found there, and what is missing is told."""
+  folder, array = str(images[1]), f"{images[1]}/set.npz"
+  pixels, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+  both = {}
+  for split in ("train", "test"):
+    both |= {f"{split}_images": pixels, f"{split}_labels": labels}
+  np.savez(tmp_path / "set.npz", **both)
+  places.client(folder).put_file(str(tmp_path / "set.npz"), array)
+  missing = [f"{folder}/none", f"{folder}/none.npz"]
+  shelf = transfer_sets.Shelf(None, 8)
+  found, left_out = shelf.find([folder, array, *missing])
+  assert list(found) == [folder, array]
+  assert found[folder].splits["test"] == "val"
+  kinds = ("folder", "file")
+  for name, kind in zip(missing, kinds, strict=True):
+    assert f"there is no {kind} {name}: give a" in left_out[name]
+  with pytest.raises(UsageError, match="config.transfer.sets names .*none,"):
+    shelf.find(missing, refuse_missing=True)

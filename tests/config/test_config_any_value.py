@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import pytest
 
 from essl_jax import config as config_lib
-from essl_jax.config import flags
+from essl_jax.config import flags, parts
+from essl_jax.config.schema import CHOICES
 from essl_jax.errors import UsageError
 
 pytestmark = pytest.mark.quick
@@ -88,6 +89,69 @@ def test_every_optional_field_can_be_unset_by_a_flag():
       assert found is None, name
       unset += 1
   assert unset > 20 and kind is not None
+
+
+def _set_by(start, name, text):
+  found = flags.raw(start[0], (*start[1:], f"--config.{name}={text}"))
+  for group in name.split("."):
+    found = found[group]
+  return found
+
+
+def test_one_value_alone_will_do_for_every_tuple():
+  """Of any number of values; and several with brackets or without."""
+  every = [
+    f"--config.{kind.field}={','.join(kind.names())}"
+    for kind in (parts.TERM, parts.EVALUATION)
+  ]
+  tried = set()
+  for start in (*STARTS, (*STARTS[0], *every)):
+    for name, field, value in fuzz_helpers.walk(start):
+      several = [x for x in value if x] if isinstance(value, tuple) else []
+      if not several or flags.type_name(field.hint).startswith("("):
+        continue
+      one = several[0]
+      assert _set_by(start, name, flags.show(one)) == (one,), name
+      if name in CHOICES:  # which cannot be named twice
+        continue
+      both = (one, one)
+      assert _set_by(start, name, flags.show(both)) == both
+      if not isinstance(one, tuple):
+        assert _set_by(start, name, f"{one},{one}") == both
+      tried.add(name)
+  assert len(tried) > 5, tried
+
+
+@pytest.mark.parametrize("text", ["1", "(1)", "(1,)", "[1]", "1,"])
+def test_shots_and_labels_of_transfer(text):
+  start = (
+    str(fuzz_helpers.CONFIGS / "quickstart.py"),
+    ("--config.evaluations=transfer",),
+  )
+  load = lambda *more: flags.load(start[0], (*start[1], *more)).transfer
+  assert load(f"--config.transfer.shots={text}").shots == (1,)
+  assert load("--config.transfer.labels=0.1").labels == (0.1,)
+  assert load("--config.transfer.sets=digits").sets == ("digits",)
+  for several in ("1,5", "(1,5)", "(1, 5)", "[1,5]"):
+    assert load(f"--config.transfer.shots={several}").shots == (1, 5)
+  for wrong in ("0.5", "many", "1;5", "1 5", "True"):
+    with pytest.raises(UsageError, match=r"transfer\.shots must be int, got"):
+      load(f"--config.transfer.shots={wrong}")
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "expected"),
+  [
+    ("views.first.scale", 0.5, r"such as \(0.5, 0.5\); got 0.5"),
+    ("transfer.shots", 1, r"such as \(1,\); got 1"),
+    ("transfer.shots", None, "; got None"),
+  ],
+)
+def test_a_value_in_place_of_a_tuple_says_what_to_write(name, value, expected):
+  quick = str(fuzz_helpers.CONFIGS / "quickstart.py")
+  values = {"evaluations": ("transfer",), name: value}
+  with pytest.raises(UsageError, match=f"{name} must be a tuple.*{expected}"):
+    flags.load(quick, values)
 
 
 def test_none_stays_a_choice_and_a_text():

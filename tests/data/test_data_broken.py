@@ -21,7 +21,7 @@ import pytest
 
 from essl_jax import data
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import features, results
+from essl_jax.evaluation import broken, features
 
 
 def test_broken_files_are_told_once_and_counted(broken_folder, capfd):
@@ -113,11 +113,10 @@ def test_broken_files_of_a_set_and_its_part_are_counted_once(broken_folder):
   list(source.evaluation_batches("train", SIZE))
   part = source.take(np.arange(SIZE // 2))
   list(part.evaluation_batches("train", SIZE))
-  told = results.left_out((source, part))
+  told = broken.left_out((source, part))
   assert told["train"]["number"] == 3
   assert told["train"]["names"] == sorted(source.broken["train"])
-  ((_, said),) = results.describe_left_out(told)
-  assert said.startswith("3 of train")
+  assert broken.describe(told).startswith("3 of train")
 
 
 def test_odd_images_are_read(tmp_path, capfd):

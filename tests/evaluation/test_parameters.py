@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import linear_model, metrics
 
-from essl_jax.augment import View
+from essl_jax.augment import View, draw_parameters
 from essl_jax.config.config import Views
 from essl_jax.data import ArraySource
 from essl_jax.devices import parallel
@@ -50,6 +50,35 @@ def test_what_is_linear_is_told_and_what_is_not_there_is_not():
   blind = _pairs(400, 0)._replace(features=np.ones((400, 18)))
   found = parameters.measure(blind, _pairs(300, 1))
   assert found["crop_r2"] < 0.01 and found["rotation_accuracy"] < 40
+
+
+@pytest.mark.parametrize(
+  ("groups", "extra", "chance"),
+  [
+    (("rotation",), None, 25),
+    ((), "rotation", 100 / 3),  # (1/2, 1/6, 1/6, 1/6), twice
+    (("rotation",), "rotation", 25),
+  ],
+)
+def test_chance_is_that_of_the_turns_that_are_drawn(groups, extra, chance):
+  view = View(size=4, groups=groups)
+  drawn = [
+    draw_parameters(
+      jax.random.PRNGKey(seed), 6000, (4, 4, 3), view, extra=extra
+    ).elements["rotation"]
+    for seed in (0, 1)
+  ]
+  turns = np.stack(drawn, axis=1)
+  rows = np.arange(6000)
+  features = np.random.default_rng(0).normal(size=(6000, 4))
+  pairs = view_pairs.Pairs(features, {"rot": turns}, rows >= 0, rows)
+  train, test = pairs.only(rows < 3000), pairs.only(rows >= 3000)
+  found = parameters.measure(train, test)
+  assert found["rotation_chance"] == pytest.approx(chance, abs=3)
+  # Of the turns alone, whoever guesses them.
+  assert found["rotation_accuracy"] < found["rotation_chance"] + 3
+  others = test._replace(differences={"rot": (turns + [1, 0])[3000:] % 4})
+  assert parameters.measure(train, others)["rotation_chance"] < 28
 
 
 def test_as_scikit_learn_has_it():
@@ -153,7 +182,8 @@ def test_crops_of_real_views_are_told(config):
   value = f"{figures['crop_r2']:.4f}"
   assert rows[0].value == value
   assert rows[0].note == f"{value} untrained; linear, 50 test pairs"
-  assert "chance 25%" in rows[2].note
+  assert f"chance {figures['rotation_chance']:.2f}%" in rows[2].note
+  assert 10 < figures["rotation_chance"] < 40
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ TWO_PROCESSES = """
   sys.path.append(tests)
   import test_shares
   from essl_jax.devices import parallel
-  from essl_jax.evaluation import results
+  from essl_jax.evaluation import broken
 
   devices = jax.devices()
   found = test_shares.measure(folder, parallel.make_mesh(devices))
@@ -36,7 +36,7 @@ TWO_PROCESSES = """
   for name, mesh in (("", None), ("crossed ", crossed)):
     found[f"{name}places"] = test_shares.places(
       mesh or parallel.make_mesh(devices))
-  found["told"] = json.dumps(results.left_out([test_shares.broken(process)]))
+  found["told"] = json.dumps(broken.left_out([test_shares.broken(process)]))
   np.savez(pathlib.Path(folder, f"{process}.npz"), **found)
 """
 

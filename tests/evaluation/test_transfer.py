@@ -1,21 +1,25 @@
-"""Transfer: sets at hand, the choice of a penalty, few labels, episodes."""
+"""Transfer: the choice of a penalty, few labels, episodes, all figures."""
 
-import contextlib
 import json
-import shutil
 import types
 
 from evaluation_helpers import clusters
 import folder_helpers
 import numpy as np
 import pytest
+import transfer_helpers
+from transfer_helpers import SIZE, SPLITS
 
 from essl_jax.config import parts
+from essl_jax.data import prepared
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import episodes, logistic, transfer, transfer_sets
-
-SIZE = 8
-SPLITS = (("train", 20, 0), ("val", 9, 50), ("test", 11, 100))
+from essl_jax.evaluation import (
+  episodes,
+  held_out,
+  logistic,
+  transfer,
+  transfer_sets,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,58 +32,31 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bench():
   """Features are the colours of an image's quarters."""
-  views = types.SimpleNamespace(first=types.SimpleNamespace(size=SIZE))
-  data = types.SimpleNamespace(name="digits", dir=None)
-  config = types.SimpleNamespace(views=views, data=data)
-
-  def extract(variables, split, resize, interrupt, source):
-    sized = source.image_shape[:2] == (SIZE, SIZE)
-    assert resize == (None if sized else (SIZE, SIZE)) and variables == 3
-    interrupt()
-    batches = list(source.evaluation_batches(split, 64))
-    images, labels = (
-      np.concatenate([x[key] for x in batches]) for key in ("image", "label")
-    )
-    quarters = images.reshape(len(images), 4, -1, 4, SIZE // 4, 3)
-    found = quarters.mean(axis=(2, 4), dtype=np.float32)[..., 0]
-    return found.reshape(len(images), -1) / 255, labels
-
-  class Bench:
-    experiment = types.SimpleNamespace(config=config)
-    encoding = types.SimpleNamespace(extract=extract)
-    interrupt = staticmethod(lambda: None)
-
-    def encoder_variables(self, state):
-      return state
-
-    def progress(self, name):
-      return contextlib.nullcontext(lambda done, total: None)
-
-  return Bench()
+  return transfer_helpers.make_bench()
 
 
 def test_metrics_by_hand():
   named, labels = np.array([0, 0, 1, 3]), np.array([0, 0, 0, 3])
-  assert transfer.accuracy(named, labels) == 75
+  assert held_out.accuracy(named, labels) == 75
   expected = 100 * (2 / 3 + 1) / 2
-  assert transfer.mean_per_class(named, labels) == pytest.approx(expected)
+  assert held_out.mean_per_class(named, labels) == pytest.approx(expected)
 
 
 def test_a_penalty_is_chosen_on_what_is_held_out():
   x, y = clusters(120, width=6, classes=3, spread=1.5)
   test = clusters(90, width=6, classes=3, spread=1.5, seed=1)
-  held_out = transfer_sets.hold_out(y, 0.25)
-  assert np.bincount(y[held_out]).tolist() == [
+  held = held_out.hold_out(y, 0.25)
+  assert np.bincount(y[held]).tolist() == [
     max(1, round(0.25 * n)) for n in np.bincount(y)
   ]
   penalties = (1e-3, 1e5, 0.1, 1.0)
-  found = transfer.regress(
-    (x, y), test, held_out, num_classes=3, penalties=penalties
+  found = held_out.regress(
+    (x, y), test, held, num_classes=3, penalties=penalties
   )
   path = sorted(penalties, reverse=True)
   fit = lambda **options: logistic.fit(x, y, num_classes=3, **options)
-  trial = fit(penalties=path, examples=~held_out)
-  hits = (trial.predict(x[held_out]) == y[held_out]).mean(axis=1)
+  trial = fit(penalties=path, examples=~held)
+  hits = (trial.predict(x[held]) == y[held]).mean(axis=1)
   best = int(np.argmax(hits))
   assert found["penalty"] == path[best] != 1e5
   assert found["validation_accuracy"] == pytest.approx(100 * hits[best])
@@ -89,62 +66,100 @@ def test_a_penalty_is_chosen_on_what_is_held_out():
   assert found["num_train"] == 120
 
 
-def test_classes_of_one_image_hold_out_none():
-  labels = np.array([0, 1, 2, 2, 2])
-  assert transfer_sets.hold_out(labels, 0.1).tolist().count(True) == 1
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9, 0.999])
+def test_every_class_keeps_an_image_to_learn_from(share):
+  """Also classes of one and two images, wherever they stand."""
+  sizes = np.array([1, 2, 3, 40, 2, 1])
+  labels = np.repeat([0, 1, 2, 3, 5, 8], sizes)
+  labels = np.random.default_rng(0).permutation(labels)
+  held = held_out.hold_out(labels, share)
+  counts = np.bincount(labels[held], minlength=9)[[0, 1, 2, 3, 5, 8]]
+  most = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1)
+  assert counts.tolist() == most.tolist()
+  np.testing.assert_array_equal(held, held_out.hold_out(labels, share))
+  assert not held_out.hold_out(np.arange(4), share).any()
+
+
+def test_where_none_is_held_out_the_penalty_is_the_usual_one():
   x = np.eye(3, dtype=np.float32)
   nothing = np.zeros(3, bool)
-  found = transfer.regress(
+  found = held_out.regress(
     (x, np.arange(3)), (x, np.arange(3)), nothing, num_classes=3
   )
   assert found["penalty"] == pytest.approx(1 / 3)
   assert found["validation_accuracy"] is None and found["accuracy"] == 100
+  assert found["num_validation"] == 0
 
 
-def test_sets_at_hand_and_not(folder, tmp_path):
-  shelf = transfer_sets.Shelf(None, SIZE)
-  no_test = folder_helpers.write_folder(tmp_path / "two", SPLITS[:2])
-  missing = str(tmp_path / "missing.npz")
-  names = (str(folder), "digits", str(no_test), missing)
-  found, left_out = shelf.find(names)
-  assert list(found) == [str(folder), "digits", str(no_test)]
-  assert list(left_out) == [missing] and "missing.npz" in left_out[missing]
-  own, digits, two = found.values()
-  assert own.splits == {"train": "train", "validation": "val", "test": "test"}
-  assert own.sizes == [3, 20, 11, 9]
-  assert digits.validation is None and digits.sizes == [10, 1438, 359]
-  assert two.splits == {"train": "train", "validation": None, "test": "val"}
-  assert two.sizes == [3, 20, 9]
+def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
+  root = folder_helpers.write_folder(tmp_path / "spoilt", SPLITS)
+  for path in ("train/bee/01.png", "val/cat/02.png", "val/ant/03.png"):
+    (root / path).write_text("text")
+  measure = transfer.Transfer(sets=(str(root),), penalties=3)
+  found = measure.run(bench, 3)
+  (own,) = found["sets"].values()
+  assert (own["num_train"], own["num_validation"]) == (20 + 9 - 3, 7)
+  numbers = {split: x["number"] for split, x in own["broken"].items()}
+  assert numbers == {"train": 1, "validation": 2, "test": 0}
+  assert own["broken"]["train"]["names"] == [str(root / "train/bee/01.png")]
+  _, said = measure.rows(found)
+  assert said.title.endswith("spoilt: images that cannot be read, left out")
+  assert said.value == "1 of train, 2 of validation"
 
 
-def test_a_split_that_does_not_fit_is_not_passed_over(folder, tmp_path):
-  """Its test images have a class that the others lack: none are others'."""
-  odd = tmp_path / "odd"
-  shutil.copytree(folder, odd)
-  new = odd / "test" / "zebra"
-  shutil.copytree(next((odd / "test").iterdir()), new)
-  found, left_out = transfer_sets.Shelf(None, SIZE).find([str(odd)])
-  assert not found and "zebra" in left_out[str(odd)]
+def test_very_few_labels(bench, tmp_path):
+  """Classes of one or two images, all of them and a hundredth."""
+  some = transfer_helpers.write_counts(
+    tmp_path / "a", train=(1, 2, 8), test=(2, 2, 2)
+  )
+  own = transfer_helpers.write_counts(
+    tmp_path / "b", train=(1, 3, 4), val=(1, 1, 1), test=(2, 2, 2)
+  )
+  measure = transfer.Transfer(
+    sets=(some, own), penalties=3, labels=(0.01,), validation=0.9
+  )
+  found = measure.run(bench, 3)
+  counted = lambda x: (x["num_train"], x["num_validation"])
+  sets = found["sets"]
+  assert [counted(x) for x in sets.values()] == [(11, 8), (11, 3)]
+  for figures in sets.values():
+    for few in figures["few_labels"].values():
+      assert counted(few) == (3, 0) and few["penalty"] == pytest.approx(1 / 3)
+  notes = [row.note for row in measure.rows(found)]
+  usual = "3 images, none held out: no class has two, so the penalty is 1/N"
+  assert notes.count(usual) == 2
+  assert notes[0].endswith("6 test images, the penalty chosen on 8 held out")
 
 
-def test_sets_of_tfds_are_not_downloaded(monkeypatch):
-  from essl_jax.data import prepared
+def test_training_images_of_one_class_are_left_out(bench, tmp_path):
+  """As those that a set with a list of classes may have."""
+  name = transfer_helpers.write_counts(
+    tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2)
+  )
+  real = bench.encoding.extract
 
-  asked = []
+  def extract(variables, split, *rest):
+    features, labels = real(variables, split, *rest)
+    return features, labels * 0 if split == "train" else labels
 
-  def refuse(name, data_dir, *, prepare=True):
-    asked.append((name, data_dir, prepare))
-    raise UsageError(f"data set {name!r} is not prepared")
+  alone = types.SimpleNamespace(
+    experiment=bench.experiment,
+    encoding=types.SimpleNamespace(extract=extract),
+    **{x: getattr(bench, x) for x in ("interrupt", "progress")},
+    encoder_variables=bench.encoder_variables,
+  )
+  measure = transfer.Transfer(sets=(name,), penalties=3)
+  found = measure.run(alone, 3)
+  assert found["sets"] == {} and found["mean"] is None
+  assert "of one class alone" in found["left_out"][name]
+  assert [x.value for x in measure.rows(found)] == [name]
 
-  monkeypatch.setattr(prepared, "open_builder", refuse)
-  found, left_out = transfer_sets.Shelf("there", SIZE).find(["dtd"])
-  assert not found and left_out == {"dtd": "data set 'dtd' is not prepared"}
-  assert asked == [("dtd", "there", False)]
 
-
-def test_the_evaluation(folder, bench, tmp_path, capsys):
+def test_the_evaluation(folder, bench, monkeypatch, capsys):
   """All figures of a set, rows of them, and the name of a missing one."""
-  missing = str(tmp_path / "missing.npz")
+  missing = "dtd"
+  refuse = transfer_helpers.refuse(UsageError, "is not prepared")
+  monkeypatch.setattr(prepared, "open_builder", refuse)
   measure = transfer.Transfer(
     sets=(str(folder), missing),
     per_class=(str(folder),),
@@ -172,7 +187,7 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   images = transfer_sets.Shelf(None, SIZE).open(str(folder))
   train, test = (extract(images.source, x) for x in ("train", "test"))
   more = extract(images.validation, "test")
-  expected = transfer.regress(
+  expected = held_out.regress(
     tuple(map(np.concatenate, zip(train, more, strict=True))),
     test,
     np.arange(29) >= 20,
@@ -195,12 +210,13 @@ def test_the_evaluation(folder, bench, tmp_path, capsys):
   assert "±" in rows[2].value
 
 
-def test_nothing_to_measure_is_refused(bench, tmp_path):
+def test_nothing_to_measure_is_refused(bench, monkeypatch):
   with pytest.raises(UsageError, match="config.transfer.sets is empty"):
     transfer.Transfer(sets=()).check(bench)
-  missing = str(tmp_path / "missing.npz")
-  with pytest.raises(UsageError, match="none of .*missing.npz is at hand"):
-    transfer.Transfer(sets=(missing,)).check(bench)
+  refuse = transfer_helpers.refuse(UsageError, "is not prepared")
+  monkeypatch.setattr(prepared, "open_builder", refuse)
+  with pytest.raises(UsageError, match="none of dtd is at hand: 'dtd' is not"):
+    transfer.Transfer(sets=("dtd",)).check(bench)
   assert parts.EVALUATION.find("transfer") is transfer.Transfer
 
 

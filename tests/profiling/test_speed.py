@@ -1,17 +1,22 @@
 """Speed beside a peer, and the steps that are measured."""
 
+import dataclasses
 import json
 import pathlib
 import sys
+import types
 
 import benchmark
+import flax
 import jax
 import memory
+import numpy as np
 import peer
 import programs
 import pytest
 import step_cases
 
+from essl_jax.augment import View, ViewRequest
 from essl_jax.errors import UsageError
 from essl_jax.training import experiment as experiment_lib
 
@@ -273,6 +278,48 @@ def test_seconds_are_of_a_step_and_programs_are_whole(monkeypatch):
   assert calls == [("held", "rows")] * 2
 
 
+class _State(flax.struct.PyTreeNode):
+  """What the views are made of, and what they are not."""
+
+  step: int = 0
+  params: int = 1
+  opt_state: int = 1
+  target: int = 1
+
+
+def test_augmentation_is_timed_with_and_without_parameters(monkeypatch):
+  """In turn, by requests that differ in nothing else."""
+  asked = []
+
+  def make_views(requests):
+    asked.append(requests)
+    return lambda state, batch: batch["image"].sum() + state.step
+
+  clock = iter([0.0, 9.0, 0.0, 9.0, *(0.0, 1.0, 0.0, 2.0) * 3])
+  tick = types.SimpleNamespace(perf_counter=lambda: next(clock))
+  monkeypatch.setattr(benchmark, "time", tick)
+  monkeypatch.setattr(benchmark.views_lib, "make_views", make_views)
+  requests = [ViewRequest(x, View(size=8)) for x in ("first", "second")]
+  experiment = types.SimpleNamespace(
+    config=types.SimpleNamespace(batch_size=2),
+    source=types.SimpleNamespace(train_images=np.zeros((3, 8, 8, 3), np.uint8)),
+    create_state=_State,
+    requests=requests,
+  )
+  assert benchmark.augmentation_seconds(experiment, 3) == (1.0, 2.0)
+  told = [dataclasses.replace(x, parameters=True) for x in requests]
+  assert asked == [requests, told]
+
+
+def test_recipes_of_other_terms_are_measured():
+  configs = pathlib.Path(__file__).parents[2] / "configs"
+  words = [f"--config={configs / 'cifar_simclr.py'}:augself"]
+  config = step_cases.make_config(benchmark.parse(words)[0])
+  assert step_cases.facts(config)["rotation_weight"] == 0
+  config = step_cases.make_config(benchmark.parse([])[0])
+  assert step_cases.facts(config)["rotation_weight"] == 0.4
+
+
 def test_several_steps_are_measured_as_one_program(short_resnet, capsys):
   words = ["--width=4", "--batch=8", "--size=8", "--devices=2", "--augment"]
   words += ["--steps=3", "--steps-per-dispatch=2", "--examples=24"]
@@ -281,6 +328,9 @@ def test_several_steps_are_measured_as_one_program(short_resnet, capsys):
   assert (record["steps_per_dispatch"], record["steps"]) == (2, 4)
   assert (record["devices"], record["rotation_weight"]) == (2, 0.4)
   assert record["median_step_seconds"] > 0
+  share = record["augmentation_with_parameters_share_of_step"]
+  told = record["augmentation_with_parameters_seconds"]
+  assert share == told / record["median_step_seconds"] > 0
   experiment, steps, batches = step_cases.build(benchmark.parse(words)[0])
   held, rows = next(batches)
   assert (held["image"].shape[0], rows.shape) == (24, (2, 8))
