@@ -11,7 +11,7 @@ from essl_jax.devices import cpu
 from essl_jax.storage import checkpoint, logs, places, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import from_process_0
-from essl_jax.training import dispatch, progress
+from essl_jax.training import collapse, dispatch, progress
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -71,7 +71,16 @@ def pretrain(
       for line in experiment.describe(state.params):
         logger.info(line)
       training = _Training(
-        experiment, bench, workdir, preemption, checkpoints, logger, clock
+        experiment=experiment,
+        bench=bench,
+        workdir=workdir,
+        preemption=preemption,
+        checkpoints=checkpoints,
+        logger=logger,
+        clock=clock,
+        alarm=collapse.Alarm(
+          experiment.config, experiment.steps_per_epoch, logger.info
+        ),
       )
       prepare = training.resume if clock.start_step else training.begin
       try:
@@ -93,6 +102,7 @@ class _Training:
   checkpoints: checkpoint.Checkpoints
   logger: logs.Logger
   clock: progress.Clock
+  alarm: collapse.Alarm
 
   def begin(self, state: step_lib.TrainState) -> step_lib.TrainState:
     """Measures the state at step 0; raises `Stopped`."""
@@ -142,7 +152,7 @@ class _Training:
       return True
     per_epoch = self.experiment.steps_per_epoch
     advance = dispatch.make_advance(self.experiment, step)
-    metrics = progress.Metrics(self.logger, self.experiment)
+    metrics = progress.Metrics(self.logger, self.experiment, self.alarm)
     while step < total:
       state, values, count, is_new = advance(
         state, per_epoch - step % per_epoch
@@ -195,6 +205,7 @@ class _Training:
     figures, said = self.bench.monitor(state, epoch=epoch, is_last=is_last)
     if figures:
       self.logger.write(step, figures)
+    self.alarm.look(epoch, figures)
     words = ", ".join(filter(None, (f"loss {latest['loss']:.4f}", said)))
     epochs = self.experiment.config.epochs
     self.logger.info(f"epoch {epoch}/{epochs}: {words}")
