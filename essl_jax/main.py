@@ -49,7 +49,8 @@ def _main(arguments: Sequence[str]) -> int:
     print("\n".join(said), end="\n" if said else "")
   told = command_line.told(arguments[1:])
   with processes.one_comparison() as agree:
-    is_done = run_lib.run(config, workdir, agree, told)
+    traced = command_line.profile()
+    is_done = run_lib.run(config, workdir, agree, told, traced)
   return 0 if is_done else command_line.STOP_CODE.value
 
 

@@ -22,7 +22,7 @@ from essl_jax.storage import (
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.storage.workdir import check_config, read_config
-from essl_jax.training import checks, loop
+from essl_jax.training import checks, loop, profile
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -32,6 +32,7 @@ def run(
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
   told: Mapping[str, Any] | None = None,
+  traced: profile.Steps | None = None,
 ) -> bool:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
@@ -47,6 +48,7 @@ def run(
       else may write there meanwhile.
     agree: refuses facts of the data that differ between processes.
     told: what else `about.json` says of a new run, such as its `recipe`.
+    traced: training steps of which a profile is written.
 
   Returns:
     Whether the run has reached its end; False after SIGTERM.
@@ -58,7 +60,7 @@ def run(
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
-    return _run(config, workdir, agree, told or {})
+    return _run(config, workdir, agree, told or {}, traced)
 
 
 def _prepare(workdir: places.Path) -> None:
@@ -73,9 +75,10 @@ def _run(
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None],
   told: Mapping[str, Any],
+  traced: profile.Steps | None,
 ) -> bool:
   is_new = not checkpoint.exists(workdir)
-  experiment = _open(config, workdir, is_new, agree)
+  experiment = _open(config, workdir, is_new, agree, traced)
   with preemption_lib.Preemption() as preemption:
     bench = bench_lib.make(
       experiment, workdir=workdir, interrupt=preemption.check
@@ -86,7 +89,9 @@ def _run(
     }
     about.write(workdir, {**told, **known}, overwrite=is_new)
     trains = config.mode == "train" and config.epochs > 0
-    if trains and not loop.pretrain(experiment, bench, workdir, preemption):
+    if trains and not loop.pretrain(
+      experiment, bench, workdir, preemption, traced
+    ):
       return False
     from_file = bool(config.init_from) and is_new and not trains
     try:
@@ -106,6 +111,7 @@ def _open(
   workdir: places.Path,
   is_new: bool,
   agree: Callable[[Mapping[str, Any]], None],
+  traced: profile.Steps | None,
 ) -> experiment_lib.Experiment:
   """Opens the data and claims the workdir; quick checks come first."""
   before: Mapping[str, Any] = {}
@@ -134,6 +140,7 @@ def _open(
     check()
   experiment = experiment_lib.build(config)
   checks.check_memory(experiment)
+  profile.check(traced, config.mode, experiment.total_steps)
   agree(experiment.facts)  # other counts are other steps, and end in a hang
   if is_new:
     check()

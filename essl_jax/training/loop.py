@@ -11,7 +11,7 @@ from essl_jax.devices import cpu
 from essl_jax.storage import checkpoint, logs, places, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import from_process_0
-from essl_jax.training import collapse, dispatch, progress
+from essl_jax.training import collapse, dispatch, profile, progress
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -38,6 +38,7 @@ def pretrain(
   bench: Watch,
   workdir: places.Path,
   preemption: preemption_lib.Preemption,
+  traced: profile.Steps | None = None,
 ) -> bool:
   """Trains from the workdir's latest checkpoint to the end.
 
@@ -46,6 +47,7 @@ def pretrain(
     bench: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
     preemption: asked whenever steps were dispatched.
+    traced: steps of which a profile is written.
 
   Returns:
     Whether to go on to the evaluation: False where SIGTERM came, after the
@@ -81,6 +83,7 @@ def pretrain(
         alarm=collapse.Alarm(
           experiment.config, experiment.steps_per_epoch, logger.info
         ),
+        traced=traced,
       )
       prepare = training.resume if clock.start_step else training.begin
       try:
@@ -103,6 +106,7 @@ class _Training:
   logger: logs.Logger
   clock: progress.Clock
   alarm: collapse.Alarm
+  traced: profile.Steps | None
 
   def begin(self, state: step_lib.TrainState) -> step_lib.TrainState:
     """Measures the state at step 0; raises `Stopped`."""
@@ -146,23 +150,39 @@ class _Training:
   def run(self, state: step_lib.TrainState) -> bool:
     """Steps to the end; returns whether nothing stopped them before."""
     step, total = self.clock.start_step, self.experiment.total_steps
-    if step >= total:  # no batches are prepared for a finished run
-      if jax.process_index() == 0 and not starts.reach(self.workdir, total):
-        starts.record(self.workdir, self.clock.record(total))
-      return True
-    per_epoch = self.experiment.steps_per_epoch
-    advance = dispatch.make_advance(self.experiment, step)
     metrics = progress.Metrics(self.logger, self.experiment, self.alarm)
+    with profile.Trace(
+      self.traced, self.workdir, metrics, self.clock, self.logger.info
+    ) as trace:
+      if step < total:
+        return self._advance(state, metrics, trace)
+      trace.before(step, 0)  # no batches are prepared for a finished run
+    if jax.process_index() == 0 and not starts.reach(self.workdir, total):
+      starts.record(self.workdir, self.clock.record(total))
+    return True
+
+  def _advance(
+    self,
+    state: step_lib.TrainState,
+    metrics: progress.Metrics,
+    trace: profile.Trace,
+  ) -> bool:
+    """Steps to the end, of which there is at least one; as `run`."""
+    step, total = self.clock.start_step, self.experiment.total_steps
+    per_epoch = self.experiment.steps_per_epoch
+    most = self.experiment.steps_per_dispatch
+    advance = dispatch.make_advance(self.experiment, step)
     while step < total:
-      state, values, count, is_new = advance(
-        state, per_epoch - step % per_epoch
-      )
+      left = per_epoch - step % per_epoch
+      trace.before(step, min(most, left))
+      state, values, count, is_new = advance(state, left)
       step += count
       metrics.push(step, values, count)
       if is_new:  # its compilation is not counted
         metrics.settle()
         cpu.keep_memory()
         self.clock.start(step)
+      trace.after(step)
       stop = self.preemption.reached()
       if step % per_epoch and not stop:
         continue
