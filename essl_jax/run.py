@@ -10,7 +10,8 @@ from essl_jax import config as config_lib
 from essl_jax.data.labels import class_names
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import results
+from essl_jax.evaluation import results, shown
+from essl_jax.loggers import several
 from essl_jax.storage import (
   about,
   bookkeeping,
@@ -57,6 +58,8 @@ def run(
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
+  if jax.process_index() == 0:
+    several.check(config)
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
@@ -89,20 +92,30 @@ def _run(
     }
     about.write(workdir, {**told, **known}, overwrite=is_new)
     trains = config.mode == "train" and config.epochs > 0
-    if trains and not loop.pretrain(
-      experiment, bench, workdir, preemption, traced
-    ):
-      return False
-    from_file = bool(config.init_from) and is_new and not trains
-    try:
-      trained = _trained(experiment, bench, workdir, from_file)
-      results.write(bench, workdir, *trained)
-    except preemption_lib.Stopped:
-      _say(
-        f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-        " state and the same command goes on"
-      )
-      return False
+    logs = several.Loggers(
+      config,
+      workdir,
+      enabled=jax.process_index() == 0,
+      first=functools.partial(shown.views, bench)
+      if trains and is_new
+      else None,
+    )
+    with logs:
+      if trains and not loop.pretrain(
+        experiment, bench, workdir, preemption, traced, logs
+      ):
+        return False
+      from_file = bool(config.init_from) and is_new and not trains
+      try:
+        trained = _trained(experiment, bench, workdir, from_file)
+        results.write(bench, workdir, *trained, loggers=logs)
+      except preemption_lib.Stopped:
+        _say(
+          f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
+          " state and the same command goes on"
+        )
+        return False
+      logs.finish()
   return True
 
 

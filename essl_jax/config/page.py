@@ -33,6 +33,7 @@ _KINDS = (
   (parts.ENCODER, "Encoders", "stand in `config.encoder`", "encoder."),
   (parts.SOURCE, "Sources", "stand in `config.data`", "data."),
   (parts.EVALUATION, "Evaluations", "form a group", None),
+  (parts.LOGGER, "Loggers", "form a group", None),
 )
 
 

@@ -24,6 +24,7 @@ _FREE_FIELDS = (
   "evaluations",
   "measures",
   "log_every",
+  "loggers",
   "steps_per_dispatch",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
@@ -189,7 +190,7 @@ def _is_left_alone(value: Any, default: Mapping[str, Any], first: Any) -> bool:
 
 def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
   """The kinds of known parts that have a field or a group, and its default."""
-  for kind in (parts.EVALUATION, parts.TERM):
+  for kind in (parts.EVALUATION, parts.TERM, parts.LOGGER):
     for part in map(kind.find, kind.names()):
       if part.section == name and fields.of(part):
         yield kind, part()
@@ -228,6 +229,11 @@ def terms(config: Config) -> list[Any]:
 def evaluations(config: Config) -> list[Any]:
   """The evaluations of a config, with their fields."""
   return _groups(config, parts.EVALUATION, config.evaluations)
+
+
+def loggers(config: Config) -> list[Any]:
+  """The loggers of a config, with their fields."""
+  return _groups(config, parts.LOGGER, config.loggers)
 
 
 def _groups(
@@ -271,17 +277,20 @@ def free_fields(
   """Dotted names of the fields that do not change the training.
 
   Args:
-    config: whose evaluations' fields are free, and those of all known ones.
-    before: another config as plain data, whose evaluations count too.
+    config: whose evaluations' and loggers' fields are free, and those of all
+      known ones.
+    before: another config as plain data, whose parts count too.
 
   Returns:
     The names of fields and of groups.
   """
-  found = map(parts.EVALUATION.find, parts.EVALUATION.names())
-  groups = [part.section for part in (*found, *evaluations(config))]
-  for name in (before or {}).get("evaluations", ()):
-    with contextlib.suppress(UsageError):  # its module may be gone
-      groups.append(parts.EVALUATION.find(name).section)
+  groups = []
+  for kind in (parts.EVALUATION, parts.LOGGER):
+    groups += [kind.find(name).section for name in kind.names()]
+    groups += [kind.find(x).section for x in getattr(config, kind.field)]
+    for name in (before or {}).get(kind.field, ()):
+      with contextlib.suppress(UsageError):  # its module may be gone
+        groups.append(kind.find(name).section)
   return (*_FREE_FIELDS, *dict.fromkeys(groups))
 
 

@@ -1,9 +1,11 @@
 """TensorBoard events, written where they arise."""
 
+import io
 import time
 
+from PIL import Image
 from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from essl_jax.storage import places
 
@@ -17,13 +19,13 @@ class Events:
   Where a full disk ends that thread, the program waits for the queue for ever.
   """
 
-  def __init__(self, folder: places.Path, start_step: int):
+  def __init__(self, folder: places.Path, start_step: int | None):
     """Makes the file.
 
     Args:
       folder: of all event files of a run; made if need be.
       start_step: from which the run resumes. TensorBoard then hides what a
-        killed run has written behind it.
+        killed run has written behind it. None adds to what is there.
 
     Raises:
       OSError: the file cannot be written; so do all methods.
@@ -32,9 +34,11 @@ class Events:
     self._writer = event_file_writer.EventsWriter(
       str(folder / "events"),
       # File names else hold the second alone, and a second run overwrites.
-      filename_suffix=f".{start_step}",
+      filename_suffix=f".{'end' if start_step is None else start_step}",
     )
     self._flushed = time.monotonic()
+    if start_step is None:
+      return
     session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._writer.write_event(
       event_pb2.Event(
@@ -59,6 +63,28 @@ class Events:
       self._writer.write_event(event)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
+
+  def picture(self, step: int, name: str, png: bytes) -> None:
+    """Appends a picture.
+
+    Args:
+      step: number of updates done.
+      name: its tag.
+      png: the file.
+    """
+    with Image.open(io.BytesIO(png)) as image:
+      width, height = image.size
+    shown = summary_pb2.Summary.Image(
+      height=height, width=width, colorspace=3, encoded_image_string=png
+    )
+    value = summary_pb2.Summary.Value(tag=name, image=shown)
+    self._writer.write_event(
+      event_pb2.Event(
+        step=step,
+        wall_time=time.time(),
+        summary=summary_pb2.Summary(value=[value]),
+      )
+    )
 
   def flush(self) -> None:
     """Writes what was appended so far."""

@@ -8,6 +8,7 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.devices import cpu
+from essl_jax.loggers import several
 from essl_jax.storage import checkpoint, logs, places, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import from_process_0
@@ -39,6 +40,7 @@ def pretrain(
   workdir: places.Path,
   preemption: preemption_lib.Preemption,
   traced: profile.Steps | None = None,
+  others: several.Loggers | None = None,
 ) -> bool:
   """Trains from the workdir's latest checkpoint to the end.
 
@@ -48,6 +50,7 @@ def pretrain(
     workdir: holds, or will hold, checkpoints and logs.
     preemption: asked whenever steps were dispatched.
     traced: steps of which a profile is written.
+    others: loggers that get all figures.
 
   Returns:
     Whether to go on to the evaluation: False where SIGTERM came, after the
@@ -63,12 +66,15 @@ def pretrain(
     if checkpoints.latest_step():
       state = checkpoints.restore(state)  # damaged ones are none afterwards
     clock = progress.Clock(checkpoints.latest_step() or 0)
+    if others is not None:
+      others.begin(clock.start_step)
     with logs.Logger(
       workdir,
       total_steps=experiment.total_steps,
       start_step=clock.start_step,
       enabled=jax.process_index() == 0,
       images_per_step=experiment.config.batch_size,
+      others=others,
     ) as logger:
       for line in experiment.describe(state.params):
         logger.info(line)
