@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import pathlib
+import re
 import threading
 import time
 
@@ -18,6 +20,7 @@ from essl_jax.loggers import logger, several
 from essl_jax.storage import places
 
 pytestmark = pytest.mark.quick
+ROOT = pathlib.Path(__file__).parents[2]
 
 FAKES = '''
 import threading
@@ -307,3 +310,20 @@ def test_the_program_ends_without_those_left_behind(
     with pytest.raises(SystemExit) as end:
       main.run()
     assert (end.value.code, ended) == (code, [])
+
+
+def test_the_logger_of_the_docs_works(tmp_path, monkeypatch, tiny_config):
+  page = ROOT / "docs" / "watching.md"
+  (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+  (tmp_path / "watched_idea.py").write_text(code)
+  monkeypatch.syspath_prepend(tmp_path)
+  config = tiny_config(loggers=("watched_idea:Slow",), slow={"bound": 2.0})
+  workdir = places.locate(tmp_path / "run")
+  with several.Loggers(config, workdir) as loggers:
+    for step, loss in enumerate((3.0, 1.5, 2.5)):
+      loggers.write(step, {"loss": loss}, 5.0)
+  assert (workdir / "high.txt").read_text() == "0\n2\n"
+
+
+def test_a_flag_switches_all_loggers_off():
+  assert flags.load("quickstart", ["--config.loggers="]).loggers == ()
