@@ -78,7 +78,7 @@ def _check_tensorboard(workdir):
   results = json.loads((workdir / "results.json").read_text())
   finals = {x.tag: x.simple_value for _, x in values if "final/" in x.tag}
   accuracy = results["figures"]["knn"]["knn_top1"]
-  assert abs(finals["final/kNN top-1"] - accuracy) < 0.01
+  assert abs(finals["final/kNN_top-1"] - accuracy) < 0.01
   folder = workdir / "tensorboard"
   config = (folder / "projector_config.pbtxt").read_text()
   for name in ("features.tsv", "labels.tsv", "images.png"):

@@ -19,6 +19,7 @@ from essl_jax.training import step as step_lib
 
 _POINTS = 1000  # test images in the projector
 _SIDE = 32  # pixels of an image there
+_NO_NAME = re.compile(r"[^\w.-]+")  # what some loggers' names may not hold
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
 
 
@@ -58,7 +59,7 @@ def results(
 
 
 def numbers(rows: Sequence[Row]) -> dict[str, float]:
-  """The figures of rows as numbers, such as `final/kNN top-1`.
+  """The figures of rows as numbers, such as `final/kNN_top-1`.
 
   Args:
     rows: as the terminal shows them.
@@ -69,7 +70,8 @@ def numbers(rows: Sequence[Row]) -> dict[str, float]:
   found = {}
   for row in rows:
     if match := _NUMBER.match(row.value):
-      found[f"final/{row.title}"] = float(match[0].replace(",", ""))
+      name = _NO_NAME.sub("_", row.title).strip("_")
+      found[f"final/{name}"] = float(match[0].replace(",", ""))
   return found
 
 
