@@ -89,9 +89,9 @@ def _picture(
   right = np.diag(percent)
   wrong = percent - np.diag(right)
   row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-  shown = np.arange(len(names))
+  shown = list(range(len(names)))
   if len(names) > _NAMED:
-    shown = np.array([right.argmin(), right.argmax()])
+    shown = [int(right.argmin()), int(right.argmax())]
   told = ", ".join(f"{names[k]} {right[k]:.1f}%" for k in shown)
   alt = (
     f"Confusion matrix of {what} for {run}. Recognised: {told}. Most"
