@@ -26,13 +26,13 @@ from essl_jax.config.parsing import (
   source_fields,
   terms,
   to_dict,
-  update_views,
 )
 from essl_jax.config.schema import encoder, schema
 from essl_jax.config.variants import (
   exclusive,
   option,
   term_variants,
+  update_views,
   use_term,
   variants,
 )

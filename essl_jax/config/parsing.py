@@ -76,18 +76,6 @@ def base(
   return ml_collections.ConfigDict(filled, type_safe=False)
 
 
-def update_views(config: ml_collections.ConfigDict, **values: Any) -> None:
-  """Sets fields of all views of a recipe.
-
-  Args:
-    config: from `base`.
-    **values: of `augment.View`, such as `size=224`.
-  """
-  for view in config.views.values():
-    if isinstance(view, ml_collections.ConfigDict):
-      view.update(values)
-
-
 def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
   """All fields of a dataclass: those given, else their defaults."""
   found: dict[str, Any] = {}
@@ -127,8 +115,7 @@ def parse(raw: Mapping[str, Any], given: Collection[str] = ()) -> Config:
   kind = schema(raw)
   config = fields.build(kind, _without_others(raw, kind))
   checks.check(config)
-  used = (method(config), *terms(config))
-  return drawn_views.only(config, used, given)
+  return drawn_views.only(config, (method(config), *terms(config)), given)
 
 
 def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -286,8 +273,8 @@ def free_fields(
   """
   groups = []
   for kind in (parts.EVALUATION, parts.LOGGER):
-    groups += [kind.find(name).section for name in kind.names()]
-    groups += [kind.find(x).section for x in getattr(config, kind.field)]
+    names = (*kind.names(), *getattr(config, kind.field))
+    groups += [kind.find(name).section for name in names]
     for name in (before or {}).get(kind.field, ()):
       with contextlib.suppress(UsageError):  # its module may be gone
         groups.append(kind.find(name).section)

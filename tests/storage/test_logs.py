@@ -1,6 +1,5 @@
 """Figures on disk, on the terminal and beside it."""
 
-import contextlib
 import json
 import math
 import os
@@ -11,19 +10,17 @@ import subprocess
 import sys
 import textwrap
 import threading
-import types
-from unittest import mock
 
 import event_files
 import jax
 import jax.numpy as jnp
+from logger_helpers import logger_of
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 import essl_jax
-from essl_jax.loggers import several
-from essl_jax.storage import environment, logs, metrics, places, workdir
+from essl_jax.storage import environment, logs, metrics, workdir
 from essl_jax.storage.logs import Logger
 
 pytestmark = pytest.mark.quick
@@ -42,17 +39,6 @@ def read_lines(workdir: pathlib.Path) -> list[dict]:
       if line.endswith("}"):
         json.loads(line, parse_constant=refuse)
   return metrics.read(workdir)
-
-
-@contextlib.contextmanager
-def logger_of(workdir, **options):
-  """A logger whose figures go to TensorBoard too."""
-  made = types.SimpleNamespace(loggers=("tensorboard",))
-  with mock.patch("essl_jax.config.to_dict", lambda _: {}):
-    others = several.Loggers(made, places.locate(workdir))
-    others.begin(options.get("start_step", 0))
-    with others, Logger(workdir, others=others, **options) as logger:
-      yield logger
 
 
 def test_writes_json_lines_and_tensorboard_events(tmp_path):
