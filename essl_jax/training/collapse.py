@@ -18,6 +18,9 @@ _ADVICE = (
 class Alarm:
   """Follows the measures of collapse, and says one line if they stay low.
 
+  It begins behind the warm-up, and behind the first epoch: embeddings of an
+  untrained network without batch norms may be nearly equal.
+
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2: 1/sqrt(D) and 0.
   """
@@ -40,6 +43,7 @@ class Alarm:
     widths = getattr(projector, "widths", None)
     self._spread = widths[-1] ** -0.5 if widths else None
     self._steps_per_epoch = steps_per_epoch
+    self._silent_epochs = max(1, config.optimizer.warmup_epochs)
     self._say = say
     self._low_steps = self._low_looks = 0
     self._is_told = False
@@ -52,7 +56,8 @@ class Alarm:
       figures: by name; `embedding_std` among them, or nothing happens.
     """
     deviation = figures.get("embedding_std")
-    if deviation is None or self._spread is None:
+    is_early = step <= self._silent_epochs * self._steps_per_epoch
+    if deviation is None or self._spread is None or is_early:
       return
     bound = _PART * self._spread
     self._low_steps = self._low_steps + 1 if deviation < bound else 0
@@ -72,7 +77,7 @@ class Alarm:
         happens.
     """
     rank = figures.get("effective_rank")
-    if rank is None:
+    if rank is None or epoch <= self._silent_epochs:
       return
     self._low_looks = self._low_looks + 1 if rank < _DIRECTIONS else 0
     if self._low_looks >= _LOOKS:

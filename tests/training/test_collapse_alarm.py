@@ -20,7 +20,10 @@ class Pull(TwoViews):
 
 @pytest.fixture
 def make(tiny_config):
-  """Makes an alarm of epochs of three steps, and what it says."""
+  """Makes an alarm of epochs of three steps, and what it says.
+
+  The warm-up is one epoch.
+  """
 
   def make(**fields):
     said = []
@@ -34,15 +37,16 @@ def make(tiny_config):
 def test_a_deviation_that_stays_low_for_an_epoch_is_told_once(make):
   """A tenth of 1/sqrt(25) is the bound."""
   alarm, said = make()
-  for step, deviation in enumerate((0.19, 0.01, 0.0199, 0.021, 0.0, 0.0), 1):
+  deviations = (0.0, 0.0, 0.0, 0.01, 0.0199, 0.021, 0.0, 0.0)
+  for step, deviation in enumerate(deviations, 1):
     alarm.step(step, {"loss": 1.0, "embedding_std": deviation})
   assert said == []
-  for step in range(7, 30):
+  for step in range(9, 30):
     alarm.step(step, {"embedding_std": 0.0199})
     alarm.look(step, {"effective_rank": 0.0})
   (line,) = said
   assert line.startswith("warning: the networks collapse: the deviation of")
-  assert "below 0.02 for the 3 steps up to step 7 (0.2 if spread out" in line
+  assert "below 0.02 for the 3 steps up to step 9 (0.2 if spread out" in line
   assert "try a lower config.optimizer.learning_rate" in line
   assert "\n" not in line
 
@@ -50,13 +54,13 @@ def test_a_deviation_that_stays_low_for_an_epoch_is_told_once(make):
 @pytest.mark.quick
 def test_a_rank_that_stays_low_is_told(make):
   alarm, said = make()
-  for epoch, rank in enumerate((1.9, 2.1, 1.5)):
+  for epoch, rank in enumerate((1.0, 1.0, 1.9, 2.1, 1.5)):
     alarm.look(epoch, {"effective_rank": rank, "knn_top1": 10.0})
   assert said == []
-  alarm.look(3, {"effective_rank": 1.25})
-  assert "effective rank of features is 1.25 after epoch 3" in said[0]
-  alarm.look(4, {})
   alarm.look(5, {"effective_rank": 1.25})
+  assert "effective rank of features is 1.25 after epoch 5" in said[0]
+  alarm.look(6, {})
+  alarm.look(7, {"effective_rank": 1.25})
   assert len(said) == 1
 
 
