@@ -58,12 +58,23 @@ def run(
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
-  if jax.process_index() == 0:
-    several.check(config)
+  _check_loggers(config)
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
     return _run(config, workdir, agree, told or {}, traced)
+
+
+def _check_loggers(config: config_lib.Config) -> None:
+  """Raises UsageError in all processes; process 0 alone needs the loggers."""
+  problem = ""
+  if jax.process_index() == 0:
+    try:
+      several.check(config)
+    except UsageError as error:
+      problem = str(error)
+  if problem := workdir_lib.from_process_0(problem):
+    raise UsageError(problem)
 
 
 def _prepare(workdir: places.Path) -> None:
@@ -92,13 +103,12 @@ def _run(
     }
     about.write(workdir, {**told, **known}, overwrite=is_new)
     trains = config.mode == "train" and config.epochs > 0
+    views = functools.partial(shown.views, bench)
     logs = several.Loggers(
       config,
       workdir,
       enabled=jax.process_index() == 0,
-      first=functools.partial(shown.views, bench)
-      if trains and is_new
-      else None,
+      first=views if trains and is_new else None,
     )
     with logs:
       if trains and not loop.pretrain(
