@@ -14,6 +14,7 @@ from essl_jax.config import recipes
 from essl_jax.errors import UsageError
 from essl_jax.storage import about
 from essl_jax.storage.workdir import read_config
+from essl_jax.training import profile as profile_lib
 
 CONFIG = flags.DEFINE_string(
   "config",
@@ -27,6 +28,12 @@ RUN = flags.DEFINE_string(
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for all output; runs/<config> by default."
+)
+PROFILE = flags.DEFINE_string(
+  "profile",
+  None,
+  "Training steps to write a profile of, such as 100:110 (both included), for"
+  " TensorBoard and Perfetto.",
 )
 STOP_CODE = flags.DEFINE_integer(
   "stop_code",
@@ -72,6 +79,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
       "--run has the config and the workdir of a run: leave out --config and"
       " --workdir"
     )
+  profile()
   if CONFIG.value is None and RUN.value is None:
     stray = f" (did you mean --config={rest[1]}?)" if rest[1:] else ""
     raise UsageError(
@@ -159,3 +167,8 @@ def told(overrides: Sequence[str]) -> dict[str, Any]:
 def workdir() -> str:
   """The named workdir, or the recipe's default."""
   return RUN.value or WORKDIR.value or recipes.workdir(CONFIG.value or "")
+
+
+def profile() -> profile_lib.Steps | None:
+  """The steps to write a profile of; UsageError if the flag names none."""
+  return None if PROFILE.value is None else profile_lib.read(PROFILE.value)

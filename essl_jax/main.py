@@ -22,6 +22,7 @@ from essl_jax import command_line, errors, process_flags, streams
 from essl_jax import config as config_lib
 from essl_jax import run as run_lib
 from essl_jax.devices import cpu, parallel, processes, signals
+from essl_jax.loggers import several
 from essl_jax.storage import claim, environment, places
 from essl_jax.storage import workdir as workdir_lib
 
@@ -49,7 +50,8 @@ def _main(arguments: Sequence[str]) -> int:
     print("\n".join(said), end="\n" if said else "")
   told = command_line.told(arguments[1:])
   with processes.one_comparison() as agree:
-    is_done = run_lib.run(config, workdir, agree, told)
+    traced = command_line.profile()
+    is_done = run_lib.run(config, workdir, agree, told, traced)
   return 0 if is_done else command_line.STOP_CODE.value
 
 
@@ -70,6 +72,12 @@ def run() -> None:
         app.run(_main, flags_parser=command_line.parse)
       finally:
         streams.flush()  # it leaves by SystemExit
+    except SystemExit as end:
+      if not several.left_behind():
+        raise
+      # Python's own end would wait for what such a logger waits for.
+      code = end.code if isinstance(end.code, int) else bool(end.code)
+      processes.end(int(code), "the program ends without its loggers")
     except KeyboardInterrupt:
       processes.end(130, signals.farewell("Ctrl-C"))
     except Exception as error:

@@ -10,7 +10,8 @@ from essl_jax import config as config_lib
 from essl_jax.data.labels import class_names
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import results
+from essl_jax.evaluation import results, shown
+from essl_jax.loggers import several
 from essl_jax.storage import (
   about,
   bookkeeping,
@@ -22,7 +23,7 @@ from essl_jax.storage import (
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage import workdir as workdir_lib
 from essl_jax.storage.workdir import check_config, read_config
-from essl_jax.training import checks, loop
+from essl_jax.training import checks, loop, profile
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -32,6 +33,7 @@ def run(
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None] = lambda _: None,
   told: Mapping[str, Any] | None = None,
+  traced: profile.Steps | None = None,
 ) -> bool:
   """Pre-trains with `mode=train`, then evaluates or fine-tunes, and reports.
 
@@ -47,6 +49,7 @@ def run(
       other program may write there meanwhile.
     agree: raises an error if facts of the data differ between processes.
     told: further entries of `about.json` for a new run, such as its `recipe`.
+    traced: the training steps to profile.
 
   Returns:
     Whether the run has reached its end; False after SIGTERM.
@@ -55,10 +58,23 @@ def run(
     UsageError: the config, the data or the workdir cannot be used.
     FloatingPointError: the loss is not finite.
   """
+  _check_loggers(config)
   with claim.hold(workdir, _prepare):
     if jax.process_count() > 1:
       workdir_lib.check_shared(workdir)
-    return _run(config, workdir, agree, told or {})
+    return _run(config, workdir, agree, told or {}, traced)
+
+
+def _check_loggers(config: config_lib.Config) -> None:
+  """Raises UsageError in all processes; process 0 alone needs the loggers."""
+  problem = ""
+  if jax.process_index() == 0:
+    try:
+      several.check(config)
+    except UsageError as error:
+      problem = str(error)
+  if problem := workdir_lib.from_process_0(problem):
+    raise UsageError(problem)
 
 
 def _prepare(workdir: places.Path) -> None:
@@ -73,9 +89,10 @@ def _run(
   workdir: places.Path,
   agree: Callable[[Mapping[str, Any]], None],
   told: Mapping[str, Any],
+  traced: profile.Steps | None,
 ) -> bool:
   is_new = not checkpoint.exists(workdir)
-  experiment = _open(config, workdir, is_new, agree)
+  experiment = _open(config, workdir, is_new, agree, traced)
   with preemption_lib.Preemption() as preemption:
     bench = bench_lib.make(
       experiment, workdir=workdir, interrupt=preemption.check
@@ -86,18 +103,29 @@ def _run(
     }
     about.write(workdir, {**told, **known}, overwrite=is_new)
     trains = config.mode == "train" and config.epochs > 0
-    if trains and not loop.pretrain(experiment, bench, workdir, preemption):
-      return False
-    from_file = bool(config.init_from) and is_new and not trains
-    try:
-      trained = _trained(experiment, bench, workdir, from_file)
-      results.write(bench, workdir, *trained)
-    except preemption_lib.Stopped:
-      _say(
-        f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
-        " state and the same command resumes"
-      )
-      return False
+    views = functools.partial(shown.views, bench)
+    logs = several.Loggers(
+      config,
+      workdir,
+      enabled=jax.process_index() == 0,
+      first=views if trains and is_new else None,
+    )
+    with logs:
+      if trains and not loop.pretrain(
+        experiment, bench, workdir, preemption, traced, logs
+      ):
+        return False
+      from_file = bool(config.init_from) and is_new and not trains
+      try:
+        trained = _trained(experiment, bench, workdir, from_file)
+        results.write(bench, workdir, *trained, loggers=logs)
+      except preemption_lib.Stopped:
+        _say(
+          f"stopped by SIGTERM while evaluating; {workdir} holds the trained"
+          " state and the same command resumes"
+        )
+        return False
+      logs.finish()
   return True
 
 
@@ -106,6 +134,7 @@ def _open(
   workdir: places.Path,
   is_new: bool,
   agree: Callable[[Mapping[str, Any]], None],
+  traced: profile.Steps | None,
 ) -> experiment_lib.Experiment:
   """Opens the data and claims the workdir; quick checks come first."""
   before: Mapping[str, Any] = {}
@@ -134,6 +163,7 @@ def _open(
     check()
   experiment = experiment_lib.build(config)
   checks.check_memory(experiment)
+  profile.check(traced, config.mode, experiment.total_steps)
   agree(experiment.facts)  # with other counts, processes would hang
   if is_new:
     check()

@@ -17,6 +17,7 @@ ROWS = (
   ("arguments", "devices"),
   ("config",),
   ("storage",),
+  ("loggers",),
   ("inputs",),
   ("transformations", "models", "losses", "optim"),
   ("augment",),
@@ -76,6 +77,7 @@ KINDS = (
   parts.TERM,
   parts.SOURCE,
   parts.EVALUATION,
+  parts.LOGGER,
 )
 # `none` also names norms, protocols and what is absent, and `parameters` what
 # is told of a view.
@@ -92,6 +94,8 @@ MAY_NAME = {
   "evaluation/classifier.py": "the folder probe of a workdir",
   "evaluation/transfer.py": "sets that are measured unless others are named",
   "evaluation/transfer_sets.py": "a set may be a folder of images",
+  "storage/bookkeeping.py": "the folder tensorboard of a workdir",
+  "training/profile.py": "the folder tensorboard of a workdir",
   "photonics/regression.py": "the folder probe of a workdir",
   "losses/__init__.py": "functions that are called like their methods",
   "equivariance/sie.py": "a part of its loss is called prediction",

@@ -1,13 +1,16 @@
 """The program as a user runs it: results, resuming, signals, wrong input."""
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import time
 
+import event_files
 import jax
 import numpy as np
+from PIL import Image
 import program_helpers
 import pytest
 
@@ -52,7 +55,38 @@ def test_a_run_reports_and_writes_everything(finished):
   assert results["environment"]["device_count"] == 1
   assert results["config"]["method"] == "simclr"
   assert (workdir / "summary.png").stat().st_size > 10_000
-  assert list((workdir / "tensorboard").iterdir())
+  _check_tensorboard(workdir)
+
+
+def _check_tensorboard(workdir):
+  """Views, final figures, confusion matrices and the projector are there."""
+  values = [
+    (event.step, value)
+    for event in event_files.read(workdir)
+    for value in event.summary.value
+  ]
+  pictures = {x.tag: (step, x.image) for step, x in values if x.image.height}
+  last = max(step for step, _ in values)
+  assert {name: step for name, (step, _) in pictures.items()} == {
+    "views": 0,
+    "final/knn": last,
+    "final/transformation": last,
+  }
+  for _, image in pictures.values():
+    shown = Image.open(io.BytesIO(image.encoded_image_string))
+    assert shown.size == (image.width, image.height)
+  results = json.loads((workdir / "results.json").read_text())
+  finals = {x.tag: x.simple_value for _, x in values if "final/" in x.tag}
+  accuracy = results["figures"]["knn"]["knn_top1"]
+  assert abs(finals["final/kNN_top-1"] - accuracy) < 0.01
+  folder = workdir / "tensorboard"
+  config = (folder / "projector_config.pbtxt").read_text()
+  for name in ("features.tsv", "labels.tsv", "images.png"):
+    assert f'"projector/{name}"' in config
+  features = np.loadtxt(folder / "projector" / "features.tsv", delimiter="\t")
+  labels = (folder / "projector" / "labels.tsv").read_text().split()
+  assert len(features) == len(labels) == 40
+  assert Image.open(folder / "projector" / "images.png").size == (7 * 32,) * 2
 
 
 def test_metrics_have_every_term_of_every_step(finished):

@@ -19,19 +19,20 @@ from essl_jax.config.parsing import (
   evaluated_network,
   evaluations,
   free_fields,
+  loggers,
   method,
   parse,
   ranking_figure,
   source_fields,
   terms,
   to_dict,
-  update_views,
 )
 from essl_jax.config.schema import encoder, schema
 from essl_jax.config.variants import (
   exclusive,
   option,
   term_variants,
+  update_views,
   use_term,
   variants,
 )
@@ -51,6 +52,7 @@ __all__ = [
   "evaluations",
   "exclusive",
   "free_fields",
+  "loggers",
   "method",
   "option",
   "parse",

@@ -219,6 +219,8 @@ class Config:
     online_classifier: also train a linear classifier of the labels on view 1's
       features; no gradient reaches the encoder.
     log_every: steps between two lines of metrics.
+    loggers: where the run can be watched: known loggers or `module:Class`. Some
+      have a group of fields. `metrics-*.jsonl` is written in any case.
     steps_per_dispatch: number of steps that the devices run as one program, at
       most an epoch, when the images are in device memory. By default 256 on
       accelerators and 1 on CPUs, where more gains nothing. Data order and
@@ -262,6 +264,7 @@ class Config:
   precision: Literal["float32", "bfloat16"] = "float32"
   online_classifier: bool = False
   log_every: Count = 20
+  loggers: tuple[str, ...] = ("tensorboard",)
   steps_per_dispatch: Count | None = None
   checkpoint_every_epochs: Count = 10
   evaluate_checkpoint: Literal["latest", "best"] = "latest"

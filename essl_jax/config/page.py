@@ -33,6 +33,7 @@ _KINDS = (
   (parts.ENCODER, "Encoders", "are in `config.encoder`", "encoder."),
   (parts.SOURCE, "Sources", "are in `config.data`", "data."),
   (parts.EVALUATION, "Evaluations", "form a group", None),
+  (parts.LOGGER, "Loggers", "form a group", None),
 )
 
 

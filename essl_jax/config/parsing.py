@@ -24,6 +24,7 @@ _FREE_FIELDS = (
   "evaluations",
   "measures",
   "log_every",
+  "loggers",
   "steps_per_dispatch",
   "checkpoint_every_epochs",
   "evaluate_checkpoint",
@@ -75,18 +76,6 @@ def base(
   return ml_collections.ConfigDict(filled, type_safe=False)
 
 
-def update_views(config: ml_collections.ConfigDict, **values: Any) -> None:
-  """Sets fields of all views of a recipe.
-
-  Args:
-    config: from `base`.
-    **values: fields of `augment.View`, such as `size=224`.
-  """
-  for view in config.views.values():
-    if isinstance(view, ml_collections.ConfigDict):
-      view.update(values)
-
-
 def _filled(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
   """All fields of a dataclass: those given, else their defaults."""
   found: dict[str, Any] = {}
@@ -126,8 +115,7 @@ def parse(raw: Mapping[str, Any], given: Collection[str] = ()) -> Config:
   kind = schema(raw)
   config = fields.build(kind, _without_others(raw, kind))
   checks.check(config)
-  used = (method(config), *terms(config))
-  return drawn_views.only(config, used, given)
+  return drawn_views.only(config, (method(config), *terms(config)), given)
 
 
 def _without_others(raw: Mapping[str, Any], kind: type) -> dict[str, Any]:
@@ -189,7 +177,7 @@ def _is_left_alone(value: Any, default: Mapping[str, Any], first: Any) -> bool:
 
 def _owners(name: str) -> Iterator[tuple[parts.Kind, Any]]:
   """Yields kinds of known parts with this field or group, and its default."""
-  for kind in (parts.EVALUATION, parts.TERM):
+  for kind in (parts.EVALUATION, parts.TERM, parts.LOGGER):
     for part in map(kind.find, kind.names()):
       if part.section == name and fields.of(part):
         yield kind, part()
@@ -228,6 +216,11 @@ def terms(config: Config) -> list[Any]:
 def evaluations(config: Config) -> list[Any]:
   """The evaluations of a config, with their fields."""
   return _groups(config, parts.EVALUATION, config.evaluations)
+
+
+def loggers(config: Config) -> list[Any]:
+  """The loggers of a config, with their fields."""
+  return _groups(config, parts.LOGGER, config.loggers)
 
 
 def _groups(
@@ -271,17 +264,20 @@ def free_fields(
   """Dotted names of the fields that do not change the training.
 
   Args:
-    config: the fields of its evaluations are free, and those of all known ones.
-    before: another config as plain data; its evaluations count too.
+    config: the fields of its evaluations and loggers are free, and those of
+      all known ones.
+    before: another config as plain data; its parts count too.
 
   Returns:
     The names of fields and of groups.
   """
-  found = map(parts.EVALUATION.find, parts.EVALUATION.names())
-  groups = [part.section for part in (*found, *evaluations(config))]
-  for name in (before or {}).get("evaluations", ()):
-    with contextlib.suppress(UsageError):  # its module may be gone
-      groups.append(parts.EVALUATION.find(name).section)
+  groups = []
+  for kind in (parts.EVALUATION, parts.LOGGER):
+    names = (*kind.names(), *getattr(config, kind.field))
+    groups += [kind.find(name).section for name in names]
+    for name in (before or {}).get(kind.field, ()):
+      with contextlib.suppress(UsageError):  # its module may be gone
+        groups.append(kind.find(name).section)
   return (*_FREE_FIELDS, *dict.fromkeys(groups))
 
 

@@ -164,6 +164,13 @@ EVALUATION = Kind(
   "essl_jax.evaluation.evaluation:Evaluation",
   "an evaluation",
 )
+LOGGER = Kind(
+  "loggers",
+  "loggers",
+  "logger",
+  "essl_jax.loggers.logger:Logger",
+  "a logger",
+)
 
 
 def is_path(name: str) -> bool:

@@ -13,7 +13,14 @@ from essl_jax.config.config import Config, Data, Encoder, Views
 from essl_jax.errors import UsageError, told
 
 # The fields that choose parts.
-CHOICES = ("method", "terms", "evaluations", "encoder.name", "data.name")
+CHOICES = (
+  "method",
+  "terms",
+  "evaluations",
+  "loggers",
+  "encoder.name",
+  "data.name",
+)
 # The groups that the fields of a chosen part join.
 GROUPS: dict[str, type] = {"encoder": Encoder, "data": Data}
 _VIEWS = ("first", "second")
@@ -55,13 +62,18 @@ def _compose(
   method: str,
   terms: tuple[str, ...],
   evaluations: tuple[str, ...],
+  loggers: tuple[str, ...],
   encoder: str,
   data: str,
 ) -> type[Config]:
   own = parts.METHOD.find(method)
   added = [
     (f"config.{kind.field}={name}", kind.find(name))
-    for kind, names in ((parts.TERM, terms), (parts.EVALUATION, evaluations))
+    for kind, names in (
+      (parts.TERM, terms),
+      (parts.EVALUATION, evaluations),
+      (parts.LOGGER, loggers),
+    )
     for name in names
   ]
   views = dict.fromkeys(_VIEWS)

@@ -1,12 +1,25 @@
-"""Variants of a recipe: what follows the colon of `--config=file.py:a,b`."""
+"""What recipes share: their variants, `--config=file.py:a,b`, and views."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import ml_collections
 
 from essl_jax.config import parsing, parts
 from essl_jax.config.config import Config
 from essl_jax.errors import UsageError
+
+
+def update_views(config: ml_collections.ConfigDict, **values: Any) -> None:
+  """Sets fields of all views of a recipe.
+
+  Args:
+    config: from `base`.
+    **values: of `augment.View`, such as `size=224`.
+  """
+  for view in config.views.values():
+    if isinstance(view, ml_collections.ConfigDict):
+      view.update(values)
 
 
 def variants(text: str | None, allowed: Mapping[str, str]) -> frozenset[str]:

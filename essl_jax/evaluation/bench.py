@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from essl_jax import config as config_lib
 from essl_jax.data import Source
 from essl_jax.errors import UsageError
-from essl_jax.evaluation import guard
+from essl_jax.evaluation import guard, pictures
 from essl_jax.evaluation.encoding import Encoding, Interrupt
 from essl_jax.evaluation.evaluation import Evaluation
 from essl_jax.storage import logs, places
@@ -49,6 +50,11 @@ class Bench:
     """All sources that are read; they list their broken images."""
     experiment = self.experiment
     return experiment.source, experiment.labelled, *self.encoding.sources
+
+  @functools.cached_property
+  def views(self) -> pictures.Sheet:
+    """A few test images and their views, as a first step sees them."""
+    return pictures.make_sheet(self.experiment)
 
   @property
   def splits(self) -> dict[str, str]:

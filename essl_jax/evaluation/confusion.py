@@ -1,4 +1,4 @@
-"""The confusion matrix of a head that predicts transformations."""
+"""Confusion matrices of classes and of heads that predict transformations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,50 @@ from essl_jax import transformations
 from essl_jax.evaluation import drawing
 from essl_jax.evaluation.evaluation import Picture
 
-_NAMED = 20  # elements whose names fit along an axis
-_COUNTED = 10  # elements whose shares fit into the cells
+MOST = 100  # classes of which `results.json` keeps a matrix
+_NAMED = 20  # names that fit along an axis
+_COUNTED = 10  # shares that fit into the cells of a row
 
 
-def picture(run: str, figures: Mapping[str, Any]) -> Picture | str:
-  """The confusion matrix of a run.
+def count(
+  labels: np.ndarray, named: np.ndarray, num_classes: int
+) -> list[list[int]]:
+  """Counts what was taken for what.
+
+  Args:
+    labels: true classes [N].
+    named: predicted classes [N].
+    num_classes: C, of both.
+
+  Returns:
+    [C, C] as lists: how many of each class (rows) were named each (columns).
+  """
+  counts = np.zeros((num_classes, num_classes), int)
+  np.add.at(counts, (np.asarray(labels), np.asarray(named)), 1)
+  return counts.tolist()
+
+
+def of_classes(run: str, figures: Mapping[str, Any]) -> list[Picture]:
+  """The confusion matrix of a kNN, by the names of the classes.
+
+  Args:
+    run: its name.
+    figures: of `knn.Knn.run`; those of many classes hold no matrix.
+
+  Returns:
+    The picture; nothing where there is no matrix.
+  """
+  counts = np.asarray(figures.get("confusion", ()), float)
+  if not _is_square(counts):
+    return []
+  names = figures.get("class_names") or ()
+  if len(names) != len(counts):
+    names = [f"class {k}" for k in range(len(counts))]
+  return [_picture(run, "classes by kNN", counts, names, "class")]
+
+
+def of_elements(run: str, figures: Mapping[str, Any]) -> Picture | str:
+  """The confusion matrix of a run's transformation head.
 
   Args:
     run: name of the run.
@@ -26,7 +64,7 @@ def picture(run: str, figures: Mapping[str, Any]) -> Picture | str:
   counts = np.asarray(figures.get("confusion", ()), float)
   if not figures:
     return f"{run} has no trained transformation head."
-  if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+  if not _is_square(counts):
     return (
       f"{run}: results.json holds no confusion matrix; run again with"
       " --config.mode=evaluate to add it."
@@ -35,20 +73,33 @@ def picture(run: str, figures: Mapping[str, Any]) -> Picture | str:
   names = figures.get("element_names") or _element_names(group)
   if len(names) != len(counts):
     names = [f"element {k}" for k in range(len(counts))]
+  return _picture(run, str(group), counts, names, "element")
+
+
+def _is_square(counts: np.ndarray) -> bool:
+  """Whether an array is a matrix of as many rows as columns."""
+  return counts.ndim == 2 and counts.shape[0] == counts.shape[1] > 0
+
+
+def _picture(
+  run: str, what: str, counts: np.ndarray, names: Sequence[str], noun: str
+) -> Picture:
+  """The matrix of counts [K, K], and in words what stands out of it."""
   percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  wrong = percent - np.diag(np.diag(percent))
+  right = np.diag(percent)
+  wrong = percent - np.diag(right)
   row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-  right = ", ".join(
-    f"{name} {part:.1f}%"
-    for name, part in zip(names, np.diag(percent), strict=True)
-  )
+  shown = list(range(len(names)))
+  if len(names) > _NAMED:
+    shown = [int(right.argmin()), int(right.argmax())]
+  told = ", ".join(f"{names[k]} {right[k]:.1f}%" for k in shown)
   alt = (
-    f"Confusion matrix of {group} for {run}. Recognised: {right}. Most"
+    f"Confusion matrix of {what} for {run}. Recognised: {told}. Most"
     f" frequent mistake: {names[row]} taken for {names[column]},"
     f" {wrong[row, column]:.1f}%."
   )
-  caption = f"{run}: confusion matrix of {group} on test images"
-  return Picture(_draw(percent, counts, names), alt, caption)
+  caption = f"{run}: confusion matrix of {what} on test images"
+  return Picture(_draw(percent, counts, names, noun), alt, caption)
 
 
 def _element_names(group: str | None) -> Sequence[str]:
@@ -60,12 +111,12 @@ def _element_names(group: str | None) -> Sequence[str]:
 
 
 def _draw(
-  percent: np.ndarray, counts: np.ndarray, names: Sequence[str]
+  percent: np.ndarray, counts: np.ndarray, names: Sequence[str], noun: str
 ) -> bytes:
-  """The PNG file: one row per true element, in percent of its images."""
+  """The PNG file: one row per true class, in percent of its images."""
   figure, axes = drawing.make_axes(4.2)
   shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-  figure.colorbar(shown, ax=axes, label="% of the true element")
+  figure.colorbar(shown, ax=axes, label=f"% of the true {noun}")
   if len(counts) <= _NAMED:
     places = np.arange(len(counts))
     names = [drawing.plain(name) for name in names]

@@ -101,6 +101,13 @@ class Encoding:
       self._kept[key] = found
     return found
 
+  def remembered(
+    self, state: step_lib.TrainState, split: str
+  ) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `features` has found of a whole split, or None if nothing did."""
+    key = split, self.experiment.labelled.num_examples(split)
+    return self._kept.get(key) if state is self._state else None
+
   @contextlib.contextmanager
   def remembering(
     self, state: step_lib.TrainState, *, keep: bool = False

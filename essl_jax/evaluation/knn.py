@@ -13,10 +13,12 @@ import numpy as np
 from essl_jax import inputs
 from essl_jax.config import bounds
 from essl_jax.data.checks import check_there
-from essl_jax.evaluation import features, pictures, ranking
+from essl_jax.data.labels import class_names
+from essl_jax.evaluation import confusion, features, pictures, ranking
 from essl_jax.evaluation.evaluation import (
   Curve,
   Evaluation,
+  Picture,
   Row,
   count,
   percent,
@@ -76,7 +78,7 @@ def predict(
   if not isinstance(bank_labels, jax.Array):  # JAX may truncate 64-bit labels
     bank_labels = np.asarray(bank_labels)
   arrays = as_array(bank), bank_labels, as_array(queries)
-  _check(*arrays, num_classes, (k,), temperature)
+  ranking.check(*arrays, num_classes, (k,), temperature)
   inputs.check_finite("bank", bank)
   inputs.check_finite("queries", queries)
   (ranked,) = ranking.rank(
@@ -113,7 +115,9 @@ def run(
     For the first k, `knn_top1` in percent (exact: correct / Q), and `knn_top5`
     if there are more than five classes; for any further k, say 20,
     `knn_top1_k20` and `knn_top5_k20`. Also the protocol: the first `k` as used,
-    `temperature`, `bank_size`, `num_queries`.
+    `temperature`, `bank_size`, `num_queries`. For up
+    to 100 classes also `confusion`, of the first k: how many queries of each
+    class (rows) were assigned to each class (columns).
 
   Raises:
     ValueError: as in `predict`, or labels are out of range or do not fit the
@@ -124,7 +128,7 @@ def run(
   ks = (k,) if isinstance(k, int) else tuple(k)
   used = tuple(min(each, len(bank)) for each in ks)
   arrays = np.asarray(bank), np.asarray(bank_labels), np.asarray(queries)
-  _check(*arrays, num_classes, used, temperature)
+  ranking.check(*arrays, num_classes, used, temperature)
   ranked = ranking.rank(
     *arrays, temperature, num_classes=num_classes, ks=used, mesh=mesh
   )
@@ -135,42 +139,15 @@ def run(
     for top in (1, 5) if num_classes > 5 else (1,):
       share = 100.0 * int(hits[:, :top].sum()) / len(hits)
       figures[f"knn_top{top}{suffix}"] = share
+  if num_classes <= confusion.MOST:
+    named = np.asarray(ranked[0])[:, 0]
+    figures["confusion"] = confusion.count(query_labels, named, num_classes)
   return figures | {
     "k": used[0],
     "temperature": temperature,
     "bank_size": len(bank),
     "num_queries": len(queries),
   }
-
-
-def _check(
-  bank: Any,
-  bank_labels: Any,
-  queries: Any,
-  num_classes: int,
-  ks: Sequence[int],
-  temperature: float,
-) -> None:
-  """Raises ValueError for arguments that `predict` cannot use."""
-  shapes = f"bank {bank.shape}, queries {queries.shape}"
-  if bank.ndim != 2 or queries.ndim != 2 or 0 in bank.shape + queries.shape:
-    raise ValueError(f"features must be [N, D] and not empty, got {shapes}")
-  if bank.shape[1] != queries.shape[1]:
-    raise ValueError(f"features must have one width, got {shapes}")
-  if bank_labels.shape != bank.shape[:1]:
-    raise ValueError(
-      f"bank_labels {bank_labels.shape} must be one per entry of {shapes}"
-    )
-  if not jnp.issubdtype(bank_labels.dtype, jnp.integer):
-    raise ValueError(f"bank_labels must be integers, got {bank_labels.dtype}")
-  for k in ks:
-    if not 1 <= k <= len(bank):
-      raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
-  if num_classes < 1:
-    raise ValueError(f"num_classes={num_classes} must be positive")
-  value, form = inputs.known(temperature), np.finfo(np.float32)
-  if value is not None and not form.tiny <= value <= form.max:
-    raise ValueError(f"temperature={temperature} must be positive and finite")
 
 
 class Knn(Evaluation):
@@ -231,8 +208,14 @@ class Knn(Evaluation):
     return f"kNN {figures['knn_top1']:.2f}%"
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """The accuracies and their protocol; see `run` above."""
+    """The accuracies and their protocol, see `run` above; and the classes.
+
+    `class_names` are there where the data have them and there is `confusion`.
+    """
     found = self._classify(bench, state)
+    names = class_names(bench.experiment.labelled)
+    if names and "confusion" in found:
+      found["class_names"] = list(names)
     return found | bench.splits | {"augmentation": "none"}
 
   def _classify(self, bench: Any, state: Any) -> dict[str, Any]:
@@ -263,6 +246,17 @@ class Knn(Evaluation):
     """The accuracies of every k."""
     names = dict.fromkeys(("knn_top1", "knn_top5", *figures))
     return {name: Curve(title, "%") for name, title, _ in _accuracies(names)}
+
+  @classmethod
+  def pictures(
+    cls, figures: Mapping[str, Mapping[str, Any]]
+  ) -> Sequence[Picture | str]:
+    """The confusion matrix of every run that has one."""
+    return [
+      picture
+      for run, found in figures.items()
+      for picture in confusion.of_classes(run, found)
+    ]
 
   def draw(self, bench: Any, state: Any, axes: Any) -> bool:
     """The test features on their principal axes."""

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from essl_jax.augment import ViewRequest
@@ -39,7 +40,7 @@ def write_summary(
   """
   figure = drawing.make_figure(figsize=(15, 5), layout="constrained")
   axes = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
-  _draw_views(axes[0], bench.experiment, state)
+  bench.views.draw(axes[0])
   _draw_curves(axes[1], workdir, bench)
   bench.draw(state, axes[2])
   path = workdir / "summary.png"
@@ -49,18 +50,46 @@ def write_summary(
   return path
 
 
-def _draw_views(
-  axes: Any,
-  experiment: experiment_lib.Experiment,
-  state: step_lib.TrainState,
-) -> None:
-  """One row per image: itself, then its views as the networks see them."""
+class Sheet(NamedTuple):
+  """Images and their views.
+
+  Attributes:
+    pixels: uint8 [H, W, 3].
+    title: names the columns.
+  """
+
+  pixels: np.ndarray
+  title: str
+
+  def draw(self, axes: Any) -> None:
+    """Draws it on matplotlib axes."""
+    axes.imshow(self.pixels, interpolation="nearest")
+    axes.set_title(self.title)
+    axes.axis("off")
+
+  def to_png(self) -> bytes:
+    """The PNG file."""
+    figure, axes = drawing.make_axes(5.0)
+    self.draw(axes)
+    return drawing.to_png(figure)
+
+
+def make_sheet(experiment: experiment_lib.Experiment) -> Sheet:
+  """One row per image: itself, then its views as the networks see them.
+
+  Args:
+    experiment: its test images are shown, with the views of its first step.
+
+  Returns:
+    The sheet.
+  """
   batch = next(experiment.source.evaluation_batches("test", _IMAGES))
   images = np.asarray(batch["image"])
   scale = 255 if images.dtype == np.uint8 else 1
   cells, titles = [images / scale], ["image"]
-  host = jax.device_get(state)
-  for request, copies in seen(experiment.requests, images, host):
+  seed = jnp.uint32(experiment.config.seed)
+  state = step_lib.TrainState(jnp.int32(0), seed, {}, {}, ())
+  for request, copies in seen(experiment.requests, images, state):
     cells += copies[:_COPIES]
     titles.append(f"{request.name} view")
   steps = [math.ceil(max(cell.shape[1:3]) / _SIDE) for cell in cells]
@@ -75,9 +104,7 @@ def _draw_views(
       top = row * (side + 2) + (side - height) // 2
       left = column * (side + 2) + (side - width) // 2
       sheet[top : top + height, left : left + width] = picture
-  axes.imshow(sheet, interpolation="nearest")
-  axes.set_title(", ".join(titles))
-  axes.axis("off")
+  return Sheet(np.round(255 * sheet).astype(np.uint8), ", ".join(titles))
 
 
 def seen(

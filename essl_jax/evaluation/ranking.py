@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 import numpy as np
 
-from essl_jax import losses
+from essl_jax import inputs, losses
 from essl_jax.devices import parallel
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
@@ -163,3 +163,33 @@ def block_size(number: int, row: int) -> int:
   count = -(-number // most)
   # Even blocks leave less padding in the last one.
   return -(-number // count)
+
+
+def check(
+  bank: Any,
+  bank_labels: Any,
+  queries: Any,
+  num_classes: int,
+  ks: Sequence[int],
+  temperature: float,
+) -> None:
+  """Raises ValueError for what `rank` cannot work with."""
+  shapes = f"bank {bank.shape}, queries {queries.shape}"
+  if bank.ndim != 2 or queries.ndim != 2 or 0 in bank.shape + queries.shape:
+    raise ValueError(f"features must be [N, D] and not empty, got {shapes}")
+  if bank.shape[1] != queries.shape[1]:
+    raise ValueError(f"features must have one width, got {shapes}")
+  if bank_labels.shape != bank.shape[:1]:
+    raise ValueError(
+      f"bank_labels {bank_labels.shape} must be one per entry of {shapes}"
+    )
+  if not jnp.issubdtype(bank_labels.dtype, jnp.integer):
+    raise ValueError(f"bank_labels must be integers, got {bank_labels.dtype}")
+  for k in ks:
+    if not 1 <= k <= len(bank):
+      raise ValueError(f"k={k} must be between 1 and the bank's {len(bank)}")
+  if num_classes < 1:
+    raise ValueError(f"num_classes={num_classes} must be positive")
+  value, form = inputs.known(temperature), np.finfo(np.float32)
+  if value is not None and not form.tiny <= value <= form.max:
+    raise ValueError(f"temperature={temperature} must be positive and finite")

@@ -13,8 +13,9 @@ from essl_jax.config.parts import EVALUATION
 from essl_jax.data.labels import numbering
 from essl_jax.errors import UsageError
 from essl_jax.evaluation import bench as bench_lib
-from essl_jax.evaluation import broken, guard, pictures, timing
+from essl_jax.evaluation import broken, guard, pictures, shown, timing
 from essl_jax.evaluation.evaluation import Row, figures_of
+from essl_jax.loggers import several
 from essl_jax.storage import environment, logs, metrics, places, weights
 from essl_jax.storage.preemption import Stopped
 from essl_jax.storage.workdir import read_config, to_json, write_json
@@ -31,6 +32,7 @@ def write(
   state: step_lib.TrainState,
   step: int,
   origin: weights.Origin | None = None,
+  loggers: several.Loggers | None = None,
 ) -> None:
   """Measures a state, writes the results of its run, and prints a table.
 
@@ -46,6 +48,7 @@ def write(
     state: the state to measure.
     step: the state's step.
     origin: where the networks come from, if this run has not trained them.
+    loggers: show the figures too.
   """
   experiment = bench.experiment
   path, partial = workdir / "results.json", workdir / "results.partial.json"
@@ -66,6 +69,8 @@ def write(
     results["rows"] = results.get("rows", {}) | rows
     write_json(path, results)
     places.remove_folder(workdir / "probe")
+    if loggers is not None and loggers.are_there:
+      shown.results(loggers, bench, state, step, results)
     lines = _lines(rows)
     if experiment.config.mode != "finetune":
       lines = [

@@ -162,7 +162,7 @@ class Transformation(Evaluation):
   ) -> Sequence[Picture | str]:
     """The confusion matrix of every run and term."""
     return [
-      confusion.picture(_named(run, section), found)
+      confusion.of_elements(_named(run, section), found)
       for run, terms in figures.items()
       for section, found in _by_term(terms).items()
     ]

@@ -62,7 +62,10 @@ def curves(
 
 
 def embedding(
-  points: np.ndarray, values: np.ndarray, shade: str | None = None
+  points: np.ndarray,
+  values: np.ndarray,
+  shade: str | None = None,
+  names: Sequence[str] = (),
 ) -> bytes:
   """Draws features in the plane.
 
@@ -70,6 +73,7 @@ def embedding(
     points: [N, 2].
     values: [N], classes, or the quantity that `shade` names.
     shade: name of the values; None for classes, empty for no colours.
+    names: names of the classes; without any, their numbers are shown.
 
   Returns:
     The PNG file.
@@ -84,7 +88,14 @@ def embedding(
     for color, label in zip(map(colors, range(_LEGEND)), classes, strict=False):
       chosen = points[values == label]
       # Digits distinguish classes for readers who cannot tell colours apart.
-      axes.scatter(*chosen.T, s=30, color=color, marker=f"${label}$")
+      name = drawing.plain(names[label]) if label < len(names) else None
+      axes.scatter(
+        *chosen.T, s=30, color=color, marker=f"${label}$", label=name
+      )
+    if names:
+      figure.legend(
+        loc="outside right upper", fontsize=8, frameon=False, markerscale=1.0
+      )
   elif shade == "":
     axes.scatter(*points.T, s=8, color=drawing.style(0)["color"])
   else:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from essl_jax import data
+from essl_jax.data.labels import class_names
 from essl_jax.equivariance.prediction import Prediction
 from essl_jax.evaluation import pictures
 from essl_jax.evaluation.encoding import Encoding
@@ -55,6 +56,7 @@ class Samples:
     right: how often the nearest has the same class, in percent.
     bank: number of training images that were searched.
     step: step of the checkpoint; None without one.
+    classes: names of the classes; empty if the data have none.
     missing: what is missing and why; empty if nothing is.
   """
 
@@ -67,7 +69,15 @@ class Samples:
   right: float | None = None
   bank: int = 0
   step: int | None = None
+  classes: Sequence[str] = ()
   missing: str = ""
+
+  def name_of(self, label: int) -> str:
+    """What a class is called; empty for no class."""
+    if label < 0:
+      return ""
+    known = label < len(self.classes)
+    return self.classes[label] if known else f"class {label}"
 
 
 def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
@@ -91,6 +101,7 @@ def collect(run: Run, images: int, tell: Callable[[str], None]) -> Samples:
     return found
   try:
     experiment = opening.build(run)
+    found.classes = class_names(experiment.labelled)
     encoding = Encoding(experiment)
     test = encoding.some(test=images)
     _view(found, experiment, test)

@@ -28,9 +28,9 @@ def _views(run: Run, samples: Samples) -> Table:
   rows = []
   for number, shown in enumerate(samples.views, start=1):
     each = zip(("original", *samples.columns), shown, strict=True)
-    alt = f"test image {number}, {_class(shown[0])}"
+    alt = f"test image {number}, {_class(samples, shown[0])}"
     cells = [Cell(picture=_small(x, f"{alt}, {column}")) for column, x in each]
-    rows.append(Row(_numbered(number, shown[0]), cells))
+    rows.append(Row(_numbered(samples, number, shown[0]), cells))
   head = ["Test image", "Original", *samples.columns]
   return Table(run.name, head, rows, has_pictures=True)
 
@@ -51,15 +51,17 @@ def neighbours(found: Found) -> Section:
 def _neighbours(run: Run, samples: Samples) -> Table:
   rows = []
   for number, (query, *near) in enumerate(samples.neighbours, start=1):
-    image = _small(query, f"test image {number}, {_class(query)}")
+    image = _small(query, f"test image {number}, {_class(samples, query)}")
     cells = [Cell(picture=image)]
     for place, picture in enumerate(near, start=1):
       mark, kind = _mark(query, picture)
-      alt = f"neighbour {place} of test image {number}, {_class(picture)}"
+      alt = (
+        f"neighbour {place} of test image {number}, {_class(samples, picture)}"
+      )
       alt += f", cosine {picture.note}, {kind}" if kind else ""
-      note = f"{mark}{_class(picture)}, {picture.note}"
+      note = f"{mark}{_class(samples, picture)}, {picture.note}"
       cells.append(Cell("", note, _small(picture, alt), kind))
-    rows.append(Row(_numbered(number, query), cells))
+    rows.append(Row(_numbered(samples, number, query), cells))
   head = ["Test image", "Original"]
   head += [f"Neighbour {i}" for i in range(1, len(samples.neighbours[0]))]
   caption = f"{run.name}: nearest of {samples.bank:,} training images"
@@ -80,7 +82,9 @@ def embeddings(found: Found) -> Section:
 def _embedding(run: Run, samples: Samples) -> Picture:
   assert samples.features is not None and samples.values is not None
   points, how = analysis.flatten(samples.features)
-  png = figures.embedding(points, samples.values, samples.shade)
+  png = figures.embedding(
+    points, samples.values, samples.shade, samples.classes
+  )
   caption = f"{run.name}: features of {len(points):,} test images, {how}"
   if isinstance(samples.step, int):
     caption += f", checkpoint of step {samples.step:,}"
@@ -141,12 +145,13 @@ def _small(picture: Example, alt: str) -> Picture:
   return Picture(figures.thumbnail(picture.pixels), alt)
 
 
-def _numbered(number: int, picture: Example) -> str:
-  return f"{number}, {_class(picture)}" if picture.label >= 0 else str(number)
+def _numbered(samples: Samples, number: int, picture: Example) -> str:
+  name = samples.name_of(picture.label)
+  return f"{number}, {name}" if name else str(number)
 
 
-def _class(picture: Example) -> str:
-  return f"class {picture.label}" if picture.label >= 0 else "no class"
+def _class(samples: Samples, picture: Example) -> str:
+  return samples.name_of(picture.label) or "no class"
 
 
 def _mark(query: Example, near: Example) -> tuple[str, str]:

@@ -206,6 +206,15 @@ def _check_starts(path: places.Path) -> None:
     raise ValueError("it holds no starts")
 
 
+def _check_loggers(path: places.Path) -> None:
+  kept = json_files.read_object(path).values()
+  texts = [y for x in kept if isinstance(x, dict) for y in x.values()]
+  if not all(isinstance(x, dict) for x in kept) or not all(
+    isinstance(y, str) for y in texts
+  ):
+    raise ValueError("it holds other things than texts by logger")
+
+
 def _is_start(record: Any) -> bool:
   return (
     isinstance(record, dict)
@@ -253,6 +262,7 @@ _CHECKS: dict[str, Callable[[places.Path], Any]] = {
   "tensorboard": check_folder,
   "config.json": _check_config,
   "about.json": json_files.read_object,
+  "loggers.json": _check_loggers,
   "starts.json": _check_starts,
   "results.json": _check_results,
   "results.partial.json": _check_results,

@@ -1,9 +1,11 @@
 """Writes TensorBoard events, in the calling thread."""
 
+import io
 import time
 
+from PIL import Image
 from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from essl_jax.storage import places
 
@@ -17,13 +19,13 @@ class Events:
   full disk ends that thread, the program waits for the queue forever.
   """
 
-  def __init__(self, folder: places.Path, start_step: int):
+  def __init__(self, folder: places.Path, start_step: int | None):
     """Makes the file.
 
     Args:
       folder: of all event files of a run; created if missing.
       start_step: the step the run resumes from. TensorBoard then hides later
-        steps that a killed run has written.
+        steps that a killed run has written. None hides nothing.
 
     Raises:
       OSError: the file cannot be written; all methods may raise it.
@@ -32,9 +34,11 @@ class Events:
     self._writer = event_file_writer.EventsWriter(
       str(folder / "events"),
       # By default names differ by the second only, so a second run overwrites.
-      filename_suffix=f".{start_step}",
+      filename_suffix=f".{'end' if start_step is None else start_step}",
     )
     self._flushed = time.monotonic()
+    if start_step is None:
+      return
     session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._writer.write_event(
       event_pb2.Event(
@@ -59,6 +63,28 @@ class Events:
       self._writer.write_event(event)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self.flush()
+
+  def picture(self, step: int, name: str, png: bytes) -> None:
+    """Appends a picture.
+
+    Args:
+      step: number of updates done.
+      name: its tag.
+      png: the file.
+    """
+    with Image.open(io.BytesIO(png)) as image:
+      width, height = image.size
+    shown = summary_pb2.Summary.Image(
+      height=height, width=width, colorspace=3, encoded_image_string=png
+    )
+    value = summary_pb2.Summary.Value(tag=name, image=shown)
+    self._writer.write_event(
+      event_pb2.Event(
+        step=step,
+        wall_time=time.time(),
+        summary=summary_pb2.Summary(value=[value]),
+      )
+    )
 
   def flush(self) -> None:
     """Writes everything appended so far to disk."""

@@ -1,4 +1,4 @@
-"""Logs figures to JSONL files, TensorBoard and the terminal."""
+"""Logs figures to JSONL files, loggers and the terminal."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import rich.box
 import rich.console
@@ -16,11 +16,21 @@ import rich.progress
 import rich.table
 import rich.text
 
-from essl_jax.storage import events, json_files, metrics, outbox, places
+from essl_jax.storage import json_files, metrics, outbox, places
 from essl_jax.storage.workdir import to_json
 
 _PLAIN_SECONDS = 30.0  # between two lines when there is no bar
 _RATE_SECONDS = 30.0  # over which speed is averaged
+
+
+class Others(Protocol):
+  """Who else is told of all figures: `loggers.several.Loggers`."""
+
+  def write(self, step: int, figures: Mapping[str, float], now: float) -> None:
+    """Takes figures of a step, and the seconds since 1970."""
+
+  def send(self) -> None:
+    """Writes what was taken to a workdir in a bucket."""
 
 
 class Logger:
@@ -28,9 +38,8 @@ class Logger:
 
   `<workdir>/metrics-<start_step>.jsonl` holds one JSON object a line: `step`,
   `wall_time` (seconds since 1970) and the figures. NaN and infinities, which
-  JSON lacks, become null there; the TensorBoard events under
-  `<workdir>/tensorboard` keep them. The first `write` opens both. `send` and
-  the end of the run copy them to a workdir in a bucket.
+  JSON lacks, become null there. The first `write` opens the file. `send` and
+  the end of the run copy it to a workdir in a bucket.
 
   Example:
     with Logger("runs/a", total_steps=1000, images_per_step=512) as logger:
@@ -49,6 +58,7 @@ class Logger:
     enabled: bool = True,
     progress: bool | None = None,
     images_per_step: int | None = None,
+    others: Others | None = None,
   ):
     """Prepares to log; nothing is written or printed yet.
 
@@ -61,6 +71,7 @@ class Logger:
       progress: True for a bar, False for a plain line every 30 seconds, None
         for a bar if stdout and stderr are a terminal.
       images_per_step: global batch size; shows images/s instead of steps/s.
+      others: gets all figures too.
     """
     self._workdir = places.locate(workdir)
     self._outbox: outbox.Outbox | None = None
@@ -69,7 +80,7 @@ class Logger:
     self._enabled = enabled
     self._images_per_step = images_per_step
     self._file: Any = None
-    self._events: Any = None
+    self._others = others
     self._opened = contextlib.ExitStack()
     self._console = rich.console.Console()
     if progress is None:
@@ -83,13 +94,13 @@ class Logger:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Stops the bar, closes the files and sends them."""
+    """Stops the bar, closes the file and sends it."""
     if self._bar is not None and self._task is not None:
       self._bar.stop()
     self._opened.close()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends figures to this start's file and to the TensorBoard events.
+    """Appends figures to this start's file, and hands them on.
 
     Args:
       step: number of updates done.
@@ -109,10 +120,11 @@ class Logger:
     line = to_json({"step": int(step), "wall_time": now, **figures})
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
-    self._events.write(int(step), figures, now)
+    if self._others is not None:
+      self._others.write(int(step), figures, now)
 
   def _open(self) -> None:
-    """Opens both files to append after the last line that stays."""
+    """Opens the file to append after the last line that stays."""
     self._outbox = self._opened.enter_context(outbox.Outbox(self._workdir))
     start, folder = self._start_step, self._outbox.folder
     own = metrics.path(self._workdir, start)
@@ -128,14 +140,13 @@ class Logger:
     self._file = self._opened.enter_context(
       metrics.path(folder, start).open("a")
     )
-    self._events = events.Events(folder / "tensorboard", start)
-    self._opened.callback(self._events.close)
 
   def send(self) -> None:
     """Copies everything logged to the workdir, if that is in a bucket."""
     if self._outbox is not None:
-      self._events.flush()
       self._outbox.send()
+      if self._others is not None:
+        self._others.send()
 
   def progress(self, step: int, scalars: Mapping[str, float]) -> None:
     """Shows the run's progress, speed, time left and some figures.

@@ -56,7 +56,12 @@ class Outbox:
     if self._temporary is None:
       return
     for file in pathlib.Path(self.folder).rglob("*"):
-      name, size = str(file.relative_to(self.folder)), file.stat().st_size
-      if file.is_file() and size != self._sent.get(name):
-        places.replace_bytes(self._workdir / name, file.read_bytes())
-        self._sent[name] = size
+      try:
+        name, size = str(file.relative_to(self.folder)), file.stat().st_size
+        if not file.is_file() or size == self._sent.get(name):
+          continue
+        content = file.read_bytes()
+      except FileNotFoundError:
+        continue  # a logger has just removed it
+      places.replace_bytes(self._workdir / name, content)
+      self._sent[name] = size

@@ -8,10 +8,11 @@ import jax
 
 from essl_jax import config as config_lib
 from essl_jax.devices import cpu
+from essl_jax.loggers import several
 from essl_jax.storage import checkpoint, logs, places, starts, weights
 from essl_jax.storage import preemption as preemption_lib
 from essl_jax.storage.workdir import from_process_0
-from essl_jax.training import dispatch, progress
+from essl_jax.training import collapse, dispatch, profile, progress
 from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import step as step_lib
 
@@ -38,6 +39,8 @@ def pretrain(
   bench: Watch,
   workdir: places.Path,
   preemption: preemption_lib.Preemption,
+  traced: profile.Steps | None = None,
+  others: several.Loggers | None = None,
 ) -> bool:
   """Trains from the workdir's latest checkpoint to the end.
 
@@ -46,6 +49,8 @@ def pretrain(
     bench: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
     preemption: asked whenever steps were dispatched.
+    traced: steps of which a profile is written.
+    others: loggers that get all figures.
 
   Returns:
     Whether to go on to the evaluation: False where SIGTERM came, after the
@@ -61,17 +66,30 @@ def pretrain(
     if checkpoints.latest_step():
       state = checkpoints.restore(state)  # damaged ones are none afterwards
     clock = progress.Clock(checkpoints.latest_step() or 0)
+    if others is not None:
+      others.begin(clock.start_step)
     with logs.Logger(
       workdir,
       total_steps=experiment.total_steps,
       start_step=clock.start_step,
       enabled=jax.process_index() == 0,
       images_per_step=experiment.config.batch_size,
+      others=others,
     ) as logger:
       for line in experiment.describe(state.params):
         logger.info(line)
       training = _Training(
-        experiment, bench, workdir, preemption, checkpoints, logger, clock
+        experiment=experiment,
+        bench=bench,
+        workdir=workdir,
+        preemption=preemption,
+        checkpoints=checkpoints,
+        logger=logger,
+        clock=clock,
+        alarm=collapse.Alarm(
+          experiment.config, experiment.steps_per_epoch, logger.info
+        ),
+        traced=traced,
       )
       prepare = training.resume if clock.start_step else training.begin
       try:
@@ -93,6 +111,8 @@ class _Training:
   checkpoints: checkpoint.Checkpoints
   logger: logs.Logger
   clock: progress.Clock
+  alarm: collapse.Alarm
+  traced: profile.Steps | None
 
   def begin(self, state: step_lib.TrainState) -> step_lib.TrainState:
     """Measures the state at step 0; raises `Stopped`."""
@@ -136,23 +156,39 @@ class _Training:
   def run(self, state: step_lib.TrainState) -> bool:
     """Steps to the end; returns whether nothing stopped them before."""
     step, total = self.clock.start_step, self.experiment.total_steps
-    if step >= total:  # no batches are prepared for a finished run
-      if jax.process_index() == 0 and not starts.reach(self.workdir, total):
-        starts.record(self.workdir, self.clock.record(total))
-      return True
+    metrics = progress.Metrics(self.logger, self.experiment, self.alarm)
+    with profile.Trace(
+      self.traced, self.workdir, metrics, self.clock, self.logger.info
+    ) as trace:
+      if step < total:
+        return self._advance(state, metrics, trace)
+      trace.before(step, 0)  # no batches are prepared for a finished run
+    if jax.process_index() == 0 and not starts.reach(self.workdir, total):
+      starts.record(self.workdir, self.clock.record(total))
+    return True
+
+  def _advance(
+    self,
+    state: step_lib.TrainState,
+    metrics: progress.Metrics,
+    trace: profile.Trace,
+  ) -> bool:
+    """Steps to the end, of which there is at least one; as `run`."""
+    step, total = self.clock.start_step, self.experiment.total_steps
     per_epoch = self.experiment.steps_per_epoch
+    most = self.experiment.steps_per_dispatch
     advance = dispatch.make_advance(self.experiment, step)
-    metrics = progress.Metrics(self.logger, self.experiment)
     while step < total:
-      state, values, count, is_new = advance(
-        state, per_epoch - step % per_epoch
-      )
+      left = per_epoch - step % per_epoch
+      trace.before(step, min(most, left))
+      state, values, count, is_new = advance(state, left)
       step += count
       metrics.push(step, values, count)
       if is_new:  # its compilation is not counted
         metrics.settle()
         cpu.keep_memory()
         self.clock.start(step)
+      trace.after(step)
       stop = self.preemption.reached()
       if step % per_epoch and not stop:
         continue
@@ -195,6 +231,7 @@ class _Training:
     figures, said = self.bench.monitor(state, epoch=epoch, is_last=is_last)
     if figures:
       self.logger.write(step, figures)
+    self.alarm.look(epoch, figures)
     words = ", ".join(filter(None, (f"loss {latest['loss']:.4f}", said)))
     epochs = self.experiment.config.epochs
     self.logger.info(f"epoch {epoch}/{epochs}: {words}")

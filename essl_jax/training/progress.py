@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from essl_jax.storage import logs
-from essl_jax.training import dispatch
+from essl_jax.training import collapse, dispatch
 from essl_jax.training import experiment as experiment_lib
 
 
@@ -15,9 +15,13 @@ class Metrics:
   """
 
   def __init__(
-    self, logger: logs.Logger, experiment: experiment_lib.Experiment
+    self,
+    logger: logs.Logger,
+    experiment: experiment_lib.Experiment,
+    alarm: collapse.Alarm,
   ) -> None:
     self._logger = logger
+    self._alarm = alarm
     self._log_every = experiment.config.log_every
     self._last_step = experiment.total_steps
     terms = experiment.networks.terms
@@ -40,6 +44,7 @@ class Metrics:
     each = dispatch.metrics_by_step(values, count)
     for step, figures in enumerate(each, last - count + 1):
       logs.check_finite(step, figures)
+      self._alarm.step(step, figures)
       if step % self._log_every == 0 or step == self._last_step:
         self._logger.write(step, figures)
     shown = {name: figures[name] for name in self._shown if name in figures}

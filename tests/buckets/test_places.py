@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+from logger_helpers import logger_of
 from orbax.checkpoint._src.path import gcs_utils
 import pytest
 
 from essl_jax.errors import UsageError
-from essl_jax.storage import bookkeeping, claim, logs, metrics, places
+from essl_jax.storage import bookkeeping, claim, metrics, places
 
 
 def test_files_and_folders(workdir):
@@ -185,7 +186,7 @@ def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
 
 def test_figures_are_sent_and_joined(workdir):
   """Those that a start has sent stay, whatever becomes of it."""
-  with logs.Logger(workdir, total_steps=9) as logger:
+  with logger_of(workdir, total_steps=9) as logger:
     logger.write(0, {"knn": 1.0})
     logger.write(1, {"loss": 3.0})
     assert metrics.read(workdir) == []
@@ -193,7 +194,7 @@ def test_figures_are_sent_and_joined(workdir):
     assert [x["step"] for x in metrics.read(workdir)] == [0, 1]
     logger.write(2, {"loss": 2.0})
     logger.write(3, {"loss": 1.0})
-  with logs.Logger(workdir, total_steps=9, start_step=2) as logger:
+  with logger_of(workdir, total_steps=9, start_step=2) as logger:
     logger.write(3, {"loss": 0.5})
   assert places.names(workdir) == [
     "metrics-0.jsonl",
@@ -204,7 +205,7 @@ def test_figures_are_sent_and_joined(workdir):
   found = [(x["step"], x.get("loss")) for x in metrics.read(workdir)]
   assert found == [(0, None), (1, 3.0), (2, 2.0), (3, 0.5)]
   assert metrics.at(workdir, 3) == {"loss": 0.5}
-  with logs.Logger(workdir, total_steps=9, start_step=1) as logger:
+  with logger_of(workdir, total_steps=9, start_step=1) as logger:
     logger.write(2, {"loss": 7.0})
   found = [x["step"] for x in metrics.read(workdir)]
   assert found == [0, 1, 2]

@@ -23,6 +23,7 @@ KINDS = (
   parts.ENCODER,
   parts.SOURCE,
   parts.EVALUATION,
+  parts.LOGGER,
 )
 HOLDERS = [
   Config,

@@ -9,6 +9,7 @@ share one process, its compiled steps and evaluations. What ends the process,
 
 import contextlib
 import functools
+import io
 import json
 import os
 import pathlib
@@ -23,11 +24,12 @@ import injection
 import jax
 from matplotlib import figure
 import numpy as np
+from PIL import Image
 import program_helpers
 
 from essl_jax import main
 from essl_jax.devices import processes
-from essl_jax.evaluation import pictures
+from essl_jax.evaluation import drawing, pictures
 from essl_jax.storage import checkpoint, metrics
 from essl_jax.training import experiment
 
@@ -225,6 +227,18 @@ def small_picture(workdir: pathlib.Path, *_: Any) -> pathlib.Path:
   return path
 
 
+def small_sheet(_: Any) -> pictures.Sheet:
+  """Views that take no time to draw."""
+  return pictures.Sheet(np.zeros((2, 2, 3), np.uint8), "views")
+
+
+def small_png(_: Any) -> bytes:
+  """A picture that is not drawn."""
+  buffer = io.BytesIO()
+  Image.new("RGB", (2, 2)).save(buffer, "PNG")
+  return buffer.getvalue()
+
+
 def tell(**found: Any) -> None:
   """Answers with a line of JSON."""
   print(json.dumps(found), flush=True)
@@ -257,6 +271,8 @@ def main_loop(folder: pathlib.Path) -> None:
 
 if __name__ == "__main__":
   pictures.write_summary = small_picture
+  pictures.make_sheet = small_sheet
+  drawing.to_png = small_png
   processes.end = program_helpers.end_this_start
   experiment.build = functools.cache(experiment.build)
   main_loop(pathlib.Path(sys.argv[1]))

@@ -14,6 +14,7 @@ from essl_jax.evaluation import bench as bench_lib
 from essl_jax.report import opening, runs, samples
 from essl_jax.storage import checkpoint
 
+CONFUSED = "Confusion matrix of rotation"
 CONFUSION = [[30, 6, 3, 1], [4, 31, 2, 3], [9, 1, 28, 2], [0, 2, 3, 35]]
 
 
@@ -73,6 +74,7 @@ def test_the_page_has_every_part(written, trained):
   assert page.headings == [
     "Report of 2 runs",
     "Results",
+    "kNN",
     "Transformation prediction",
     "Training",
     "Views",
@@ -107,7 +109,7 @@ def test_pictures_say_what_they_show(written):
   alts = [image["alt"] for image in images]
   assert all(len(alt) > 15 for alt in alts)
   assert len(set(alts)) > 40
-  confusion = next(alt for alt in alts if alt.startswith("Confusion"))
+  confusion = next(alt for alt in alts if alt.startswith(CONFUSED))
   assert "0° 75.0%, 90° 77.5%, 180° 70.0%, 270° 87.5%" in confusion
   assert "180° taken for 0°, 22.5%" in confusion
   curve = next(alt for alt in alts if alt.startswith("kNN top-1 (%) by epoch"))

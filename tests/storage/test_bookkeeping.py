@@ -105,6 +105,18 @@ def test_wrong_types_within_are_found(name, content, workdir):
   assert starts.read(workdir) in ([], [START])
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"w": 3}', '{"w": {"id": 3}}'])
+def test_what_loggers_keep_is_set_aside_if_damaged(text, workdir):
+  path = workdir / "loggers.json"
+  path.write_text('{"w": {"id": "a"}}')
+  bookkeeping.mend(workdir)
+  assert path.exists()
+  path.write_text(text)
+  bookkeeping.mend(workdir)
+  assert (workdir / "loggers.json.damaged-1").read_text() == text
+  assert not path.exists()
+
+
 def test_what_is_whole_of_the_metrics_stays(workdir):
   path = workdir / "metrics-0.jsonl"
   path.write_bytes(METRICS.encode() + b"\xff\x00\n[3]\n" + METRICS.encode())

@@ -6,14 +6,15 @@ import os
 import pathlib
 import pty
 import re
-import struct
 import subprocess
 import sys
 import textwrap
 import threading
 
+import event_files
 import jax
 import jax.numpy as jnp
+from logger_helpers import logger_of
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
@@ -40,22 +41,8 @@ def read_lines(workdir: pathlib.Path) -> list[dict]:
   return metrics.read(workdir)
 
 
-def read_events(workdir: pathlib.Path) -> list[event_pb2.Event]:
-  """Parses event files: length, its checksum, the event, its checksum."""
-  events = []
-  for path in sorted((workdir / "tensorboard").iterdir()):
-    data, start = path.read_bytes(), 0
-    while start < len(data):
-      (length,) = struct.unpack_from("<Q", data, start)
-      event = event_pb2.Event()
-      event.ParseFromString(data[start + 12 : start + 12 + length])
-      events.append(event)
-      start += 12 + length + 4
-  return events
-
-
 def test_writes_json_lines_and_tensorboard_events(tmp_path):
-  with Logger(tmp_path / "run", total_steps=2) as logger:
+  with logger_of(tmp_path / "run", total_steps=2) as logger:
     logger.write(1, {"loss/total": 0.5, "lr": jnp.float32(0.25)})
     assert len(read_lines(tmp_path / "run")) == 1  # before it is closed
     logger.write(2, {"loss/total": np.float32(0.125)})
@@ -70,7 +57,7 @@ def test_writes_json_lines_and_tensorboard_events(tmp_path):
   assert lines[1]["wall_time"] > 1.7e9
   found = {
     (event.step, value.tag, value.simple_value)
-    for event in read_events(tmp_path / "run")
+    for event in event_files.read(tmp_path / "run")
     for value in event.summary.value
   }
   assert found == {
@@ -83,14 +70,14 @@ def test_writes_json_lines_and_tensorboard_events(tmp_path):
 def test_events_need_no_thread_and_fail_where_they_are_written(tmp_path):
   """A full disk would end a thread, and the program would wait for it."""
   threads = threading.active_count()
-  with Logger(tmp_path / "run", total_steps=1) as logger:
+  with logger_of(tmp_path / "run", total_steps=1) as logger:
     logger.write(1, {"loss": 0.5})
     assert threading.active_count() == threads
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "tensorboard").touch()
   with (
     pytest.raises(OSError, match="tensorboard"),
-    Logger(tmp_path / "full", total_steps=1) as logger,
+    logger_of(tmp_path / "full", total_steps=1) as logger,
   ):
     logger.write(1, {"loss": 0.5})
 
@@ -99,7 +86,7 @@ def test_tensorboard_itself_reads_the_events(tmp_path):
   reading = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator"
   )
-  with Logger(tmp_path, total_steps=1) as logger:
+  with logger_of(tmp_path, total_steps=1) as logger:
     logger.write(1, {"loss": 0.5})
   events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
   events.Reload()
@@ -107,11 +94,11 @@ def test_tensorboard_itself_reads_the_events(tmp_path):
 
 
 def test_not_a_number_is_null_in_json(tmp_path):
-  with Logger(tmp_path, total_steps=1) as logger:
+  with logger_of(tmp_path, total_steps=1) as logger:
     logger.write(1, {"a": math.nan, "b": math.inf, "c": jnp.array(-jnp.inf)})
   line = read_lines(tmp_path)[0]
   assert (line["a"], line["b"], line["c"]) == (None, None, None)
-  values = [v for e in read_events(tmp_path) for v in e.summary.value]
+  values = [v for e in event_files.read(tmp_path) for v in e.summary.value]
   assert [v.simple_value for v in values[1:]] == [math.inf, -math.inf]
 
 
@@ -124,13 +111,13 @@ def test_figures_may_not_take_the_names_of_the_line(tmp_path):
 
 
 def test_resuming_drops_what_the_killed_run_logged_later(tmp_path):
-  with Logger(tmp_path, total_steps=9) as logger:
+  with logger_of(tmp_path, total_steps=9) as logger:
     for step in range(6):
       logger.write(step, {"loss": step})
   path = tmp_path / "metrics-0.jsonl"
   path.write_text(path.read_text() + '{"step": 3, "los')
   before = path.read_text()
-  with Logger(tmp_path, total_steps=9, start_step=3) as logger:
+  with logger_of(tmp_path, total_steps=9, start_step=3) as logger:
     assert len(read_lines(tmp_path)) == 6  # until the first figure
     logger.write(4, {"loss": 40.0})
   assert path.read_text() == before
@@ -139,12 +126,12 @@ def test_resuming_drops_what_the_killed_run_logged_later(tmp_path):
   started = event_pb2.SessionLog.START
   restarts = [
     event.step
-    for event in read_events(tmp_path)
+    for event in event_files.read(tmp_path)
     if event.session_log.status == started
   ]
   assert restarts == [0, 4]
 
-  with Logger(tmp_path, total_steps=9) as logger:
+  with logger_of(tmp_path, total_steps=9) as logger:
     logger.write(0, {"loss": 7.0})
   assert [line["loss"] for line in read_lines(tmp_path)] == [7.0]
   assert sorted(x.name for x in tmp_path.iterdir()) == [

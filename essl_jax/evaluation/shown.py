@@ -1,0 +1,129 @@
+"""What loggers show of a run beside the figures of its steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from essl_jax.data.labels import class_names
+from essl_jax.errors import describe_trouble
+from essl_jax.evaluation import guard
+from essl_jax.evaluation.evaluation import Picture, Row, figures_of
+from essl_jax.loggers import several
+from essl_jax.storage.preemption import Stopped
+from essl_jax.texts import first_line
+from essl_jax.training import step as step_lib
+
+_POINTS = 1000  # test images in the projector
+_SIDE = 32  # pixels of an image there
+_NO_NAME = re.compile(r"[^\w.-]+")  # what some loggers' names may not hold
+_NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
+
+
+def views(bench: Any, loggers: several.Loggers) -> None:
+  """Shows images as the networks see them, before training."""
+  _try("views", lambda: loggers.picture(0, "views", bench.views.to_png()))
+
+
+def results(
+  loggers: several.Loggers,
+  bench: Any,
+  state: step_lib.TrainState,
+  step: int,
+  found: Mapping[str, Any],
+) -> None:
+  """The figures and pictures of the evaluations that have run, and a map.
+
+  Args:
+    loggers: show them.
+    bench: `bench.Bench`; its features are remembered.
+    state: that was measured.
+    step: the state's.
+    found: the content of `results.json`.
+  """
+  rows = found["rows"]
+  mine = [rows[name] for name in bench.figures if name in rows]
+  if figures := numbers([row for each in mine for row in each]):
+    loggers.write(step, figures, time.time())
+  for evaluation in bench.evaluations:
+    if evaluation.name in bench.figures:
+      figures = figures_of(evaluation, found)
+      make = lambda kind=evaluation, x=figures: _pictures(type(kind), x)
+      for number, picture in enumerate(_try(evaluation.name, make) or ()):
+        name = f"final/{evaluation.name}" + (f"/{number}" if number else "")
+        loggers.picture(step, name, picture.png)
+  _try("embedding", lambda: _embedding(loggers, bench, state, step))
+
+
+def numbers(rows: Sequence[Row]) -> dict[str, float]:
+  """The figures of rows as numbers, such as `final/kNN_top-1`.
+
+  Args:
+    rows: as the terminal shows them.
+
+  Returns:
+    The number that each value begins with; those without one are left out.
+  """
+  found = {}
+  for row in rows:
+    if match := _NUMBER.match(row.value):
+      name = _NO_NAME.sub("_", row.title).strip("_")
+      found[f"final/{name}"] = float(match[0].replace(",", ""))
+  return found
+
+
+def _pictures(kind: Any, figures: Mapping[str, Any]) -> list[Picture]:
+  shown = guard.pictures(kind, {"this run": figures})
+  return [x for x in shown if not isinstance(x, str)]
+
+
+def _embedding(
+  loggers: several.Loggers,
+  bench: Any,
+  state: step_lib.TrainState,
+  step: int,
+) -> None:
+  """Test features that an evaluation has computed, with names and images."""
+  known = bench.encoding.remembered(state, "test")
+  if known is None:
+    return
+  features, labels = (x[:_POINTS] for x in known)
+  source = bench.experiment.labelled
+  names = class_names(source)
+  texts = [names[k] if names else str(k) for k in labels if k >= 0]
+  images = next(source.evaluation_batches("test", len(labels)))["image"]
+  small = _thumbnails(np.asarray(images))
+  loggers.embedding(
+    step,
+    features,
+    texts if len(texts) == len(labels) else [],
+    small if len(small) == len(labels) else None,
+  )
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+  """Images [N, H, W, C] of any type as uint8 [N, 32, 32, 3]."""
+  if images.dtype != np.uint8:
+    images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+  found = []
+  for image in images:
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    found.append(np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE))))
+  return np.stack(found)
+
+
+def _try(what: str, make: Callable[[], Any]) -> Any:
+  """What is made; a warning where that fails, but for trouble of the disk."""
+  try:
+    return make()
+  except Stopped:
+    raise
+  except Exception as error:  # figures are written, and nothing needs these
+    if describe_trouble(error):
+      raise
+    line = first_line(error, with_type=True)
+    print(f"warning: loggers do not show the {what}: {line}")
+    return None

@@ -1,0 +1,93 @@
+"""Warns, once, of embeddings that collapse while a network learns."""
+
+from collections.abc import Callable, Mapping
+
+from essl_jax import config as config_lib
+
+# Of 1/sqrt(D), the deviation of embeddings that fill the sphere.
+_PART = 0.1
+_DIRECTIONS = 2.0  # effective rank: features that vary in fewer have collapsed
+_LOOKS = 2  # in a row
+_ADVICE = (
+  "try a lower config.optimizer.learning_rate, more"
+  " config.optimizer.warmup_epochs, a larger config.batch_size or weaker"
+  " weight decay; docs/watching.md says more"
+)
+
+
+class Alarm:
+  """Follows the measures of collapse, and says one line if they stay low.
+
+  It begins behind the warm-up, and behind the first epoch: embeddings of an
+  untrained network without batch norms may be nearly equal.
+
+  Reference:
+    Chen and He 2021 (arXiv 2011.10566), figure 2: 1/sqrt(D) and 0.
+  """
+
+  def __init__(
+    self,
+    config: config_lib.Config,
+    steps_per_epoch: int,
+    say: Callable[[str], None],
+  ) -> None:
+    """Begins to listen.
+
+    Args:
+      config: whose projector has a width; without one, the deviation of
+        embeddings has no bound and the effective rank is followed alone.
+      steps_per_epoch: steps in a row that the deviation has to be low.
+      say: gets the line.
+    """
+    projector = getattr(config, "projector", None)
+    widths = getattr(projector, "widths", None)
+    self._spread = widths[-1] ** -0.5 if widths else None
+    self._steps_per_epoch = steps_per_epoch
+    self._silent_epochs = max(1, config.optimizer.warmup_epochs)
+    self._say = say
+    self._low_steps = self._low_looks = 0
+    self._is_told = False
+
+  def step(self, step: int, figures: Mapping[str, float]) -> None:
+    """Takes the figures of one training step.
+
+    Args:
+      step: number of updates done.
+      figures: by name; `embedding_std` among them, or nothing happens.
+    """
+    deviation = figures.get("embedding_std")
+    is_early = step <= self._silent_epochs * self._steps_per_epoch
+    if deviation is None or self._spread is None or is_early:
+      return
+    bound = _PART * self._spread
+    self._low_steps = self._low_steps + 1 if deviation < bound else 0
+    if self._low_steps >= self._steps_per_epoch:
+      self._tell(
+        f"the deviation of unit-length embeddings was below {bound:.3g} for the"
+        f" {self._low_steps} steps up to step {step:,} ({self._spread:.3g} if"
+        " spread out, 0 if all are equal)"
+      )
+
+  def look(self, epoch: int, figures: Mapping[str, float]) -> None:
+    """Takes the figures of a state after an epoch.
+
+    Args:
+      epoch: epochs done.
+      figures: by name; `effective_rank` of features among them, or nothing
+        happens.
+    """
+    rank = figures.get("effective_rank")
+    if rank is None or epoch <= self._silent_epochs:
+      return
+    self._low_looks = self._low_looks + 1 if rank < _DIRECTIONS else 0
+    if self._low_looks >= _LOOKS:
+      self._tell(
+        f"the effective rank of features is {rank:.2f} after epoch {epoch}, and"
+        f" was below {_DIRECTIONS:g} the time before: they vary in one"
+        " direction at most"
+      )
+
+  def _tell(self, what: str) -> None:
+    if not self._is_told:
+      self._is_told = True
+      self._say(f"warning: the networks collapse: {what}: {_ADVICE}")

@@ -1,0 +1,99 @@
+"""The warning of networks that collapse: when it is said, and when not."""
+
+import pytest
+
+from essl_jax import run as run_lib
+from essl_jax.training import collapse
+
+METHOD = '''
+import jax.numpy as jnp
+from essl_jax.methods.two_views import TwoViews
+
+class Pull(TwoViews):
+  """All embeddings are drawn to one point, and nothing holds them apart."""
+
+  def compare(self, outputs, full, other, *, axis_name=None):
+    z = outputs.own["projections"]
+    return jnp.mean((z[full] - 1) ** 2 + (z[other] - 1) ** 2)
+'''
+
+
+@pytest.fixture
+def make(tiny_config):
+  """Makes an alarm of epochs of three steps, and what it says.
+
+  The warm-up is one epoch.
+  """
+
+  def make(**fields):
+    said = []
+    fields = {"projector": {"widths": (32, 25)}} | fields
+    return collapse.Alarm(tiny_config(**fields), 3, said.append), said
+
+  return make
+
+
+@pytest.mark.quick
+def test_a_deviation_that_stays_low_for_an_epoch_is_told_once(make):
+  """A tenth of 1/sqrt(25) is the bound."""
+  alarm, said = make()
+  deviations = (0.0, 0.0, 0.0, 0.01, 0.0199, 0.021, 0.0, 0.0)
+  for step, deviation in enumerate(deviations, 1):
+    alarm.step(step, {"loss": 1.0, "embedding_std": deviation})
+  assert said == []
+  for step in range(9, 30):
+    alarm.step(step, {"embedding_std": 0.0199})
+    alarm.look(step, {"effective_rank": 0.0})
+  (line,) = said
+  assert line.startswith("warning: the networks collapse: the deviation of")
+  assert "below 0.02 for the 3 steps up to step 9 (0.2 if spread out" in line
+  assert "try a lower config.optimizer.learning_rate" in line
+  assert "\n" not in line
+
+
+@pytest.mark.quick
+def test_a_rank_that_stays_low_is_told(make):
+  alarm, said = make()
+  for epoch, rank in enumerate((1.0, 1.0, 1.9, 2.1, 1.5)):
+    alarm.look(epoch, {"effective_rank": rank, "knn_top1": 10.0})
+  assert said == []
+  alarm.look(5, {"effective_rank": 1.25})
+  assert "effective rank of features is 1.25 after epoch 5" in said[0]
+  alarm.look(6, {})
+  alarm.look(7, {"effective_rank": 1.25})
+  assert len(said) == 1
+
+
+@pytest.mark.quick
+def test_methods_without_embeddings_have_no_alarm(make):
+  alarm, said = make(method="none", projector={})
+  for step in range(9):
+    alarm.step(step, {"embedding_std": 0.0})
+    alarm.step(step, {"loss": 0.0})
+  assert said == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("method", "warnings"), [("pull:Pull", 1), ("simclr", 0)]
+)
+def test_a_run_that_collapses_and_a_healthy_one(
+  method, warnings, tmp_path, monkeypatch, capsys, tiny_config
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "pull.py").write_text(METHOD)
+  config = tiny_config(
+    method,
+    epochs=8,
+    terms=(),
+    projector={"widths": (16,), "last_norm": "none", "bias": True},
+    data={"train_split": "train[:64]", "test_split": "test[:20]"},
+    views={"first": {"size": 8}, "second": {"size": 8}},
+    optimizer={"learning_rate": 2.0, "warmup_epochs": 1},
+    evaluations=("knn", "collapse", "probe"),
+    knn={"k": 5, "every_epochs": 1},
+    probe={"protocol": "none"},
+  )
+  run_lib.run(config, tmp_path / "run")
+  shown = capsys.readouterr().out
+  assert shown.count("warning: the networks collapse") == warnings
