@@ -118,7 +118,7 @@ def test_notebooks_become_pages(tmp_path, monkeypatch):
   cells = [{"cell_type": "markdown", "source": "# Title"}, code]
   notebook = tmp_path / "a.ipynb"
   notebook.write_text(json.dumps({"cells": cells}))
-  files = dict(hooks._of_notebook(notebook))
+  files = dict(hooks.notebook_pages(notebook))
   assert files["a-1.png"] == b"PNG"
   assert files["a.md"].split("\n\n") == [
     "# Title",
@@ -128,4 +128,4 @@ def test_notebooks_become_pages(tmp_path, monkeypatch):
     "![Output](a-1.png)",
   ]
   nav = [{"Start": ["index.md", {"A": "a.ipynb"}, {"B": "b.ipynb"}]}]
-  assert hooks._of_notebooks(nav) == [{"Start": ["index.md", {"A": "a.md"}]}]
+  assert hooks.with_notebooks(nav) == [{"Start": ["index.md", {"A": "a.md"}]}]

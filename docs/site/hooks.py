@@ -39,17 +39,18 @@ _LONGEST = 40_000  # characters of a file that a folder's page shows
 
 def on_config(config: Any) -> Any:
   """Notebooks are pages, where they are there."""
-  config.nav = _of_notebooks(config.nav)
+  config.nav = with_notebooks(config.nav)
   return config
 
 
-def _of_notebooks(nav: list[Any]) -> list[Any]:
+def with_notebooks(nav: list[Any]) -> list[Any]:
+  """The navigation with notebooks as pages; missing ones are left out."""
   found = []
   for entry in nav:
     if isinstance(entry, dict):
       ((title, target),) = entry.items()
       if isinstance(target, list):
-        entry = {title: _of_notebooks(target)}
+        entry = {title: with_notebooks(target)}
       elif target.endswith(".ipynb"):
         if not (DOCS / target).exists():
           continue
@@ -65,7 +66,7 @@ def on_files(files: Files, *, config: Any) -> Files:
     name = str(notebook.relative_to(DOCS))
     if name in files.src_uris:
       files.remove(files.src_uris[name])
-    for path, content in _of_notebook(notebook):
+    for path, content in notebook_pages(notebook):
       files.append(File.generated(config, path, content=content))
       if isinstance(content, str):
         waiting += _links(content, notebook)
@@ -190,7 +191,7 @@ def _recipes() -> str:
   return "\n".join(sections)
 
 
-def _of_notebook(path: pathlib.Path) -> Iterator[tuple[str, str | bytes]]:
+def notebook_pages(path: pathlib.Path) -> Iterator[tuple[str, str | bytes]]:
   """A notebook as a page, and its pictures: names in the site and contents."""
   name = str(path.relative_to(DOCS).with_suffix(""))
   lines, pictures = [], 0

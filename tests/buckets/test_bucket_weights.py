@@ -153,5 +153,5 @@ def test_unit_cells(workdir, requests, tmp_path):
     _open_cells(workdir, max_bytes=1)
   with pytest.raises(UsageError, match="no such object or folder"):
     _open_cells(workdir / "none")
-  with pytest.raises(UsageError, match="give a directory of this machine"):
+  with pytest.raises(UsageError, match="give a directory on this machine"):
     generate.main([f"--out={workdir}", "--kind=blob"])

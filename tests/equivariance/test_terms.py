@@ -213,7 +213,7 @@ STILL = {
       "care",
       {"chunks": 3},
       {},
-      "config.care: chunks=3 of the view 'care_first' must divide the 16 ima",
+      "config.care: chunks=3 of the view 'care_first' must divide the batch",
     ),
     ("care", {"chunks": 16}, {}, "chunks=16 must have 2 or more images each"),
     (
@@ -261,7 +261,7 @@ def test_wrong_inputs_are_refused_in_one_line(
   ("name", "fields", "changes", "expected"),
   [
     ("stl", {}, {"batch_size": 24}, "a device has 3 at a time"),
-    ("care", {"chunks": 3}, {}, "chunks=3 of .* divide the 16 images"),
+    ("care", {"chunks": 3}, {}, "chunks=3 of .* divide the batch size 16"),
     ("sie", {"equivariant_features": 20}, {}, "20 must be fewer than the 16"),
     ("sie", {"equivariant_features": 15}, {}, ""),
   ],

@@ -276,7 +276,11 @@ class Quads(Pairs):
       {"batch_size": 64, "micro_batches": 4},
       r"config.quads: groups of 4 images .* device has 2 at a time: give",
     ),
-    ("care", {"care": {"chunks": 7}}, r"chunks=7 of .* must divide the 16"),
+    (
+      "care",
+      {"care": {"chunks": 7}},
+      r"chunks=7 of .* divide the batch size 16",
+    ),
     ("stl", {"batch_size": 24}, r"config.stl.*a device has 3 at a time"),
   ],
 )
