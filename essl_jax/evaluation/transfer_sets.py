@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import itertools
 import json
 import os
 from typing import Any
@@ -100,9 +99,9 @@ class Shelf:
     sizes = {name: x.sizes for name, x in found.items()}
     mine = json.dumps({"sizes": sizes, "missing": missing})
     everybody = [json.loads(x) for x in parallel.gather_text(mine)]
-    if refuse_missing:
-      for line in itertools.chain(*(x["missing"] for x in everybody)):
-        raise UsageError(line)
+    missing = [line for x in everybody for line in x["missing"]]
+    if refuse_missing and missing:
+      raise UsageError(missing[0])
     for name in list(found):
       if any(x["sizes"].get(name) != found[name].sizes for x in everybody):
         del found[name]
