@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+from docs_helpers import python_blocks
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from losses_helpers import OF_ONE_EXAMPLE, PAIRWISE
@@ -74,12 +75,6 @@ def test_recipes_and_variants_exist(page):
     assert (ROOT / path).exists(), path
 
 
-def _python(name):
-  """The blocks of Python of a page."""
-  text = (ROOT / name).read_text("utf-8")
-  return re.findall(r"```python\n(.*?)```", text, re.S)
-
-
 def test_the_pure_parts_work_as_shown():
   random = np.random.default_rng(0)
   embeddings = random.normal(size=(2, 4, 8)).astype(np.float32)
@@ -89,7 +84,7 @@ def test_the_pure_parts_work_as_shown():
     "projections2": embeddings[1],
     "logits": np.zeros((16, 4), np.float32),
   }
-  exec(_python("README.md")[1], names)
+  exec(python_blocks("README.md")[1], names)
   assert names["loss"] > 0.4 * np.log(4)  # the logits are equal
   assert names["rotated"].shape == (16, 32, 32, 3)
   assert names["labels"].tolist() == sorted([0, 1, 2, 3] * 4)
@@ -115,7 +110,7 @@ def test_gradients_on_four_devices_are_those_of_one(axes, name, monkeypatch):
   """Both ways that the page shows give what one device gives."""
   monkeypatch.setattr(jax, "device_count", lambda: 4)
   names = {"jax": jax, "losses": losses}
-  code = _python("docs/library.md")[1].partition("params = ")[0]
+  code = python_blocks("docs/library.md")[1].partition("params = ")[0]
   if axes == "automatic":  # as the page says below
     assert code.count('("devices",))') == 1
     automatic = '("devices",), axis_types=(jax.sharding.AxisType.Auto,))'
@@ -143,14 +138,14 @@ def test_gradients_on_four_devices_are_those_of_one(axes, name, monkeypatch):
 def test_the_library_page_compares_its_two_ways(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 4)
   names = {"jax": jax, "losses": losses}
-  exec(_python("docs/library.md")[1], names)
+  exec(python_blocks("docs/library.md")[1], names)
   assert names["mesh"].size == 4
 
 
 def test_the_library_page_shares_and_applies_draws():
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (8, 24, 24, 3), np.uint8)
-  code = _python("docs/library.md")[2].replace("size=32", "size=8")
+  code = python_blocks("docs/library.md")[2].replace("size=32", "size=8")
   names = {"jax": jax, "np": np, "augment": augment, "images": images}
   exec(code, names)
   parameters = names["parameters"]
@@ -163,7 +158,7 @@ def test_the_library_page_shares_and_applies_draws():
 
 
 def test_the_step_of_your_own_works_as_shown():
-  code = _python("docs/library.md")[0]
+  code = python_blocks("docs/library.md")[0]
   for wide, narrow in (
     ("depth=18", "depth=18, width=4, blocks=(1,)"),
     ("projector((2048, 2048)", "projector((16, 16)"),

@@ -1,8 +1,6 @@
 """The blocks of docs/library.md for Flax NNX and Equinox, run as they stand."""
 
-import pathlib
-import re
-
+from docs_helpers import python_blocks
 from flax import nnx
 import jax
 import numpy as np
@@ -13,20 +11,15 @@ from essl_jax.data.preprocessing import Preprocessing
 from essl_jax.models import resnet
 from essl_jax.storage import weights
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "library.md"
+PAGE = "docs/library.md"
 MOST_LINES = 30
-
-
-def _blocks(heading):
-  """The blocks of Python of a section."""
-  text = PAGE.read_text("utf-8")
-  section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-  return re.findall(r"```python\n(.*?)```", section, re.S)
 
 
 @pytest.mark.parametrize("heading", ["Flax NNX", "Equinox"])
 def test_blocks_are_short(heading):
-  lengths = [len(block.strip().splitlines()) for block in _blocks(heading)]
+  lengths = [
+    len(block.strip().splitlines()) for block in python_blocks(PAGE, heading)
+  ]
   assert len(lengths) == 2
   assert max(lengths) <= MOST_LINES
 
@@ -64,7 +57,7 @@ def _run(heading, folder, monkeypatch):
   monkeypatch.chdir(folder)
   images = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), np.uint8)
   names = {"images": images}
-  for block in _blocks(heading):
+  for block in python_blocks(PAGE, heading):
     exec(block, names)
   return names
 

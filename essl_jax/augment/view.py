@@ -63,8 +63,8 @@ class View:
     blur_sigma: smallest and largest standard deviation of the blur in pixels.
     solarize: probability of inverting bright values.
     solarize_threshold: where bright begins, in [0, 1].
-    groups: names of transformation groups (`transformations.find_augmentation`)
-      of which to apply one random element each.
+    groups: names of transformation groups; one random element of each is
+      applied (see `transformations.find_augmentation`).
     mean: subtracted from each channel at the end: three numbers or one.
     std: divides each channel at the end.
 

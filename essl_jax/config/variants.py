@@ -98,8 +98,8 @@ def use_term(
 ) -> ml_collections.ConfigDict:
   """Replaces a recipe's terms by the term of a variant, if one is chosen.
 
-  The recipe's settings of its own terms are dropped, with those of views that
-  only these terms use.
+  This drops the settings of the recipe's own terms and of views that only these
+  terms use.
 
   Args:
     config: a recipe from `base`; changed in place.

@@ -199,7 +199,7 @@ def together(
   """Makes files of a folder available locally, in one folder.
 
   Args:
-    folder: a local folder, which is returned as it is, or one in a bucket.
+    folder: a local folder, returned unchanged, or a folder in a bucket.
     names: of the files.
     max_bytes: limit for the arrays in each file.
     cache_gib: `config.data.cache_gib`.

@@ -1,4 +1,4 @@
-"""Images that could not be read: how many, and what they are called."""
+"""Counts and names the images that could not be read."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import json
@@ -9,17 +9,17 @@ from essl_jax.data.checks import SPLITS
 from essl_jax.devices import parallel
 
 TITLE = "images that cannot be read, left out"
-_NAMED = 20  # images at most that a split names
+_NAMED = 20  # most names to list for a split
 
 
 def left_out(sources: Iterable[Source]) -> dict[str, dict[str, Any]]:
   """Collects the broken images of a set; all processes must call it.
 
   Args:
-    sources: a set and parts of it, in each process the same ones.
+    sources: a set and parts of it, the same ones in each process.
 
   Returns:
-    As `of_all_processes`.
+    The result of `of_all_processes`.
   """
   sources = list(sources)
   return of_all_processes(
@@ -36,23 +36,23 @@ def of_all_processes(
   """Collects broken images; all processes must call it.
 
   Args:
-    mine: by split, those that this process has met.
+    mine: by split, the names that this process could not read.
 
   Returns:
-    By split the `number` of images and the first twenty `names`.
+    By split, the `number` of images and the first twenty `names`.
   """
   mine = {split: list(names) for split, names in mine.items()}
   everybody = [json.loads(x) for x in parallel.gather_text(json.dumps(mine))]
   found = {}
   for split in mine:
-    # Several processes may have met the same one, in training.
+    # In training, several processes may have read the same image.
     names = sorted({name for broken in everybody for name in broken[split]})
     found[split] = {"number": len(names), "names": names[:_NAMED]}
   return found
 
 
 def describe(broken: Mapping[str, Mapping[str, Any]]) -> str:
-  """How many images of each split are broken; empty where none is."""
+  """How many images of each split are broken; empty if none is."""
   return ", ".join(
     f"{found['number']:,} of {split}"
     for split, found in broken.items()

@@ -1,4 +1,4 @@
-"""Logistic regressions whose penalty is chosen on examples held out."""
+"""Logistic regressions whose penalty is chosen on held-out examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +33,10 @@ def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
 
 
 def accuracy(named: np.ndarray, labels: np.ndarray) -> float:
-  """How many labels are named, in percent.
+  """How many classes are predicted correctly, in percent.
 
   Args:
-    named: classes [M].
+    named: predicted classes [M].
     labels: integers [M].
 
   Returns:
@@ -64,16 +64,16 @@ def regress(
 ) -> dict[str, Any]:
   """Chooses a penalty on examples that are held out, and tests once.
 
-  The regression that is tested has learned from all examples. Where none is
-  held out, the penalty is scikit-learn's default, one over their number.
+  The tested regression is fitted on all examples. If none is held out, the
+  penalty is scikit-learn's default, one over their number.
 
   Args:
     train: features [N, D] and labels [N].
     test: features [M, D] and labels [M].
     held_out: booleans [N]; the others are of two classes or more.
     num_classes: number of classes.
-    per_class: whether the metric is `mean_per_class`, in place of `accuracy`.
-    penalties: as of `logistic.fit`.
+    per_class: whether the metric is `mean_per_class` instead of `accuracy`.
+    penalties: as for `logistic.fit`.
 
   Returns:
     The `accuracy` of the test examples by that metric, the `penalty`, the
@@ -82,7 +82,7 @@ def regress(
     regression `is_converged`.
 
   Raises:
-    ValueError: as of `logistic.fit`.
+    ValueError: as for `logistic.fit`.
   """
   (features, labels), measure = train, mean_per_class if per_class else accuracy
   fit = lambda **options: logistic.fit(
@@ -93,9 +93,9 @@ def regress(
     path = np.sort(penalties)[::-1]
     named = fit(penalties=path, examples=~held_out).predict(features[held_out])
     found = [measure(x, labels[held_out]) for x in named]
-    best = int(np.argmax(found))  # of equals the largest penalty
+    best = int(np.argmax(found))  # the largest penalty among equals
     chosen, validation = float(path[best]), found[best]
-    # As many as before, so that nothing is compiled anew; a path to the chosen.
+    # A path to the chosen one, of the same length so that nothing recompiles.
     penalties = np.maximum(path, chosen)
   else:
     penalties = (chosen,)

@@ -38,7 +38,7 @@ def rank(
     temperature: divides the similarities.
     num_classes: C.
     ks: numbers of neighbours.
-    mesh: the devices, each of which gets an equal part of the float32 bank:
+    mesh: the devices; each holds an equal part of the float32 bank:
       ImageNet's training set takes 10.5 GB on all together. If None, the
       default device holds it.
 

@@ -26,7 +26,7 @@ def _base(name: str) -> str:
 
 
 def _of_one_class(features: tuple[Labelled, Labelled, np.ndarray]) -> str:
-  """Why nothing can be learned of a set; empty where it can."""
+  """Why nothing can be learned from a set; empty if something can."""
   (_, labels), _, held_out = features
   if len(np.unique(labels[~held_out])) > 1:
     return ""
@@ -34,7 +34,7 @@ def _of_one_class(features: tuple[Labelled, Labelled, np.ndarray]) -> str:
 
 
 def _choice(figures: Mapping[str, Any]) -> str:
-  """On what the penalty was chosen, for a note; empty where it is unknown."""
+  """How the penalty was chosen, for a note; empty if unknown."""
   number = figures.get("num_validation")
   if number is None:
     return ""

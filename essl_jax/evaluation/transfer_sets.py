@@ -1,8 +1,7 @@
-"""The sets of images to which features are transferred, where at hand."""
+"""Opens the sets of images to which features are transferred."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import itertools
 import json
 import os
 from typing import Any
@@ -17,23 +16,23 @@ from essl_jax.storage import buckets, places
 from essl_jax.texts import first_line, some
 
 _VALIDATION = ("validation", "val")  # names of such splits
-# Fields of `config.data` that are not of one set: how images are read.
+# Fields of `config.data` that apply to every set: how images are read.
 _OF_RUN = ("cache_gib", "white_level", "max_pixels", "max_bytes")
 
 
 class MissingPathError(UsageError):
-  """Nothing is at the path of a set."""
+  """The path of a set does not exist."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TransferSet:
-  """Images of classes, in two parts to learn from and one to be tested on.
+  """Labelled images for training, validation and testing.
 
   Attributes:
-    source: whose split `train` is learned from and `test` is tested on.
-    validation: whose split `test` is the set's own validation split; None
-      where it has none.
-    splits: what the set calls them: `train`, `validation` and `test`.
+    source: its split `train` is for training and `test` for testing.
+    validation: its split `test` is the set's own validation split; None if the
+      set has none.
+    splits: the set's names for `train`, `validation` and `test`.
   """
 
   source: data.Source
@@ -42,7 +41,7 @@ class TransferSet:
 
   @property
   def sizes(self) -> list[int]:
-    """What must be the same for all processes."""
+    """The number of classes and of images, which all processes must share."""
     source = self.source
     found = [source.num_classes]
     found += [source.num_examples(split) for split in ("train", "test")]
@@ -51,7 +50,7 @@ class TransferSet:
 
   @property
   def broken(self) -> dict[str, Sequence[str]]:
-    """Images that this process could not read so far, by the set's splits."""
+    """Names of images that this process could not read so far, by split."""
     found = {split: self.source.broken[split] for split in SPLITS}
     if self.validation is not None:
       found["validation"] = self.validation.broken["test"]
@@ -60,12 +59,12 @@ class TransferSet:
 
 @dataclasses.dataclass(frozen=True)
 class Shelf:
-  """Where sets are looked for.
+  """Finds sets by name.
 
   Attributes:
-    dir: the TFDS data directory; None is TFDS's own.
-    size: side in pixels that images are brought to.
-    settings: `config.data`, whose limits and levels hold for these sets too.
+    dir: the TFDS data directory; None means TFDS's default.
+    size: side in pixels to which images are resized.
+    settings: `config.data`; its limits and levels apply to these sets too.
   """
 
   dir: str | None
@@ -80,14 +79,14 @@ class Shelf:
     Args:
       names: folders, `.npz` files, known sources, or sets of TFDS, which are
         not downloaded.
-      refuse_missing: whether a path at which nothing is raises, in place of
-        being left out.
+      refuse_missing: whether a path that does not exist is an error; otherwise
+        the set is left out.
 
     Returns:
-      Sets by name, and by name why others are left out.
+      Sets by name, and the reasons why others are left out, by name.
 
     Raises:
-      UsageError: nothing is at a path, in one of the processes.
+      UsageError: a path does not exist in one of the processes.
     """
     found, left_out, missing = {}, {}, []
     for name in names:
@@ -100,9 +99,9 @@ class Shelf:
     sizes = {name: x.sizes for name, x in found.items()}
     mine = json.dumps({"sizes": sizes, "missing": missing})
     everybody = [json.loads(x) for x in parallel.gather_text(mine)]
-    if refuse_missing:
-      for line in itertools.chain(*(x["missing"] for x in everybody)):
-        raise UsageError(line)
+    missing = [line for x in everybody for line in x["missing"]]
+    if refuse_missing and missing:
+      raise UsageError(missing[0])
     for name in list(found):
       if any(x["sizes"].get(name) != found[name].sizes for x in everybody):
         del found[name]
@@ -113,14 +112,14 @@ class Shelf:
     """Opens one set.
 
     Args:
-      name: as of `find`.
+      name: as for `find`.
 
     Returns:
       The set.
 
     Raises:
-      MissingPathError: it is a path at which nothing is.
-      UsageError: it is not at hand, or of another form.
+      MissingPathError: the name is a path that does not exist.
+      UsageError: the set is not available or has another form.
     """
     settings = self._settings(name)
     open_with = lambda test: data.open_source(
@@ -144,7 +143,7 @@ class Shelf:
         f"){has}"
       ) from first
     test, *others = there
-    # A set without a split `test` is tested on the other one.
+    # A set without a split `test` is tested on its validation split.
     own = others[0] if others else None
     source = there[test]
     labels = [
@@ -176,7 +175,7 @@ class Shelf:
 
 
 def _path(name: str) -> str:
-  """The path that a name means; empty for a source or a set of TFDS."""
+  """The path that a name stands for; empty for a source or a set of TFDS."""
   if places.is_remote(name):
     return name
   path = os.path.expanduser(name)
@@ -200,7 +199,7 @@ def _check_there(name: str, path: str) -> None:
 
 
 def _nothing(name: str, path: str) -> str:
-  """What to say of a path at which nothing is."""
+  """The message for a path that does not exist."""
   kind = "file" if path.endswith(".npz") else "folder"
   where = path if places.is_remote(path) else os.path.abspath(path)
   return (
@@ -211,8 +210,8 @@ def _nothing(name: str, path: str) -> str:
 
 
 def _open_builder(name: str, directory: str | None) -> Any:
-  """The builder of a set of TFDS; UsageError where it is not at hand."""
-  # TensorFlow's side of the package is not for everybody.
+  """Returns the builder of a TFDS set; UsageError if it is not available."""
+  # Imported here: not every installation has TensorFlow.
   from essl_jax.data import prepared
 
   try:

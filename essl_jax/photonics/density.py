@@ -10,8 +10,8 @@ v1 >= v2 of its velocity's components it is:
   (h (v1 + v2) - |dw|) / (v1 v2)      where |dw| <  h (v1 + v2)
 
 and at most (2h)^2 divided by the width of a bin. A trapezoid sampled on bins is
-the cumulative sum of its differences, few of which are not 0. They are
-scattered and then summed up.
+the cumulative sum of its differences, and only a few of these are not 0. They
+are scattered and then summed up.
 
 Before clipping, the density integrates to the number of bands. In an empty cell
 it is 2 pi omega, with omega in omega a / 2 pi c and the density per cell.

@@ -22,8 +22,8 @@ def hold(
 ) -> Iterator[None]:
   """Holds a workdir for this run; all its processes call this.
 
-  Only process 0 locks and writes. A refused run leaves nothing behind: neither
-  a new workdir nor files of its own in an existing one.
+  Only process 0 locks and writes. A refused run leaves nothing behind: it
+  creates no workdir, and no files in an existing one.
 
   Args:
     workdir: of the run; created if missing.

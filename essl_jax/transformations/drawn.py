@@ -42,7 +42,7 @@ class Drawn(Protocol):
       probability: probability of an element other than the identity.
 
     Returns:
-      Labels int32 [N], 0 where the image stays as it is.
+      Labels int32 [N]; 0 leaves the image unchanged.
     """
     which, whether = jax.vmap(jax.random.split, out_axes=1)(keys)
     chance = jnp.asarray(probability, jnp.float32)

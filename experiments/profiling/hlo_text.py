@@ -139,7 +139,7 @@ def launches(text: str) -> list[Launch]:
 def _parts_read(
   lines: Sequence[Instruction], sizes: dict[str, int]
 ) -> dict[tuple[str, int], int]:
-  """Bytes read from parameters of which only slices are read.
+  """Bytes read from parameters, if only slices of them are read.
 
   The keys are the computation and the number of the parameter.
   """

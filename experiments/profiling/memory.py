@@ -11,8 +11,8 @@ step counts besides parameters and batch; nothing is run for it. Batches up to
 `--timed` are also run: all settings in turn, `--steps` times, keeping the
 fastest.
 
-A batch size is written to `--out` as soon as it is measured, and a second start
-measures the rest, at the same commit and on the same machine.
+Each batch size is written to `--out` once it is measured. Starting the program
+again at the same commit and on the same machine measures the rest.
 """
 
 import essl_jax.start  # noqa: F401

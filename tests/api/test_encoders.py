@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import pathlib
 import sys
 
+import docs_helpers
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -387,8 +387,7 @@ def test_features_that_are_not_finite_are_told(digits_run):
 def test_the_pages_show_how_features_are_made(
   page, named, folder_run, folder, tmp_path, monkeypatch
 ):
-  text = (pathlib.Path(__file__).parents[2] / page).read_text("utf-8")
-  code = text.partition("```python\n")[2].partition("```")[0]
+  code, *_ = docs_helpers.python_blocks(page)
   workdir, expected = folder_run
   assert named in code
   monkeypatch.chdir(tmp_path)

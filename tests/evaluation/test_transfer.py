@@ -22,19 +22,6 @@ from essl_jax.evaluation import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """Images with a validation split of their own."""
-  root = tmp_path_factory.mktemp("sets") / "bugs"
-  return folder_helpers.write_folder(root, SPLITS)
-
-
-@pytest.fixture(scope="module")
-def bench():
-  """Features are the colours of an image's quarters."""
-  return transfer_helpers.make_bench()
-
-
 def test_metrics_by_hand():
   named, labels = np.array([0, 0, 1, 3]), np.array([0, 0, 0, 3])
   assert held_out.accuracy(named, labels) == 75
@@ -91,12 +78,12 @@ def test_where_none_is_held_out_the_penalty_is_the_usual_one():
   assert found["num_validation"] == 0
 
 
-def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
+def test_broken_images_are_left_out_counted_and_said(transfer_bench, tmp_path):
   root = folder_helpers.write_folder(tmp_path / "spoilt", SPLITS)
   for path in ("train/bee/01.png", "val/cat/02.png", "val/ant/03.png"):
     (root / path).write_text("text")
   measure = transfer.Transfer(sets=(str(root),), penalties=3)
-  found = measure.run(bench, 3)
+  found = measure.run(transfer_bench, 3)
   (own,) = found["sets"].values()
   assert (own["num_train"], own["num_validation"]) == (20 + 9 - 3, 7)
   numbers = {split: x["number"] for split, x in own["broken"].items()}
@@ -107,7 +94,7 @@ def test_broken_images_are_left_out_counted_and_said(bench, tmp_path):
   assert said.value == "1 of train, 2 of validation"
 
 
-def test_very_few_labels(bench, tmp_path):
+def test_very_few_labels(transfer_bench, tmp_path):
   """Classes of one or two images, all of them and a hundredth."""
   some = transfer_helpers.write_counts(
     tmp_path / "a", train=(1, 2, 8), test=(2, 2, 2)
@@ -118,7 +105,7 @@ def test_very_few_labels(bench, tmp_path):
   measure = transfer.Transfer(
     sets=(some, own), penalties=3, labels=(0.01,), validation=0.9
   )
-  found = measure.run(bench, 3)
+  found = measure.run(transfer_bench, 3)
   counted = lambda x: (x["num_train"], x["num_validation"])
   sets = found["sets"]
   assert [counted(x) for x in sets.values()] == [(11, 8), (11, 3)]
@@ -131,22 +118,22 @@ def test_very_few_labels(bench, tmp_path):
   assert notes[0].endswith("6 test images, the penalty chosen on 8 held out")
 
 
-def test_training_images_of_one_class_are_left_out(bench, tmp_path):
+def test_training_images_of_one_class_are_left_out(transfer_bench, tmp_path):
   """As those that a set with a list of classes may have."""
   name = transfer_helpers.write_counts(
     tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2)
   )
-  real = bench.encoding.extract
+  real = transfer_bench.encoding.extract
 
   def extract(variables, split, *rest):
     features, labels = real(variables, split, *rest)
     return features, labels * 0 if split == "train" else labels
 
   alone = types.SimpleNamespace(
-    experiment=bench.experiment,
+    experiment=transfer_bench.experiment,
     encoding=types.SimpleNamespace(extract=extract),
-    **{x: getattr(bench, x) for x in ("interrupt", "progress")},
-    encoder_variables=bench.encoder_variables,
+    **{x: getattr(transfer_bench, x) for x in ("interrupt", "progress")},
+    encoder_variables=transfer_bench.encoder_variables,
   )
   measure = transfer.Transfer(sets=(name,), penalties=3)
   found = measure.run(alone, 3)
@@ -155,14 +142,14 @@ def test_training_images_of_one_class_are_left_out(bench, tmp_path):
   assert [x.value for x in measure.rows(found)] == [name]
 
 
-def test_the_evaluation(folder, bench, monkeypatch, capsys):
+def test_the_evaluation(transfer_folder, transfer_bench, monkeypatch, capsys):
   """All figures of a set, rows of them, and the name of a missing one."""
   missing = "dtd"
   refuse = transfer_helpers.refuse(UsageError, "is not prepared")
   monkeypatch.setattr(prepared, "open_builder", refuse)
   measure = transfer.Transfer(
-    sets=(str(folder), missing),
-    per_class=(str(folder),),
+    sets=(str(transfer_folder), missing),
+    per_class=(str(transfer_folder),),
     penalties=12,
     labels=(0.5,),
     shots=(1, 50),
@@ -170,10 +157,10 @@ def test_the_evaluation(folder, bench, monkeypatch, capsys):
     queries=2,
     episodes=20,
   )
-  measure.check(bench)
+  measure.check(transfer_bench)
   told = capsys.readouterr().err
   assert told.count("transfer leaves out") == 1 and missing in told
-  found = measure.run(bench, 3)
+  found = measure.run(transfer_bench, 3)
   assert json.loads(json.dumps(found)) == found
   assert list(found["left_out"]) == [missing]
   (own,) = found["sets"].values()
@@ -181,10 +168,10 @@ def test_the_evaluation(folder, bench, monkeypatch, capsys):
   assert own["num_train"] == 29 and own["num_test"] == 11
   assert found["mean"] == own["accuracy"]
   # The set's own validation images have chosen the penalty.
-  extract = lambda source, split: bench.encoding.extract(
-    3, split, None, bench.interrupt, source
+  extract = lambda source, split: transfer_bench.encoding.extract(
+    3, split, None, transfer_bench.interrupt, source
   )
-  images = transfer_sets.Shelf(None, SIZE).open(str(folder))
+  images = transfer_sets.Shelf(None, SIZE).open(str(transfer_folder))
   train, test = (extract(images.source, x) for x in ("train", "test"))
   more = extract(images.validation, "test")
   expected = held_out.regress(
@@ -204,19 +191,19 @@ def test_the_evaluation(folder, bench, monkeypatch, capsys):
   assert too_many.title.endswith("50-shot") and too_many.value == "left out"
   assert "there are 0: give fewer ways" in too_many.note
   assert last.value == missing
-  name = f"Transfer to {folder}"
+  name = f"Transfer to {transfer_folder}"
   titles = [name, f"{name}, 50% of labels", f"{name}, 3-way 1-shot"]
   assert [x.title for x in rows] == titles
   assert "±" in rows[2].value
 
 
-def test_nothing_to_measure_is_refused(bench, monkeypatch):
+def test_nothing_to_measure_is_refused(transfer_bench, monkeypatch):
   with pytest.raises(UsageError, match="config.transfer.sets is empty"):
-    transfer.Transfer(sets=()).check(bench)
+    transfer.Transfer(sets=()).check(transfer_bench)
   refuse = transfer_helpers.refuse(UsageError, "is not prepared")
   monkeypatch.setattr(prepared, "open_builder", refuse)
   with pytest.raises(UsageError, match="none of dtd is at hand: 'dtd' is not"):
-    transfer.Transfer(sets=("dtd",)).check(bench)
+    transfer.Transfer(sets=("dtd",)).check(transfer_bench)
   assert parts.EVALUATION.find("transfer") is transfer.Transfer
 
 

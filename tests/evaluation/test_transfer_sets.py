@@ -16,26 +16,13 @@ from essl_jax.errors import UsageError
 from essl_jax.evaluation import transfer, transfer_sets
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """Images with a validation split of their own."""
-  root = tmp_path_factory.mktemp("sets") / "bugs"
-  return folder_helpers.write_folder(root, SPLITS)
-
-
-@pytest.fixture(scope="module")
-def bench():
-  """Features are the colours of an image's quarters."""
-  return transfer_helpers.make_bench()
-
-
-def test_sets_at_hand_and_not(folder, tmp_path):
+def test_sets_at_hand_and_not(transfer_folder, tmp_path):
   shelf = transfer_sets.Shelf(None, SIZE)
   no_test = folder_helpers.write_folder(tmp_path / "two", SPLITS[:2])
   missing = str(tmp_path / "missing.npz")
-  names = (str(folder), "digits", str(no_test), missing)
+  names = (str(transfer_folder), "digits", str(no_test), missing)
   found, left_out = shelf.find(names)
-  assert list(found) == [str(folder), "digits", str(no_test)]
+  assert list(found) == [str(transfer_folder), "digits", str(no_test)]
   assert list(left_out) == [missing] and "missing.npz" in left_out[missing]
   own, digits, two = found.values()
   assert own.splits == {"train": "train", "validation": "val", "test": "test"}
@@ -45,10 +32,12 @@ def test_sets_at_hand_and_not(folder, tmp_path):
   assert two.sizes == [3, 20, 9]
 
 
-def test_a_split_that_does_not_fit_is_not_passed_over(folder, tmp_path):
+def test_a_split_that_does_not_fit_is_not_passed_over(
+  transfer_folder, tmp_path
+):
   """Its test images have a class that the others lack: none are others'."""
   odd = tmp_path / "odd"
-  shutil.copytree(folder, odd)
+  shutil.copytree(transfer_folder, odd)
   new = odd / "test" / "zebra"
   shutil.copytree(next((odd / "test").iterdir()), new)
   found, left_out = transfer_sets.Shelf(None, SIZE).find([str(odd)])
@@ -115,7 +104,7 @@ def test_sets_of_tfds_are_not_downloaded(monkeypatch):
   ],
 )
 def test_paths_at_which_nothing_is_are_refused(
-  name, kind, where, bench, tmp_path, monkeypatch
+  name, kind, where, transfer_bench, tmp_path, monkeypatch
 ):
   """Before training; after it the other sets are measured."""
   home, cwd = (tmp_path / x for x in ("home", "cwd"))
@@ -128,7 +117,7 @@ def test_paths_at_which_nothing_is_are_refused(
   )
   monkeypatch.setattr(prepared, "open_builder", unknown)
   with pytest.raises(UsageError) as error:
-    transfer.Transfer(sets=("digits", name)).check(bench)
+    transfer.Transfer(sets=("digits", name)).check(transfer_bench)
   where = where.format(cwd=cwd, home=home)
   expected = f"config.transfer.sets names {name}, and there is no {kind}"
   assert str(error.value).startswith(f"{expected} {where}: give a folder of")
@@ -136,19 +125,19 @@ def test_paths_at_which_nothing_is_are_refused(
   assert list(found) == ["digits"] and left_out == {name: str(error.value)}
 
 
-def test_home_is_understood(folder, tmp_path, monkeypatch):
-  monkeypatch.setenv("HOME", str(folder.parent))
+def test_home_is_understood(transfer_folder, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(transfer_folder.parent))
   images, labels = np.zeros((4, 4, 4), np.uint8), np.arange(4) % 2
   arrays = {"images": images, "labels": labels}
   both = {f"{x}_{k}": v for x in ("train", "test") for k, v in arrays.items()}
-  np.savez(folder.parent / "set.npz", **both)
-  names = [f"~/{folder.name}", "~/set.npz"]
+  np.savez(transfer_folder.parent / "set.npz", **both)
+  names = [f"~/{transfer_folder.name}", "~/set.npz"]
   found, left_out = transfer_sets.Shelf(None, SIZE).find(names)
   assert list(found) == names and not left_out
 
 
 def test_names_of_tfds_that_are_not_at_hand_are_left_out(
-  bench, tmp_path, monkeypatch, capsys
+  transfer_bench, tmp_path, monkeypatch, capsys
 ):
   """Also with a slash, and where TFDS knows no such name."""
   monkeypatch.chdir(tmp_path)
@@ -156,7 +145,7 @@ def test_names_of_tfds_that_are_not_at_hand_are_left_out(
   measure = transfer.Transfer(sets=("digits", "birds", "imagenet_v2/topimages"))
   refuse = transfer_helpers.refuse(UsageError, "is not prepared in there")
   monkeypatch.setattr(prepared, "open_builder", refuse)
-  measure.check(bench)
+  measure.check(transfer_bench)
   told = capsys.readouterr().err.splitlines()
   start = "essl_jax: transfer leaves out"
   assert told == [
@@ -169,7 +158,7 @@ def test_names_of_tfds_that_are_not_at_hand_are_left_out(
     prepared.UnknownSetError, "is unknown to TFDS"
   )
   monkeypatch.setattr(prepared, "open_builder", unknown)
-  transfer.Transfer(sets=("digits", "birdz")).check(bench)
+  transfer.Transfer(sets=("digits", "birdz")).check(transfer_bench)
   assert "birdz: 'birdz' is unknown to TFDS" in capsys.readouterr().err
 
 
