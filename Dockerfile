@@ -13,6 +13,6 @@ RUN case "$PLATFORM" in \
     *) echo "PLATFORM must be cpu, cuda or tpu, got $PLATFORM" >&2; exit 2 ;; \
   esac \
   && pip install --no-cache-dir --constraint=requirements.lock \
-    ".[digits,gcs,s3,tfds$chosen]"
+    ".[digits,gcs,s3$chosen]"
 ENTRYPOINT ["essl-jax"]
 CMD ["--help"]

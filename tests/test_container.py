@@ -99,7 +99,7 @@ def test_the_container_installs_extras_that_exist(platform, tmp_path):
   extras = set(re.fullmatch(r"\.\[(.*)\]", target)[1].split(","))
   assert extras <= set(_setup()["options.extras_require"])
   assert (platform in extras) == (platform != "cpu")
-  assert {"digits", "gcs", "s3", "tfds"} <= extras
+  assert {"digits", "gcs", "s3"} <= extras
 
 
 def test_hadolint_finds_nothing():

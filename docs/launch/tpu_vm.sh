@@ -25,7 +25,7 @@ if [ ! -e "$home/is_installed" ]; then
   curl -LsSf https://astral.sh/uv/install.sh | UV_INSTALL_DIR=$home/uv sh
   "$home/uv/uv" venv --clear --python 3.12 "$home/env"
   "$home/uv/uv" pip install --python "$home/env/bin/python" \
-    "${home}[tpu,tfds,gcs]"
+    "${home}[tpu,gcs]"
   touch "$home/is_installed"
 fi
 export PATH="$home/env/bin:$PATH"

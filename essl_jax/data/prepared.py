@@ -37,14 +37,14 @@ def import_tensorflow() -> tuple[Any, Any]:
   # Its start-up message ignores the log level.
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   try:
-    # TFDS opens data sets with importlib_resources but does not require it.
     import importlib_resources  # noqa: F401
     import tensorflow as tf
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise UsageError(
-      f"{error.name or error} is not installed, but TFDS data sets need it: "
-      "pip install 'essl-jax[tfds]', or use data.name=digits or an .npz file"
+      f"{error.name or error} is not installed, but TFDS data sets need it:"
+      " pip install tensorflow-cpu tensorflow-datasets importlib_resources, or"
+      " use data.name=digits or an .npz file"
     ) from error
   # TensorFlow would take all the memory of a GPU that JAX trains on. It refuses
   # if it already uses the GPU, which then was the caller's choice.
