@@ -166,7 +166,7 @@ WRONG = {
   ),
   "heads": (
     "--config.method=wrong:NoHeads",
-    "must return Flax modules by name",
+    "must return a dict of Flax modules by name",
   ),
   "hook": ("--config.method=wrong:Shadow", "loss cannot be a field"),
   "frozen": (

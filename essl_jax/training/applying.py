@@ -1,4 +1,4 @@
-"""Modules as functions, whatever arguments their calls have."""
+"""Turns modules into functions, whatever arguments their calls take."""
 
 from collections.abc import Callable
 import functools
@@ -13,14 +13,15 @@ OUTPUT = "output"
 
 
 def bind(module: nn.Module, **options: Any) -> functools.partial[Any]:
-  """A module as a function of its input alone.
+  """Turns a module into a function of its input alone.
 
   Args:
-    module: of one input.
-    **options: `train` and `image_keys`, where its call has such arguments.
+    module: takes one input.
+    **options: `train` and `image_keys`; those that its call does not take are
+      dropped.
 
   Returns:
-    The function, whose `keywords` are those of these options.
+    The function; its `keywords` are the options that were kept.
   """
   there = inspect.signature(type(module).__call__).parameters
   given = {name: x for name, x in options.items() if name in there}
@@ -30,26 +31,26 @@ def bind(module: nn.Module, **options: Any) -> functools.partial[Any]:
 def read(
   encoder: nn.Module, features: str = OUTPUT, **options: Any
 ) -> Callable[..., Any]:
-  """An encoder as a function of images alone, to the features asked for.
+  """Turns an encoder into a function from images to the chosen features.
 
   Args:
-    encoder: of images.
-    features: `output`, what its call returns; or what its method
-      `evaluation_features` knows, such as `ViT`'s.
-    **options: of `bind`.
+    encoder: takes images.
+    features: `output`, what its call returns, or a kind that its method
+      `evaluation_features` offers, such as `ViT`'s.
+    **options: see `bind`.
 
   Returns:
     The function.
 
   Raises:
-    UsageError: the encoder knows of no other features than `output`.
+    UsageError: the encoder offers no features other than `output`.
   """
   if features == OUTPUT:
     return bind(encoder, **options)
   if not hasattr(encoder, "evaluation_features"):
     raise UsageError(
       f"config.evaluate_features={features}: {type(encoder).__name__} offers"
-      f" {OUTPUT} alone"
+      f" only {OUTPUT}"
     )
   return functools.partial(
     encoder.evaluation_features, kind=features, **options
@@ -63,12 +64,12 @@ def make_apply(
   mutable: Any = False,
   features: str = OUTPUT,
 ) -> Callable[..., Any]:
-  """A module's `apply`, whatever it asks for; see `bind`.
+  """A module's `apply`, whatever arguments its call takes; see `bind`.
 
   Args:
-    module: of one input.
+    module: takes one input.
     train: its mode.
-    mutable: as of `flax.linen.apply`.
+    mutable: see `flax.linen.apply`.
     features: of an encoder; see `read`.
 
   Returns:

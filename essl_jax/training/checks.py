@@ -1,4 +1,4 @@
-"""Checks of an experiment, before anything is computed."""
+"""Checks an experiment before anything is computed."""
 
 from collections.abc import Callable
 import dataclasses
@@ -25,12 +25,12 @@ _MOST_STEPS = 2**31 - 1  # the state's counter is int32
 
 
 def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
-  """Refuses batches that devices and terms cannot work with.
+  """Refuses batches that the devices or the terms cannot handle.
 
-  It needs nothing of the data, so that nobody waits for them first.
+  It needs no data, so a mistake shows before any are read.
 
   Args:
-    config: from `config.parse`, of parts that exist.
+    config: from `config.parse`; all its parts exist.
     mesh: of the devices to run on.
 
   Raises:
@@ -45,18 +45,18 @@ def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
 def check(experiment: Any) -> None:
   """Refuses images, views, networks and losses that do not fit together.
 
-  Methods and terms of this package are known to fit and are not looked at, nor
-  are encoders that have `takes_any_size`.
+  The package's own methods and terms are known to fit and are not tried, nor
+  are encoders that set `takes_any_size`.
 
   Args:
     experiment: `experiment.Experiment`.
 
   Raises:
-    UsageError: in one line; images without the labels that a part needs, or of
-      one class, a view that images cannot undergo, batch norms that would see a
-      single value, an encoder whose features are not [N, F], a loss or a metric
-      that is no scalar, a group whose elements are not what labels stand for,
-      or a part that fails on the views.
+    UsageError: in one line. The images lack the labels that a part needs, or
+      have one class; a view cannot be made from the images; a batch norm would
+      see a single value; an encoder's features are not [N, F]; a loss or a
+      metric is not a scalar; a group's labels do not tell its elements apart;
+      or a part fails on the views.
   """
   _check_labels(experiment)
   view_checks.check(experiment)
@@ -71,7 +71,7 @@ def check(experiment: Any) -> None:
 
 
 def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
-  """Steps of an epoch; an incomplete batch is dropped.
+  """Counts the steps of an epoch; an incomplete batch is dropped.
 
   Args:
     config: from `config.parse`.
@@ -81,8 +81,9 @@ def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
     At least 1.
 
   Raises:
-    UsageError: images that are streamed cannot take several steps as one
-      program, there are fewer than a batch, or steps beyond counting.
+    UsageError: several steps as one program are asked for and the images are
+      streamed; there are fewer images than a batch; or there are too many steps
+      to count.
   """
   is_held = isinstance(source, arrays.ArraySource)
   if (config.steps_per_dispatch or 1) > 1 and not is_held:
@@ -98,8 +99,8 @@ def steps_per_epoch(config: config_lib.Config, source: Source) -> int:
   steps = max(examples // config.batch_size, 1)
   if config.epochs * steps > _MOST_STEPS:
     raise UsageError(
-      f"config.epochs {config.epochs} of {steps} steps are more than the"
-      f" {_MOST_STEPS} steps that a run counts: give fewer"
+      f"config.epochs {config.epochs} of {steps} steps exceed the {_MOST_STEPS}"
+      " steps that a run can count: give fewer"
     )
   return steps
 
@@ -128,14 +129,14 @@ def _check_labels(experiment: Any) -> None:
       )
     if parts and source.num_classes < 2:
       raise UsageError(
-        f"{type(parts[0]).__name__} tells classes apart, and the images of"
-        f" {config.data.name} have {source.num_classes}: leave it out, or give"
-        " images of two classes or more"
+        f"{type(parts[0]).__name__} needs images of two classes or more, and"
+        f" those of {config.data.name} have {source.num_classes}: leave it out,"
+        " or give images of more classes"
       )
 
 
 def _check_encoder(experiment: Any) -> None:
-  """Tries the encoder on the views of every stage of the training."""
+  """Tries the encoder on the views of every training stage."""
   encoder = experiment.networks.encoder
   name = experiment.config.encoder.name
   variables = None
@@ -155,7 +156,7 @@ def _check_encoder(experiment: Any) -> None:
 
 
 def _check_features(experiment: Any) -> None:
-  """Tries the features that evaluations ask the encoder for."""
+  """Tries the features that evaluations read from the encoder."""
   encoder, config = experiment.networks.encoder, experiment.config
   if config.evaluate_features == applying.OUTPUT:
     return
@@ -168,7 +169,7 @@ def _check_features(experiment: Any) -> None:
 
 
 def _make_init(encoder: nn.Module) -> Callable[[jax.Array], Any]:
-  """The initial variables of an encoder, of images."""
+  """A function from images to an encoder's initial variables."""
   init = nn.init(
     lambda module, x: applying.bind(module, train=False)(x), encoder
   )
@@ -176,12 +177,12 @@ def _make_init(encoder: nn.Module) -> Callable[[jax.Array], Any]:
 
 
 def _images(experiment: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-  """The images of different shapes that the encoder sees, with their view."""
+  """Each image shape that the encoder sees, with one view that has it."""
   channels = experiment.source.image_shape[2]
   found: dict[Any, str] = {}
   for views in view_checks.all_views(experiment.config):
     requests = views_lib.union(experiment.parts, views)
-    if not found:  # evaluations see the first view, whoever asks for it
+    if not found:  # evaluations see the first view, even if no part does
       requests = [ViewRequest("first", views.first), *requests]
     blank = jax.eval_shape(
       lambda requests=requests: views_lib.blank(requests, channels)
@@ -191,7 +192,7 @@ def _images(experiment: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
 
 
 def _check_step(experiment: Any) -> None:
-  """Tries one whole step on one device, in the mode of training."""
+  """Tries one whole training step on one device."""
   config, requests = experiment.config, experiment.requests
   channels = experiment.source.image_shape[2]
   networks = networks_lib.make_networks(config, experiment.networks.terms)
@@ -217,11 +218,11 @@ def _check_step(experiment: Any) -> None:
     jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (state, after)
   ]
   if forms[0] != forms[1]:
-    raise UsageError(f"{where} changes the form of the state")
+    raise UsageError(f"{where} changes the shapes or dtypes of the state")
 
 
 def _check_norms(experiment: Any) -> None:
-  """Tries the steps of every stage where a device has one image at a time."""
+  """Tries every stage's step where a device sees one image at a time."""
   config, mesh = experiment.config, experiment.mesh
   trains = config.mode == "train" and config.epochs > 0
   if not trains or norms.are_fed(
@@ -245,7 +246,7 @@ def _check_norms(experiment: Any) -> None:
 
 
 def check_memory(experiment: Any) -> None:
-  """Refuses networks that cannot fit into a device, whatever the batch.
+  """Refuses networks too large for a device, whatever the batch.
 
   Args:
     experiment: `experiment.Experiment`.
@@ -279,6 +280,6 @@ def _batch(requests: Any, count: int, channels: int) -> dict[str, Any]:
 
 
 def _shape_of(where: str, function: Callable[..., Any], *args: Any) -> Any:
-  """The shapes of a function's result; its failure in one line."""
-  with told(where):  # anybody's code
+  """The shapes of a function's result; a failure becomes one line."""
+  with told(where):  # may be a user's own code
     return jax.eval_shape(function, *args)

@@ -4,22 +4,22 @@ from collections.abc import Callable, Mapping
 
 from essl_jax import config as config_lib
 
-# Of 1/sqrt(D), the deviation of embeddings that fill the sphere.
+# As a part of 1/sqrt(D), the deviation of embeddings that fill the sphere.
 _PART = 0.1
-_DIRECTIONS = 2.0  # effective rank: features that vary in fewer have collapsed
+_DIRECTIONS = 2.0  # effective rank; below it, features have collapsed
 _LOOKS = 2  # in a row
 _ADVICE = (
   "try a lower config.optimizer.learning_rate, more"
   " config.optimizer.warmup_epochs, a larger config.batch_size or weaker"
-  " weight decay; docs/watching.md says more"
+  " weight decay; see docs/watching.md"
 )
 
 
 class Alarm:
-  """Follows the measures of collapse, and says one line if they stay low.
+  """Follows the measures of collapse and warns once if they stay low.
 
-  It begins behind the warm-up, and behind the first epoch: embeddings of an
-  untrained network without batch norms may be nearly equal.
+  It starts after the warm-up, at the earliest after the first epoch: the
+  embeddings of an untrained network without batch norms may be nearly equal.
 
   Reference:
     Chen and He 2021 (arXiv 2011.10566), figure 2: 1/sqrt(D) and 0.
@@ -31,12 +31,12 @@ class Alarm:
     steps_per_epoch: int,
     say: Callable[[str], None],
   ) -> None:
-    """Begins to listen.
+    """Starts to follow.
 
     Args:
-      config: whose projector has a width; without one, the deviation of
-        embeddings has no bound and the effective rank is followed alone.
-      steps_per_epoch: steps in a row that the deviation has to be low.
+      config: gives the projector's width; without a projector, the deviation of
+        embeddings has no bound and only the effective rank is followed.
+      steps_per_epoch: how many steps in a row the deviation must be low.
       say: gets the line.
     """
     projector = getattr(config, "projector", None)
@@ -53,7 +53,7 @@ class Alarm:
 
     Args:
       step: number of updates done.
-      figures: by name; `embedding_std` among them, or nothing happens.
+      figures: by name; ignored without `embedding_std`.
     """
     deviation = figures.get("embedding_std")
     is_early = step <= self._silent_epochs * self._steps_per_epoch
@@ -73,8 +73,7 @@ class Alarm:
 
     Args:
       epoch: epochs done.
-      figures: by name; `effective_rank` of features among them, or nothing
-        happens.
+      figures: by name; ignored without `effective_rank`, of the features.
     """
     rank = figures.get("effective_rank")
     if rank is None or epoch <= self._silent_epochs:
@@ -83,11 +82,11 @@ class Alarm:
     if self._low_looks >= _LOOKS:
       self._tell(
         f"the effective rank of features is {rank:.2f} after epoch {epoch}, and"
-        f" was below {_DIRECTIONS:g} the time before: they vary in one"
-        " direction at most"
+        f" was below {_DIRECTIONS:g} at the look before: they vary in at most"
+        " one direction"
       )
 
   def _tell(self, what: str) -> None:
     if not self._is_told:
       self._is_told = True
-      self._say(f"warning: the networks collapse: {what}: {_ADVICE}")
+      self._say(f"warning: the representations collapse: {what}: {_ADVICE}")

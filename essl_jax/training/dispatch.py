@@ -1,4 +1,4 @@
-"""Dispatch of steps to the devices: one by one, or many as one program."""
+"""Dispatches steps to the devices: one by one, or many as one program."""
 
 import bisect
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from essl_jax.training import experiment as experiment_lib
 from essl_jax.training import resolution
 from essl_jax.training import step as step_lib
 
-# `(state, left) -> (state, metrics, steps, is_new)`: does up to `left` steps,
-# with a program that `is_new` where it had to be compiled. The metrics of
-# several steps are [steps], those of one may be scalars.
+# `(state, left) -> (state, metrics, steps, is_new)`: does up to `left` steps;
+# `is_new` says that their program had to be compiled. Metrics are [steps];
+# those of a single step may be scalars.
 Advance = Callable[
   [step_lib.TrainState, int], tuple[step_lib.TrainState, Any, int, bool]
 ]
@@ -25,17 +25,17 @@ Advance = Callable[
 def make_advance(
   experiment: experiment_lib.Experiment, start_step: int
 ) -> Advance:
-  """The function that trains an experiment, from a step on.
+  """Makes the function that trains an experiment from a given step.
 
   Args:
     experiment: from `experiment.build`.
-    start_step: of the state that the first call gets.
+    start_step: step of the state that the first call gets.
 
   Returns:
-    A function to be called with the state it returned before. Each number of
-    steps is a program of its own: a call with fewer steps left than
-    `experiment.steps_per_dispatch` does those. So are the sizes of the views,
-    which change only where an epoch begins: `left` may not reach beyond.
+    A function to call with the state that it returned before. It does
+    `experiment.steps_per_dispatch` steps, or `left` if that is fewer. Each
+    number of steps is a program of its own, and so is each set of view sizes.
+    Sizes change only where an epoch begins, so `left` must end with the epoch.
   """
   size, per_epoch = experiment.steps_per_dispatch, experiment.steps_per_epoch
   config = experiment.config
@@ -80,14 +80,14 @@ def map_steps(experiment: experiment_lib.Experiment) -> Callable:
 def make_take(
   experiment: experiment_lib.Experiment, start_step: int
 ) -> Callable[[int], tuple[Any, jax.Array]]:
-  """The arguments of `map_steps` beside the state.
+  """Makes the arguments of `map_steps` other than the state.
 
   Args:
-    experiment: whose images stay in the devices' memory.
-    start_step: of the first batch.
+    experiment: its images stay in the devices' memory.
+    start_step: step of the first batch.
 
   Returns:
-    A function of a number of steps to all images and the rows [steps, N] of
+    A function from a number of steps to all images and the rows [steps, N] of
     the next batches.
   """
   mesh = experiment.mesh

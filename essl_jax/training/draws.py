@@ -1,4 +1,4 @@
-"""Random keys of the views of a step, and the draws that they give."""
+"""Random keys of a step's views, and the draws made with them."""
 
 import functools
 from typing import Any
@@ -11,7 +11,8 @@ from essl_jax import augment
 from essl_jax.augment import ViewRequest
 from essl_jax.losses import common
 
-# Views whose draws are parts 0 to 2 of an image's key, the third's transform 3.
+# The draws of these views use parts 0 to 2 of an image's key; the transform of
+# the third uses part 3.
 _NUMBERED = ("first", "second", "transformed")
 
 
@@ -24,8 +25,8 @@ def image_keys(
 ) -> jax.Array:
   """One random key per image of a step, [n], from the key of a training.
 
-  Image i of the global batch gets the same key however the batch is spread;
-  with `shared_by`, as many consecutive images get that of the first of them.
+  Image i of the global batch gets the same key on any number of devices. With
+  `shared_by`, that many consecutive images share the key of the first of them.
   """
   key, first = jax.random.fold_in(key, step), common.first_row(n, axis_name)
   if shared_by == 1:
@@ -39,19 +40,20 @@ def image_keys(
 def draw(
   request: ViewRequest, batch: dict[str, jax.Array], keys: list[jax.Array]
 ) -> tuple[jax.Array, augment.ViewParameters | None]:
-  """All draws of a view.
+  """Makes all draws of a view.
 
   Args:
-    request: of the view.
-    batch: one device's, as of `views.make_views`.
+    request: for the view.
+    batch: one device's; see `views.make_views`.
     keys: one per image, [N], for each draw.
 
   Returns:
-    Images [draws N, H, W, C] in [0, 1], and what was done to them where the
-    request asks for it.
+    Images [draws N, H, W, C] in [0, 1], and their parameters if the request
+    asks for them.
 
   Raises:
-    ValueError: the host has cropped, and does not say how.
+    ValueError: parameters are asked for, the host has cropped, and the batch
+      does not hold its windows.
   """
   crop = "image" in batch
 
@@ -90,20 +92,20 @@ def _with_windows(
   request: ViewRequest,
   batch: dict[str, jax.Array],
 ) -> augment.ViewParameters:
-  """Parameters with the windows that the host has cut."""
+  """Parameters with the windows that the host has cropped."""
   names = list(map(augment.window_name, request.draw_names))
   for name in names:
     if name not in batch:
       raise ValueError(
         f"parameters of the view {request.name!r} need {name!r} in a batch"
-        f" that the host crops, and it has {', '.join(batch)}"
+        f" that the host crops; the batch has {', '.join(batch)}"
       )
   windows = jnp.concatenate([batch[name] for name in names])
   return parameters.replace(crop=windows[:, :4], image_size=windows[:, 4:])
 
 
 def draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
-  """Keys [N] of a view's draw, whatever other views there are."""
+  """Keys [N] of a view's draw; they do not depend on the other views."""
   if name in _NUMBERED:
     return purposes[:, _NUMBERED.index(name)]
   return _keys_by_name(keys, f"draw of {name}")
@@ -112,7 +114,7 @@ def draw_keys(keys: jax.Array, purposes: jax.Array, name: str) -> jax.Array:
 def transform_keys(
   keys: jax.Array, purposes: jax.Array, name: str
 ) -> jax.Array:
-  """Keys [N] of the transform of a view, likewise."""
+  """Keys [N] of a view's transform; see `draw_keys`."""
   if name == _NUMBERED[-1]:
     return purposes[:, len(_NUMBERED)]
   return _keys_by_name(keys, f"transform of {name}")
@@ -123,12 +125,12 @@ def _keys_by_name(keys: jax.Array, name: str) -> jax.Array:
 
 
 def copy_keys(keys: jax.Array, name: str, rows: int) -> jax.Array:
-  """One key per row of a view, whatever else is drawn for its image.
+  """One key per row of a view, independent of other draws for its image.
 
   Args:
     keys: one per image, [N].
     name: of the view.
-    rows: K N, of K copies of all images.
+    rows: K N, for K copies of all images.
 
   Returns:
     Keys [K N], in the order of the copies.

@@ -1,4 +1,4 @@
-"""An experiment: all the parts that a config describes, checked and built."""
+"""An experiment: the parts that a config describes, checked and built."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -28,22 +28,22 @@ from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 from essl_jax.training.problem import Problem
 
-# Enough to hide the host; a run shows progress and stops between programs.
+# Enough to hide the host's work; progress and stops come between programs.
 _MOST_STEPS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """All that a run needs, built from its config alone.
+  """Everything a run needs, built from its config alone.
 
   Attributes:
     config: the run's config.
     mesh: over all devices that run it.
     source: of images.
-    labelled: whose training images are the labelled ones, for kNN and probes;
-      `source` itself where those are labelled.
+    labelled: source of labelled training images, for kNN and probes; `source`
+      itself if its images are labelled.
     networks: encoder, the method and the active terms, and their heads.
-    groups: what the optimiser does to which parameters.
+    groups: the optimiser's parameter groups.
     steps_per_epoch: the last, incomplete batch is dropped.
   """
 
@@ -67,26 +67,26 @@ class Experiment:
 
   @property
   def requests(self) -> list[ViewRequest]:
-    """The views that they ask for."""
+    """The views that the parts ask for."""
     return views_lib.union(self.parts, self.config.views)
 
   @property
   def frozen(self) -> tuple[str, ...]:
-    """Paths of the parameters that the encoder does not train."""
+    """Paths of the encoder's parameters that are not trained."""
     own = getattr(self.networks.encoder, "frozen_parameters", ())
     return tuple(f"encoder/{path}" for path in own)
 
   @property
   def clip(self) -> optim.Clip | None:
-    """The bound of the gradients, where there is one."""
+    """How gradients are clipped; None if they are not."""
     return parameter_groups.clip(self.config, self.networks.aside_heads)
 
   @property
   def steps_per_dispatch(self) -> int:
-    """Steps that the devices do as one program, as the config allows.
+    """Steps that the devices do as one program; at most what the config allows.
 
-    The programs of an epoch are as few and as alike as possible: of 97 steps,
-    where 50 are allowed, 49 and 48.
+    An epoch is divided into as few and as equal programs as possible: 97 steps
+    with at most 50 a program become 49 and 48.
     """
     most = self.config.steps_per_dispatch
     if most is None:
@@ -98,7 +98,7 @@ class Experiment:
 
   @property
   def encodings_per_image(self) -> int:
-    """Encoder passes that one source image causes in a step."""
+    """How often a step encodes each source image."""
     channels = self.source.image_shape[2]
     views = jax.eval_shape(lambda: views_lib.blank(self.requests, channels))
     return sum(images.shape[0] for images in views.images.values()) // 2
@@ -112,7 +112,7 @@ class Experiment:
 
   @property
   def facts(self) -> dict[str, Any]:
-    """What of the data must be the same for all processes."""
+    """Counts of the data that must be the same in all processes."""
     sizes = {
       f"number of {split} images": self.source.num_examples(split)
       for split in ("train", "test")
@@ -135,13 +135,13 @@ class Experiment:
 
   @property
   def warnings(self) -> list[str]:
-    """What is allowed and most likely not meant, a line each."""
+    """Settings that are allowed but probably not meant, a line each."""
     found = warnings.find(self.config, self.parts, self.networks.encoder)
     return [*found, *warnings.without_labels(self.config, self.labelled)]
 
   @property
   def evaluations(self) -> list[Any]:
-    """Those of the config, without such as need labels if there are none."""
+    """The config's evaluations; without labels, those that need none."""
     found = config_lib.evaluations(self.config)
     has_labels = self.labelled.num_classes > 0
     return [x for x in found if has_labels or not x.needs_labels]
@@ -177,7 +177,7 @@ class Experiment:
     return parallel.replicate(state, self.mesh)
 
   def state_shapes(self) -> step_lib.TrainState:
-    """The shapes of `create_state`, which need no memory."""
+    """The shapes of `create_state`'s result; allocates no memory."""
     return jax.eval_shape(self._create, np.uint32(0))
 
   @functools.cached_property
@@ -193,7 +193,7 @@ class Experiment:
 
   @functools.cached_property
   def programs(self) -> dict[Any, Callable]:
-    """The steps that `dispatch` has made, traced once, by their views."""
+    """The steps that `dispatch` has made, by their views; each traced once."""
     return {}
 
   def pure_step(
@@ -211,7 +211,7 @@ class Experiment:
     return parallel.map_step(self.pure_step(prepare), self.mesh)
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-    """Endless global batches on the devices, from a step on."""
+    """Endless global batches on the devices, starting at a step."""
     if isinstance(self.source, arrays.ArraySource):
       held, rows = self.held_batches(start_step)
       return parallel.stream_from_memory(held, rows, self.mesh)
@@ -262,15 +262,14 @@ def build(
 
   Args:
     config: from `config.parse`.
-    source: of images; the one that the config names when absent.
-    mesh: of the devices to run on, which may be ones to compile for only; all
-      devices when absent.
+    source: of images; the one that the config names if None.
+    mesh: of the devices to run on, or only to compile for; all devices if None.
 
   Returns:
     The parts.
 
   Raises:
-    UsageError: what the config asks for cannot be had.
+    UsageError: the machine or the data cannot do what the config asks for.
   """
   networks_lib.check_parts(config)
   mesh = parallel.make_mesh() if mesh is None else mesh

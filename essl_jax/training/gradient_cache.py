@@ -4,10 +4,10 @@ Contrastive losses and Barlow Twins compare every example with every other, so
 plain gradient accumulation changes them: it drops the negatives of the other
 micro-batches. Here the networks run twice. The first pass keeps only their
 outputs; the loss of all outputs together is differentiated with respect to
-them; the second pass takes those gradients back into the parameters, one
-micro-batch after the other. Activations of a single micro-batch are alive at
-a time, and the gradient is exact but for one thing: batch norm takes its
-statistics from a micro-batch (of all devices).
+them; the second pass propagates those gradients back into the parameters, one
+micro-batch after the other. Only one micro-batch's activations are alive at a
+time. The gradient is exact with one exception: batch norm takes its statistics
+from a micro-batch (of all devices).
 
 Reference: Gao et al. 2021 (arXiv 2101.06983), section 3.
 """
@@ -37,8 +37,8 @@ def gradients(
 
   Args:
     forward: `(params, batch_stats, inputs) -> (outputs, batch_stats)`: the
-      networks on any number of examples. Arrays among the outputs lead with as
-      many rows as the inputs they come from.
+      networks on any number of examples. Output arrays have as many rows as the
+      inputs they come from.
     objective: `outputs -> (loss, auxiliary)`, of all outputs together.
     params: what is differentiated.
     batch_stats: running statistics, handed from one micro-batch to the next.
@@ -51,7 +51,7 @@ def gradients(
     The gradients, the auxiliary, all outputs, and the new running statistics.
 
   Raises:
-    ValueError: the examples cannot be divided.
+    ValueError: `micro_batches` does not divide `examples`.
   """
   if micro_batches == 1:
 

@@ -1,4 +1,4 @@
-"""Calls of methods and terms, whose failures name the part and the hook."""
+"""Calls hooks of methods and terms; a failure names the part and the hook."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from essl_jax.errors import UsageError, told
 
 
 def ask(part: Any, hook: str, *arguments: Any, **options: Any) -> Any:
-  """Calls a part, which may be anybody's.
+  """Calls a hook of a part, which may be a user's own code.
 
   Args:
     part: a method or a term.
@@ -22,26 +22,26 @@ def ask(part: Any, hook: str, *arguments: Any, **options: Any) -> Any:
     What the function returns.
 
   Raises:
-    UsageError: names the part and the function, where that fails.
+    UsageError: the function fails; the message names it and the part.
   """
   with told(f"{type(part).__name__}.{hook}"):
     return getattr(part, hook)(*arguments, **options)
 
 
 def make_heads(part: Any, **common: Any) -> Mapping[str, nn.Module]:
-  """The heads of a part, as `Method.make_heads`."""
+  """The heads of a part; see `Method.make_heads`."""
   made = ask(part, "make_heads", **common)
   heads = made.values() if isinstance(made, Mapping) else [made]
   if not all(isinstance(head, nn.Module) for head in heads):
     raise UsageError(
-      f"{type(part).__name__}.make_heads must return Flax modules by name, and"
-      f" returns {made!r:.80}"
+      f"{type(part).__name__}.make_heads must return a dict of Flax modules by"
+      f" name, and returns {made!r:.80}"
     )
   return made
 
 
 def requests(part: Any, views: Any) -> list[ViewRequest]:
-  """The views that a part asks for, as `Method.requests`."""
+  """The views that a part asks for; see `Method.requests`."""
   found = ask(part, "requests", views)
   is_list = isinstance(found, (list, tuple))
   if not is_list or not all(

@@ -1,4 +1,4 @@
-"""The layers of an encoder whose features terms see."""
+"""Features of an encoder's inner layers, for terms."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 import functools
@@ -20,12 +20,12 @@ Layer = str | None
 def asked(
   terms: Iterable[Any], views: Iterable[Sequence[str]], view: str
 ) -> tuple[Layer, ...]:
-  """The layers whose features a method and its terms see of a view.
+  """Lists the layers whose features a method and its terms use for a view.
 
   Args:
     terms: in order.
-    views: names of those that the method sees, then each term.
-    view: which one.
+    views: names of the views that the method sees, then those of each term.
+    view: the view's name.
 
   Returns:
     Each layer once.
@@ -37,17 +37,17 @@ def asked(
 def read(
   encoder: nn.Module, layers: Collection[Layer], **options: Any
 ) -> Callable[[jax.Array], dict[Layer, jax.Array]]:
-  """An encoder as a function of images to the features of several layers.
+  """Turns an encoder into a function from images to features of some layers.
 
   Args:
-    encoder: of images; with `inner_features` where a layer is asked for.
-    layers: which ones.
-    **options: of `applying.bind`.
+    encoder: takes images; needs `inner_features` for an inner layer.
+    layers: the layers.
+    **options: see `applying.bind`.
 
   Returns:
-    A function of images to features [N, F] by layer, of one pass. Those of an
-    inner layer are float32: of maps [N, H, W, C] the mean over positions; of
-    tokens [N, T, F] the class token, or the mean of the others where the
+    A function from images to features [N, F] by layer, in one pass. Features of
+    an inner layer are float32: maps [N, H, W, C] are averaged over positions;
+    tokens [N, T, F] give the class token, or the mean of the others if the
     encoder's `pool` is `mean`.
   """
   output = applying.bind(encoder, **options)
@@ -67,7 +67,7 @@ def read(
 
 
 def _pooled(inner: jax.Array, pool: str) -> jax.Array:
-  """Features [N, F] of maps, tokens or what is features already."""
+  """Pools maps or tokens to features [N, F]; returns features as they are."""
   inner = inner.astype(jnp.float32)
   if inner.ndim == 4:
     return jnp.mean(inner, axis=(1, 2))
@@ -81,10 +81,10 @@ def check(networks: Any, view: View) -> None:
 
   Args:
     networks: `networks.Networks`.
-    view: whose images the encoder is tried on.
+    view: the encoder is tried on its images.
 
   Raises:
-    UsageError: names the layers that there are, or says what is wrong.
+    UsageError: names the encoder's layers, or says what is wrong.
   """
   encoder = networks.encoder
   shape = (2, view.size, view.size, len(view.mean))
@@ -96,7 +96,7 @@ def check(networks: Any, view: View) -> None:
     where = f"config.{term.section}"
     if term.layer is not None:
       _check_layer(f"{where}.layer={term.layer}", encoder, term.layer, images)
-    with told(where):  # anybody's code
+    with told(where):  # may be a user's own code
       see = lambda module, x, layers: read(module, layers, train=False)(x)
       seen = functools.partial(see, layers=(term.layer,))
       found = _shapes(encoder, seen, images)
@@ -106,14 +106,14 @@ def check(networks: Any, view: View) -> None:
 def _check_layer(
   where: str, encoder: nn.Module, layer: str, images: jax.ShapeDtypeStruct
 ) -> None:
-  """Raises UsageError unless the encoder has features of a layer."""
+  """Raises UsageError unless the encoder offers features of a layer."""
   kind = type(encoder).__name__
   if not hasattr(encoder, "inner_features"):
     raise UsageError(
       f"{where}: {kind} has no inner_features: leave the field unset"
     )
   inner = lambda module, x: module.inner_features(x, **_options(module))[1]
-  with told(where):  # anybody's code
+  with told(where):  # may be a user's own code
     found = _shapes(encoder, inner, images)
   if layer not in found:
     raise UsageError(
@@ -137,6 +137,6 @@ def _shapes(
   function: Callable[[Any, jax.Array], Any],
   images: jax.ShapeDtypeStruct,
 ) -> Any:
-  """The shapes of a function of the encoder, initialised, and images."""
+  """The output shapes of a function of the initialised encoder and images."""
   made = nn.init_with_output(function, encoder)
   return jax.eval_shape(lambda x: made(jax.random.key(0), x)[0], images)

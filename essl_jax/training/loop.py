@@ -1,4 +1,4 @@
-"""The pre-training loop: restore, step, log, evaluate, save."""
+"""The pre-training loop: restores, steps, logs, evaluates, saves."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,10 +18,10 @@ from essl_jax.training import step as step_lib
 
 
 class Watch(Protocol):
-  """Measures states in training: `evaluation.bench.Bench`.
+  """Measures states during training; `evaluation.bench.Bench` is one.
 
   Attributes:
-    look_every: epochs between two looks; 0 is only at the end.
+    look_every: epochs between two measurements; 0 measures only at the end.
   """
 
   @property
@@ -31,7 +31,7 @@ class Watch(Protocol):
   def monitor(
     self, state: Any, *, epoch: int = 0, is_last: bool = False
   ) -> tuple[dict[str, float], str]:
-    """Figures of a state, and the most telling ones in a few words."""
+    """Measures a state; returns the figures, and the main ones as text."""
 
 
 def pretrain(
@@ -48,23 +48,23 @@ def pretrain(
     experiment: from `experiment.build`.
     bench: measures the states of this experiment.
     workdir: holds, or will hold, checkpoints and logs.
-    preemption: asked whenever steps were dispatched.
-    traced: steps of which a profile is written.
+    preemption: asked after each dispatch of steps.
+    traced: steps to write a profile of.
     others: loggers that get all figures.
 
   Returns:
-    Whether to go on to the evaluation: False where SIGTERM came, after the
-    state was saved.
+    True if training finished and evaluation may follow; False after SIGTERM,
+    with the state saved.
 
   Raises:
-    FloatingPointError: a loss that is not finite, with the step named.
+    FloatingPointError: a loss is not finite; names the step.
     UsageError: the workdir holds another network.
   """
   best = config_lib.ranking_figure(experiment.config)
   with checkpoint.Checkpoints(workdir, best_metric=best) as checkpoints:
     state = experiment.create_state()
     if checkpoints.latest_step():
-      state = checkpoints.restore(state)  # damaged ones are none afterwards
+      state = checkpoints.restore(state)  # discards damaged checkpoints
     clock = progress.Clock(checkpoints.latest_step() or 0)
     if others is not None:
       others.begin(clock.start_step)
@@ -129,7 +129,7 @@ class _Training:
     return state
 
   def resume(self, state: step_lib.TrainState) -> step_lib.TrainState:
-    """Measures a restored state, if the start that saved it had no time to.
+    """Measures a restored state if the start that saved it did not.
 
     So neither figures nor the best checkpoint depend on where a run stopped.
     Raises `Stopped`.
@@ -148,13 +148,13 @@ class _Training:
     if figures:
       if self._is_kept(step):
         self.checkpoints.rank(step, figures)
-      self.logger.write(step, figures)  # last: it says that this is done
+      self.logger.write(step, figures)  # last: it marks the step as measured
     epochs = self.experiment.config.epochs
     self.logger.info(f"epoch {epoch}/{epochs}: {said}")
     return state
 
   def run(self, state: step_lib.TrainState) -> bool:
-    """Steps to the end; returns whether nothing stopped them before."""
+    """Trains to the end; returns False if it was stopped before."""
     step, total = self.clock.start_step, self.experiment.total_steps
     metrics = progress.Metrics(self.logger, self.experiment, self.alarm)
     with profile.Trace(
@@ -173,7 +173,7 @@ class _Training:
     metrics: progress.Metrics,
     trace: profile.Trace,
   ) -> bool:
-    """Steps to the end, of which there is at least one; as `run`."""
+    """Does the remaining steps, at least one; returns as `run` does."""
     step, total = self.clock.start_step, self.experiment.total_steps
     per_epoch = self.experiment.steps_per_epoch
     most = self.experiment.steps_per_dispatch
@@ -184,7 +184,7 @@ class _Training:
       state, values, count, is_new = advance(state, left)
       step += count
       metrics.push(step, values, count)
-      if is_new:  # its compilation is not counted
+      if is_new:  # the clock does not count its compilation
         metrics.settle()
         cpu.keep_memory()
         self.clock.start(step)
@@ -192,7 +192,7 @@ class _Training:
       stop = self.preemption.reached()
       if step % per_epoch and not stop:
         continue
-      metrics.settle()  # nothing that is not finite is saved
+      metrics.settle()  # raises before a state that is not finite is saved
       self.clock.pause(step)
       if self._end_epoch(state, step, metrics.latest, stop=stop):
         self.logger.info(_stopped(step, self.workdir))
@@ -208,15 +208,16 @@ class _Training:
     *,
     stop: bool,
   ) -> bool:
-    """Measures and saves where that is due; returns whether to stop."""
+    """Measures and saves if due; returns whether to stop."""
     figures = None
     if not stop and self._is_watched(step):
       try:
         figures = self._look(state, step, latest)
       except preemption_lib.Stopped:
-        stop = True  # the state is saved, and measured on resuming
+        stop = True  # the state is saved now and measured on resuming
     if stop or self._is_kept(step):
-      self.logger.send()  # first: where a save is whole, no start repeats them
+      # Send before saving: once a step is saved, no start logs it again.
+      self.logger.send()
       self.checkpoints.save(step, state, figures)
       if jax.process_index() == 0:
         starts.record(self.workdir, self.clock.record(step))
@@ -238,14 +239,14 @@ class _Training:
     return figures
 
   def _is_watched(self, step: int) -> bool:
-    """Whether the state after a step is measured: at the end of some epochs."""
+    """Whether the state after a step is measured: only at an epoch's end."""
     epoch, rest = divmod(step, self.experiment.steps_per_epoch)
     every = self.bench.look_every
     is_last = step == self.experiment.total_steps
     return not rest and bool(is_last or (every and epoch % every == 0))
 
   def _is_kept(self, step: int) -> bool:
-    """Whether a run saves the state after a step, also if nothing stops it."""
+    """Whether the state after a step is saved even if nothing stops the run."""
     epoch, rest = divmod(step, self.experiment.steps_per_epoch)
     is_due = epoch % self.experiment.config.checkpoint_every_epochs == 0
     is_last = step == self.experiment.total_steps
@@ -255,24 +256,25 @@ class _Training:
 def _stopped(step: int, workdir: places.Path) -> str:
   if not step:
     return (
-      "stopped by SIGTERM before the first step; the same command begins again"
+      "stopped by SIGTERM before the first step; the same command starts again"
     )
   return (
     f"stopped by SIGTERM after step {step:,}; {workdir} holds the state and"
-    " the same command goes on from there"
+    " the same command resumes from there"
   )
 
 
 def initialise(
   experiment: experiment_lib.Experiment,
 ) -> tuple[step_lib.TrainState, weights.Origin]:
-  """The state at step 0, with the weights that `config.init_from` names.
+  """Creates the state at step 0 with the weights that `config.init_from` names.
 
   Args:
-    experiment: whose config names a file.
+    experiment: its config names a file.
 
   Returns:
-    The state, a target network being a copy of it, and what was taken.
+    The state, whose target network, if any, is a copy of the trained one; and
+    what was loaded.
 
   Raises:
     UsageError: the file cannot be read, or holds another encoder.

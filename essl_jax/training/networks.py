@@ -1,4 +1,4 @@
-"""The networks of a run: an encoder, and the heads of its parts."""
+"""The networks of a run: the encoder, and the heads of method and terms."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 import dataclasses
@@ -20,20 +20,20 @@ from essl_jax.training.applying import bind
 from essl_jax.training.draws import copy_keys
 
 Views = Mapping[str, jax.Array]
-"""Normalised images [N, H, W, C] by the name of their view."""
+"""Normalised images [N, H, W, C] by view name."""
 
 
 class Networks(nn.Module):
-  """Encoder and heads, with one encoder pass and its own statistics a view.
+  """Encoder and heads; each view is one encoder pass with its own statistics.
 
   Attributes:
-    encoder: images [N, H, W, C] to features [N, F].
-    method: whose heads and `forward` follow the encoder.
+    encoder: maps images [N, H, W, C] to features [N, F].
+    method: its heads and `forward` follow the encoder.
     terms: likewise, in order.
-    asked: the names of the views that the method asks for, then each term: a
-      part is handed the features of its own views alone.
-    common: what all heads are made with; see `Method.make_heads`.
-    is_target: a target network, with the heads that one has.
+    asked: the names of the views that the method asks for, then each term's; a
+      part gets the features of its own views only.
+    common: arguments of all heads; see `Method.make_heads`.
+    is_target: whether this is a target network, with a target's heads only.
   """
 
   encoder: nn.Module
@@ -45,19 +45,19 @@ class Networks(nn.Module):
 
   @property
   def needs_labels(self) -> bool:
-    """Whether a term asks for the images' classes."""
+    """Whether a term needs the images' classes."""
     return any(term.needs_labels for term in self.terms)
 
   @property
   def aside_heads(self) -> tuple[str, ...]:
-    """Heads of terms whose gradients reach nothing else."""
+    """Heads of terms that send no gradient to other networks."""
     terms = [term for term in self.terms if term.is_aside]
     return tuple(
       name for x in terms for name in hooks.make_heads(x, **self.common)
     )
 
   def as_target(self) -> "Networks":
-    """The target's networks, without stochastic depth, as DINO's teacher."""
+    """The target's networks, without stochastic depth, like DINO's teacher."""
     encoder = self.encoder
     if any(x.name == "stochastic_depth" for x in dataclasses.fields(encoder)):
       encoder = encoder.clone(stochastic_depth=0.0)
@@ -71,8 +71,8 @@ class Networks(nn.Module):
         if name in made or hasattr(self, name):
           owner = "another part" if name in made else "Networks"
           raise UsageError(
-            f"{type(part).__name__} has a head {name}, a name that {owner} has"
-            " already: rename it"
+            f"{type(part).__name__} has a head {name}, a name that {owner}"
+            " already uses: rename it"
           )
         if not self.is_target or name in (self.method.target_heads or ()):
           made[name] = head
@@ -88,13 +88,14 @@ class Networks(nn.Module):
     train: bool,
     image_keys: jax.Array | None = None,
   ) -> tuple[Any, ...]:
-    """Runs the passes in the order in which they move running statistics.
+    """Encodes the views in order, then runs the method and the terms.
 
     Args:
-      views: in the order in which they are encoded.
+      views: in the order in which they are encoded and update the running
+        statistics.
       targets: what their transforms have returned, by name.
-      train: batch norms use the batch's statistics and move the running ones.
-      image_keys: a random key per image, [N], for encoders that ask for them.
+      train: batch norms use the batch's statistics and update the running ones.
+      image_keys: a random key per image, [N], for encoders that use them.
 
     Returns:
       What the method's `forward` returns, then each term's.
@@ -125,7 +126,7 @@ class Networks(nn.Module):
     image_keys: jax.Array | None = None,
     layer: layers_lib.Layer = None,
   ) -> dict[str, jax.Array]:
-    """The features [N, F] of each view, of a term's layer if not the output."""
+    """The features [N, F] of each view, of an inner layer if one is given."""
     options: dict[str, Any] = {"train": train, "image_keys": image_keys}
     return {
       name: self._see(name, images, (layer,), **options)[layer]
@@ -141,7 +142,7 @@ class Networks(nn.Module):
     train: bool,
     image_keys: jax.Array | None,
   ) -> dict[layers_lib.Layer, jax.Array]:
-    """The features of a view's images by layer, of one pass."""
+    """The features of a view's images by layer, from one pass."""
     options: dict[str, Any] = {"train": train}
     if image_keys is not None:
       options["image_keys"] = copy_keys(image_keys, view, len(images))
@@ -151,7 +152,7 @@ class Networks(nn.Module):
   def ask_term(
     self, number: int, views: Views, targets: Mapping[str, Any], *, train: bool
   ) -> Any:
-    """The outputs of one term's `forward`; arguments as for a call."""
+    """Runs one term's `forward`; takes the arguments of `__call__`."""
     term, heads = self.terms[number], self._heads(train)
     features = self.encode(views, train=train, layer=term.layer)
     return hooks.ask(term, "forward", heads, features, targets)
@@ -159,7 +160,7 @@ class Networks(nn.Module):
   def ask_heads(
     self, question: Callable[[Mapping[str, Any]], Any], *, train: bool
   ) -> Any:
-    """What a function makes of the heads, each a function by its name."""
+    """Calls a function with the heads, which are functions by name."""
     return question(self._heads(train))
 
   def _heads(self, train: bool) -> dict[str, Callable[..., jax.Array]]:
@@ -184,11 +185,11 @@ def make_encoder(
       `models.heads`) and `dot_product_attention` (see `models.vit`).
 
   Returns:
-    The module; it gets those of these and the `dtype` that it has attributes
-    for.
+    The module; it gets the `dtype` and those of `layers` for which it has an
+    attribute.
 
   Raises:
-    UsageError: its fields make no network.
+    UsageError: the encoder's fields describe no valid network.
   """
   kind = parts.ENCODER.find(group.name)
   there = inspect.signature(kind).parameters
@@ -207,15 +208,15 @@ def make_networks(
 
   Args:
     config: of the run.
-    terms: the active ones, from `active_terms`, which is the default.
-    **layers: as of `make_encoder`.
+    terms: the active ones; those of `active_terms` if None.
+    **layers: see `make_encoder`.
 
   Returns:
     The networks.
 
   Raises:
-    UsageError: the encoder's fields make no network, or a part asks for no
-      views.
+    UsageError: the encoder's fields describe no valid network, or a part asks
+      for no views.
   """
   method = config_lib.method(config)
   terms = tuple(active_terms(config) if terms is None else terms)
@@ -249,8 +250,8 @@ def _check_heads(method: Any) -> None:
   for name in (*rates, *method.frozen_heads(), *(method.target_heads or ())):
     if name not in made:
       raise UsageError(
-        f"{type(method).__name__} has no head {name}, which it gives a rate or"
-        f" a target or freezes; it makes {', '.join(made)}"
+        f"{type(method).__name__} names a head {name} in learning_rates,"
+        f" frozen_heads or target_heads and makes only {', '.join(made)}"
       )
 
 
@@ -299,8 +300,8 @@ def check_parts(config: config_lib.Config) -> None:
       if terms:
         change = f"set config.{terms[0].section}.weight above 0, such as 1"
       raise UsageError(
-        f"config.method={config.method} learns by its terms alone, and none of"
-        f" them has a weight: {change}"
+        f"config.method={config.method} learns from terms only, and no term has"
+        f" a weight above 0: {change}"
       )
     if config.online_classifier:
       raise UsageError(

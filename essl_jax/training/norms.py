@@ -1,10 +1,10 @@
 """Refuses norms that see a single value, and so learn from constants.
 
-Whatever a network computes, a norm that is to normalise one value alone gives
-its offset. Shapes decide it, where a network is traced: so a norm in anybody's
-module counts, with all devices over which a batch norm shares its statistics,
-images of 1 x 1 pixels and the micro-batches, and other norms with the features
-that they take together.
+A norm over one value returns its offset, whatever the network computes. The
+check reads shapes while a network is traced, so it covers norms in a user's own
+modules. It counts a batch norm's values over all devices that share its
+statistics, with micro-batches and images of 1 x 1 pixels taken into account,
+and for other norms the features that they normalise together.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,20 +20,20 @@ from jax.sharding import Mesh
 from essl_jax.devices import parallel
 from essl_jax.errors import UsageError
 
-_FEWEST = 2  # values of which a deviation says something
+_FEWEST = 2  # values; the deviation of fewer says nothing
 _OF_EXAMPLES = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm)
 
 
 @contextlib.contextmanager
 def checked(remedy: str) -> Iterator[None]:
-  """Refuses norms that are traced within and see too few values.
+  """Refuses norms that are traced in this context and see too few values.
 
   Args:
     remedy: what to do about batch norms, such as "give a larger
       config.batch_size".
 
   Raises:
-    UsageError: by the call of such a norm in the mode of training.
+    UsageError: raised by the call of such a norm in training mode.
   """
 
   def intercept(
@@ -73,7 +73,7 @@ def _check(norm: nn.BatchNorm, args: Any, kwargs: Any, remedy: str) -> None:
 def _check_features(
   norm: Any, x: Any, *args: Any, mask: Any = None, **kwargs: Any
 ) -> None:
-  """Of norms that take an example's own values together."""
+  """Checks a norm over values of one example."""
   del args, mask, kwargs
   groups, own = 1, range(1, x.ndim)
   if isinstance(norm, nn.InstanceNorm):
@@ -98,26 +98,26 @@ def _tuple(axes: Any) -> Any:
 
 
 def are_fed(batch_size: int, mesh: Mesh) -> bool:
-  """Whether a batch feeds all batch norms: two images or more on a device."""
+  """Whether each device has the two images or more that batch norms need."""
   return batch_size // mesh.size >= _FEWEST
 
 
 def check_batch(
   apply: Callable[..., Any], variables: Any, images: Any, mesh: Mesh
 ) -> None:
-  """Tries a network in the mode of training; computes nothing.
+  """Tries a network in training mode on shapes; computes nothing.
 
-  There is nothing to find where `are_fed` says so.
+  Where `are_fed` is true, there is nothing to find.
 
   Args:
-    apply: `(variables, images) -> anything` of one device's images, which
-      checks its norms.
+    apply: `(variables, images) -> anything` on one device's images; checks its
+      norms.
     variables: their shapes.
     images: the shape of a whole batch, [N, ...].
-    mesh: of the devices that share it.
+    mesh: of the devices that share the batch.
 
   Raises:
-    UsageError: by `apply`.
+    UsageError: raised by `apply`.
   """
   run = lambda variables, images: (apply(variables, images), images)
   jax.eval_shape(parallel.map_step(run, mesh), variables, images)

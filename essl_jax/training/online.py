@@ -1,4 +1,4 @@
-"""A linear classifier of the labels that is trained alongside."""
+"""A linear classifier of the labels, trained alongside the networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from essl_jax.models import heads as heads_lib
 
 
 class OnlineClassifier(Term):
-  """Learns the classes from the features of view 1, without a gradient back.
+  """Learns the classes from view 1's features; no gradient reaches the encoder.
 
   Attributes:
     num_classes: of the labels.
@@ -41,7 +41,7 @@ class OnlineClassifier(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> jax.Array:
-    """Scores of classes, [N, classes]."""
+    """Class scores [N, classes]."""
     del targets
     return heads["classifier"](lax.stop_gradient(features["first"]))
 

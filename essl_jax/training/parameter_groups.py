@@ -11,11 +11,11 @@ from essl_jax.errors import told
 def make(
   config: config_lib.Config, steps_per_epoch: int
 ) -> dict[str, optim.Group]:
-  """The parameter groups of a config: see `optim.make_optimizer`.
+  """Makes the parameter groups of a config; see `optim.make_optimizer`.
 
   Args:
     config: a checked config.
-    steps_per_epoch: in which warm-up and cosine are counted.
+    steps_per_epoch: converts the epochs of warm-up and cosine to steps.
 
   Returns:
     `weights`, `biases`, and a group for each head of the method that has its
@@ -74,12 +74,12 @@ def make(
 def clip(
   config: config_lib.Config, aside: Sequence[str] = ()
 ) -> optim.Clip | None:
-  """How a config clips gradients; None if it does not.
+  """Says how a config clips gradients; None if it does not.
 
   Args:
     config: a checked config.
-    aside: networks that learn alongside, from whose losses no gradient reaches
-      the others.
+    aside: networks trained alongside, whose losses send no gradient to the
+      others.
 
   Returns:
     The last argument of `optim.make_optimizer`.

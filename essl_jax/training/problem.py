@@ -22,17 +22,17 @@ _COMMON = ("loss", "gradient_norm", "learning_rate")  # metrics of every step
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """Networks, losses and optimiser, of one device's share or of all.
+  """Networks, losses and optimiser, for one device's share or the whole batch.
 
   Its methods take a `step.TrainState`.
 
   Attributes:
     networks: from `networks.make_networks`.
-    optimizer: of the networks' parameters.
+    optimizer: updates the networks' parameters.
     schedule: the learning rate, for the metrics.
-    total_steps: of the whole training.
-    steps_per_epoch: of each epoch.
-    micro_batches: how many parts the networks see a device's images in; see
+    total_steps: steps of the whole training.
+    steps_per_epoch: steps of each epoch.
+    micro_batches: number of parts that a device's images are divided into; see
       `gradient_cache`.
     axis_name: mapped axis, or None on a single device.
   """
@@ -50,20 +50,20 @@ class Problem:
     return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
   def places(self, examples: int) -> jax.Array:
-    """The place of each image in the global batch, int32 [N]."""
+    """The index of each image in the global batch, int32 [N]."""
     first = common.first_row(examples, self.axis_name)
     return first + jnp.arange(examples, dtype=jnp.int32)
 
   def forward(self, state: Any) -> gradient_cache.Forward:
-    """The networks, and beside them the target's, on any number of examples.
+    """Makes the forward pass of the networks and, if any, of the target's.
 
     Args:
-      state: whose target, seed and step.
+      state: gives the target, the seed and the step.
 
     Returns:
-      A function of the parameters, of the running statistics of both, and of
-      (views, `places`). It returns what the parts and the target have found,
-      and the new statistics.
+      A function of the parameters, the running statistics of both, and (views,
+      `places`), for any number of examples. It returns the outputs of the parts
+      and of the target, and the new statistics.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     key = jax.random.fold_in(key, _NETWORKS_KEY)
@@ -97,15 +97,15 @@ class Problem:
   def outputs(
     self, state: Any, found: Any, targets: Mapping[str, Any]
   ) -> Outputs:
-    """The input of the method's loss.
+    """Assembles the input of the method's loss.
 
     Args:
       state: as for `forward`.
-      found: what that returns.
+      found: what the function that `forward` makes returns first.
       targets: of the views.
 
     Returns:
-      What the method's `loss`, `metrics` and `after_update` get.
+      The input of the method's `loss`, `metrics` and `after_update`.
     """
     (own, *_), target = found
     return Outputs(
@@ -121,19 +121,19 @@ class Problem:
   def objective(
     self, state: Any, targets: Mapping[str, Any]
   ) -> gradient_cache.Objective:
-    """The method's loss, and those of the terms with their weights.
+    """Makes the total loss: the method's plus the weighted terms'.
 
     Args:
       state: as for `forward`.
       targets: of the views.
 
     Returns:
-      A function of what `forward` has found. It returns the loss to be
-      differentiated, and metrics.
+      A function of `found`, as for `outputs`. It returns the loss to
+      differentiate, and metrics.
 
     Raises:
-      UsageError: by that function, where a loss fails or is not one number,
-        or a metric has a name that is taken.
+      UsageError: raised by that function if a loss fails or is not one number,
+        or a metric's name is taken.
     """
     method, terms = self.networks.method, self.networks.terms
 
@@ -165,10 +165,10 @@ class Problem:
 
 
 def _add(metrics: dict[str, jax.Array], more: Mapping[str, Any]) -> None:
-  """Adds metrics, whose names may not be taken."""
+  """Adds metrics; raises ValueError if a name is taken."""
   for name, value in more.items():
     if name in metrics or name in _COMMON:
-      raise ValueError(f"the metric {name} is there already: rename it")
+      raise ValueError(f"the metric {name} exists already: rename it")
     metrics[name] = value
 
 

@@ -1,4 +1,4 @@
-"""A profiler's trace of some training steps, for TensorBoard and Perfetto."""
+"""Traces some training steps with JAX's profiler, for TensorBoard, Perfetto."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -19,12 +19,12 @@ class Steps(NamedTuple):
   last: int
 
   def __str__(self) -> str:
-    """As in `steps 100 to 110`."""
+    """Such as `steps 100 to 110`."""
     return f"steps {self.first:,} to {self.last:,}"
 
 
 def read(text: str) -> Steps:
-  """The steps that a flag names.
+  """Parses the value of `--profile`.
 
   Args:
     text: such as `100:110`.
@@ -33,7 +33,7 @@ def read(text: str) -> Steps:
     The steps.
 
   Raises:
-    UsageError: it is something else, or they are in the wrong order.
+    UsageError: the text has another form, or the steps are in the wrong order.
   """
   first, _, last = text.partition(":")
   is_number = first.isascii() and first.isdigit() and last.isascii()
@@ -42,13 +42,13 @@ def read(text: str) -> Steps:
     if 1 <= steps.first <= steps.last:
       return steps
   raise UsageError(
-    f"--profile={text:.60} must be two numbers of steps such as 100:110, the"
-    " first at least 1 and no larger than the last, which is traced too"
+    f"--profile={text:.60} must be two step numbers such as 100:110, the first"
+    " at least 1 and no larger than the last; both are traced"
   )
 
 
 def check(steps: Steps | None, mode: str, total_steps: int) -> None:
-  """Raises UsageError for steps that a run does not have."""
+  """Raises UsageError if a run does not have these steps."""
   if steps is None:
     return
   flag = f"--profile={steps.first}:{steps.last}"
@@ -64,10 +64,10 @@ def check(steps: Steps | None, mode: str, total_steps: int) -> None:
 
 
 class Trace:
-  """Traces the programs of a training that hold certain steps.
+  """Traces the compiled programs that contain certain training steps.
 
-  Process 0 alone writes. What fails here, such as a disk that is full, costs
-  the trace and nothing else. The clock does not count traced steps.
+  Only process 0 writes. A failure here, such as a full disk, loses the trace
+  and nothing else. The clock does not count traced steps.
 
   Example:
     with Trace(Steps(100, 110), workdir, metrics, clock, print) as trace:
@@ -87,14 +87,14 @@ class Trace:
     clock: progress.Clock,
     say: Callable[[str], None],
   ) -> None:
-    """Does nothing yet, and never anything where `steps` is None.
+    """Starts no trace yet.
 
     Args:
-      steps: to trace.
+      steps: to trace; None traces nothing.
       workdir: gets `tensorboard/plugins/profile/<time>/`.
-      metrics: of the training; settled, the devices are idle.
+      metrics: of the training; the devices are idle once these are settled.
       clock: of the training.
-      say: gets a line on what has become of the trace.
+      say: gets a line that says where the trace is, or why there is none.
     """
     is_mine = jax.process_index() == 0
     self._steps = steps if is_mine else None
@@ -109,24 +109,26 @@ class Trace:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Ends a trace that is under way, or says that there is none."""
+    """Ends a running trace; says so if the steps were never reached."""
     if self._outbox is not None:
       self._stop(self._last)
     if self._steps is not None:
       self._say(f"warning: no profile: {self._steps} were not reached")
 
   def before(self, step: int, most: int) -> None:
-    """Begins where the next program has a step that is to be traced.
+    """Starts the trace if the next program contains a step to trace.
 
     Args:
       step: number of updates done.
-      most: steps of the next program at most.
+      most: the most steps that the next program does.
     """
     self._last = step
     if self._steps is None or self._outbox is not None:
       return
     if step >= self._steps.last:
-      self._say(f"warning: no profile: {self._steps} were done before")
+      self._say(
+        f"warning: no profile: {self._steps} were done before this start"
+      )
       self._steps = None
     elif step + most >= self._steps.first:
       self._metrics.settle()
@@ -138,7 +140,7 @@ class Trace:
         jax.profiler.start_trace(str(folder), create_perfetto_trace=True)
 
   def after(self, step: int) -> None:
-    """Ends where all steps have been traced.
+    """Ends the trace once all its steps have been dispatched.
 
     Args:
       step: number of updates dispatched.
@@ -157,14 +159,14 @@ class Trace:
       self._steps = None
       traced = Steps(self._begun, step)
       self._say(
-        f"profile: {traced} are in {self._workdir / 'tensorboard'}: TensorBoard"
-        " with its profile plugin shows them, and https://ui.perfetto.dev the"
-        " file plugins/profile/*/perfetto_trace.json.gz"
+        f"profile: {traced} are in {self._workdir / 'tensorboard'}: open it in"
+        " TensorBoard with its profile plugin, or open the file"
+        " plugins/profile/*/perfetto_trace.json.gz at https://ui.perfetto.dev"
       )
 
   @contextlib.contextmanager
   def _failing(self) -> Iterator[None]:
-    """Trouble within is told, and leaves no trace."""
+    """Turns an exception into a warning, and gives the trace up."""
     try:
       yield
     except Exception as error:

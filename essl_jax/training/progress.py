@@ -1,4 +1,4 @@
-"""What steps of a training return, and the time that they take."""
+"""Metrics of training steps, and the time that steps take."""
 
 import time
 from typing import Any
@@ -9,9 +9,9 @@ from essl_jax.training import experiment as experiment_lib
 
 
 class Metrics:
-  """Reads the metrics of steps only when the next are under way.
+  """Reads the metrics of steps only after the next steps are dispatched.
 
-  The devices then never wait for the host.
+  So the devices never wait for the host.
   """
 
   def __init__(
@@ -31,7 +31,7 @@ class Metrics:
     self.latest: dict[str, float] = {}
 
   def push(self, step: int, values: Any, count: int) -> None:
-    """Hands in what `count` steps up to `step` return; reads those before."""
+    """Takes the metrics of `count` steps up to `step`; reads those before."""
     self.settle()
     self._pending = (step, values, count)
 
@@ -63,21 +63,21 @@ class Clock:
     self._since: tuple[float, int] | None = None
 
   def start(self, step: int) -> None:
-    """Counts from here on, what came before only up to the last `pause`.
+    """Starts counting again; time since the last `pause` is left out.
 
-    The devices are idle after step `step`.
+    The devices must be idle after step `step`.
     """
     self._since = (time.monotonic(), step)
 
   def pause(self, step: int) -> None:
-    """Stops counting; the devices are idle again after step `step`."""
+    """Stops counting; the devices must be idle after step `step`."""
     if self._since is not None:
       self._seconds += time.monotonic() - self._since[0]
       self._steps += step - self._since[1]
     self._since = None
 
   def record(self, step: int) -> dict[str, float]:
-    """What `starts.record` keeps of this start of the program."""
+    """The entry about this start of the program, for `starts.record`."""
     return {
       "start_step": self.start_step,
       "end_step": step,

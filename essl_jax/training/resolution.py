@@ -7,19 +7,19 @@ from typing import Any
 from essl_jax import augment
 from essl_jax import config as config_lib
 
-_MULTIPLE = 4  # the halvings of an encoder then lose little at the borders
+_MULTIPLE = 4  # an encoder's halvings then lose little at the borders
 _LEAST = 8
 
 
 def scaled_size(size: int, fraction: float) -> int:
-  """A view's size at a stage.
+  """Computes a view's size at a stage.
 
   Args:
-    size: the full one, in pixels.
-    fraction: of it, in (0, 1].
+    size: the full size, in pixels.
+    fraction: of the full size, in (0, 1].
 
   Returns:
-    The nearest multiple of 4, at least 8, and never above the full size; at
+    The nearest multiple of 4, at least 8 and never above the full size; at
     fraction 1 the full size itself.
   """
   if fraction == 1:
@@ -31,7 +31,7 @@ def scaled_size(size: int, fraction: float) -> int:
 def at_epoch(
   views: config_lib.Views, epochs: int, epoch: int
 ) -> config_lib.Views:
-  """The views of an epoch, at their sizes then.
+  """Returns the views with their sizes in an epoch.
 
   Args:
     views: from the config; `views.resolution` says when sizes change.
@@ -39,7 +39,7 @@ def at_epoch(
     epoch: counted from 0.
 
   Returns:
-    The views with sizes that hold in that epoch, and without a `resolution`.
+    The views with the sizes of that epoch, and without a `resolution`.
   """
   fraction = 1.0
   for begin, value in views.resolution:
@@ -59,7 +59,7 @@ def by_name(views: config_lib.Views) -> dict[str, augment.View]:
 
 
 def first_epoch(begin: float, epochs: int) -> int:
-  """The epoch in which a stage begins that starts at a part of the training.
+  """The epoch in which a stage begins, from its `begin` in [0, 1).
 
   Rounded down, so that the last stage has at least one epoch.
   """
@@ -69,29 +69,29 @@ def first_epoch(begin: float, epochs: int) -> int:
 def stages(
   views: config_lib.Views, epochs: int
 ) -> list[tuple[int, config_lib.Views]]:
-  """The first epoch and the views of every stage, in order.
+  """Lists the first epoch and the views of every stage, in order.
 
   Args:
     views: from the config.
     epochs: of the whole training.
 
   Returns:
-    One stage where sizes never change. A stage is left out where the next
-    begins in the same epoch.
+    One stage if sizes never change. A stage is left out if the next begins in
+    the same epoch.
   """
   begins = {0, *(first_epoch(x, epochs) for x, _ in views.resolution)}
   return [(x, at_epoch(views, epochs, x)) for x in sorted(begins)]
 
 
 def describe(config: config_lib.Config, parts: Iterable[Any]) -> list[str]:
-  """Says which sizes the views of parts have from which epoch on.
+  """Says from which epoch the views of the parts have which size.
 
   Args:
     config: of the run.
     parts: the method and the active terms.
 
   Returns:
-    A line, or none where sizes never change.
+    A line, or none if sizes never change.
   """
   views, epochs = config.views, config.epochs
   if not views.resolution:

@@ -17,7 +17,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """All that training changes, and the seed of all that it draws.
+  """Everything that training changes, and the seed of all random draws.
 
   Attributes:
     step: int32 scalar, steps done.
@@ -41,7 +41,7 @@ class TrainState(flax.struct.PyTreeNode):
 def make_create_state(
   problem: Problem, *, requests: Sequence[ViewRequest], channels: int = 3
 ) -> Callable[[jax.Array], TrainState]:
-  """Initial parameters, statistics and optimiser state, from the seed alone.
+  """Makes the function that creates the initial state from a seed.
 
   Args:
     problem: what is trained.
@@ -49,7 +49,8 @@ def make_create_state(
     channels: of the images.
 
   Returns:
-    The state at step 0, of a uint32 scalar; compiled.
+    A compiled function from a uint32 seed to the state at step 0: parameters,
+    statistics and optimiser state.
   """
 
   def init(seed: jax.Array) -> TrainState:
@@ -78,21 +79,21 @@ def create_state(
   requests: Sequence[ViewRequest],
   channels: int = 3,
 ) -> TrainState:
-  """The state at step 0; arguments as of `make_create_state`, and a seed."""
+  """The state at step 0; takes the arguments of `make_create_state`, a seed."""
   create = make_create_state(problem, requests=requests, channels=channels)
   return create(jnp.asarray(seed, jnp.uint32))
 
 
 def begin(state: TrainState, method: Any) -> TrainState:
-  """The state with what a method keeps, made from its parameters.
+  """Adds the method's own state, made from the state's parameters.
 
   Args:
-    state: at the beginning.
+    state: at step 0.
     method: a `methods.method.Method`.
 
   Returns:
-    The state with the method's own state and, where it has `target_heads`, with
-    a target network that is a copy of the trained one.
+    The state with the method's own state and, if it has `target_heads`, a
+    target network that is a copy of the trained one.
   """
   state = state.replace(extra=method.initial_extra(state.params))
   if method.target_heads is None:
@@ -106,7 +107,7 @@ def begin(state: TrainState, method: Any) -> TrainState:
 
 
 def _of_target(tree: Any, method: Any) -> dict[str, Any]:
-  """The encoder's part of a tree, and those of the target's heads."""
+  """The parts of a tree that the target has: the encoder and its heads."""
   names = ("encoder", *method.target_heads)
   return {name: tree[name] for name in names if name in tree}
 
@@ -116,10 +117,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
   """Builds the pure step `(state, batch) -> (state, metrics)`.
 
-  With `axis_name` the step sees one device's share; n devices compute the
-  loss, gradients and statistics of one device with the whole batch. A module's
-  own `nn.Dropout` is the exception: it draws for a device's share, or a
-  micro-batch, at once. `image_keys` of `Networks` draw for each image.
+  With `axis_name`, the step sees one device's share. n devices compute the same
+  loss, gradients and statistics as one device with the whole batch. A module's
+  own `nn.Dropout` is the exception: it draws once for a device's share, or for
+  a micro-batch; the `image_keys` of `Networks` draw for each image.
 
   Args:
     problem: what is trained, with batch norm over the same `axis_name`.
@@ -132,10 +133,10 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-    # Scopes name the operations for a profile; they compute nothing.
+    # The scopes only name operations in a profile.
     with jax.named_scope("augmentation"):
       views = prepare(state, batch)
-    # Views may hold transformed copies alone, several of each image.
+    # Views may hold nothing but transformed copies, several of each image.
     examples = min(x.shape[0] for x in jax.tree.leaves(batch))
     # The local loss is differentiated, then averaged; see `losses`.
     gradients, metrics, found, statistics = gradient_cache.gradients(
@@ -163,7 +164,7 @@ def _update(
   outputs: Any,
   statistics: tuple[Any, Any],
 ) -> tuple[TrainState, Metrics]:
-  """The next state and all metrics, from what the devices share."""
+  """The next state and all metrics, from values averaged over devices."""
   method = problem.networks.method
   with jax.named_scope("optimizer"):
     updates, opt_state = problem.optimizer.update(
@@ -192,7 +193,7 @@ def _update(
 def _move_target(
   problem: Problem, state: TrainState, params: Any, batch_stats: Any
 ) -> Any:
-  """The target network after a step; None without one."""
+  """The target network after a step; None if there is none."""
   if state.target is None:
     return None
   method = problem.networks.method
@@ -208,15 +209,15 @@ def _move_target(
 def make_encode(
   encoder: Any, features: str = applying.OUTPUT
 ) -> Callable[[Any, jax.Array], jax.Array]:
-  """The frozen encoder: `(variables, images) -> features`.
+  """Makes the frozen encoder: `(variables, images) -> features`.
 
   Args:
     encoder: a Flax module, such as `networks.encoder`.
-    features: which ones; see `applying.read`.
+    features: their kind; see `applying.read`.
 
   Returns:
-    A pure function of the encoder's own variables and of normalised images
-    [N, H, W, C]; features float32 [N, F] in evaluation mode.
+    A pure function from the encoder's own variables and normalised images
+    [N, H, W, C] to float32 features [N, F], in evaluation mode.
   """
   apply = applying.make_apply(encoder, train=False, features=features)
 
@@ -229,14 +230,14 @@ def make_encode(
 def encoder_variables(
   state: TrainState, network: str = "online"
 ) -> dict[str, Any]:
-  """The encoder's parameters, if any, and statistics out of a train state.
+  """Takes the encoder's parameters, if any, and statistics from a train state.
 
   Args:
-    state: any.
-    network: whose encoder: `online`, the trained one, or `target`.
+    state: any train state.
+    network: `online`, the trained network, or `target`.
 
   Returns:
-    Its variables.
+    The variables of that network's encoder.
   """
   of_online = {"params": state.params, "batch_stats": state.batch_stats}
   networks = state.target if network == "target" else of_online

@@ -1,4 +1,4 @@
-"""Checks of views and of the transformations that they undergo."""
+"""Checks views and the transformations applied to them."""
 
 from collections.abc import Callable, Iterable
 import contextlib
@@ -16,7 +16,7 @@ from essl_jax.training import resolution
 
 
 def check(experiment: Any) -> None:
-  """Refuses views that the images cannot undergo.
+  """Refuses views that cannot be made from the images.
 
   Args:
     experiment: `experiment.Experiment`.
@@ -28,7 +28,7 @@ def check(experiment: Any) -> None:
   source = experiment.source
   if config.views.resolution and source.differs_in_size:
     raise UsageError(
-      "config.views.resolution needs images that the devices crop, and those of"
+      "config.views.resolution needs images that the devices crop; those of"
       f" {config.data.name} differ in size and are cropped by the host: leave"
       " it empty"
     )
@@ -60,12 +60,12 @@ def check(experiment: Any) -> None:
 def check_sharing(
   config: config_lib.Config, parts: Iterable[Any], devices: int
 ) -> None:
-  """Refuses batches whose images cannot share draws as parts ask them to.
+  """Refuses batches that cannot be divided into groups that share a draw.
 
   Args:
     config: of the run.
     parts: the method and the active terms.
-    devices: that share a batch.
+    devices: number of devices that share a batch.
 
   Raises:
     UsageError: in one line.
@@ -78,26 +78,26 @@ def check_sharing(
         request.images_per_draw(config.batch_size)
       if share % request.shared_by:
         raise UsageError(
-          f"{path}: groups of {request.shared_by} images that share a draw of"
-          f" the view {request.name!r} stay together, and a device has {share}"
-          " at a time: give a config.batch_size of which each device has a"
-          f" multiple of {request.shared_by}"
+          f"{path}: groups of {request.shared_by} images share a draw of the"
+          f" view {request.name!r} and must stay on one device, which has"
+          f" {share} images at a time: give a config.batch_size that gives each"
+          f" device a multiple of {request.shared_by}"
         )
 
 
 def _path(config: config_lib.Config, part: Any) -> str:
-  """The config's field that is about a part."""
+  """The config field that configures a part."""
   if isinstance(part, Method):
     return f"config.method={config.method}"
   return f"config.{part.section}"
 
 
 def _drawn(views: Any, name: str, parts: Iterable[Any]) -> list[str]:
-  """The groups whose elements a view undergoes at random."""
+  """The groups whose elements a view applies at random."""
   own = list(getattr(views, name).groups)
   if views.extra is None:
     return own
-  # Evaluations draw the first two views whoever asks for them.
+  # Evaluations draw the first two views even if no part does.
   asked = (x for part in parts for x in part.requests(views))
   is_extra = name in ("first", "second") or any(
     x.name == name and x.extra for x in asked
@@ -108,7 +108,7 @@ def _drawn(views: Any, name: str, parts: Iterable[Any]) -> list[str]:
 def _check_groups(
   views: Any, name: str, groups: Iterable[str], channels: int
 ) -> None:
-  """Refuses transformations that a view's images cannot undergo."""
+  """Refuses transformations that do not fit a view's images."""
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   for group in groups:
     found = transformations.find_augmentation(group)
@@ -156,18 +156,18 @@ def _try(
   sizes: list[str],
   other: str,
 ) -> None:
-  """Runs a transformation, which may be anybody's, on the shapes of images.
+  """Runs a transformation, perhaps a user's own, on the shapes of images.
 
   Args:
-    where: names it.
-    run: of images.
+    where: names the transformation.
+    run: applies it to images.
     size: side of the images in pixels.
     channels: of the images.
-    sizes: what to do where images of another size would do.
-    other: what else to do.
+    sizes: remedies to name if another image size would work.
+    other: the remedy to name in any case.
 
   Raises:
-    UsageError: it fails.
+    UsageError: the transformation fails.
   """
 
   def attempt(size: int) -> None:
@@ -188,7 +188,7 @@ def _try(
 
 
 def _check_elements(where: str, group: Any, side: int, channels: int) -> None:
-  """Refuses groups whose elements labels do not tell apart."""
+  """Refuses groups whose labels do not tell their elements apart."""
   if isinstance(group, transformations.TransformationGroup):
     with told(f"{where}, {group.name}"):
       group.check_elements()
@@ -198,7 +198,7 @@ def _check_elements(where: str, group: Any, side: int, channels: int) -> None:
 
 
 def all_views(config: config_lib.Config) -> list[config_lib.Views]:
-  """The views of every stage, those of full size first: evaluations' own."""
+  """The views of every stage; full size, which evaluations use, comes first."""
   full = dataclasses.replace(config.views, resolution=())
   stages = resolution.stages(config.views, config.epochs)
   return list(dict.fromkeys([full, *(views for _, views in stages)]))

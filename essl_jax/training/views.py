@@ -1,4 +1,4 @@
-"""The views that a step's parts request, and how they are drawn."""
+"""Collects the views that method and terms request, and draws them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
@@ -17,14 +17,14 @@ from essl_jax.training import draws
 
 
 class Views(NamedTuple):
-  """What one step sees of its images.
+  """The views of one step's images.
 
   Attributes:
     images: normalised float32 [K N, H, W, C] by view, in the order in which
       they are encoded; the first copy of all images, then the second, ...
-    targets: what the views' transforms have returned, by view. Under
-      `parameters`, by view, its `augment.DrawnView` of [K N] rows where a part
-      asks for it, and under `label` the classes of the images, int32 [N].
+    targets: what the views' transforms have returned, by view. `parameters`
+      holds, by view, the `augment.DrawnView` of [K N] rows if a part asks for
+      it; `label` holds the classes of the images, int32 [N].
   """
 
   images: Mapping[str, chex.Array]
@@ -35,7 +35,7 @@ Prepare = Callable[[Any, dict[str, jax.Array]], Views]
 
 
 def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
-  """All views that a method and its terms ask for, each once.
+  """Collects the views that a method and its terms ask for, each once.
 
   Args:
     parts: the method, then its terms.
@@ -45,23 +45,22 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
     The requests in the order in which they are encoded.
 
   Raises:
-    UsageError: two parts ask for different views of one name, a draw is
-      shared with a view that nobody asks for, or a view has the name of what
-      else a batch holds.
+    UsageError: two parts ask for different views of one name, a view shares the
+      draw of a view that no part asks for, or a view has a reserved name.
   """
   found: dict[str, ViewRequest] = {}
   for part in parts:
     for request in part.requests(views):
       if request.name in ("image", "label", "parameters"):
         raise UsageError(
-          f"{type(part).__name__} asks for a view {request.name!r}, which names"
-          " something else of a batch: give it another name"
+          f"{type(part).__name__} asks for a view {request.name!r}, a name that"
+          " batches use for something else: give it another name"
         )
       both = _both(found.setdefault(request.name, request), request)
       if both is None:
         raise UsageError(
-          f"{type(part).__name__} asks for another view {request.name!r} than"
-          " a part before it: give it another name"
+          f"{type(part).__name__} asks for a view {request.name!r} that differs"
+          " from an earlier part's view of this name: give it another name"
         )
       found[request.name] = both
   _check_draws(found)
@@ -69,7 +68,7 @@ def union(parts: Iterable[Any], views: Any) -> list[ViewRequest]:
 
 
 def _both(a: ViewRequest, b: ViewRequest) -> ViewRequest | None:
-  """What serves both who ask for one view; None where nothing does."""
+  """One request that serves both requests of a view; None if none does."""
   few, many = sorted((a.shared_by, b.shared_by))
   is_told = a.parameters or b.parameters
   a, b = (
@@ -81,7 +80,7 @@ def _both(a: ViewRequest, b: ViewRequest) -> ViewRequest | None:
 
 
 def _check_draws(found: Mapping[str, ViewRequest]) -> None:
-  """Refuses views that take over the draws of a view that has none such."""
+  """Refuses views that share draws which do not exist or do not match."""
   own = {name: x.draws for name, x in found.items() if x.draw_of is None}
   for request in found.values():
     if request.draw_of is None:
@@ -89,12 +88,13 @@ def _check_draws(found: Mapping[str, ViewRequest]) -> None:
     if request.draw_of not in own:
       raise UsageError(
         f"the view {request.name!r} shares the draw of {request.draw_of!r},"
-        f" which has none of its own; there are: {', '.join(own)}"
+        f" which has none of its own; views with own draws: {', '.join(own)}"
       )
     if request.draws != own[request.draw_of]:
       raise UsageError(
         f"the view {request.name!r} has {request.draws} draws and shares those"
-        f" of {request.draw_of!r}, which has {own[request.draw_of]}"
+        f" of {request.draw_of!r}, which has {own[request.draw_of]}: they must"
+        " be equal"
       )
 
 
@@ -104,7 +104,7 @@ def make_views(
   *,
   labels: bool = False,
 ) -> Prepare:
-  """The function that draws the views of a batch.
+  """Makes the function that draws the views of a batch.
 
   Args:
     requests: from `union`.
@@ -112,10 +112,11 @@ def make_views(
     labels: whether `targets` hold the images' classes.
 
   Returns:
-    `(state, batch) -> Views`. A batch holds uint8 images: one [N, H, W, 3]
-    named `image`, of which the views are cropped here, or one [N, size, size,
-    3] for each draw by its name, cropped by the host, with the windows where
-    parameters are asked for; and `label`, int32 [N], where it is asked for.
+    `(state, batch) -> Views`. A batch holds uint8 images: either one array [N,
+    H, W, 3] named `image`, from which views are cropped here, or one array [N,
+    size, size, 3] for each draw by its name, cropped by the host, with the
+    windows if parameters are asked for. It holds `label`, int32 [N], if
+    `labels`.
   """
   owners = {request.name: request for request in requests}
 
@@ -156,7 +157,7 @@ def make_views(
 def blank(
   requests: Sequence[ViewRequest], channels: int, *, labels: bool = False
 ) -> Views:
-  """Views of two images of zeros, for parameters to be made from."""
+  """Views of two images of zeros, from which parameters are initialised."""
   images: dict[str, jax.Array] = {}
   targets: dict[str, Any] = {}
   for request in requests:
@@ -180,7 +181,7 @@ def blank(
 def _blank_parameters(
   request: ViewRequest, keys: jax.Array, channels: int
 ) -> augment.DrawnView:
-  """Parameters of ones, which can be divided by."""
+  """Parameters of ones, by which one can divide."""
   view, extra = request.view, request.extra
   form = (view.size, view.size, channels)
   draw = lambda keys: augment.draw_parameters(
@@ -193,13 +194,13 @@ def _blank_parameters(
 
 
 def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
-  """What the host crops of images that differ in size, by request.
+  """The crops that the host makes of images that differ in size.
 
   Args:
     requests: from `union`.
 
   Returns:
-    One view for each draw.
+    One view for each draw, by the draw's name.
 
   Raises:
     UsageError: two views share a draw and differ, which the host cannot do.
@@ -211,8 +212,8 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
     if any(found[name] != request.view for name in request.draw_names):
       raise UsageError(
         f"the views {request.name!r} and {request.draw_of!r} share a draw and"
-        " differ, which needs images of one size: these differ and are cropped"
-        " by the host"
+        " differ, which needs images of one size; these images differ in size"
+        " and are cropped by the host"
       )
   return found
 
@@ -220,15 +221,14 @@ def crops(requests: Sequence[ViewRequest]) -> dict[str, augment.View]:
 def crop_options(
   requests: Sequence[ViewRequest], batch_size: int
 ) -> dict[str, Any]:
-  """What a source is asked for where the host crops.
+  """The arguments of `data.Source.batches` where the host crops.
 
   Args:
     requests: from `union`.
     batch_size: of all devices.
 
   Returns:
-    `crops` of `data.Source.batches`, and `windows` and `shared_by` where they
-    are needed.
+    `crops`, and `windows` and `shared_by` if they are needed.
   """
   shared_by = {
     name: request.images_per_draw(batch_size)

@@ -1,4 +1,4 @@
-"""Warnings of configs that train, but most likely not as meant."""
+"""Warns of configs that train, but probably not as meant."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -12,15 +12,15 @@ _FEW_PATCHES = 4
 
 
 def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
-  """Warns of what the views leave to chance, and of their sizes.
+  """Warns of views that undo a prediction, and of view sizes.
 
   Args:
     config: a checked `config.Config`.
     parts: the method, then the active terms.
-    encoder: with an attribute `patch` if it cuts images into patches.
+    encoder: has an attribute `patch` if it cuts images into patches.
 
   Returns:
-    A line for each, which says why and what to do.
+    A line for each warning; it says why and what to do.
   """
   if not config.epochs:
     return []
@@ -30,7 +30,7 @@ def find(config: Any, parts: Iterable[Any], encoder: Any = None) -> list[str]:
 
 
 def without_labels(config: Any, labelled: Any) -> list[str]:
-  """Says which evaluations are left out since no image has a label.
+  """Says which evaluations are left out because no image has a label.
 
   Args:
     config: a checked `config.Config`.
@@ -54,11 +54,11 @@ def without_labels(config: Any, labelled: Any) -> list[str]:
 
 
 def _large(config: Any, parts: Iterable[Any]) -> list[str]:
-  """Warns of several draws of a view that is as large as the first."""
+  """Warns of a view with several draws that is as large as the first."""
   return [
     f"config.views.{request.name} of {request.view.size} pixels is drawn"
-    f" {request.draws} times, and is no smaller than config.views.first: set"
-    f" config.views.{request.name}.size and its scale"
+    f" {request.draws} times and is no smaller than config.views.first: set"
+    f" smaller config.views.{request.name}.size and scale"
     for part in parts
     for request in hooks.requests(part, config.views)
     if request.draws > 1 and request.view.size >= config.views.first.size
@@ -66,7 +66,7 @@ def _large(config: Any, parts: Iterable[Any]) -> list[str]:
 
 
 def _few(config: Any, parts: Iterable[Any], encoder: Any) -> list[str]:
-  """Warns of views in which patches have next to nothing to attend to."""
+  """Warns of views with so few patches that attention has little to do."""
   patch = getattr(encoder, "patch", None)
   if not isinstance(patch, int):
     return []
@@ -86,7 +86,7 @@ def _few(config: Any, parts: Iterable[Any], encoder: Any) -> list[str]:
 
 
 def _contradictions(config: Any, method: Any, *terms: Any) -> list[str]:
-  """Warns of transformations that are predicted and drawn at random at once."""
+  """Warns of transformations that are both predicted and drawn at random."""
   found = []
   for term in terms:
     for group in term.groups:
@@ -94,8 +94,8 @@ def _contradictions(config: Any, method: Any, *terms: Any) -> list[str]:
         if name not in (*method.views, *term.views):
           continue
         why = (
-          "so nothing tells which element was applied and the prediction is"
-          " partly left to chance"
+          "so part of what was applied is unknown and the prediction is partly"
+          " left to chance"
           if name in term.views
           else "so the SSL loss asks the encoder to forget what the prediction"
           " asks it to keep"

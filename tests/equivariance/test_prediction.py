@@ -202,7 +202,7 @@ def test_without_an_ssl_loss_there_must_be_something_to_learn(tiny_config):
   for changes, expected in (
     (
       {"equivariance": {"weight": 0.0}},
-      "none of them has a weight: set config.equivariance.weight above 0",
+      "has a weight above 0: set config.equivariance.weight above 0",
     ),
     ({"online_classifier": True}, "view 1, which config.method=none does not"),
     ({"views": SIZES | {"extra": "flips"}}, "config.views.extra applies to"),

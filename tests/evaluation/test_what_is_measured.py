@@ -121,7 +121,7 @@ def test_a_teacher_of_a_method_without_one_is_refused(
     ({"evaluate_features": "last_3"}, "token, mean, or last_1 to last_2"),
     (
       {"evaluate_features": "mean", "encoder": {"width": 8, "blocks": (1,)}},
-      "evaluate_features=mean: ResNet offers output alone",
+      "evaluate_features=mean: ResNet offers only output",
     ),
   ],
 )

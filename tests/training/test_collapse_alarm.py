@@ -45,7 +45,7 @@ def test_a_deviation_that_stays_low_for_an_epoch_is_told_once(make):
     alarm.step(step, {"embedding_std": 0.0199})
     alarm.look(step, {"effective_rank": 0.0})
   (line,) = said
-  assert line.startswith("warning: the networks collapse: the deviation of")
+  assert line.startswith("warning: the representations collapse: the deviation")
   assert "below 0.02 for the 3 steps up to step 9 (0.2 if spread out" in line
   assert "try a lower config.optimizer.learning_rate" in line
   assert "\n" not in line
@@ -96,4 +96,4 @@ def test_a_run_that_collapses_and_a_healthy_one(
   )
   run_lib.run(config, tmp_path / "run")
   shown = capsys.readouterr().out
-  assert shown.count("warning: the networks collapse") == warnings
+  assert shown.count("warning: the representations collapse") == warnings

@@ -74,7 +74,7 @@ def test_steps_are_read(text, expected):
   ["", "5", "5:", ":5", "0:5", "7:6", "-1:4", "1:2:3", "a:b", "1.5:2", "٣:٤"],
 )
 def test_other_texts_are_refused(text):
-  with pytest.raises(UsageError, match=r"two numbers of steps such as 100:110"):
+  with pytest.raises(UsageError, match=r"two step numbers such as 100:110"):
     profile.read(text)
 
 
@@ -112,7 +112,9 @@ def test_a_resumed_run_traces_what_is_left_or_says_that_it_is_done(tmp_path):
   said, _, found = train(profile.Steps(4, 6), tmp_path, first=5)
   assert found == ["mark_6_6"] and "steps 6 to 6 are" in said[0]
   said, calls, _ = train(profile.Steps(4, 6), tmp_path / "done", first=6)
-  assert said == ["warning: no profile: steps 4 to 6 were done before"]
+  assert said == [
+    "warning: no profile: steps 4 to 6 were done before this start"
+  ]
   assert calls == []
 
 
@@ -150,7 +152,7 @@ def test_the_program_refuses_a_wrong_range_in_one_line(
   told = program_helpers.refusal(
     monkeypatch, capsys, config_file, tmp_path / "run", "--profile=9:3"
   )
-  assert told.startswith("error: --profile=9:3 must be two numbers of steps")
+  assert told.startswith("error: --profile=9:3 must be two step numbers")
   assert told.count("\n") == 1
   assert not (tmp_path / "run").exists()
 
@@ -167,4 +169,7 @@ def test_a_run_writes_a_profile(config_file, tmp_path):
   starts = json.loads((tmp_path / "run" / "starts.json").read_text())
   assert starts[0]["end_step"] == 8
   again = program_helpers.run(*words, "--config.epochs=2", "--profile=3:6")
-  assert "warning: no profile: steps 3 to 6 were done before" in again.stdout
+  assert (
+    "warning: no profile: steps 3 to 6 were done before this start"
+    in again.stdout
+  )
