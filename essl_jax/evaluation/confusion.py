@@ -1,4 +1,4 @@
-"""Confusion matrices of classes and of heads that predict transformations."""
+"""Confusion matrices of kNN's classes and of transformation heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,23 +9,23 @@ from essl_jax import transformations
 from essl_jax.evaluation import drawing
 from essl_jax.evaluation.evaluation import Picture
 
-MOST = 100  # classes of which `results.json` keeps a matrix
+MOST = 100  # with more classes, `results.json` keeps no matrix
 _NAMED = 20  # names that fit along an axis
-_COUNTED = 10  # shares that fit into the cells of a row
+_COUNTED = 10  # percentages that fit into a row's cells
 
 
 def count(
   labels: np.ndarray, named: np.ndarray, num_classes: int
 ) -> list[list[int]]:
-  """Counts what was taken for what.
+  """Counts a confusion matrix.
 
   Args:
     labels: true classes [N].
     named: predicted classes [N].
-    num_classes: C, of both.
+    num_classes: C, for both.
 
   Returns:
-    [C, C] as lists: how many of each class (rows) were named each (columns).
+    [C, C] as lists: counts by true class (rows) and predicted class (columns).
   """
   counts = np.zeros((num_classes, num_classes), int)
   np.add.at(counts, (np.asarray(labels), np.asarray(named)), 1)
@@ -33,14 +33,14 @@ def count(
 
 
 def of_classes(run: str, figures: Mapping[str, Any]) -> list[Picture]:
-  """The confusion matrix of a kNN, by the names of the classes.
+  """Draws the confusion matrix of a kNN with class names.
 
   Args:
-    run: its name.
-    figures: of `knn.Knn.run`; those of many classes hold no matrix.
+    run: name of the run.
+    figures: of `knn.Knn.run`; with many classes they hold no matrix.
 
   Returns:
-    The picture; nothing where there is no matrix.
+    The picture; an empty list if there is no matrix.
   """
   counts = np.asarray(figures.get("confusion", ()), float)
   if not _is_square(counts):
@@ -52,7 +52,7 @@ def of_classes(run: str, figures: Mapping[str, Any]) -> list[Picture]:
 
 
 def of_elements(run: str, figures: Mapping[str, Any]) -> Picture | str:
-  """The confusion matrix of a run's transformation head.
+  """Draws the confusion matrix of a run's transformation head.
 
   Args:
     run: name of the run.
@@ -77,14 +77,14 @@ def of_elements(run: str, figures: Mapping[str, Any]) -> Picture | str:
 
 
 def _is_square(counts: np.ndarray) -> bool:
-  """Whether an array is a matrix of as many rows as columns."""
+  """Whether an array is a square matrix."""
   return counts.ndim == 2 and counts.shape[0] == counts.shape[1] > 0
 
 
 def _picture(
   run: str, what: str, counts: np.ndarray, names: Sequence[str], noun: str
 ) -> Picture:
-  """The matrix of counts [K, K], and in words what stands out of it."""
+  """Draws a matrix of counts [K, K]; its alt text names the main results."""
   percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   right = np.diag(percent)
   wrong = percent - np.diag(right)
@@ -113,7 +113,7 @@ def _element_names(group: str | None) -> Sequence[str]:
 def _draw(
   percent: np.ndarray, counts: np.ndarray, names: Sequence[str], noun: str
 ) -> bytes:
-  """The PNG file: one row per true class, in percent of its images."""
+  """Draws the PNG file: one row per true class, in percent of its images."""
   figure, axes = drawing.make_axes(4.2)
   shown = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
   figure.colorbar(shown, ax=axes, label=f"% of the true {noun}")

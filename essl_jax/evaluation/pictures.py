@@ -1,4 +1,4 @@
-"""The picture of a run: views, curves, and an evaluation's drawing."""
+"""Draws a run's summary: views, curves, and an evaluation's drawing."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -20,8 +20,8 @@ from essl_jax.training import step as step_lib
 from essl_jax.training import views as views_lib
 
 _IMAGES = 5  # rows of the sheet of views
-_SIDE = 256  # most pixels of an image in the sheet
-_COPIES = 8  # most transformed copies of an image to show
+_SIDE = 256  # maximum pixels of an image in the sheet
+_COPIES = 8  # maximum transformed copies of an image to show
 _POINTS = 2000  # test images in the map of the features
 
 
@@ -32,7 +32,7 @@ def write_summary(
 
   Args:
     workdir: contains the figures of training.
-    bench: the `bench.Bench` whose source and views are shown.
+    bench: `bench.Bench`; its source and views are shown.
     state: the trained state.
 
   Returns:
@@ -62,7 +62,7 @@ class Sheet(NamedTuple):
   title: str
 
   def draw(self, axes: Any) -> None:
-    """Draws it on matplotlib axes."""
+    """Draws the sheet on matplotlib axes."""
     axes.imshow(self.pixels, interpolation="nearest")
     axes.set_title(self.title)
     axes.axis("off")
@@ -75,7 +75,7 @@ class Sheet(NamedTuple):
 
 
 def make_sheet(experiment: experiment_lib.Experiment) -> Sheet:
-  """One row per image: itself, then its views as the networks see them.
+  """Makes a sheet: each row is an image, then its views as networks see them.
 
   Args:
     experiment: its test images are shown, with the views of its first step.
@@ -112,7 +112,7 @@ def seen(
   images: np.ndarray,
   state: step_lib.TrainState,
 ) -> Iterator[tuple[ViewRequest, list[np.ndarray]]]:
-  """The views of images that a training step sees.
+  """Makes the views of images that a training step sees.
 
   Args:
     requests: requests for views.
@@ -122,7 +122,7 @@ def seen(
   Yields:
     Each request and its copies of the images, [N, H', W', C] in [0, 1].
   """
-  # A few images cannot share draws as a batch does: each has its own.
+  # A few images cannot share draws as a batch does, so each has its own.
   requests = [dataclasses.replace(x, shared_by=1, chunks=0) for x in requests]
   prepare = jax.jit(views_lib.make_views(requests))
   drawn = jax.device_get(prepare(state, {"image": images})).images
@@ -155,7 +155,7 @@ def _draw_curves(axes: Any, workdir: places.Path, bench: Any) -> None:
   right.set_ylabel("accuracy (%)")
   handles = [*axes.lines, *right.lines]
   axes.legend(handles=handles, fontsize=8, loc="center right")
-  axes.set_title("training" if lines else "not trained here")
+  axes.set_title("training" if lines else "no training here")
 
 
 def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
@@ -169,7 +169,7 @@ def draw_features(axes: Any, features: np.ndarray, labels: np.ndarray) -> None:
 
 
 def principal(features: np.ndarray, number: int) -> np.ndarray:
-  """Projects the directions of features [N, D] on their principal axes."""
+  """Normalises features [N, D] and projects them on their principal axes."""
   unit = unit_length(features)
   centred = unit - unit.mean(axis=0)
   axes = np.linalg.svd(centred, full_matrices=False)[2]

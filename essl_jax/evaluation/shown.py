@@ -1,4 +1,4 @@
-"""What loggers show of a run beside the figures of its steps."""
+"""Logs views, final figures, pictures and features of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 import re
@@ -18,13 +18,13 @@ from essl_jax.texts import first_line
 from essl_jax.training import step as step_lib
 
 _POINTS = 1000  # test images in the projector
-_SIDE = 32  # pixels of an image there
-_NO_NAME = re.compile(r"[^\w.-]+")  # what some loggers' names may not hold
+_SIDE = 32  # pixels of an image in the projector
+_NO_NAME = re.compile(r"[^\w.-]+")  # not allowed in some loggers' names
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
 
 
 def views(bench: Any, loggers: several.Loggers) -> None:
-  """Shows images as the networks see them, before training."""
+  """Logs images as the networks see them, before training."""
   _try("views", lambda: loggers.picture(0, "views", bench.views.to_png()))
 
 
@@ -35,13 +35,13 @@ def results(
   step: int,
   found: Mapping[str, Any],
 ) -> None:
-  """The figures and pictures of the evaluations that have run, and a map.
+  """Logs figures and pictures of the evaluations that ran, and features.
 
   Args:
-    loggers: show them.
-    bench: `bench.Bench`; its features are remembered.
-    state: that was measured.
-    step: the state's.
+    loggers: get them.
+    bench: `bench.Bench`; it remembers the features.
+    state: the state that was measured.
+    step: of the state.
     found: the content of `results.json`.
   """
   rows = found["rows"]
@@ -59,13 +59,13 @@ def results(
 
 
 def numbers(rows: Sequence[Row]) -> dict[str, float]:
-  """The figures of rows as numbers, such as `final/kNN_top-1`.
+  """Reads the figures of rows as numbers, by names such as `final/kNN_top-1`.
 
   Args:
     rows: as the terminal shows them.
 
   Returns:
-    The number that each value begins with; those without one are left out.
+    The number at the beginning of each value; values without one are left out.
   """
   found = {}
   for row in rows:
@@ -86,7 +86,7 @@ def _embedding(
   state: step_lib.TrainState,
   step: int,
 ) -> None:
-  """Test features that an evaluation has computed, with names and images."""
+  """Logs test features that an evaluation computed, with names and images."""
   known = bench.encoding.remembered(state, "test")
   if known is None:
     return
@@ -105,7 +105,7 @@ def _embedding(
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-  """Images [N, H, W, C] of any type as uint8 [N, 32, 32, 3]."""
+  """Converts images [N, H, W, C] of any dtype to uint8 [N, 32, 32, 3]."""
   if images.dtype != np.uint8:
     images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
   found = []
@@ -116,12 +116,12 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def _try(what: str, make: Callable[[], Any]) -> Any:
-  """What is made; a warning where that fails, but for trouble of the disk."""
+  """Calls `make`; prints a warning if that fails, but raises disk errors."""
   try:
     return make()
   except Stopped:
     raise
-  except Exception as error:  # figures are written, and nothing needs these
+  except Exception as error:  # the figures are saved already
     if describe_trouble(error):
       raise
     line = first_line(error, with_type=True)

@@ -1,4 +1,4 @@
-"""Where a run is watched: one file for each logger that `config.loggers` names.
+"""Loggers show a run: one file for each that `config.loggers` can name.
 
-A logger of your own is `module:Name`, a subclass of `logger.Logger`.
+Name your own logger `module:Name`; it is a subclass of `logger.Logger`.
 """

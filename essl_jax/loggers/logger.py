@@ -1,4 +1,4 @@
-"""The interface of a logger: what shows a run's figures and pictures."""
+"""The interface of a logger, which shows a run's figures and pictures."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,16 @@ from essl_jax.errors import UsageError, told
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """What a logger is told when it is opened.
+  """Information that a logger gets when it is opened.
 
   Attributes:
-    folder: of this machine, to write into. With a workdir in a bucket, what
-      lies there is sent with every checkpoint and at the end.
+    folder: on this machine, to write into. If the workdir is in a bucket, the
+      folder's files are sent with every checkpoint and at the end.
     name: of the run.
-    step: the step that training goes on from; None where nothing is trained.
+    step: the step from which training starts; None if nothing is trained.
     config: of the run, nested.
-    kept: what `keep` was given at an earlier start; empty at first.
-    keep: remembers names and texts in the workdir, such as the run's id.
+    kept: what an earlier start passed to `keep`; empty at first.
+    keep: stores texts by name in the workdir, such as the run's id.
   """
 
   folder: pathlib.Path
@@ -37,16 +37,16 @@ class Start:
 
 
 class Log:
-  """An opened logger. All but `write` may stay as they are.
+  """An opened logger. Only `write` must be overridden.
 
   Attributes:
-    where: where the run can be watched; told to the user.
+    where: where to watch the run; shown to the user.
   """
 
   where: str = ""
 
   def write(self, step: int, figures: Mapping[str, float], time: float) -> None:
-    """Takes figures of a step; NaN and infinities occur.
+    """Takes figures of a step; they may be NaN or infinite.
 
     Args:
       step: number of updates done; may be one that was written before.
@@ -56,7 +56,7 @@ class Log:
     raise NotImplementedError(f"{type(self).__name__} needs write")
 
   def picture(self, step: int, name: str, png: bytes) -> None:
-    """Takes a PNG file; `name` has parts between slashes."""
+    """Takes a PNG file; `name` is a path with slashes, such as `final/knn`."""
     del step, name, png
 
   def embedding(
@@ -71,16 +71,16 @@ class Log:
     Args:
       step: of the network.
       features: [N, D].
-      labels: N names of classes; none where images have no labels.
-      images: uint8 [N, S, S, 3]; None where they are not at hand.
+      labels: N class names; empty if the images have no labels.
+      images: uint8 [N, S, S, 3], or None.
     """
     del step, features, labels, images
 
   def flush(self) -> None:
-    """Writes to `Start.folder` what was taken so far."""
+    """Writes everything taken so far to `Start.folder`."""
 
   def close(self, is_finished: bool) -> None:
-    """Ends; `is_finished` is False where the run has failed or was stopped."""
+    """Ends; `is_finished` is False if the run failed or was stopped."""
     del is_finished
 
 
@@ -88,12 +88,11 @@ class Logger(Part):
   """One kind of logger; its fields are its config.
 
   Attributes:
-    section: the name of its group of fields, of the class if not stated.
-    in_workdir: whether it writes plain files to `Start.folder` and does nothing
-      else. It is then called by the training itself, and what the disk refuses
-      ends the run, as for any file of a workdir. All other loggers are called
-      from a thread, in order: neither their time nor their failures cost the
-      run anything.
+    section: the name of its group of fields; by default that of the class.
+    in_workdir: whether it only writes plain files to `Start.folder`. If so,
+      training calls it directly, and a disk error ends the run, as for any
+      other file of a workdir. All other loggers are called from a thread, in
+      order; if they are slow or fail, the run is not affected.
   """
 
   in_workdir: ClassVar[bool] = False
@@ -103,13 +102,13 @@ class Logger(Part):
 
   @abc.abstractmethod
   def open(self, start: Start) -> Log:
-    """Begins to log, or goes on.
+    """Starts logging a run, or resumes it.
 
     Args:
-      start: of the run.
+      start: describes the run.
 
     Returns:
-      What takes the figures.
+      The log, which takes the figures.
     """
 
 
@@ -118,13 +117,13 @@ def need(package: str, extra: str) -> None:
 
   Args:
     package: its name.
-    extra: of this library, which installs it.
+    extra: this library's extra that installs it.
 
   Raises:
-    UsageError: it is not installed, or cannot be imported.
+    UsageError: the package is not installed or cannot be imported.
   """
   found = importlib.util.find_spec(package)
-  # A folder of that name, such as one that it has written, is found as well.
+  # A folder of that name, such as one the logger wrote, is found too.
   if found is None or found.origin is None:
     raise UsageError(
       f"config.loggers names {package}, which is not installed: pip install"

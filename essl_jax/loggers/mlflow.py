@@ -10,19 +10,19 @@ from typing import Any
 from essl_jax.loggers.logger import Log, Logger, Start, need
 from essl_jax.storage.workdir import dotted
 
-_MOST = 100  # parameters that MLflow takes at once
-_LONGEST = 500  # characters of one that all its stores take
-_FOLDER = "mlruns"  # where MLflow has always written without a server
-_IN_NAMES = re.compile(r"[^\w./ -]")  # what its names may not hold
+_MOST = 100  # parameters that MLflow takes in one call
+_LONGEST = 500  # characters of a parameter that all MLflow stores take
+_FOLDER = "mlruns"  # MLflow's default folder without a server
+_IN_NAMES = re.compile(r"[^\w./ -]")  # not allowed in MLflow's names
 
 
 class MLflow(Logger):
-  """MLflow; one run for all starts.
+  """MLflow; all starts of a run log to one MLflow run.
 
   Attributes:
     experiment: name of the experiment that the run belongs to.
-    uri: of the tracking server, or a folder. By default the variable
-      `MLFLOW_TRACKING_URI` says, or it is the folder `mlruns`.
+    uri: the tracking server's address, or a folder. The default is the variable
+      `MLFLOW_TRACKING_URI` or, if that is not set, the folder `mlruns`.
   """
 
   section = "mlflow"
@@ -35,7 +35,7 @@ class MLflow(Logger):
     need("mlflow", "mlflow")
 
   def open(self, start: Start) -> Log:
-    """Begins a run, or goes on with the one that was kept."""
+    """Starts a run, or resumes the one whose id was kept."""
     place = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or _FOLDER
     if "://" not in place:  # MLflow warns of folders
       os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -49,7 +49,7 @@ class MLflow(Logger):
       if run_id:
         client.update_run(run_id, status="RUNNING")
     except MlflowException:
-      run_id = ""  # removed, or of another server
+      run_id = ""  # the run was removed, or is on another server
     if not run_id:
       run_id = self._create(client, start)
       start.keep({"id": run_id})

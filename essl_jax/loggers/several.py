@@ -1,4 +1,4 @@
-"""All loggers of a run, and what becomes of one that fails or hangs."""
+"""Calls all loggers of a run, and drops one that fails or hangs."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -19,31 +19,32 @@ from essl_jax.storage.workdir import write_json
 from essl_jax.texts import first_line
 
 NAME = "loggers.json"  # what loggers keep, by their sections
-_THREAD = "logger "  # begins the names of the threads of loggers
-MOST = 10_000  # figures and pictures that wait for a logger
-END_SECONDS, FAILURE_SECONDS = 10.0, 3.0  # for what still waits
+_THREAD = "logger "  # prefix of the names of loggers' threads
+MOST = 10_000  # figures and pictures that may wait for a logger
+END_SECONDS, FAILURE_SECONDS = 10.0, 3.0  # to finish what still waits
 
 
 def check(config: config_lib.Config) -> None:
-  """Raises UsageError for loggers that cannot be had, before a run begins."""
+  """Raises UsageError for unavailable loggers, before a run begins."""
   for logger in config_lib.loggers(config):
     with told(f"config.loggers={logger.section}"):
       logger.check()
 
 
 def left_behind() -> list[str]:
-  """The loggers that were given up while they were at work.
+  """Names the loggers that were given up while their threads were working.
 
-  Python's own end, or that of their libraries, may wait for them for ever.
+  At exit, Python or their libraries might wait for these threads forever.
   """
   names = [thread.name for thread in threading.enumerate()]
   return [x.removeprefix(_THREAD) for x in names if x.startswith(_THREAD)]
 
 
 class Loggers:
-  """Hands figures and pictures on to all loggers of a run.
+  """Passes figures and pictures to all loggers of a run.
 
-  Each is opened by the first of them. In all processes but one there are none.
+  A logger is opened by the first figure or picture. Only one process has
+  loggers.
 
   Example:
     with Loggers(config, workdir) as loggers:
@@ -65,9 +66,10 @@ class Loggers:
     Args:
       config: of the run.
       workdir: of the run.
-      enabled: False has no loggers.
-      first: called before the first figure, to show what there is by then.
-      say: gets a line for each that fails, and for where others write.
+      enabled: False opens no loggers.
+      first: called before the first figure, to log something ahead of it.
+      say: gets a line for each logger that fails, and for where the others
+        write.
     """
     self._config = config
     self._workdir = workdir
@@ -93,7 +95,7 @@ class Loggers:
     seconds = END_SECONDS if error is None else FAILURE_SECONDS
     deadline = time.monotonic() + seconds
     is_finished = error is None and self._is_finished
-    with contextlib.ExitStack() as stack:  # from the last line on
+    with contextlib.ExitStack() as stack:  # runs from the last line upwards
       if self._outbox is not None:
         stack.callback(self._outbox.__exit__, kind, error, trace)
       stack.callback(self._tell)
@@ -103,22 +105,22 @@ class Loggers:
         stack.callback(lane.put, "close", is_finished)
 
   def begin(self, step: int) -> None:
-    """Says which step training goes on from, before the first figure."""
+    """Sets the step from which training starts; call before any figure."""
     self._step = step
 
   def finish(self) -> None:
-    """Says that the run has reached its end."""
+    """Marks the run as finished."""
     self._is_finished = True
 
   def write(self, step: int, figures: Mapping[str, float], now: float) -> None:
-    """Figures of a step; see `Log.write`."""
+    """Passes on figures of a step; see `Log.write`."""
     if self._lanes and self._first is not None:
       first, self._first = self._first, None
       first(self)
     self._put("write", step, dict(figures), now)
 
   def picture(self, step: int, name: str, png: bytes) -> None:
-    """A PNG file; see `Log.picture`."""
+    """Passes on a PNG file; see `Log.picture`."""
     self._put("picture", step, name, png)
 
   def embedding(
@@ -128,18 +130,18 @@ class Loggers:
     labels: Sequence[str],
     images: np.ndarray | None,
   ) -> None:
-    """Features of images; see `Log.embedding`."""
+    """Passes on features of images; see `Log.embedding`."""
     self._put("embedding", step, features, labels, images)
 
   def send(self) -> None:
-    """Writes what was logged to the workdir, if that is in a bucket."""
+    """Sends what was logged to the workdir, if that is in a bucket."""
     if self._outbox is not None:
       self._put("flush")
       self._outbox.send()
 
   @property
   def are_there(self) -> bool:
-    """Whether anybody shows what is logged."""
+    """Whether there are any loggers."""
     return bool(self._lanes)
 
   def _put(self, hook: str, *arguments: Any) -> None:
@@ -179,7 +181,7 @@ class Loggers:
 
 
 class _Direct:
-  """A logger that the training calls itself; what it raises ends the run."""
+  """A logger that training calls directly; its exceptions end the run."""
 
   def __init__(self, name: str, make: Callable[[], Log]):
     self.said: list[str] = []
@@ -196,11 +198,11 @@ class _Direct:
     getattr(self._log, hook)(*arguments)
 
   def wait(self, deadline: float) -> None:
-    """Does nothing: all is done."""
+    """Does nothing: nothing waits."""
 
 
 class _Threaded:
-  """A logger that a thread of its own calls; what it raises is told alone."""
+  """A logger called from its own thread; its exceptions become warnings."""
 
   def __init__(self, name: str, make: Callable[[], Log]):
     self.said: list[str] = []
@@ -211,7 +213,7 @@ class _Threaded:
     self._is_lost = False
 
   def put(self, hook: str, *arguments: Any) -> None:
-    """Hands a call of the log on to the thread."""
+    """Passes a call of the log to the thread."""
     if self._is_lost:
       return
     if self._thread is None:
@@ -224,14 +226,14 @@ class _Threaded:
     try:
       self._queue.put_nowait((hook, arguments))
     except queue.Full:
-      self._lose(f"{MOST:,} figures wait for it")
+      self._lose(f"{MOST:,} figures are waiting for it")
 
   def wait(self, deadline: float) -> None:
-    """Waits for all calls; gives the logger up at a time of `monotonic`."""
+    """Waits for all calls; gives up at `deadline`, a time of `monotonic`."""
     if self._thread is not None:
       self._thread.join(max(0.0, deadline - time.monotonic()))
       if self._thread.is_alive():
-        self._lose("it does not end")
+        self._lose("it did not end in time")
 
   def _work(self) -> None:
     try:
@@ -242,13 +244,13 @@ class _Threaded:
       while hook != "close":
         hook, arguments = self._queue.get()
         getattr(log, hook)(*arguments)
-    except BaseException as error:  # of anybody's code, `sys.exit` too
+    except BaseException as error:  # a user's code may call `sys.exit`
       self._lose(first_line(error, with_type=True))
 
   def _lose(self, why: str) -> None:
     if not self._is_lost:
       self._is_lost = True
       self.said.append(
-        f"warning: {self._name} shows no more of this start, and nothing else"
-        f" is lost: {why}"
+        f"warning: {self._name} logs nothing more until the next start, and"
+        f" nothing else is lost: {why}"
       )

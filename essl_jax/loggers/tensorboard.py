@@ -32,7 +32,7 @@ class TensorBoard(Logger):
   in_workdir = True
 
   def open(self, start: Start) -> Log:
-    """A new file of events; earlier ones stay."""
+    """Opens a new event file; earlier ones stay."""
     return _Events(start.folder / "tensorboard", start.step)
 
 
@@ -54,10 +54,10 @@ class _Events(Log):
     labels: Sequence[str],
     images: np.ndarray | None,
   ) -> None:
-    """The files that the projector reads, in place of earlier ones.
+    """Writes the projector's files, in place of earlier ones.
 
-    They lie where TensorBoard looks: the configuration beside the events, with
-    paths from there.
+    TensorBoard expects the configuration beside the events; its paths are
+    relative to it.
     """
     folder = self._folder / "projector"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class _Events(Log):
 
 
 def _sprite(images: np.ndarray) -> bytes:
-  """Images [N, S, S, 3] as one square PNG file, row by row."""
+  """Tiles images [N, S, S, 3] row by row into one square PNG file."""
   number, side = images.shape[:2]
   across = math.ceil(math.sqrt(number))
   sheet = np.zeros((across * side, across * side, 3), np.uint8)

@@ -13,18 +13,19 @@ from essl_jax.loggers.logger import Log, Logger, Start, need
 
 _SERVER = "https://api.wandb.ai"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-# So it keeps its hands off the terminal, and ends before it is left behind.
+# W&B then leaves the terminal alone, and ends before it is given up.
 _SETTINGS = {"console": "off", "silent": True, "finish_timeout": 8.0}
 
 
 class Wandb(Logger):
-  """Weights & Biases; one run for all starts.
+  """Weights & Biases; all starts of a run log to one W&B run.
 
   Attributes:
     project: of the run.
     entity: user or team of the run; by default your own.
-    mode: `online`, or `offline`, which writes to `<workdir>/wandb` what `wandb
-      sync` sends. By default the variable `WANDB_MODE` says, or `online`.
+    mode: `online`, or `offline`, which writes to `<workdir>/wandb` for a later
+      `wandb sync`. The default is the variable `WANDB_MODE` or, if that is not
+      set, `online`.
   """
 
   project: str = "essl_jax"
@@ -32,17 +33,17 @@ class Wandb(Logger):
   mode: Literal["online", "offline"] | None = None
 
   def check(self) -> None:
-    """Refuses a missing package, and a missing key, which it would ask for."""
+    """Refuses a missing package, and a missing key, which W&B would ask for."""
     need("wandb", "wandb")
     mode = self.mode or os.environ.get("WANDB_MODE") or "online"
     if mode == "online" and not _has_key():
       raise UsageError(
-        "config.loggers names wandb, which knows no API key: run `wandb login`"
-        " first, or take --config.wandb.mode=offline"
+        "config.loggers names wandb, which has no API key: run `wandb login`"
+        " first, or add --config.wandb.mode=offline"
       )
 
   def open(self, start: Start) -> Log:
-    """Begins a run, or goes on with the one that was kept."""
+    """Starts a run, or resumes the one whose id was kept."""
     import wandb
 
     run_id = start.kept.get("id") or secrets.token_hex(4)
@@ -61,7 +62,7 @@ class Wandb(Logger):
       allow_val_change=True,
       settings=wandb.Settings(**settings),
     )
-    # W&B's own steps only rise, and a run may do some again.
+    # W&B's own steps can only increase, and a resumed run repeats some.
     run.define_metric("*", step_metric="step")
     return _Run(run)
 
@@ -70,7 +71,7 @@ class _Run(Log):
   def __init__(self, run: Any):
     self._run = run
     folder = os.path.dirname(run.dir)
-    sent = f"offline, `wandb sync {folder}` sends it"
+    sent = f"offline; `wandb sync {folder}` uploads it"
     self.where = sent if run.offline else str(run.url)
 
   def write(self, step: int, figures: Mapping[str, float], time: float) -> None:

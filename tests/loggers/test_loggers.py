@@ -147,8 +147,8 @@ def test_one_that_fails_costs_itself_alone(hook, log, fakes, tmp_path):
   said = log("fakes:Fake", "tensorboard", fake={"fails": hook})
   warnings = [line for line in said if line.startswith("warning")]
   assert warnings == [
-    "warning: fake shows no more of this start, and nothing else is lost:"
-    " ConnectionError: no network"
+    "warning: fake logs nothing more until the next start, and nothing else is"
+    " lost: ConnectionError: no network"
   ]
   assert [call[0] for call in fakes.CALLS][-1] == hook
   values = [
@@ -166,7 +166,7 @@ def test_one_that_hangs_does_not_hold_the_end(hook, log, fakes, monkeypatch):
   begun = time.monotonic()
   said = log(fake={"hangs": hook})
   assert time.monotonic() - begun < 5
-  assert said[-1].endswith("nothing else is lost: it does not end")
+  assert said[-1].endswith("nothing else is lost: it did not end in time")
   assert several.left_behind() == ["fake"]
 
 
@@ -191,8 +191,8 @@ def test_one_that_does_not_keep_up_is_given_up(log, fakes, monkeypatch):
   monkeypatch.setattr(several, "END_SECONDS", 0.2)
   said = log(fake={"hangs": "open"})
   assert said == [
-    "warning: fake shows no more of this start, and nothing else is lost: 3"
-    " figures wait for it"
+    "warning: fake logs nothing more until the next start, and nothing else is"
+    " lost: 3 figures are waiting for it"
   ]
 
 

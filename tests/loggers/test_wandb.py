@@ -63,7 +63,7 @@ def fake(monkeypatch):
 
 
 def start(tmp_path, kept=(), keep=None):
-  """Of a run that goes on from step 4."""
+  """Logs a run that resumes from step 4."""
   return logger.Start(
     folder=tmp_path,
     name="run",
@@ -79,7 +79,7 @@ def test_one_run_goes_on_and_has_the_steps_of_the_training(fake, tmp_path):
   kept = []
   part = wandb_part.PART(project="p", mode="offline")
   log = part.open(start(tmp_path, keep=kept.append))
-  assert log.where == "offline, `wandb sync /runs/a/wandb/offline-1` sends it"
+  assert log.where == "offline; `wandb sync /runs/a/wandb/offline-1` uploads it"
   log.write(5, {"loss": 0.5}, 1.0)
   buffer = io.BytesIO()
   Image.new("RGB", (3, 2)).save(buffer, "PNG")
@@ -146,7 +146,7 @@ def test_wandb_itself_offline_goes_on_with_a_run(
         loggers.write(step, {"some_loss": step / 7}, time.time())
       loggers.finish()
     (line,) = said
-    assert line.startswith(f"wandb: offline, `wandb sync {workdir}/wandb/")
+    assert line.startswith(f"wandb: offline; `wandb sync {workdir}/wandb/")
   run_id = json.loads((workdir / "loggers.json").read_text())["wandb"]["id"]
   files = sorted(workdir.glob("wandb/offline-run-*/*.wandb"))
   assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
