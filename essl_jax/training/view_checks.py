@@ -79,9 +79,9 @@ def check_sharing(
       if share % request.shared_by:
         raise UsageError(
           f"{path}: groups of {request.shared_by} images share a draw of the"
-          f" view {request.name!r} and must stay on one device, which has"
-          f" {share} images at a time: give a config.batch_size that gives each"
-          f" device a multiple of {request.shared_by}"
+          f" view {request.name!r} and must stay together, but a device has"
+          f" {share} at a time: give a config.batch_size that gives each device"
+          f" a multiple of {request.shared_by}"
         )
 
 

@@ -124,7 +124,7 @@ def test_parts_ask_for_one_view_each_in_their_way():
     ViewRequest("first", FLIPPED, shared_by=3),
     ViewRequest("first", FLIPPED, chunks=2),
   ):
-    with pytest.raises(UsageError, match="another view 'first'"):
+    with pytest.raises(UsageError, match="a view 'first' that differs"):
       views_lib.union([*asked, part(other)], None)
 
 

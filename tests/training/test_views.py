@@ -29,7 +29,7 @@ def test_each_view_is_drawn_once():
     ([ViewRequest("label", View())], "'label'.*give it another name"),
     (
       [ViewRequest("first", View()), ViewRequest("first", View(8))],
-      "another view 'first'.*give it another name",
+      "a view 'first' that differs.*give it another name",
     ),
     ([ViewRequest("again", View(), draw_of="first")], "draw of 'first'"),
   ],
