@@ -189,7 +189,7 @@ WRONG = {
   "default": (_term("Default"), "config.default.depth must be int, got 'many'"),
   "default bound": (_term("Low"), "config.low.depth must be at least 1; got 0"),
   "metric": (_term("Vector"), "rows must be one number, and has shape (16,)"),
-  "metric name": (_term("Ssl"), "Ssl.loss: the metric loss_ssl is there"),
+  "metric name": (_term("Ssl"), "Ssl.loss: the metric loss_ssl exists"),
   "term": (_term("Seeks"), "Seeks.forward: KeyError: 'nothing'"),
   "term heads": (_term("Headless"), "Headless.make_heads: RuntimeError"),
   "no weight": (

@@ -1,5 +1,5 @@
-"""Equivariance terms: losses that make features tell a transformation.
+"""Equivariance terms: losses that make features sensitive to transformations.
 
-`term.Term` is their base class; `config.terms` names them, or `module:Class`
-of a user's module. Every term works with every method.
+`term.Term` is their base class. `config.terms` names them, or a user's own as
+`module:Class`. Every term works with every method.
 """

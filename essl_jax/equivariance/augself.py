@@ -1,4 +1,4 @@
-"""AugSelf's term: by what the parameters of two views differ."""
+"""AugSelf's term: predicts how the parameters of two views differ."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def _binary(scores: jax.Array, values: jax.Array) -> jax.Array:
   return jnp.mean(optax.sigmoid_binary_cross_entropy(scores, values))
 
 
-# How each difference is learned; classes have a label and no numbers.
+# The loss of each difference; a class has a label in place of numbers.
 _LOSSES: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   "crop": _regression,
   "color": _regression,
@@ -49,26 +49,27 @@ def loss(
   *,
   weights: Mapping[str, jax.typing.ArrayLike],
 ) -> jax.Array:
-  """AugSelf's loss: the weighted sum of how badly each difference is named.
+  """AugSelf's loss: the weighted sum of each difference's prediction loss.
 
-  The squared error of the hyperbolic tangent for `crop`, `color`, `blur` and
-  `sol`, a binary cross entropy for `flip`, a cross entropy for `rot`. Needs no
-  `axis_name`: examples do not see each other.
+  The loss is the squared error of the hyperbolic tangent for `crop`, `color`,
+  `blur` and `sol`, the binary cross entropy for `flip`, and the cross entropy
+  for `rot`. It needs no `axis_name`: examples do not interact.
 
   Args:
-    predictions: by name, the outputs [M, K] of the heads; both orders of the
-      views are stacked.
-    differences: by name, numbers [M, K], or [M] where K is 1, of `differences`;
-      of `rot` labels, integers [M] in [0, K).
-    weights: by name, numbers of at least 0. What has no weight is left out.
+    predictions: the heads' outputs [M, K] by name; both orders of the views are
+      stacked.
+    differences: by name, from the function `differences`: numbers [M, K], or
+      [M] if K is 1; for `rot`, integer labels [M] in [0, K).
+    weights: by name, numbers of at least 0. A difference without a weight is
+      left out.
 
   Returns:
     The sum of the weighted means, a float32 scalar.
 
   Raises:
-    ValueError: a weight has an unknown name, or one without a prediction or a
-      difference; shapes do not fit; a weight is not a number of at least 0, or
-      a label is no integer or known to be out of range.
+    ValueError: a weight's name is unknown, or has no prediction or difference;
+      shapes do not fit; a weight is not a number of at least 0; or labels are
+      not integers or known to be out of range.
 
   Example:
     >>> crop = {"crop": jnp.zeros((2, 4))}
@@ -87,15 +88,15 @@ def loss(
     for given in (_LOSSES, predictions, differences):
       if name not in given:
         raise ValueError(
-          f"weights[{name!r}] has nothing to weigh; there are"
-          f" {', '.join(sorted(given))}"
+          f"weights[{name!r}] needs a prediction and a difference of this name;"
+          f" there are {', '.join(sorted(given))}"
         )
     total += weight * _one(name, predictions[name], differences[name])
   return total
 
 
 def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
-  """The loss of one difference; ValueError where shapes do not fit."""
+  """The loss of one difference; raises ValueError if shapes do not fit."""
   learn = _LOSSES[name]
   if learn is losses.transformation_prediction:
     return learn(scores, difference)
@@ -105,7 +106,7 @@ def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
     found = shape
   if len(shape) != 2 or 0 in shape or found != shape:
     raise ValueError(
-      f"predictions[{name!r}] and differences[{name!r}] must be of one shape"
+      f"predictions[{name!r}] and differences[{name!r}] must have one shape"
       f" [M, K], not empty, got {shape} and {found}"
     )
   return learn(
@@ -113,22 +114,23 @@ def _one(name: str, scores: chex.Array, difference: chex.Array) -> jax.Array:
   )
 
 
-# Outputs of the head of each difference.
+# Number of outputs of each difference's head.
 _OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "sol": 1, "rot": 4}
 
 
 class AugSelf(Term):
-  """Heads name by what the parameters of both views of an image differ.
+  """Heads predict how the parameters of an image's two views differ.
 
-  A field for each difference is its weight; 0 leaves out the head.
+  Each difference has a field, its weight; 0 leaves out the head.
 
   Attributes:
-    crop: of the windows' centres and sizes; 0.5 on ImageNet-100.
-    color: of brightness, contrast, saturation and hue; 0.5 on ImageNet-100.
-    flip: of whether both or neither are flipped.
-    blur: of the blurs' deviations.
-    sol: of the thresholds of solarize.
-    rot: of quarter turns, where views draw elements of `rotation`.
+    crop: weight of the windows' centres and sizes; 0.5 on ImageNet-100.
+    color: weight of brightness, contrast, saturation and hue; 0.5 on
+      ImageNet-100.
+    flip: weight of whether both views or neither are flipped.
+    blur: weight of the blurs' sigmas.
+    sol: weight of the thresholds of solarize.
+    rot: weight of quarter turns, if views draw elements of `rotation`.
     hidden_widths: widths of each head's hidden layers, without biases.
 
   Reference:
@@ -147,18 +149,18 @@ class AugSelf(Term):
 
   @property
   def weights(self) -> dict[str, float]:
-    """Those above 0, by the name of the difference."""
+    """The weights above 0, by the name of the difference."""
     given = {name: getattr(self, name) for name in _OUTPUTS}
     return {name: x for name, x in given.items() if x}
 
   def check(self, config: Any) -> None:
-    """Refuses differences that no two views have."""
+    """Refuses differences that the two views do not have."""
     pair = [getattr(config.views, name) for name in PAIR]
     there = differences_lib.drawn_by(pair, config.views.extra)
     if not self.weights:
       raise UsageError(
-        f"config.{self.section} has no weight of a difference above 0: set one,"
-        f" or config.{self.section}.weight to 0"
+        f"config.{self.section} gives no difference a weight above 0: set one,"
+        f" or set config.{self.section}.weight to 0"
       )
     for name in self.weights:
       if name not in there:
@@ -169,7 +171,7 @@ class AugSelf(Term):
         )
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """Both views of the method, and what was done to them."""
+    """The method's two views, with their parameters."""
     return request_pair(views, parameters=True)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
@@ -184,7 +186,7 @@ class AugSelf(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """The outputs [2 N, K] of each head, of both orders of the views."""
+    """The outputs [2 N, K] of each head, for both orders of the views."""
     del targets
     y1, y2 = (features[name] for name in PAIR)
     both = jnp.concatenate(
@@ -199,7 +201,7 @@ class AugSelf(Term):
     *,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, Metrics]:
-    """The weighted sum, and the loss of each difference before its weight."""
+    """The weighted sum, and the unweighted loss of each difference."""
     del axis_name
     pair = [targets["parameters"][name] for name in PAIR]
     jitter = differences_lib.largest_jitter([x.view for x in pair])

@@ -1,4 +1,4 @@
-"""CARE's term: one augmentation turns all embeddings alike."""
+"""CARE's term: an augmentation rotates all embeddings in the same way."""
 
 from collections.abc import Mapping
 import numbers
@@ -29,26 +29,26 @@ def loss(
 ) -> jax.Array:
   """CARE's loss: angles within a chunk are the same under two augmentations.
 
-  The images of a chunk share one draw of each view, which may rotate their
-  unit embeddings together and no more: it keeps their inner products. The loss
-  is (2/N) times the sum over chunks of the squared differences of these. The
-  gradient flows into both views.
+  The images of a chunk share one draw of each view. A draw may only rotate
+  their unit embeddings together, so the inner products must stay the same. The
+  loss is (2/N) times the sum over chunks of the squared differences of inner
+  products. The gradient flows into both views.
 
   Args:
     embeddings1: [N, D] of one view, of unit length (`losses.unit_length`):
       they are *not* normalised inside.
     embeddings2: [N, D] of another view, likewise.
-    chunks: into how many the whole batch of all devices is divided; each has
-      as many consecutive rows.
-    axis_name: mapped axis, over whose devices embeddings are gathered where
-      chunks are larger than a device's share or do not divide it.
+    chunks: number of chunks that the whole batch of all devices is divided
+      into; all have the same number of consecutive rows.
+    axis_name: mapped axis. Embeddings are gathered over its devices if chunks
+      are larger than a device's share or do not divide it.
 
   Returns:
     The loss, a float32 scalar.
 
   Raises:
-    ValueError: the shapes differ or are not [N, D], or the chunks do not divide
-      the rows or have a single one each, which has no angle.
+    ValueError: the shapes differ or are not [N, D], the chunks do not divide
+      the rows, or a chunk would have a single row, which has no angle.
 
   Example:
     >>> z = jnp.eye(4)
@@ -65,7 +65,7 @@ def loss(
   if rows % size == 0:
     own = [x.reshape(-1, size, x.shape[1]) for x in (first, second)]
     change = jnp.subtract(*(jax.vmap(common.similarity)(x, x) for x in own))
-    # Angles with oneself are 0.
+    # The angle of a row with itself is 0.
     is_pair = ~jnp.eye(size, dtype=bool)[None]
   else:
     change = jnp.subtract(
@@ -82,7 +82,7 @@ def loss(
 
 
 def _chunk_size(rows: int, chunks: int, axis_name: str | None) -> int:
-  """Rows of a chunk; ValueError where there is no such division."""
+  """Rows of a chunk; raises ValueError if chunks do not divide the rows."""
   devices = 1 if axis_name is None else lax.axis_size(axis_name)
   total = rows * devices
   is_whole = isinstance(chunks, numbers.Integral)
@@ -95,16 +95,16 @@ def _chunk_size(rows: int, chunks: int, axis_name: str | None) -> int:
 
 
 class CARE(Term):
-  """Embeddings keep their angles when all images of a chunk change alike.
+  """Embeddings keep their angles when a chunk's images share an augmentation.
 
-  It draws two more views, with the settings of the first and the second; the
-  images of a chunk share each draw. The paper uses the method's projector. Here
-  the term has its own, so that it works with any method.
+  The term draws two more views, with the settings of the first and the second;
+  the images of a chunk share each draw. The paper uses the method's projector.
+  Here the term has its own, so that it works with any method.
 
   Attributes:
     weight: weight of this loss (lambda in the paper: 0.03 on CIFAR-10, 0.001
-      with 4 chunks on CIFAR-100, 0.01 with 8 on STL-10); 0 leaves it out, with
-      its views.
+      with 4 chunks on CIFAR-100, 0.01 with 8 on STL-10); 0 leaves out the loss
+      and its views.
     chunks: number of chunks that a batch is divided into. The images of a
       chunk are consecutive and share their draws.
     projector: widths of the layers, with batch norms and ReLUs between them.
@@ -126,7 +126,7 @@ class CARE(Term):
       )
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """Two views whose draws chunks share."""
+    """Two views; the images of a chunk share their draws."""
     return [
       ViewRequest(
         f"{self.section}_{name}",
@@ -145,7 +145,7 @@ class CARE(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> list[jax.Array]:
-    """Embeddings [N, D] of unit length of each view."""
+    """Unit-length embeddings [N, D] of each view."""
     del targets
     projector = heads["care_projector"]
     return [

@@ -1,4 +1,4 @@
-"""By what the parameters of two views of an image differ."""
+"""Differences between the parameters of two views of an image."""
 
 from collections.abc import Sequence
 
@@ -20,37 +20,38 @@ def differences(
   *,
   jitter: Sequence[float],
 ) -> dict[str, jax.Array]:
-  """By what two views of the same images differ: the first minus the second.
+  """Computes how two views of the same images differ: first minus second.
 
-  A part that was not applied counts with the value that says so, such as a
+  An augmentation that was not applied counts with its neutral value, such as a
   factor of 1.
 
   Args:
     parameters1: of one view of N images.
     parameters2: of another view of the same images.
-    jitter: strengths of brightness, contrast, saturation and hue that both
-      views have, as of `augment.View`.
+    jitter: strengths of brightness, contrast, saturation and hue of both views;
+      see `augment.View`.
 
   Returns:
-    By name, float32 [N, K] where nothing else is said:
+    By name, float32 [N, K] unless stated otherwise:
 
     * `crop` [N, 4]: the differences of the windows' centres, downward and to
       the right, and of their heights and widths, in parts of the image. The
-      second changes its sign where the first view is flipped, since there the
-      image has its right on the left.
+      second changes its sign if the first view is flipped, because left and
+      right are then swapped.
     * `color` [N, 4]: the differences of brightness, contrast, saturation and
-      hue, divided by the width of the range that each is drawn from, so that
-      they are in [-1, 1]; 0 for a part of strength 0.
-    * `flip` [N, 1]: 1 where both views or neither are flipped, otherwise 0.
+      hue, each divided by the width of the range that it is drawn from, so that
+      they are in [-1, 1]; 0 for a strength of 0.
+    * `flip` [N, 1]: 1 if both views or neither are flipped, otherwise 0.
     * `blur` [N, 1]: the difference of sigma in pixels of the view.
-    * `sol` [N]: the difference of the thresholds, of which 1 changes nothing.
-    * `rot` int32 [N]: the quarter turns, counter-clockwise, that lead from the
-      second to the first, 0 to 3; only if both views have elements of the
-      group `rotation`.
+    * `sol` [N]: the difference of the thresholds; a threshold of 1 changes
+      nothing.
+    * `rot` int32 [N]: the number of quarter turns, counter-clockwise, that lead
+      from the second to the first, 0 to 3; only if both views have elements of
+      the group `rotation`.
 
   Raises:
-    ValueError: the parameters are of different numbers of images, or `jitter`
-      are not four finite numbers of at least 0.
+    ValueError: the parameters belong to different numbers of images, or
+      `jitter` is not four finite numbers of at least 0.
 
   Reference:
     Lee et al. 2021 (arXiv 2111.09613), section 3.1.
@@ -59,8 +60,8 @@ def differences(
   counts = np.shape(parameters1.crop), np.shape(parameters2.crop)
   if counts[0] != counts[1]:
     raise ValueError(
-      "parameters1 and parameters2 must be of the same images, and their crops"
-      f" are {counts[0]} and {counts[1]}"
+      "parameters1 and parameters2 must belong to the same images, and have"
+      f" crops {counts[0]} and {counts[1]}"
     )
   both = parameters1.as_applied(), parameters2.as_applied()
   change = lambda read: jnp.subtract(*map(read, both))
@@ -83,13 +84,13 @@ def differences(
 
 
 def _range_widths(jitter: Sequence[float]) -> list[float]:
-  """How wide the ranges are that `augment.View.jitter` draws from."""
+  """The widths of the ranges that `augment.View.jitter` draws from."""
   if len(jitter) != 4 or not all(0 <= x < np.inf for x in jitter):
     raise ValueError(
       f"jitter must be four finite numbers of at least 0, got {jitter!r}"
     )
   widths = [1 + x - max(0, 1 - x) for x in jitter[:3]] + [2 * jitter[3]]
-  return [width or 1.0 for width in widths]  # nothing differs where it is 0
+  return [width or 1.0 for width in widths]  # at width 0 nothing differs
 
 
 def _moved(first: ViewParameters, second: ViewParameters) -> jax.Array:
@@ -109,19 +110,20 @@ def _moved(first: ViewParameters, second: ViewParameters) -> jax.Array:
 
 
 def largest_jitter(views: Sequence[View]) -> tuple[float, ...]:
-  """The strength of each jitter in views, the largest of each."""
+  """The largest strength of each jitter among views."""
   return tuple(max(x) for x in zip(*(v.jitter for v in views), strict=True))
 
 
 def drawn_by(views: Sequence[View], extra: str | None = None) -> set[str]:
-  """The names of the differences that views of an image may have.
+  """Names the differences that views of an image may have.
 
   Args:
-    views: how they are drawn.
-    extra: one more group that they undergo.
+    views: how the views are drawn.
+    extra: one more group that is applied to them.
 
   Returns:
-    Those of what one of them draws; `rot` where all draw quarter turns.
+    The differences that at least one view draws; `rot` only if all views draw
+    quarter turns.
   """
   are_drawn = {
     "crop": not all(view.is_whole for view in views),

@@ -14,22 +14,22 @@ from essl_jax.transformations.drawn import draw_labels
 
 Copies = tuple[jax.Array, dict[str, jax.Array]]
 """K copies of N images, [K N, H, H, C]: the first of all images, then the
-second, ...; and the targets: `labels`, int32 [K N], what the head is to say of
-each, and where the prediction is relative `partners`, int32 [N, K], the copy of
-the same image with which each is compared."""
+second, ...; and the targets. These are `labels`, int32 [K N], the element that
+the head must predict for each copy, and for relative predictions `partners`,
+int32 [N, K], the copy of the same image that each copy is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ElementPrediction:
-  """Which element of a group was applied, or which leads from copy to copy.
+  """Predicts which element of a group was applied, or leads from copy to copy.
 
   Attributes:
-    group: whose elements are told apart.
+    group: its elements are predicted.
     separate_heads: one head for each factor of a product, instead of one for
       all combinations.
-    relative: the head sees the features of two copies of an image and names the
-      element that leads from the first to the second. This needs no upright
-      images: it can be asked of data that hold rotated ones already.
+    relative: the head sees the features of two copies of an image and predicts
+      the element that leads from the first to the second. This needs no upright
+      images, so it works for data that contain rotated ones already.
   """
 
   group: TransformationGroup
@@ -38,18 +38,18 @@ class ElementPrediction:
 
   @property
   def heads(self) -> dict[str, int]:
-    """The number of classes of each head by the name of its group."""
+    """The number of classes of each head, by the name of its group."""
     groups = self.group.factors if self.separate_heads else (self.group,)
     return {group.name: group.num_classes for group in groups}
 
   @inputs.any_sharding(by_example=True)
   def all_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
-    """Every element of every image.
+    """Applies every element to every image.
 
     Args:
       images: [N, H, H, C], in [0, 1].
-      keys: typed keys [N], for the partners of a relative prediction: one
-        random copy of an image for all of its copies, itself included.
+      keys: typed keys [N], for relative predictions: one random copy of an
+        image is the partner of all its copies, itself included.
 
     Returns:
       K copies of each image for K elements.
@@ -64,7 +64,7 @@ class ElementPrediction:
 
   @inputs.any_sharding(by_example=True)
   def random_elements(self, images: chex.Array, keys: chex.Array) -> Copies:
-    """One random element of every image; two where it is relative.
+    """Applies one random element to every image; two if `relative`.
 
     Args:
       images: [N, H, H, C], in [0, 1].
@@ -87,7 +87,7 @@ class ElementPrediction:
   def _compared(
     self, elements: jax.Array, partners: jax.Array
   ) -> dict[str, jax.Array]:
-    """The targets: what leads from its partner to each copy."""
+    """The targets: the element that leads from its partner to each copy."""
     n, copies = partners.shape
     by_copy = elements.reshape(copies, n)
     from_element = jnp.take_along_axis(by_copy, partners.T, axis=0)
@@ -96,19 +96,19 @@ class ElementPrediction:
     return {"labels": labels, "partners": partners}
 
   def loss(self, logits: chex.Array, labels: chex.Array) -> jax.Array:
-    """The cross-entropy, summed over the heads.
+    """Computes the cross-entropy, summed over the heads.
 
     Args:
       logits: [M, classes of all heads].
       labels: int32 [M], elements of the whole group.
 
     Returns:
-      A float32 scalar, the mean over M. It is NaN with a label out of range
-      whose value is not known yet.
+      A float32 scalar, the mean over M. It is NaN if a traced label is out of
+      range.
 
     Raises:
-      ValueError: shapes that do not fit, or labels that are not integers or
-        known to be out of range.
+      ValueError: shapes do not fit, or labels are not integers or known to be
+        out of range.
     """
     labels = inputs.labels_of(labels, len(logits), self.group.num_classes)
     parts = zip(self._split(logits), self._targets(labels), strict=True)
@@ -118,7 +118,7 @@ class ElementPrediction:
     )
 
   def classify(self, logits: chex.Array) -> jax.Array:
-    """The element that the heads name, int32 [M]; arguments as for `loss`."""
+    """The predicted element, int32 [M]; arguments as for `loss`."""
     found = jnp.zeros(logits.shape[:1], jnp.int32)
     for part, size in zip(
       self._split(logits), self.heads.values(), strict=True
@@ -143,13 +143,13 @@ class ElementPrediction:
     for size in reversed(list(self.heads.values())[1:]):
       targets.append(labels % size)
       labels = labels // size
-    # What is out of range stays so in the first.
+    # A label out of range stays out of range in the first.
     return [labels, *targets[::-1]]
 
 
 @inputs.any_sharding(by_example=True)
 def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
-  """Puts the features of each copy behind those of its partner.
+  """Concatenates the features of each copy's partner and of the copy.
 
   Args:
     features: [K N, F], in the order of `Copies`.
@@ -175,10 +175,10 @@ def pair_features(features: chex.Array, partners: chex.Array) -> jax.Array:
 def make(
   group: str, *, heads: str = "joint", relative: bool = False
 ) -> ElementPrediction:
-  """What a config asks for.
+  """Makes the prediction that a config describes.
 
   Args:
-    group: of `transformations.find`.
+    group: see `transformations.find`.
     heads: `joint`, or `each` for a head for every factor of a product.
     relative: see `ElementPrediction`.
 
@@ -186,22 +186,23 @@ def make(
     The prediction.
 
   Raises:
-    ValueError: an unknown group, a product with equal elements, separate heads
-      for what is no product, or a relative prediction of what is no group.
+    ValueError: the group is unknown; a product has equal elements; separate
+      heads are asked for without a product; or a relative prediction is asked
+      for transformations that are no group.
   """
   found = transformations.find(group)
   if heads == "each" and not found.factors:
     raise ValueError(
-      f"heads=each is for products of groups, and {group} is none: leave heads"
-      " at joint"
+      f"heads=each needs a product of groups, and {group} is not one: leave"
+      " heads at joint"
     )
   if relative and heads == "each":
     raise ValueError(
       "relative predictions have one head: leave heads at joint (differences of"
-      " a product do not divide into those of its factors)"
+      " a product do not split into those of its factors)"
     )
   found.check_elements()
   made = ElementPrediction(found, heads == "each", relative)
   if relative:
-    _ = found.differences  # raises for what is no group
+    _ = found.differences  # raises if it is no group
   return made

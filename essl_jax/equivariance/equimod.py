@@ -1,4 +1,4 @@
-"""EquiMod's term: embeddings are displaced as their images were augmented."""
+"""EquiMod's term: predicts how an augmentation displaces an embedding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,19 +27,17 @@ def loss(
   temperature: jax.typing.ArrayLike,
   axis_name: str | None = None,
 ) -> jax.Array:
-  """NT-Xent between augmented views and what their parameters predict.
+  """NT-Xent between embeddings of augmented views and their predictions.
 
-  Each embedding has to find its prediction, and each prediction its embedding,
-  among all others: 2M - 2 negatives. The gradient flows into both.
+  Each embedding must find its prediction, and each prediction its embedding,
+  among 2M - 2 negatives. The gradient flows into both.
 
   Args:
-    embeddings: [M, D] of augmented views, those of both views stacked,
+    embeddings: [M, D], of both augmented views, stacked; normalised inside.
+    predicted: [M, D], each the displaced embedding of the plain image;
       normalised inside.
-    predicted: [M, D], each the displaced embedding of the plain image,
-      likewise.
-    temperature: what cosine similarities are divided by, above 0; 0.2 in the
-      paper.
-    axis_name: mapped axis over whose devices both are gathered.
+    temperature: divides cosine similarities; above 0, and 0.2 in the paper.
+    axis_name: mapped axis; both arrays are gathered over its devices.
 
   Returns:
     The mean loss, a float32 scalar.
@@ -62,14 +60,13 @@ def loss(
 
 
 class EquiMod(Term):
-  """The plain image's embedding is moved to those of its views.
+  """Predicts the views' embeddings from the plain image's and their parameters.
 
-  A third view is resized and not augmented. What was done to a view moves its
-  embedding.
+  A third view, the plain image, is resized and not augmented.
 
   Attributes:
-    temperature: what cosine similarities are divided by.
-    projector: features to embeddings.
+    temperature: divides cosine similarities.
+    projector: widths of the projector from features to embeddings.
     parameters_width: width of the layer that takes the parameters of a view.
 
   Reference:
@@ -83,12 +80,12 @@ class EquiMod(Term):
   parameters_width: bounds.Width = 128
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """The views of the method with what was done to them, and a plain one."""
+    """The method's two views with their parameters, and the plain view."""
     seen = request_pair(views, parameters=True)
     return [*seen, self.predicted_from(views)]
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
-    """The projector, the layer of the parameters, and the predictor."""
+    """The projector, the layer for the parameters, and the predictor."""
     return {
       "equimod_projector": self.projector.make(**common),
       "equimod_parameters": MLP(
@@ -100,7 +97,7 @@ class EquiMod(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """`embeddings` of both views and what is `predicted` of them, [2 N, D]."""
+    """`embeddings` of both views and those `predicted`, each [2 N, D]."""
     embeddings = [self.embed(heads, features[name]) for name in PAIR]
     plain = self.embed(heads, features[_PLAIN])
     seen = [targets["parameters"][name] for name in PAIR]

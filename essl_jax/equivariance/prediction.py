@@ -1,4 +1,4 @@
-"""E-SSL's term: which element of a group was applied to a view."""
+"""E-SSL's term: predicts which element of a group was applied to a view."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -19,25 +19,25 @@ from essl_jax.transformations import TransformationGroup
 
 
 class Prediction(Term):
-  """Cross entropy of naming the element that was applied to a third view.
+  """Predicts the element that was applied to a third view; cross entropy.
 
-  A second prediction beside it is a subclass with other names below, and may
-  have another view.
+  For a second prediction, write a subclass with its own section, `view_name`
+  and `head_name`; its view may differ.
 
   Attributes:
-    view_name: of its view under the elements of the group.
-    head_name: of its head.
+    view_name: name of the view to which elements are applied.
+    head_name: name of the head.
     weight: weight of this loss (lambda in the paper); 0 leaves out the third
       view and the head (the baseline).
     group: transformation group to predict: a name in `transformations.GROUPS`,
       a product such as `rotation*horizontal_flip`, or `module:NAME` of your
       own.
-    all_elements: apply the whole group to every image, otherwise one random
-      element to each.
-    heads: `joint`: one head tells apart all combinations of a product; `each`:
-      every factor has a head, and their losses are added.
+    all_elements: apply every element of the group to every image; if False, one
+      random element to each.
+    heads: `joint`: one head for all combinations of a product; `each`: every
+      factor has a head, and their losses are added.
     relative: predict, from the features of two copies of an image, which
-      element leads from the first to the second; for data that hold rotated
+      element leads from the first to the second; for data that contain rotated
       images already. Needs a group whose elements can be undone.
     hidden_widths: widths of the head's hidden layers; `()` makes it linear.
     hidden_norm: norm after each hidden layer: `layer` or `batch`.
@@ -63,7 +63,7 @@ class Prediction(Term):
 
   @functools.cached_property
   def question(self) -> elements.ElementPrediction:
-    """What the head predicts; ValueError where that does not exist."""
+    """What the head predicts; raises ValueError if the fields do not fit."""
     return elements.make(self.group, heads=self.heads, relative=self.relative)
 
   @property
@@ -77,12 +77,13 @@ class Prediction(Term):
     return (f"{self.section}_accuracy",)
 
   def check(self, config: Any) -> None:
-    """Refuses groups that cannot be predicted, and heads that see nothing."""
+    """Refuses groups that cannot be predicted, and heads that cannot learn."""
     del config
     if self.hidden_norm == "layer" and 1 in self.hidden_widths:
       raise UsageError(
         f"config.{self.section}.hidden_widths must be 2 or more with layer"
-        f" norms, which make a constant of one value; got {self.hidden_widths}"
+        " norms, which turn one value into a constant; got"
+        f" {self.hidden_widths}"
       )
     try:
       _ = self.question
@@ -90,7 +91,7 @@ class Prediction(Term):
       raise UsageError(f"config.{self.section}: {error}") from error
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """The third view under all elements, or a random one."""
+    """The third view under all elements, or under a random one."""
     view, transform = getattr(views, self.views[0]), self.question.all_elements
     if not self.all_elements:
       transform = self.question.random_elements
@@ -108,13 +109,13 @@ class Prediction(Term):
     return {self.head_name: head}
 
   def unfit_heads(self, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The head, where that of the file was asked for something else."""
+    """The head, if the file's head predicts something else."""
     there = metadata.get(self.section)
     if there is None:
       return {}
     if not isinstance(there, Mapping):  # damaged
       there = {}
-    # Older files have one form of it.
+    # Older files have no other form.
     asked = [there.get("group"), there.get("heads", "joint")]
     asked.append(there.get("relative", False))
     if asked == [self.group, self.heads, self.relative]:

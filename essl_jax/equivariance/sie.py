@@ -1,4 +1,4 @@
-"""SIE's term: one part of the features is invariant, one is predicted."""
+"""SIE's term: part of the features is invariant, the rest equivariant."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,32 +35,33 @@ def loss(
   weights: Mapping[str, Any] | Sequence[Any],
   axis_name: str | None = None,
 ) -> jax.Array:
-  """SIE's loss: VICReg of split embeddings whose second part is predicted.
+  """SIE's loss: VICReg on split embeddings, with a predicted second part.
 
-  The invariance is the mean squared difference of the invariant embeddings, the
-  prediction that of the second view's equivariant ones and what is predicted
-  of the first view's. Variance and covariance are those of `losses.vicreg` of
-  both embeddings side by side, summed over the views, but that the variance is
-  halved, and counts the predictions as a third view.
+  The invariance is the mean squared difference between the views' invariant
+  embeddings. The prediction is that between the second view's equivariant
+  embeddings and those predicted from the first view. Variance and covariance
+  are those of `losses.vicreg` of both embeddings side by side, summed over the
+  views, except that the variance is halved and counts the predictions as a
+  third view.
 
   Args:
     invariant1: embeddings [N, D1] of the first view's invariant features.
     invariant2: those of the second view.
     equivariant1: embeddings [N, D2] of the first view's other features.
     equivariant2: those of the second view.
-    predicted: [N, D2], the equivariant ones of the second view, predicted from
-      those of the first and the transformation between the views.
+    predicted: [N, D2], the second view's equivariant embeddings, predicted from
+      the first view's and the transformation between the views.
     weights: of the invariance, the prediction, the variance and the covariance,
       in this order or by the names in `PARTS`; 10, 45, 10 and 1 in the paper.
-    axis_name: mapped axis over whose devices the unbiased covariances are
-      averaged, as by `losses.vicreg`.
+    axis_name: mapped axis; the unbiased covariances are averaged over its
+      devices, as in `losses.vicreg`.
 
   Returns:
     The loss, a float32 scalar.
 
   Raises:
-    ValueError: shapes differ or are not [N, D], all devices together have one
-      example, or a weight is not a number of at least 0.
+    ValueError: shapes differ or are not [N, D], all devices together have only
+      one example, or a weight is not a number of at least 0.
 
   Example:
     >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -85,7 +86,7 @@ def loss(
   )
   if len(first) != len(equi1):
     raise ValueError(
-      "invariant and equivariant embeddings must be of as many examples, got"
+      "invariant and equivariant embeddings must have equally many rows, got"
       f" shapes {first.shape} and {equi1.shape}"
     )
   of_invariance, of_prediction, of_variance, of_covariance = (
@@ -104,17 +105,17 @@ def loss(
 class SIE(Term):
   """Some features are invariant, and the others follow the augmentation.
 
-  A hypernetwork makes, of the differences between the views' parameters, the
-  matrix that takes the second part of one view to that of the other.
+  From the differences between the views' parameters, a hypernetwork makes the
+  matrix that maps the second part of one view's features to the other's.
 
   Attributes:
-    equivariant_features: how many of the features are the second part.
+    equivariant_features: number of features in the second part.
     invariance_weight: weight of the squared difference of the first part.
     prediction_weight: weight of the squared error of the prediction.
-    variance_weight: weight of what deviations lack to 1.
+    variance_weight: weight of the amount by which deviations are below 1.
     covariance_weight: weight of the squared covariances.
-    invariant_projector: of the first part of the features.
-    equivariant_projector: of the second part.
+    invariant_projector: widths of the projector of the first part.
+    equivariant_projector: widths of the projector of the second part.
 
   Reference:
     Garrido et al. 2023 (arXiv 2302.10283), section 3.
@@ -129,11 +130,11 @@ class SIE(Term):
   equivariant_projector: bounds.Widths = (1024, 1024, 1024)
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """Both views of the method, and what was done to them."""
+    """The method's two views, with their parameters."""
     return request_pair(views, parameters=True)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
-    """A projector of each part, and the hypernetwork."""
+    """A projector for each part, and the hypernetwork."""
     make = lambda widths: MLP(widths, output_bias=False, **common)
     return {
       "sie_invariant_projector": make(self.invariant_projector),
@@ -146,7 +147,7 @@ class SIE(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    """The embeddings, the arguments of the function `loss` by their names."""
+    """The embeddings, named as the arguments of the function `loss`."""
     found = {}
     for number, name in enumerate(PAIR, 1):
       invariant, _ = self._split(features[name])
@@ -160,12 +161,12 @@ class SIE(Term):
     return found | {"predicted": predicted}
 
   def check_features(self, width: int) -> None:
-    """Refuses features of which none would be invariant."""
+    """Refuses a width that leaves no invariant features."""
     if self.equivariant_features >= width:
       raise UsageError(
         f"config.{self.section}.equivariant_features"
         f" {self.equivariant_features} must be fewer than the {width} features"
-        " of the encoder, of which the others are invariant"
+        " of the encoder; the others are invariant"
       )
 
   def _split(self, features: jax.Array) -> list[jax.Array]:
@@ -179,7 +180,7 @@ class SIE(Term):
     return self.requests(views)[0]
 
   def embed(self, heads: Heads, features: jax.Array) -> jax.Array:
-    """See `term.Predictor`: of the equivariant features."""
+    """See `term.Predictor`; embeds the equivariant features."""
     return heads["sie_equivariant_projector"](self._split(features)[1])
 
   def predict(
@@ -203,7 +204,7 @@ class SIE(Term):
     *,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, Metrics]:
-    """See the function `loss`, and the error of the prediction."""
+    """See the function `loss`; also returns the error of the prediction."""
     del targets
     weights = {name: getattr(self, f"{name}_weight") for name in PARTS}
     value = loss(**outputs, weights=weights, axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""STL's term: what a pair of images shares is learned without parameters."""
+"""STL's term: learns a transformation from pairs of images that share it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,30 +39,30 @@ def loss(
 ) -> jax.Array:
   """Self-supervised transformation learning: three NT-Xent losses.
 
-  Two images share the draws of both views: the transformation that is read off
-  one of them moves the other's features.
+  Two images share the draws of both views. The transformation inferred from
+  one image is applied to the other's features.
 
   Args:
     invariance1: embeddings [N, D1] of the first view.
     invariance2: those of the second view.
     targets: embeddings [M, D2] of both views, stacked.
-    predicted: [M, D2], what the partner's transformation makes of the other
-      view of the same image.
+    predicted: [M, D2], the other view of the same image, moved by the partner's
+      transformation.
     transformations1: embeddings [K, D3] of the transformations of one half of
       the images.
     transformations2: those of their partners.
-    temperature: what cosine similarities are divided by, above 0; 0.2 in the
-      paper.
+    temperature: divides cosine similarities; above 0, and 0.2 in the paper.
     weights: of the invariance, the equivariance and the transformations, in
       this order or by the names in `PARTS`; 1, 1 and 0.1 in the paper.
-    axis_name: mapped axis over whose devices all are gathered.
+    axis_name: mapped axis; all arrays are gathered over its devices.
 
   Returns:
     The weighted sum, a float32 scalar.
 
   Raises:
     ValueError: shapes of a pair differ or are not [N, D], all devices together
-      have one row of it, or a weight or the temperature is no such number.
+      have only one row of it, a weight is not a number of at least 0, or the
+      temperature is not above 0.
 
   Example:
     >>> z = jnp.eye(4)
@@ -88,7 +88,7 @@ def loss(
 def _parts(
   pairs: Pairs, temperature: jax.typing.ArrayLike, axis_name: str | None
 ) -> dict[str, jax.Array]:
-  """NT-Xent of each pair, by its name."""
+  """NT-Xent of each pair, by name."""
   return {
     name: losses.nt_xent(*pair, temperature=temperature, axis_name=axis_name)
     for name, pair in pairs.items()
@@ -103,27 +103,27 @@ def _weighted(
 
 
 def _of_partners(x: jax.Array) -> jax.Array:
-  """Rows [N, D] of which the second comes first in each pair."""
+  """Swaps the two rows of each pair of rows [N, D]."""
   return x.reshape(-1, 2, x.shape[1])[:, ::-1].reshape(x.shape)
 
 
 class STL(Term):
-  """What two images undergo alike is read off one and tried on the other.
+  """Infers a transformation from one image and applies it to its partner.
 
-  The images 2i and 2i + 1 of a batch share the draws of both views, the
-  method's too. It needs no parameters of the views.
+  Images 2i and 2i + 1 of a batch share the draws of both views, for the method
+  too. The term does not need the views' parameters.
 
   Attributes:
-    temperature: what cosine similarities are divided by.
+    temperature: divides cosine similarities.
     invariance_weight: weight of NT-Xent between the views within this term. The
       paper has 1 and no other loss; here the method's takes its place.
-    equivariance_weight: weight of NT-Xent between features and those that the
-      partner's transformation makes of the other view.
+    equivariance_weight: weight of NT-Xent between features of one view and
+      those of the other view, moved by the partner's transformation.
     transformation_weight: weight of NT-Xent between the transformations of
       partners.
     projector: widths of the projectors of features.
-    transformation_head: widths of the head that reads a transformation off the
-      features of two views.
+    transformation_head: widths of the head that infers a transformation from
+      the features of two views.
     transformation_projector: widths of the projector of transformations.
 
   Reference:
@@ -140,24 +140,24 @@ class STL(Term):
 
   @property
   def weights(self) -> dict[str, float]:
-    """Those of the parts that are computed, by name."""
+    """The weights above 0, by the name of their part."""
     given = {name: getattr(self, f"{name}_weight") for name in PARTS}
     return {name: x for name, x in given.items() if x}
 
   def check(self, config: Any) -> None:
-    """Refuses a term without parts, for it would learn nothing."""
+    """Refuses a term without parts, which would learn nothing."""
     if not self.weights:
       raise UsageError(
-        f"config.{self.section} has no weight of a part above 0: set one, or"
+        f"config.{self.section} gives no part a weight above 0: set one, or set"
         f" config.{self.section}.weight to 0"
       )
 
   def requests(self, views: Any) -> list[ViewRequest]:
-    """Both views of the method, whose draws pairs share."""
+    """The method's two views; pairs of images share their draws."""
     return request_pair(views, shared_by=2)
 
   def make_heads(self, **common: Any) -> dict[str, nn.Module]:
-    """Head, hypernetwork and projectors of the parts that have a weight."""
+    """Head, hypernetwork and projectors of the parts with a weight."""
     make = lambda widths: heads_lib.projector(
       widths, last_norm="none", **common
     )
@@ -180,11 +180,13 @@ class STL(Term):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The pair of each part that is computed; see the function `loss`."""
+    """The pair of arrays for each part with a weight; see `loss`."""
     del targets
     y1, y2 = features["first"], features["second"]
     if len(y1) % 2:
-      raise ValueError(f"pairs of images are to stay together, got {len(y1)}")
+      raise ValueError(
+        f"pairs of images must stay together, got {len(y1)} images"
+      )
     found = {}
     if "invariance" in self.weights:
       project = heads["stl_invariance_projector"]
@@ -219,7 +221,7 @@ class STL(Term):
     *,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, Metrics]:
-    """The weighted sum, and each part that has a weight."""
+    """The weighted sum, and each part with a weight."""
     del targets
     parts = _parts(outputs, self.temperature, axis_name)
     metrics = {f"{self.section}_{name}": x for name, x in parts.items()}

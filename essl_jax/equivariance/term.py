@@ -16,10 +16,10 @@ from essl_jax.transformations import TransformationGroup
 
 @runtime_checkable
 class Predictor(Protocol):
-  """A term that predicts embeddings of views, which evaluations may ask."""
+  """A term that predicts embeddings of views; evaluations may use it."""
 
   def predicted_from(self, views: Any) -> ViewRequest:
-    """The view of an image from which those of others are predicted.
+    """The view from whose embedding those of other views are predicted.
 
     Args:
       views: `config.views`.
@@ -36,12 +36,12 @@ class Predictor(Protocol):
     drawn: DrawnView,
     views: Sequence[View],
   ) -> jax.Array:
-    """The embeddings of views, from those of other views of the same images.
+    """Predicts embeddings of views from other views of the same images.
 
     Args:
       heads: of the term, each a function of arrays.
       embeddings: [N, D] of the views of `predicted_from`.
-      drawn_from: how these were drawn; None where they were not.
+      drawn_from: how these were drawn; None if they were not augmented.
       drawn: how the predicted views were drawn.
       views: how the method's views are drawn.
 
@@ -55,7 +55,7 @@ PAIR = ("first", "second")  # the views that every method compares
 
 
 def request_pair(views: Any, **options: Any) -> list[ViewRequest]:
-  """Requests of the views that the method compares.
+  """Requests the views that the method compares.
 
   Args:
     views: `config.views`.
@@ -70,21 +70,20 @@ def request_pair(views: Any, **options: Any) -> list[ViewRequest]:
 class Term(Part):
   """A loss that is added to the method's; its fields are its config.
 
-  The method does not know of it. With weight 0 nothing of it is computed.
+  The method does not depend on it. With weight 0, none of it is computed.
 
   Attributes:
-    views: names of the views in `config.views` that it asks for.
-    section: the name of its group of fields, of the class if not stated.
+    views: names of the views in `config.views` that the term asks for.
+    section: the name of its group of fields; by default that of the class.
     needs_labels: whether `targets["label"]` holds the images' classes.
-    is_aside: whether its loss is left out of the `loss` that is logged, since
-      no gradient of it reaches the encoder.
-    weight: lambda, what the term's loss is multiplied by; 0 leaves it out (the
+    is_aside: whether the term's loss is left out of the logged `loss`, because
+      none of its gradient reaches the encoder.
+    weight: lambda, the factor of the term's loss; 0 leaves the term out (the
       baseline).
     layer: the inner layer of the encoder whose features the term sees: a stage
-      of a ResNet, such as `layer3`, whose mean over positions is taken; or a
-      block of a ViT, such as `blocks_8`, whose class token is taken, or the
-      mean of its patches where the encoder's `pool` is `mean`. By default it is
-      the encoder's output.
+      of a ResNet, such as `layer3`, averaged over positions; or a block of a
+      ViT, such as `blocks_8`: its class token, or the mean of its patches if
+      the encoder's `pool` is `mean`. By default the encoder's output.
   """
 
   views: ClassVar[Sequence[str]] = ()
@@ -96,7 +95,7 @@ class Term(Part):
 
   @property
   def groups(self) -> Sequence[TransformationGroup]:
-    """Groups that features have to tell: views should not draw from them."""
+    """Groups that the term predicts; views should not draw from them."""
     return ()
 
   @property
@@ -105,28 +104,28 @@ class Term(Part):
     return ()
 
   def check(self, config: Any) -> None:
-    """Raises UsageError or ValueError for a config that it does not fit."""
+    """Raises UsageError or ValueError if the term does not fit a config."""
 
   def check_features(self, width: int) -> None:
-    """Likewise, for features [N, width] of the encoder."""
+    """Likewise if it does not fit features [N, width] of the encoder."""
 
   @abc.abstractmethod
   def requests(self, views: Any) -> list[ViewRequest]:
-    """The views that it asks for; see `Method.requests`."""
+    """The views that the term asks for; see `Method.requests`."""
 
   @abc.abstractmethod
   def make_heads(self, **common: Any) -> Mapping[str, nn.Module]:
     """Its heads by name; see `Method.make_heads`."""
 
   def unfit_heads(self, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Heads that do not start from a file's, though their shapes are equal.
+    """Heads that must not load a file's weights, though the shapes are equal.
 
     Args:
-      metadata: of the file of weights: the fields of the run's parts by their
-        section, where it is known.
+      metadata: of the file of weights: the fields of the run's parts by
+        section, if known.
 
     Returns:
-      Why not, by the name of the head.
+      The reason, by the name of the head.
     """
     del metadata
     return {}
@@ -135,18 +134,17 @@ class Term(Part):
   def forward(
     self, heads: Heads, features: Features, targets: Mapping[str, Any]
   ) -> Any:
-    """What the loss needs of the features.
+    """Computes what the loss needs from the features.
 
     Args:
       heads: of `make_heads`, each a function of an array.
-      features: of the views that were asked for, by name; of `layer`, where
-        one is set.
+      features: of the requested views, by name; of `layer` if it is set.
       targets: what the views' transforms have returned, by name; and under
         `parameters`, by name, an `augment.DrawnView` of each view whose request
         has `parameters`.
 
     Returns:
-      A tree of arrays that lead with as many rows as the features.
+      A tree of arrays with as many rows as the features.
     """
 
   @abc.abstractmethod
@@ -157,14 +155,14 @@ class Term(Part):
     *,
     axis_name: str | None = None,
   ) -> tuple[jax.Array, Metrics]:
-    """The term's loss, before its weight.
+    """Computes the term's loss, without its weight.
 
     Args:
-      outputs: what `forward` has returned, of all examples of a device.
+      outputs: what `forward` has returned, for all examples of a device.
       targets: as for `forward`.
       axis_name: mapped axis of the step.
 
     Returns:
-      A float32 scalar, the mean over this device's examples, and figures to
-      log beside it, float32 scalars.
+      A float32 scalar, the mean over this device's examples; and further
+      figures to log, float32 scalars.
     """

@@ -1,4 +1,4 @@
-"""What was done to views as vectors, for heads that take it as an input."""
+"""Encodes the parameters of views as vectors, the input of heads."""
 
 from collections.abc import Sequence
 
@@ -15,25 +15,26 @@ from essl_jax.equivariance.differences import (
 )
 
 _NOTHING = (
-  "nothing is drawn that tells views apart: let them crop, flip, jitter or blur"
+  "the views draw nothing in which they could differ: let them crop, flip,"
+  " jitter or blur"
 )
 
 
 def as_vector(drawn: DrawnView, views: Sequence[View]) -> jax.Array:
-  """What was done to N images, as rows of numbers of about size 1.
+  """Encodes what was done to N images as rows of numbers of magnitude about 1.
 
-  What none of the views draws has no columns.
+  An augmentation that none of the views draws has no columns.
 
   Args:
     drawn: a view.
-    views: how all those are drawn whose rows a head takes.
+    views: how all views are drawn whose rows a head takes.
 
   Returns:
-    float32 [N, P]. The window in parts of the image; flags of the flip,
-    the jitter, grayscale, the blur and solarize; jitters in parts of their
-    strength, and their places in the order from -1 to 1, 0 where nothing is
-    jittered; sigma in parts of the largest; and for each group of finitely
-    many elements a flag for each of them.
+    float32 [N, P]: the window in parts of the image; flags for the flip, the
+    jitter, grayscale, the blur and solarize; jitters in parts of their
+    strength, and their places in the order from -1 to 1, 0 without jitter;
+    sigma in parts of the largest; and for each finite group a flag for each
+    element.
 
   Raises:
     ValueError: nothing is drawn that would have a column.
@@ -67,7 +68,7 @@ def _columns(*values: jax.Array) -> jax.Array:
 
 
 def _jitter(parameters: ViewParameters, views: Sequence[View]) -> jax.Array:
-  """A flag, what was changed and by how much, and in which order."""
+  """A flag, the strengths that were drawn, and their order."""
   strengths = largest_jitter(views)
   changes = [
     (getattr(parameters, name) - (name != "hue")) / (strength or 1)
@@ -88,22 +89,22 @@ def _jitter(parameters: ViewParameters, views: Sequence[View]) -> jax.Array:
 def as_difference(
   first: DrawnView, second: DrawnView, views: Sequence[View]
 ) -> jax.Array:
-  """By what two views of N images differ, as rows of numbers of about size 1.
+  """Encodes how two views of N images differ, in numbers of magnitude about 1.
 
-  What none of the views draws has no columns.
+  An augmentation that none of the views draws has no columns.
 
   Args:
     first: a view.
     second: another view of the same images.
-    views: how all those are drawn by whose differences a head takes rows.
+    views: how all views are drawn whose differences a head takes.
 
   Returns:
-    float32 [N, 1 + P]: ones, by which a linear map of the rows has an offset,
-    then the `differences` of the first to the second, of `rot` a flag for each
-    number of turns.
+    float32 [N, 1 + P]: ones, which give a linear map of the rows an offset,
+    then the `differences` from the first to the second; `rot` becomes a flag
+    for each number of turns.
 
   Raises:
-    ValueError: nothing is drawn by which they could differ.
+    ValueError: nothing is drawn in which the views could differ.
   """
   names = drawn_by(views, first.extra)
   if not names:
@@ -121,7 +122,7 @@ def as_difference(
 def _groups(
   views: Sequence[View], extra: str | None
 ) -> dict[str, transformations.TransformationGroup]:
-  """Finite groups by their names in `ViewParameters.elements`."""
+  """Finite groups, by their names in `ViewParameters.elements`."""
   names: dict[str, str] = {}
   for view in views:
     names |= element_names(view.groups, extra)

@@ -140,7 +140,7 @@ def test_pairs_of_features_survive_micro_batches():
   [
     ({"group": "shear"}, "config.equivariance: unknown transformation group"),
     ({"group": "any_roll"}, "any_roll has too many elements to predict"),
-    ({"heads": "each"}, "heads=each is for products of groups, and rotation"),
+    ({"heads": "each"}, "heads=each needs a product of groups, and rotation"),
     ({"group": "blur", "relative": True}, "blur is not a group"),
     (
       {"group": "rotation*inversion", "heads": "each", "relative": True},

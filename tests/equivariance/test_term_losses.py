@@ -223,7 +223,7 @@ def test_wrong_inputs_are_named():
   for name in set(OF_PAIR) - {"augself", "care_4"}:
     with pytest.raises(ValueError, match=r"the same shape \[N, D\]"):
       OF_PAIR[name](z, z[:4])
-  with pytest.raises(ValueError, match="as many examples, got"):
+  with pytest.raises(ValueError, match="equally many rows, got"):
     sie.loss(z[:4], z[:4], z, z, z, weights=(1, 1, 1, 1))
   with pytest.raises(ValueError, match="predicted and equivariant2 must"):
     sie.loss(z, z, z, z, z[:, :3], weights=(1, 1, 1, 1))
@@ -297,13 +297,13 @@ def test_differences_are_each_learned_in_their_way():
   every = augself.loss(scores, truth, weights=dict.fromkeys(expected, 1.0))
   np.testing.assert_allclose(every, sum(expected.values()), rtol=1e-5)
   wrong = {
-    "blur": (r"weights\['blur'\] has nothing to weigh; there are crop, flip"),
+    "blur": (r"weights\['blur'\] needs .* this name; there are crop, flip"),
     "hue": (r"weights\['hue'\] .* there are blur, color, crop, flip, rot, sol"),
   }
   for name, expected in wrong.items():
     with pytest.raises(ValueError, match=expected):
       augself.loss(scores, truth, weights={name: 1.0})
-  with pytest.raises(ValueError, match=r"\['crop'\] must be of one shape"):
+  with pytest.raises(ValueError, match=r"\['crop'\] must have one shape"):
     augself.loss(scores, truth | {"crop": np.ones(8)}, weights={"crop": 1.0})
   with pytest.raises(ValueError, match=r"labels must be in \[0, 3\]"):
     augself.loss(scores, truth | {"rot": np.full(8, 4)}, weights={"rot": 1.0})

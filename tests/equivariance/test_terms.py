@@ -207,7 +207,7 @@ STILL = {
       "stl",
       dict.fromkeys((f"{x}_weight" for x in stl.PARTS), 0.0),
       {},
-      "config.stl has no weight of a part above 0",
+      "config.stl gives no part a weight above 0",
     ),
     (
       "care",
@@ -232,14 +232,14 @@ STILL = {
       "augself",
       {"crop": 0.0, "color": 0.0, "flip": 0.0},
       {},
-      "config.augself has no weight of a difference above 0",
+      "config.augself gives no difference a weight above 0",
     ),
     *(
       (
         name,
         {},
         {"views": {"first": STILL, "second": STILL}},
-        f"{kind}.forward: nothing is drawn that tells views apart",
+        f"{kind}.forward: the views draw nothing in which they could",
       )
       for name, kind in (("equimod", "EquiMod"), ("sie", "SIE"))
     ),

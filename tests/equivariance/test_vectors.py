@@ -88,7 +88,7 @@ def test_differences_in_a_row():
 
 def test_views_that_nothing_tells_apart():
   still = _drawn(STILL)
-  with pytest.raises(ValueError, match="nothing is drawn that tells views"):
+  with pytest.raises(ValueError, match="draw nothing in which they"):
     vectors.as_vector(still, [STILL, STILL])
-  with pytest.raises(ValueError, match="nothing is drawn that tells views"):
+  with pytest.raises(ValueError, match="draw nothing in which they"):
     vectors.as_difference(still, still, [STILL])
