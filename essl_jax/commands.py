@@ -1,4 +1,4 @@
-"""The program `essl-jax`: one command for all that is done with runs."""
+"""The program `essl-jax`: trains, evaluates, embeds, reports, converts."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ PROGRAM = "essl-jax"
 
 
 def _train(words: Sequence[str]) -> int:
-  """Trains by a recipe and evaluates: --config=RECIPE[:VARIANT] [FLAGS]."""
+  """Trains with a recipe and evaluates: --config=RECIPE[:VARIANT] [FLAGS]."""
   sys.argv = [f"{PROGRAM} train", *_long_help(words)]
   return _main()
 
 
 def _evaluate(words: Sequence[str]) -> int:
-  """Evaluates a run again with its own config: RUN [--config.FIELD=VALUE]."""
+  """Evaluates a run again, with its own config: RUN [--config.FIELD=VALUE]."""
   if _asks_help(words):
     print(_EVALUATE_HELP)
     return 0
@@ -41,11 +41,11 @@ def _evaluate(words: Sequence[str]) -> int:
 
 _EVALUATE_HELP = f"""{PROGRAM} evaluate RUN [--config.FIELD=VALUE ...]
 
-Evaluates a run again with its own config, where no flag says otherwise.
+Evaluates a run again, with its own config unless a flag changes a field.
 
   RUN                       a run's workdir
-  --config.mode=finetune    fine-tunes in place of evaluating
-  --config.probe.epochs=10  so is any other field set
+  --config.mode=finetune    fine-tunes instead of evaluating
+  --config.probe.epochs=10  sets a field of the config, as for any other field
 
 {PROGRAM} evaluate RUN --help shows all fields of the run's config."""
 
@@ -60,7 +60,7 @@ def _long_help(words: Sequence[str]) -> list[str]:
 
 def _main() -> int:
   is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-  if is_usual:  # while JAX is imported, Ctrl-C ends it without a trace
+  if is_usual:  # Ctrl-C during the import of JAX prints no stack trace
     signal.signal(signal.SIGINT, signal.SIG_DFL)
   from essl_jax import main
 
@@ -69,7 +69,7 @@ def _main() -> int:
   try:
     main.run()
   finally:
-    if is_usual:  # while Python ends
+    if is_usual:  # no stack trace at exit either
       signal.signal(signal.SIGINT, signal.SIG_DFL)
   return 0
 
@@ -96,13 +96,13 @@ def _embed_parser() -> arguments_lib.Parser:
     "--batch-size",
     type=int,
     metavar="N",
-    help="images at a time, over all devices (default: 256 for each)",
+    help="images at a time on all devices together (default: 256 per device)",
   )
   parser.add_argument("--overwrite", action="store_true")
   parser.add_argument(
     "--trust",
     action="store_true",
-    help="lets *.safetensors name an encoder of your own, which is then run",
+    help="allows *.safetensors to name your own encoder code and runs it",
   )
   _add_preprocessing(parser)
   return parser
@@ -140,8 +140,8 @@ _PREPROCESSING = ("image_size", "resize_size", "mean", "std", "white_level")
 
 
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of what older weights do not say."""
-  group = parser.add_argument_group("for weights that do not say it")
+  """Adds flags for the preprocessing that older weights do not state."""
+  group = parser.add_argument_group("for weights without their preprocessing")
   group.add_argument("--image-size", type=int, metavar="PIXELS")
   group.add_argument("--resize-size", type=int, metavar="PIXELS")
   for name in ("--mean", "--std"):
@@ -150,7 +150,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     "--white-level",
     type=float,
     metavar="LEVEL",
-    help="what is white in images of more than eight bits",
+    help="the value of white in images of more than eight bits",
   )
 
 
@@ -159,12 +159,12 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(x) for x in text.split(","))
   except ValueError as error:
     raise argparse.ArgumentTypeError(
-      f"{text!r} are no numbers such as 0.5,0.5,0.5"
+      f"{text!r} must be numbers such as 0.5,0.5,0.5"
     ) from error
 
 
 def _report(words: Sequence[str]) -> int:
-  """Writes one page that shows runs side by side: RUN [RUN ...]."""
+  """Writes one page that compares runs: RUN [RUN ...]."""
   _start()
   from essl_jax.report import __main__ as program
 
@@ -173,7 +173,7 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _convert(words: Sequence[str]) -> int:
-  """Imports PyTorch weights and exports runs: import|export|show."""
+  """Imports PyTorch weights, exports runs, shows files: import|export|show."""
   _start()
   from essl_jax.convert import __main__ as program
 
@@ -182,10 +182,10 @@ def _convert(words: Sequence[str]) -> int:
 
 
 def _recipes(words: Sequence[str]) -> int:
-  """Lists the recipes; RECIPE shows what one is about."""
+  """Lists the recipes, or describes one: [RECIPE]."""
   parser = arguments_lib.Parser(
     prog=f"{PROGRAM} recipes",
-    description="Lists the recipes, or shows what one is about.",
+    description="Lists the recipes, or describes one.",
   )
   parser.add_argument("recipe", nargs="?", metavar="RECIPE")
   options = parser.parse_args(words)
@@ -220,7 +220,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def _help() -> str:
-  """What the commands do, a line each."""
+  """Describes each command in one line."""
   lines = [f"{PROGRAM} COMMAND ...", ""]
   for name, function in COMMANDS.items():
     lines.append(f"  {name:<10}{function.__doc__}")

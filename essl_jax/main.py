@@ -5,7 +5,7 @@ import signal
 _INTERRUPTS = __name__ == "__main__" and (
   signal.getsignal(signal.SIGINT) is signal.default_int_handler
 )
-if _INTERRUPTS:  # while JAX is imported, Ctrl-C ends it without a trace
+if _INTERRUPTS:  # Ctrl-C during the import of JAX prints no stack trace
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import essl_jax.start  # noqa: F401
@@ -56,7 +56,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _facts(config: config_lib.Config, workdir: places.Path) -> dict[str, Any]:
-  """What must be the same in processes that compute one run."""
+  """Facts that must be the same in all processes of a run."""
   facts = workdir_lib.dotted(config_lib.to_dict(config), "config.")
   facts |= {"--workdir": str(workdir)}
   facts |= {"--num_processes": process_flags.NUM_PROCESSES.value}
@@ -64,18 +64,18 @@ def _facts(config: config_lib.Config, workdir: places.Path) -> dict[str, Any]:
 
 
 def run() -> None:
-  """Runs the program; what fails it is told in one line, bugs apart."""
+  """Runs the program; reports any error but a bug in one line."""
   streams.prepare()
   with signals.ended_by_signals():
     try:
       try:
         app.run(_main, flags_parser=command_line.parse)
       finally:
-        streams.flush()  # it leaves by SystemExit
+        streams.flush()  # the program ends with SystemExit
     except SystemExit as end:
       if not several.left_behind():
         raise
-      # Python's own end would wait for what such a logger waits for.
+      # A normal exit would wait for the threads of these loggers.
       code = end.code if isinstance(end.code, int) else bool(end.code)
       processes.end(int(code), "the program ends without its loggers")
     except KeyboardInterrupt:
@@ -98,5 +98,5 @@ if __name__ == "__main__":
   try:
     run()
   finally:
-    if _INTERRUPTS:  # while Python ends
+    if _INTERRUPTS:  # no stack trace at exit either
       signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -66,7 +66,7 @@ def run(
 
 
 def _check_loggers(config: config_lib.Config) -> None:
-  """Raises UsageError in all processes; process 0 alone needs the loggers."""
+  """Raises UsageError in all processes; only process 0 needs the loggers."""
   problem = ""
   if jax.process_index() == 0:
     try:

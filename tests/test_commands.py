@@ -95,7 +95,7 @@ def test_recipes_are_listed_and_shown(start):
     (["embed", "EMPTY", "EMPTY", "--out=a.txt"], "no known ending"),
     (["embed", "EMPTY", "FILE", "--out=a.npz"], "holds no run"),
     (["embed", "FILE", "FILE", "--out=a.npz"], "as safetensors"),
-    (["embed", "EMPTY", "FILE", "--out=a.npz", "--mean=a"], "no numbers"),
+    (["embed", "EMPTY", "FILE", "--out=a.npz", "--mean=a"], "must be num"),
     (
       ["embed", "EMPTY", "FILE", "--out=a.npz", "--batch-size=0"],
       "at least 1",
