@@ -1,4 +1,4 @@
-"""Damaged files of data for Hypothesis, and what reading them must do."""
+"""Damaged data files for Hypothesis, and checks of reading them."""
 
 import io
 import struct

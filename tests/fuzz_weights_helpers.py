@@ -1,4 +1,4 @@
-"""Damage to files of weights, and what may become of it."""
+"""Damages files of weights, and checks how they are read."""
 
 import contextlib
 import functools
@@ -264,7 +264,7 @@ def write_pickle(path, pickle):
   write_pth(path, pickle, {"0": _VALUES})
 
 
-# What is made by its structure: the file's ending, how, and of what.
+# Files made from a structure: the file's suffix, how, and from what.
 MADE = {
   "safetensors": (".safetensors", write_safetensors, SAFETENSORS),
   "metadata": (".safetensors", write_metadata, METADATA),
@@ -274,7 +274,7 @@ MADE = {
 
 
 def damage(kind, folder, settings):
-  """Checks what becomes of damaged files of a kind."""
+  """Checks how damaged files of a kind are read."""
   path = folder / f"a{SUFFIXES[kind]}"
   write(path, kind)
   check(path)
@@ -291,7 +291,7 @@ def damage(kind, folder, settings):
 
 
 def make(kind, folder, settings):
-  """Checks what becomes of files of a kind with headers of any content."""
+  """Checks how files of a kind with arbitrary headers are read."""
   suffix, write_header, headers = MADE[kind]
   path = folder / f"a{suffix}"
 

@@ -1,4 +1,4 @@
-"""The scripts of `docs/launch/` on a machine whose cluster is played.
+"""Runs the scripts of `docs/launch/` with a simulated cluster.
 
 Programs that are not here (gcloud, kubectl, srun) are scripts that note their
 arguments and give the answers of a test.
@@ -47,7 +47,7 @@ esac
 
 
 class Machine:
-  """A folder of programs that note how they are called."""
+  """A folder of fake programs that record how they are called."""
 
   def __init__(self, folder):
     self.programs = folder / "programs"
@@ -55,7 +55,7 @@ class Machine:
     self.noted = folder / "calls"
 
   def fake(self, name, body=""):
-    """Adds a program, which does what its body says after the note."""
+    """Adds a program, which records its call and then runs its body."""
     path = self.programs / name
     path.write_text(FAKE + body)
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A run's log whose figures go to TensorBoard too."""
+"""A run's log that also writes to TensorBoard."""
 
 import contextlib
 import types

@@ -35,7 +35,7 @@ def get_config(variant=None):
 
 
 def environment(devices=1):
-  """Simulated devices, and what else this process has."""
+  """This process's environment, with simulated devices."""
   return os.environ | {
     "XLA_FLAGS": xla_flags.make(devices),
     "PYTHONPATH": str(ROOT),
@@ -60,9 +60,9 @@ def end_this_start(code, line, **_):
 
 
 def refusal(monkeypatch, capsys, *arguments, code=2):
-  """What a start in this process says that ends with a code, of wrong input."""
+  """Returns what a start in this process says before it ends with code 2."""
   monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
-  # It is of a whole process, and this one goes on.
+  # These settings are of a whole process, and this one continues.
   monkeypatch.setattr(main.cpu, "tune", lambda: None)
   monkeypatch.setattr(main.processes, "end", end_this_start)
   capsys.readouterr()

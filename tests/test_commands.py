@@ -23,7 +23,7 @@ pytestmark = pytest.mark.quick
 @pytest.fixture
 def start(monkeypatch, capsys):
   """Starts the program in this process: exit code, output and errors."""
-  # These are of a whole process, and this one goes on.
+  # These settings are of a whole process, and this one continues.
   monkeypatch.setattr(cpu, "choose_kernels", lambda: None)
   monkeypatch.setattr(cpu, "tune", lambda: None)
   monkeypatch.setattr(main.processes, "end", program_helpers.end_this_start)
@@ -129,7 +129,7 @@ def test_a_runs_own_config_is_read_under_flags(
 
 
 def test_importing_the_package_imports_nothing_else():
-  """So it takes no time; what is asked for is imported then."""
+  """So it takes no time; names are imported on first use."""
   code = (
     "import sys, importlib; before = set(sys.modules); import essl_jax;"
     " print(*sorted(set(sys.modules) - before))"

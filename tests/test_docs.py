@@ -1,4 +1,4 @@
-"""What the documents name exists: links, recipes and flags, Python blocks."""
+"""Links, recipes, flags and Python blocks of the documentation are valid."""
 
 import dataclasses
 import pathlib

@@ -76,7 +76,7 @@ def test_streams_may_be_closed():
 
 @pytest.mark.parametrize("words", [[], ["--lines=1"], ["--help"]])
 def test_the_reader_may_leave(words):
-  """As of `| head`: Python's own end would print a trace."""
+  """As with `| head`; at exit, Python itself would print a stack trace."""
   reading, writing = os.pipe()
   os.close(reading)
   with os.fdopen(writing, "w") as pipe:
@@ -167,7 +167,7 @@ def test_what_is_expected_of_environments_and_names_is_one_line(error, says):
 
 
 def test_a_wrong_backend_of_matplotlib_costs_no_picture(tmp_path):
-  """Its import fails of MPLBACKEND, and nothing here has a window."""
+  """A wrong MPLBACKEND makes its import fail, and no picture needs a window."""
   path = tmp_path / "a.png"
   code = (
     "import os, sys; from essl_jax.evaluation import drawing;"

@@ -1,4 +1,4 @@
-"""Trouble of the machine, wrong input and bugs are told apart."""
+"""Failures of the machine, wrong input and bugs are distinguished."""
 
 import errno
 import os
@@ -67,7 +67,7 @@ def raised(error, cause=None):
   ],
 )
 def test_trouble_is_one_line_and_code_1(error, says):
-  """Also where the library took it for wrong input."""
+  """Also if a library reports it as wrong input."""
   line, code = errors.line_and_code(raised(error))
   assert (code, says in line) == (1, True), line
   assert "\n" not in line
@@ -110,7 +110,7 @@ def test_a_path_that_cannot_be_is_wrong_input(code, says):
 
 
 def test_names_of_files_do_not_break_the_line():
-  """They may hold anything, and are part of what is told."""
+  """Names may contain anything, and messages quote them."""
   name = "a\nb\x1b[2J\ud8ff"
   for error in (
     UsageError(f"{name} is missing"),

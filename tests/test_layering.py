@@ -112,7 +112,7 @@ def _names(path):
 
 
 def test_known_parts_are_named_by_nobody():
-  """Parts of this package use the extension points alone, as a user's do."""
+  """Parts of this package use only the extension points, as a user's do."""
   assert len(KNOWN) > 15
   for part, path in _parts():
     where = path.relative_to(PACKAGE).as_posix()
@@ -151,7 +151,7 @@ TESTS = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_private_names_are_not_tested(path):
-  """What a test has to reach deserves a public name."""
+  """If a test needs a name, it should be public."""
   tree = ast.parse(path.read_text(encoding="utf-8"))
   found = [
     f"{owner}.{name}"

@@ -114,7 +114,7 @@ def test_wrong_input_is_one_line_and_code_2(
 def test_trouble_is_one_line_and_code_1(
   error, config_file, tmp_path, monkeypatch, capsys
 ):
-  """Whatever a run meets: disks, memory, platforms."""
+  """For disks, memory and platforms."""
 
   def fail(*_):
     raise error
@@ -192,7 +192,7 @@ def test_streams_from_tfds_over_eight_devices(tmp_path, tiny_config):
 
 
 def test_an_unfit_probe_is_refused_before_training(tmp_path, tiny_config):
-  """Nothing is left, so that the next start is free to be another."""
+  """It leaves no files, so the next start may have another config."""
   config = tiny_config(probe={"protocol": "paper", "batch_size": 15})
   with pytest.raises(UsageError, match=r"config.probe.batch_size 15 is not"):
     train.run(config, tmp_path / "run")
@@ -227,7 +227,7 @@ def test_a_workdir_without_its_checkpoints_is_not_begun_anew(
 
 @pytest.mark.parametrize("mode", ["train", "evaluate", "finetune"])
 def test_a_second_program_in_a_workdir_is_refused(mode, tmp_path, tiny_config):
-  """Whatever it would do there; before data are read."""
+  """In any mode, and before data are read."""
   config = tiny_config(data={"name": "no_such_set"}, mode=mode)
   with (
     lock.alone(tmp_path, ""),

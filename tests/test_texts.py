@@ -1,4 +1,4 @@
-"""Short texts that messages are made of."""
+"""Helpers for the texts of messages."""
 
 import pytest
 

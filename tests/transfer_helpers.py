@@ -1,4 +1,4 @@
-"""What the tests of transfer share: a bench, folders, a TFDS that refuses."""
+"""Helpers of the tests of transfer: a bench, folders, a TFDS that refuses."""
 
 import contextlib
 import types

@@ -97,7 +97,7 @@ class Checkpoints:
     *,
     wait: bool = False,
   ) -> bool:
-    """Saves the state; returns once it is copied, while writing goes on.
+    """Saves the state; returns once it is copied, while writing continues.
 
     A checkpoint never changes after it was written: saving a step again does
     nothing, whatever the metrics. So evaluate first, then save with the

@@ -53,7 +53,7 @@ class Preemption:
       self._is_installed = False
 
   def _note(self, number: int, frame: Any) -> None:
-    """Remembers the signal; raises nothing, so a running save goes on."""
+    """Remembers the signal; raises nothing, so a running save continues."""
     del number, frame
     self._is_reached = True
 

@@ -1,4 +1,4 @@
-"""What the tests of data in buckets share."""
+"""Helpers of the tests of data in buckets."""
 
 from essl_jax.storage import places
 
@@ -13,5 +13,5 @@ def send(folder, path):
 
 
 def files(folder):
-  """What is kept in a cache, or in a folder of it."""
+  """Lists the files in a cache, or in a folder of it."""
   return [x for x in folder.rglob("*") if x.is_file() and x.name[0] != "."]

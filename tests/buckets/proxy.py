@@ -31,7 +31,7 @@ def kind(method, target):
 
 
 class Proxy:
-  """Passes requests on, but for the one that is to fail.
+  """Passes requests on, except for those that shall fail.
 
   Attributes:
     url: of the proxy.
@@ -66,7 +66,7 @@ class Proxy:
       setattr(Handler, f"do_{method}", Handler.handle_any)
 
     class Server(http.server.ThreadingHTTPServer):
-      """Has no word to say about clients that are gone."""
+      """Prints nothing about clients that are gone."""
 
       daemon_threads = True
       request_queue_size = 128
@@ -79,7 +79,7 @@ class Proxy:
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
   def arm(self, fault, of=None, at=1, *, lasts=False):
-    """Lets the at-th request of a kind fail, or all from it on.
+    """Makes the at-th request of a kind fail, or all from there on.
 
     Args:
       fault: one of `FAULTS`, or another code of HTTP.
@@ -109,7 +109,7 @@ class Proxy:
       return None
 
   def answer(self, handler, body):
-    """Answers a request, as the server does or not."""
+    """Answers a request with the server's answer or with the fault."""
     fault = self._disturbs(kind(handler.command, handler.path))
     if fault and fault.isdigit():
       _reply(handler, int(fault), [], b'{"error": {"message": "disturbed"}}')
@@ -164,7 +164,7 @@ def _reply(handler, status, headers, content, *, is_cut=False):
 
 
 def _reset(handler):
-  """Ends the connection as a machine does that is gone."""
+  """Resets the connection, as if the machine were gone."""
   linger = struct.pack("ii", 1, 0)
   handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
   handler.connection.close()

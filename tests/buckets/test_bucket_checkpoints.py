@@ -1,4 +1,4 @@
-"""Checkpoints in a bucket: damaged ones, and those that only seem so."""
+"""Checkpoints in a bucket: damaged ones, and ones that only seem damaged."""
 
 import aiohttp
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def _restored(workdir):
 
 
 def test_a_server_that_fails_does_not_say_no(workdir, monkeypatch):
-  """Also where Orbax asks, which asks by epath."""
+  """Also if Orbax asks, through epath."""
   assert not workdir.is_dir()
 
   def fail_now(*arguments, **options):
@@ -46,7 +46,7 @@ def test_a_server_that_fails_does_not_say_no(workdir, monkeypatch):
 
 
 def test_a_fault_that_passes_is_no_damage(saved, monkeypatch):
-  """Orbax goes on without what it could not list."""
+  """Orbax continues without the files that it could not list."""
   handler = composite_checkpoint_handler.CompositeCheckpointHandler
   name = "_existing_items"  # where Orbax lists what a checkpoint has
   original, failed = getattr(handler, name), []
@@ -63,7 +63,7 @@ def test_a_fault_that_passes_is_no_damage(saved, monkeypatch):
 
 
 def test_a_damaged_one_is_set_aside(saved, capsys):
-  """Orbax lets what was renamed be, and the same step is saved again."""
+  """Orbax leaves the renamed one alone, and the step can be saved again."""
   folder = saved / "checkpoints"
   places.replace_bytes(folder / "2" / "digests" / "digests.json", b"{}")
   assert _restored(saved) == 1
@@ -75,7 +75,7 @@ def test_a_damaged_one_is_set_aside(saved, capsys):
 
 
 def test_a_cut_save_is_no_hindrance(saved):
-  """Without its marker it is none, and the same step is saved again."""
+  """Without its marker it is no checkpoint, and the step can be saved again."""
   folder = saved / "checkpoints"
   places.remove(folder / "2" / "commit_success.txt")
   assert _restored(saved) == 1

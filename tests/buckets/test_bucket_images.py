@@ -41,7 +41,7 @@ def _evaluated(source, split):
 
 @pytest.mark.parametrize("gib", [0.0, 1.0])
 def test_a_folder(gib, images, requests, capsys):
-  """The same images in the same order, read once where they are kept."""
+  """Gives the same images in the same order; cached ones are read once."""
   local = open_folder(images[0])
   told = capsys.readouterr().err
   for _ in range(2):
@@ -105,7 +105,7 @@ def test_large_and_broken_files(images, requests, capsys):
 
 
 def test_a_cache_that_cannot_be_written(images, tmp_path, capsys):
-  """As in a container without a home: the images are read all the same."""
+  """As in a container without a home folder: images are still read."""
   (tmp_path / "cache").write_text("a file")
   source = open_folder(images[1])
   capsys.readouterr()
@@ -191,7 +191,7 @@ def test_npz_that_are_none(server, path, told):
 
 
 def _refusals():
-  """What gcsfs raises where one is not let in."""
+  """The errors that gcsfs raises if access is denied."""
   from gcsfs.retry import HttpError
   from google.auth.exceptions import DefaultCredentialsError
 

@@ -24,7 +24,7 @@ def _forbid(*arguments, **options):
 
 
 def test_no_other_file_is_written_over(run):
-  """An earlier page is; and nothing else is left."""
+  """Only an earlier page is replaced; no other files are left."""
   for name in ("results.json", "page.html", "page.html"):
     out = run / name
     if name == "results.json":

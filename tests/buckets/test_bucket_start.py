@@ -87,7 +87,7 @@ def test_wrong_input_is_one_line(
 def test_figures_are_sent_before_a_checkpoint(
   config, workdir, tmp_path, monkeypatch
 ):
-  """No start repeats them once it is whole, and a kill may come at once."""
+  """After the checkpoint no start logs them again, even after a kill."""
   sent, save = [], checkpoint.Checkpoints.save
 
   def noted(*arguments, **options):

@@ -12,7 +12,7 @@ from essl_jax.storage import cache, objects, places
 
 
 def test_the_cache_has_room(workdir, requests):
-  """What was used last stays; nothing half-written is left."""
+  """The files used last stay; no half-written file is left."""
   content = os.urandom(1000)
   for i in range(10):
     places.replace_bytes(workdir / str(i), content)
@@ -33,7 +33,7 @@ def test_the_cache_has_room(workdir, requests):
 
 
 def test_what_is_held_stays(workdir):
-  """Also where another process needs the room."""
+  """Also if another process needs the space."""
   for i in range(4):
     places.replace_bytes(workdir / str(i), bytes([i]) * 1000)
   listed = sorted(objects.below(workdir))

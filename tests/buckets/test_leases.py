@@ -26,7 +26,7 @@ def test_one_program_at_a_time(workdir):
 
 
 def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
-  """Where this machine knows that they are dead."""
+  """On this machine, where it is known that they are dead."""
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()
   holder = lease.holder() | {"process": dead.pid}
@@ -39,7 +39,7 @@ def test_the_dead_are_taken_over_at_once(workdir, monkeypatch, capsys):
 
 
 def test_a_new_process_with_the_number_of_a_dead_one(workdir, monkeypatch):
-  """As in a container that is started again: each program is the first."""
+  """As in a restarted container, where every program has process number 1."""
   before = lease.holder()
   with monkeypatch.context() as patch:
     patch.setattr(lease, "holder", lambda: before | {"started": 1})
@@ -78,7 +78,7 @@ def test_a_lost_answer_is_no_other_program(workdir, monkeypatch):
 
 
 def test_one_that_slept_while_others_held_it(workdir, monkeypatch):
-  """It makes a lease of a number that was freed, but is not the last."""
+  """It writes a lease under a number that was freed but is not the last."""
   for _ in range(3):
     with claim.hold(workdir, lambda _: None):
       pass
@@ -96,7 +96,7 @@ def test_one_that_slept_while_others_held_it(workdir, monkeypatch):
 def test_those_of_other_machines_are_waited_for(
   is_alive, workdir, monkeypatch, capsys
 ):
-  """A beat says that they live; nothing for a while, that they do not."""
+  """A heartbeat shows that they live; a long silence that they are dead."""
   monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
   with monkeypatch.context() as patch:
     patch.setattr(lease, "machine", lambda: "another")

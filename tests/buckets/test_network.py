@@ -1,4 +1,4 @@
-"""Requests that fail: tried again, or one line and a state to go on from."""
+"""Failing requests: tried again, or one line and a state to resume from."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def undisturbed(proxy, tmp_path_factory):
 
 
 def _wrong(code, output, seconds):
-  """What is wrong with how a start has ended whose requests failed."""
+  """Says what is wrong with the end of a start whose requests failed."""
   if code not in (0, 1):
     return f"code {code}: {output}"
   if seconds > SECONDS:
@@ -93,7 +93,7 @@ def test_a_request_that_fails_once_is_tried_again(
 @pytest.mark.parametrize("fault", [proxy_lib.DROP, proxy_lib.UNAVAILABLE])
 @pytest.mark.parametrize("when", ["first", "middle", "last"])
 def test_a_network_that_is_gone(fault, when, proxy, undisturbed, workdir):
-  """One line, once trying again took its time; the same command goes on."""
+  """One line after all retries; the same command resumes."""
   recipe, expected, counts = undisturbed
   at = {"first": 1, "middle": counts[None] // 2, "last": counts[None] - 20}
   proxy.arm(fault, at=at[when], lasts=True)

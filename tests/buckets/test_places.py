@@ -145,7 +145,7 @@ def test_a_refused_start_leaves_no_config(workdir):
 
 
 def test_a_start_that_fails_later_leaves_its_config(workdir):
-  """Which says what the rest is of."""
+  """The config says which run the other files belong to."""
 
   def begin(path):
     for name in ("config.json", "results.partial.json"):
@@ -157,7 +157,7 @@ def test_a_start_that_fails_later_leaves_its_config(workdir):
 
 
 def test_marks_of_killed_programs_are_removed(workdir):
-  """By which processes see that they share a workdir."""
+  """These marks show processes that they share a workdir."""
   places.replace_bytes(workdir / ".process-0.77.123.essl.tmp", b"")
   with claim.hold(workdir, lambda _: None):
     assert places.names(workdir) == [".lease-1"]
@@ -165,7 +165,7 @@ def test_marks_of_killed_programs_are_removed(workdir):
 
 @pytest.mark.parametrize("kind", ["forbidden", "no project"])
 def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
-  """Where it may not, that is told before data are prepared."""
+  """Without permission to ask, the error comes before data are prepared."""
   from google.api_core import exceptions
 
   error, told = {
@@ -185,7 +185,7 @@ def test_orbax_asks_for_the_kind_of_a_bucket(kind, workdir, monkeypatch):
 
 
 def test_figures_are_sent_and_joined(workdir):
-  """Those that a start has sent stay, whatever becomes of it."""
+  """Figures that a start has sent stay, however it ends."""
   with logger_of(workdir, total_steps=9) as logger:
     logger.write(0, {"knn": 1.0})
     logger.write(1, {"loss": 3.0})

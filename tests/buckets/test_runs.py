@@ -83,7 +83,7 @@ def test_it_is_the_same_run(recipe, local, workdir, tmp_path):
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(recipe, local, workdir):
-  """As a spot machine is told that it will be taken away."""
+  """As on a spot machine that is about to be preempted."""
   process = _start(recipe, workdir)
   assert process.stdout is not None
   for line in process.stdout:
@@ -157,7 +157,7 @@ def test_two_processes(server, tiny_config, workdir, tmp_path):
 def test_a_process_that_does_not_reach_the_bucket(
   server, tiny_config, workdir, tmp_path
 ):
-  """It says so, the other says whom it lost, and nothing stays in the way."""
+  """Both say so in one line, and nothing blocks the next start."""
   import process_helpers
 
   config = process_helpers.make_config(tiny_config)

@@ -78,7 +78,7 @@ def test_stl(golden):
 
 
 def test_sie(golden, monkeypatch):
-  """With the parameters of the file in the place of those of views."""
+  """With the parameters of the file instead of those of views."""
   parameters = golden("equivariance_terms")["sie_parameters"]
   monkeypatch.setattr(sie.vectors, "as_difference", lambda *_: parameters)
   term = sie.SIE(

@@ -22,7 +22,7 @@ VIT = ViT(image_size=8, patch=4, width=8, depth=2, heads=2)
 
 
 class Seen(Term):
-  """A loss on the features that it sees, as they are."""
+  """A loss on the features that the term sees, unchanged."""
 
   def requests(self, views):
     """The first view."""
@@ -43,7 +43,7 @@ class Seen(Term):
 
 
 class OfOutput(SimCLR):
-  """Hands on the features that a method sees."""
+  """Returns the features that a method sees."""
 
   def forward(self, heads, features):
     """The features."""
@@ -51,7 +51,7 @@ class OfOutput(SimCLR):
 
 
 def _found(encoder, layer, images):
-  """What a method and a term see, and the encoder's gradient of the term."""
+  """The features of a method and a term, and the term's encoder gradient."""
   networks = networks_lib.Networks(
     encoder,
     OfOutput(temperature=0.5),

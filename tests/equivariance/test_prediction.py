@@ -1,4 +1,4 @@
-"""What heads are asked: products, pairs of copies, no SSL loss at all."""
+"""What heads predict: products, pairs of copies; also without an SSL loss."""
 
 import pathlib
 import subprocess
@@ -313,7 +313,7 @@ def test_views_of_eight_devices_are_those_of_one(tiny_config, changes):
 
 
 def test_recognition_is_told_by_what_leads_to_a_copy(tiny_config):
-  """A head that is always right is so for every element, whatever the pairs."""
+  """A head that is always right is right for every element, for any pairs."""
   term = Prediction(group="rotation", relative=True)
 
   class Perfect:

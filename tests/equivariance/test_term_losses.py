@@ -134,7 +134,7 @@ def test_shares_of_four_devices_are_one_device(name, check_vma):
 
 @pytest.mark.parametrize("name", OF_PAIR)
 def test_mean_of_losses_is_differentiated_under_check_vma(name):
-  """The way that `losses` says of shard_map as it is."""
+  """As the docstring of `losses` says for `jax.shard_map` with its defaults."""
   mesh = jax.make_mesh((4,), ("a",), devices=jax.devices()[:4])
   weights = np.eye(6, dtype=np.float32) + np.float32(0.1)
 

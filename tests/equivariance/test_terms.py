@@ -92,7 +92,7 @@ def test_shared_draws_do_not_depend_on_devices(all_terms):
 
 
 def test_pairs_and_chunks_share_draws(all_terms, config_of):
-  """Of the same image everywhere, views show who shares a draw."""
+  """If all images are the same, equal views show shared draws."""
   config, state, views = all_terms
   batch = step_helpers.batch()
   same = {"image": np.repeat(batch["image"][:1], 16, axis=0)}
@@ -116,7 +116,7 @@ def test_pairs_and_chunks_share_draws(all_terms, config_of):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_shares_are_those_of_the_whole(all_terms, config_of, name):
-  """Loss and gradients of features, of four shares with an axis and of all."""
+  """Loss and gradients of four shares are those of the whole batch."""
   config, _, views = all_terms
   (term,) = networks_lib.active_terms(config_of(name))
   names = [x.name for x in term.requests(config.views)]
@@ -269,7 +269,7 @@ def test_wrong_inputs_are_refused_in_one_line(
 def test_batches_and_features_are_checked_before_data_are_opened(
   config_of, name, fields, changes, expected
 ):
-  """By the config and the devices alone."""
+  """The config and the devices suffice."""
   config = config_of(name, **{name: fields}, **changes)
 
   def check():
@@ -293,7 +293,7 @@ CROPS = STILL | {"scale": (0.2, 1.0), "flip": 0.5}
 def test_a_resumed_training_is_the_uninterrupted_one(
   config_of, tmp_path, terms
 ):
-  """Bit for bit, from a checkpoint on: draws that images share begin again."""
+  """Equal bit for bit after a checkpoint, with the same shared draws."""
   batch = step_helpers.batch(64)
   source = ArraySource(*[batch["image"], batch["label"]] * 2)
   own = {"augself": {"color": 0.0}} if "augself" in terms else {}

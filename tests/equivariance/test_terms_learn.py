@@ -43,7 +43,7 @@ def directory():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_term_learns(tiny_config, directory, method, name):
-  """Its loss on a batch that it never sees falls."""
+  """Its loss on a held-out batch falls."""
   encoder, rate = METHODS[method]
   config = tiny_config(
     method,

@@ -1,4 +1,4 @@
-"""What was done to views as rows of numbers, and who predicts by them."""
+"""Parameters of views as rows of numbers, and the terms that use them."""
 
 import jax
 import numpy as np

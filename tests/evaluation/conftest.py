@@ -1,4 +1,4 @@
-"""What the tests of transfer share."""
+"""Fixtures of the tests of transfer."""
 
 import folder_helpers
 import pytest

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 
 
 def test_ranks_of_equal_singular_values():
-  """As many as there are is the rank; RankMe adds a little for the rest."""
+  """The rank is their number; RankMe adds a little for the others."""
   orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))
   for k in (1, 3, 7):
     equal = orthogonal[:, :k] @ np.eye(k, 10) * 5

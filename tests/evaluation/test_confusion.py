@@ -62,7 +62,7 @@ def test_of_many_classes_the_best_and_the_worst_are_told():
 
 
 def test_the_names_of_a_source_are_with_the_figures_of_its_knn():
-  """They travel with parts of it, and are not made up of numbers."""
+  """Parts of a source keep them; without names, none are made up."""
   images = np.zeros((6, 2, 2, 3), np.uint8)
   labels = np.array([0, 1, 2, 0, 1, 2])
   source = ArraySource(images, labels, images, labels)

@@ -59,7 +59,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def variables():
-  """Filters that hardly see directions."""
+  """Filters that hardly respond to directions."""
   shape = jnp.zeros((1, 8, 8, 3))
   found = jax.jit(functools.partial(Encoder().init, train=False))(
     jax.random.key(3), shape

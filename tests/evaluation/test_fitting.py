@@ -60,7 +60,7 @@ def training(made, slope, epochs, events, mesh):
 
 
 def plain(slope, steps):
-  """What stochastic gradient descent makes of a slope."""
+  """The slope after stochastic gradient descent, in plain NumPy."""
   for i in range(steps):
     x, y = DATA[i % len(DATA)].T
     slope -= RATE * np.mean(2 * x * (slope * x - y + 0.5))
@@ -121,7 +121,7 @@ def test_trainings_follow_a_plain_loop(devices):
 
 @pytest.mark.parametrize("what", ["file for folder", "folder", "pipe"])
 def test_what_is_in_the_way_of_checkpoints_is_set_aside(what, tmp_path, capsys):
-  """Before the work begins, which would end of it, or wait for ever."""
+  """Before work begins; otherwise it would fail or wait forever."""
   path = tmp_path / "fit" / "a.npz"
   damaged = path.parent if what == "file for folder" else path
   if what == "file for folder":

@@ -1,4 +1,4 @@
-"""Evaluations that fail, of anybody's code: one line, and no figure is lost."""
+"""Failing evaluations, also of users: one line, and no figure is lost."""
 
 import functools
 import json
@@ -67,7 +67,7 @@ class Fails(Evaluation):
 
 
 class Answers(Evaluation):
-  """Returns what it is told to."""
+  """Returns a given answer."""
 
   answer = None
 
@@ -227,7 +227,7 @@ def test_a_failing_evaluation_costs_no_figure_of_others(
   else:
     with pytest.raises(UsageError, match=f"Fails, {hook}: KeyError"):
       train.run(config, tmp_path)
-  # A run without results.json is not finished: the same command goes on.
+  # A run without results.json is not finished: the same command resumes.
   name = "results.partial.json" if hook == "run" else "results.json"
   assert [x.name for x in tmp_path.glob("results*")] == [name]
   results = json.loads((tmp_path / name).read_text())

@@ -231,7 +231,7 @@ def test_labels_that_are_no_class_vote_for_nothing(dtype):
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused(wrong):
-  """A row of them would be everybody's neighbour, or nobody's."""
+  """Such a row would be a neighbour of all queries, or of none."""
   bank, labels = clusters(16, spread=1.0)
   broken = bank.copy()
   broken[3, 1] = wrong

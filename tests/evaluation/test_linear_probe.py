@@ -40,7 +40,7 @@ def extract(variables, source, split, resize=None):
 
 
 def make_setup(mesh=None, **fields):
-  """Of one device where no mesh is given."""
+  """Makes the setup, on one device by default."""
   mesh = mesh or parallel.make_mesh(jax.devices()[:1])
   return classifier.Setup(VIEW, mesh, **fields)
 

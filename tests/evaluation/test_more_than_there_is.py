@@ -1,4 +1,4 @@
-"""What asks for more than there is, or for classes where there is one.
+"""Configs that need more images, memory or classes than there are.
 
 One rule for all evaluations: refused before training, in one line that names
 the field and how many there are. Nothing is taken smaller without a word.
@@ -83,7 +83,7 @@ def test_steps_beyond_counting_are_refused(tiny_config):
 
 
 def test_networks_that_no_device_holds_are_refused(tiny_config, monkeypatch):
-  """From shapes alone: nothing of their size is made."""
+  """Only shapes are computed: no such memory is allocated."""
   wide = tiny_config(encoder={"width": 10**6}, probe={"batch_size": 24})
   experiment = _build(wide)
   with pytest.raises(UsageError, match="GB, and a device has .* GB: give"):

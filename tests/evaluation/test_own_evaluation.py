@@ -80,7 +80,7 @@ def test_a_module_of_ones_own_shows_its_figures_everywhere(
     report(workdir, "--images=0")
   results = json.loads((workdir / "results.json").read_text())
   mean = results["figures"]["pixel_mean"]["mean"]
-  # A figure of `run` alone is of the trained network.
+  # A figure that only `run` returns belongs to the trained network.
   assert results["untrained"] == {"mean": mean, "images": 40}
   note = "40 test images, 40 before training"
   row = ["Brightness of images", f"{mean:.3f} levels", note]
@@ -96,7 +96,7 @@ def test_a_module_of_ones_own_shows_its_figures_everywhere(
   (curve,) = [x for x in alts if x.startswith("Brightness in training (levels")]
   assert f"by epoch. run: {mean:.4g} at epoch 0, {mean:.4g} at epoch 2" in curve
 
-  # Where the module is not at hand, the stored rows are.
+  # If the module is missing, the stored rows are shown.
   sys.modules.pop("own_evaluation")
   report(workdir, "--images=0")
   page = Page((workdir / "report.html").read_text())

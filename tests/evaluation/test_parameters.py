@@ -1,4 +1,4 @@
-"""By what two views differ, told by a linear map of features."""
+"""How two views differ, predicted by a linear map of features."""
 
 import dataclasses
 
@@ -75,7 +75,7 @@ def test_chance_is_that_of_the_turns_that_are_drawn(groups, extra, chance):
   train, test = pairs.only(rows < 3000), pairs.only(rows >= 3000)
   found = parameters.measure(train, test)
   assert found["rotation_chance"] == pytest.approx(chance, abs=3)
-  # Of the turns alone, whoever guesses them.
+  # Depends only on the turns, not on the predictions.
   assert found["rotation_accuracy"] < found["rotation_chance"] + 3
   others = test._replace(differences={"rot": (turns + [1, 0])[3000:] % 4})
   assert parameters.measure(train, others)["rotation_chance"] < 28
@@ -164,7 +164,7 @@ def _run(config, devices, source=None):
 
 
 def test_crops_of_real_views_are_told(config):
-  """Pixels that show where they were cut from tell the window."""
+  """Pixels that encode their position reveal the window."""
   evaluation, found = _run(config, 1)
   assert found["pairs"] == {"all": {"train_pairs": 120, "test_pairs": 50}}
   figures = found["all"]

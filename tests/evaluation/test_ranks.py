@@ -1,4 +1,4 @@
-"""Ranks of predicted views, of terms whose predictions are known."""
+"""Ranks of predicted views, for terms whose predictions are known."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ from essl_jax.training import step as step_lib
 
 
 class Brightness(Term):
-  """Knows that the views differ in brightness alone.
+  """Knows that the views differ only in brightness.
 
   Attributes:
     knows: whether it uses the parameters; else all predictions are equal.
@@ -64,7 +64,7 @@ class Brightness(Term):
 
 @pytest.fixture(scope="module")
 def experiment(tiny_config):
-  """Views that differ in brightness, nowhere as much as to be clipped."""
+  """Views that differ in brightness, never so much that they are clipped."""
   view = WHOLE | {"jitter": (0.4, 0.0, 0.0, 0.0), "jitter_probability": 1.0}
   view |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
   random = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_a_prediction_without_parameters_finds_none(experiment):
 
 
 class Within(Means):
-  """Has the mean colours in an inner layer alone."""
+  """Has the mean colours only in an inner layer."""
 
   def __call__(self, images, train=False):
     """Features [N, C] that say nothing."""
@@ -140,7 +140,7 @@ def test_a_term_is_asked_about_its_layer(experiment):
 
 @pytest.mark.parametrize("name", ["equimod", "sie"])
 def test_known_predictors_are_asked(tiny_config, name):
-  """From the plain view or from a first one: shapes alone."""
+  """They predict from the plain view or the first one; checks shapes."""
   encoder = {"name": "term_helpers:Encoder"}
   config = tiny_config(
     "simclr", terms=(name,), encoder=encoder, **{name: SMALL[name]}
@@ -200,7 +200,7 @@ def test_who_has_a_predictor():
   ],
 )
 def test_terms_without_a_predictor_are_refused(tiny_config, terms, fields):
-  """By the config alone: no data are opened."""
+  """The config suffices: no data are opened."""
   config = tiny_config(
     "simclr", terms=terms, evaluations=("knn", "probe", "ranks"), **fields
   )

@@ -1,4 +1,4 @@
-"""What two real processes find in their shares of the images, against one."""
+"""Two real processes, each with its share of the images, against one."""
 
 import json
 import pathlib
@@ -61,7 +61,7 @@ def broken(process):
 
 
 def encode_split(folder, split, mesh):
-  """Features and labels of a split, and what this process has read of it."""
+  """Features and labels of a split, and the images that this process read."""
   source = open_folder(folder)
   read = []
   plain = source.read

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick
 
 
 class Notes:
-  """In place of the loggers."""
+  """Stands in for the loggers."""
 
   def __init__(self):
     self.figures, self.pictures, self.points = {}, {}, None
@@ -45,7 +45,7 @@ class Broken(knn.Knn):
 
 @pytest.fixture
 def bench():
-  """Of a kNN that named one of three images wrong."""
+  """A bench whose kNN got one of three images wrong."""
   images = np.full((3, 4, 6, 1), 255, np.uint8)
   labels = np.array([0, 1, 1])
   source = ArraySource(images, labels, images, labels)

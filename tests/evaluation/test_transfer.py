@@ -119,7 +119,7 @@ def test_very_few_labels(transfer_bench, tmp_path):
 
 
 def test_training_images_of_one_class_are_left_out(transfer_bench, tmp_path):
-  """As those that a set with a list of classes may have."""
+  """A set with a list of classes may have such images."""
   name = transfer_helpers.write_counts(
     tmp_path / "a", train=(4, 4, 4), test=(2, 2, 2)
   )
@@ -208,7 +208,7 @@ def test_nothing_to_measure_is_refused(transfer_bench, monkeypatch):
 
 
 def test_episodes():
-  """Of classes far apart all are named; of noise, as many as by chance."""
+  """Classes far apart are all recognised; noise gives chance accuracy."""
   options = {"ways": 5, "shots": 1, "queries": 4, "number": 60}
   apart, labels = clusters(140, width=32, classes=7, spread=0.01)
   found = episodes.run(apart, labels, **options)

@@ -1,4 +1,4 @@
-"""Transfer: sets at hand and not, paths, names, splits, how images are read."""
+"""Transfer: available and missing sets, paths, names, splits, reading."""
 
 import shutil
 
@@ -35,7 +35,7 @@ def test_sets_at_hand_and_not(transfer_folder, tmp_path):
 def test_a_split_that_does_not_fit_is_not_passed_over(
   transfer_folder, tmp_path
 ):
-  """Its test images have a class that the others lack: none are others'."""
+  """Its test images have a class that the training images lack."""
   odd = tmp_path / "odd"
   shutil.copytree(transfer_folder, odd)
   new = odd / "test" / "zebra"
@@ -45,7 +45,7 @@ def test_a_split_that_does_not_fit_is_not_passed_over(
 
 
 def test_images_are_read_as_those_of_the_run(tmp_path, monkeypatch):
-  """Its levels, its limits and the memory that its arrays may take."""
+  """With the run's levels, limits and memory for arrays."""
   root = folder_helpers.write_folder(tmp_path / "wide", SPLITS)
   name = str(root)
   image = np.full((9, 9), 2000, np.uint16)

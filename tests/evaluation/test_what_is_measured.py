@@ -74,7 +74,7 @@ def test_features_are_of_the_network_that_is_asked_for(benches):
 
 
 def test_remembered_features_are_those_of_the_network(benches):
-  """The online network alone changes: the target's features stay."""
+  """If only the online network changes, the target's features stay."""
   made, state = benches
   other = state.replace(params=jax.tree.map(lambda x: x * 1.5, state.params))
   for name, is_same in (("online", False), ("target", True)):
@@ -271,7 +271,7 @@ def with_features(bench, features, *evaluations):
 
 
 def test_views_of_a_few_patches_are_warned_of(tiny_config):
-  """In every stage of the training, and of views that are in use alone."""
+  """In every stage of the training, but only for views in use."""
   sizes = {x: {"size": 16} for x in ("first", "second")}
   fields = {"views": sizes | {"third": {"size": 4}}}
   stage = {"resolution": ((0.0, 0.5),)}

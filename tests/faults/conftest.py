@@ -1,4 +1,4 @@
-"""The process in which `fault_worker` runs, and what disturbs it."""
+"""The process in which `fault_worker` runs, and its disturbances."""
 
 import json
 import os
@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 class Worker:
-  """A process that is told of cases and answers how the program bore them."""
+  """A process that gets cases and answers how the program handled them."""
 
   def __init__(self, folder: pathlib.Path, variables: dict[str, str]):
     self.expected = folder / "expected"

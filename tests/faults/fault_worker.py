@@ -54,7 +54,7 @@ def get_config():
 
 @contextlib.contextmanager
 def captured():
-  """Everything that is written to the standard outputs, also from C++."""
+  """Captures everything written to stdout and stderr, also from C++."""
   with tempfile.TemporaryFile() as file:
     kept = [os.dup(1), os.dup(2)]
     texts = []
@@ -105,7 +105,7 @@ def figures(workdir: pathlib.Path) -> Any:
 
 
 def differences(workdir: pathlib.Path, expected: pathlib.Path) -> str:
-  """What of a run's arrays and figures differs from another's."""
+  """Lists the arrays and figures of a run that differ from another's."""
   if (here := figures(workdir)) != (there := figures(expected)):
     return f"figures {here} instead of {there}"
   try:
@@ -120,7 +120,7 @@ def differences(workdir: pathlib.Path, expected: pathlib.Path) -> str:
 def recovers(
   recipe: pathlib.Path, workdir: pathlib.Path, expected: pathlib.Path
 ) -> str:
-  """Starts the program again in a workdir; what is wrong after that."""
+  """Starts the program again in a workdir; returns what is then wrong."""
   code, output, _ = start(recipe, workdir)
   if code:
     return f"no recovery, code {code}: {output[-2000:]}"
@@ -131,7 +131,7 @@ def recovers(
 
 
 def told_well(code: int, output: str, seconds: float) -> list[str]:
-  """What is wrong with how a disturbed start has ended: nothing, if well.
+  """Says what is wrong with the end of a disturbed start; empty if nothing.
 
   It ends within ten seconds with code 1 and one line; with code 2 where it may
   not write to the workdir it was given. What it can do without, such as the
@@ -181,7 +181,9 @@ def outcome(
   wrong = told_well(code, output, seconds)
   if code and not control.fired:
     wrong.append("failed of nothing")
-  if workdir.exists():  # its threads go on, as they cannot in a process's end
+  if (
+    workdir.exists()
+  ):  # its threads still run here, unlike after the end of a process
     workdir = workdir.rename(workdir.with_suffix(".ended"))
   if failure := recovers(recipe, workdir, expected):
     wrong.append(failure)
@@ -221,7 +223,7 @@ def _content(folder: pathlib.Path) -> tuple[tuple[str, bytes | None], ...]:
 
 
 def small_picture(workdir: pathlib.Path, *_: Any) -> pathlib.Path:
-  """`summary.png` without what takes most of a run's time."""
+  """`summary.png` without the parts that take most of a run's time."""
   path = workdir / "summary.png"
   figure.Figure(figsize=(1, 1)).savefig(path)
   return path

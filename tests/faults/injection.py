@@ -1,4 +1,4 @@
-"""Faults of chosen system calls: builds inject.c, and tells it what to do."""
+"""Injects faults into chosen system calls: builds and controls inject.c."""
 
 import ctypes
 import mmap
@@ -27,7 +27,7 @@ class _Entry(ctypes.Structure):
 
 
 class Control(ctypes.Structure):
-  """What inject.c does, and what it has counted: its `struct control`."""
+  """The settings and counts of inject.c: its `struct control`."""
 
   _fields_ = (
     ("armed", ctypes.c_int32),

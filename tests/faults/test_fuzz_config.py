@@ -39,7 +39,7 @@ LABELS = np.arange(24) % 3
 
 
 def _build(config):
-  """All that is checked before the first step."""
+  """Runs all checks that come before the first step."""
   source = ArraySource(IMAGES, LABELS, IMAGES, LABELS)
   mesh = parallel.make_mesh(jax.devices()[:1])
   experiment = experiment_lib.build(config, source, mesh)
@@ -80,7 +80,7 @@ def test_every_field_is_tried(nonsense):
 @FEWER
 @given(st.data())
 def test_what_is_accepted_is_built_or_told(data):
-  """Up to the first step, of which nothing is computed."""
+  """Up to the first step, which is not computed."""
   start = (*STARTS[0], *SMALL)
   names = [name for name, *_ in fuzz_helpers.walk(start) if name not in CHOICES]
   name = data.draw(st.sampled_from(names))

@@ -1,4 +1,4 @@
-"""Failing system calls: one line, soon, and then a run that is as undisturbed.
+"""Failing system calls: one line, soon; the next start is as undisturbed.
 
 `fault_worker` runs the program in a process whose calls `inject.c` fails.
 """

@@ -21,7 +21,7 @@ import pytest
   ],
 )
 def test_killed_before_a_call_that_changes_the_workdir(step, worker):
-  """The same command goes on from what each moment leaves."""
+  """The same command resumes from what each moment leaves."""
   found = worker.killed(step)
   print(f"{len(found)} moments of a kill")
   assert len(found) > 150 // step
@@ -42,7 +42,7 @@ def test_killed_before_a_call_that_changes_the_workdir(step, worker):
 def test_whole_processes(
   call, pattern, at, action, variables, worker, tmp_path
 ):
-  """As above, and nothing of Python, JAX or Orbax holds the process."""
+  """As above; no thread of Python, JAX or Orbax keeps the process alive."""
   recipe, workdir = tmp_path / "recipe.py", tmp_path / "run"
   recipe.write_text(fault_worker.RECIPE)
   control_file = tmp_path / "control"

@@ -78,7 +78,7 @@ def test_figures_and_choice_do_not_depend_on_a_stop(
 
 
 def test_a_last_save_without_its_record_counts_as_training(program, tmp_path):
-  """As after a full disk, or a kill, between the two."""
+  """A full disk or a kill between the two leaves this."""
   start, expected = program
   workdir = shutil.copytree(expected, tmp_path / "run")
   for name in ("results.json", "starts.json"):
@@ -89,7 +89,7 @@ def test_a_last_save_without_its_record_counts_as_training(program, tmp_path):
 
 @pytest.mark.faults
 def test_every_moment_may_be_the_one_of_a_stop(program, tmp_path):
-  """Every step, batch of the monitor and step of the evaluation."""
+  """Stops at every step, monitor batch and evaluation step."""
   for at in itertools.count(1):
     if not stop_and_resume(program, tmp_path / str(at), at):
       break

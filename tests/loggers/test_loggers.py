@@ -1,4 +1,4 @@
-"""Loggers: what they are told, and what one that fails or hangs costs."""
+"""Loggers: the calls that they get, and loggers that fail or hang."""
 
 import importlib
 import json
@@ -99,7 +99,7 @@ def fakes(tmp_path, monkeypatch):
 
 @pytest.fixture
 def log(fakes, tmp_path, tiny_config):
-  """Logs five figures, a picture and an embedding; what is said of it."""
+  """Logs five figures, a picture and an embedding; returns what is said."""
 
   def log(*names, finish=True, start=0, **options):
     config = tiny_config(loggers=names or ("fakes:Fake",), **options)
@@ -225,7 +225,7 @@ def test_what_is_shown_first_comes_before_the_first_figure(
 
 
 def test_tensorboard_fails_as_other_files_of_the_workdir(tmp_path, tiny_config):
-  """And its thread of no kind holds anything."""
+  """It starts no thread, and its errors end the run."""
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "tensorboard").touch()
   threads = threading.active_count()

@@ -16,7 +16,7 @@ mlflow_part = importlib.import_module("essl_jax.loggers.mlflow")
 
 
 class GoneError(Exception):
-  """What MLflow raises of a run that was removed."""
+  """The error that MLflow raises for a removed run."""
 
 
 class Client:
@@ -27,13 +27,13 @@ class Client:
     module.clients.append(self)
 
   def update_run(self, run_id, status):
-    """Goes on with a run that is there."""
+    """Resumes an existing run."""
     self.calls.append(("update", run_id, status))
     if run_id not in self.module.there:
       raise GoneError(run_id)
 
   def get_experiment_by_name(self, name):
-    """There is none yet."""
+    """Returns None: there is no experiment yet."""
 
   def create_experiment(self, name):
     """Its number."""

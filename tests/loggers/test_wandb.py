@@ -25,7 +25,7 @@ class Run:
     self.dir, self.url = "/runs/a/wandb/offline-1/files", "https://a"
 
   def define_metric(self, *words, **options):
-    """Notes its arguments, as do the others."""
+    """Records its arguments, as the others do."""
     self.calls.append(("define", words, options))
 
   def log(self, figures):
@@ -39,7 +39,7 @@ class Run:
 
 @pytest.fixture
 def fake(monkeypatch):
-  """The package, which notes how runs are begun."""
+  """The package, which records how runs are started."""
   module = types.ModuleType("wandb")
   module.begun, module.runs = [], []
 
@@ -49,7 +49,7 @@ def fake(monkeypatch):
     return module.runs[-1]
 
   class Settings:
-    """Of a version that does not know all of them."""
+    """Settings of a version that does not know all of ours."""
 
     model_fields = ("console", "silent")
 

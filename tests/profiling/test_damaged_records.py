@@ -1,4 +1,4 @@
-"""Records of experiments that anybody may have changed: one line, no wait."""
+"""Damaged records of experiments: one line, and no waiting."""
 
 import copy
 import json

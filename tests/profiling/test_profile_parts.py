@@ -1,4 +1,4 @@
-"""What the operations of a step belong to, and their arithmetic."""
+"""The parts that operations of a step belong to, and their arithmetic."""
 
 import flops_helpers
 import hlo_flops

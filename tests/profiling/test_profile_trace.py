@@ -1,4 +1,4 @@
-"""What a trace says of which operation ran when."""
+"""Reads from a trace which operation ran when."""
 
 import jax
 import pytest

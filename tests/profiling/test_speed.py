@@ -279,7 +279,7 @@ def test_seconds_are_of_a_step_and_programs_are_whole(monkeypatch):
 
 
 class _State(flax.struct.PyTreeNode):
-  """What the views are made of, and what they are not."""
+  """The state from which views are made."""
 
   step: int = 0
   params: int = 1
@@ -288,7 +288,7 @@ class _State(flax.struct.PyTreeNode):
 
 
 def test_augmentation_is_timed_with_and_without_parameters(monkeypatch):
-  """In turn, by requests that differ in nothing else."""
+  """In turn, with requests that are otherwise equal."""
   asked = []
 
   def make_views(requests):

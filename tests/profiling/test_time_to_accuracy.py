@@ -27,7 +27,7 @@ def test_the_first_look_that_is_high_enough(
 ):
   _write(tmp_path, _LINES)
   with (tmp_path / "metrics-0.jsonl").open("a") as file:
-    file.write('{"step": 25, "wall')  # as a run leaves it that goes on
+    file.write('{"step": 25, "wall')  # as a running run leaves it
   assert time_to_accuracy.main([str(tmp_path), f"--knn={accuracy}"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert (found["seconds"], found["step"]) == (seconds, step)

@@ -64,7 +64,7 @@ def written(trained, second):
 
 @pytest.fixture(scope="module")
 def seen(trained):
-  """The trained run and what `samples.collect` has of it."""
+  """The trained run, and what `samples.collect` returns for it."""
   run = runs.read([trained])[0]
   return run, samples.collect(run, 30, print)
 
@@ -167,7 +167,7 @@ def test_views_are_images_of_the_group(seen):
     for turns, picture in enumerate(transformed):
       turned = np.rot90(transformed[0].pixels, turns)
       np.testing.assert_allclose(picture.pixels, turned, atol=1e-6)
-    # Nothing is left of the normalisation, which has gray images coloured.
+    # The normalisation, which tints gray images, is undone.
     spread = np.ptp(first.pixels, axis=2)
     assert spread.max() < 1e-5
     assert np.ptp(first.pixels) > 0.3

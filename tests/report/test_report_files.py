@@ -1,4 +1,4 @@
-"""Pages of files alone, what is computed of features, wrong input."""
+"""Pages made from files only, figures computed from features, wrong input."""
 
 import json
 import re

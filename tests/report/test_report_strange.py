@@ -1,4 +1,4 @@
-"""Pages of files and evaluations that anybody may have changed.
+"""Pages of damaged files and of users' evaluations.
 
 Whatever `results.json` and `metrics-*.jsonl` hold, and whatever an evaluation
 of one's own raises, the page is written: what cannot be shown is left out, and
@@ -137,7 +137,7 @@ def test_files_that_never_end_are_not_read(tmp_path):
 
 
 def test_no_other_file_is_written_over(tmp_path):
-  """Neither the run's own, nor anybody's; an earlier page is."""
+  """Only an earlier page is replaced, no file of the run or of others."""
   workdir = _write(tmp_path / "run", RESULTS)
   os.mkfifo(tmp_path / "pipe")
   os.symlink("/dev/null", tmp_path / "device")
@@ -166,7 +166,7 @@ def test_lines_of_wrong_types_are_left_out(tmp_path, capsys):
 
 
 def test_names_are_shown_as_they_are(tmp_path):
-  """Neither formulas of matplotlib nor markup, in names of runs and curves."""
+  """Names of runs and curves are neither matplotlib formulas nor markup."""
   lines = [{"step": x, r"loss_$\frac$<b>": x} for x in (1, 2)]
   names = (r"$\frac{$", "_under<i>&", "a$b$", "\u3000 \N{SNOWMAN}")
   workdirs = [_write(tmp_path / x, RESULTS, lines) for x in names]

@@ -1,4 +1,4 @@
-"""The warning of networks that collapse: when it is said, and when not."""
+"""The warning about collapse: when it appears, and when not."""
 
 import pytest
 
@@ -20,7 +20,7 @@ class Pull(TwoViews):
 
 @pytest.fixture
 def make(tiny_config):
-  """Makes an alarm of epochs of three steps, and what it says.
+  """Makes an alarm with three steps per epoch, and the list of its lines.
 
   The warm-up is one epoch.
   """

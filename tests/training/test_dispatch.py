@@ -84,7 +84,7 @@ def optimised(monkeypatch):
 def test_two_steps_at_a_time_are_the_same_bit_for_bit(
   tiny_config, source, optimised
 ):
-  """Also where a run begins so that an epoch ends with a single step."""
+  """Also if a run starts so that an epoch ends with a single step."""
   build = _build.__wrapped__  # other tests' programs are not optimised
   one = _advance(_experiment(tiny_config, source, build), start=1)
   more = _experiment(tiny_config, source, build, steps_per_dispatch=2)

@@ -1,4 +1,4 @@
-"""Draws that images share, and what parts are told of them."""
+"""Draws that images share, and the parameters that parts get."""
 
 import functools
 import types
@@ -37,7 +37,7 @@ tell = functools.partial(ViewRequest, parameters=True)
 
 
 def part(*requests):
-  """One that asks for some views."""
+  """A part that asks for some views."""
   return types.SimpleNamespace(requests=lambda _: list(requests))
 
 
@@ -70,7 +70,7 @@ def assert_groups(parameters, size):
 
 
 def test_views_come_with_their_parameters():
-  """By them, the images are the views; of several draws, copy by copy."""
+  """They reproduce the views from the images, draw by draw."""
   requests = [
     tell("first", LAID, extra="rotation"),
     tell("small", FLIPPED, draws=2),
@@ -95,7 +95,7 @@ def test_views_come_with_their_parameters():
 
 
 def test_nobody_pays_for_parameters_that_nobody_asks_for():
-  """The same operations and bytes, whoever drops what is not asked for."""
+  """Without a request, operations and bytes stay the same."""
   make = lambda request: views_lib.make_views([request("first", FLIPPED)])
   costs = []
   for run in (
@@ -111,7 +111,7 @@ def test_nobody_pays_for_parameters_that_nobody_asks_for():
 
 
 def test_parts_ask_for_one_view_each_in_their_way():
-  """Sharing and parameters of either hold for both."""
+  """If one of them shares draws or needs parameters, both do."""
   asked = [
     part(ViewRequest("first", FLIPPED), tell("second", FLIPPED)),
     part(ViewRequest("first", FLIPPED, shared_by=2)),
@@ -147,7 +147,7 @@ def test_groups_share_draws_and_leave_others_alone():
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_shared_draws_do_not_depend_on_the_devices(devices):
-  """Nor do those of chunks that are larger than a device's share."""
+  """Also for chunks that are larger than a device's share."""
   requests = [
     tell("pair", FLIPPED, shared_by=2),
     tell("chunk", FLIPPED, chunks=2),
@@ -180,7 +180,7 @@ def test_pictures_of_few_images_do_not_share():
 
 
 def test_crops_of_the_host_bring_their_windows(tiny_config, tmp_path):
-  """And pairs share their draws there, too."""
+  """Pairs share their draws there too."""
   source = folder_helpers.open_folder(folder_helpers.write_folder(tmp_path))
   still = {"size": 16, "jitter_probability": 0, "grayscale": 0}
   config = tiny_config(
@@ -211,7 +211,7 @@ def test_crops_of_the_host_bring_their_windows(tiny_config, tmp_path):
 
 
 class Told(Term):
-  """Is told how the first two views were drawn, by `forward` and `loss`."""
+  """Gets the parameters of the first two views, in `forward` and `loss`."""
 
   def requests(self, views):
     """Both views of the method."""

@@ -1,4 +1,4 @@
-"""Batch norms that would see a single value are refused, whosesoever they are.
+"""Batch norms that would see a single value are refused, also users' own.
 
 Such a norm gives its offset alone, whatever the images: a run trains on
 constants and says nothing. Right is one line before the first step.
@@ -115,7 +115,7 @@ def test_devices_that_share_statistics_count(devices):
   ],
 )
 def test_norms_of_an_example_are_counted_too(norm, shape, refused):
-  """By the values that they take together, in anybody's module."""
+  """By the values that they normalise together, also in a user's module."""
 
   def run(x):
     variables = norm.init(jax.random.key(0), x)
@@ -178,7 +178,7 @@ def test_a_part_of_one_image_is_refused_before_training(
 
 
 def test_fine_tuning_one_image_at_a_time_is_refused(monkeypatch):
-  """In its first step, of which nothing is computed."""
+  """In its first step, before anything is computed."""
   model = Normed()
   variables = jax.tree.map(
     lambda x: jnp.zeros(x.shape), _variables(model, (1, 1, 1, 3))

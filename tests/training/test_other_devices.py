@@ -1,4 +1,4 @@
-"""A run goes on with other numbers of devices and processes."""
+"""A run resumes with other numbers of devices and processes."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def make(tiny_config):
 
 
 def _go_on(experiment, state, start, end):
-  """The state after some steps, and what each of them says."""
+  """The state after some steps, and the metrics of each."""
   found, advance = [], dispatch.make_advance(experiment, start)
   per_epoch = experiment.steps_per_epoch
   for step in range(start, end):

@@ -1,4 +1,4 @@
-"""`--profile`: which steps are traced, what is said, what is refused."""
+"""`--profile`: which steps are traced, the messages, what is refused."""
 
 import json
 import re
@@ -26,7 +26,7 @@ class Clock:
     self.calls.append(("pause", step))
 
   def start(self, step):
-    """Goes on."""
+    """Starts."""
     self.calls.append(("start", step))
 
 
@@ -159,7 +159,7 @@ def test_the_program_refuses_a_wrong_range_in_one_line(
 
 @pytest.mark.slow
 def test_a_run_writes_a_profile(config_file, tmp_path):
-  """Two epochs of four steps, of which the second start traces one."""
+  """Two epochs of four steps; the second start traces one of the steps."""
   words = (config_file, tmp_path / "run", "--config.evaluations=knn")
   done = program_helpers.run(*words, "--config.epochs=2", "--profile=3:6")
   assert done.returncode == 0, done.stderr

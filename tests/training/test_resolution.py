@@ -76,7 +76,7 @@ def _assert_identical(a, b):
 
 @pytest.mark.parametrize("most", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_see_the_sizes_of_their_epoch(tiny_config, source, most):
-  """As one training at half size, gone on with at full size by hand."""
+  """As one training at half size, continued at full size by hand."""
   small = _experiment(tiny_config, source, _views(8), most)
   full = _experiment(tiny_config, source, _views(16), most)
   state, _ = _train(small, STEPS)
