@@ -115,9 +115,9 @@ def run(
     For the first k, `knn_top1` in percent (exact: correct / Q), and `knn_top5`
     if there are more than five classes; for any further k, say 20,
     `knn_top1_k20` and `knn_top5_k20`. Also the protocol: the first `k` as used,
-    `temperature`, `bank_size`, `num_queries`. For up
-    to 100 classes also `confusion`, of the first k: how many queries of each
-    class (rows) were assigned to each class (columns).
+    `temperature`, `bank_size`, `num_queries`. For up to 100 classes also
+    `confusion`, for the first k: counts of queries by true class (rows) and
+    predicted class (columns).
 
   Raises:
     ValueError: as in `predict`, or labels are out of range or do not fit the
@@ -208,9 +208,9 @@ class Knn(Evaluation):
     return f"kNN {figures['knn_top1']:.2f}%"
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """The accuracies and their protocol, see `run` above; and the classes.
+    """The accuracies and their protocol, see `run` above; and class names.
 
-    `class_names` are there where the data have them and there is `confusion`.
+    `class_names` are added to `confusion` if the data have them.
     """
     found = self._classify(bench, state)
     names = class_names(bench.experiment.labelled)

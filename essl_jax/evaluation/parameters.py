@@ -1,7 +1,7 @@
-"""How well a linear map of two views' features tells how the views differ.
+"""How well a linear map of two views' features predicts how the views differ.
 
-What it tells is by what the parameters of the views differ, in the numbers of
-AugSelf: windows, colour jitter and blur, and besides quarter turns.
+It predicts the differences of the views' parameters, in the numbers of AugSelf:
+windows, colour jitter and blur; and also quarter turns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,28 +27,28 @@ _TITLES = {
   "rotation_accuracy": "Relative rotation of two views, accuracy",
 }
 _TURNS = 4
-_HELD_OUT_EVERY = 5  # training image, to choose the penalty on
+_HELD_OUT_EVERY = 5  # every fifth training image serves to choose the penalty
 _LEAST = 10  # pairs to fit, and to measure on
 
 
 def measure(train: Pairs, test: Pairs) -> dict[str, Any]:
-  """How well ridge regressions tell differences.
+  """Measures how well ridge regressions predict differences.
 
   Args:
     train: pairs to fit.
-    test: of other images, to measure on; the same differences.
+    test: pairs of other images, to measure on; the same differences.
 
   Returns:
-    Of each difference:
+    For each difference:
       `<name>_r2`: the part of the variance of the test pairs that a regression
-        of the features of both views explains: the mean over those numbers that
-        vary, 0 if none does. Negative where the mean would predict better.
-      `rotation_accuracy`: in its place for `rot`, how often the turns between
-        the views are right, in percent, where one regression names the turns of
-        each view by its own features. No linear map of both features could name
+        on the features of both views explains: the mean over the numbers that
+        vary, 0 if none does. It is negative if the mean would predict better.
+      `rotation_accuracy`: for `rot` instead, how often the turns between the
+        views are right, in percent; a regression predicts the turns of each
+        view from its own features. No linear map of both features could predict
         the turns between them.
-      `rotation_chance`: with it, how often those turns between two views are
-        right, in percent, that most training pairs have.
+      `rotation_chance`: with it, the accuracy in percent of always guessing the
+        turns between two views that most training pairs have.
       `per_number`: R² by the name of the difference and of the number.
       `penalties`: by name, chosen on a fifth of the training images.
   """
@@ -76,7 +76,7 @@ def measure(train: Pairs, test: Pairs) -> dict[str, Any]:
 def _rotation(
   train: Pairs, test: Pairs, held_out: np.ndarray
 ) -> tuple[float, float]:
-  """Percent of right turns between views, and the penalty."""
+  """The percentage of right turns between views, and the penalty."""
   each = [
     np.concatenate(np.split(x.features, 2, axis=1)) for x in (train, test)
   ]
@@ -90,9 +90,9 @@ def _rotation(
 
 
 def _rotation_chance(train: Pairs, test: Pairs) -> float:
-  """Percent of test pairs with the turns that most training pairs have.
+  """The percentage of test pairs with the training pairs' most frequent turns.
 
-  A view that is turned sometimes makes no turn the most frequent one.
+  If only some views are turned, the most frequent turns are 0.
   """
   counts = np.bincount(_between(train.differences["rot"]), minlength=_TURNS)
   hits = _between(test.differences["rot"]) == counts.argmax()
@@ -108,7 +108,7 @@ def _between(turns: np.ndarray) -> np.ndarray:
 def _explained(
   true: np.ndarray, predicted: np.ndarray, names: Sequence[str]
 ) -> dict[str, float]:
-  """R² of each number that varies, by its name."""
+  """R² of each number that varies, by name."""
   true = np.asarray(true, np.float64)
   lack = ((true - predicted) ** 2).sum(axis=0)
   variance = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
@@ -123,10 +123,10 @@ class Parameters(Evaluation):
   """R² of relative crop, jitter and blur, and accuracy of relative rotation.
 
   Attributes:
-    pairs: number of pairs of views of each training image; a test image has
-      one. `measures.images` says how many images there are.
-    blur: probability of the blur where the method's views have none. Blur and
-      rotations are then told of further pairs, which have them besides.
+    pairs: number of pairs of views per training image; a test image has one.
+      `measures.images` sets the number of images.
+    blur: probability of the blur if the method's views have none. Blur and
+      rotations are then measured on additional pairs that have them.
   """
 
   heading = "Parameters of views"
@@ -142,8 +142,8 @@ class Parameters(Evaluation):
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
     """Figures of the state under `all` and `jittered`, and the protocol.
 
-    `untrained` has the same of an encoder of random weights. An
-    image's views are a function of the seed and of its place.
+    `untrained` has the same for an encoder with random weights. An image's
+    views depend only on the seed and the image's index.
     """
     config = bench.experiment.config
     states = {"trained": state, "untrained": bench.experiment.create_state()}
@@ -174,7 +174,7 @@ class Parameters(Evaluation):
   def _look(
     self, bench: Any, state: step_lib.TrainState, look: Any, names: Any
   ) -> list[Pairs]:
-    """Pairs of training images, then of test images."""
+    """Makes pairs of training images, then of test images."""
     mesh, variables = bench.experiment.mesh, bench.encoder_variables(state)
     root = jax.random.PRNGKey(bench.experiment.config.seed)
 
@@ -184,8 +184,8 @@ class Parameters(Evaluation):
       bench.interrupt()
       found = []
       for number in range(pairs):
-        # Training and test images share no draw: a regression could remember
-        # what it has seen.
+        # Training and test images share no draw, so a regression cannot
+        # remember draws.
         key = jax.random.fold_in(jax.random.fold_in(root, part), number)
         batch = single_pass.with_keys(images, key, first, mesh)
         found.append(look(variables, batch))
@@ -206,7 +206,7 @@ class Parameters(Evaluation):
     ]
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """Each figure of all pairs, with the others in its note."""
+    """Each figure for all pairs; its note has the other figures."""
     images = count(figures.get("pairs", {}).get("all", {}), "test_pairs")
     untrained = figures.get("untrained", {})
     found = []
@@ -217,7 +217,7 @@ class Parameters(Evaluation):
       if name in figures.get("jittered", {}):
         before = _show(untrained.get("jittered", {}), name)
         now = _show(figures["jittered"], name)
-        notes.append(f"jittered pairs alone {now}, {before} untrained")
+        notes.append(f"jittered pairs only {now}, {before} untrained")
       if name == "rotation_accuracy":
         notes.append(f"chance {percent(figures['all'], 'rotation_chance')}")
       notes.append(f"linear, {images} test pairs")
@@ -227,10 +227,10 @@ class Parameters(Evaluation):
 
 
 def _subsets(train: Pairs, test: Pairs) -> Iterator[tuple[str, Any]]:
-  """All pairs, and those both of whose views are jittered if there are some."""
+  """All pairs; then, if any, the pairs whose views are both jittered."""
   yield "all", (train, test)
   chosen = [x.only(x.jittered) for x in (train, test)]
-  # Of several images, some of them held out.
+  # From several images, some of them held out.
   few = min(len(x.images) for x in chosen) < _LEAST
   held_out = {bool(x % _HELD_OUT_EVERY) for x in chosen[0].images}
   if not few and len(held_out) == 2:
@@ -238,7 +238,7 @@ def _subsets(train: Pairs, test: Pairs) -> Iterator[tuple[str, Any]]:
 
 
 def _merge(found: dict[str, Any], more: Mapping[str, Any]) -> None:
-  """Adds figures, and those of groups within groups."""
+  """Adds figures, also to nested groups."""
   for name, value in more.items():
     if isinstance(value, dict):
       found.setdefault(name, {}).update(value)

@@ -16,7 +16,7 @@ from essl_jax.devices import parallel
 
 # One block's similarities [block, bank] hold at most this many float32: 64 MB.
 BLOCK_ELEMENTS = 2**24
-_NOBODY = -2  # the label of padding, which is nobody's neighbour
+_NOBODY = -2  # the label of padding, which is never a neighbour
 
 
 def rank(

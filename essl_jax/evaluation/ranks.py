@@ -1,4 +1,4 @@
-"""The rank of the true embedding among candidates, by a prediction of it."""
+"""Ranks the true embedding among candidates by cosine to a prediction."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -29,21 +29,20 @@ _HITS = (1, 2, 5, 10)
 def ranks(
   predicted: chex.Array, candidates: chex.Array, true_index: chex.Array
 ) -> jax.Array:
-  """Places of the true candidates, by their cosines to a prediction.
+  """Ranks the true candidates by cosine to a prediction.
 
   Args:
     predicted: embeddings [N, D].
-    candidates: embeddings [N, K, D], among them the one that was predicted.
-    true_index: which one that is, integers [N] in [0, K).
+    candidates: embeddings [N, K, D]; one of them is the true one.
+    true_index: its index, integers [N] in [0, K).
 
   Returns:
-    int32 [N], from 1, where the true one is nearest, to K. Candidates as near
-    as the true one come before it: embeddings that are all the same find
-    nothing.
+    int32 [N], from 1, if the true one is nearest, to K. Candidates as near as
+    the true one come before it, so embeddings that are all equal get rank K.
 
   Raises:
-    ValueError: the shapes do not fit, or an index is no integer or known to be
-      out of range.
+    ValueError: the shapes do not fit, or an index is not an integer or known to
+      be out of range.
 
   Example:
     >>> candidates = jnp.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
@@ -75,19 +74,19 @@ def ranks(
 def make_rank(
   networks: Any, number: int, views: Any, candidates: int
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], jax.Array]:
-  """Ranks of all candidates of each image, by what a term predicts of them.
+  """Makes a function that ranks candidates by a term's predictions.
 
   Args:
     networks: `networks.Networks`.
-    number: of the term, a `Predictor`.
+    number: index of the term, a `Predictor`.
     views: `config.views`; candidates are second views.
-    candidates: how many views of each image.
+    candidates: number of views per image.
 
   Returns:
-    A pure function of all variables and of (uint8 images [N, H, W, C], one
-    random key an image [N]) to float32 [N, candidates + 2]: the ranks; the
-    squared distances of the predictions, summed over candidates; and those of
-    the candidates' mean. Embeddings are of unit length.
+    A pure function from all variables and (uint8 images [N, H, W, C], one
+    random key per image [N]) to float32 [N, candidates + 2]: the ranks of all
+    candidates; the squared distances of the predictions, summed over
+    candidates; and those of the candidates' mean. Embeddings have unit length.
   """
   term, pair = networks.terms[number], [getattr(views, x) for x in PAIR]
   source = term.predicted_from(views)
@@ -104,7 +103,7 @@ def make_rank(
     own = inputs.image_keys(keys, len(images))
     each = [augment.fold_each(own, i) for i in range(candidates + 1)]
     first, drawn_from = draw(source, each[0], images)
-    # All candidates of an image in consecutive rows.
+    # All candidates of an image are in consecutive rows.
     several = jnp.stack(each[1:], axis=1).reshape(-1)
     repeat = lambda x: jnp.repeat(x, candidates, axis=0)
     others, drawn = draw(wanted, several, repeat(images))
@@ -139,7 +138,7 @@ def make_rank(
 
 
 def figures_of_ranks(rows: np.ndarray) -> dict[str, float]:
-  """The figures of what `make_rank` has found.
+  """Computes figures from the output of `make_rank`.
 
   Args:
     rows: [N, candidates + 2].
@@ -147,8 +146,8 @@ def figures_of_ranks(rows: np.ndarray) -> dict[str, float]:
   Returns:
     `mrr`, the mean reciprocal rank; `hits_at_<k>`, how often the rank is at
     most k, in percent; `prediction_error`, the mean squared distance of a
-    prediction at unit length; and `relative_error`, that in parts of the mean
-    squared distance of the candidates' mean: 0 is exact.
+    prediction at unit length; and `relative_error`, that error divided by the
+    mean squared distance of the candidates' mean: 0 is exact.
   """
   found, (errors, spread) = rows[:, :-2], rows[:, -2:].sum(axis=0)
   figures = {"mrr": float((1 / found).mean())}
@@ -160,7 +159,7 @@ def figures_of_ranks(rows: np.ndarray) -> dict[str, float]:
 
 
 def chance(candidates: int) -> dict[str, float]:
-  """The mean reciprocal rank and the hits of guessing."""
+  """The mean reciprocal rank and the hits of random guesses."""
   places = np.arange(1, candidates + 1)
   hits = {f"hits_at_{k}": 100 * min(k / candidates, 1.0) for k in _HITS}
   return {"mrr": float((1 / places).mean()), **hits}
@@ -169,13 +168,13 @@ def chance(candidates: int) -> dict[str, float]:
 class Ranks(Evaluation):
   """Whether a term's predictor finds a view by its parameters.
 
-  Of each image, further views are drawn, second views of known parameters. The
-  embedding of each is predicted from that of another view of the image, and its
-  rank among all of them is asked.
+  For each image, candidates are drawn: second views with known parameters. The
+  embedding of each is predicted from another view of the image, and ranked
+  among all of them.
 
   Attributes:
-    candidates: number of views of each image.
-    images: number of test images at most. The choice is fixed
+    candidates: number of candidates per image.
+    images: maximum number of test images. The choice is fixed
       (`data.subsets.sample`).
 
   Reference:
@@ -200,10 +199,10 @@ class Ranks(Evaluation):
       )
 
   def run(self, bench: Any, state: Any) -> dict[str, Any] | None:
-    """By the term's section, figures and protocol; None without trained heads.
+    """Figures and protocol by the term's section; None without trained heads.
 
-    `untrained` has the figures of networks of random weights. The
-    views of an image are a function of the seed and of its place.
+    `untrained` has the figures of networks with random weights. An image's
+    views depend only on the seed and the image's index.
     """
     networks = bench.experiment.networks
     found = {}
@@ -251,7 +250,7 @@ class Ranks(Evaluation):
     return found
 
   def rows(self, figures: Mapping[str, Any]) -> list[Row]:
-    """Reciprocal rank, hits and error of each term."""
+    """The reciprocal rank, hits and error of each term."""
     return [row for name, x in figures.items() for row in _rows(name, x)]
 
 

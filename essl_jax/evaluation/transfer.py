@@ -26,15 +26,15 @@ def _base(name: str) -> str:
 
 
 def _of_one_class(features: tuple[Labelled, Labelled, np.ndarray]) -> str:
-  """Why nothing can be learned from a set; empty if something can."""
+  """Says why a set cannot be learned from; empty if it can."""
   (_, labels), _, held_out = features
   if len(np.unique(labels[~held_out])) > 1:
     return ""
-  return "has training images of one class alone, and two or more are needed"
+  return "has training images of only one class, and two or more are needed"
 
 
 def _choice(figures: Mapping[str, Any]) -> str:
-  """How the penalty was chosen, for a note; empty if unknown."""
+  """Says how the penalty was chosen, for a note; empty if unknown."""
   number = figures.get("num_validation")
   if number is None:
     return ""
@@ -49,24 +49,23 @@ class Transfer(Evaluation):
   Attributes:
     sets: names of TFDS sets, folders with a `/` in their name
       (`DIR/<split>/<class>/*`), `.npz` files, or known sources such as
-      `digits`. Sets of TFDS that are not at hand are named and left out. By
-      default they are those of Kornblith et al. that TFDS has, and digits.
-    dir: the TFDS data directory of these sets. By default it is that of
+      `digits`. TFDS sets that are not prepared are named and left out. The
+      default is the sets of Kornblith et al. that TFDS has, and digits.
+    dir: the TFDS data directory of these sets; by default that of
       `config.data`.
     per_class: names of sets, without versions and folders, whose metric is the
-      mean of the accuracies of their classes. That of all others is the
-      accuracy.
-    penalties: how many are tried, from 1e-6 to 1e5 in equal steps of their
-      logarithms.
-    validation: part of the training images of each class on which the penalty
-      is chosen, in sets that have no validation split of their own.
-    labels: parts of the labels with which all is done again, such as 0.01 and
-      0.1; see `data.subsets.choose`.
-    shots: labelled images a class in few-shot episodes, such as 1 and 5, of
-      test images; none by default.
-    ways: classes in an episode.
-    queries: images a class that are to be named in an episode.
-    episodes: how many.
+      mean of the accuracies of their classes. All others use the accuracy.
+    penalties: number of penalties to try, from 1e-6 to 1e5 in equal steps of
+      their logarithms.
+    validation: part of each class's training images on which the penalty is
+      chosen, in sets without a validation split of their own.
+    labels: parts of the labels with which everything is repeated, such as 0.01
+      and 0.1; see `data.subsets.choose`.
+    shots: labelled images per class in few-shot episodes on test images, such
+      as 1 and 5; none by default.
+    ways: classes per episode.
+    queries: test images per class in an episode.
+    episodes: number of episodes.
 
   Reference:
     Kornblith et al. 2019 (arXiv 1805.08974), appendix A.6. For episodes, Tian
@@ -107,7 +106,7 @@ class Transfer(Evaluation):
   episodes: Annotated[int, bounds.AtLeast(2), bounds.AtMost(10**5)] = 600
 
   def check(self, bench: Any) -> None:
-    """Names what is not at hand, and refuses to measure nothing."""
+    """Names the unavailable sets; refuses if no set is left."""
     if not self.sets:
       raise UsageError(
         "config.transfer.sets is empty: name TFDS sets or folders, such as"
@@ -118,12 +117,12 @@ class Transfer(Evaluation):
       print(f"essl_jax: transfer leaves out {name}: {why}", file=sys.stderr)
     if not found:
       raise UsageError(
-        f"config.transfer.sets: none of {', '.join(self.sets)} is at hand:"
+        f"config.transfer.sets: none of {', '.join(self.sets)} is available:"
         f" {next(iter(left_out.values()))}"
       )
 
   def run(self, bench: Any, state: Any) -> dict[str, Any]:
-    """The figures of every set, and what was left out."""
+    """The figures of every set, and the sets left out."""
     found, left_out = self._find(bench)
     figures = {}
     with bench.progress("transfer") as tick:
@@ -232,7 +231,7 @@ class Transfer(Evaluation):
   def _features(
     self, bench: Any, state: Any, images: TransferSet
   ) -> tuple[Labelled, Labelled, np.ndarray]:
-    """Those of training and test images, and which are held out."""
+    """Features of training and test images, and which ones are held out."""
     variables = bench.encoder_variables(state)
     size = bench.experiment.config.views.first.size
 

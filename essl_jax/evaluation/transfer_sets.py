@@ -226,7 +226,7 @@ def _open_builder(name: str, directory: str | None) -> Any:
 
 
 def _is_absent(error: UsageError) -> bool:
-  """Whether it says that there is no such split."""
+  """Whether an error says that there is no such split."""
   cause = error.__cause__
   is_unknown = any(isinstance(x, UnknownSplitError) for x in (error, cause))
   return is_unknown or type(cause) in (KeyError, ValueError)  # of TFDS

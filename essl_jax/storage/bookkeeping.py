@@ -212,7 +212,7 @@ def _check_loggers(path: places.Path) -> None:
   if not all(isinstance(x, dict) for x in kept) or not all(
     isinstance(y, str) for y in texts
   ):
-    raise ValueError("it holds other things than texts by logger")
+    raise ValueError("it must hold texts by logger")
 
 
 def _is_start(record: Any) -> bool:

@@ -24,7 +24,7 @@ _RATE_SECONDS = 30.0  # over which speed is averaged
 
 
 class Others(Protocol):
-  """Who else is told of all figures: `loggers.several.Loggers`."""
+  """Further receivers of all figures; `loggers.several.Loggers` is one."""
 
   def write(self, step: int, figures: Mapping[str, float], now: float) -> None:
     """Takes figures of a step, and the seconds since 1970."""
@@ -100,7 +100,7 @@ class Logger:
     self._opened.close()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends figures to this start's file, and hands them on.
+    """Appends figures to this start's file, and passes them to `others`.
 
     Args:
       step: number of updates done.

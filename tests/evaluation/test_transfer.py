@@ -138,7 +138,7 @@ def test_training_images_of_one_class_are_left_out(transfer_bench, tmp_path):
   measure = transfer.Transfer(sets=(name,), penalties=3)
   found = measure.run(alone, 3)
   assert found["sets"] == {} and found["mean"] is None
-  assert "of one class alone" in found["left_out"][name]
+  assert "of only one class" in found["left_out"][name]
   assert [x.value for x in measure.rows(found)] == [name]
 
 
@@ -202,7 +202,7 @@ def test_nothing_to_measure_is_refused(transfer_bench, monkeypatch):
     transfer.Transfer(sets=()).check(transfer_bench)
   refuse = transfer_helpers.refuse(UsageError, "is not prepared")
   monkeypatch.setattr(prepared, "open_builder", refuse)
-  with pytest.raises(UsageError, match="none of dtd is at hand: 'dtd' is not"):
+  with pytest.raises(UsageError, match="none of dtd is available: 'dtd' is not"):
     transfer.Transfer(sets=("dtd",)).check(transfer_bench)
   assert parts.EVALUATION.find("transfer") is transfer.Transfer
 
