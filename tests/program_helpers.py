@@ -60,7 +60,7 @@ def end_this_start(code, line, **_):
 
 
 def refusal(monkeypatch, capsys, *arguments, code=2):
-  """Returns what a start in this process says before it ends with code 2."""
+  """Returns what a start in this process says before it ends with `code`."""
   monkeypatch.setattr(sys, "argv", command(*arguments)[2:])
   # These settings are of a whole process, and this one continues.
   monkeypatch.setattr(main.cpu, "tune", lambda: None)

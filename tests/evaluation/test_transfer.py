@@ -202,7 +202,9 @@ def test_nothing_to_measure_is_refused(transfer_bench, monkeypatch):
     transfer.Transfer(sets=()).check(transfer_bench)
   refuse = transfer_helpers.refuse(UsageError, "is not prepared")
   monkeypatch.setattr(prepared, "open_builder", refuse)
-  with pytest.raises(UsageError, match="none of dtd is available: 'dtd' is not"):
+  with pytest.raises(
+    UsageError, match="none of dtd is available: 'dtd' is not"
+  ):
     transfer.Transfer(sets=("dtd",)).check(transfer_bench)
   assert parts.EVALUATION.find("transfer") is transfer.Transfer
 
