@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+from absl.testing import flagsaver
 import pytest
 import xla_flags
 
@@ -66,7 +67,7 @@ def refusal(monkeypatch, capsys, *arguments, code=2):
   monkeypatch.setattr(main.cpu, "tune", lambda: None)
   monkeypatch.setattr(main.processes, "end", end_this_start)
   capsys.readouterr()
-  with pytest.raises(SystemExit) as end:
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
     main.run()
   assert end.value.code == code
   return capsys.readouterr().err
