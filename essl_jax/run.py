@@ -157,15 +157,17 @@ def _open(
     defaults=config_lib.defaults(config),
     overwrite=is_new,
   )
-  if not is_new:
-    if not places.exists(workdir / "config.json"):
-      _say(f"warning: {workdir} has no config: writing that of this command")
+  is_known = not is_new and places.exists(workdir / "config.json")
+  if is_known:
     check()
   experiment = experiment_lib.build(config)
   checks.check_memory(experiment)
   profile.check(traced, config.mode, experiment.total_steps)
   agree(experiment.facts)  # with other counts, processes would hang
-  if is_new:
+  if not is_new and not is_known:
+    _restore(experiment, workdir)  # raises for the checkpoint of another config
+    _say(f"warning: {workdir} has no config: writing that of this command")
+  if not is_known:
     check()
   for warning in experiment.warnings:
     _say(f"warning: {warning}")
@@ -186,6 +188,13 @@ def _trained(
     return state, 0, origin
   if experiment.config.epochs == 0:
     return experiment.create_state(), 0, None
+  return *_restore(experiment, workdir), None
+
+
+def _restore(
+  experiment: experiment_lib.Experiment, workdir: places.Path
+) -> tuple[step_lib.TrainState, int]:
+  """The checkpoint that is to be evaluated, and its step."""
   best = config_lib.ranking_figure(experiment.config)
   with checkpoint.Checkpoints(
     workdir, best_metric=best, read_only=True
@@ -194,7 +203,7 @@ def _trained(
       experiment.create_state(), experiment.config.evaluate_checkpoint
     )
     assert checkpoints.restored is not None
-    return state, checkpoints.restored, None
+    return state, checkpoints.restored
 
 
 def _say(line: str) -> None:

@@ -297,6 +297,17 @@ def test_another_architecture_is_refused(
   assert "encoder.width is 8 there, 4 here" in told
 
 
+def test_a_lost_config_is_replaced_only_by_one_that_fits(
+  finished, config_file, tmp_path, monkeypatch, capsys
+):
+  workdir = shutil.copytree(finished[0], tmp_path / "run")
+  (workdir / "config.json").unlink()
+  words = config_file, workdir, "--config.encoder.width=4"
+  told = program_helpers.refusal(monkeypatch, capsys, *words)
+  assert "holds a different network" in told
+  assert not (workdir / "config.json").exists()
+
+
 def test_a_checkpoint_of_another_network_is_refused(finished, tiny_config):
   """Also where config.json does not tell."""
   config = tiny_config("simclr", encoder={"width": 4})

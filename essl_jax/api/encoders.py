@@ -218,8 +218,11 @@ def read(
   variables = {k: x["encoder"] for k, x in tree.items() if "encoder" in x}
   variables.setdefault("params", {})
   preprocess = preparing.of_metadata(path, metadata, given)
-  if not preprocess.lacking and any(x is not None for x in given.values()):
-    _check_shape(module, variables, preprocess.settings)
+  if not preprocess.lacking:
+    advice = f"{os.fspath(path)} has weights of another encoder than it says"
+    if any(x is not None for x in given.values()):
+      advice = "give another image_size, mean or std"
+    _check_shape(module, variables, preprocess.settings, advice)
   return Encoder(module, variables, preprocess, metadata)
 
 
@@ -244,7 +247,10 @@ def _check_trust(
 
 
 def _check_shape(
-  module: nn.Module, variables: Mapping[str, Any], settings: Preprocessing
+  module: nn.Module,
+  variables: Mapping[str, Any],
+  settings: Preprocessing,
+  advice: str,
 ) -> None:
   """Raises UsageError if the encoder cannot take such images."""
   size, channels = settings.input_size, settings.image_shape[2]
@@ -253,8 +259,8 @@ def _check_shape(
     jax.eval_shape(step_lib.make_encode(module), variables, images)
   except (FlaxError, TypeError, ValueError) as error:
     raise UsageError(
-      f"the encoder cannot take images [{size}, {size}, {channels}]: give"
-      f" another image_size, mean or std ({first_line(error)})"
+      f"the encoder cannot take images [{size}, {size}, {channels}]: {advice}"
+      f" ({first_line(error)})"
     ) from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import docs_helpers
@@ -365,6 +366,16 @@ def test_a_folder_without_a_checkpoint_is_refused(digits_run, tmp_path):
   (tmp_path / "config.json").write_text(config)
   with pytest.raises(UsageError, match="no checkpoint"):
     essl_jax.load(tmp_path)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(digits_run, tmp_path):
+  workdir = shutil.copytree(digits_run[0], tmp_path / "run")
+  config = json.loads((workdir / "config.json").read_text())
+  config["encoder"]["width"] *= 2
+  (workdir / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UsageError, match="weights of another encoder") as raised:
+    essl_jax.load(workdir)
+  assert "\n" not in str(raised.value)
 
 
 def test_features_that_are_not_finite_are_told(digits_run):
