@@ -13,6 +13,8 @@ from essl_jax.storage.workdir import dotted
 _MOST = 100  # parameters that MLflow takes in one call
 _LONGEST = 500  # characters of a parameter that all MLflow stores take
 _FOLDER = "mlruns"  # MLflow's default folder without a server
+# `file:` needs no slashes; Databricks is found by a name and a profile.
+_IS_ADDRESS = re.compile(r"\w[\w+.-]*://|file:|databricks(-uc)?$")
 _IN_NAMES = re.compile(r"[^\w./ -]")  # not allowed in MLflow's names
 
 
@@ -37,9 +39,9 @@ class MLflow(Logger):
   def open(self, start: Start) -> Log:
     """Starts a run, or resumes the one whose id was kept."""
     place = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or _FOLDER
-    if "://" not in place:  # MLflow warns of folders
+    if not _IS_ADDRESS.match(place):  # MLflow warns of folders
       os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-      place = pathlib.Path(place).absolute().as_uri()
+      place = pathlib.Path(place).expanduser().absolute().as_uri()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

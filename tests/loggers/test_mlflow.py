@@ -115,6 +115,27 @@ def test_one_run_goes_on_until_it_is_removed(fake, tmp_path, monkeypatch):
   assert kept == {"id": "id1"}
 
 
+def begun(folder):
+  """The information for a logger of a new run."""
+  return logger.Start(folder, "run", None, {}, {}, lambda kept: None)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  "uri", ["databricks", "databricks://mine", "file:/runs", "sqlite:///a.db"]
+)
+def test_an_address_is_not_taken_for_a_folder(fake, tmp_path, uri):
+  mlflow_part.PART(uri=uri).open(begun(tmp_path))
+  assert fake.clients[-1].uri == uri
+
+
+@pytest.mark.quick
+def test_a_folder_may_be_in_the_users_home(fake, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  mlflow_part.PART(uri="~/logs").open(begun(tmp_path))
+  assert fake.clients[-1].uri == (tmp_path / "logs").as_uri()
+
+
 @pytest.mark.slow
 def test_mlflow_itself_in_a_folder_goes_on_with_a_run(
   tmp_path, monkeypatch, tiny_config
