@@ -93,7 +93,7 @@ def _embedding(
   features, labels = (x[:_POINTS] for x in known)
   source = bench.experiment.labelled
   names = class_names(source)
-  texts = [names[k] if names else str(k) for k in labels if k >= 0]
+  texts = [names[k] if k < len(names) else str(k) for k in labels if k >= 0]
   images = next(source.evaluation_batches("test", len(labels)))["image"]
   small = _thumbnails(np.asarray(images))
   loggers.embedding(
@@ -108,10 +108,12 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
   """Converts images [N, H, W, C] of any dtype to uint8 [N, 32, 32, 3]."""
   if images.dtype != np.uint8:
     images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+  # Other numbers of channels are no colours: the first is shown in grey.
+  shown = images if images.shape[3] == 3 else images[..., 0]
   found = []
-  for image in images:
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    found.append(np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE))))
+  for image in shown:
+    picture = Image.fromarray(image).convert("RGB")
+    found.append(np.asarray(picture.resize((_SIDE, _SIDE))))
   return np.stack(found)
 
 

@@ -107,6 +107,21 @@ def test_images_without_labels_have_a_map_without_names(bench):
   assert notes.points is None
 
 
+def test_a_class_beyond_the_names_is_shown_by_its_number(bench):
+  bench.experiment.labelled.classes = ("cat",)
+  notes = Notes()
+  shown.results(notes, bench, None, 8, results_of(bench))
+  assert notes.points[1] == ["cat", "1", "1"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_without_colours_are_shown_by_their_first_channel(channels):
+  images = np.zeros((2, 4, 6, channels), np.float32)
+  images[..., 0] = 0.2
+  small = shown._thumbnails(images)
+  assert (small.shape, np.unique(small).tolist()) == ((2, 32, 32, 3), [51])
+
+
 def test_what_cannot_be_drawn_costs_a_warning(bench, capsys):
   bench.evaluations = (Broken(), *bench.evaluations)
   bench.figures["broken"] = {"knn_top1": 1.0}
