@@ -15,6 +15,8 @@ _LONGEST = 500  # characters of a parameter that all MLflow stores take
 _FOLDER = "mlruns"  # MLflow's default folder without a server
 # `file:` needs no slashes; Databricks is found by a name and a profile.
 _IS_ADDRESS = re.compile(r"\w[\w+.-]*://|file:|databricks(-uc)?$")
+# Error codes for runs that are unknown, and for those that were deleted.
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _IN_NAMES = re.compile(r"[^\w./ -]")  # not allowed in MLflow's names
 
 
@@ -50,7 +52,9 @@ class MLflow(Logger):
     try:
       if run_id:
         client.update_run(run_id, status="RUNNING")
-    except MlflowException:
+    except MlflowException as error:
+      if error.error_code not in _GONE:
+        raise
       run_id = ""  # the run was removed, or is on another server
     if not run_id:
       run_id = self._create(client, start)

@@ -72,7 +72,9 @@ class _Run(Log):
     self._run = run
     folder = os.path.dirname(run.dir)
     sent = f"offline; `wandb sync {folder}` uploads it"
-    self.where = sent if run.offline else str(run.url)
+    self.where = (
+      sent if run.offline else str(run.url or "disabled, logs nothing")
+    )
 
   def write(self, step: int, figures: Mapping[str, float], time: float) -> None:
     self._run.log({"step": step, **figures})

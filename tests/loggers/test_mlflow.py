@@ -16,7 +16,9 @@ mlflow_part = importlib.import_module("essl_jax.loggers.mlflow")
 
 
 class GoneError(Exception):
-  """The error that MLflow raises for a removed run."""
+  """MLflow's error, by default for a removed run."""
+
+  error_code = "RESOURCE_DOES_NOT_EXIST"
 
 
 class Client:
@@ -113,6 +115,15 @@ def test_one_run_goes_on_until_it_is_removed(fake, tmp_path, monkeypatch):
   log = mlflow_part.PART(uri="/other").open(start)
   assert fake.clients[-1].uri == "file:///other"
   assert kept == {"id": "id1"}
+
+
+@pytest.mark.quick
+def test_a_server_in_trouble_begins_no_second_run(fake, tmp_path, monkeypatch):
+  monkeypatch.setattr(GoneError, "error_code", "TEMPORARILY_UNAVAILABLE")
+  start = logger.Start(tmp_path, "run", 3, {}, {"id": "id9"}, lambda kept: None)
+  with pytest.raises(GoneError):
+    mlflow_part.PART().open(start)
+  assert fake.clients[-1].calls == [("update", "id9", "RUNNING")]
 
 
 def begun(folder):
