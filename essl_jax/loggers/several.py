@@ -241,7 +241,7 @@ class _Threaded:
       if log.where:
         self.said.append(f"{self._name}: {log.where}")
       hook = ""
-      while hook != "close":
+      while hook != "close" and not self._is_lost:
         hook, arguments = self._queue.get()
         getattr(log, hook)(*arguments)
     except BaseException as error:  # a user's code may call `sys.exit`

@@ -95,6 +95,7 @@ def fakes(tmp_path, monkeypatch):
   deadline = time.monotonic() + 10
   while several.left_behind() and time.monotonic() < deadline:
     time.sleep(0.01)
+  assert not several.left_behind()
 
 
 @pytest.fixture
