@@ -95,7 +95,7 @@ def _embedding(
   names = class_names(source)
   texts = [names[k] if k < len(names) else str(k) for k in labels if k >= 0]
   images = next(source.evaluation_batches("test", len(labels)))["image"]
-  small = _thumbnails(np.asarray(images))
+  small = thumbnails(np.asarray(images))
   loggers.embedding(
     step,
     features,
@@ -104,8 +104,15 @@ def _embedding(
   )
 
 
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-  """Converts images [N, H, W, C] of any dtype to uint8 [N, 32, 32, 3]."""
+def thumbnails(images: np.ndarray) -> np.ndarray:
+  """Makes small pictures of images, for the projector.
+
+  Args:
+    images: [N, H, W, C], uint8 or floats in [0, 1].
+
+  Returns:
+    uint8 [N, 32, 32, 3].
+  """
   if images.dtype != np.uint8:
     images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
   # Other numbers of channels are no colours: the first is shown in grey.

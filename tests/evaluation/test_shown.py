@@ -118,7 +118,7 @@ def test_a_class_beyond_the_names_is_shown_by_its_number(bench):
 def test_images_without_colours_are_shown_by_their_first_channel(channels):
   images = np.zeros((2, 4, 6, channels), np.float32)
   images[..., 0] = 0.2
-  small = shown._thumbnails(images)
+  small = shown.thumbnails(images)
   assert (small.shape, np.unique(small).tolist()) == ((2, 32, 32, 3), [51])
 
 
