@@ -170,6 +170,9 @@ def _is_of_network(error: BaseException) -> bool:
     return True
   if isinstance(error, TimeoutError):
     return error.errno is None  # from a client, not from the system
+  if isinstance(error, FileNotFoundError) and error.errno is None:
+    # From gcsfs: an upload whose answer was lost is unknown when tried again.
+    return bool(re.match("https?://", message(error)))
   is_of_store = isinstance(error, ValueError) and "gs://" in message(error)
   return is_of_store and bool(_UNREACHABLE.search(message(error)))
 

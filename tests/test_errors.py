@@ -64,6 +64,12 @@ def raised(error, cause=None):
     (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), "not enough"),
     (FloatingPointError("not finite at step 3"), "not finite at step 3"),
     (OSError("Forbidden: b/bucket/o\nno access"), "check the network and the"),
+    (
+      FileNotFoundError(
+        "http://127.0.0.1:9/upload/storage/v1/b/a/o?upload_id=1"
+      ),
+      "check the network and the",
+    ),
   ],
 )
 def test_trouble_is_one_line_and_code_1(error, says):

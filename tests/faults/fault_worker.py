@@ -61,11 +61,14 @@ def captured():
     sys.stdout.flush()
     for target in (1, 2):
       os.dup2(file.fileno(), target)
+    # In a process of pytest, Python's own streams do not write to 1 and 2.
+    own = sys.stdout, sys.stderr
     try:
-      yield texts
+      with open(1, "w", closefd=False) as stream:
+        sys.stdout = sys.stderr = stream
+        yield texts
     finally:
-      for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+      sys.stdout, sys.stderr = own
       for target, before in zip((1, 2), kept, strict=True):
         os.dup2(before, target)
         os.close(before)
