@@ -204,5 +204,5 @@ def make(
   found.check_elements()
   made = ElementPrediction(found, heads == "each", relative)
   if relative:
-    _ = found.differences  # raises if it is no group
+    _ = found.differences  # raises if they are not a group
   return made

@@ -34,8 +34,8 @@ def make_advance(
   Returns:
     A function to call with the state that it returned before. It does
     `experiment.steps_per_dispatch` steps, or `left` if that is fewer. Each
-    number of steps is a program of its own, and so is each set of view sizes.
-    Sizes change only where an epoch begins, so `left` must end with the epoch.
+    number of steps and each set of view sizes is compiled separately. Sizes
+    change only where an epoch begins, so `left` must end with the epoch.
   """
   size, per_epoch = experiment.steps_per_dispatch, experiment.steps_per_epoch
   config = experiment.config

@@ -30,8 +30,8 @@ class Networks(nn.Module):
     encoder: maps images [N, H, W, C] to features [N, F].
     method: its heads and `forward` follow the encoder.
     terms: likewise, in order.
-    asked: the names of the views that the method asks for, then each term's; a
-      part gets the features of its own views only.
+    asked: the names of the views that the method asks for, then each term's;
+      each gets the features of only the views that it asked for.
     common: arguments of all heads; see `Method.make_heads`.
     is_target: whether this is a target network, with a target's heads only.
   """

@@ -88,7 +88,7 @@ def _check_draws(found: Mapping[str, ViewRequest]) -> None:
     if request.draw_of not in own:
       raise UsageError(
         f"the view {request.name!r} shares the draw of {request.draw_of!r},"
-        f" which has none of its own; views with own draws: {', '.join(own)}"
+        f" which has no draw of its own; these views have one: {', '.join(own)}"
       )
     if request.draws != own[request.draw_of]:
       raise UsageError(
